@@ -1,0 +1,103 @@
+"""Every error Dovetail raises on purpose.
+
+::
+
+    DovetailError
+    ├── ConfigError          dovetail.toml or a command-line argument is wrong (exit code 2)
+    ├── DefinitionError      a SQL file in sql/ is wrong or unsupported; carries file and line (exit code 2)
+    ├── WireError            a message, or a table handed in, does not fit its declared schema
+    ├── StoreError           a store is unreachable, or written by an incompatible version
+    │   └── StaleCommit      compare-and-set failed: somebody else has moved the position
+    ├── TransportError       a broker or an embedded log refused to work
+    │   └── LogLocked        another process has the embedded log open
+    ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
+    ├── ModelError           a model or checkpoint cannot be used: what differs is named
+    └── AccountsError        rows in and rows accounted for do not add up
+
+A message says what happened, where, what was found, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "AccountsError",
+    "ConfigError",
+    "DefinitionError",
+    "DovetailError",
+    "LogLocked",
+    "ModelError",
+    "StaleCommit",
+    "StateError",
+    "StoreError",
+    "TransportError",
+    "WireError",
+]
+
+
+class DovetailError(Exception):
+    """Base of all errors raised on purpose; anything else escaping Dovetail is a bug."""
+
+
+class ConfigError(DovetailError):
+    """A configuration value or argument is wrong; nothing has been started."""
+
+
+class DefinitionError(DovetailError):
+    """A SQL definition is wrong or outside the supported language.
+
+    ``str()`` reads ``file:line: what; remedy``, so editors and people can jump to it.
+    """
+
+    def __init__(self, what: str, *, file: str | Path, line: int, remedy: str) -> None:
+        super().__init__(f"{file}:{line}: {what}; {remedy}")
+        self.what = what
+        self.file = str(file)
+        self.line = line
+        self.remedy = remedy
+
+
+class WireError(DovetailError):
+    """Bytes or rows that do not fit the declared schema."""
+
+
+class StoreError(DovetailError):
+    """A store cannot be used."""
+
+
+class StaleCommit(StoreError):
+    """The compare-and-set on a stored position failed: this worker no longer owns the partition.
+
+    The only right reaction is to stop: whoever moved the position has already done the work.
+    """
+
+    def __init__(self, scope: str, partition: int, *, expected: int, found: int) -> None:
+        super().__init__(
+            f"{scope}, partition {partition}: the store is at offset {found}, this worker expected {expected}; "
+            "another worker has taken the partition over. Nothing was written; stop this worker"
+        )
+        self.scope = scope
+        self.partition = partition
+        self.expected = expected
+        self.found = found
+
+
+class TransportError(DovetailError):
+    """A broker or embedded log cannot do what was asked."""
+
+
+class LogLocked(TransportError):
+    """The embedded log is open in another process."""
+
+
+class StateError(DovetailError):
+    """Stored feature state cannot give the exact value."""
+
+
+class ModelError(DovetailError):
+    """A model or checkpoint cannot be loaded, resumed or published."""
+
+
+class AccountsError(DovetailError):
+    """Rows in and rows accounted for do not add up."""

@@ -1,0 +1,109 @@
+"""Where a row came from, and how far a reader has come.
+
+A *position* is ``(partition, offset, row)``: the message's partition and offset in its topic, and the row's index in
+that message. Within a stream the total order is ``(event_time, partition, offset, row)``.
+
+Rows carry their position as three columns. A table decoded from a topic has ``_partition, _offset, _row`` (its *own*
+position); a row derived from another also has ``_source_partition, _source_offset, _source_row``: the row it was made
+from. Whoever reads derived rows uses the source position to drop what it has seen before, because the producer of
+derived rows may publish a row again after a crash, but always in the order of the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+__all__ = [
+    "OWN_COLUMNS",
+    "SOURCE_COLUMNS",
+    "Position",
+    "SourceFilter",
+    "own_position_columns",
+    "pack",
+    "with_own_positions",
+    "with_source_positions",
+]
+
+OWN_COLUMNS = ("_partition", "_offset", "_row")
+SOURCE_COLUMNS = ("_source_partition", "_source_offset", "_source_row")
+
+_TYPES = (pa.int32(), pa.int64(), pa.int32())
+
+
+class Position(NamedTuple):
+    """Position of one row in its topic; ordered within a partition by ``(offset, row)``."""
+
+    partition: int
+    offset: int
+    row: int
+
+
+def own_position_columns() -> list[pa.Field]:
+    """The three fields every decoded table ends with: int32, int64, int32, never null."""
+    return [pa.field(name, type_, nullable=False) for name, type_ in zip(OWN_COLUMNS, _TYPES, strict=True)]
+
+
+def with_own_positions(
+    table: pa.Table, partition: int, offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]
+) -> pa.Table:
+    """``table`` with its own position columns, replacing any it had (they were a producer's, hence another topic's)."""
+    kept = table.drop_columns([name for name in OWN_COLUMNS if name in table.column_names])
+    columns = (np.full(len(offsets), partition, dtype=np.int32), offsets, rows)
+    for field, values in zip(own_position_columns(), columns, strict=True):
+        kept = kept.append_column(field, pa.array(values, type=field.type))
+    return kept
+
+
+def with_source_positions(table: pa.Table) -> pa.Table:
+    """``table`` with its own position columns renamed to source columns: what a derived row must carry."""
+    kept = table.drop_columns([name for name in SOURCE_COLUMNS if name in table.column_names])
+    renamed = dict(zip(OWN_COLUMNS, SOURCE_COLUMNS, strict=True))
+    return kept.rename_columns([renamed.get(name, name) for name in kept.column_names])
+
+
+class SourceFilter:
+    """Drops derived rows that were seen before, by source position.
+
+    Guarantee: over the life of a filter (and of any filter restored from its ``state``), each source position passes
+    at most once, provided each source partition's rows first arrive in order of ``(offset, row)``.
+    """
+
+    def __init__(self, state: Mapping[int, int] | None = None) -> None:
+        self._last: dict[int, int] = dict(state or {})
+
+    @property
+    def state(self) -> dict[int, int]:
+        """The last position passed, as :func:`pack` gives it, by source partition."""
+        return dict(self._last)
+
+    def admit(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """A mask over ``table``'s rows: True where the source position is new. Remembers what it admits.
+
+        Several rows may share one source position (a request's candidates); they are admitted or dropped together
+        when they arrive in one table.
+        """
+        partitions, offsets, rows = (table.column(name).to_numpy() for name in SOURCE_COLUMNS)
+        admitted = np.zeros(table.num_rows, dtype=np.bool_)
+        for partition in np.unique(partitions).tolist():
+            mine = np.flatnonzero(partitions == partition)
+            order = pack(offsets[mine], rows[mine])
+            starts = np.flatnonzero(np.concatenate(([True], order[1:] != order[:-1])))
+            runs = order[starts]
+            last = self._last.get(partition, -1)
+            # A run that was published again stands behind a run at least as high: only a new highest run is new.
+            highest_before = np.maximum.accumulate(np.concatenate(([np.int64(last)], runs[:-1])))
+            lengths = np.diff(np.concatenate((starts, [len(order)])))
+            admitted[mine] = np.repeat(runs > highest_before, lengths)
+            self._last[partition] = max(last, int(runs.max()))
+        return admitted
+
+
+def pack(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """``(offset, row)`` as one int64 with the same order. Rows per message are below 2**20, offsets below 2**43."""
+    packed: npt.NDArray[np.int64] = offsets.astype(np.int64) * (1 << 20) + rows
+    return packed

@@ -1,0 +1,123 @@
+"""What an agent does, free of Faust: polls in, work out.
+
+A *stage* turns a poll of a topic into :class:`Work`. The runtime (``runtime.py``) carries every work through the same
+four steps, in this order, and crashes the worker if one of them fails:
+
+1. the stage computes; nothing outside it has changed yet;
+2. what it publishes is acknowledged by the broker;
+3. its ``commit`` stores state, positions and accounts in one compare-and-set transaction;
+4. the poll is acknowledged to the broker (a hint: resuming goes by the positions stored in step 3).
+
+A crash after step 2 publishes again, with the same source positions, and readers drop the repetition. A crash after
+step 3 reads again, and the stage drops what its stored position already includes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Outgoing", "Poll", "Stage", "Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one poll of one partition returned: a run of consecutive messages, as columns.
+
+    ``offsets`` is ascending but may have holes (compaction, transactions). ``timestamps_ms`` are the broker's or
+    producer's, in milliseconds since 1970-01-01 UTC. A missing value (tombstone) is None.
+    """
+
+    topic: str
+    partition: int
+    offsets: npt.NDArray[np.int64]
+    timestamps_ms: npt.NDArray[np.int64]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[tuple[str, bytes]]]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def first(self) -> int:
+        """Offset of the first message."""
+        return int(self.offsets[0])
+
+    @property
+    def last(self) -> int:
+        """Offset of the last message."""
+        return int(self.offsets[-1])
+
+    def since(self, offset: int) -> Poll:
+        """The part of this poll at or after ``offset``; may be empty."""
+        cut = int(np.searchsorted(self.offsets, offset))
+        if cut == 0:
+            return self
+        return Poll(
+            self.topic,
+            self.partition,
+            self.offsets[cut:],
+            self.timestamps_ms[cut:],
+            self.keys[cut:],
+            self.values[cut:],
+            self.headers[cut:],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish. ``partition`` None lets the broker's partitioner decide by key."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage made of (a part of) a poll.
+
+    ``commit`` runs in a thread, after ``outgoing`` is durable; it raises :class:`~dovetail.platform.errors.StaleCommit`
+    when the stored position is not what the stage expected. ``done`` is the offset after the last message this work
+    completes, or None when it completes none.
+    """
+
+    outgoing: Sequence[Outgoing] = field(default_factory=tuple)
+    commit: Callable[[], None] | None = None
+    done: int | None = None
+
+
+class Stage(ABC):
+    """One step of the flow, reading one or more topics.
+
+    Guarantees asked of an implementation: ``handle`` has no effect outside the stage, all effects are in the works it
+    yields; polls of one partition are handled one after the other, in order; ``resume`` is read from the same store
+    that ``commit`` writes.
+    """
+
+    #: Name in metrics, accounts and ``--agents``.
+    name: str
+    #: Topics it reads.
+    topics: Sequence[str]
+
+    @abstractmethod
+    def resume(self, topic: str) -> Mapping[int, int]:
+        """The next offset to read, by partition, as stored; partitions not in it are read from their beginning."""
+
+    @abstractmethod
+    def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        """Turn a poll into works. The runtime finishes each work before it asks for the next."""
+
+    async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
+        """Called once, before the first poll."""
+
+    async def stop(self) -> None:  # noqa: B027
+        """Called once, after the last poll."""
