@@ -1,0 +1,209 @@
+"""What the definitions say, engine-free: the plan both engines execute.
+
+``definitions.py`` makes these from ``sql/``; ``batch/`` runs them in DuckDB, ``stream/`` keeps them incrementally.
+All times and durations are microseconds since 1970-01-01 UTC, int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from dovetail.platform.schema import TableSchema
+
+__all__ = [
+    "TIME_BUCKET_ORIGIN_US",
+    "Aggregate",
+    "AggregateFunction",
+    "BatchView",
+    "FeatureColumn",
+    "FeatureSet",
+    "Input",
+    "JoinedView",
+    "Stream",
+    "StreamView",
+    "Table",
+    "Window",
+]
+
+#: DuckDB's ``time_bucket`` counts from Monday 2000-01-03 00:00:00 UTC (intervals without months).
+TIME_BUCKET_ORIGIN_US = 946_857_600_000_000
+
+AggregateFunction = Literal["count", "sum", "avg", "min", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A declared event stream: schema, event-time column and how late things may be (microseconds)."""
+
+    schema: TableSchema
+    topic: str
+    event_time: str
+    key: str
+    allowed_lateness_us: int
+    max_ahead_us: int
+
+    @property
+    def name(self) -> str:
+        """The stream's name in SQL."""
+        return self.schema.name
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """``RANGE BETWEEN <size> PRECEDING AND CURRENT ROW``, or ``hop(event_time, size, step)`` when ``step_us`` is set.
+
+    At time T it holds events with ``lower_bound(T) <= event_time <= T``.
+    """
+
+    name: str
+    size_us: int
+    step_us: int | None
+
+    def lower_bound(self, time_us: int) -> int:
+        """First event time inside the window at ``time_us``."""
+        if self.step_us is None:
+            return time_us - self.size_us
+        since = time_us - self.size_us - TIME_BUCKET_ORIGIN_US
+        return since // self.step_us * self.step_us + TIME_BUCKET_ORIGIN_US
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What aggregates read of one event: an argument and a filter, as DuckDB SQL over the stream's columns.
+
+    ``argument`` None is ``count(*)``. An event counts for the input when the filter is true and the argument not NULL.
+    ``type`` is the argument's Arrow type (int64 for ``count(*)``).
+    """
+
+    argument: str | None
+    filter: str | None
+    type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One output column: ``function`` of ``inputs[input]`` over ``windows[window]``.
+
+    ``type`` is the result's Arrow type: int64 for count, decimal128(38, s) for sum, float64 for avg, the argument's
+    type for min and max.
+    """
+
+    output: str
+    function: AggregateFunction
+    input: int
+    window: int
+    type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """A streaming feature view: aggregates over windows of one stream, per entity.
+
+    ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the statement as written.
+    """
+
+    name: str
+    file: str
+    line: int
+    sql: str
+    stream: Stream
+    entity: tuple[str, ...]
+    where: str | None
+    windows: tuple[Window, ...]
+    inputs: tuple[Input, ...]
+    aggregates: tuple[Aggregate, ...]
+
+    @property
+    def entity_types(self) -> tuple[pa.DataType, ...]:
+        """Arrow types of the entity columns."""
+        return tuple(self.stream.schema.arrow.field(column).type for column in self.entity)
+
+    @property
+    def output_schema(self) -> pa.Schema:
+        """The aggregate columns, without the entity."""
+        return pa.schema([pa.field(a.output, a.type) for a in self.aggregates])
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A declared offline table: Parquet at ``path``, rows known from ``available_at`` on."""
+
+    schema: TableSchema
+    path: str
+    available_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch feature view: a SELECT over offline tables, run for every multiple of ``every_us``."""
+
+    name: str
+    file: str
+    line: int
+    sql: str
+    tables: tuple[Table, ...]
+    entity: tuple[str, ...]
+    every_us: int
+    output_schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedView:
+    """``LEFT JOIN view USING (entity)`` in a feature set."""
+
+    view: str
+    kind: Literal["streaming", "batch"]
+    entity: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureColumn:
+    """One output column of a feature set.
+
+    ``sql`` is the expression as written. ``references`` are the ``(relation, column)`` pairs it reads; the relation is
+    ``request`` or a view's name. ``origin``: ``key`` (request_id, item_id), ``request`` (request columns only),
+    ``streaming`` (at least one streaming view) or ``batch`` (a batch view, possibly with request columns).
+    ``lane`` is where it is computed at request time: compiled Arrow kernels, or DuckDB on the micro-batch.
+    """
+
+    name: str
+    sql: str
+    line: int
+    references: tuple[tuple[str, str], ...]
+    origin: Literal["key", "request", "streaming", "batch"]
+    lane: Literal["compiled", "duckdb"]
+    type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """The features of a model: ``SELECT … FROM request LEFT JOIN view USING (…) …``."""
+
+    name: str
+    file: str
+    line: int
+    sql: str
+    joins: tuple[JoinedView, ...]
+    columns: tuple[FeatureColumn, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All output columns, in the order written."""
+        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+
+    def columns_of(self, *origins: str) -> tuple[FeatureColumn, ...]:
+        """The columns with one of these origins, in the order written."""
+        return tuple(c for c in self.columns if c.origin in origins)
+
+    def values_needed(self) -> Mapping[str, tuple[str, ...]]:
+        """For each joined view, the view columns that expressions read."""
+        needed: dict[str, dict[str, None]] = {join.view: {} for join in self.joins}
+        for column in self.columns:
+            for relation, name in column.references:
+                if relation in needed:
+                    needed[relation][name] = None
+        return {view: tuple(names) for view, names in needed.items()}

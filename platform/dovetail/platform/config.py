@@ -1,0 +1,295 @@
+"""``dovetail.toml``: what runs, where it reads and where it keeps things.
+
+Definitions of features are SQL (``sql/``); this file declares what SQL cannot say: topics, event-time columns,
+lateness, schedules, label policy, model inputs, and the URLs of broker and stores. It is read once, before anything
+starts; a wrong key or value is refused with its place and, for a misspelt key, the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from dovetail.platform.errors import ConfigError
+
+__all__ = [
+    "BatchViewConfig",
+    "Config",
+    "DurationUs",
+    "LabelConfig",
+    "LabelStreamConfig",
+    "ModelConfig",
+    "ModelInput",
+    "OptimizerConfig",
+    "RequestConfig",
+    "StorageConfig",
+    "StreamConfig",
+    "TableConfig",
+    "load_config",
+    "parse_duration",
+]
+
+_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d)")
+
+
+def parse_duration(text: object) -> int:
+    """``"90s"``, ``"15m"``, ``"1h"``, ``"7d"`` as microseconds.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(text, str) and (match := _DURATION.fullmatch(text.strip())):
+        return int(match[1]) * _UNITS[match[2]]
+    raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "90s", "15m", "1h" or "7d"')
+
+
+def _render_duration(us: int) -> str:
+    for unit in ("d", "h", "m", "s", "ms"):
+        if us and us % _UNITS[unit] == 0:
+            return f"{us // _UNITS[unit]}{unit}"
+    return f"{us}us"
+
+
+#: A duration in microseconds, written as text in the file.
+DurationUs = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(_render_duration, return_type=str)]
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StorageConfig(_Section):
+    """URLs of the broker and the stores. Empty means embedded, below ``state``."""
+
+    state: Path = Path(".dovetail")
+    broker: str = ""
+    online_store: str = ""
+    label_store: str = ""
+    registry: str = ""
+    offline_store: str = ""
+
+    def url(self, kind: Literal["broker", "online_store", "label_store", "registry", "offline_store"]) -> str:
+        """The URL of ``kind``, with the embedded default filled in."""
+        given: str = getattr(self, kind)
+        if given:
+            return given
+        if kind == "broker":
+            return f"embedded://{self.state / 'log.sqlite'}"
+        if kind == "offline_store":
+            return str(self.state / "offline")
+        return f"sqlite:///{self.state / (kind + '.sqlite')}"
+
+
+class StreamConfig(_Section):
+    """A stream of behaviour events; its schema is the ``CREATE TABLE`` of the same name in ``sql/``."""
+
+    topic: str = ""
+    event_time: _Name = "event_time"
+    key: _Name
+    partitions: int = Field(default=1, ge=1, le=10_000)
+    #: How far behind the newest event of its partition a request may be and still get exact values.
+    allowed_lateness: DurationUs = 3_600_000_000
+    #: An event further ahead of its message's timestamp is dead-lettered: it would expire everybody's state.
+    max_ahead: DurationUs = 3_600_000_000
+
+
+class TableConfig(_Section):
+    """An offline table (Parquet file or folder) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
+
+    path: str
+    #: When a row became known. A run as of V sees rows with ``available_at <= V`` and nothing later.
+    available_at: _Name = "available_at"
+
+
+class BatchViewConfig(_Section):
+    """Schedule of a batch view: a version for every multiple of ``every`` since 1970-01-01 UTC."""
+
+    every: DurationUs = 86_400_000_000
+
+
+class RequestConfig(_Section):
+    """Ranking requests; schema is ``CREATE TABLE request`` in ``sql/``, whose ``candidates`` is a list of structs."""
+
+    topic: str = "requests"
+    partitions: int = Field(default=1, ge=1, le=10_000)
+    feature_set: _Name = "ranking"
+    snapshots_topic: str = "snapshots"
+
+
+class LabelStreamConfig(_Section):
+    """One kind of feedback; its schema has at least ``request_id``, ``item_id`` and ``event_time``."""
+
+    topic: str = ""
+    partitions: int = Field(default=1, ge=1, le=10_000)
+
+
+class LabelConfig(_Section):
+    """Label streams and the policy that makes a label of them."""
+
+    policy: Literal["delayed"] = "delayed"
+    window: DurationUs
+    #: A partition's clock is its newest event time minus this.
+    allowed_lateness: DurationUs = 0
+    #: A partition silent for this long, by the message timestamps of the others, no longer holds the watermark back.
+    idle_timeout: DurationUs = 300_000_000
+    #: How long a label row is kept after its window has passed.
+    retention: DurationUs = 86_400_000_000
+    exposure: _Name = "exposure"
+    positive: _Name = "click"
+    samples_topic: str = "samples"
+    streams: dict[_Name, LabelStreamConfig]
+
+    @model_validator(mode="after")
+    def _roles_are_streams(self) -> LabelConfig:
+        for role, name in (("exposure", self.exposure), ("positive", self.positive)):
+            if name not in self.streams:
+                raise ValueError(f"{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
+        return self
+
+
+class ModelInput(_Section):
+    """One column of the sample that the model reads."""
+
+    column: str
+    kind: Literal["categorical", "numeric", "bucketed"] = "categorical"
+    boundaries: tuple[float, ...] | None = None
+
+
+class OptimizerConfig(_Section):
+    """FTRL-proximal hyperparameters, named as in McMahan et al. 2013."""
+
+    alpha: float = Field(default=0.05, gt=0)
+    beta: float = Field(default=1.0, ge=0)
+    l1: float = Field(default=0.0, ge=0)
+    l2: float = Field(default=0.0, ge=0)
+    lr_power: float = Field(default=-0.5, ge=-0.5, le=0)
+
+
+class ModelConfig(_Section):
+    """The embedded model: logistic regression over hashed inputs."""
+
+    name: _Name = "ranking"
+    inputs: tuple[ModelInput, ...] = Field(min_length=1)
+    bits: int = Field(default=18, ge=8, le=28)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    publish_every: int = Field(default=2_000, ge=1)
+    checkpoint_every: int = Field(default=20_000, ge=1)
+
+
+class Config(_Section):
+    """All of ``dovetail.toml``; relative paths are relative to ``root``, the folder the file is in."""
+
+    name: _Name = "dovetail"
+    sql: Path = Path("sql")
+    storage: StorageConfig = StorageConfig()
+    streams: dict[_Name, StreamConfig]
+    tables: dict[_Name, TableConfig] = {}
+    batch_views: dict[_Name, BatchViewConfig] = {}
+    request: RequestConfig = RequestConfig()
+    labels: LabelConfig
+    model: ModelConfig | None = None
+    root: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _topics_are_distinct(self) -> Config:
+        topics = list(self.topics())
+        doubled = sorted({t for t in topics if topics.count(t) > 1})
+        if doubled:
+            raise ValueError(f"topic {doubled[0]!r} is declared twice; each stream needs a topic of its own")
+        return self
+
+    def topics(self) -> dict[str, int]:
+        """Every topic and its number of partitions; derived topics have as many as what they derive from."""
+        declared = [(s.topic or name, s.partitions) for name, s in self.streams.items()]
+        declared += [(s.topic or name, s.partitions) for name, s in self.labels.streams.items()]
+        declared += [
+            (self.request.topic, self.request.partitions),
+            (self.request.snapshots_topic, self.request.partitions),
+            (self.labels.samples_topic, self.request.partitions),
+            (self.dead_letter_topic, 1),
+        ]
+        return _no_doubles(declared)
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where malformed messages go, with reason and source position."""
+        return f"{self.name}-dead-letters"
+
+    def path(self, relative: str | Path) -> Path:
+        """``relative`` resolved against the project's folder."""
+        return self.root / relative
+
+
+def _no_doubles(declared: list[tuple[str, int]]) -> dict[str, int]:
+    topics: dict[str, int] = {}
+    for topic, partitions in declared:
+        if topic in topics:
+            raise ValueError(f"topic {topic!r} is declared twice; each stream needs a topic of its own")
+        topics[topic] = partitions
+    return topics
+
+
+def load_config(path: str | Path, **overrides: Any) -> Config:
+    """Read and check ``dovetail.toml`` (or the one in the folder ``path``). ``overrides`` replace top-level sections.
+
+    Raises:
+        ConfigError: missing file, bad TOML, unknown key (naming the nearest known one) or bad value.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "dovetail.toml"
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; run `dovetail init DIR` for a new project") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    data.update(overrides)
+    data["root"] = file.parent
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(file, problem) for problem in error.errors())) from error
+    return config
+
+
+def _explain(file: Path, problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"{file}: {where}: unknown key {location[-1]!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{file}: {where}: required, but missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{file}: {where}: {message} (got {problem['input']!r})" if location else f"{file}: {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys allowed in the section at ``location``."""
+    section: Any = Config
+    for part in location:
+        section = _section_below(section, part)
+    return [name for name in section.model_fields if name != "root"] if section is not None else []
+
+
+def _section_below(section: Any, part: str) -> Any:
+    if section is None or not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return section
+    if part not in section.model_fields:
+        return section
+    annotation = section.model_fields[part].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
