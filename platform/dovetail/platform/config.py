@@ -200,10 +200,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _topics_are_distinct(self) -> Config:
-        topics = list(self.topics())
-        doubled = sorted({t for t in topics if topics.count(t) > 1})
-        if doubled:
-            raise ValueError(f"topic {doubled[0]!r} is declared twice; each stream needs a topic of its own")
+        self.topics()
         return self
 
     def topics(self) -> dict[str, int]:
@@ -216,7 +213,12 @@ class Config(_Section):
             (self.labels.samples_topic, self.request.partitions),
             (self.dead_letter_topic, 1),
         ]
-        return _no_doubles(declared)
+        topics: dict[str, int] = {}
+        for topic, partitions in declared:
+            if topic in topics:
+                raise ValueError(f"topic {topic!r} is declared twice; each stream needs a topic of its own")
+            topics[topic] = partitions
+        return topics
 
     @property
     def dead_letter_topic(self) -> str:
@@ -226,15 +228,6 @@ class Config(_Section):
     def path(self, relative: str | Path) -> Path:
         """``relative`` resolved against the project's folder."""
         return self.root / relative
-
-
-def _no_doubles(declared: list[tuple[str, int]]) -> dict[str, int]:
-    topics: dict[str, int] = {}
-    for topic, partitions in declared:
-        if topic in topics:
-            raise ValueError(f"topic {topic!r} is declared twice; each stream needs a topic of its own")
-        topics[topic] = partitions
-    return topics
 
 
 def load_config(path: str | Path, **overrides: Any) -> Config:

@@ -16,7 +16,7 @@ from dovetail.platform.errors import DefinitionError
 
 __all__ = ["TableSchema", "line_of", "parse_statements", "parse_table"]
 
-_SIMPLE: dict[exp.DataType.Type, pa.DataType] = {
+_SIMPLE: dict[object, pa.DataType] = {
     exp.DataType.Type.BOOLEAN: pa.bool_(),
     exp.DataType.Type.TINYINT: pa.int8(),
     exp.DataType.Type.SMALLINT: pa.int16(),
@@ -64,7 +64,7 @@ class TableSchema:
         return self.arrow.field(column)
 
 
-def parse_statements(file: Path, text: str) -> list[exp.Expression]:
+def parse_statements(file: Path, text: str) -> list[exp.Expr]:
     """All statements of a SQL file, each remembering its line.
 
     Raises:
@@ -87,7 +87,7 @@ def parse_statements(file: Path, text: str) -> list[exp.Expression]:
     return [statement for statement in parsed if statement is not None and not isinstance(statement, exp.Semicolon)]
 
 
-def line_of(node: exp.Expression) -> int:
+def line_of(node: exp.Expr) -> int:
     """The first source line found in ``node`` or below it, 1 when the parser kept none."""
     lines = [int(part.meta["line"]) for part in node.walk() if "line" in part.meta]
     return min(lines, default=1)

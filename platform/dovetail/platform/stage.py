@@ -119,5 +119,11 @@ class Stage(ABC):
     async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Called once, before the first poll."""
 
+    async def drain(self) -> AsyncIterator[Work]:
+        """The works still owed when the worker stops in good order (a checkpoint, a file); none by default."""
+        nothing: tuple[Work, ...] = ()
+        for work in nothing:
+            yield work
+
     async def stop(self) -> None:  # noqa: B027
         """Called once, after the last poll."""

@@ -1,0 +1,1 @@
+"""Labels by key, snapshots as served, and the samples they make together."""

@@ -1,0 +1,1 @@
+"""The ground everything stands on: configuration, wire format, positions, stores, transports, the worker."""

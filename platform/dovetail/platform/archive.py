@@ -1,0 +1,149 @@
+"""Topics as Parquet datasets: every row with its position, in files by UTC day.
+
+The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read. A file is written, then registered
+in the transaction that moves the archive's position; what a crash leaves unregistered is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.positions import SourceFilter
+from dovetail.platform.stage import Poll, Stage, Work
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry import DataFile, Registry
+
+__all__ = ["ArchiveStage", "Dataset", "read_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """How a topic is archived.
+
+    ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
+    another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
+    ``day_of`` is the timestamp column that decides a row's day.
+    """
+
+    name: str
+    topic: str
+    day_of: str
+    decode: Callable[[Poll], tuple[pa.Table | None, int]]
+    derived: bool
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Rows of one partition not yet in a file."""
+
+    stored: Progress
+    sources: SourceFilter
+    tables: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
+    next_offset: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class ArchiveStage(Stage):
+    """Writes a topic to the offline store.
+
+    Holds up to ``rows_per_file`` rows per partition in memory; they are read again after a crash.
+    """
+
+    def __init__(
+        self, dataset: Dataset, registry: Registry, offline: OfflineStore, *, rows_per_file: int = 500_000
+    ) -> None:
+        self.name = f"archive.{dataset.name}"
+        self.topics = (dataset.topic,)
+        self._dataset = dataset
+        self._registry = registry
+        self._offline = offline
+        self._rows_per_file = rows_per_file
+        self._buffers: dict[int, _Buffer] = {}
+        self._stored = registry.progress(self.name)
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        self._stored = self._registry.progress(self.name)
+        self._buffers.clear()
+        return {partition: progress.next_offset for partition, progress in self._stored.items()}
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        buffer = self._buffer(poll.partition)
+        await asyncio.to_thread(self._take, buffer, poll)
+        if buffer.rows >= self._rows_per_file:
+            yield self._flush(poll.partition, buffer)
+
+    async def drain(self) -> AsyncIterator[Work]:
+        for partition, buffer in sorted(self._buffers.items()):
+            if buffer.next_offset > buffer.stored.next_offset:
+                yield self._flush(partition, buffer)
+
+    def _buffer(self, partition: int) -> _Buffer:
+        if partition not in self._buffers:
+            stored = self._stored.get(partition, Progress())
+            self._buffers[partition] = _Buffer(stored, SourceFilter(stored.sources), next_offset=stored.next_offset)
+        return self._buffers[partition]
+
+    def _take(self, buffer: _Buffer, poll: Poll) -> None:
+        table, dead = self._dataset.decode(poll)
+        counts = {READ: dead, "dead_letter": dead}
+        if table is not None and table.num_rows:
+            read = table.num_rows
+            if self._dataset.derived:
+                table = table.filter(pa.array(buffer.sources.admit(table)))
+            buffer.tables.append(table)
+            buffer.rows += table.num_rows
+            counts = {
+                READ: dead + read,
+                "dead_letter": dead,
+                "archived": table.num_rows,
+                "duplicate": read - table.num_rows,
+            }
+        for outcome, rows in counts.items():
+            buffer.counts[outcome] = buffer.counts.get(outcome, 0) + rows
+        buffer.next_offset = poll.last + 1
+
+    def _flush(self, partition: int, buffer: _Buffer) -> Work:
+        """Hand the buffered rows over to a work; the buffer starts again behind it."""
+        progress = Progress(buffer.next_offset, sources=buffer.sources.state)
+        tables, counts, expected = buffer.tables, buffer.counts, buffer.stored.next_offset
+        buffer.tables, buffer.counts, buffer.rows, buffer.stored = [], {}, 0, progress
+
+        def commit() -> None:
+            files = self._write(partition, pa.concat_tables(tables, promote_options="permissive")) if tables else []
+            accounts = [
+                Account(self.name, self._dataset.topic, partition, outcome, rows) for outcome, rows in counts.items()
+            ]
+            self._registry.commit(
+                self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files
+            )
+
+        return Work(commit=commit, done=progress.next_offset)
+
+    def _write(self, partition: int, rows: pa.Table) -> list[DataFile]:
+        days = rows.column(self._dataset.day_of).cast(pa.date32())
+        files = []
+        for day in pc.unique(days).to_pylist():
+            mine = rows.filter(pc.equal(days, pa.scalar(day, pa.date32()))).combine_chunks()
+            offsets = mine.column("_offset").to_numpy()
+            first, last = int(np.min(offsets)), int(np.max(offsets))
+            path = f"{self._dataset.name}/day={day}/{partition:05d}-{first:012d}-{last:012d}.parquet"
+            self._offline.write(path, mine)
+            files.append(DataFile(self._dataset.name, str(day), path, mine.num_rows, partition, first, last))
+        return files
+
+
+def read_dataset(registry: Registry, offline: OfflineStore, dataset: str, schema: pa.Schema | None = None) -> pa.Table:
+    """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given."""
+    tables = [offline.read(file.path) for file in registry.files(dataset)]
+    if not tables:
+        return (schema or pa.schema([])).empty_table()
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()

@@ -1,0 +1,120 @@
+"""The one rule as two tables: how far each reader has come, and what became of every row.
+
+A store that keeps state keeps a ledger in the same database, and changes both in one transaction. ``advance`` is the
+compare-and-set: it moves a position only from where the caller believes it to be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from dovetail.platform.accounts import Account
+from dovetail.platform.errors import StaleCommit
+from dovetail.platform.stores.engine import Database
+
+__all__ = ["Ledger", "Progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a state includes of one partition.
+
+    ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
+    the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
+    by source partition (see :class:`dovetail.platform.positions.SourceFilter`).
+    """
+
+    next_offset: int = 0
+    watermark_us: int | None = None
+    timestamp_ms: int | None = None
+    sources: dict[int, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """Progress and accounts of the readers whose state lives in one database."""
+
+    def __init__(self, metadata: sa.MetaData) -> None:
+        """Declare the two tables in ``metadata``; the database is handed in with each call."""
+        self._progress = sa.Table(
+            "progress",
+            metadata,
+            sa.Column("scope", sa.Text, primary_key=True),
+            sa.Column("partition", sa.Integer, primary_key=True),
+            sa.Column("next_offset", sa.BigInteger, nullable=False),
+            sa.Column("watermark_us", sa.BigInteger),
+            sa.Column("timestamp_ms", sa.BigInteger),
+            sa.Column("sources", sa.Text, nullable=False),
+        )
+        self._accounts = sa.Table(
+            "accounts",
+            metadata,
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("topic", sa.Text, primary_key=True),
+            sa.Column("partition", sa.Integer, primary_key=True),
+            sa.Column("outcome", sa.Text, primary_key=True),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+        )
+
+    def progress(self, connection: sa.Connection, scope: str) -> dict[int, Progress]:
+        """Progress of ``scope`` by partition; a partition never read is absent."""
+        table = self._progress
+        rows = connection.execute(sa.select(table).where(table.c.scope == scope))
+        return {
+            row.partition: Progress(
+                row.next_offset,
+                row.watermark_us,
+                row.timestamp_ms,
+                {int(partition): last for partition, last in json.loads(row.sources).items()},
+            )
+            for row in rows
+        }
+
+    def advance(
+        self, connection: sa.Connection, scope: str, partition: int, *, expected: int, progress: Progress
+    ) -> None:
+        """Move ``scope`` in ``partition`` from offset ``expected`` (0 when never read) to ``progress``.
+
+        Raises:
+            StaleCommit: the stored offset is another one; the surrounding transaction must not commit.
+        """
+        table = self._progress
+        values = {
+            "next_offset": progress.next_offset,
+            "watermark_us": progress.watermark_us,
+            "timestamp_ms": progress.timestamp_ms,
+            "sources": json.dumps(progress.sources),
+        }
+        here = (table.c.scope == scope) & (table.c.partition == partition)
+        moved = connection.execute(sa.update(table).where(here, table.c.next_offset == expected).values(values))
+        if moved.rowcount == 1:
+            return
+        found = connection.execute(sa.select(table.c.next_offset).where(here)).scalar_one_or_none()
+        if found is not None or expected != 0:
+            raise StaleCommit(scope, partition, expected=expected, found=found or 0)
+        try:
+            connection.execute(sa.insert(table).values(scope=scope, partition=partition, **values))
+        except IntegrityError as error:
+            raise StaleCommit(scope, partition, expected=0, found=-1) from error
+
+    def credit(self, connection: sa.Connection, database: Database, accounts: Iterable[Account]) -> None:
+        """Add to the accounts."""
+        table = self._accounts
+        rows = [account._asdict() for account in accounts if account.rows]
+        if rows:
+            insert = database.insert(table)
+            added = insert.on_conflict_do_update(
+                index_elements=["stage", "topic", "partition", "outcome"],
+                set_={"rows": table.c.rows + insert.excluded.rows},
+            )
+            connection.execute(added, rows)
+
+    def accounts(self, connection: sa.Connection) -> list[Account]:
+        """All accounts kept in this database."""
+        table = self._accounts
+        rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+        return [Account(row.stage, row.topic, row.partition, row.outcome, row.rows) for row in rows]

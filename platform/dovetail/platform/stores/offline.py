@@ -1,0 +1,59 @@
+"""The offline store: Parquet datasets in a folder or at any fsspec URL.
+
+A file appears under its name only when it is complete. Whether it *counts* is the registry's word.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dovetail.platform.errors import StoreError
+
+__all__ = ["OfflineStore"]
+
+
+class OfflineStore:
+    """Reads and writes Parquet files by path relative to the store."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store at ``url``: a folder, or an fsspec URL like ``s3://bucket/prefix``.
+
+        Raises:
+            StoreError: the URL's filesystem is unknown or its driver is not installed.
+        """
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise StoreError(f"offline store {url!r} cannot be used: {error}") from error
+
+    def path(self, relative: str) -> str:
+        """Where ``relative`` is, as a reader outside Dovetail would open it."""
+        return posixpath.join(self._root, relative)
+
+    def write(self, relative: str, table: pa.Table) -> None:
+        """Write ``table``; a file of that name is replaced, and is never seen half written."""
+        final = self.path(relative)
+        staged = f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.partial"
+        self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
+        with self._filesystem.open(staged, "wb") as sink:
+            pq.write_table(table, sink, compression="zstd")
+        self._filesystem.mv(staged, final)
+
+    def read(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one file, or the named columns of it.
+
+        Raises:
+            StoreError: there is no such file.
+        """
+        try:
+            with self._filesystem.open(self.path(relative), "rb") as source:
+                return pq.read_table(source, columns=columns, partitioning=None)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.path(relative)}: registered, but gone; restore it or rebuild the dataset"
+            ) from error

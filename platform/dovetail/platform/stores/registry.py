@@ -1,0 +1,133 @@
+"""The registry: which files hold which rows, which versions a batch view has, and how far each archive has come.
+
+A file exists for Dovetail when its row is here. Files are written first and registered in the transaction that moves
+the archive's position, so a reader that goes by the registry never sees a row twice or half a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from dovetail.platform.accounts import Account
+from dovetail.platform.stores.engine import Database
+from dovetail.platform.stores.ledger import Ledger, Progress
+
+__all__ = ["BatchVersion", "DataFile", "Registry"]
+
+
+class DataFile(NamedTuple):
+    """A Parquet file of a dataset: ``rows`` rows of one UTC ``day`` (``YYYY-MM-DD``), and the offsets it came from."""
+
+    dataset: str
+    day: str
+    path: str
+    rows: int
+    partition: int
+    first_offset: int
+    last_offset: int
+
+
+class BatchVersion(NamedTuple):
+    """A batch view's result as of ``version_us`` (microseconds since 1970-01-01 UTC)."""
+
+    view: str
+    version_us: int
+    path: str
+    rows: int
+
+
+class Registry:
+    """Files, batch versions, and the progress of stages that keep no state of their own. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        metadata = sa.MetaData()
+        self._ledger = Ledger(metadata)
+        self._files = sa.Table(
+            "data_files",
+            metadata,
+            sa.Column("dataset", sa.Text, primary_key=True),
+            sa.Column("path", sa.Text, primary_key=True),
+            sa.Column("day", sa.Text, nullable=False),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+            sa.Column("partition", sa.Integer, nullable=False),
+            sa.Column("first_offset", sa.BigInteger, nullable=False),
+            sa.Column("last_offset", sa.BigInteger, nullable=False),
+        )
+        self._versions = sa.Table(
+            "batch_versions",
+            metadata,
+            sa.Column("view", sa.Text, primary_key=True),
+            sa.Column("version_us", sa.BigInteger, primary_key=True),
+            sa.Column("path", sa.Text, nullable=False),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+        )
+        self._database = Database(url, metadata)
+
+    def progress(self, scope: str) -> Mapping[int, Progress]:
+        """How far the reader ``scope`` has come, by partition."""
+        with self._database.read() as connection:
+            return self._ledger.progress(connection, scope)
+
+    def commit(
+        self,
+        scope: str,
+        partition: int,
+        *,
+        expected: int,
+        progress: Progress,
+        accounts: Sequence[Account],
+        files: Sequence[DataFile] = (),
+    ) -> None:
+        """Register files, credit accounts and move a position, all or nothing.
+
+        Raises:
+            StaleCommit: the stored position is not the expected one.
+        """
+        with self._database.write() as connection:
+            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
+            if files:
+                connection.execute(sa.insert(self._files), [file._asdict() for file in files])
+            self._ledger.credit(connection, self._database, accounts)
+
+    def files(self, dataset: str) -> list[DataFile]:
+        """The files of ``dataset``, by day, partition and first offset."""
+        columns = self._files.c
+        ordered = (
+            sa.select(*(columns[name] for name in DataFile._fields))
+            .where(columns.dataset == dataset)
+            .order_by(columns.day, columns.partition, columns.first_offset)
+        )
+        with self._database.read() as connection:
+            return [DataFile(*row) for row in connection.execute(ordered)]
+
+    def add_version(self, version: BatchVersion) -> None:
+        """Register a batch version; the same version again replaces it (its content is a function of its time)."""
+        insert = self._database.insert(self._versions)
+        upsert = insert.on_conflict_do_update(
+            index_elements=["view", "version_us"], set_={"path": insert.excluded.path, "rows": insert.excluded.rows}
+        )
+        with self._database.write() as connection:
+            connection.execute(upsert, version._asdict())
+
+    def versions(self, view: str) -> list[BatchVersion]:
+        """The versions of ``view``, oldest first."""
+        columns = self._versions.c
+        ordered = (
+            sa.select(*(columns[name] for name in BatchVersion._fields))
+            .where(columns.view == view)
+            .order_by(columns.version_us)
+        )
+        with self._database.read() as connection:
+            return [BatchVersion(*row) for row in connection.execute(ordered)]
+
+    def accounts(self) -> list[Account]:
+        """The accounts kept with this store."""
+        with self._database.read() as connection:
+            return self._ledger.accounts(connection)
+
+    def close(self) -> None:
+        """Release connections."""
+        self._database.close()
