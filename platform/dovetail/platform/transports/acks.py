@@ -31,7 +31,7 @@ class AckTracker:
     __slots__ = ("_committable", "_pending", "_polls")
 
     def __init__(self) -> None:
-        # Ascending by offset, by insertion: Python dicts keep it. The head is the oldest poll not acknowledged.
+        # By last offset, ascending because they are handed out so. The head is the oldest poll not acknowledged.
         self._polls: dict[int, _Poll] = {}
         self._pending = 0
         self._committable: int | None = None
@@ -59,12 +59,12 @@ class AckTracker:
                 f"poll [{first}, {last}] handed out where offset {floor} or later was due; "
                 "rewind the partition before reading it again"
             )
-        self._polls[first] = _Poll(first, last)
+        self._polls[last] = _Poll(first, last)
         self._pending += 1
 
-    def ack(self, first: int) -> bool:
-        """Acknowledge the whole poll that starts at ``first``; False when it is unknown or was acknowledged before."""
-        poll = self._polls.get(first)
+    def ack(self, last: int) -> bool:
+        """Acknowledge the whole poll that ends at ``last``; False when it is unknown or was acknowledged before."""
+        poll = self._polls.get(last)
         if poll is None or poll.acknowledged:
             return False
         poll.acknowledged = True
@@ -74,41 +74,38 @@ class AckTracker:
 
     def complete(self, offset: int) -> None:
         """Acknowledge every message handed out below ``offset``, which may lie inside a poll."""
-        for first in list(self._polls):
-            poll = self._polls[first]
-            if first >= offset:
+        cut: _Poll | None = None
+        for poll in self._polls.values():
+            if poll.first >= offset:
                 break
-            if poll.last < offset:
-                if not poll.acknowledged:
-                    poll.acknowledged = True
-                    self._pending -= 1
-            elif not poll.acknowledged:
-                # The rest of this poll stays handed out. It is the last one below ``offset``, so once the polls
-                # before it are gone it is the head, and the part just acknowledged may be committed.
-                self._advance()
-                poll.first = offset
-                self._committable = offset
+            if poll.last >= offset:
+                cut = poll
+                break
+            if not poll.acknowledged:
+                poll.acknowledged = True
+                self._pending -= 1
         self._advance()
+        if cut is not None and not cut.acknowledged:
+            # Everything before this poll is acknowledged, so it is the head, and its first part may be committed.
+            cut.first = offset
+            self._committable = offset
 
     def rewind(self, offset: int) -> None:
         """Forget what was handed out at or after ``offset``: it is going to be handed out again."""
-        for first in list(self._polls):
-            poll = self._polls[first]
-            if poll.last < offset:
-                continue
-            if not poll.acknowledged:
-                self._pending -= 1
-            del self._polls[first]
+        for poll in [poll for poll in self._polls.values() if poll.last >= offset]:
+            del self._polls[poll.last]
             if poll.first < offset:
-                self._polls[first] = _Poll(poll.first, offset - 1, poll.acknowledged)
-                self._pending += not poll.acknowledged
+                poll.last = offset - 1
+                self._polls[poll.last] = poll
+            elif not poll.acknowledged:
+                self._pending -= 1
         if self._committable is not None and self._committable > offset:
             self._committable = offset
 
     def _advance(self) -> None:
         while self._polls:
-            first, poll = next(iter(self._polls.items()))
+            poll = next(iter(self._polls.values()))
             if not poll.acknowledged:
                 return
-            del self._polls[first]
+            del self._polls[poll.last]
             self._committable = poll.last + 1

@@ -1,0 +1,222 @@
+"""The snapshot agent: a request in, scores back, and the features as served into the snapshots topic.
+
+A snapshot row keeps, per candidate: the request's own columns (``request`` struct), the streaming and request-time
+features, per streaming view the positions its values include (``_seen_<view>``), the score and the model version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.joiners.contracts import FeatureServer, Scorer, Served
+from dovetail.platform import wire
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.intake import Intake, Received
+from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.registry import Registry
+from dovetail.platform.wire import DeadLetter
+
+__all__ = ["REPLY_HEADER", "REQUEST_COLUMN", "SnapshotStage", "request_rows", "seen_column"]
+
+#: A request message with this header gets its scores as a JSON message to the topic the header names.
+REPLY_HEADER = "dovetail-reply-to"
+#: The struct column of a snapshot that holds the request's own columns.
+REQUEST_COLUMN = "request"
+_KEYS = ("request_id", "item_id", "request_time")
+
+
+def seen_column(view: str) -> str:
+    """The snapshot column with the positions that ``view``'s values include: list<int64>, by partition."""
+    return f"_seen_{view}"
+
+
+def request_rows(snapshots: pa.Table) -> pa.Table:
+    """The flattened request rows that ``snapshots`` were taken for, in the same order."""
+    struct = snapshots.column(REQUEST_COLUMN).combine_chunks()
+    rest = pa.Table.from_arrays(struct.flatten(), names=[field.name for field in struct.type])
+    columns = {name: snapshots.column(name) for name in _KEYS}
+    return pa.table({**columns, **dict(zip(rest.column_names, rest.columns, strict=True))})
+
+
+class SnapshotStage(Stage):
+    """Answers requests and publishes their snapshots, to the same partition the request came from.
+
+    ``flatten`` turns request rows into candidate rows (one per candidate, position columns kept). A request without
+    candidates, or older than the state can answer exactly, is a dead letter.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        snapshots_topic: str,
+        intake: Intake,
+        flatten: Callable[[pa.Table], pa.Table],
+        server: FeatureServer,
+        scorer: Scorer,
+        registry: Registry,
+        *,
+        dead_letter_topic: str,
+        rows_per_message: int = 20_000,
+    ) -> None:
+        self.name = "snapshots"
+        self.topics = (topic,)
+        self._snapshots_topic = snapshots_topic
+        self._intake = intake
+        self._flatten = flatten
+        self._server = server
+        self._scorer = scorer
+        self._registry = registry
+        self._dead_letter_topic = dead_letter_topic
+        self._rows_per_message = rows_per_message
+        self._expected: dict[int, int] = {}
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        self._expected = {p: progress.next_offset for p, progress in self._registry.progress(self.name).items()}
+        return dict(self._expected)
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        yield await asyncio.to_thread(self._answer, poll)
+
+    def _answer(self, poll: Poll) -> Work:
+        received = self._intake.read(poll)
+        dead = list(received.dead)
+        outgoing: list[Outgoing] = []
+        candidates = self._flatten(received.table)
+        rows_read = candidates.num_rows
+        dead += _requests_without(received, candidates, "no candidates")
+        if candidates.num_rows:
+            self._scorer.refresh()
+            served = self._server.serve(candidates)
+            if not served.answerable.all():
+                kept = pa.array(served.answerable)
+                reason = "request_time is older than the feature state can answer exactly (allowed_lateness)"
+                dead += _requests_without(received, candidates.filter(kept), reason, among=candidates)
+                candidates = candidates.filter(kept)
+                served = Served(
+                    served.features.filter(kept),
+                    served.snapshot_columns,
+                    served.seen,
+                    np.ones(len(candidates), np.bool_),
+                )
+            snapshots = self._snapshot(candidates, served)
+            outgoing += self._messages(poll.partition, snapshots)
+            outgoing += _replies(poll, snapshots)
+        outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, dead, self.name)
+        requests = received.table.num_rows + received.dead_rows
+        dead_rows = sum(letter.rows for letter in dead)
+        counts = {
+            (self.name, READ): requests,
+            (self.name, "snapshotted"): requests - dead_rows,
+            (self.name, "dead_letter"): dead_rows,
+            (f"{self.name}.candidates", READ): rows_read,
+            (f"{self.name}.candidates", "snapshotted"): candidates.num_rows,
+            (f"{self.name}.candidates", "too_old"): rows_read - candidates.num_rows,
+        }
+        accounts = [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
+
+        def commit() -> None:
+            expected = self._expected.get(poll.partition, 0)
+            progress = Progress(poll.last + 1)
+            self._registry.commit(self.name, poll.partition, expected=expected, progress=progress, accounts=accounts)
+            self._expected[poll.partition] = progress.next_offset
+
+        return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
+
+    def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
+        scores = self._scorer.predict(served.features)
+        own = [name for name in candidates.column_names if name not in (*_KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
+        struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
+        columns = {name: candidates.column(name) for name in _KEYS}
+        columns[REQUEST_COLUMN] = pa.chunked_array([struct])
+        columns |= {name: served.features.column(name) for name in served.snapshot_columns if name not in columns}
+        columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
+        columns["model_version"] = _constant(pa.scalar(self._scorer.version, pa.int64()), len(candidates))
+        for view, offsets in served.seen.items():
+            columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
+        columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
+        return with_source_positions(pa.table(columns))
+
+    def _messages(self, partition: int, snapshots: pa.Table) -> list[Outgoing]:
+        """Whole requests together, several to a message."""
+        starts = _request_starts(snapshots)
+        cuts = [0]
+        for start, end in pairwise([*starts, snapshots.num_rows]):
+            if end - cuts[-1] > self._rows_per_message and start > cuts[-1]:
+                cuts.append(start)
+        cuts.append(snapshots.num_rows)
+        return [
+            Outgoing(self._snapshots_topic, wire.encode(snapshots.slice(a, b - a)), partition=partition)
+            for a, b in pairwise(cuts)
+        ]
+
+
+def _request_starts(rows: pa.Table) -> list[int]:
+    """Row index at which each request begins (rows of a request stand together)."""
+    at = np.stack([rows.column(name).to_numpy() for name in SOURCE_COLUMNS[1:]])
+    changes = np.concatenate(([True], (at[:, 1:] != at[:, :-1]).any(axis=0)))
+    return [int(i) for i in np.flatnonzero(changes)]
+
+
+def _requests_without(
+    received: Received, candidates: pa.Table, reason: str, among: pa.Table | None = None
+) -> list[DeadLetter]:
+    """A dead letter for each request that has no row in ``candidates`` (of those that have one in ``among``)."""
+    requests = received.table
+    if requests.num_rows == 0:
+        return []
+    present = _where(candidates)
+    wanted = _where(requests) if among is None else _where(among)
+    letters = []
+    for offset, row in sorted(wanted - present):
+        at = (requests.column("_offset").to_numpy() == offset) & (requests.column("_row").to_numpy() == row)
+        value = wire.encode(requests.filter(pa.array(at)).drop_columns(list(OWN_COLUMNS)))
+        letters.append(DeadLetter(offset, reason, 1, value))
+    return letters
+
+
+def _where(rows: pa.Table) -> set[tuple[int, int]]:
+    pairs = np.unique(np.stack([rows.column("_offset").to_numpy(), rows.column("_row").to_numpy()], axis=1), axis=0)
+    return {(int(offset), int(row)) for offset, row in pairs}
+
+
+def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.repeat(value, rows)])
+
+
+def _replies(poll: Poll, snapshots: pa.Table) -> list[Outgoing]:
+    """Scores for the requests that asked for an answer."""
+    asked = {
+        int(poll.offsets[index]): value.decode()
+        for index, headers in enumerate(poll.headers)
+        for name, value in headers
+        if name == REPLY_HEADER
+    }
+    if not asked:
+        return []
+    replies = []
+    starts = _request_starts(snapshots)
+    for start, end in pairwise([*starts, snapshots.num_rows]):
+        rows: Sequence[dict[str, object]] = (
+            snapshots.slice(start, end - start)
+            .select(["request_id", "item_id", "score", "model_version", "_source_offset"])
+            .to_pylist()
+        )
+        topic = asked.get(int(str(rows[0]["_source_offset"])))
+        if topic:
+            answer = {
+                "request_id": rows[0]["request_id"],
+                "model_version": rows[0]["model_version"],
+                "items": [row["item_id"] for row in rows],
+                "scores": [row["score"] for row in rows],
+            }
+            key = str(rows[0]["request_id"]).encode()
+            replies.append(Outgoing(topic, json.dumps(answer).encode(), key=key))
+    return replies

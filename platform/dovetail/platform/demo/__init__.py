@@ -1,0 +1,1 @@
+"""``dovetail demo``: the whole flow, embedded, over a recorded log."""

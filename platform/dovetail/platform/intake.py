@@ -1,0 +1,112 @@
+"""What comes in from outside, checked: rows that fit and are believable, and dead letters for the rest.
+
+Two stages that read the same topic (an agent and its archive) use the same intake, so they agree on every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.platform import wire
+from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.schema import TableSchema
+from dovetail.platform.stage import Poll
+from dovetail.platform.wire import DeadLetter
+
+__all__ = ["WATERMARK_HEADER", "Intake", "Received", "time_us", "watermark_headers"]
+
+#: A message with this header and no value says: nothing older than this (decimal microseconds since 1970-01-01 UTC)
+#: will follow in this partition. Sources of sparse streams send it so that time goes on where nothing happens.
+WATERMARK_HEADER = "dovetail-watermark"
+
+
+def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
+    """A timestamp column (no NULLs) as int64 microseconds."""
+    values: npt.NDArray[np.int64] = table.column(column).cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+    return values
+
+
+def watermark_headers(poll: Poll) -> dict[int, int]:
+    """The watermark announced by each message of the poll that announces one, by index in the poll."""
+    announced = {}
+    for index, headers in enumerate(poll.headers):
+        for name, value in headers:
+            if name == WATERMARK_HEADER and not poll.values[index] and value.isdigit():
+                announced[index] = int(value)
+    return announced
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Rows of a poll in log order with their own positions; dead letters; watermarks announced, as (offset, µs)."""
+
+    table: pa.Table
+    dead: Sequence[DeadLetter]
+    watermarks: Sequence[tuple[int, int]]
+
+    @property
+    def dead_rows(self) -> int:
+        """What the dead letters count as in the accounts."""
+        return sum(letter.rows for letter in self.dead)
+
+
+class Intake:
+    """Decodes polls of one outside topic.
+
+    A row whose ``time_column`` is more than ``max_ahead_us`` ahead of its message's timestamp is a dead letter: one
+    date from the future would move the watermark past everybody's state and labels. None turns the check off.
+    """
+
+    def __init__(self, schema: TableSchema, time_column: str, max_ahead_us: int | None) -> None:
+        self.schema = schema
+        self._time_column = time_column
+        self._max_ahead_us = max_ahead_us
+
+    def read(self, poll: Poll) -> Received:
+        """The poll's rows, dead letters and watermarks."""
+        announced = watermark_headers(poll)
+        if announced:
+            keep = [index for index in range(len(poll)) if index not in announced]
+            watermarks = [(int(poll.offsets[index]), time) for index, time in announced.items()]
+            poll = _select(poll, keep)
+        else:
+            watermarks = []
+        decoded = wire.decode(poll, self.schema)
+        table, dead = decoded.table, list(decoded.dead)
+        if self._max_ahead_us is not None and table.num_rows:
+            sent_us = poll.timestamps_ms[decoded.message_index] * 1_000
+            ahead = time_us(table, self._time_column) > sent_us + self._max_ahead_us
+            if ahead.any():
+                dead += self._ahead_letters(table, ahead)
+                table = table.filter(pa.array(~ahead))
+        return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks)
+
+    def _ahead_letters(self, table: pa.Table, ahead: npt.NDArray[np.bool_]) -> list[DeadLetter]:
+        bad = table.filter(pa.array(ahead))
+        reason = (
+            f"{self._time_column} is more than max_ahead ({(self._max_ahead_us or 0) / 1e6:g} s) "
+            "after the message's timestamp"
+        )
+        letters = []
+        for offset in np.unique(bad.column("_offset").to_numpy()).tolist():
+            rows = bad.filter(pa.array(bad.column("_offset").to_numpy() == offset)).drop_columns(list(OWN_COLUMNS))
+            letters.append(DeadLetter(offset, reason, rows.num_rows, wire.encode(rows)))
+        return letters
+
+
+def _select(poll: Poll, keep: list[int]) -> Poll:
+    index = np.array(keep, dtype=np.int64)
+    return Poll(
+        poll.topic,
+        poll.partition,
+        poll.offsets[index],
+        poll.timestamps_ms[index],
+        [poll.keys[i] for i in keep],
+        [poll.values[i] for i in keep],
+        [poll.headers[i] for i in keep],
+    )

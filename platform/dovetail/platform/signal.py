@@ -1,0 +1,50 @@
+"""A wake-up call between stages of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["Signal"]
+
+
+class Signal:
+    """Wakes whoever waits for a store to change; may be sent from any thread.
+
+    It carries no data: whoever wakes up looks at the store. In another process nobody sends it, so waiting has a
+    timeout after which one looks anyway.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def send(self) -> None:
+        """Wake all who wait now."""
+        for loop, event in list(self._waiting):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    def listen(self) -> Listener:
+        """Start listening: a signal sent from now on ends the listener's next wait."""
+        return Listener(self._waiting)
+
+
+class Listener:
+    """One who waits for a :class:`Signal`. Listen first, then look at the store, then wait: no signal is missed."""
+
+    def __init__(self, waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+        self._event = asyncio.Event()
+        self._entry = (asyncio.get_running_loop(), self._event)
+        self._waiting = waiting
+        waiting.add(self._entry)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when a signal came since the last wait, or after ``timeout_s`` seconds."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout_s)
+        except TimeoutError:
+            return
+        self._event.clear()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._waiting.discard(self._entry)

@@ -1,0 +1,301 @@
+"""What both drivers share: one Faust message per poll, positions from the app, bounded hand-out, exact acks.
+
+Faust's consumer hands every record to its conductor one by one, seeks to the broker's committed offsets, and works out
+what to commit from lists of single offsets and gaps. This class replaces those three parts; rebalancing, flow control
+and the conductor stay Faust's.
+
+Guarantees, per topic partition:
+
+- polls are handed out in order, each message of the log in exactly one poll;
+- no more than ``max_unhandled_polls`` are handed out and not yet released by :meth:`CoalescingConsumer.release` (or
+  acknowledged). Others go on: the fetch leaves the full partitions out, so nothing ever waits in Faust's conductor,
+  whose single loop would stop all topics;
+- reading starts where ``app.positions`` says. Without such a callback (an ordinary Faust app), it starts at the
+  broker's committed offset, and failing that at the beginning;
+- the committed offset never passes a message that was handed out and not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from faust.serializers.schemas import Schema
+from faust.transport.consumer import Consumer, RecordMap
+from faust.types import TP, AppT, ConsumerMessage, EventT, Message
+from faust.types.transports import TPorTopicSet
+from mode import ServiceT
+
+from dovetail.platform.errors import TransportError
+from dovetail.platform.stage import Poll
+from dovetail.platform.transports.acks import AckTracker
+
+__all__ = ["MAX_UNHANDLED_POLLS", "CoalescingConsumer", "PollSchema", "Positions"]
+
+MAX_UNHANDLED_POLLS = 2
+
+#: The stored position of each partition asked; the ones left out start at their beginning.
+Positions = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
+
+
+class PollSchema(Schema):
+    """A topic's schema under these drivers: the value of an event is the :class:`Poll` itself, nothing is decoded."""
+
+    def compile(self, app: AppT[Any], **_: Any) -> Callable[..., Awaitable[EventT[Any]]]:
+        """The decode function Faust calls for each message, that is, once per poll."""
+
+        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:  # noqa: ARG001 - Faust's call
+            return app.create_event(None, message.value, {}, message)
+
+        return decode
+
+
+class _Partition:
+    """Hand-out state of one assigned partition."""
+
+    __slots__ = ("acks", "committed", "handling")
+
+    def __init__(self) -> None:
+        self.acks = AckTracker()
+        # The same bookkeeping a second time: what is handed out but not yet handled, for flow control.
+        self.handling = AckTracker()
+        self.committed: int | None = None
+
+
+class _AckList:
+    """Stands where Faust keeps the list of acked offsets, because its compiled stream iterator appends there itself."""
+
+    __slots__ = ("append",)
+
+    def __init__(self, append: Callable[[int], None]) -> None:
+        self.append = append
+
+
+class _AckLists(defaultdict[TP, _AckList]):
+    def __init__(self, acknowledge: Callable[[TP, int], None]) -> None:
+        super().__init__()
+        self._acknowledge = acknowledge
+
+    def __missing__(self, tp: TP) -> _AckList:
+        made = self[tp] = _AckList(lambda offset: self._acknowledge(tp, offset))
+        return made
+
+
+class CoalescingConsumer(Consumer):
+    """Base of the two drivers' consumers. All methods belong to the app's event loop, unless said otherwise."""
+
+    _partitions: dict[TP, _Partition]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._partitions = {}
+        self._acked = _AckLists(self._ack_poll)
+        self._awake = asyncio.Event()
+        # Held while fetching and while seeking: a fetch that started before a seek must not end after it, because
+        # what it returns would be taken for a continuation of the new position.
+        self._fetching = asyncio.Lock()
+        # Raised by each seek; polls fetched under an older number are dropped, the seek covers them.
+        self._epoch = 0
+
+    # --- what a driver provides ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _fetch_polls(self, tps: set[TP]) -> Sequence[Poll]:
+        """Polls of these partitions (never empty); waits for some, unless :meth:`wake` ends the waiting."""
+
+    @abstractmethod
+    async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
+        """The log's first kept and next offset."""
+
+    @abstractmethod
+    async def _seek_all(self, positions: Mapping[TP, int]) -> None:
+        """Make the next fetch start at these offsets."""
+
+    @abstractmethod
+    async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
+        """The group's committed offsets, where there are any."""
+
+    # --- what the runtime calls ------------------------------------------------------------------------------------
+
+    def release(self, tp: TP, offset: int) -> None:
+        """What was handed out below ``offset`` has been handled: more of this partition may be handed out."""
+        partition = self._partitions.get(tp)
+        if partition is not None:
+            partition.handling.complete(offset)
+            self.wake()
+
+    def acknowledge(self, tp: TP, offset: int) -> None:
+        """What was handed out below ``offset`` is done for good: ``offset`` may be committed."""
+        partition = self._partitions.get(tp)
+        if partition is not None:
+            partition.acks.complete(offset)
+
+    def committable(self, tp: TP) -> int | None:
+        """The offset the next commit stores; None while nothing has been acknowledged or the partition is not ours."""
+        partition = self._partitions.get(tp)
+        return None if partition is None else partition.acks.committable
+
+    def wake(self) -> None:
+        """Let the fetch loop look again at what it may fetch."""
+        self._awake.set()
+
+    # --- instead of Faust's per-message loop -------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                self._awake.clear()
+                async with self._fetching:
+                    epoch = self._epoch
+                    tps = self._fetchable()
+                    polls = await self._fetch_polls(tps) if tps else ()
+                for poll in polls:
+                    if epoch == self._epoch:
+                        await self._hand_out(poll)
+                if not tps:
+                    await self._awake.wait()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not (fetcher.should_stop or self.app.should_stop):
+                raise
+
+    def _fetchable(self) -> set[TP]:
+        if not self.flow_active:
+            return set()
+        limit = getattr(self.app, "max_unhandled_polls", MAX_UNHANDLED_POLLS)
+        return {
+            tp
+            for tp in self._get_active_partitions()
+            if (partition := self._partitions.get(tp)) is not None and partition.handling.outstanding < limit
+        }
+
+    async def _hand_out(self, poll: Poll) -> None:
+        tp = TP(poll.topic, poll.partition)
+        partition = self._partitions[tp]
+        partition.acks.deliver(poll.first, poll.last)
+        partition.handling.deliver(poll.first, poll.last)
+        await self.callback(self._to_message(tp, poll))
+
+    def _to_message(self, tp: TP, record: Poll) -> ConsumerMessage:
+        return ConsumerMessage(
+            record.topic,
+            record.partition,
+            record.last,
+            timestamp=float(record.timestamps_ms[-1]) / 1000,
+            timestamp_type=0,
+            headers=None,
+            key=None,
+            value=record,  # type: ignore[arg-type]  # Faust types a value as bytes; PollSchema passes it through
+            checksum=None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:  # noqa: ASYNC109
+        # Faust's own getmany goes through here; its fetch loop, replaced above, was the only caller.
+        polls = await self._fetch_polls(active_partitions or set())
+        return {TP(poll.topic, poll.partition): [poll] for poll in polls}
+
+    # --- instead of Faust's seeking --------------------------------------------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Seek every assigned partition to the position the app has stored.
+
+        A stored position must lie within the log: past its end the topic is not the one the position belongs to, and
+        before its start messages have been removed unread. Both raise TransportError rather than lose rows silently.
+        """
+        assigned = set(self.assignment())
+        ask: Positions | None = getattr(self.app, "positions", None)
+        positions = dict(await (ask(assigned) if ask is not None else self._committed(assigned)))
+        self._epoch += 1
+        self.wake()
+        async with self._fetching:
+            bounds = await self._bounds(assigned)
+            for tp in assigned:
+                positions[tp] = self._checked(tp, positions.get(tp, 0), *bounds[tp])
+            self._partitions = {tp: self._partitions.get(tp) or _Partition() for tp in assigned}
+            for tp, position in positions.items():
+                self._partitions[tp].acks.rewind(position)
+                self._partitions[tp].handling.rewind(position)
+            await self._seek_all(positions)
+
+    def _checked(self, tp: TP, position: int, start: int, end: int) -> int:
+        if position > end:
+            raise TransportError(
+                f"{tp.topic}, partition {tp.partition}: the stored position is {position}, but the topic ends at {end}; "
+                "it has been recreated or truncated: bring the old topic back, or reset the stores that read it"
+            )
+        if 0 < position < start:
+            if not getattr(self.app, "allow_gaps", False):
+                raise TransportError(
+                    f"{tp.topic}, partition {tp.partition}: offsets {position} to {start - 1} were removed by retention "
+                    "before they were read; lengthen the retention, or set allow_gaps to go on without them"
+                )
+            self.log.warning("%s: going on at %s, offsets from %s were removed unread", tp, start, position)
+        return max(position, start)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Faust's name for :meth:`perform_seek`; here the stored positions decide."""
+        await self.perform_seek()
+        return {tp: position for tp in self._partitions if (position := self.committable(tp)) is not None}
+
+    # --- instead of Faust's ack lists -----------------------------------------------------------------------------
+
+    def ack(self, message: Message) -> bool:
+        """Acknowledge one message, that is one poll: what an ordinary Faust agent does at the end of its loop body."""
+        if message.acked:
+            return False
+        message.acked = True
+        self._ack_poll(message.tp, message.offset)
+        return True
+
+    def _ack_poll(self, tp: TP, last: int) -> None:
+        partition = self._partitions.get(tp)
+        if partition is not None:
+            partition.acks.ack(last)
+            partition.handling.ack(last)
+            self._acked_index[tp].discard(last)
+            self.wake()
+
+    async def commit(self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True) -> bool:
+        """Commit what is committable and has moved; True when something was committed."""
+        if self.app.client_only:
+            return False
+        moved = {
+            tp: offset
+            for tp, partition in self._partitions.items()
+            if (topics is None or tp in topics or tp.topic in topics)
+            and (offset := partition.acks.committable) is not None
+            and offset != partition.committed
+        }
+        if not moved or not await self._commit(moved):
+            return False
+        for tp, offset in moved.items():
+            if tp in self._partitions:
+                self._partitions[tp].committed = offset
+        return True
+
+    # --- Faust's switches, which the fetch loop has to notice -------------------------------------------------------
+
+    def stop_flow(self) -> None:
+        """Stop handing out."""
+        super().stop_flow()
+        self.wake()
+
+    def resume_flow(self) -> None:
+        """Hand out again."""
+        super().resume_flow()
+        self.wake()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch these partitions again."""
+        super().resume_partitions(tps)
+        self.wake()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's livelock warnings: off, a partition may rightly wait for as long as a label window."""

@@ -1,0 +1,243 @@
+"""Faust transport driver for Kafka that hands out one poll per partition as one message.
+
+A subclass of Faust's aiokafka driver: connections, groups and rebalancing are its own. Fetching, positions and
+commits are those of :class:`~dovetail.platform.transports.coalescing.CoalescingConsumer`; the committed offset is a
+hint for tools that show lag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import count
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import aiokafka
+import numpy as np
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, for_code
+from faust.transport.drivers import aiokafka as stock
+from faust.types import TP
+from faust.types.transports import ConsumerT, ProducerT
+
+from dovetail.platform.errors import TransportError
+from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.transports.coalescing import CoalescingConsumer
+from dovetail.platform.transports.partitioning import partition_of_key
+
+__all__ = ["Consumer", "Producer", "Transport"]
+
+# How long the broker may hold a fetch that finds nothing. A partition that becomes fetchable again joins the next
+# fetch only, so this bounds what a released partition waits; the stock driver's 1.5 s would stall it that long.
+_FETCH_WAIT_MS = 100
+_POLL_TIMEOUT_MS = 1000
+
+
+class ConsumerThread(stock.AIOKafkaConsumerThread):
+    """aiokafka in its own thread, so that heartbeats go on while a stage computes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._wakeup = asyncio.Event()
+
+    def _create_worker_consumer(self, transport: stock.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - the stock driver has no setting for it
+        return consumer
+
+    def wake(self) -> None:
+        """End a :meth:`poll` that is waiting, or the next one. From any thread."""
+        self.thread_loop.call_soon_threadsafe(self._wakeup.set)
+
+    async def poll(self, tps: set[TP]) -> list[Poll]:
+        """One poll of each of ``tps`` that has messages; none when woken or after a second."""
+        polls: list[Poll] = await self.call_thread(self._poll, tps)
+        return polls
+
+    async def _poll(self, tps: set[TP]) -> list[Poll]:
+        consumer = self._ensure_consumer()
+        partitions = stock.ensure_aiokafka_TPset(tps)
+        fetch = asyncio.ensure_future(consumer.getmany(*partitions, timeout_ms=_POLL_TIMEOUT_MS))
+        woken = asyncio.ensure_future(self._wakeup.wait())
+        try:
+            await asyncio.wait({fetch, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._wakeup.clear()
+            woken.cancel()
+            if not fetch.done():
+                # Nothing is lost: getmany takes records out of aiokafka's buffer and returns them in one go.
+                fetch.cancel()
+        try:
+            records = await fetch
+        except asyncio.CancelledError:
+            return []
+        return [_coalesce(batch) for batch in records.values()]
+
+    async def bounds(self, tps: set[TP]) -> dict[TP, tuple[int, int]]:
+        """First kept and next offset."""
+        return dict(await self.call_thread(self._bounds, tps))
+
+    async def _bounds(self, tps: set[TP]) -> dict[TP, tuple[int, int]]:
+        consumer, partitions = self._ensure_consumer(), stock.ensure_aiokafka_TPset(tps)
+        starts = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return {tp: (starts[tp], ends[tp]) for tp in tps}
+
+    async def committed(self, tps: set[TP]) -> dict[TP, int]:
+        """The group's committed offsets, where there are any."""
+        return dict(await self.call_thread(self._committed, tps))
+
+    async def _committed(self, tps: set[TP]) -> dict[TP, int]:
+        consumer = self._ensure_consumer()
+        found = {tp: await consumer.committed(stock.ensure_aiokafka_TP(tp)) for tp in tps}
+        return {tp: offset for tp, offset in found.items() if offset is not None}
+
+    async def seek_all(self, positions: Mapping[TP, int]) -> None:
+        """Make the next fetch start at these offsets; what was prefetched elsewhere is dropped."""
+        await self.call_thread(self._seek_all, positions)
+
+    async def _seek_all(self, positions: Mapping[TP, int]) -> None:
+        for tp, offset in positions.items():
+            self._ensure_consumer().seek(stock.ensure_aiokafka_TP(tp), offset)
+
+
+class Consumer(CoalescingConsumer, stock.Consumer):
+    """Reads Kafka by polls."""
+
+    _thread: ConsumerThread
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def wake(self) -> None:
+        """Let the fetch loop look again, also when it is waiting in the consumer thread."""
+        super().wake()
+        self._thread.wake()
+
+    async def _fetch_polls(self, tps: set[TP]) -> Sequence[Poll]:
+        return await self._thread.poll(tps)
+
+    async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
+        return await self._thread.bounds(tps)
+
+    async def _seek_all(self, positions: Mapping[TP, int]) -> None:
+        await self._thread.seek_all(positions)
+
+    async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
+        return await self._thread.committed(tps)
+
+
+class Producer(stock.Producer):
+    """Publishes to Kafka by batches."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._turns: defaultdict[str, Any] = defaultdict(count)
+
+    async def publish(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send all messages, in order within a partition; returns when the broker has acknowledged each.
+
+        Raises TransportError when it has not; part of the messages may be in the topics then.
+        """
+        producer = self._ensure_producer()
+        try:
+            totals = {topic: len(await producer.partitions_for(topic)) for topic in {m.topic for m in outgoing}}
+            runs: defaultdict[tuple[str, int], list[Outgoing]] = defaultdict(list)
+            for message in outgoing:
+                runs[message.topic, self._place(message, totals[message.topic])].append(message)
+            await asyncio.gather(*(self._publish_run(*place, run) for place, run in runs.items()))
+        except KafkaError as error:
+            raise TransportError(
+                f"publishing {len(outgoing)} messages to {', '.join(sorted({m.topic for m in outgoing}))} "
+                f"at {';'.join(str(url) for url in self.transport.url)} failed: {error!r}"
+            ) from error
+
+    def _place(self, message: Outgoing, total: int) -> int:
+        if message.partition is not None:
+            return message.partition
+        if message.key is not None:
+            return partition_of_key(message.key, total)
+        return int(next(self._turns[message.topic])) % total
+
+    async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> None:
+        producer = self._ensure_producer()
+        now_ms = time.time_ns() // 1_000_000
+        batch, sent = producer.create_batch(), []
+        for message in run:
+            record = {
+                "key": message.key,
+                "value": message.value,
+                "timestamp": now_ms if message.timestamp_ms is None else message.timestamp_ms,
+                "headers": list(message.headers),
+            }
+            if batch.append(**record) is None:  # full; an empty batch takes a message of any size
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                batch.append(**record)
+        sent.append(await producer.send_batch(batch, topic, partition=partition))
+        await asyncio.gather(*sent)
+
+
+class Transport(stock.Transport):
+    """Faust transport to a Kafka cluster."""
+
+    Consumer: ClassVar[type[ConsumerT]] = Consumer
+    Producer: ClassVar[type[ProducerT]] = Producer
+
+    async def declare(self, topics: Mapping[str, int]) -> None:
+        """Create the topics that are missing, if the app may (``topic_allow_declare``).
+
+        Raises TransportError when one is missing and may not be created, or exists with other partitions.
+        """
+        conf = self.app.conf
+        servers = stock.server_list(self.url, self.default_port)
+        auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
+        admin = AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
+        try:
+            await admin.start()
+            # A list of all topics, not a question about ours: brokers create a topic they are asked about.
+            there = set(await admin.list_topics())
+            present = [topic for topic in topics if topic in there]
+            for found in await admin.describe_topics(present) if present else ():
+                name, partitions = found["topic"], len(found["partitions"])
+                if partitions != topics[name]:
+                    raise TransportError(
+                        f"topic {name!r} at {servers} has {partitions} partitions, {topics[name]} declared; "
+                        "declare what is there, or use a new topic: adding partitions would move keys"
+                    )
+            missing = {topic: partitions for topic, partitions in topics.items() if topic not in there}
+            if missing and not conf.topic_allow_declare:
+                raise TransportError(
+                    f"{servers} has no topic {', '.join(sorted(missing))}, and creating is off: create it"
+                )
+            if missing:
+                await self._create(admin, missing, conf.topic_replication_factor)
+        except KafkaError as error:
+            raise TransportError(f"cannot declare topics at {servers}: {error!r}") from error
+        finally:
+            await admin.close()
+
+    async def _create(self, admin: AIOKafkaAdminClient, topics: Mapping[str, int], replication: int) -> None:
+        answer = await admin.create_topics([NewTopic(name, total, replication) for name, total in topics.items()])
+        for _, code, *_rest in answer.topic_errors:
+            if code:
+                raise for_code(code)
+
+
+_offsets, _timestamps = attrgetter("offset"), attrgetter("timestamp")
+
+
+def _coalesce(records: Sequence[Any]) -> Poll:
+    size = len(records)
+    return Poll(
+        records[0].topic,
+        records[0].partition,
+        np.fromiter(map(_offsets, records), dtype=np.int64, count=size),
+        np.fromiter(map(_timestamps, records), dtype=np.int64, count=size),
+        [record.key for record in records],
+        [record.value for record in records],
+        [record.headers for record in records],
+    )
