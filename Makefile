@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all a fresh machine with Python 3.11+ and make needs; both install what is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench services-test format clean
+
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit("Dovetail needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a recorded log
+	$(BIN)/dovetail demo $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: $(STAMP)  ## all tests that need no servers
+	$(BIN)/python -m pytest -m "not services" $(ARGS)
+
+check: $(STAMP)  ## formatting, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## all benchmarks, ratios measured in one run
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+services-test: $(STAMP)  ## tests against real servers; today: the client side of Kafka on librdkafka's mock cluster
+	$(BIN)/python -m pytest -m services $(ARGS) || test $$? -eq 5
+
+clean:
+	rm -rf $(VENV) .dovetail .pytest_cache .mypy_cache .ruff_cache .hypothesis
