@@ -48,15 +48,10 @@ class BatchFeatures(Protocol):
 class Scorer(Protocol):
     """The serving model."""
 
-    @property
-    def version(self) -> int:
-        """The version that the last :meth:`refresh` made current; 0 before the first model."""
-        ...
-
-    def refresh(self) -> None:
+    def refresh(self) -> object:
         """Take over the newest published model, if there is a newer one. Cheap when there is not."""
         ...
 
-    def predict(self, features: pa.Table) -> npt.NDArray[np.float32]:
-        """Probability of the positive label for each row."""
+    def score(self, table: pa.Table) -> tuple[int, npt.NDArray[np.float32]]:
+        """The version that scored (0 before the first model) and the probability of a positive label by row."""
         ...

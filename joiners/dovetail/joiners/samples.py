@@ -68,7 +68,8 @@ class SampleStage(Stage):
     """Makes samples of snapshots and label rows.
 
     ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
-    have changed; ``on_blocked`` is called when the agent begins to wait. Samples leave in the order of their snapshots in the log, so a replay gives the same sequence.
+    have changed; ``on_blocked`` is called when the agent begins to wait. Samples leave in the order of their snapshots
+    in the log, so a replay gives the same sequence.
     """
 
     def __init__(

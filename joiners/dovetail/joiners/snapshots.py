@@ -131,14 +131,14 @@ class SnapshotStage(Stage):
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 
     def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
-        scores = self._scorer.predict(served.features)
+        version, scores = self._scorer.score(served.features)
         own = [name for name in candidates.column_names if name not in (*_KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
         struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
         columns = {name: candidates.column(name) for name in _KEYS}
         columns[REQUEST_COLUMN] = pa.chunked_array([struct])
         columns |= {name: served.features.column(name) for name in served.snapshot_columns if name not in columns}
         columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
-        columns["model_version"] = _constant(pa.scalar(self._scorer.version, pa.int64()), len(candidates))
+        columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
         for view, offsets in served.seen.items():
             columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}

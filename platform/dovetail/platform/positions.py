@@ -84,15 +84,18 @@ class SourceFilter:
     def admit(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """A mask over ``table``'s rows: True where the source position is new. Remembers what it admits.
 
-        Several rows may share one source position (a request's candidates); they are admitted or dropped together
-        when they arrive in one table.
+        ``table`` has own and source position columns and is in log order. Several rows may share one source position
+        (a request's candidates); they stand together in one message, and are admitted or dropped together.
         """
         partitions, offsets, rows = (table.column(name).to_numpy() for name in SOURCE_COLUMNS)
+        messages = table.column("_offset").to_numpy()
         admitted = np.zeros(table.num_rows, dtype=np.bool_)
         for partition in np.unique(partitions).tolist():
             mine = np.flatnonzero(partitions == partition)
             order = pack(offsets[mine], rows[mine])
-            starts = np.flatnonzero(np.concatenate(([True], order[1:] != order[:-1])))
+            message = messages[mine]
+            changes = (order[1:] != order[:-1]) | (message[1:] != message[:-1])
+            starts = np.flatnonzero(np.concatenate(([True], changes)))
             runs = order[starts]
             last = self._last.get(partition, -1)
             # A run that was published again stands behind a run at least as high: only a new highest run is new.
