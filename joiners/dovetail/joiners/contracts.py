@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,20 +12,28 @@ import pyarrow as pa
 __all__ = ["BatchFeatures", "FeatureServer", "Scorer", "Served"]
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Features of candidate rows at their request times.
+class Served(Protocol):
+    """Features of candidate rows at their request times."""
 
-    ``features``: every column of the feature set, one row per candidate, in the order given. ``snapshot_columns``: the
-    names of those that go into the snapshot (batch features do not). ``seen``: by streaming view, the next offset of
-    each source partition, dense from partition 0: what the values include. ``answerable`` bool [n]: False where the
-    request is older than the state can answer exactly; such rows' values mean nothing.
-    """
+    @property
+    def features(self) -> pa.Table:
+        """Every column of the feature set, one row per candidate, in the order given."""
+        ...
 
-    features: pa.Table
-    snapshot_columns: Sequence[str]
-    seen: Mapping[str, Sequence[int]]
-    answerable: npt.NDArray[np.bool_]
+    @property
+    def snapshot_columns(self) -> Sequence[str]:
+        """Names of the columns that go into the snapshot; batch features do not."""
+        ...
+
+    @property
+    def seen(self) -> Mapping[str, Sequence[int]]:
+        """What the values include: by streaming view, the next offset of each source partition, from partition 0."""
+        ...
+
+    @property
+    def answerable(self) -> npt.NDArray[np.bool_]:
+        """Bool [n]: False where a request is older than the state can answer exactly; such values mean nothing."""
+        ...
 
 
 class FeatureServer(Protocol):

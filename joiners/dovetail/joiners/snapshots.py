@@ -100,12 +100,6 @@ class SnapshotStage(Stage):
                 reason = "request_time is older than the feature state can answer exactly (allowed_lateness)"
                 dead += _requests_without(received, candidates.filter(kept), reason, among=candidates)
                 candidates = candidates.filter(kept)
-                served = Served(
-                    served.features.filter(kept),
-                    served.snapshot_columns,
-                    served.seen,
-                    np.ones(len(candidates), np.bool_),
-                )
             snapshots = self._snapshot(candidates, served)
             outgoing += self._messages(poll.partition, snapshots)
             outgoing += _replies(poll, snapshots)
@@ -131,12 +125,14 @@ class SnapshotStage(Stage):
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 
     def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
-        version, scores = self._scorer.score(served.features)
+        """Snapshot rows of the answerable ``candidates``, scored."""
+        features = served.features.filter(pa.array(served.answerable))
+        version, scores = self._scorer.score(features)
         own = [name for name in candidates.column_names if name not in (*_KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
         struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
         columns = {name: candidates.column(name) for name in _KEYS}
         columns[REQUEST_COLUMN] = pa.chunked_array([struct])
-        columns |= {name: served.features.column(name) for name in served.snapshot_columns if name not in columns}
+        columns |= {name: features.column(name) for name in served.snapshot_columns if name not in columns}
         columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
         columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
         for view, offsets in served.seen.items():

@@ -1,0 +1,112 @@
+"""Features at request time: states from the online store, the rest from the request and from batch versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.features.evaluator import FeatureSetEvaluator
+from dovetail.features.plan import FeatureSet, StreamView
+from dovetail.features.stream.engine import StreamEngine
+from dovetail.features.stream.keys import encode_keys
+from dovetail.features.stream.prepare import NO_WATERMARK
+from dovetail.features.versions import BatchVersions
+from dovetail.platform.intake import time_us
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.online import OnlineStore
+
+__all__ = ["OnlineFeatures", "ServedFeatures"]
+
+#: What is computed when the request is answered, and kept in its snapshot.
+_SNAPSHOT_ORIGINS = ("key", "request", "streaming")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFeatures:
+    """Features of candidate rows, in the order asked.
+
+    ``features`` has every column of the feature set; ``snapshot_columns`` names those that are kept as served (all but
+    batch features). ``seen`` is, by streaming view, the next offset of each source partition, dense from partition 0.
+    ``answerable`` bool [n] is False where a request is older than the state can answer exactly.
+    """
+
+    features: pa.Table
+    snapshot_columns: Sequence[str]
+    seen: Mapping[str, Sequence[int]]
+    answerable: npt.NDArray[np.bool_]
+
+
+class OnlineFeatures:
+    """Evaluates one feature set for live requests, and its batch part again for samples. Thread-safe."""
+
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        stream_views: Mapping[str, StreamView],
+        store: OnlineStore,
+        versions: BatchVersions,
+    ) -> None:
+        self._feature_set = feature_set
+        self._evaluator = FeatureSetEvaluator(feature_set)
+        self._streaming = [join for join in feature_set.joins if join.kind == "streaming"]
+        self._engines = {join.view: StreamEngine(stream_views[join.view]) for join in self._streaming}
+        self._store = store
+        self._versions = versions
+        self.snapshot_columns = tuple(column.name for column in feature_set.columns_of(*_SNAPSHOT_ORIGINS))
+
+    def serve(self, candidates: pa.Table) -> ServedFeatures:
+        """All features of flattened request rows, each row as of its own ``request_time``."""
+        times = time_us(candidates, "request_time")
+        keys = {
+            join.view: encode_keys([candidates.column(column) for column in join.entity]) for join in self._streaming
+        }
+        states = self._store.read({view: distinct for view, (distinct, _) in keys.items()})
+        rows = candidates
+        answerable = np.ones(candidates.num_rows, dtype=np.bool_)
+        for view, engine in self._engines.items():
+            state = states[view]
+            watermarks = [p.watermark_us for p in state.progress.values() if p.watermark_us is not None]
+            values = engine.values(
+                state.blobs, state.key_index, keys[view][1], times, max(watermarks, default=NO_WATERMARK)
+            )
+            answerable &= values.answerable
+            rows = _join(rows, view, values.table)
+        rows = self._with_batch(rows, candidates)
+        seen = {view: _dense(states[view].progress) for view in self._engines}
+        return ServedFeatures(self._evaluator.evaluate(rows), self.snapshot_columns, seen, answerable)
+
+    def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
+        """The snapshot's own features and, looked up now as of each row's request time, the batch features.
+
+        ``candidates`` are the flattened request rows of ``snapshot``, in the same order. Columns are in the feature
+        set's order.
+        """
+        batch = self._evaluator.evaluate(self._with_batch(candidates, candidates), origins=("batch",))
+        return pa.table(
+            [
+                (batch if column.origin == "batch" else snapshot).column(column.name)
+                for column in self._feature_set.columns
+            ],
+            schema=self._feature_set.schema,
+        )
+
+    def _with_batch(self, rows: pa.Table, candidates: pa.Table) -> pa.Table:
+        for join in self._feature_set.joins:
+            if join.kind == "batch":
+                rows = _join(rows, join.view, self._versions.lookup(join.view, candidates))
+        return rows
+
+
+def _join(rows: pa.Table, view: str, values: pa.Table) -> pa.Table:
+    for name in values.column_names:
+        rows = rows.append_column(f"{view}.{name}", values.column(name))
+    return rows
+
+
+def _dense(progress: Mapping[int, Progress]) -> list[int]:
+    partitions = max(progress, default=-1) + 1
+    return [progress[partition].next_offset if partition in progress else 0 for partition in range(partitions)]

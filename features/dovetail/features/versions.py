@@ -1,0 +1,87 @@
+"""Batch views by version: run on their schedule, readable as of any time.
+
+A view has a version for every multiple of its schedule's interval since 1970-01-01 UTC. The version for V sees the rows
+of its offline tables with ``available_at <= V`` and no others, so its content is a function of V: running it early,
+late or twice gives the same. A request at T reads the newest version at or before T.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.features.batch.views import lookup, run_batch_view
+from dovetail.features.plan import BatchView, Table
+from dovetail.platform.intake import time_us
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry import BatchVersion, Registry
+
+__all__ = ["BatchVersions"]
+
+_VERSIONS_IN_MEMORY = 32
+
+
+class BatchVersions:
+    """Materialises versions when they are first needed, as Parquet and a registry row. Thread-safe."""
+
+    def __init__(
+        self,
+        views: Mapping[str, BatchView],
+        registry: Registry,
+        offline: OfflineStore,
+        load_table: Callable[[Table], pa.Table],
+    ) -> None:
+        self._views = views
+        self._registry = registry
+        self._offline = offline
+        self._load_table = load_table
+        self._loaded: dict[tuple[str, int], pa.Table] = {}
+        self._running = threading.Lock()
+
+    def version_of(self, view: str, times_us: np.ndarray) -> np.ndarray:
+        """The version (int64 µs) that a request at each time reads."""
+        every = self._views[view].every_us
+        return times_us // every * every
+
+    def table(self, view: str, version_us: int) -> pa.Table:
+        """The content of one version: entity columns and features, one row per entity."""
+        with self._running:
+            key = (view, version_us)
+            if key not in self._loaded:
+                stored = self._stored(view, version_us)
+                self._loaded[key] = self._run(view, version_us) if stored is None else stored
+                while len(self._loaded) > _VERSIONS_IN_MEMORY:
+                    self._loaded.pop(next(iter(self._loaded)))
+            return self._loaded[key]
+
+    def lookup(self, view: str, candidates: pa.Table) -> pa.Table:
+        """The view's feature columns for each candidate row, as of its ``request_time``; NULL for unknown entities."""
+        plan = self._views[view]
+        versions = self.version_of(view, time_us(candidates, "request_time"))
+        parts, order = [], []
+        for version in np.unique(versions).tolist():
+            mine = np.flatnonzero(versions == version)
+            parts.append(lookup(plan, self.table(view, version), candidates.take(pa.array(mine))))
+            order.append(mine)
+        if not parts:
+            return lookup(plan, plan.output_schema.empty_table(), candidates)
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return pa.concat_tables(parts).take(pa.array(back))
+
+    def _stored(self, view: str, version_us: int) -> pa.Table | None:
+        for version in self._registry.versions(view):
+            if version.version_us == version_us:
+                return self._offline.read(version.path)
+        return None
+
+    def _run(self, view: str, version_us: int) -> pa.Table:
+        result = run_batch_view(self._views[view], version_us, self._load_table)
+        path = f"batch/{view}/{version_us}.parquet"
+        self._offline.write(path, result)
+        self._registry.add_version(BatchVersion(view, version_us, path, result.num_rows))
+        return result

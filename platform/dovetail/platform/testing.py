@@ -1,0 +1,93 @@
+"""For tests of stages, Dovetail's own and its users': a clock that is moved by hand, a log in memory, a way to run
+stages over it without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dovetail.platform.stage import Outgoing, Poll, Stage
+
+__all__ = ["ManualClock", "MemoryLog", "run_stage"]
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now_us: int = 0) -> None:
+        self._now_us = now_us
+
+    def now_us(self) -> int:
+        return self._now_us
+
+    def advance(self, us: int) -> None:
+        """Move the clock forward by ``us`` microseconds."""
+        self._now_us += us
+
+
+class MemoryLog:
+    """Topics in memory: partitions of messages with consecutive offsets."""
+
+    def __init__(self, partitions: Mapping[str, int]) -> None:
+        self._messages: dict[str, list[list[Outgoing]]] = {
+            topic: [[] for _ in range(count)] for topic, count in partitions.items()
+        }
+
+    def append(self, outgoing: Sequence[Outgoing]) -> None:
+        """Append messages; without a partition they go to partition 0."""
+        for message in outgoing:
+            self._messages[message.topic][message.partition or 0].append(message)
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """The offset after the last message, by partition."""
+        return {partition: len(messages) for partition, messages in enumerate(self._messages[topic])}
+
+    def poll(self, topic: str, partition: int, offset: int, max_records: int = 1_000_000) -> Poll | None:
+        """Up to ``max_records`` messages from ``offset`` on; None when there are none."""
+        messages = self._messages[topic][partition][offset : offset + max_records]
+        if not messages:
+            return None
+        return Poll(
+            topic,
+            partition,
+            np.arange(offset, offset + len(messages), dtype=np.int64),
+            np.array([message.timestamp_ms or 0 for message in messages], dtype=np.int64),
+            [message.key for message in messages],
+            [message.value for message in messages],
+            [message.headers for message in messages],
+        )
+
+
+async def run_stage(
+    stage: Stage,
+    log: MemoryLog,
+    *,
+    max_records: Callable[[], int] = lambda: 1_000_000,
+    drain: bool = False,
+) -> None:
+    """Feed ``stage`` everything its topics hold from its stored positions on, and carry out its works.
+
+    Outgoing messages are appended to ``log`` when it has their topic. Between works the event loop gets a turn, so
+    stages that wait for each other can run side by side.
+    """
+    await stage.start()
+    for topic in stage.topics:
+        position = {partition: 0 for partition in log.end_offsets(topic)} | dict(stage.resume(topic))
+        while any(position[p] < end for p, end in log.end_offsets(topic).items()):
+            for partition in log.end_offsets(topic):
+                poll = log.poll(topic, partition, position[partition], max_records())
+                if poll is None:
+                    continue
+                async for work in stage.handle(poll):
+                    log.append(work.outgoing)
+                    if work.commit is not None:
+                        await asyncio.to_thread(work.commit)
+                position[partition] = poll.last + 1
+    if drain:
+        async for work in stage.drain():
+            log.append(work.outgoing)
+            if work.commit is not None:
+                await asyncio.to_thread(work.commit)
+    await stage.stop()
