@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
-for folder in ("platform",):
+for folder in ("platform", "joiners"):
     sys.path.insert(0, str(TESTS / folder))
 
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

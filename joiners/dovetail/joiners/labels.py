@@ -21,7 +21,7 @@ from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["LabelStage", "label_scope", "log_times"]
+__all__ = ["LabelStage", "label_rows", "label_scope"]
 
 
 def label_scope(kind: str) -> str:
@@ -29,7 +29,7 @@ def label_scope(kind: str) -> str:
     return f"labels.{kind}"
 
 
-def log_times(received: Received) -> tuple[np.ndarray, np.ndarray]:
+def _log_times(received: Received) -> tuple[np.ndarray, np.ndarray]:
     """Rows and announced watermarks in log order: their times (int64 µs), and which of them are rows (bool)."""
     rows = time_us(received.table, "event_time")
     order = pack(received.table.column("_offset").to_numpy(), received.table.column("_row").to_numpy())
@@ -90,7 +90,7 @@ class LabelStage(Stage):
 
     def _rows(self, poll: Poll, before: Progress) -> tuple[Received, pa.Table, Progress]:
         received = self._intake.read(poll)
-        times, is_row = log_times(received)
+        times, is_row = _log_times(received)
         newest_before = clocks_before(times, before.watermark_us)[is_row]
         table = received.table
         event_time = times[is_row]
@@ -117,3 +117,26 @@ class LabelStage(Stage):
             timestamp_ms=max([*stamps, int(poll.timestamps_ms.max())]),
         )
         return received, rows, after
+
+
+def label_rows(received: Received, partition: int) -> pa.Table:
+    """What the archive of a label stream keeps of a poll: its rows and, as rows without request, announced watermarks.
+
+    With them the archive alone says what each partition's clock was at each row.
+    """
+    table = received.table
+    nullable = table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))
+    if not received.watermarks:
+        return nullable
+    announced = pa.table(
+        {
+            "event_time": pa.array([time for _, time in received.watermarks], pa.int64()).cast(pa.timestamp("us")),
+            "_partition": pa.array([partition] * len(received.watermarks), pa.int32()),
+            "_offset": pa.array([offset for offset, _ in received.watermarks], pa.int64()),
+            "_row": pa.array([0] * len(received.watermarks), pa.int32()),
+        }
+    )
+    merged = pa.concat_tables([nullable, announced], promote_options="default").sort_by(
+        [("_offset", "ascending"), ("_row", "ascending")]
+    )
+    return merged.select(table.column_names)

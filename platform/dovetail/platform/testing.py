@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dovetail.platform.stage import Outgoing, Poll, Stage
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 
 __all__ = ["ManualClock", "MemoryLog", "run_stage"]
 
@@ -74,20 +74,29 @@ async def run_stage(
     """
     await stage.start()
     for topic in stage.topics:
-        position = {partition: 0 for partition in log.end_offsets(topic)} | dict(stage.resume(topic))
+        position = dict.fromkeys(log.end_offsets(topic), 0) | dict(stage.resume(topic))
         while any(position[p] < end for p, end in log.end_offsets(topic).items()):
             for partition in log.end_offsets(topic):
                 poll = log.poll(topic, partition, position[partition], max_records())
                 if poll is None:
                     continue
                 async for work in stage.handle(poll):
-                    log.append(work.outgoing)
-                    if work.commit is not None:
-                        await asyncio.to_thread(work.commit)
+                    await _carry_out(work, log)
                 position[partition] = poll.last + 1
     if drain:
         async for work in stage.drain():
-            log.append(work.outgoing)
-            if work.commit is not None:
-                await asyncio.to_thread(work.commit)
+            await _carry_out(work, log)
     await stage.stop()
+
+
+async def _carry_out(work: Work, log: MemoryLog) -> None:
+    """Publish and commit. When cancelled, a commit that has begun is let finish: a thread cannot be stopped."""
+    log.append(work.outgoing)
+    if work.commit is None:
+        return
+    commit = asyncio.ensure_future(asyncio.to_thread(work.commit))
+    try:
+        await asyncio.shield(commit)
+    except asyncio.CancelledError:
+        await commit
+        raise

@@ -1,0 +1,163 @@
+"""The stream's join equals the batch join, whatever order, repetition, cut or crash."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import KINDS, SECOND, Label, World, at, label_stage, sample_stage, worlds
+
+from dovetail.joiners.batch_join import join_delayed
+from dovetail.platform.accounts import balance
+from dovetail.platform.errors import StaleCommit
+from dovetail.platform.positions import SourceFilter
+from dovetail.platform.signal import Signal
+from dovetail.platform.stores.labels import SqlLabelStore
+from dovetail.platform.testing import MemoryLog, run_stage
+from dovetail.platform.wire import decode_arrow
+
+COLUMNS = ["request_id", "item_id", "request_time", "label", "exposure_time", "click_time"]
+
+
+def samples_of(log: MemoryLog) -> pa.Table:
+    """The samples published, those published again dropped as every reader drops them."""
+    poll = log.poll("samples", 0, 0)
+    rows = decode_arrow(poll) if poll is not None else None
+    if rows is None:
+        return pa.table({name: [] for name in COLUMNS})
+    return rows.filter(pa.array(SourceFilter().admit(rows))).select(COLUMNS)
+
+
+def oracle(world: World, log: MemoryLog) -> pa.Table:
+    return join_delayed(
+        world.candidates(),
+        world.label_logs(log),
+        exposure="exposure",
+        positive="click",
+        window_us=world.window * SECOND,
+        allowed_lateness_us=world.lateness * SECOND,
+    ).select(COLUMNS)
+
+
+async def live_through(world: World, log: MemoryLog, store: SqlLabelStore, seed: int, crashes: int) -> None:
+    """Run all stages side by side; cut polls at random; crash and start anew with the same store."""
+    random = np.random.default_rng(seed)
+
+    def some_records() -> int:
+        return int(random.integers(1, 5))
+
+    for life in range(crashes + 1):
+        moved = Signal()
+        stages = [label_stage(world, kind, store, moved) for kind in KINDS]
+        stages_and_samples = [*stages, sample_stage(world, store, moved, log)]
+        run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in stages_and_samples]
+        if life < crashes:
+            for _ in range(int(random.integers(0, 30))):
+                await asyncio.sleep(0)
+            for task in run:
+                task.cancel()
+            await asyncio.gather(*run, return_exceptions=True)
+        else:
+            await asyncio.gather(*run)
+
+
+@settings(max_examples=40)
+@given(world=worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
+def test_stream_and_batch_make_the_same_samples(world: World, seed: int, crashes: int) -> None:
+    log = world.log()
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqlLabelStore(f"sqlite:///{Path(folder) / 'labels.sqlite'}")
+        asyncio.run(live_through(world, log, store, seed, crashes))
+        accounts = store.accounts()
+        outcomes = store.outcomes()
+        store.close()
+    made = samples_of(log)
+    assert made.to_pylist() == oracle(world, log).to_pylist()
+    assert not any(balance(accounts).values())
+    inserted = sum(a.rows for a in accounts if a.outcome == "inserted")
+    assert inserted == sum(outcomes.values())
+    assert outcomes.get(("exposure", "sampled"), 0) == made.num_rows
+
+
+def run_world(world: World, tmp_path: Path) -> tuple[list[dict[str, object]], dict[tuple[str, str], int]]:
+    log = world.log()
+    store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    asyncio.run(live_through(world, log, store, seed=0, crashes=0))
+    outcomes = store.outcomes()
+    store.close()
+    return samples_of(log).to_pylist(), outcomes
+
+
+def test_an_exposed_and_clicked_candidate_is_a_positive_and_an_unexposed_one_is_no_sample(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 3, 1), Label("exposure", 0, 1, 1, 0))
+    samples, outcomes = run_world(World((0,), 3, labels, window=5, lateness=0), tmp_path)
+    assert [(s["item_id"], s["label"], s["click_time"]) for s in samples] == [(0, 1, at(3)), (1, 0, None)]
+    assert outcomes == {("exposure", "sampled"): 2, ("click", "sampled"): 1}
+
+
+def test_a_click_after_the_window_does_not_count_and_is_kept_as_late(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 6, 1))
+    samples, outcomes = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    assert [(s["label"], s["click_time"]) for s in samples] == [(0, None)]
+    assert outcomes[("click", "late")] == 1
+
+
+def test_a_label_at_the_very_end_of_the_window_counts(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 5, 1))
+    samples, _ = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    assert [s["label"] for s in samples] == [1]
+
+
+def test_a_label_that_came_too_late_for_its_partition_counts_when_it_came(tmp_path: Path) -> None:
+    """Its event time is inside the window, but its partition's clock had passed the window's end."""
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 9, 0, 20, 1), Label("click", 0, 0, 3, 1))
+    samples, outcomes = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    assert [s["label"] for s in samples] == [0]
+    assert outcomes == {("exposure", "sampled"): 1, ("click", "late"): 1, ("click", "pending"): 1}
+
+
+def test_within_the_allowed_lateness_it_counts_as_if_it_had_come_in_time(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 9, 0, 7, 1), Label("click", 0, 0, 3, 1))
+    samples, _ = run_world(World((0,), 1, labels, window=5, lateness=5), tmp_path)
+    assert [s["label"] for s in samples] == [1]
+
+
+def test_replaying_the_whole_log_into_a_used_store_changes_nothing(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 3, 1))
+    world = World((0, 2), 2, labels, window=5, lateness=0)
+    log = world.log()
+    store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    asyncio.run(live_through(world, log, store, seed=0, crashes=0))
+    before = (samples_of(log).to_pylist(), store.accounts(), store.outcomes())
+    asyncio.run(live_through(world, log, store, seed=1, crashes=0))
+    assert (samples_of(log).to_pylist(), store.accounts(), store.outcomes()) == before
+    store.close()
+
+
+def test_a_worker_that_lost_its_partition_cannot_write(tmp_path: Path) -> None:
+    """Two label agents with the same idea of the position: the second commit is refused whole."""
+    world = World((0,), 1, (Label("exposure", 0, 0, 1, 0),), window=5, lateness=0)
+    log = world.log()
+    store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+
+    async def both() -> None:
+        zombie = label_stage(world, "exposure", store, Signal())
+        zombie.resume("exposure")
+        await run_stage(label_stage(world, "exposure", store, Signal()), log)
+        before = (store.accounts(), store.outcomes())
+        poll = log.poll("exposure", 0, 0)
+        assert poll is not None
+        with pytest.raises(StaleCommit, match="another worker has taken the partition over"):
+            async for work in zombie.handle(poll):
+                assert work.commit is not None
+                work.commit()
+        assert (store.accounts(), store.outcomes()) == before
+
+    asyncio.run(both())
+    store.close()
