@@ -28,9 +28,9 @@ COLUMNS = ["request_id", "item_id", "request_time", "label", "exposure_time", "c
 def samples_of(log: MemoryLog) -> pa.Table:
     """The samples published, those published again dropped as every reader drops them."""
     poll = log.poll("samples", 0, 0)
-    rows = decode_arrow(poll) if poll is not None else None
-    if rows is None:
+    if poll is None:
         return pa.table({name: [] for name in COLUMNS})
+    rows = decode_arrow(poll)
     return rows.filter(pa.array(SourceFilter().admit(rows))).select(COLUMNS)
 
 
@@ -153,10 +153,10 @@ def test_a_worker_that_lost_its_partition_cannot_write(tmp_path: Path) -> None:
         before = (store.accounts(), store.outcomes())
         poll = log.poll("exposure", 0, 0)
         assert poll is not None
+        (work,) = [work async for work in zombie.handle(poll)]
+        assert work.commit is not None
         with pytest.raises(StaleCommit, match="another worker has taken the partition over"):
-            async for work in zombie.handle(poll):
-                assert work.commit is not None
-                work.commit()
+            work.commit()
         assert (store.accounts(), store.outcomes()) == before
 
     asyncio.run(both())

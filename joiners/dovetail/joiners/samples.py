@@ -105,8 +105,6 @@ class SampleStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         rows = await asyncio.to_thread(wire.decode_arrow, poll)
-        if rows is None:
-            return
         stored = self._progress.get(poll.partition, Progress())
         sources = SourceFilter(stored.sources)
         offsets = rows.column("_offset").to_numpy()

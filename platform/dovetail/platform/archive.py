@@ -36,7 +36,7 @@ class Dataset:
     name: str
     topic: str
     day_of: str
-    decode: Callable[[Poll], tuple[pa.Table | None, int]]
+    decode: Callable[[Poll], tuple[pa.Table, int]]
     derived: bool
 
 
@@ -72,11 +72,17 @@ class ArchiveStage(Stage):
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._stored = self._registry.progress(self.name)
-        self._buffers.clear()
+        for partition, buffer in list(self._buffers.items()):
+            # Somebody else has archived this partition meanwhile; what is buffered here is in their files.
+            if self._stored.get(partition, Progress()).next_offset != buffer.stored.next_offset:
+                del self._buffers[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         buffer = self._buffer(poll.partition)
+        poll = poll.since(buffer.next_offset)
+        if len(poll) == 0:
+            return
         await asyncio.to_thread(self._take, buffer, poll)
         if buffer.rows >= self._rows_per_file:
             yield self._flush(poll.partition, buffer)
@@ -95,7 +101,7 @@ class ArchiveStage(Stage):
     def _take(self, buffer: _Buffer, poll: Poll) -> None:
         table, dead = self._dataset.decode(poll)
         counts = {READ: dead, "dead_letter": dead}
-        if table is not None and table.num_rows:
+        if table.num_rows:
             read = table.num_rows
             if self._dataset.derived:
                 table = table.filter(pa.array(buffer.sources.admit(table)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,6 +139,8 @@ class LabelConfig(_Section):
     window: DurationUs
     #: A partition's clock is its newest event time minus this.
     allowed_lateness: DurationUs = 0
+    #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
+    max_ahead: DurationUs = 3_600_000_000
     #: A partition silent for this long, by the message timestamps of the others, no longer holds the watermark back.
     idle_timeout: DurationUs = 300_000_000
     #: How long a label row is kept after its window has passed.
@@ -231,7 +234,9 @@ class Config(_Section):
 
 
 def load_config(path: str | Path, **overrides: Any) -> Config:
-    """Read and check ``dovetail.toml`` (or the one in the folder ``path``). ``overrides`` replace top-level sections.
+    """Read and check ``dovetail.toml`` (or the one in the folder ``path``).
+
+    ``overrides`` replace values of the file, section by section: ``labels={"window": "1h"}`` leaves other keys alone.
 
     Raises:
         ConfigError: missing file, bad TOML, unknown key (naming the nearest known one) or bad value.
@@ -245,13 +250,21 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         raise ConfigError(f"{file}: no such file; run `dovetail init DIR` for a new project") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
-    data.update(overrides)
+    data = _merged(data, overrides)
     data["root"] = file.parent
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(file, problem) for problem in error.errors())) from error
     return config
+
+
+def _merged(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for key, value in overrides.items():
+        before = merged.get(key)
+        merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _explain(file: Path, problem: Any) -> str:

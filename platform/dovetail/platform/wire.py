@@ -113,8 +113,8 @@ def decode(poll: Poll, schema: TableSchema) -> Decoded:
     )
 
 
-def decode_arrow(poll: Poll) -> pa.Table | None:
-    """Decode an internal topic's poll: every message Arrow, all of one schema. None for an empty poll.
+def decode_arrow(poll: Poll) -> pa.Table:
+    """Decode an internal topic's poll (not empty): every message Arrow, all of one schema.
 
     Raises:
         WireError: a message is not Arrow, naming topic, partition and offset. On an internal topic that is not bad
@@ -131,8 +131,6 @@ def decode_arrow(poll: Poll) -> pa.Table | None:
         table = pa.ipc.open_stream(value).read_all()
         tables.append(table)
         lengths.append(table.num_rows)
-    if not tables:
-        return None
     message_index = np.repeat(np.arange(len(tables), dtype=np.int64), lengths)
     merged = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     return with_own_positions(merged, poll.partition, poll.offsets[message_index], _row_in_message(message_index))

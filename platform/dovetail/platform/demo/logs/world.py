@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +43,9 @@ class World:
     #: int64 [d, i]
     price_cents: _Ints
 
-    segments = _SEGMENTS
-    categories = _CATEGORIES
-    brands = _BRANDS
+    segments: ClassVar[int] = _SEGMENTS
+    categories: ClassVar[int] = _CATEGORIES
+    brands: ClassVar[int] = _BRANDS
 
     def taste(self, user: _Ints, day: _Floats) -> _Floats:
         """The taste of ``user[k]`` at ``day[k]``, fractions of days included. float64 [k, f]"""
@@ -53,7 +54,7 @@ class World:
 
 
 def make_world(rng: np.random.Generator, *, users: int, items: int, days: int) -> World:
-    """A world drawn from ``rng``. Taste clusters by segment and items by category, or there would be nothing to learn."""
+    """A world drawn from ``rng``. Taste clusters by segment and items by category: that is what can be learned."""
     segment = rng.integers(0, _SEGMENTS, users)
     centre = rng.normal(0, 0.8, (_SEGMENTS, _FACTORS))
     drift = rng.normal(0, 0.25, (_SEGMENTS, _FACTORS))

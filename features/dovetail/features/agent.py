@@ -1,0 +1,139 @@
+"""The feature agent: events into the state of every view that reads their stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.features.evaluate import StreamPreparer
+from dovetail.features.plan import Stream, StreamView
+from dovetail.features.stream.engine import StreamEngine
+from dovetail.features.stream.keys import encode_keys
+from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark
+from dovetail.platform import wire
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.intake import Intake, Received
+from dovetail.platform.stage import Poll, Stage, Work
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.online import OnlineStore, ViewCommit
+
+__all__ = ["FeatureStage"]
+
+
+@dataclass(slots=True)
+class _View:
+    """One view's engine, and what its stored state includes of each partition."""
+
+    plan: StreamView
+    preparer: StreamPreparer
+    engine: StreamEngine
+    progress: dict[int, Progress]
+
+    @property
+    def account(self) -> str:
+        return f"features.{self.plan.name}"
+
+
+class FeatureStage(Stage):
+    """Reads one stream into the online store.
+
+    All views of the stream move together, in one commit per poll; a view that was added later has its own position and
+    takes from each poll what it has not seen.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        views: Sequence[StreamView],
+        intake: Intake,
+        store: OnlineStore,
+        *,
+        dead_letter_topic: str,
+    ) -> None:
+        self.name = f"features.{stream.name}"
+        self.topics = (stream.topic,)
+        self._intake = intake
+        self._store = store
+        self._dead_letter_topic = dead_letter_topic
+        self._views = [_View(view, StreamPreparer(view), StreamEngine(view), {}) for view in views]
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        for view in self._views:
+            view.progress = dict(self._store.progress(view.plan.name))
+        partitions = {partition for view in self._views for partition in view.progress}
+        return {p: min(view.progress.get(p, Progress()).next_offset for view in self._views) for p in partitions}
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        yield await asyncio.to_thread(self._work, poll)
+
+    def _work(self, poll: Poll) -> Work:
+        received = self._intake.read(poll)
+        commits: list[ViewCommit] = []
+        accounts: list[Account] = []
+        after: list[tuple[_View, Progress]] = []
+        for view in self._views:
+            before = view.progress.get(poll.partition, Progress())
+            if before.next_offset > poll.last:
+                continue
+            change, counts = self._apply(view, poll, received, before)
+            commits.append(change)
+            accounts += [Account(view.account, poll.topic, poll.partition, what, n) for what, n in counts.items()]
+            after.append((view, change.progress))
+
+        def commit() -> None:
+            self._store.commit(poll.partition, commits, accounts)
+            for view, progress in after:
+                view.progress[poll.partition] = progress
+
+        letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
+        return Work(outgoing=letters, commit=commit, done=poll.last + 1)
+
+    def _apply(
+        self, view: _View, poll: Poll, received: Received, before: Progress
+    ) -> tuple[ViewCommit, dict[str, int]]:
+        events = _since(received.table, before.next_offset)
+        dead = sum(letter.rows for letter in received.dead if letter.offset >= before.next_offset)
+        changed: dict[bytes, bytes] = {}
+        watermark = NO_WATERMARK if before.watermark_us is None else before.watermark_us
+        counts = {READ: events.num_rows + dead, "dead_letter": dead}
+        if events.num_rows:
+            prepared = view.preparer.prepare(events)
+            watermark_before, watermark = running_watermark(prepared.event_time, watermark)
+            keys, codes = encode_keys(prepared.entity)
+            rows = prepare_rows(
+                view.engine.layout,
+                codes,
+                prepared.event_time[prepared.kept],
+                watermark_before[prepared.kept],
+                prepared.arguments,
+                prepared.filters,
+            )
+            states = self._store.read_partition(view.plan.name, poll.partition, keys)
+            applied = view.engine.apply(states, rows)
+            changed = {
+                key: new for key, old, new in zip(keys, states, applied.blobs, strict=True) if new != (old or b"")
+            }
+            counts |= {
+                "applied": applied.applied,
+                "expired": applied.expired,
+                "unused": applied.unused,
+                "filtered": events.num_rows - len(prepared.kept),
+            }
+        stamp_ms = int(np.max(poll.timestamps_ms))
+        progress = Progress(
+            poll.last + 1,
+            watermark_us=None if watermark == NO_WATERMARK else watermark,
+            timestamp_ms=max(stamp_ms, before.timestamp_ms or stamp_ms),
+        )
+        return ViewCommit(view.plan.name, before.next_offset, progress, changed), counts
+
+
+def _since(events: pa.Table, offset: int) -> pa.Table:
+    offsets = events.column("_offset").to_numpy()
+    if len(offsets) == 0 or offsets[0] >= offset:
+        return events
+    return events.slice(int(np.searchsorted(offsets, offset)))

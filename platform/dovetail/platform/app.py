@@ -1,0 +1,359 @@
+"""The worker: configuration and definitions in, stages on a Faust app out.
+
+``dovetail worker`` and ``faust -A dovetail.platform.app worker`` run what :func:`assemble` puts together; so does the
+demo, in its own process. This is the one place that knows every package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from dovetail.features import Project, load
+from dovetail.features.agent import FeatureStage
+from dovetail.features.plan import Table
+from dovetail.features.request import flatten_requests
+from dovetail.features.serving import OnlineFeatures
+from dovetail.features.versions import BatchVersions
+from dovetail.joiners.contracts import Scorer
+from dovetail.joiners.labels import LabelStage, label_rows, label_scope
+from dovetail.joiners.policies import Delayed
+from dovetail.joiners.samples import SampleStage
+from dovetail.joiners.snapshots import SnapshotStage
+from dovetail.joiners.watermark import PartitionClock, watermark
+from dovetail.platform import wire
+from dovetail.platform.accounts import Account
+from dovetail.platform.archive import ArchiveStage, Dataset
+from dovetail.platform.config import Config, ModelConfig
+from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.intake import Intake
+from dovetail.platform.runtime import App, Runtime, create_app
+from dovetail.platform.signal import Signal
+from dovetail.platform.stage import Poll, Stage
+from dovetail.platform.stores.labels import SqlLabelStore
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import SqlOnlineStore
+from dovetail.platform.stores.registry import Registry
+from dovetail.trainer.encoding import Encoder, InputSpec
+from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.publish import Scorer as ModelScorer
+from dovetail.trainer.stage import Trained, TrainerStage
+
+__all__ = ["ROLES", "Stores", "Worker", "assemble", "label_watermark", "open_stores"]
+
+#: What ``--agents`` chooses from.
+ROLES = ("features", "snapshots", "labels", "samples", "trainer", "archive")
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything durable beside the broker."""
+
+    online: SqlOnlineStore
+    labels: SqlLabelStore
+    registry: Registry
+    offline: OfflineStore
+    models: ModelDirectory
+    checkpoints: Path
+
+    def close(self) -> None:
+        """Release connections."""
+        for store in (self.online, self.labels, self.registry):
+            store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker put together and not yet started."""
+
+    project: Project
+    stores: Stores
+    runtime: Runtime
+    stages: Mapping[str, Stage]
+
+    @property
+    def samples(self) -> SampleStage | None:
+        """The sample stage, when this worker has it."""
+        stage = self.stages.get("samples")
+        return stage if isinstance(stage, SampleStage) else None
+
+    @property
+    def trainer(self) -> TrainerStage | None:
+        """The trainer stage, when this worker has it."""
+        stage = self.stages.get("trainer")
+        return stage if isinstance(stage, TrainerStage) else None
+
+    def accounts(self) -> list[Account]:
+        """All accounts of all stores, and the trainer's."""
+        accounts = [*self.stores.online.accounts(), *self.stores.labels.accounts(), *self.stores.registry.accounts()]
+        return accounts + (self.trainer.accounts() if self.trainer is not None else [])
+
+
+def open_stores(config: Config) -> Stores:
+    """Open what the configuration names, creating what is embedded.
+
+    Raises:
+        ConfigError, StoreError: a URL cannot be used.
+    """
+    urls = config.storage
+    model = config.model.name if config.model else "none"
+    state = config.path(urls.state)
+    return Stores(
+        SqlOnlineStore(_resolved(config, urls.url("online_store"))),
+        SqlLabelStore(_resolved(config, urls.url("label_store"))),
+        Registry(_resolved(config, urls.url("registry"))),
+        OfflineStore(_resolved(config, urls.url("offline_store"))),
+        ModelDirectory(state / "models" / model),
+        state / "checkpoints" / model,
+    )
+
+
+def _resolved(config: Config, url: str) -> str:
+    """``url`` with a relative path taken from the project's folder."""
+    for scheme in ("sqlite:///", "embedded://"):
+        if url.startswith(scheme):
+            return f"{scheme}{config.path(url.removeprefix(scheme)).absolute()}"
+    return url if "://" in url else str(config.path(url).absolute())
+
+
+def label_watermark(config: Config, store: SqlLabelStore, end_offset: Callable[[str, int], int | None]) -> int | None:
+    """The label watermark (µs) as the label store has it; ``end_offset`` None counts as not read to the end."""
+    clocks = {}
+    for kind, stream in config.labels.streams.items():
+        progress = store.progress(label_scope(kind))
+        topic = stream.topic or kind
+        for number in range(stream.partitions):
+            end = end_offset(topic, number)
+            clocks[topic, number] = PartitionClock(progress.get(number), (1 << 62) if end is None else end)
+    return watermark(
+        clocks, allowed_lateness_us=config.labels.allowed_lateness, idle_timeout_us=config.labels.idle_timeout
+    )
+
+
+def assemble(
+    project: Project,
+    *,
+    roles: Sequence[str] = ROLES,
+    on_trained: Callable[[Trained], None] | None = None,
+    on_step: Callable[[str, str], None] | None = None,
+) -> Worker:
+    """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
+
+    Raises:
+        ConfigError: an unknown role, or a role that the configuration has nothing for.
+    """
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")
+    config = project.config
+    if "trainer" in roles and config.model is None:
+        raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
+    stores = open_stores(config)
+    app = create_app(f"dovetail-{config.name}", _resolved(config, config.storage.url("broker")), topics=config.topics())
+    parts = _Parts(project, stores, app, on_trained)
+    stages = [stage for role in ROLES if role in roles for stage in parts.make(role)]
+    runtime = Runtime(app, stages, on_step=on_step)
+    parts.runtime = runtime
+    return Worker(project, stores, runtime, {stage.name: stage for stage in stages})
+
+
+class _Parts:
+    """Makes the stages of each role; they share stores, intakes and the signal that labels have moved."""
+
+    def __init__(
+        self, project: Project, stores: Stores, app: App, on_trained: Callable[[Trained], None] | None
+    ) -> None:
+        self.project, self.config, self.stores, self.app = project, project.config, stores, app
+        self.on_trained = on_trained
+        self.runtime: Runtime | None = None
+        self.moved = Signal()
+        versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, self.config))
+        self.features = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+
+    def make(self, role: str) -> list[Stage]:
+        """The stages of one role."""
+        makers: dict[str, Callable[[], list[Stage]]] = {
+            "features": self._features,
+            "snapshots": self._snapshots,
+            "labels": self._labels,
+            "samples": self._samples,
+            "trainer": self._trainer,
+            "archive": self._archive,
+        }
+        return makers[role]()
+
+    def _features(self) -> list[Stage]:
+        stages: list[Stage] = []
+        for name, stream in self.project.streams.items():
+            views = [view for view in self.project.stream_views.values() if view.stream.name == name]
+            if views:
+                intake = self._stream_intake(name)
+                dead = self.config.dead_letter_topic
+                stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
+        return stages
+
+    def _snapshots(self) -> list[Stage]:
+        scorer: Scorer = NoModel()
+        if self.config.model is not None:
+            scorer = ModelScorer(self.stores.models, encoder_of(self.config.model))
+        request = self.config.request
+        stage = SnapshotStage(
+            request.topic,
+            request.snapshots_topic,
+            self._request_intake(),
+            flatten_requests,
+            self.features,
+            scorer,
+            self.stores.registry,
+            dead_letter_topic=self.config.dead_letter_topic,
+        )
+        return [stage]
+
+    def _labels(self) -> list[Stage]:
+        return [
+            LabelStage(
+                kind,
+                stream.topic or kind,
+                self._label_intake(kind),
+                self.stores.labels,
+                allowed_lateness_us=self.config.labels.allowed_lateness,
+                dead_letter_topic=self.config.dead_letter_topic,
+                moved=self.moved,
+            )
+            for kind, stream in self.config.labels.streams.items()
+        ]
+
+    def _samples(self) -> list[Stage]:
+        labels = self.config.labels
+        stage = SampleStage(
+            self.config.request.snapshots_topic,
+            labels.samples_topic,
+            Delayed(labels.exposure, labels.positive, labels.window),
+            tuple(labels.streams),
+            self.stores.labels,
+            self.features,
+            watermark=lambda: label_watermark(self.config, self.stores.labels, self._end_offset),
+            moved=self.moved,
+            on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
+        )
+        return [stage]
+
+    def _trainer(self) -> list[Stage]:
+        model = self.config.model
+        if model is None:
+            return []
+        stage = TrainerStage(
+            self.config.labels.samples_topic,
+            encoder_of(model),
+            Ftrl(**model.optimizer.model_dump()),
+            self.stores.checkpoints,
+            self.stores.models,
+            decode=wire.decode_arrow,
+            label="label",
+            weight="weight",
+            publish_every=model.publish_every,
+            checkpoint_every=model.checkpoint_every,
+            on_trained=self.on_trained,
+        )
+        return [stage]
+
+    def _archive(self) -> list[Stage]:
+        config = self.config
+        datasets = [
+            Dataset(name, stream.topic, stream.event_time, partial(_outside, self._stream_intake(name)), derived=False)
+            for name, stream in self.project.streams.items()
+        ]
+        datasets.append(
+            Dataset(
+                "requests",
+                config.request.topic,
+                "request_time",
+                partial(_outside, self._request_intake()),
+                derived=False,
+            )
+        )
+        datasets += [
+            Dataset(kind, stream.topic or kind, "event_time", partial(_labels, self._label_intake(kind)), derived=False)
+            for kind, stream in config.labels.streams.items()
+        ]
+        for name, topic in (
+            ("snapshots", config.request.snapshots_topic),
+            ("samples", config.labels.samples_topic),
+        ):
+            datasets.append(Dataset(name, topic, "request_time", _inside, derived=True))
+        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
+
+    def _stream_intake(self, name: str) -> Intake:
+        stream = self.project.streams[name]
+        return Intake(stream.schema, stream.event_time, stream.max_ahead_us)
+
+    def _request_intake(self) -> Intake:
+        return Intake(self.project.request, "request_time", None)
+
+    def _label_intake(self, kind: str) -> Intake:
+        return Intake(self.project.label_schemas[kind], "event_time", self.config.labels.max_ahead)
+
+    def _end_offset(self, topic: str, number: int) -> int | None:
+        return self.runtime.end_offset(topic, number) if self.runtime is not None else None
+
+
+class NoModel:
+    """Scores every candidate one half, as version 0: a worker without a model still takes snapshots."""
+
+    def refresh(self) -> None:
+        """There is nothing to take over."""
+
+    def score(self, table: pa.Table) -> tuple[int, Any]:
+        """Version 0 and one half for every row."""
+        return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()
+
+
+def encoder_of(model: ModelConfig) -> Encoder:
+    """The encoder that the configured model's trainer and scorer share."""
+    return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits)
+
+
+def load_table(config: Config, table: Table) -> pa.Table:
+    """An offline table: a Parquet file or a folder of them.
+
+    Raises:
+        WireError: it cannot be read, or lacks a declared column.
+    """
+    path = config.path(table.path)
+    try:
+        return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise WireError(
+            f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
+        ) from error
+
+
+def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
+    received = intake.read(poll)
+    return received.table, received.dead_rows
+
+
+def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
+    received = intake.read(poll)
+    return label_rows(received, poll.partition), received.dead_rows
+
+
+def _inside(poll: Poll) -> tuple[pa.Table, int]:
+    return wire.decode_arrow(poll), 0
+
+
+def __getattr__(name: str) -> Any:
+    """``app`` for ``faust -A dovetail.platform.app``: the worker of the project in ``$DOVETAIL_PROJECT``."""
+    if name == "app":
+        app = assemble(load(os.environ.get("DOVETAIL_PROJECT", "."))).runtime.app
+        globals()["app"] = app
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,58 @@
+"""What a learner refuses to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dovetail.platform.errors import ModelError, WireError
+from dovetail.trainer.learner import Learner
+
+
+def test_null_labels_and_weights_are_refused_with_their_row(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]
+) -> None:
+    table = samples(4)
+    holed = table.set_column(3, "clicked", pa.array([True, None, False, None]))
+    with pytest.raises(WireError, match=r"label column 'clicked' is NULL or NaN at row 1 \(2 such rows in the table\)"):
+        new_learner().learn(holed)
+    holed = table.set_column(4, "importance", pa.array([1.0, 1.0, np.nan, 1.0]))
+    with pytest.raises(WireError, match="sample weight column 'importance' is NULL or NaN at row 2"):
+        new_learner().learn(holed)
+
+
+def test_a_label_of_another_type_or_value_is_refused(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]
+) -> None:
+    table = samples(2)
+    with pytest.raises(WireError, match="'clicked' is string, which has no numeric value"):
+        new_learner().learn(table.set_column(3, "clicked", pa.array(["yes", "no"])))
+    with pytest.raises(ModelError, match=r"its label is 2\.0; labels must be 0 or 1"):
+        new_learner().learn(table.set_column(3, "clicked", pa.array([0, 2])))
+
+
+def test_integer_and_boolean_labels_mean_the_same(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]
+) -> None:
+    table = samples(50)
+    one, other = new_learner(), new_learner()
+    one.learn(table)
+    other.learn(table.set_column(3, "clicked", table.column("clicked").cast(pa.int8())))
+    assert one.records.tobytes() == other.records.tobytes()
+
+
+def test_published_weights_are_the_non_zero_ones(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]
+) -> None:
+    learner = new_learner()
+    assert len(learner.weights().slots) == 0
+    learner.learn(samples(50))
+    slots, weights = learner.weights()
+    assert (weights != 0).all()
+    assert (np.diff(slots.astype(np.int64)) > 0).all()
+    dense = np.zeros(len(learner.records), np.float32)
+    dense[slots] = weights
+    assert dense.tobytes() == learner.records[:, 0].tobytes()

@@ -1,0 +1,319 @@
+"""The trainer stage: the same bits however polls are cut and wherever it crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dovetail.platform.accounts import Account, balance
+from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireError
+from dovetail.platform.positions import with_own_positions
+from dovetail.platform.stage import Poll, Work
+from dovetail.trainer.checkpoint import CheckpointStore
+from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.stage import Trained, TrainerStage
+
+MESSAGES = 24
+#: Rows per message: two requests of three candidates.
+ROWS = 6
+#: Message 10 is message 4 published again.
+ORDER = [*range(10), 4, *range(10, MESSAGES - 1)]
+#: Rows that count once.
+UNIQUE = (MESSAGES - 1) * ROWS
+
+
+class Bench:
+    """A topic in memory and the stages that read it."""
+
+    def __init__(self, samples: pa.Table, encoder: Encoder, ftrl: Ftrl, directory: Path) -> None:
+        self.samples = samples
+        self.encoder = encoder
+        self.ftrl = ftrl
+        self.directory = directory
+        self.versions: list[int] = []
+        self.trained: list[Trained] = []
+
+    def decode(self, poll: Poll) -> pa.Table:
+        """A message is the number of a run of samples; requests are their source."""
+        runs = [int(value) for value in poll.values if value is not None]
+        table = pa.concat_tables([self.samples.slice(run * ROWS, ROWS) for run in runs])
+        source = np.concatenate([np.arange(run * ROWS, (run + 1) * ROWS) // 3 for run in runs])
+        for name, values in (("partition", source * 0), ("offset", source), ("row", source * 0)):
+            type_ = pa.int64() if name == "offset" else pa.int32()
+            table = table.append_column(f"_source_{name}", pa.array(values, type_))
+        rows = np.tile(np.arange(ROWS, dtype=np.int32), len(runs))
+        return with_own_positions(table, poll.partition, np.repeat(poll.offsets, ROWS), rows)
+
+    def stage(self, **changes: object) -> TrainerStage:
+        options: dict[str, object] = {
+            "decode": self.decode,
+            "label": "clicked",
+            "weight": "importance",
+            "publish_every": 10,
+            "checkpoint_every": 35,
+            "evaluation": Evaluation(window=16, windows=2),
+            "on_publish": self.versions.append,
+            "on_trained": self.trained.append,
+        } | changes
+        return TrainerStage(
+            "samples",
+            self.encoder,
+            self.ftrl,
+            self.directory / "checkpoints",
+            ModelDirectory(self.directory / "models", keep=100),
+            **options,  # type: ignore[arg-type]
+        )
+
+    def models(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.directory / "models").iterdir()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, samples: Callable[[int], pa.Table], encoder: Encoder, ftrl: Ftrl) -> Bench:
+    return Bench(samples(UNIQUE), encoder, ftrl, tmp_path)
+
+
+def poll(first: int, end: int, partition: int = 0) -> Poll:
+    offsets = np.arange(first, end, dtype=np.int64)
+    values = [str(ORDER[offset]).encode() for offset in range(first, end)]
+    return Poll("samples", partition, offsets, offsets * 0, [None] * len(values), values, [()] * len(values))
+
+
+def polls(cuts: Sequence[int]) -> list[Poll]:
+    return [poll(a, b) for a, b in pairwise([0, *sorted(set(cuts) - {0, MESSAGES}), MESSAGES])]
+
+
+class Crash(Exception):
+    """Thrown in where a worker dies."""
+
+
+async def drive(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None = None, *, after: bool = False) -> None:
+    """What the runtime does; the worker dies at its ``crash_at``-th work, before or ``after`` the commit."""
+    await stage.start()
+    start = stage.resume("samples").get(0, 0)
+    count = 0
+    for each in todo:
+        part = each.since(start)
+        if len(part) == 0:
+            continue
+        async for work in stage.handle(part):
+            dies = count == crash_at
+            count += 1
+            if dies and not after:
+                raise Crash
+            assert work.commit is not None
+            await asyncio.to_thread(work.commit)
+            if dies:
+                raise Crash
+    await stage.stop()
+
+
+def run(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None = None, *, after: bool = False) -> None:
+    asyncio.run(drive(stage, todo, crash_at, after=after))
+
+
+def state(stage: TrainerStage) -> tuple[object, ...]:
+    evaluation = {name: array.tobytes() for name, array in stage.learner.evaluation.state().items()}
+    return stage.learner.records.tobytes(), evaluation, stage.accounts(), stage.trained_through, stage.resume("samples")
+
+
+def test_each_row_is_trained_once_and_accounted_for(bench: Bench) -> None:
+    stage = bench.stage()
+    run(stage, polls([]))
+    assert stage.accounts() == [
+        Account("trainer", "samples", 0, "duplicate", ROWS),
+        Account("trainer", "samples", 0, "read", MESSAGES * ROWS),
+        Account("trainer", "samples", 0, "trained", UNIQUE),
+    ]
+    assert set(balance(stage.accounts()).values()) == {0}
+    assert stage.learner.trained == UNIQUE
+    assert stage.resume("samples") == stage.trained_through == {0: MESSAGES}
+    assert stage.resume("another topic") == {}
+    assert bench.versions == list(range(1, UNIQUE // 10 + 1))
+    assert bench.trained[-1].trained == bench.trained[-1].rows == UNIQUE
+    assert bench.trained[-1].total == stage.learner.evaluation.total()
+    assert bench.trained[-1].window.samples == UNIQUE % 16 or 16
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.integers(1, MESSAGES), max_size=8),
+    more_cuts=st.lists(st.integers(1, MESSAGES), max_size=8),
+    crash_at=st.integers(0, 15),
+    after=st.booleans(),
+)
+def test_a_crash_anywhere_changes_no_bit(
+    bench: Bench, cuts: list[int], more_cuts: list[int], crash_at: int, after: bool
+) -> None:
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        bench.directory = Path(one)
+        whole = bench.stage()
+        run(whole, polls([]))
+        models = bench.models()
+        assert len(models) == UNIQUE // 10
+        bench.directory = Path(other)
+        try:
+            run(bench.stage(), polls(cuts), crash_at, after=after)
+        except Crash:
+            published = bench.models()
+            assert published.items() <= models.items()
+        resumed = bench.stage()
+        run(resumed, polls(more_cuts))
+        assert bench.models() == models
+        assert state(resumed) == state(whole)
+
+
+def test_a_version_is_the_model_after_exactly_its_rows(bench: Bench) -> None:
+    stage = bench.stage(publish_every=25)
+    run(stage, polls([7, 9, 20]))
+    directory = ModelDirectory(bench.directory / "models")
+    assert [directory.load(version).trained for version in directory.versions()] == [25, 50, 75, 100, 125]
+
+
+def test_versions_published_before_are_not_published_again(bench: Bench) -> None:
+    with pytest.raises(Crash):
+        run(bench.stage(checkpoint_every=1000), polls([]), crash_at=4, after=True)
+    assert bench.versions == [1, 2, 3, 4]
+    assert len(bench.models()) == 5
+    run(bench.stage(checkpoint_every=1000), polls([]))
+    assert bench.versions[4:] == list(range(6, UNIQUE // 10 + 1))
+
+
+def test_a_poll_read_again_is_dropped_whole(bench: Bench) -> None:
+    stage = bench.stage()
+    run(stage, [poll(0, 5)])
+    before = state(stage)
+    run_without_seeking = [work_of(stage, poll(0, 5)), work_of(stage, poll(3, 5))]
+    assert run_without_seeking == [[], []]
+    assert state(stage) == before
+    work_of(stage, poll(3, 6))
+    assert stage.trained_through == {0: 6}
+    assert stage.learner.trained == 6 * ROWS
+
+
+def work_of(stage: TrainerStage, each: Poll) -> list[Work]:
+    async def collect() -> list[Work]:
+        return [work async for work in stage.handle(each)]
+
+    return asyncio.run(collect())
+
+
+def test_a_checkpoint_completes_the_polls_before_it(bench: Bench) -> None:
+    stage = bench.stage(publish_every=1000)
+    assert work_of(stage, poll(0, 5)) == []
+    (work,) = work_of(stage, poll(5, 6))
+    assert work.done == 6
+    assert stage.resume("samples") == {}
+    assert work.commit is not None
+    work.commit()
+    assert stage.resume("samples") == {0: 6}
+
+
+def test_partitions_share_the_model(bench: Bench) -> None:
+    stage = bench.stage()
+
+    async def both() -> None:
+        async def one(each: Poll) -> None:
+            async for work in stage.handle(each):
+                assert work.commit is not None
+                await asyncio.to_thread(work.commit)
+
+        await asyncio.gather(one(poll(0, 8, partition=0)), one(poll(11, 20, partition=1)))
+        await stage.stop()
+
+    asyncio.run(both())
+    assert stage.learner.trained == 17 * ROWS
+    assert bench.stage().resume("samples") == {0: 8, 1: 20}
+    assert set(balance(bench.stage().accounts()).values()) == {0}
+
+
+def test_checkpoints_on_demand_never_go_back(bench: Bench) -> None:
+    stage = bench.stage(checkpoint_every=1000, publish_every=1000)
+
+    async def scenario() -> None:
+        assert await stage.checkpoint_now() == Work()
+        assert [work async for work in stage.handle(poll(0, 2))] == []
+        early = await stage.checkpoint_now()
+        assert [work async for work in stage.handle(poll(2, 4))] == []
+        late = await stage.checkpoint_now()
+        assert late.done is None
+        assert early.commit is not None
+        assert late.commit is not None
+        late.commit()
+        early.commit()
+        assert await stage.checkpoint_now() == Work()
+
+    asyncio.run(scenario())
+    assert stage.resume("samples") == {0: 4}
+    resumed = bench.stage(checkpoint_every=1000, publish_every=1000)
+    assert state(resumed) == state(stage)
+
+
+def test_a_zombie_is_told_and_stores_nothing(bench: Bench) -> None:
+    zombie = bench.stage()
+    run(bench.stage(), polls([]))
+    stored = {path.name: path.read_bytes() for path in (bench.directory / "checkpoints").iterdir()}
+    with pytest.raises(StaleCommit, match="this worker expected 0"):
+        run(zombie, polls([]))
+    assert {path.name: path.read_bytes() for path in (bench.directory / "checkpoints").iterdir()} == stored
+
+
+def test_after_a_failed_poll_nothing_is_stored_or_trained(bench: Bench) -> None:
+    clicked = [None if row == 20 else value for row, value in enumerate(bench.samples["clicked"].to_pylist())]
+    bench.samples = bench.samples.set_column(3, "clicked", pa.array(clicked, pa.bool_()))
+    stage = bench.stage()
+
+    async def scenario() -> None:
+        with pytest.raises(WireError, match="label column 'clicked' is NULL or NaN at _partition 0, _offset 3, _row 2"):
+            await drive(stage, [poll(0, 6)])
+        with pytest.raises(ModelError, match=r"an earlier poll failed half-way.* nothing of partition 0 from offset 6"):
+            await drive(stage, [poll(6, 7)])
+        assert await stage.checkpoint_now() == Work()
+        await stage.stop()
+
+    asyncio.run(scenario())
+    assert CheckpointStore(bench.directory / "checkpoints").latest() is None
+
+
+def test_a_request_for_a_checkpoint_waits_for_the_poll_and_sees_its_failure(bench: Bench) -> None:
+    stage = bench.stage()
+
+    async def scenario() -> None:
+        works = stage.handle(poll(0, 3))
+        await anext(works)
+        waiting = asyncio.create_task(stage.checkpoint_now())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await works.aclose()  # type: ignore[attr-defined]
+        assert await waiting == Work()
+
+    asyncio.run(scenario())
+
+
+def test_another_configuration_is_refused(bench: Bench) -> None:
+    run(bench.stage(), polls([]))
+    with pytest.raises(ModelError, match=r"settings\.publish_every: stored 10, configured 20"):
+        bench.stage(publish_every=20)
+    bench.stage(checkpoint_every=99)
+    for wrong in ({"publish_every": 0}, {"checkpoint_every": 0}):
+        with pytest.raises(ConfigError, match="publish_every >= 1 and checkpoint_every >= 1 samples, got"):
+            bench.stage(**wrong)
+
+
+def test_missing_label_and_weight_columns_are_named(bench: Bench) -> None:
+    with pytest.raises(WireError, match="the table lacks the label column 'bought'"):
+        run(bench.stage(label="bought"), polls([]))
+    with pytest.raises(WireError, match="the table lacks the sample weight column 'w'"):
+        run(bench.stage(weight="w"), polls([]))

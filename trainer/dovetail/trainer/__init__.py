@@ -1,0 +1,1 @@
+"""Online logistic regression over hashed features: encode, predict, train, checkpoint, publish, score."""

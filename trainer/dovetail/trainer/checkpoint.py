@@ -1,0 +1,216 @@
+"""Checkpoints: model state together with the positions it includes, in one atomic, compare-and-set file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dovetail.platform.accounts import Account
+from dovetail.platform.errors import ModelError, StaleCommit
+from dovetail.trainer.container import Container, create, pack, unpack
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.files import NumberedFiles
+from dovetail.trainer.kernels import Float32
+from dovetail.trainer.learner import Learner
+from dovetail.trainer.optimizers.base import RECORD_WIDTH
+
+__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "Progress", "describe", "image", "resume"]
+
+#: Version of the file format; a file of another version is refused.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage has come: what must be stored in one piece with the model."""
+
+    #: The next offset to read, by topic and partition.
+    positions: Mapping[str, Mapping[int, int]]
+    #: State of the :class:`~dovetail.platform.positions.SourceFilter`.
+    source_filter: Mapping[int, int]
+    accounts: tuple[Account, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as it was stored. Sequence 0 is never stored: it is the state before the first one."""
+
+    sequence: int
+    #: What the model is: optimizer, encoder and the settings of the stage, as JSON-ready values.
+    configuration: dict[str, Any]
+    #: Optimizer state, float32 [2**bits, 4].
+    records: Float32
+    evaluation: Evaluation
+    progress: Progress
+
+
+class CheckpointStore:
+    """The checkpoints of one trainer, in a directory of its own; the last ``keep`` are kept.
+
+    Sequence n + 1 can be created only by a writer that has seen n, and only once. So of two trainers that both believe
+    they own the model, one is told :class:`~dovetail.platform.errors.StaleCommit`.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 3) -> None:
+        self._files = NumberedFiles(directory, "checkpoint")
+        self._keep = keep
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, or None when there is none.
+
+        :raises ModelError: it is torn, corrupt, or of another format version.
+        """
+        sequence = self._files.latest()
+        if sequence == 0:
+            return None
+        path = self._files.path(sequence)
+        return _parse(path, sequence, unpack(path))
+
+    def save(self, content: bytes, *, after: int) -> int:
+        """Store ``content``, an :func:`image`, as the successor of checkpoint ``after``; returns its sequence number.
+
+        Durable when it returns; on an error nothing changed.
+
+        :raises StaleCommit: the newest checkpoint is not ``after``: another trainer has gone on from there.
+        """
+        self._require_newest(after)
+        path = self._files.path(after + 1)
+        try:
+            create(path, content)
+        except FileExistsError:
+            self._require_newest(after)
+            raise
+        # While this process was paused the other may have written so many that after + 1 was pruned and free again.
+        if self._files.latest() > after + 1:
+            path.unlink(missing_ok=True)
+            self._require_newest(after)
+        self._files.prune(self._keep)
+        return after + 1
+
+    def _require_newest(self, expected: int) -> None:
+        found = self._files.latest()
+        if found != expected:
+            raise StaleCommit(f"checkpoints in {self._files.directory}", 0, expected=expected, found=found)
+
+
+def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration part of a checkpoint: everything that must not differ when it is resumed."""
+    return {
+        "optimizer": learner.optimizer.describe(),
+        "encoder": learner.encoder.describe(),
+        "fingerprint": learner.encoder.fingerprint,
+        "label": learner.label,
+        "weight": learner.weight,
+        "evaluation": {"window": learner.evaluation.window, "windows": learner.evaluation.windows},
+        "settings": dict(settings),
+    }
+
+
+def image(learner: Learner, progress: Progress, settings: Mapping[str, Any]) -> bytes:
+    """The bytes of a checkpoint of ``learner`` as it is now; training may go on while they are being stored.
+
+    Only records that differ from an untrained one are in it.
+
+    :raises ModelError: the optimizer state has a value that is not finite; such a model must not be resumed from.
+    """
+    records = learner.records
+    blank = learner.optimizer.blank()
+    # Bits are compared, not numbers: -0.0 must come back as -0.0.
+    slots = np.flatnonzero((records.view(np.uint32) != blank.view(np.uint32)).any(axis=1))
+    touched = records[slots]
+    if not np.isfinite(touched).all():
+        broken = int(slots[~np.isfinite(touched).all(axis=1)][0])
+        raise ModelError(
+            f"the optimizer state is not finite (first at slot {broken}): the model has diverged and was not "
+            "checkpointed; lower alpha or raise l2, and resume from the last checkpoint"
+        )
+    header = {
+        "format": FORMAT,
+        "kind": "checkpoint",
+        "configuration": describe(learner, settings),
+        "positions": {topic: _keyed(offsets) for topic, offsets in progress.positions.items()},
+        "source_filter": _keyed(progress.source_filter),
+        "accounts": [list(account) for account in progress.accounts],
+    }
+    evaluation = {f"evaluation_{name}": array for name, array in learner.evaluation.state().items()}
+    return pack(header, {"slots": slots.astype(np.uint32), "records": touched, "blank": blank, **evaluation})
+
+
+def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]) -> Learner:
+    """A learner that goes on from ``checkpoint`` exactly as the one that wrote it would have.
+
+    ``learner`` is the configured one, untrained; it is not changed.
+
+    :raises ModelError: the configuration differs from the stored one; names every field that does.
+    """
+    configured = describe(learner, settings)
+    differences = list(_differences(checkpoint.configuration, configured))
+    if differences:
+        raise ModelError(
+            f"checkpoint {checkpoint.sequence} was written under another configuration: {'; '.join(differences)}. "
+            "Restore the stored values, or train a new model in another checkpoint directory"
+        )
+    return Learner(
+        learner.encoder,
+        learner.optimizer,
+        label=learner.label,
+        weight=learner.weight,
+        evaluation=checkpoint.evaluation,
+        records=checkpoint.records,
+    )
+
+
+def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
+    header, arrays = container
+    if (header.get("kind"), header.get("format")) != ("checkpoint", FORMAT):
+        raise ModelError(
+            f"{path}: this is a {header.get('kind')} of format {header.get('format')}, expected a checkpoint of format "
+            f"{FORMAT}; read it with the Dovetail version that wrote it, or train anew in another directory"
+        )
+    configuration = header["configuration"]
+    return Checkpoint(
+        sequence=sequence,
+        configuration=configuration,
+        records=_scatter(configuration["encoder"]["bits"], arrays),
+        evaluation=Evaluation.restore(
+            {name.removeprefix("evaluation_"): array for name, array in arrays.items() if name.startswith("evaluation")}
+        ),
+        progress=Progress(
+            positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
+            source_filter=_unkeyed(header["source_filter"]),
+            accounts=tuple(Account(*account) for account in header["accounts"]),
+        ),
+    )
+
+
+def _scatter(bits: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Float32:
+    records = np.empty((1 << bits, RECORD_WIDTH), np.float32)
+    records[:] = arrays["blank"]
+    records[arrays["slots"]] = arrays["records"]
+    return records
+
+
+def _differences(stored: object, configured: object, field: str = "") -> Iterator[str]:
+    """``field: stored A, configured B`` for every leaf that differs."""
+    if isinstance(stored, dict) and isinstance(configured, dict):
+        for key in sorted(stored.keys() | configured.keys()):
+            yield from _differences(stored.get(key), configured.get(key), f"{field}.{key}" if field else str(key))
+    elif isinstance(stored, list) and isinstance(configured, list) and len(stored) == len(configured):
+        for index, (one, other) in enumerate(zip(stored, configured, strict=True)):
+            yield from _differences(one, other, f"{field}[{index}]")
+    elif stored != configured:
+        yield f"{field}: stored {stored!r}, configured {configured!r}"
+
+
+def _keyed(numbers: Mapping[int, int]) -> dict[str, int]:
+    """JSON has no integer keys."""
+    return {str(key): numbers[key] for key in sorted(numbers)}
+
+
+def _unkeyed(numbers: Mapping[str, int]) -> dict[int, int]:
+    return {int(key): value for key, value in numbers.items()}

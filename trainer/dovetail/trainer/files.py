@@ -1,0 +1,42 @@
+"""Numbered model files in a directory: ``checkpoint-000000000012.npz``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["NumberedFiles"]
+
+
+class NumberedFiles:
+    """The files of one kind in ``directory``, which is created when it is absent."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.directory = directory
+        self._kind = kind
+        self._name = re.compile(rf"{re.escape(kind)}-(\d{{12,}})\.npz")
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def path(self, number: int) -> Path:
+        """Where file ``number`` is or would be."""
+        return self.directory / f"{self._kind}-{number:012d}.npz"
+
+    def numbers(self) -> list[int]:
+        """Numbers of the existing files, ascending."""
+        found = (self._name.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(self) -> int:
+        """The highest number, or 0 when there is no file."""
+        return max(self.numbers(), default=0)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the ``keep`` highest, and the drafts a crash left behind for numbers that exist since."""
+        numbers = self.numbers()
+        for number in numbers[:-keep]:
+            self.path(number).unlink(missing_ok=True)
+        for draft in self.directory.glob(f".{self._kind}-*.tmp"):
+            match = self._name.match(draft.name[1:])
+            # A draft at or below the highest number belongs to a writer that has lost, or is no more.
+            if match and numbers and int(match[1]) <= numbers[-1]:
+                draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Per-coordinate online optimizers, one algorithm per file, behind :class:`.base.Optimizer`."""

@@ -1,0 +1,256 @@
+"""FTRL-proximal: per-coordinate follow-the-regularised-leader with L1 and L2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
+from dovetail.trainer.optimizers.base import Optimizer
+from dovetail.trainer.prefetch import prefetch_row
+
+__all__ = ["Ftrl"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ftrl(Optimizer):
+    """McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, algorithm 1, with TensorFlow's extras.
+
+    For each occurrence of a slot, with gradient g = (p - y)·weight·value::
+
+        n'    = n + g²
+        sigma = (n'^-lr_power - n^-lr_power) / alpha
+        z'    = z + g + l2_shrinkage·w - sigma·w
+        w'    = 0                                                               if |z'| <= l1
+                (sign(z')·l1 - z') / ((beta + n'^-lr_power) / alpha + l2)       otherwise
+
+    So L1 puts a weight back to zero when \\|z\\| falls back to ``l1``. ``lr_power`` -0.5 is the paper's 1/√n step;
+    0 keeps the step from decaying, for a world that moves.
+
+    **The factor of two.** ``l2`` is the paper's λ₂, added to the denominator as it is. TensorFlow and Keras minimise
+    ``l2·w²`` where the paper has ``λ₂/2·w²``: their ``l2_regularization_strength`` is half of this ``l2``, their
+    ``l2_shrinkage_regularization_strength`` half of this ``l2_shrinkage``.
+
+    A record is (w, z, √n, spare). √n instead of n: for ``lr_power`` -0.5 the step then needs one square root, not two.
+    For any other power n^-lr_power is (√n)^(-2·lr_power). Arithmetic is float32, margins are summed in float64.
+
+    >>> import numpy as np
+    >>> from dovetail.trainer.encoding import Encoded
+    >>> ftrl = Ftrl(alpha=1.0, beta=1.0)
+    >>> records = ftrl.new_records(bits=2)
+    >>> one = Encoded(np.array([[3]], np.uint32), np.array([[1.0]], np.float32))
+    >>> labels = weights = np.array([1.0], np.float32)
+    >>> ftrl.train(records, one, labels, weights).tolist()  # predicted before it trained
+    [0.5]
+    >>> records[3].tolist()  # g = -0.5, so n = 0.25, z = -0.5 and w = 0.5 / (1 + 0.5)
+    [0.3333333432674408, -0.5, 0.5, 0.0]
+
+    :raises ConfigError: a hyperparameter is not finite or outside its range.
+    """
+
+    name: ClassVar[str] = "ftrl"
+    layout: ClassVar[tuple[str, str, str, str]] = ("w", "z", "sqrt_n", "spare")
+
+    #: Step size; above 0.
+    alpha: float = 0.1
+    #: Keeps the first steps small; the paper's advice is 1.
+    beta: float = 1.0
+    #: Threshold on |z| below which a weight is zero.
+    l1: float = 0.0
+    #: The paper's λ₂; twice TensorFlow's.
+    l2: float = 0.0
+    #: How fast the step decays with n: -0.5 (the paper) … 0 (not at all).
+    lr_power: float = -0.5
+    #: Twice TensorFlow's.
+    l2_shrinkage: float = 0.0
+    #: n of a slot never trained; TensorFlow uses 0.1, the paper 0.
+    initial_accumulator: float = 0.0
+
+    def __post_init__(self) -> None:
+        for hyperparameter in fields(self):
+            name, value = hyperparameter.name, getattr(self, hyperparameter.name)
+            low, high = (-0.5, 0.0) if name == "lr_power" else (0.0, math.inf)
+            if not math.isfinite(value) or not low <= value <= high or (name == "alpha" and value == 0):
+                raise ConfigError(
+                    f"ftrl: {name} must be finite and {'above 0' if name == 'alpha' else f'in {low:g}…{high:g}'}, "
+                    f"got {value}"
+                )
+
+    def blank(self) -> Float32:
+        return np.array([0.0, 0.0, math.sqrt(self.initial_accumulator), 0.0], np.float32)
+
+    def hot_start(self, weights: Float32) -> Float32:
+        """Records with exactly ``weights`` and z0 = -w0·((beta + n0^-lr_power)/alpha + l2) - sign(w0)·l1.
+
+        That z0 is the one that gives w0 back, so the first update moves on from w0 instead of overwriting it (with
+        TensorFlow's z0 = 0 it is lost). Recomputing w from z rounds within half a unit in the last place of z0.
+        """
+        records = self.new_records(max(len(weights) - 1, 0).bit_length())
+        if len(weights) != len(records) or not np.isfinite(weights).all():
+            raise ModelError(
+                f"hot start: need finite weights, one per slot of a power of two, got {len(weights)} weights of which "
+                f"{int((~np.isfinite(weights)).sum())} are not finite"
+            )
+        w0 = weights.astype(np.float64)
+        rate = float(records[0, 2]) ** (-2.0 * self.lr_power)
+        records[:, 0] = weights
+        records[:, 1] = -w0 * ((self.beta + rate) / self.alpha + self.l2) - np.sign(w0) * self.l1
+        return records
+
+    def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
+        _apply(records, slots, gradients, *self._constants())
+
+    def progressive(
+        self,
+        records: Float32,
+        slots: UInt32,
+        values: Float32,
+        labels: Float32,
+        weights: Float32,
+        predictions_out: Float32,
+    ) -> int:
+        done: int = _progressive(records, slots, values, labels, weights, predictions_out, *self._constants())
+        return done
+
+    def _constants(self) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32, np.float32]:
+        return (
+            np.float32(1.0 / self.alpha),
+            np.float32(self.beta),
+            np.float32(self.l1),
+            np.float32(self.l2),
+            np.float32(self.l2_shrinkage),
+            np.float32(-2.0 * self.lr_power),
+        )
+
+
+@kernel
+def _rate(root: np.float32, exponent: np.float32) -> np.float32:
+    """n^-lr_power from √n; the two ends need no power function."""
+    if exponent == np.float32(1):
+        return root
+    if exponent == np.float32(0):
+        return np.float32(1)
+    return np.float32(root**exponent)
+
+
+@kernel
+def _step(
+    w: np.float32,
+    z: np.float32,
+    root: np.float32,
+    g: np.float32,
+    per_alpha: np.float32,
+    beta: np.float32,
+    l1: np.float32,
+    l2: np.float32,
+    shrinkage: np.float32,
+    exponent: np.float32,
+) -> tuple[np.float32, np.float32, np.float32]:
+    new_root = np.float32(math.sqrt(root * root + g * g))
+    rate = _rate(new_root, exponent)
+    sigma = (rate - _rate(root, exponent)) * per_alpha
+    new_z = z + (g + shrinkage * w) - sigma * w
+    threshold = l1 if new_z > np.float32(0) else -l1
+    moved = (threshold - new_z) / ((beta + rate) * per_alpha + l2)
+    new_w = np.float32(0) if abs(new_z) <= l1 else moved
+    return new_w, new_z, new_root
+
+
+@kernel
+def _apply(
+    records: Float32,
+    slots: UInt32,
+    gradients: Float32,
+    per_alpha: np.float32,
+    beta: np.float32,
+    l1: np.float32,
+    l2: np.float32,
+    shrinkage: np.float32,
+    exponent: np.float32,
+) -> None:
+    """One update per slot, each reading what the one before wrote."""
+    for i in range(len(slots)):
+        s = slots[i]
+        w, z, root = _step(
+            records[s, 0], records[s, 1], records[s, 2], gradients[i], per_alpha, beta, l1, l2, shrinkage, exponent
+        )
+        records[s, 0], records[s, 1], records[s, 2] = w, z, root
+
+
+@kernel
+def _acceptable(slots: UInt32, label: np.float32, weight: np.float32, size: int) -> bool:
+    # ``size`` is a power of two, so one OR tells whether any slot is outside.
+    seen = np.uint32(0)
+    for j in range(len(slots)):
+        seen |= slots[j]
+    return bool(seen < size and (label == 0 or label == 1) and weight >= 0 and weight < np.inf)
+
+
+@kernel
+def _prefetch(records: Float32, slots: UInt32) -> None:
+    for j in range(len(slots)):
+        prefetch_row(records, int(slots[j]))
+
+
+@kernel
+def _unsign(records: Float32, slots: UInt32) -> None:
+    for j in range(len(slots)):
+        records[slots[j], 3] = np.float32(0)
+
+
+@kernel
+def _progressive(
+    records: Float32,
+    slots: UInt32,
+    values: Float32,
+    labels: Float32,
+    weights: Float32,
+    predictions: Float32,
+    per_alpha: np.float32,
+    beta: np.float32,
+    l1: np.float32,
+    l2: np.float32,
+    shrinkage: np.float32,
+    exponent: np.float32,
+) -> int:
+    n, k = slots.shape
+    # Separate arrays, separate loops: gathers overlap their cache misses, and the arithmetic between is vectorised.
+    w, z, root, g = np.empty(k, np.float32), np.empty(k, np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
+    for i in range(n):
+        mine = slots[i]
+        if not _acceptable(mine, labels[i], weights[i], len(records)):
+            return i
+        for j in range(k):
+            s = mine[j]
+            w[j], z[j], root[j] = records[s, 0], records[s, 1], records[s, 2]
+            # Each occurrence signs the spare field; who finds another's signature has a repeated slot.
+            records[s, 3] = np.float32(j)
+        _prefetch(records, slots[min(i + 1, n - 1)])
+        margin = 0.0
+        repeated = False
+        for j in range(k):
+            margin += np.float64(w[j]) * np.float64(values[i, j])
+            repeated |= records[mine[j], 3] != np.float32(j)
+        if not math.isfinite(margin):
+            _unsign(records, mine)
+            return i
+        p = np.float32(sigmoid(margin))
+        predictions[i] = p
+        error = np.float32((p - labels[i]) * weights[i])
+        for j in range(k):
+            g[j] = error * values[i, j]
+        if repeated or weights[i] == 0:
+            _unsign(records, mine)
+            if weights[i] != 0:
+                _apply(records, mine, g, per_alpha, beta, l1, l2, shrinkage, exponent)
+            continue
+        for j in range(k):
+            w[j], z[j], root[j] = _step(w[j], z[j], root[j], g[j], per_alpha, beta, l1, l2, shrinkage, exponent)
+        for j in range(k):
+            s = mine[j]
+            records[s, 0], records[s, 1], records[s, 2], records[s, 3] = w[j], z[j], root[j], np.float32(0)
+    return int(n)

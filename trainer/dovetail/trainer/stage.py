@@ -1,0 +1,236 @@
+"""The trainer as a stage: samples in, checkpoints and published models out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.positions import SourceFilter
+from dovetail.platform.stage import Poll, Stage, Work
+from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
+from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.evaluation import Evaluation, Metrics
+from dovetail.trainer.learner import Learner
+from dovetail.trainer.optimizers.base import Optimizer
+from dovetail.trainer.publish import Model, ModelDirectory
+
+__all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerStage"]
+
+#: Outcome of a row the model was trained on.
+TRAINED = "trained"
+#: Outcome of a row whose source position was seen before: its producer published it again.
+DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What ``on_trained`` is told after every poll that brought new rows."""
+
+    #: Rows trained on, ever.
+    trained: int
+    #: Rows trained on in this poll.
+    rows: int
+    total: Metrics
+    #: The window that is filling up.
+    window: Metrics
+
+
+class TrainerStage(Stage):
+    """Trains on the samples of one topic, in the order they arrive, each exactly once.
+
+    A checkpoint holds model, evaluation, positions and accounts in one compare-and-set file. After a crash the stage
+    goes on from the last one, trains again on the rows since, and arrives at the same bits: state depends on the order
+    of rows alone. With one partition that order is the topic's. With several, polls may interleave differently the
+    second time; each row still counts once.
+
+    Version v is the model after exactly ``v * publish_every`` trained rows, wherever polls end. A version published
+    before a crash is not published again: what serving has seen never changes.
+
+    A checkpoint is due when a multiple of ``checkpoint_every`` trained rows has been reached; it is taken at the end of
+    that poll, where positions, filter and model agree without remembering half a poll. Until then nothing is
+    acknowledged.
+
+    :param decode: turns a poll into a table with own and source position columns, in order of position.
+    :param on_publish: called on the event loop with each version, after it is durable.
+    :param on_trained: called on the event loop after each poll that brought new rows.
+    :raises ConfigError: ``publish_every`` or ``checkpoint_every`` is below 1.
+    :raises ModelError: the last checkpoint is corrupt or was written under another configuration.
+    """
+
+    name = "trainer"
+
+    def __init__(
+        self,
+        topic: str,
+        encoder: Encoder,
+        optimizer: Optimizer,
+        checkpoints: Path,
+        models: ModelDirectory,
+        *,
+        decode: Callable[[Poll], pa.Table],
+        label: str,
+        weight: str | None = None,
+        publish_every: int = 100_000,
+        checkpoint_every: int = 1_000_000,
+        evaluation: Evaluation | None = None,
+        on_publish: Callable[[int], None] | None = None,
+        on_trained: Callable[[Trained], None] | None = None,
+    ) -> None:
+        if publish_every < 1 or checkpoint_every < 1:
+            raise ConfigError(
+                "the trainer needs publish_every >= 1 and checkpoint_every >= 1 samples, "
+                f"got {publish_every} and {checkpoint_every}"
+            )
+        self.topic = topic
+        self.topics = (topic,)
+        self._decode = decode
+        self._models = models
+        self._publish_every = publish_every
+        self._checkpoint_every = checkpoint_every
+        self._on_publish = on_publish
+        self._on_trained = on_trained
+        # checkpoint_every may change from run to run; publish_every may not, it is what a version number means.
+        self._settings = {"topic": topic, "publish_every": publish_every}
+        self._store = CheckpointStore(checkpoints)
+        self._learner = Learner(encoder, optimizer, label=label, weight=weight, evaluation=evaluation)
+        self._restore()
+        # Replayed rows pass versions that serving already has.
+        self._published = models.latest()
+        # One poll at a time: partitions share the model.
+        self._turn = asyncio.Lock()
+        self._committing = threading.Lock()
+        # False inside a poll. A poll that fails leaves it so: model and positions disagree, nothing may be stored.
+        self._whole = True
+
+    def _restore(self) -> None:
+        self._sequence = 0
+        progress = Progress({}, {}, ())
+        checkpoint = self._store.latest()
+        if checkpoint is not None:
+            self._learner = resume(checkpoint, self._learner, self._settings)
+            self._sequence = checkpoint.sequence
+            progress = checkpoint.progress
+        self._stored = dict(progress.positions.get(self.topic, {}))
+        self._next = dict(self._stored)
+        self._filter = SourceFilter(progress.source_filter)
+        self._counts = Counter({(a.partition, a.outcome): a.rows for a in progress.accounts})
+        # Polls completed by the model in memory, and by the last checkpoint.
+        self._polls = self._saved = 0
+
+    @property
+    def learner(self) -> Learner:
+        """The model being trained; look, do not touch."""
+        return self._learner
+
+    @property
+    def trained_through(self) -> dict[int, int]:
+        """The next offset to read, by partition, that the model in memory includes; ahead of :meth:`resume`."""
+        return dict(self._next)
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        """The next offset to read, by partition, as the last checkpoint has it; empty for a topic it does not read."""
+        return dict(self._stored) if topic == self.topic else {}
+
+    def accounts(self) -> list[Account]:
+        """Rows read, trained on and dropped as duplicates, as the model in memory includes them."""
+        return [
+            Account(self.name, self.topic, partition, outcome, rows)
+            for (partition, outcome), rows in sorted(self._counts.items())
+        ]
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        """Train on the rows of ``poll`` that are new; yields one work per version to publish, and one per checkpoint.
+
+        :raises ModelError: an example was refused, or an earlier poll has failed: make a new stage.
+        :raises WireError: the decoded table does not fit the model.
+        """
+        async with self._turn:
+            if not self._whole:
+                raise ModelError(
+                    f"trainer of {self.topic}: an earlier poll failed half-way, so the model in memory matches no "
+                    f"position; nothing of partition {poll.partition} from offset {poll.first} on was trained. "
+                    "Restart the worker: it resumes from the last checkpoint"
+                )
+            poll = poll.since(self._next.get(poll.partition, 0))
+            if len(poll) == 0:
+                return
+            self._whole = False
+            before = self._learner.trained
+            table, read = await asyncio.to_thread(self._admit, poll)
+            while table.num_rows > 0:
+                room = self._publish_every - self._learner.trained % self._publish_every
+                await asyncio.to_thread(self._learner.learn, table.slice(0, room))
+                table = table.slice(room)
+                version, rest = divmod(self._learner.trained, self._publish_every)
+                if rest == 0 and version > self._published:
+                    model = await asyncio.to_thread(Model.of, self._learner)
+                    yield Work(commit=partial(self._publish, version, model))
+                    if self._on_publish is not None:
+                        self._on_publish(version)
+            rows = self._learner.trained - before
+            self._complete(poll, read, rows)
+            if rows and self._on_trained is not None:
+                evaluation = self._learner.evaluation
+                self._on_trained(Trained(self._learner.trained, rows, evaluation.total(), evaluation.recent()[-1]))
+            if self._learner.trained // self._checkpoint_every > before // self._checkpoint_every:
+                yield await self._checkpoint(done=poll.last + 1)
+            self._whole = True
+
+    async def checkpoint_now(self) -> Work:
+        """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
+
+        Waits for a poll that is being handled. After a failed poll there is nothing it could store.
+        """
+        if not self._whole and not self._turn.locked():
+            return Work()
+        async with self._turn:
+            if not self._whole or self._polls == self._saved:
+                return Work()
+            return await self._checkpoint(done=None)
+
+    async def stop(self) -> None:
+        """Store a last checkpoint, so that the next start has nothing to train again; not after a failed poll.
+
+        :raises StaleCommit: another trainer has taken the model over.
+        """
+        if self._whole:
+            work = await self.checkpoint_now()
+            if work.commit is not None:
+                await asyncio.to_thread(work.commit)
+
+    def _admit(self, poll: Poll) -> tuple[pa.Table, int]:
+        """The rows of ``poll`` that are new, and how many rows it has."""
+        table = self._decode(poll)
+        return table.filter(pa.array(self._filter.admit(table))), table.num_rows
+
+    def _complete(self, poll: Poll, read: int, trained: int) -> None:
+        self._next[poll.partition] = poll.last + 1
+        for outcome, rows in ((READ, read), (TRAINED, trained), (DUPLICATE, read - trained)):
+            self._counts[poll.partition, outcome] += rows
+        self._polls += 1
+
+    def _publish(self, version: int, model: Model) -> None:
+        self._models.publish(version, model)
+        self._published = version
+
+    async def _checkpoint(self, *, done: int | None) -> Work:
+        """A work that stores the state as it is now, whatever is trained before its commit runs."""
+        progress = Progress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
+        content = await asyncio.to_thread(image, self._learner, progress, self._settings)
+        return Work(commit=partial(self._commit, content, self._polls, dict(self._next)), done=done)
+
+    def _commit(self, content: bytes, polls: int, positions: dict[int, int]) -> None:
+        with self._committing:
+            # A checkpoint asked for earlier may reach its commit later; the newer one includes it.
+            if polls > self._saved:
+                self._sequence = self._store.save(content, after=self._sequence)
+                self._saved, self._stored = polls, positions
