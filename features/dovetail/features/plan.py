@@ -139,7 +139,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch feature view: a SELECT over offline tables, run for every multiple of ``every_us``."""
+    """A batch feature view: a SELECT over offline tables, run for every multiple of ``every_us``.
+
+    ``output_schema`` are the value columns, without the entity; ``entity_types`` the Arrow types of the entity columns.
+    """
 
     name: str
     file: str
@@ -149,6 +152,7 @@ class BatchView:
     entity: tuple[str, ...]
     every_us: int
     output_schema: pa.Schema
+    entity_types: tuple[pa.DataType, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,7 @@ class FeatureColumn:
     ``request`` or a view's name. ``origin``: ``key`` (request_id, item_id), ``request`` (request columns only),
     ``streaming`` (at least one streaming view) or ``batch`` (a batch view, possibly with request columns).
     ``lane`` is where it is computed at request time: compiled Arrow kernels, or DuckDB on the micro-batch.
+    ``resolved`` is what is run: ``sql`` over :attr:`FeatureSet.inputs`, every column named as there.
     """
 
     name: str
@@ -177,11 +182,16 @@ class FeatureColumn:
     origin: Literal["key", "request", "streaming", "batch"]
     lane: Literal["compiled", "duckdb"]
     type: pa.DataType
+    resolved: str
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """The features of a model: ``SELECT … FROM request LEFT JOIN view USING (…) …``."""
+    """The features of a model: ``SELECT … FROM request LEFT JOIN view USING (…) …``.
+
+    ``inputs`` is the schema of the rows its expressions read: the flat request's columns, then each joined view's
+    value columns, named ``<view>.<column>``.
+    """
 
     name: str
     file: str
@@ -189,6 +199,7 @@ class FeatureSet:
     sql: str
     joins: tuple[JoinedView, ...]
     columns: tuple[FeatureColumn, ...]
+    inputs: pa.Schema
 
     @property
     def schema(self) -> pa.Schema:

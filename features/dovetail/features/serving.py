@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.evaluator import FeatureSetEvaluator
+from dovetail.features.evaluate import FeatureSetEvaluator
 from dovetail.features.plan import FeatureSet, StreamView
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys

@@ -10,12 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import pyarrow as pa
 
-from dovetail.features.batch.views import lookup, run_batch_view
+from dovetail.features.batch.views import lookup_as_of, run_batch_view
 from dovetail.features.plan import BatchView, Table
-from dovetail.platform.intake import time_us
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import BatchVersion, Registry
 
@@ -41,11 +39,6 @@ class BatchVersions:
         self._loaded: dict[tuple[str, int], pa.Table] = {}
         self._running = threading.Lock()
 
-    def version_of(self, view: str, times_us: np.ndarray) -> np.ndarray:
-        """The version (int64 µs) that a request at each time reads."""
-        every = self._views[view].every_us
-        return times_us // every * every
-
     def table(self, view: str, version_us: int) -> pa.Table:
         """The content of one version: entity columns and features, one row per entity."""
         with self._running:
@@ -59,19 +52,7 @@ class BatchVersions:
 
     def lookup(self, view: str, candidates: pa.Table) -> pa.Table:
         """The view's feature columns for each candidate row, as of its ``request_time``; NULL for unknown entities."""
-        plan = self._views[view]
-        versions = self.version_of(view, time_us(candidates, "request_time"))
-        parts, order = [], []
-        for version in np.unique(versions).tolist():
-            mine = np.flatnonzero(versions == version)
-            parts.append(lookup(plan, self.table(view, version), candidates.take(pa.array(mine))))
-            order.append(mine)
-        if not parts:
-            return lookup(plan, plan.output_schema.empty_table(), candidates)
-        if len(parts) == 1:
-            return parts[0]
-        back = np.argsort(np.concatenate(order), kind="stable")
-        return pa.concat_tables(parts).take(pa.array(back))
+        return lookup_as_of(self._views[view], candidates, lambda version: self.table(view, version))
 
     def _stored(self, view: str, version_us: int) -> pa.Table | None:
         for version in self._registry.versions(view):

@@ -120,7 +120,10 @@ class Stage(ABC):
         """Called once, before the first poll."""
 
     async def drain(self) -> AsyncIterator[Work]:
-        """The works still owed when the worker stops in good order (a checkpoint, a file); none by default."""
+        """The commits still owed when the worker stops in good order, after its last poll; none by default.
+
+        They cannot publish: the broker is gone by then.
+        """
         nothing: tuple[Work, ...] = ()
         for work in nothing:
             yield work

@@ -21,7 +21,7 @@ import asyncio
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from faust.serializers.schemas import Schema
 from faust.transport.consumer import Consumer, RecordMap
@@ -41,10 +41,10 @@ MAX_UNHANDLED_POLLS = 2
 Positions = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
 
 
-class PollSchema(Schema):
+class PollSchema(Schema[Any, Poll]):
     """A topic's schema under these drivers: the value of an event is the :class:`Poll` itself, nothing is decoded."""
 
-    def compile(self, app: AppT[Any], **_: Any) -> Callable[..., Awaitable[EventT[Any]]]:
+    def compile(self, app: AppT, **_: Any) -> Callable[..., Awaitable[EventT[Any]]]:
         """The decode function Faust calls for each message, that is, once per poll."""
 
         async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:  # noqa: ARG001 - Faust's call
@@ -92,7 +92,7 @@ class CoalescingConsumer(Consumer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._partitions = {}
-        self._acked = _AckLists(self._ack_poll)
+        self._acked = cast("Any", _AckLists(self._ack_poll))
         self._awake = asyncio.Event()
         # Held while fetching and while seeking: a fetch that started before a seek must not end after it, because
         # what it returns would be taken for a continuation of the new position.
@@ -227,14 +227,14 @@ class CoalescingConsumer(Consumer):
     def _checked(self, tp: TP, position: int, start: int, end: int) -> int:
         if position > end:
             raise TransportError(
-                f"{tp.topic}, partition {tp.partition}: the stored position is {position}, but the topic ends at {end}; "
+                f"{tp.topic}, partition {tp.partition}: the stored position is {position}, the topic ends at {end}; "
                 "it has been recreated or truncated: bring the old topic back, or reset the stores that read it"
             )
         if 0 < position < start:
             if not getattr(self.app, "allow_gaps", False):
                 raise TransportError(
-                    f"{tp.topic}, partition {tp.partition}: offsets {position} to {start - 1} were removed by retention "
-                    "before they were read; lengthen the retention, or set allow_gaps to go on without them"
+                    f"{tp.topic}, partition {tp.partition}: offsets {position} to {start - 1} were removed by "
+                    "retention before they were read; lengthen the retention, or set allow_gaps to go on without them"
                 )
             self.log.warning("%s: going on at %s, offsets from %s were removed unread", tp, start, position)
         return max(position, start)

@@ -1,9 +1,9 @@
 """Faust transport driver ``embedded://``: the broker is one SQLite file, the cluster one process.
 
 The URL names an absolute path: ``embedded:///var/lib/dovetail/log.db``. (``create_app`` takes relative paths too. A
-URL cannot: what follows two slashes is a host name, and loses its upper case.) All partitions of the topics subscribed to
-are assigned at once, and a commit or an append wakes the consumer directly, so that a message passes in well under a
-millisecond. See :mod:`dovetail.platform.transports.embedded_log` for what survives a crash.
+URL cannot: what follows two slashes is a host name, and loses its upper case.) All partitions of the topics subscribed
+to are assigned at once, and an append wakes the consumer directly, so that a message passes in about a millisecond.
+See :mod:`dovetail.platform.transports.embedded_log` for what survives a crash.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Consumer(CoalescingConsumer):
     """Reads the embedded log. Everything subscribed to is assigned to this process."""
 
     transport: Transport
-    log: EmbeddedLog
+    messages: EmbeddedLog
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class Consumer(CoalescingConsumer):
     async def on_start(self) -> None:
         """Open the log and start listening to it, from whichever thread appends."""
         await super().on_start()
-        self.log = self.exit_stack.enter_context(EmbeddedLog.open(self.transport.path))
+        self.messages = self.exit_stack.enter_context(EmbeddedLog.open(self.transport.path))
         loop, home = asyncio.get_running_loop(), threading.get_ident()
 
         def grown(_: frozenset[tuple[str, int]]) -> None:
@@ -59,15 +59,15 @@ class Consumer(CoalescingConsumer):
             else:
                 loop.call_soon_threadsafe(self.wake)
 
-        self.exit_stack.callback(self.log.listen(grown))
+        self.exit_stack.callback(self.messages.listen(grown))
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Take all partitions of ``topics``. The assignment callbacks run after this returns, as Faust expects."""
-        known = self.log.topics()
+        known = self.messages.topics()
         missing = sorted(set(topics) - set(known))
         if missing:
             raise TransportError(
-                f"{self.log.path} has no topic {', '.join(missing)}; declare it with its partitions, "
+                f"{self.messages.path} has no topic {', '.join(missing)}; declare it with its partitions, "
                 "in dovetail.toml or in create_app(topics=...)"
             )
         assigned = {TP(topic, number) for topic in topics for number in range(known[topic])}
@@ -84,8 +84,10 @@ class Consumer(CoalescingConsumer):
     async def _fetch_polls(self, tps: set[TP]) -> Sequence[Poll]:
         polls = []
         for tp in sorted(tps):
-            poll = self.log.read(tp.topic, tp.partition, self._positions[tp])
+            poll = self.messages.read(tp.topic, tp.partition, self._positions[tp])
             if poll is not None:
+                # Offsets of this log are consecutive: a jump means that retention was faster than the reader.
+                self._checked(tp, self._positions[tp], poll.first, poll.last + 1)
                 self._positions[tp] = poll.last + 1
                 polls.append(poll)
         if not polls:
@@ -100,11 +102,11 @@ class Consumer(CoalescingConsumer):
         self._positions = dict(positions)
 
     async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
-        stored = self.log.committed(self.app.conf.id)
+        stored = self.messages.committed(self.app.conf.id)
         return {tp: stored[tp] for tp in tps if tp in stored}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        self.log.commit(self.app.conf.id, offsets)
+        self.messages.commit(self.app.conf.id, {(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
         return True
 
     # --- Faust's consumer interface -------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Consumer(CoalescingConsumer):
 
     def highwater(self, tp: TP) -> int:
         """The offset the next message will get."""
-        return self.log.end_offsets(tp.topic)[tp.partition]
+        return self.messages.end_offsets(tp.topic)[tp.partition]
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """:meth:`highwater` of several."""
@@ -123,7 +125,7 @@ class Consumer(CoalescingConsumer):
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """The offset of the oldest message kept."""
-        return {tp: self.log.start_offsets(tp.topic)[tp.partition] for tp in partitions}
+        return {tp: self.messages.start_offsets(tp.topic)[tp.partition] for tp in partitions}
 
     async def position(self, tp: TP) -> int | None:
         """The offset the next fetch starts at."""
@@ -144,7 +146,7 @@ class Consumer(CoalescingConsumer):
 
     def topic_partitions(self, topic: str) -> int | None:
         """Number of partitions, None for an unknown topic."""
-        return self.log.topics().get(topic)
+        return self.messages.topics().get(topic)
 
     def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
         """Where a key goes."""
@@ -161,12 +163,12 @@ class Producer(BaseProducer):
     """Appends to the embedded log. What it has acknowledged is in the file."""
 
     transport: Transport
-    log: EmbeddedLog
+    messages: EmbeddedLog
 
     async def on_start(self) -> None:
         """Open the log."""
         await super().on_start()
-        self.log = self.exit_stack.enter_context(EmbeddedLog.open(self.transport.path))
+        self.messages = self.exit_stack.enter_context(EmbeddedLog.open(self.transport.path))
 
     async def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Append all messages in one transaction; returns when it is committed."""
@@ -174,9 +176,9 @@ class Producer(BaseProducer):
             len(outgoing) <= _INLINE_MESSAGES
             and sum(len(message.value or b"") for message in outgoing) <= _INLINE_BYTES
         ):
-            self.log.append(outgoing)
+            self.messages.append(outgoing)
         else:
-            await asyncio.to_thread(self.log.append, outgoing)
+            await asyncio.to_thread(self.messages.append, outgoing)
 
     async def send(
         self,
@@ -214,7 +216,7 @@ class Producer(BaseProducer):
         # A float of seconds does not hold every millisecond exactly: truncating would lose one in two.
         timestamp_ms = None if timestamp is None else round(timestamp * 1000)
         message = Outgoing(topic, value, key, partition, timestamp_ms, tuple(items))  # type: ignore[arg-type]
-        number, offset = self.log.append([message])[0]
+        number, offset = self.messages.append([message])[0]
         return RecordMetadata(topic, number, TP(topic, number), offset, timestamp, 0)
 
     async def flush(self) -> None:
@@ -232,11 +234,11 @@ class Producer(BaseProducer):
     ) -> None:
         """Create a topic; ``retention`` in seconds."""
         kept = None if not retention else Retention(max_age_ms=round(want_seconds(retention) * 1000))
-        self.log.create_topic(topic, partitions, retention=kept)
+        self.messages.create_topic(topic, partitions, retention=kept)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """Where a key goes."""
-        return TP(topic, partition_of_key(key, len(self.log.end_offsets(topic))))
+        return TP(topic, partition_of_key(key, len(self.messages.end_offsets(topic))))
 
     def supports_headers(self) -> bool:
         """Yes."""
@@ -250,7 +252,7 @@ class Transport(base.Transport):
     Producer: ClassVar[type[ProducerT]] = Producer
     driver_version = f"sqlite={sqlite3.sqlite_version}"
 
-    def __init__(self, url: list[URL], app: AppT[Any], loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, url: list[URL], app: AppT, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(url, app, loop=loop)
         if len(url) != 1 or url[0].host or not url[0].path.strip("/"):
             raise TransportError(

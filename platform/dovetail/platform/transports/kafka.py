@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import aiokafka
 import numpy as np
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
 from faust.types.transports import ConsumerT, ProducerT
@@ -65,15 +65,13 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         try:
             await asyncio.wait({fetch, woken}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._wakeup.clear()
             woken.cancel()
+            self._wakeup.clear()
             if not fetch.done():
-                # Nothing is lost: getmany takes records out of aiokafka's buffer and returns them in one go.
+                # Loses nothing: getmany takes records out of aiokafka's buffer and returns them in one go.
                 fetch.cancel()
-        try:
-            records = await fetch
-        except asyncio.CancelledError:
-            return []
+        await asyncio.wait({fetch})
+        records = {} if fetch.cancelled() else fetch.result()
         return [_coalesce(batch) for batch in records.values()]
 
     async def bounds(self, tps: set[TP]) -> dict[TP, tuple[int, int]]:
@@ -118,7 +116,13 @@ class Consumer(CoalescingConsumer, stock.Consumer):
         self._thread.wake()
 
     async def _fetch_polls(self, tps: set[TP]) -> Sequence[Poll]:
-        return await self._thread.poll(tps)
+        try:
+            return await self._thread.poll(tps)
+        except OffsetOutOfRangeError as error:
+            raise TransportError(
+                f"reading {error} is past: the broker removed messages before they were read, or the topic was "
+                "recreated; lengthen the retention and restart, which will say which"
+            ) from error
 
     async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
         return await self._thread.bounds(tps)

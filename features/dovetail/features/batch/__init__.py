@@ -1,0 +1,1 @@
+"""The meaning of definitions, evaluated in DuckDB. DuckDB is imported below this folder only."""

@@ -1,0 +1,113 @@
+"""What DuckDB says about a text without running it: its types, its syntax tree, the functions it calls."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dovetail.features.batch.connection import connect
+
+__all__ = ["BindError", "Binder", "functions_called", "syntax_tree", "unstable_functions"]
+
+
+class BindError(Exception):
+    """DuckDB refuses the text; ``str()`` is its own first line. Callers add file and line."""
+
+
+class Binder:
+    """Binds SQL against empty tables of the given schemas."""
+
+    def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
+        self._connection = connect(threads=1)
+        for name, schema in tables.items():
+            self._connection.register(name, schema.empty_table())
+
+    def describe(self, sql: str) -> pa.Schema:
+        """The Arrow schema of a query's result.
+
+        Raises:
+            BindError: a name or type is wrong.
+        """
+        try:
+            return self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
+        except duckdb.Error as error:
+            raise BindError(_first_line(error)) from error
+
+    def interval_us(self, sql: str) -> tuple[int, int]:
+        """A constant interval as (months, microseconds); a day is 24 hours, as for any TIMESTAMP without zone.
+
+        Raises:
+            BindError: it is not a constant interval.
+        """
+        query = f"SELECT 12 * datepart('year', i) + datepart('month', i), i FROM (SELECT {sql} AS i)"
+        try:
+            months, _ = self._connection.execute(query).fetchall()[0]
+            whole = self._connection.execute(f"SELECT epoch_us({sql} - to_months({months}))").fetchall()[0][0]
+        except duckdb.Error as error:
+            raise BindError(_first_line(error)) from error
+        return int(months), int(whole)
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+@cache
+def _parser() -> tuple[duckdb.DuckDBPyConnection, threading.Lock]:
+    return connect(threads=1), threading.Lock()
+
+
+def _statement(sql: str) -> Any:
+    connection, lock = _parser()
+    with lock:
+        text = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
+    parsed = json.loads(text)
+    if parsed["error"]:
+        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}".split("\n", 1)[0])
+    return parsed["statements"][0]["node"]
+
+
+def syntax_tree(expression: str) -> Mapping[str, Any]:
+    """DuckDB's syntax tree of one expression, as ``json_serialize_sql`` gives it.
+
+    Raises:
+        BindError: DuckDB cannot parse it.
+    """
+    tree: Mapping[str, Any] = _statement(f"SELECT {expression}")["select_list"][0]
+    return tree
+
+
+def functions_called(sql: str) -> frozenset[str]:
+    """Lower-case names of all functions, operators and aggregates a query calls, at any depth.
+
+    Raises:
+        BindError: DuckDB cannot parse it.
+    """
+    return frozenset(node["function_name"].lower() for node in _walk(_statement(sql)) if "function_name" in node)
+
+
+def _walk(tree: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _walk(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _walk(value)
+
+
+@cache
+def unstable_functions() -> frozenset[str]:
+    """Functions whose value is not determined by their arguments, by DuckDB's own catalogue."""
+    connection, lock = _parser()
+    with lock:
+        rows = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+    return frozenset(str(name) for (name,) in rows)

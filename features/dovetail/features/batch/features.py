@@ -1,0 +1,80 @@
+"""A feature set for past requests, in DuckDB from end to end: what served values are compared with, and backfill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.features.batch.lane import DuckLane, LaneError
+from dovetail.features.batch.streaming import Visibility, evaluate_view
+from dovetail.features.batch.views import lookup, run_batch_view, versions
+from dovetail.features.plan import BatchView, FeatureSet, Table
+from dovetail.features.project import Project
+from dovetail.platform.errors import WireError
+
+__all__ = ["evaluate_feature_set", "seen_column"]
+
+
+def seen_column(view: str) -> str:
+    """The column of the requests that says what streaming view ``view`` had seen: list<int64> by partition."""
+    return f"{view}._seen"
+
+
+def evaluate_feature_set(
+    project: Project,
+    requests: pa.Table,
+    events: Mapping[str, pa.Table],
+    load_table: Callable[[Table], pa.Table],
+    *,
+    features: FeatureSet | None = None,
+    visibility: Visibility = "event_time",
+) -> pa.Table:
+    """Every column of ``features`` (default: the one that serves) for each row of ``requests``, in order.
+
+    Args:
+        requests: flat, one row per candidate (``flatten_requests``); for ``as_served`` also ``seen_column(view)`` for
+            each streaming view joined.
+        events: by stream, with the columns :func:`~.streaming.evaluate_view` asks for.
+        load_table: gives an offline table's rows, known or not yet known.
+
+    Raises:
+        WireError, StateError, DefinitionError: as the views' evaluation; WireError also when an expression of the
+            feature set has no value on a row.
+    """
+    features = features or project.feature_set
+    rows = requests
+    for join in features.joins:
+        if join.kind == "streaming":
+            view = project.stream_views[join.view]
+            values = evaluate_view(
+                view,
+                events[view.stream.name],
+                requests,
+                seen_column=seen_column(view.name),
+                visibility=visibility,
+            ).values
+        else:
+            values = _batch_values(project.batch_views[join.view], requests, load_table)
+        for field in values.schema:
+            rows = rows.append_column(f"{join.view}.{field.name}", values.column(field.name))
+    lane = DuckLane([(column.resolved, column.type) for column in features.columns], threads=None)
+    try:
+        arrays = lane.evaluate(rows)
+    except LaneError as error:
+        raise WireError(f"{features.file}: {features.name} has no value: {error}") from error
+    return pa.Table.from_arrays(arrays, schema=features.schema)
+
+
+def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:
+    times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
+    wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
+    parts, order = [view.output_schema.empty_table()], [np.empty(0, dtype=np.int64)]
+    for version in np.unique(wanted).tolist():
+        mine = np.flatnonzero(wanted == version)
+        keys = requests.select(list(view.entity)).take(pa.array(mine))
+        parts.append(lookup(view, run_batch_view(view, version, load_table), keys))
+        order.append(mine)
+    place = np.argsort(np.concatenate(order))
+    return pa.concat_tables(parts).take(pa.array(place)).combine_chunks()

@@ -1,0 +1,47 @@
+"""The DuckDB lane: expressions that are not proven elsewhere, evaluated by DuckDB on a micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from dovetail.features.batch.connection import connect
+
+__all__ = ["DuckLane", "LaneError"]
+
+_ROWS = "rows_of_the_batch"
+
+
+class LaneError(Exception):
+    """DuckDB refuses the values; ``str()`` is its own first line. Callers say which expression and row."""
+
+
+class DuckLane:
+    """Expressions over one table's columns. One database per lane; every call has its own cursor, so threads may share.
+
+    A call costs milliseconds whatever the number of rows: put all expressions of a batch into one.
+    """
+
+    def __init__(self, expressions: Sequence[tuple[str, pa.DataType]], *, threads: int | None = 1) -> None:
+        self._connection = connect(threads=threads)
+        self._types = [type_ for _, type_ in expressions]
+        listed = ", ".join(f"({sql}\n) AS c{index}" for index, (sql, _) in enumerate(expressions))
+        self._query = f"SELECT {listed} FROM {_ROWS}"
+
+    def evaluate(self, rows: pa.Table) -> list[pa.Array]:
+        """One array per expression, in the order of ``rows``.
+
+        Raises:
+            LaneError: an overflow, a division by zero, a failing cast.
+        """
+        cursor = self._connection.cursor()
+        try:
+            cursor.register(_ROWS, rows)
+            table = cursor.sql(self._query).to_arrow_table()
+        except duckdb.Error as error:
+            raise LaneError(str(error).split("\n", 1)[0]) from error
+        finally:
+            cursor.close()
+        return [table.column(index).combine_chunks().cast(type_, safe=True) for index, type_ in enumerate(self._types)]

@@ -1,0 +1,121 @@
+"""Batch views: their versions, and looking values up in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.features.batch.connection import connect
+from dovetail.features.plan import BatchView, Table
+from dovetail.features.source import quoted
+from dovetail.platform.errors import DefinitionError, WireError
+
+__all__ = ["lookup", "lookup_as_of", "run_batch_view", "versions"]
+
+
+def versions(view: BatchView, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The version in force at each time: the last multiple of the view's period since 1970, at or before it."""
+    return times_us // view.every_us * view.every_us
+
+
+def run_batch_view(view: BatchView, version_us: int, load_table: Callable[[Table], pa.Table]) -> pa.Table:
+    """The view as of ``version_us``: entity and value columns, one row per key, keys with a NULL left out.
+
+    Only rows with ``available_at <= version_us`` exist for it, and it runs in one thread: a version comes out the same
+    whenever it is computed from the same tables.
+
+    Raises:
+        DefinitionError: two rows have the same key.
+        WireError: a table lacks a declared column, or DuckDB fails on its values.
+    """
+    connection = connect(threads=1)
+    try:
+        for table in view.tables:
+            _register(connection, table, load_table(table), version_us)
+        result = connection.sql(view.sql).to_arrow_table()
+    except duckdb.Error as error:
+        reason = str(error).split("\n", 1)[0]
+        raise WireError(f"{view.file}:{view.line}: {view.name} as of {version_us} us has no value: {reason}") from error
+    finally:
+        connection.close()
+    entity = [pa.field(c, t) for c, t in zip(view.entity, view.entity_types, strict=True)]
+    wanted = pa.schema([*entity, *view.output_schema])
+    result = result.select(wanted.names).cast(wanted)
+    for column in view.entity:
+        result = result.filter(pc.is_valid(result.column(column)))
+    _refuse_duplicates(view, result, version_us)
+    return result.combine_chunks()
+
+
+def lookup(view: BatchView, result: pa.Table, keys: pa.Table) -> pa.Table:
+    """The view's value columns for each row of ``keys``, which has the entity columns and may have others.
+
+    NULL where ``result``, a table of :func:`run_batch_view`, does not have the key.
+    """
+    if not result.num_rows:
+        nothing = [pa.nulls(keys.num_rows, field.type) for field in view.output_schema]
+        return pa.Table.from_arrays(nothing, schema=view.output_schema)
+    wanted = np.zeros(keys.num_rows, dtype=np.int64)
+    stored = np.zeros(result.num_rows, dtype=np.int64)
+    for column in view.entity:
+        # Column by column, keys become one integer; it stays below (rows of result)² because it is made dense again.
+        distinct = pc.unique(result.column(column))
+        found, have = _codes(keys.column(column), distinct), _codes(result.column(column), distinct)
+        wanted = np.where((wanted < 0) | (found < 0), -1, wanted * len(distinct) + found)
+        stored = stored * len(distinct) + have
+        dense = pa.array(np.unique(stored))
+        wanted, stored = _codes(pa.array(wanted), dense), _codes(pa.array(stored), dense)
+    rows = pc.index_in(pa.array(wanted), value_set=pa.array(stored))
+    return result.select(view.output_schema.names).take(rows)
+
+
+def lookup_as_of(view: BatchView, requests: pa.Table, table_of: Callable[[int], pa.Table]) -> pa.Table:
+    """The view's value columns for each request, from the version in force at its ``request_time``.
+
+    ``table_of`` gives the result of a version (microseconds).
+    """
+    times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
+    wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
+    parts, order = [view.output_schema.empty_table()], [np.empty(0, dtype=np.int64)]
+    for version in np.unique(wanted).tolist():
+        mine = np.flatnonzero(wanted == version)
+        keys = requests.select(list(view.entity)).take(pa.array(mine))
+        parts.append(lookup(view, table_of(version), keys))
+        order.append(mine)
+    place = np.argsort(np.concatenate(order))
+    return pa.concat_tables(parts).take(pa.array(place)).combine_chunks()
+
+
+def _codes(values: pa.Array | pa.ChunkedArray, distinct: pa.Array) -> npt.NDArray[np.int64]:
+    codes = pc.index_in(values, value_set=distinct).fill_null(-1)
+    return np.asarray(codes.to_numpy() if isinstance(codes, pa.ChunkedArray) else codes, dtype=np.int64)
+
+
+def _register(connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table, version_us: int) -> None:
+    schema = table.schema.arrow
+    missing = [name for name in schema.names if name not in rows.column_names]
+    if missing:
+        raise WireError(f"table {table.schema.name} has no column {missing[0]!r}, which {table.schema.file} declares")
+    raw = f"_rows_of_{table.schema.name}"
+    connection.register(raw, rows.select(schema.names).cast(pa.schema([f.with_nullable(True) for f in schema])))
+    connection.sql(
+        f"SELECT * FROM {quoted(raw)} WHERE {quoted(table.available_at)} <= make_timestamp({version_us})"
+    ).create_view(table.schema.name)
+
+
+def _refuse_duplicates(view: BatchView, result: pa.Table, version_us: int) -> None:
+    counted = result.group_by(list(view.entity)).aggregate([([], "count_all")])
+    doubled = counted.filter(pc.greater(counted.column("count_all"), 1))
+    if doubled.num_rows:
+        key = ", ".join(f"{column} = {doubled.column(column)[0].as_py()!r}" for column in view.entity)
+        raise DefinitionError(
+            f"batch view {view.name} as of {version_us} us has {doubled.column('count_all')[0]} rows for {key}",
+            file=view.file,
+            line=view.line,
+            remedy=f"GROUP BY {', '.join(view.entity)}, or keep one row with arg_max(…, available_at)",
+        )

@@ -1,0 +1,106 @@
+"""A SELECT over offline tables, read as a :class:`~dovetail.features.plan.BatchView`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from sqlglot import exp
+
+from dovetail.features.batch.binding import Binder, BindError, functions_called
+from dovetail.features.plan import BatchView, Table
+from dovetail.features.source import Source, nearest
+
+__all__ = ["parse_batch_view"]
+
+#: Aggregates that answer with whichever row comes first.
+_ARBITRARY = frozenset({"any_value", "arbitrary", "first", "last"})
+
+
+def parse_batch_view(
+    name: str, source: Source, tables: Mapping[str, Table], others: Sequence[str], every_us: int, binder: Binder
+) -> BatchView:
+    """The plan of a batch view.
+
+    The entity is GROUP BY's columns; without GROUP BY, the first output column. ``others`` are names that exist but
+    are not offline tables.
+
+    Raises:
+        DefinitionError: it reads something else than offline tables, calls what is arbitrary, or does not bind.
+    """
+    select = source.select
+    used = _tables_used(source, tables, others)
+    arbitrary = sorted(functions_called(source.text) & _ARBITRARY)
+    if arbitrary:
+        raise source.refuse(
+            _call(select, arbitrary[0]),
+            f"{arbitrary[0]} takes an arbitrary row, another one each time",
+            "use min, max, or arg_max over a column without ties",
+        )
+    for clause in ("limit", "sample"):
+        if select.args.get(clause):
+            raise source.refuse(select.args[clause], f"{clause.upper()} in a batch view", "select by a condition")
+    try:
+        bound = binder.describe(source.text.rstrip().rstrip(";"))
+    except BindError as error:
+        raise source.refuse(select, str(error), "correct the statement") from error
+    doubled = [n for i, n in enumerate(bound.names) if n.lower() in {m.lower() for m in bound.names[:i]}]
+    if doubled:
+        raise source.refuse(select, f"two outputs named {doubled[0]}", "rename one with AS")
+    entity = _entity(source, bound)
+    return BatchView(
+        name=name,
+        file=source.file,
+        line=source.line(select),
+        sql=source.text,
+        tables=used,
+        entity=entity,
+        every_us=every_us,
+        output_schema=pa.schema([field for field in bound if field.name not in entity]),
+        entity_types=tuple(bound.field(column).type for column in entity),
+    )
+
+
+def _tables_used(source: Source, tables: Mapping[str, Table], others: Sequence[str]) -> tuple[Table, ...]:
+    named = {cte.alias.lower() for cte in source.select.find_all(exp.CTE)}
+    known = {key.lower(): table for key, table in tables.items()}
+    used: dict[str, Table] = {}
+    for table in source.select.find_all(exp.Table):
+        key = table.name.lower()
+        if key in named:
+            continue
+        if not isinstance(table.this, exp.Identifier) or key not in known:
+            shown = table.name or table.sql(dialect="duckdb")
+            what = f"{shown} is not an offline table" if key in {o.lower() for o in others} else f"no table {shown}"
+            raise source.refuse(
+                table, what, f"{nearest(shown, list(tables))}; batch views read [tables.*] of dovetail.toml"
+            )
+        used[key] = known[key]
+    if not used:
+        raise source.refuse(source.select, "a view that reads nothing", "read a stream, an offline table or request")
+    return tuple(used.values())
+
+
+def _entity(source: Source, bound: pa.Schema) -> tuple[str, ...]:
+    group = source.select.args.get("group")
+    if group is None:
+        return (bound.names[0],)
+    outputs = {name.lower(): name for name in bound.names}
+    entity = []
+    for key in group.expressions:
+        if isinstance(key, exp.Literal):
+            entity.append(bound.names[int(key.name) - 1])
+        elif isinstance(key, exp.Column) and key.name.lower() in outputs:
+            entity.append(outputs[key.name.lower()])
+        else:
+            raise source.refuse(
+                key, f"GROUP BY {key.sql(dialect='duckdb')} is no output column", "select it, under its own name"
+            )
+    if not entity:
+        raise source.refuse(group, "GROUP BY without plain columns", "name the entity's columns in GROUP BY")
+    return tuple(entity)
+
+
+def _call(select: exp.Expr, name: str) -> exp.Expr:
+    calls = (node for node in select.find_all(exp.Func) if node.sql(dialect="duckdb").lower().startswith(name))
+    return next(calls, select)

@@ -1,0 +1,214 @@
+"""Expressions at run time: a feature set's columns, and what a streaming view reads of its events.
+
+Expressions of the proven set run as Arrow kernels; the others run in DuckDB, all of them in one call. Where a kernel
+cannot vouch for a value, or fails, DuckDB decides too: its answer, value or error, is what the definition means.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.features.batch.binding import syntax_tree
+from dovetail.features.batch.lane import DuckLane, LaneError
+from dovetail.features.expressions import Compiled, NotProven, compile_expression
+from dovetail.features.plan import FeatureSet, StreamView
+from dovetail.features.request import REQUEST
+from dovetail.platform.errors import WireError
+
+__all__ = ["Expression", "ExpressionSet", "FeatureSetEvaluator", "PreparedColumns", "StreamPreparer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """SQL over the columns of one schema, the type DuckDB binds it to, and what to call it in errors."""
+
+    sql: str
+    type: pa.DataType
+    called: str
+
+
+class ExpressionSet:
+    """Expressions over tables of one schema, evaluated together. Threads may share it."""
+
+    def __init__(self, expressions: Sequence[Expression], schema: pa.Schema) -> None:
+        self._expressions = tuple(expressions)
+        self._schema = schema
+        self._compiled = [self._compile(expression) for expression in self._expressions]
+        self._lanes: dict[tuple[int, ...], DuckLane] = {}
+        self._lock = threading.Lock()
+        stay = self._in_duckdb
+        if stay:
+            self._lane(stay)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """``compiled`` or ``duckdb`` for each expression."""
+        return tuple("duckdb" if compiled is None else "compiled" for compiled in self._compiled)
+
+    @property
+    def _in_duckdb(self) -> tuple[int, ...]:
+        return tuple(index for index, compiled in enumerate(self._compiled) if compiled is None)
+
+    def evaluate(self, rows: pa.Table) -> list[pa.Array]:
+        """One array per expression, in the order given, of the types given.
+
+        Raises:
+            WireError: an expression has no value on a row: overflow, integer division by zero, failing cast. The
+                message names the expression and the row's index.
+        """
+        columns = {name: rows.column(name).combine_chunks() for name in self._schema.names}
+        results: list[pa.Array | None] = []
+        for compiled in self._compiled:
+            try:
+                results.append(None if compiled is None else compiled.evaluate(columns, rows.num_rows))
+            except NotProven:
+                results.append(None)
+        missing = tuple(index for index, result in enumerate(results) if result is None)
+        if missing:
+            for index, array in zip(missing, self._ask_duckdb(missing, rows), strict=True):
+                results[index] = array
+        return [result for result in results if result is not None]
+
+    def _compile(self, expression: Expression) -> Compiled | None:
+        compiled = compile_expression(syntax_tree(expression.sql), self._schema)
+        return compiled if compiled is not None and compiled.type == expression.type else None
+
+    def _lane(self, indices: tuple[int, ...]) -> DuckLane:
+        with self._lock:
+            if indices not in self._lanes:
+                wanted = [self._expressions[index] for index in indices]
+                self._lanes[indices] = DuckLane([(e.sql, e.type) for e in wanted])
+            return self._lanes[indices]
+
+    def _ask_duckdb(self, indices: tuple[int, ...], rows: pa.Table) -> list[pa.Array]:
+        rows = rows.select(self._schema.names)
+        try:
+            return self._lane(indices).evaluate(rows)
+        except LaneError as error:
+            index, row, reason = self._first_failure(indices, rows, str(error))
+            raise WireError(f"{self._expressions[index].called}: row {row}: {reason}") from error
+
+    def _first_failure(self, indices: tuple[int, ...], rows: pa.Table, reason: str) -> tuple[int, int, str]:
+        """Which expression has no value on which row: the first failing expression, its first failing row."""
+        for index in indices:
+            found = self._failure((index,), rows)
+            if found is None:
+                continue
+            low, high = 0, rows.num_rows  # rows before low have values; one before high has none
+            while high - low > 1:
+                middle = (low + high) // 2
+                failure = self._failure((index,), rows.slice(low, middle - low))
+                low, high, found = (middle, high, found) if failure is None else (low, middle, failure)
+            return index, low, found
+        return indices[0], 0, reason
+
+    def _failure(self, indices: tuple[int, ...], rows: pa.Table) -> str | None:
+        try:
+            self._lane(indices).evaluate(rows)
+        except LaneError as error:
+            return str(error)
+        return None
+
+
+class FeatureSetEvaluator:
+    """Evaluates a feature set's expressions over request rows joined with the views' values."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self.features = features
+        self._sets: dict[tuple[str, ...], ExpressionSet] = {}
+
+    def evaluate(self, rows: pa.Table, origins: Sequence[str] = ("key", "request", "streaming", "batch")) -> pa.Table:
+        """The columns with one of ``origins``, in the order written.
+
+        Args:
+            rows: one row per candidate with the columns of ``features.inputs`` that these expressions read: request
+                columns, and each joined view's values as ``<view>.<column>``. Others are ignored.
+
+        Raises:
+            WireError: an expression has no value on a row, which is named.
+        """
+        wanted = self.features.columns_of(*origins)
+        arrays = self._expressions(tuple(origins)).evaluate(rows)
+        return pa.Table.from_arrays(arrays, schema=pa.schema([pa.field(c.name, c.type) for c in wanted]))
+
+    def _expressions(self, origins: tuple[str, ...]) -> ExpressionSet:
+        if origins not in self._sets:
+            wanted = self.features.columns_of(*origins)
+            read = {name if owner == REQUEST else f"{owner}.{name}" for c in wanted for owner, name in c.references}
+            schema = pa.schema([field for field in self.features.inputs if field.name in read])
+            self._sets[origins] = ExpressionSet(
+                [Expression(c.resolved, c.type, f"{self.features.file}:{c.line}: {c.name}") for c in wanted], schema
+            )
+        return self._sets[origins]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedColumns:
+    """What a streaming view reads of a batch of events.
+
+    Attributes:
+        event_time: int64 ``[n]``, microseconds, of *all* events: the watermark moves by those WHERE removes, too.
+        kept: int64 ``[k]``, ascending indices of the events that pass WHERE; all that follows is about those.
+        entity: the entity columns, length k each.
+        arguments: values of the distinct arguments of ``view.inputs``, in order of first use, length k each.
+        filters: booleans of the distinct filters of ``view.inputs``, in order of first use; NULL counts as false.
+    """
+
+    event_time: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    entity: tuple[pa.Array, ...]
+    arguments: tuple[pa.Array, ...]
+    filters: tuple[pa.Array, ...]
+
+
+class StreamPreparer:
+    """Evaluates a streaming view's WHERE, arguments and filters on events. Threads may share it."""
+
+    def __init__(self, view: StreamView) -> None:
+        self.view = view
+        schema = view.stream.schema.arrow
+        where = f"{view.file}:{view.line}: WHERE of {view.name}"
+        called = f"{view.file}:{view.line}: {view.name}"
+        arguments = {i.argument: i.type for i in view.inputs if i.argument is not None}
+        filters = dict.fromkeys(i.filter for i in view.inputs if i.filter is not None)
+        self._where = None if view.where is None else ExpressionSet([Expression(view.where, pa.bool_(), where)], schema)
+        self._inputs = ExpressionSet(
+            [
+                *(Expression(sql, type_, f"{called}: {sql}") for sql, type_ in arguments.items()),
+                *(Expression(sql, pa.bool_(), f"{called}: FILTER (WHERE {sql})") for sql in filters),
+            ],
+            schema,
+        )
+        self._arguments = len(arguments)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """``compiled`` or ``duckdb``: WHERE if there is one, then arguments, then filters."""
+        return (*(self._where.lanes if self._where is not None else ()), *self._inputs.lanes)
+
+    def prepare(self, events: pa.Table) -> PreparedColumns:
+        """Evaluate ``events``, which have at least the stream's columns.
+
+        Raises:
+            WireError: an expression has no value on an event, which is named by its index in ``events`` for WHERE,
+                among the kept ones otherwise.
+        """
+        times = events.column(self.view.stream.event_time).combine_chunks().view(pa.int64())
+        event_time = np.asarray(times.to_numpy(zero_copy_only=False), dtype=np.int64)
+        kept = np.arange(events.num_rows, dtype=np.int64)
+        if self._where is not None:
+            passed = pc.fill_null(self._where.evaluate(events)[0], False)
+            kept = np.flatnonzero(np.asarray(passed.to_numpy(zero_copy_only=False), dtype=np.bool_))
+            if len(kept) < events.num_rows:
+                events = events.take(pa.array(kept))
+        evaluated = self._inputs.evaluate(events)
+        entity = tuple(events.column(column).combine_chunks() for column in self.view.entity)
+        cut = self._arguments
+        return PreparedColumns(event_time, kept, entity, tuple(evaluated[:cut]), tuple(evaluated[cut:]))

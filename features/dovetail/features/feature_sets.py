@@ -1,0 +1,239 @@
+"""``SELECT … FROM request LEFT JOIN view USING (…)``, read as a :class:`~dovetail.features.plan.FeatureSet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import pyarrow as pa
+from sqlglot import exp
+
+from dovetail.features.batch.binding import Binder, BindError, syntax_tree
+from dovetail.features.expressions import compile_expression
+from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, JoinedView, StreamView
+from dovetail.features.request import REQUEST
+from dovetail.features.source import Source, Span, nearest, quoted
+from dovetail.features.streaming_views import from_table, relation_name
+
+__all__ = ["is_feature_set", "parse_feature_set"]
+
+Origin = Literal["key", "request", "streaming", "batch"]
+
+_CLAUSES = {"expressions", "from_", "from", "joins", "kind"}
+_KEYS = ("request_id", "item_id")
+
+
+def is_feature_set(source: Source) -> bool:
+    """Whether the statement reads ``FROM request``."""
+    table = from_table(source)
+    return table is not None and table.name.lower() == REQUEST
+
+
+def parse_feature_set(
+    name: str,
+    source: Source,
+    request: pa.Schema,
+    stream_views: Mapping[str, StreamView],
+    batch_views: Mapping[str, BatchView],
+) -> FeatureSet:
+    """The plan of a feature set; ``request`` is the flat request schema.
+
+    Raises:
+        DefinitionError: anything outside the supported language, with the line and what to write instead.
+    """
+    return _Reader(name, source, request, {**stream_views, **batch_views}).feature_set()
+
+
+class _Reader:
+    def __init__(
+        self, name: str, source: Source, request: pa.Schema, views: Mapping[str, StreamView | BatchView]
+    ) -> None:
+        self.name, self.source, self.request = name, source, request
+        self.views = {key.lower(): view for key, view in views.items()}
+        #: Relation names as the statement uses them, lower case: None is the request.
+        self.relations: dict[str, StreamView | BatchView | None] = {}
+        self.request_columns = {column.lower(): column for column in request.names}
+
+    def feature_set(self) -> FeatureSet:
+        source, select = self.source, self.source.select
+        for clause, value in select.args.items():
+            if value and clause not in _CLAUSES:
+                raise source.refuse(
+                    value[0] if isinstance(value, list) else value,
+                    f"{clause.strip('_').upper()} in a feature set",
+                    "a feature set is SELECT expressions FROM request LEFT JOIN views: one row per candidate",
+                )
+        self.relations[relation_name(source).lower()] = None
+        joins = tuple(self._join(join) for join in select.args.get("joins") or [])
+        inputs = self._inputs(joins)
+        binder = Binder({"request_rows": inputs})
+        pairs = zip(select.expressions, source.items(), strict=True)
+        columns = tuple(self._column(node, span, inputs, binder) for node, span in pairs)
+        self._check_outputs(columns)
+        return FeatureSet(self.name, source.file, source.line(select), source.text, joins, columns, inputs)
+
+    def _join(self, join: exp.Join) -> JoinedView:
+        source, table = self.source, join.this
+        kind = " ".join(filter(None, (join.args.get("method"), join.side, join.kind))).upper()
+        using = [identifier.name.lower() for identifier in join.args.get("using") or []]
+        if kind not in ("LEFT", "LEFT OUTER") or not using or not isinstance(table, exp.Table):
+            raise source.refuse(
+                join, f"{kind or 'INNER'} JOIN {'' if using else 'without USING'}".strip(), "write LEFT JOIN view USING"
+            )
+        view = self.views.get(table.name.lower())
+        if view is None:
+            raise source.refuse(table, f"no view named {table.name}", nearest(table.name, [*self._names()]))
+        if table.alias_or_name.lower() in self.relations or view in self.relations.values():
+            raise source.refuse(table, f"view {view.name} is joined twice", "join it once")
+        if set(using) != {column.lower() for column in view.entity}:
+            raise source.refuse(
+                join,
+                f"{view.name} is keyed by ({', '.join(view.entity)}), not by ({', '.join(using)})",
+                f"write USING ({', '.join(view.entity)})",
+            )
+        for column, type_ in zip(view.entity, view.entity_types, strict=True):
+            self._check_key(join, view, column, type_)
+        self.relations[table.alias_or_name.lower()] = view
+        streaming = isinstance(view, StreamView)
+        return JoinedView(view.name, "streaming" if streaming else "batch", view.entity)
+
+    def _check_key(self, join: exp.Join, view: StreamView | BatchView, column: str, type_: pa.DataType) -> None:
+        if column not in self.request.names:
+            raise self.source.refuse(
+                join,
+                f"view {view.name} is keyed by {column}, which request does not have",
+                f"add {column} to CREATE TABLE request",
+            )
+        found = self.request.field(column).type
+        if found != type_:
+            raise self.source.refuse(
+                join,
+                f"{column} is {found} in request and {type_} in view {view.name}",
+                "declare the same type in both",
+            )
+
+    def _names(self) -> list[str]:
+        return [view.name for view in self.views.values()]
+
+    def _inputs(self, joins: tuple[JoinedView, ...]) -> pa.Schema:
+        """The flat rows expressions read: request columns, then every joined view's as ``view.column``."""
+        fields = list(self.request)
+        for join in joins:
+            view = self.views[join.view.lower()]
+            fields += [pa.field(f"{view.name}.{field.name}", field.type) for field in view.output_schema]
+        return pa.schema(fields)
+
+    def _column(self, node: exp.Expr, span: Span, inputs: pa.Schema, binder: Binder) -> FeatureColumn:
+        source, expression = self.source, node.unalias()
+        if expression.find(exp.Window, exp.AggFunc, exp.Query):
+            raise source.refuse(
+                node, "an aggregate, window or subquery in a feature set", "aggregate in a view and join it"
+            )
+        if expression.find(exp.Star):
+            raise source.refuse(node, "SELECT *", "list the columns")
+        if not node.alias_or_name:
+            raise source.refuse(node, f"{source.cut(span)} has no name", "name it with AS")
+        references: dict[tuple[str, str], None] = {}
+
+        def name(column: exp.Column) -> tuple[str, int]:
+            relation, found, parts = self._resolve(column)
+            references[relation, found] = None
+            flat = found if relation == REQUEST else f"{relation}.{found}"
+            return quoted(flat, simple=relation == REQUEST), parts
+
+        resolved = source.rewrite(span, expression, name)
+        type_ = self._bind(node, resolved, binder)
+        compiled = compile_expression(syntax_tree(resolved), inputs)
+        lane: Literal["compiled", "duckdb"] = (
+            "compiled" if compiled is not None and compiled.type == type_ else "duckdb"
+        )
+        return FeatureColumn(
+            name=node.alias_or_name,
+            sql=source.cut(span),
+            line=source.line(node),
+            references=tuple(references),
+            origin=self._origin(node, tuple(references), expression),
+            lane=lane,
+            type=type_,
+            resolved=resolved,
+        )
+
+    def _bind(self, node: exp.Expr, resolved: str, binder: Binder) -> pa.DataType:
+        try:
+            type_ = binder.describe(f"SELECT {resolved}\n AS value FROM request_rows").field(0).type
+        except BindError as error:
+            raise self.source.refuse(node, str(error), "correct the expression") from error
+        plain = (pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us"))
+        if pa.types.is_signed_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+            return type_
+        if type_ not in plain:
+            raise self.source.refuse(
+                node, f"a feature of type {type_}", "CAST it to a number, VARCHAR, BOOLEAN, DATE or TIMESTAMP"
+            )
+        return type_
+
+    def _resolve(self, column: exp.Column) -> tuple[str, str, int]:
+        """(relation, declared column, leading parts that say so); further parts are members of a struct."""
+        parts = [part.name for part in column.parts]
+        if len(parts) > 1 and parts[0].lower() in self.relations:
+            view = self.relations[parts[0].lower()]
+            return (*self._in_relation(column, view, parts[1]), 2)
+        owners: list[StreamView | BatchView | None] = [
+            view for view in self.relations.values() if parts[0].lower() in self._columns_of(view)
+        ]
+        if not owners:
+            known = (
+                [*self.relations]
+                if len(parts) > 1
+                else [c for v in self.relations.values() for c in self._columns_of(v)]
+            )
+            raise self.source.refuse(column, f"no column {'.'.join(parts)}", nearest(parts[0], known))
+        if len(owners) > 1:
+            names = [view.name if view is not None else REQUEST for view in owners]
+            raise self.source.refuse(
+                column, f"{parts[0]} is a column of {' and of '.join(names)}", f"write {names[0]}.{parts[0]}"
+            )
+        return (*self._in_relation(column, owners[0], parts[0]), 1)
+
+    def _columns_of(self, view: StreamView | BatchView | None) -> Mapping[str, str]:
+        if view is None:
+            return self.request_columns
+        return {name.lower(): name for name in view.output_schema.names}
+
+    def _in_relation(self, column: exp.Column, view: StreamView | BatchView | None, name: str) -> tuple[str, str]:
+        relation = REQUEST if view is None else view.name
+        known = self._columns_of(view)
+        if view is not None and name.lower() in {key.lower() for key in view.entity}:
+            raise self.source.refuse(
+                column, f"{relation}.{name} is the key the view is joined by", f"write request.{name}"
+            )
+        if name.lower() not in known:
+            raise self.source.refuse(column, f"{relation} has no column {name}", nearest(name, list(known.values())))
+        return relation, known[name.lower()]
+
+    def _origin(self, node: exp.Expr, references: tuple[tuple[str, str], ...], expression: exp.Expr) -> Origin:
+        kinds = {type(self.views[relation.lower()]) for relation, _ in references if relation != REQUEST}
+        if len(kinds) > 1:
+            raise self.source.refuse(
+                node,
+                f"{node.alias_or_name} mixes batch and streaming views",
+                "split into two columns: batch features are looked up again when the sample is made",
+            )
+        if kinds:
+            return "streaming" if StreamView in kinds else "batch"
+        key = isinstance(expression, exp.Column) and references in [((REQUEST, column),) for column in _KEYS]
+        return "key" if key and node.alias_or_name in _KEYS else "request"
+
+    def _check_outputs(self, columns: tuple[FeatureColumn, ...]) -> None:
+        seen: set[str] = set()
+        for column in columns:
+            if column.name.lower() in seen:
+                raise self.source.refuse(column.line, f"two outputs named {column.name}", "rename one with AS")
+            seen.add(column.name.lower())
+        for key in _KEYS:
+            if not any(c.name == key and c.origin == "key" for c in columns):
+                raise self.source.refuse(
+                    self.source.select,
+                    f"the feature set does not select {key}",
+                    f"add {key}: labels and samples are found by it",
+                )

@@ -1,0 +1,180 @@
+"""From exact partials to feature values: the one finisher that stream and batch share.
+
+Both engines arrive at the same integers (count, Σx) by different roads. What turns them into a feature value is here,
+once, so that the values agree bit for bit. A 128-bit integer is two words: ``lo`` (uint64) and ``hi`` (int64), two's
+complement, which is Arrow's decimal128 in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.features.stream.kernel import Words, compiled, unsigned_less
+from dovetail.platform.errors import StateError
+
+__all__ = ["avg", "canonical_floats", "decimal_array", "decimal_words", "require_38_digits", "validity_buffer"]
+
+_TEN_38_LO, _TEN_38_HI = np.uint64(10**38 & (1 << 64) - 1), np.int64(10**38 >> 64)
+_MINUS_TEN_38_LO, _MINUS_TEN_38_HI = np.uint64(-(10**38) & (1 << 64) - 1), np.int64(-(10**38) >> 64)
+
+
+def avg(
+    lo: npt.NDArray[np.uint64], hi: npt.NDArray[np.int64], count: npt.NDArray[np.int64], scale: int
+) -> pa.DoubleArray:
+    """The mean: ``Σx / (count · 10**scale)`` as one exact fraction, rounded once to the nearest double, ties to even.
+
+    DuckDB's own ``avg`` rounds Σx, the quotient by count and the quotient by 10**scale one after the other and may be
+    off in the last place; this is the double nearest to the true mean, so it cannot depend on the road taken.
+
+    Args:
+        lo, hi: Σx of the unscaled values, shape ``[n]``. Where count is 0 they are not looked at.
+        count: how many values, shape ``[n]``, below 2**62.
+        scale: digits after the point of the averaged type, 0 to 18; 0 for integers.
+
+    Returns:
+        float64 array of length n without NaN; NULL where ``count`` is 0.
+
+    Raises:
+        StateError: a sum has more than 38 digits.
+    """
+    present = count > 0
+    require_38_digits(lo, hi, present, what="avg")
+    means = np.zeros(len(count), dtype=np.float64)
+    _quotients(
+        np.ascontiguousarray(lo).view(np.int64).copy(),
+        np.array(hi, dtype=np.int64),
+        np.array(count, dtype=np.int64),
+        10**scale,
+        means,
+    )
+    return pa.Array.from_buffers(pa.float64(), len(means), [validity_buffer(present), pa.py_buffer(means)])
+
+
+def decimal_words(array: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """``(lo, hi)`` of the unscaled values of a decimal128 array; 0 where it is NULL. No Python per row."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    data = array.buffers()[1]
+    if data is None or len(array) == 0:
+        pairs = np.zeros((len(array), 2), dtype=np.int64)
+    else:
+        words = np.frombuffer(data, dtype=np.int64, count=2 * (array.offset + len(array)))
+        pairs = words[2 * array.offset :].reshape(-1, 2)
+    if array.null_count:
+        pairs = pairs * np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=np.int64)[:, None]
+    return pairs[:, 0].copy().view(np.uint64), pairs[:, 1].copy()
+
+
+def decimal_array(
+    lo: npt.NDArray[np.uint64], hi: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], type_: pa.Decimal128Type
+) -> pa.Array:
+    """The decimal128 array whose unscaled values are ``(lo, hi)``; NULL where ``present`` is False.
+
+    Raises:
+        StateError: a value has more than 38 digits.
+    """
+    require_38_digits(lo, hi, present, what="sum")
+    pairs = np.empty((len(hi), 2), dtype=np.int64)
+    pairs[:, 0] = lo.view(np.int64)
+    pairs[:, 1] = hi
+    return pa.Array.from_buffers(type_, len(hi), [validity_buffer(present), pa.py_buffer(pairs)])
+
+
+def require_38_digits(
+    lo: npt.NDArray[np.uint64], hi: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], *, what: str
+) -> None:
+    """Refuse sums that ``DECIMAL(38,s)`` cannot hold: overflow is an error, not a wrap.
+
+    Raises:
+        StateError: naming the first such row.
+    """
+    above = (hi > _TEN_38_HI) | ((hi == _TEN_38_HI) & (lo >= _TEN_38_LO))
+    below = (hi < _MINUS_TEN_38_HI) | ((hi == _MINUS_TEN_38_HI) & (lo <= _MINUS_TEN_38_LO))
+    wrong = (above | below) & present
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise StateError(
+            f"{what}: row {row} has a sum of {(int(hi[row]) << 64) + int(lo[row])}, which does not fit DECIMAL(38); "
+            "use a shorter window or an argument of smaller magnitude"
+        )
+
+
+def canonical_floats(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A float array with one zero (-0.0 becomes 0.0) and one NaN; everything else, NULLs too, is kept.
+
+    0.0 and -0.0 are equal, so which of them DuckDB's ``min``/``max`` returns depends on the order of evaluation. Both
+    engines pass their results through this: it makes the answer one answer without changing its value.
+    """
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    dtype: Any = array.type.to_pandas_dtype()
+    present = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    values = np.array(array.fill_null(0.0).to_numpy(zero_copy_only=False), dtype=dtype)
+    values[values == 0] = 0
+    values[np.isnan(values)] = np.nan
+    return pa.Array.from_buffers(array.type, len(values), [validity_buffer(present), pa.py_buffer(values)])
+
+
+def validity_buffer(present: npt.NDArray[np.bool_]) -> pa.Buffer | None:
+    """Arrow's validity bitmap; None (all valid) when nothing is missing."""
+    return None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+
+
+@compiled
+def _quotients(lo: Words, hi: Words, count: Words, power: int, means: npt.NDArray[np.float64]) -> None:
+    exact = 1 << 53
+    for i in range(count.size):
+        if count[i] <= 0:
+            continue
+        # Two integers that doubles hold exactly: IEEE division is already the correctly rounded quotient.
+        if hi[i] == lo[i] >> 63 and -exact <= lo[i] <= exact and count[i] <= exact // power:
+            means[i] = lo[i] / (count[i] * power)
+        else:
+            means[i] = _rounded_quotient(lo[i], hi[i], count[i], power)
+
+
+@compiled
+def _rounded_quotient(n_lo: int, n_hi: int, count: int, power: int) -> float:
+    """Long division in binary: scale until 1 <= n/d < 2, take 53 bits, round to even on the remainder."""
+    negative = n_hi < 0
+    if negative:
+        n_lo = -n_lo
+        n_hi = ~n_hi + (1 if n_lo == 0 else 0)
+    if n_lo == 0 and n_hi == 0:
+        return 0.0
+    # d = count · power: the schoolbook product of 32-bit halves.
+    low_half = (count & 0xFFFFFFFF) * (power & 0xFFFFFFFF)
+    middle = (count >> 32) * (power & 0xFFFFFFFF) + ((low_half >> 32) & 0xFFFFFFFF)
+    cross = (count & 0xFFFFFFFF) * (power >> 32) + (middle & 0xFFFFFFFF)
+    d_hi = (count >> 32) * (power >> 32) + ((middle >> 32) & 0xFFFFFFFF) + ((cross >> 32) & 0xFFFFFFFF)
+    d_lo = (cross << 32) | (low_half & 0xFFFFFFFF)
+    exponent = 0
+    while not _less(n_lo, n_hi, d_lo << 1, (d_hi << 1) | ((d_lo >> 63) & 1)):
+        d_lo, d_hi = d_lo << 1, (d_hi << 1) | ((d_lo >> 63) & 1)
+        exponent += 1
+    while _less(n_lo, n_hi, d_lo, d_hi):
+        n_lo, n_hi = n_lo << 1, (n_hi << 1) | ((n_lo >> 63) & 1)
+        exponent -= 1
+    bits = 0
+    for _ in range(53):
+        bits <<= 1
+        if not _less(n_lo, n_hi, d_lo, d_hi):
+            bits |= 1
+            borrow = 1 if unsigned_less(n_lo, d_lo) else 0
+            n_lo, n_hi = n_lo - d_lo, n_hi - d_hi - borrow
+        n_lo, n_hi = n_lo << 1, (n_hi << 1) | ((n_lo >> 63) & 1)
+    if _less(d_lo, d_hi, n_lo, n_hi) or (n_lo == d_lo and n_hi == d_hi and bits & 1 == 1):
+        bits += 1
+    magnitude = math.ldexp(float(bits), exponent - 52)
+    return -magnitude if negative else magnitude
+
+
+@compiled
+def _less(a_lo: int, a_hi: int, b_lo: int, b_hi: int) -> bool:
+    """``a < b`` for unsigned 128-bit integers."""
+    return unsigned_less(a_hi, b_hi) or (a_hi == b_hi and unsigned_less(a_lo, b_lo))

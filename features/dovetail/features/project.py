@@ -1,0 +1,153 @@
+"""A project: ``dovetail.toml`` and ``sql/`` together, loaded and checked as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dovetail.features.definitions import load_definitions
+from dovetail.features.plan import BatchView, FeatureSet, Stream, StreamView, Table
+from dovetail.features.request import REQUEST, request_schema
+from dovetail.features.source import nearest
+from dovetail.platform.config import Config, load_config
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.schema import TableSchema
+
+__all__ = ["Description", "Project", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``dovetail check`` shows of one definition."""
+
+    name: str
+    kind: str
+    file: str
+    line: int
+    entity: tuple[str, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Everything declared, by name, consistent with itself."""
+
+    config: Config
+    streams: Mapping[str, Stream]
+    tables: Mapping[str, Table]
+    request: TableSchema
+    label_schemas: Mapping[str, TableSchema]
+    stream_views: Mapping[str, StreamView]
+    batch_views: Mapping[str, BatchView]
+    feature_sets: Mapping[str, FeatureSet]
+
+    @property
+    def request_schema(self) -> pa.Schema:
+        """The flat request: one row per candidate."""
+        return request_schema(self.request)
+
+    @property
+    def feature_set(self) -> FeatureSet:
+        """The feature set that requests are answered with."""
+        return self.feature_sets[self.config.request.feature_set]
+
+    def describe(self) -> list[Description]:
+        """Each definition: kind, entity, windows, lanes, and the state a streaming view keeps per key."""
+        return [
+            *(_describe_stream_view(view) for view in self.stream_views.values()),
+            *(_describe_batch_view(view) for view in self.batch_views.values()),
+            *(_describe_feature_set(features) for features in self.feature_sets.values()),
+        ]
+
+
+def load(path: str | Path, **overrides: Any) -> Project:
+    """Load the project in folder ``path`` (or whose ``dovetail.toml`` it is). ``overrides`` as in ``load_config``.
+
+    Raises:
+        ConfigError: ``dovetail.toml`` is wrong, or names a feature set or model input that does not exist.
+        DefinitionError: a file in ``sql/`` is wrong or outside the supported language.
+    """
+    config = load_config(path, **overrides)
+    found = load_definitions(config.path(config.sql), config)
+    project = Project(
+        config=config,
+        streams=found.streams,
+        tables=found.tables,
+        request=found.request,
+        label_schemas=found.label_schemas,
+        stream_views=found.stream_views,
+        batch_views=found.batch_views,
+        feature_sets=found.feature_sets,
+    )
+    _check_names(project)
+    return project
+
+
+def _check_names(project: Project) -> None:
+    file, wanted = project.config.root / "dovetail.toml", project.config.request.feature_set
+    if wanted not in project.feature_sets:
+        raise ConfigError(
+            f"{file}: request.feature_set: there is no feature set {wanted!r}; "
+            f"{nearest(wanted, list(project.feature_sets))}"
+        )
+    if project.config.model is None:
+        return
+    known = project.feature_set.schema.names
+    for number, model_input in enumerate(project.config.model.inputs):
+        if model_input.column not in known:
+            raise ConfigError(
+                f"{file}: model.inputs.{number}: {model_input.column!r} is not an output of feature set {wanted}; "
+                f"{nearest(model_input.column, known)}"
+            )
+
+
+def _describe_stream_view(view: StreamView) -> Description:
+    plain = [window.size_us for window in view.windows if window.step_us is None]
+    partials: dict[int, int] = {}
+    for window in view.windows:
+        if window.step_us is not None:
+            buckets = -(-window.size_us // window.step_us) + 2
+            partials[window.step_us] = max(partials.get(window.step_us, 0), buckets)
+    lateness = view.stream.allowed_lateness_us
+    return Description(
+        view.name,
+        "streaming",
+        view.file,
+        view.line,
+        view.entity,
+        {
+            "stream": view.stream.name,
+            "windows": [
+                {"name": w.name, "size_s": w.size_us / 1e6, "step_s": None if w.step_us is None else w.step_us / 1e6}
+                for w in view.windows
+            ],
+            "aggregates": len(view.aggregates),
+            "inputs": len(view.inputs),
+            # Rows are kept for the longest plain window; under hop windows only until no request may ask inside a step.
+            "raw_s": (max([*plain, *partials], default=0) + lateness) / 1e6,
+            "partials": sum(buckets + -(-lateness // step) for step, buckets in partials.items()),
+        },
+    )
+
+
+def _describe_batch_view(view: BatchView) -> Description:
+    details = {
+        "tables": [table.schema.name for table in view.tables],
+        "every_s": view.every_us / 1e6,
+        "columns": view.output_schema.names,
+    }
+    return Description(view.name, "batch", view.file, view.line, view.entity, details)
+
+
+def _describe_feature_set(features: FeatureSet) -> Description:
+    details = {
+        "joins": [join.view for join in features.joins],
+        "columns": [
+            {"name": c.name, "type": str(c.type), "origin": c.origin, "lane": c.lane} for c in features.columns
+        ],
+    }
+    return Description(features.name, "feature set", features.file, features.line, ("request_id", "item_id"), details)

@@ -1,0 +1,188 @@
+"""The text of a definition: exact slices of it, and where its parts are.
+
+Engines run the author's own text, not a rendering of a parsed tree: parsers read ``log10`` or ``//`` their own way.
+So the tree (sqlglot) says what a definition *is*, and slices between its tokens say what is *run*.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlglot
+from sqlglot import Token, TokenType, exp
+
+from dovetail.platform.errors import DefinitionError
+from dovetail.platform.schema import parse_statements
+
+__all__ = ["AggregateSpans", "Source", "Span", "nearest", "quoted"]
+
+_OPENING = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE)
+_CLOSING = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
+_SIMPLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A remedy for an unknown name: the closest known one, else all of them."""
+    close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1)
+    if close:
+        return f"did you mean {next(k for k in known if k.lower() == close[0])}?"
+    return f"known are {', '.join(known)}" if known else "none is declared"
+
+
+#: A slice of a file: start and end offsets in its text.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateSpans:
+    """``function(argument) FILTER (WHERE filter) OVER over``: where each part is; ``filter`` may be missing."""
+
+    function: str
+    argument: Span
+    filter: Span | None
+    over: Span
+
+
+class Source:
+    """One statement of one file: text, tokens and tree, with refusals that know their line."""
+
+    def __init__(self, file: str | Path, text: str) -> None:
+        self.file = str(file)
+        self.text = text
+        statements = parse_statements(Path(file), text)
+        if len(statements) != 1 or not isinstance(statements[0], exp.Select):
+            found = f"{len(statements)} statements" if len(statements) != 1 else statements[0].key.upper()
+            raise DefinitionError(
+                f"expected one SELECT, found {found}",
+                file=file,
+                line=1,
+                remedy="a file holds either CREATE TABLE statements or exactly one SELECT, named after the file",
+            )
+        self.select = statements[0]
+        tokens = sqlglot.tokenize(text, dialect="duckdb")
+        self._tokens = [token for token in tokens if token.token_type != TokenType.SEMICOLON]
+
+    def line(self, node: exp.Expr | None) -> int:
+        """The first line of ``node``, of what it is part of when it has none itself (literals have none)."""
+        while node is not None:
+            lines = [int(part.meta["line"]) for part in node.walk() if "line" in part.meta]
+            if lines:
+                return min(lines)
+            node = node.parent
+        return 1
+
+    def refuse(self, node: exp.Expr | int | None, what: str, remedy: str) -> DefinitionError:
+        """The error to raise about ``node`` (or a line)."""
+        line = node if isinstance(node, int) else self.line(node)
+        return DefinitionError(what, file=self.file, line=line, remedy=remedy)
+
+    def items(self) -> list[Span]:
+        """Spans of the select list's expressions, aliases left out; as many as ``select.expressions``."""
+        tokens = self._between((TokenType.SELECT,), (TokenType.FROM,))
+        spans = []
+        for node, item in zip(self.select.expressions, _split(tokens), strict=True):
+            named = next((i for i, token in _outermost(item) if token.token_type == TokenType.ALIAS), None)
+            if named is None and isinstance(node, exp.Alias):
+                named = len(item) - 1  # `expression name`, without AS
+            spans.append(_span(item[:named]))
+        return spans
+
+    def clause(self, keyword: TokenType, ends: Iterable[TokenType]) -> Span:
+        """Span of what follows a keyword of the outermost SELECT, which must be there, up to the next of ``ends``."""
+        return _span(self._between((keyword,), tuple(ends)))
+
+    def aggregate(self, span: Span) -> AggregateSpans:
+        """The parts of the window aggregate in ``span``, one of :meth:`items`."""
+        tokens = [token for token in self._tokens if span[0] <= token.start < span[1]]
+        closing = _closing(tokens, 1)
+        over = next(i for i, token in _outermost(tokens) if token.token_type == TokenType.OVER)
+        condition = None
+        if over > closing + 1:  # FILTER ( WHERE … )
+            condition = (tokens[closing + 4].start, tokens[over - 1].start)
+        return AggregateSpans(
+            function=tokens[0].text.lower(),
+            argument=(tokens[1].end + 1, tokens[closing].start),
+            filter=condition,
+            over=(tokens[over].end + 1, span[1]),
+        )
+
+    def cut(self, span: Span) -> str:
+        """The text of ``span`` as written."""
+        return self.text[span[0] : span[1]].strip()
+
+    def rewrite(self, span: Span, node: exp.Expr, name: Callable[[exp.Column], tuple[str, int]]) -> str:
+        """The text of ``span``, in which ``node`` is written, with its columns named anew.
+
+        ``name`` gives a column's new SQL and how many of its leading parts that stands for.
+        """
+        edits = []
+        for column in node.find_all(exp.Column):
+            replacement, parts = name(column)
+            identifiers = column.parts[:parts]
+            edits.append((identifiers[0].meta["start"], identifiers[-1].meta["end"] + 1, replacement))
+        start, end = span
+        text = self.text[start:end]
+        for first, last, replacement in sorted(edits, reverse=True):
+            text = text[: first - start] + replacement + text[last - start :]
+        return text.strip()
+
+    def _between(self, starts: tuple[TokenType, ...], ends: tuple[TokenType, ...]) -> list[Token]:
+        """Outermost tokens after the first of ``starts`` up to the next of ``ends``."""
+        inside, found, previous = False, [], None
+        depth = 0
+        for token in self._tokens:
+            depth -= token.token_type in _CLOSING
+            # `IS DISTINCT FROM` is no FROM clause.
+            keyword = depth == 0 and previous != TokenType.DISTINCT
+            if inside and keyword and token.token_type in ends:
+                break
+            if inside:
+                found.append(token)
+            elif keyword and token.token_type in starts:
+                inside = True
+            depth += token.token_type in _OPENING
+            previous = token.token_type
+        return found
+
+
+def quoted(name: str, *, simple: bool = False) -> str:
+    """``name`` as an identifier; ``simple`` leaves plain names unquoted, for text that is shown to people."""
+    if simple and _SIMPLE_NAME.fullmatch(name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _outermost(tokens: list[Token]) -> list[tuple[int, Token]]:
+    found, depth = [], 0
+    for index, token in enumerate(tokens):
+        depth -= token.token_type in _CLOSING
+        if depth == 0:
+            found.append((index, token))
+        depth += token.token_type in _OPENING
+    return found
+
+
+def _closing(tokens: list[Token], opening: int) -> int:
+    """Index of the bracket that closes the one at ``opening``."""
+    depth = 0
+    for index in range(opening, len(tokens)):
+        depth += (tokens[index].token_type in _OPENING) - (tokens[index].token_type in _CLOSING)
+        if depth == 0:
+            return index
+    raise AssertionError("the parser accepted the text, so its brackets match")
+
+
+def _split(tokens: list[Token]) -> list[list[Token]]:
+    commas = [index for index, token in _outermost(tokens) if token.token_type == TokenType.COMMA]
+    edges = [-1, *commas, len(tokens)]
+    parts = [tokens[start + 1 : end] for start, end in itertools.pairwise(edges)]
+    return [part for part in parts if part]
+
+
+def _span(tokens: list[Token]) -> Span:
+    return tokens[0].start, tokens[-1].end + 1

@@ -1,0 +1,84 @@
+"""How Dovetail compiles its loops: one decorator, and the integer arithmetic the kernels share.
+
+Words are int64 throughout, also where they are read as unsigned: numba turns int64 ⊕ uint64 into float64.
+A 128-bit integer is ``(lo, hi)``, two's complement, ``lo`` read as unsigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "Words",
+    "add128",
+    "bucket_start",
+    "compiled",
+    "copy_words",
+    "lower_bound",
+    "unsigned_less",
+]
+
+Words = npt.NDArray[np.int64]
+
+INT64_MIN = -(1 << 63)
+INT64_MAX = (1 << 63) - 1
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile on first call, keep the machine code on disk, and run without the GIL.
+
+    Callers pass arrays of one dtype, contiguity and mutability each, so a function compiles once for all views.
+    The machine code on disk is renewed when the function's own file changes, not when a function it calls does: after
+    an edit in this file or ``fold.py``, delete ``stream/__pycache__``.
+    """
+    kernel: Callable[_P, _R] = numba.njit(cache=True, nogil=True)(function)
+    return kernel
+
+
+@compiled
+def unsigned_less(a: int, b: int) -> bool:
+    """``a < b`` with both read as unsigned 64-bit."""
+    return (a ^ INT64_MIN) < (b ^ INT64_MIN)
+
+
+@compiled
+def add128(lo: int, hi: int, other_lo: int, other_hi: int) -> tuple[int, int]:
+    """Sum of two 128-bit integers, modulo 2**128."""
+    low = lo + other_lo
+    carry = 1 if unsigned_less(low, lo) else 0
+    return low, hi + other_hi + carry
+
+
+@compiled
+def bucket_start(time: int, step: int, origin: int) -> int:
+    """Start of the bucket of width ``step``, counted from ``origin``, that ``time`` is in; floors before the origin."""
+    return (time - origin) // step * step + origin
+
+
+@compiled
+def copy_words(out: Words, at: int, words: Words, first: int, count: int) -> None:
+    """``out[at : at + count] = words[first : first + count]``, which takes numba ten times as long to compile."""
+    for i in range(count):
+        out[at + i] = words[first + i]
+
+
+@compiled
+def lower_bound(words: Words, first: int, last: int, value: int) -> int:
+    """First index in ``[first, last)`` whose word is not below ``value``; ``last`` if none. Ascending words."""
+    while first < last:
+        middle = (first + last) >> 1
+        if words[middle] < value:
+            first = middle + 1
+        else:
+            last = middle
+    return first

@@ -1,0 +1,96 @@
+"""Entity keys as bytes: canonical, so that events and requests meet, and free of collisions.
+
+Each part is a tag and a value that says where it ends: integers of any width ``i`` + 8 bytes, decimals ``d`` + scale +
+8 bytes of the unscaled value, dates ``D``, timestamps ``T`` (microseconds) and booleans ``b`` + 8 bytes, strings
+``s`` + length in 4 bytes + UTF-8. Parts are concatenated in the order of ``PARTITION BY``; all integers are big-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.features.finish import decimal_words
+from dovetail.features.stream.kernel import Words
+from dovetail.platform.errors import StateError
+
+__all__ = ["encode_keys", "has_canonical_bytes"]
+
+
+def encode_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
+    """The distinct keys of the rows, in order of first appearance, and for each row which one it has.
+
+    Args:
+        columns: the entity columns, of one length n; at least one.
+
+    Returns:
+        ``keys`` and ``codes`` int32 ``[n]`` into it; -1 where a part is NULL: such a row belongs to no entity.
+
+    Raises:
+        StateError: a column has a type without canonical bytes.
+    """
+    codes, parts = _column(columns[0])
+    for column in columns[1:]:
+        more_codes, more_parts = _column(column)
+        pairs = np.where((codes < 0) | (more_codes < 0), -1, codes.astype(np.int64) * len(more_parts) + more_codes)
+        codes, used = _dense(pa.array(pairs, mask=pairs < 0))
+        distinct = np.asarray(used.to_numpy(), dtype=np.int64)
+        left, right = np.divmod(distinct, max(len(more_parts), 1))
+        parts = [parts[a] + more_parts[b] for a, b in zip(left.tolist(), right.tolist(), strict=True)]
+    return parts, codes
+
+
+def _column(column: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], list[bytes]]:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column.type, pa.DictionaryType):
+        column = column.dictionary_decode()
+    if not has_canonical_bytes(column.type):
+        raise StateError(
+            f"an entity column of type {column.type} has no canonical bytes; "
+            "use integers, strings, dates, timestamps, booleans or DECIMAL(18,s)"
+        )
+    codes, distinct = _dense(column)
+    return codes, _bytes_of(distinct)
+
+
+def has_canonical_bytes(type_: pa.DataType) -> bool:
+    """Whether a column of this type can be part of an entity."""
+    return (
+        pa.types.is_signed_integer(type_)
+        or pa.types.is_boolean(type_)
+        or pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_date32(type_)
+        or pa.types.is_timestamp(type_)
+        or (isinstance(type_, pa.Decimal128Type) and type_.precision <= 18)
+    )
+
+
+def _dense(column: pa.Array) -> tuple[npt.NDArray[np.int32], pa.Array]:
+    encoded = pc.dictionary_encode(column)
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.asarray(codes, dtype=np.int32), encoded.dictionary
+
+
+def _bytes_of(values: pa.Array) -> list[bytes]:
+    type_ = values.type
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        texts = [text.encode() for text in values.to_pylist()]
+        return [b"s" + len(text).to_bytes(4, "big") + text for text in texts]
+    if isinstance(type_, pa.Decimal128Type):
+        return _fixed(b"d" + type_.scale.to_bytes(1, "big", signed=True), decimal_words(values)[0].view(np.int64))
+    if pa.types.is_timestamp(type_):
+        return _fixed(b"T", values.cast(pa.timestamp("us", type_.tz)).view(pa.int64()))
+    if pa.types.is_date32(type_):
+        return _fixed(b"D", values.view(pa.int32()))
+    return _fixed(b"b" if pa.types.is_boolean(type_) else b"i", values.cast(pa.int64()))
+
+
+def _fixed(tag: bytes, values: pa.Array | Words) -> list[bytes]:
+    data = np.asarray(values).astype(">i8").tobytes()
+    return [tag + data[at : at + 8] for at in range(0, len(data), 8)]

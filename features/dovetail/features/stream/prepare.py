@@ -1,0 +1,130 @@
+"""Arrow columns to the words the engine keeps: which inputs a row counts for, and its values as ordered int64.
+
+Every argument type maps to int64 such that integer order is DuckDB's order: integers, booleans, dates and timestamps as
+they are, decimals unscaled, floats by the bits of their double with -0.0 as 0.0 and one NaN above all others. One
+integer ``min``/``max`` then serves every type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.features.finish import canonical_floats, decimal_array, decimal_words, validity_buffer
+from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words
+from dovetail.features.stream.layout import Layout
+
+__all__ = ["NO_WATERMARK", "PreparedRows", "from_words", "prepare_rows", "running_watermark", "to_words"]
+
+#: The watermark of a partition that has not seen a row.
+NO_WATERMARK = INT64_MIN
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRows:
+    """Rows of one partition, in its order, as :meth:`StreamEngine.apply` takes them.
+
+    Rows that WHERE removed may be left out, once :func:`running_watermark` has seen them.
+
+    Attributes:
+        codes: int32 ``[n]``, the row's key in the list of distinct keys; -1 for none.
+        event_time: int64 ``[n]``, microseconds.
+        watermark_before: int64 ``[n]``, highest event time of the partition before the row; NO_WATERMARK for none.
+        valid: uint64 ``[n]``; bit i is set where the row counts for input i.
+        values: int64 ``[n, m]``, a column per ``Layout.value_arguments``, as :func:`to_words` gives it.
+    """
+
+    codes: npt.NDArray[np.int32]
+    event_time: Words
+    watermark_before: Words
+    valid: npt.NDArray[np.uint64]
+    values: Words
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+
+def running_watermark(event_time: Words, watermark: int) -> tuple[Words, int]:
+    """The watermark before each row of a partition, and after the last; ``watermark`` is the one before the first.
+
+    ``event_time`` must have *all* rows of the partition, in its order: also those that WHERE removes. Then the result
+    does not depend on how the partition was cut into polls.
+    """
+    running = np.maximum.accumulate(np.concatenate((np.array([watermark], dtype=np.int64), event_time)))
+    return running[:-1], int(running[-1])
+
+
+def prepare_rows(
+    layout: Layout,
+    codes: npt.NDArray[np.int32],
+    event_time: Words,
+    watermark_before: Words,
+    arguments: Sequence[pa.Array | pa.ChunkedArray],
+    filters: Sequence[pa.Array | pa.ChunkedArray],
+) -> PreparedRows:
+    """Put evaluated expressions together: validity masks and value words.
+
+    Args:
+        layout: of the view.
+        codes, event_time, watermark_before: see :class:`PreparedRows`.
+        arguments: the values of ``layout.arguments``, in that order, length n each.
+        filters: the booleans of ``layout.filters``, in that order; NULL counts as false.
+    """
+    not_null = [_flags(a.is_valid()) for a in arguments]
+    passed = [_flags(f.fill_null(False)) for f in filters]
+    valid = np.zeros(len(event_time), dtype=np.uint64)
+    for i, (argument, filter_) in enumerate(zip(layout.argument_of_input, layout.filter_of_input, strict=True)):
+        counts = np.ones(len(event_time), dtype=np.bool_) if argument is None else not_null[argument]
+        if filter_ is not None:
+            counts = counts & passed[filter_]
+        valid |= counts.astype(np.uint64) << np.uint64(i)
+    values = np.zeros((len(event_time), len(layout.value_arguments)), dtype=np.int64)
+    for column, argument in enumerate(layout.value_arguments):
+        values[:, column] = to_words(arguments[argument])
+    return PreparedRows(codes, event_time, watermark_before, valid, values)
+
+
+def to_words(array: pa.Array | pa.ChunkedArray) -> Words:
+    """The values as int64 in DuckDB's order; 0 where NULL. Types: those of :func:`~.layout.supported` arguments."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    type_ = array.type
+    if pa.types.is_decimal128(type_):
+        return decimal_words(array)[0].view(np.int64)
+    if pa.types.is_floating(type_):
+        doubles = canonical_floats(array).cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+        return _flip(np.asarray(doubles, dtype=np.float64).view(np.int64))
+    if pa.types.is_date32(type_):
+        array = array.view(pa.int32())
+    integers = array.cast(pa.int64()).fill_null(0)
+    return np.asarray(integers.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def from_words(words: Words, present: npt.NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
+    """The inverse of :func:`to_words`: an array of ``type_``, NULL where ``present`` is False."""
+    words = np.where(present, words, 0)
+    if isinstance(type_, pa.Decimal128Type):
+        return decimal_array(words.view(np.uint64), words >> 63, present, type_)
+    if pa.types.is_floating(type_):
+        doubles = _flip(words).view(np.float64)
+        exact = doubles.astype(type_.to_pandas_dtype())
+        return pa.Array.from_buffers(type_, len(exact), [validity_buffer(present), pa.py_buffer(exact)])
+    whole = pa.Array.from_buffers(pa.int64(), len(words), [validity_buffer(present), pa.py_buffer(words)])
+    if pa.types.is_date32(type_):
+        return whole.cast(pa.int32()).view(type_)
+    return whole.cast(type_)
+
+
+def _flip(bits: Words) -> Words:
+    """Between the bits of doubles and integers of the same order; its own inverse."""
+    return bits ^ ((bits >> 63) & INT64_MAX)
+
+
+def _flags(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)

@@ -1,0 +1,107 @@
+"""``RANGE BETWEEN … PRECEDING AND CURRENT ROW``, read as a :class:`~dovetail.features.plan.Window`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlglot import exp
+
+from dovetail.features.batch.binding import Binder, BindError
+from dovetail.features.plan import Stream, Window
+from dovetail.features.source import Source
+
+__all__ = ["read_window"]
+
+_FRAME = "write RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW"
+#: Longer durations could overflow int64 microseconds when added to a time.
+_LONGEST_US = 1 << 60
+
+
+def read_window(
+    source: Source, over: exp.Window, stream: Stream, binder: Binder, resolve: Callable[[exp.Column], str]
+) -> Window:
+    """The window that ``OVER`` means: named or inline.
+
+    Raises:
+        DefinitionError: ordered by something else than the stream's event time, or a frame outside the language.
+    """
+    window, name = _definition(source, over)
+    _check_order(source, window, stream, resolve)
+    spec = window.args.get("spec")
+    if spec is None:
+        raise source.refuse(window, "a window without frame, which is unbounded", _FRAME)
+    kind = str(spec.args.get("kind") or "").upper()
+    if kind != "RANGE":
+        raise source.refuse(window, f"a {kind} frame counts rows, which depends on how ties arrive", _FRAME)
+    if spec.args.get("exclude"):
+        raise source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE")
+    start, end = spec.args.get("start"), spec.args.get("end")
+    if start == "UNBOUNDED" or end == "UNBOUNDED" or not isinstance(start, exp.Expr):
+        raise source.refuse(window, "an unbounded frame", "the state would grow for ever; " + _FRAME)
+    if spec.args.get("start_side") != "PRECEDING" or end not in (None, "CURRENT ROW"):
+        raise source.refuse(window, "a frame that does not end at CURRENT ROW", _FRAME)
+    if isinstance(start, exp.Anonymous) and start.name.lower() == "hop":
+        return _hop(source, window, start, name, stream, binder, resolve)
+    return Window(name, _interval(source, window, start, binder), None)
+
+
+def _definition(source: Source, over: exp.Window) -> tuple[exp.Window, str]:
+    reference = over.args.get("alias")
+    inline = over.args.get("partition_by") or over.args.get("order") or over.args.get("spec")
+    if reference is None:
+        return over, over.parent.alias if isinstance(over.parent, exp.Alias) else "inline"
+    if inline:
+        raise source.refuse(over, f"OVER ({reference.name} …) extends a named window", "name every window in full")
+    named = {w.name.lower(): w for w in source.select.args.get("windows") or []}
+    if reference.name.lower() not in named:
+        raise source.refuse(over, f"no window named {reference.name}", "declare it in WINDOW")
+    return named[reference.name.lower()], reference.name
+
+
+def _check_order(source: Source, window: exp.Window, stream: Stream, resolve: Callable[[exp.Column], str]) -> None:
+    order = window.args.get("order")
+    keys = order.expressions if order is not None else []
+    plain = len(keys) == 1 and isinstance(keys[0].this, exp.Column) and not keys[0].args.get("desc")
+    if not plain or resolve(keys[0].this) != stream.event_time:
+        found = order.sql(dialect="duckdb").strip() if order is not None else "no ORDER BY"
+        raise source.refuse(
+            window,
+            f"a window of stream {stream.name} has {found}",
+            f"ORDER BY {stream.event_time}, the stream's event time",
+        )
+
+
+def _hop(
+    source: Source,
+    window: exp.Window,
+    call: exp.Anonymous,
+    name: str,
+    stream: Stream,
+    binder: Binder,
+    resolve: Callable[[exp.Column], str],
+) -> Window:
+    arguments = call.expressions
+    first = arguments[0] if arguments else None
+    if len(arguments) != 3 or not isinstance(first, exp.Column) or resolve(first) != stream.event_time:
+        raise source.refuse(
+            window, "hop with other arguments", f"write hop({stream.event_time}, INTERVAL size, INTERVAL step)"
+        )
+    size, step = (_interval(source, window, argument, binder) for argument in arguments[1:])
+    if step == 0:
+        raise source.refuse(window, "hop with a step of zero", "write a step of at least a microsecond")
+    return Window(name, size, step)
+
+
+def _interval(source: Source, window: exp.Window, node: exp.Expr, binder: Binder) -> int:
+    text = node.sql(dialect="duckdb")
+    if not isinstance(node, exp.Interval) or node.find(exp.Column, exp.Query):
+        raise source.refuse(window, f"frame bound {text}", "write a constant INTERVAL or hop(…)")
+    try:
+        months, us = binder.interval_us(text)
+    except BindError as error:
+        raise source.refuse(window, f"{text}: {error}", "write an interval like INTERVAL 7 DAY") from error
+    if months:
+        raise source.refuse(window, f"{text} has no fixed length", "write it in days or hours")
+    if not 0 <= us <= _LONGEST_US:
+        raise source.refuse(window, f"{text} is {us} us", f"write an interval between 0 and {_LONGEST_US} us")
+    return us

@@ -1,0 +1,7 @@
+"""The ``dovetail`` command."""
+
+from __future__ import annotations
+
+from dovetail.platform.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,41 @@
+"""``dovetail check``: what the definitions are, and that they are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.features import load
+from dovetail.platform.cli.main import print_json
+
+__all__ = ["run"]
+
+
+def run(project: Path, *, as_json: bool) -> int:
+    """Load the project and show it; refusals are raised."""
+    described = load(project).describe()
+    if as_json:
+        print_json(
+            [
+                {"name": d.name, "kind": d.kind, "file": d.file, "line": d.line, "entity": d.entity, **d.details}
+                for d in described
+            ]
+        )
+        return 0
+    table = Table(title="definitions")
+    for column in ("name", "kind", "entity", "what it keeps and computes", "where"):
+        table.add_column(column)
+    for d in described:
+        if d.kind == "streaming":
+            state = f"{d.details['raw_s']:g} s of rows, {d.details['partials']} partials"
+            what = f"{d.details['aggregates']} aggregates; per key {state}"
+        elif d.kind == "batch":
+            what = f"a version every {d.details['every_s']:g} s from {', '.join(d.details['tables'])}"
+        else:
+            lanes = [column["lane"] for column in d.details["columns"]]
+            what = f"{len(lanes)} columns: {lanes.count('compiled')} compiled, {lanes.count('duckdb')} in DuckDB"
+        table.add_row(d.name, d.kind, ", ".join(d.entity), what, f"{d.file}:{d.line}")
+    Console().print(table)
+    return 0

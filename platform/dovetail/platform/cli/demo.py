@@ -1,0 +1,141 @@
+"""``dovetail demo``: a live table while it runs, the summary and the two verdicts at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from dovetail.platform.demo.logs.find import find_log
+from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.platform.demo.run import DemoResult, Progress, run_demo
+
+__all__ = ["run"]
+
+
+def run(data: Path | None, json_file: Path | None, keep: Path | None, requests: int | None, seed: int | None) -> int:
+    """Run the demo; 0 when both verdicts hold, 1 when not."""
+    console = Console()
+    log = find_log(data) if data is not None else simulate(_simulator(requests, seed))
+    console.print(f"[bold]{log.name}[/]: " + ", ".join(f"{rows:,} {what}" for what, rows in log.counts.items() if rows))
+    with ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-demo-")))
+        show = stack.enter_context(_Show(console))
+        result = asyncio.run(run_demo(log, folder, on_progress=show.update))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.summary, indent=2) + "\n", encoding="utf-8")
+    _print_summary(console, result)
+    return 0 if result.passed else 1
+
+
+def _simulator(requests: int | None, seed: int | None) -> SimulatorConfig:
+    given = {"requests": requests, "seed": seed}
+    return SimulatorConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+class _Show:
+    """Progress: a live table on a terminal, a line every tenth of the way otherwise."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._bar.add_task("replay", total=None)
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._tenth = 0
+
+    def __enter__(self) -> _Show:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Take note of the replay's progress."""
+        if self._live is not None:
+            self._bar.update(self._task, completed=progress.slices, total=progress.of)
+            self._live.update(Group(self._bar, _live_table(progress)))
+            return
+        tenth = progress.slices * 10 // progress.of
+        if tenth > self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{tenth * 10:3d} %  {_moment(progress.time_us)}  {_model_line(progress)}")
+
+
+def _moment(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _model_line(progress: Progress) -> str:
+    if progress.trained is None:
+        return "no samples yet"
+    total = progress.trained.total
+    return f"{progress.trained.trained:,} samples, log-loss {_number(total.log_loss)}, AUC {_number(total.auc)}"
+
+
+def _live_table(progress: Progress) -> Table:
+    table = Table(title=f"event time {_moment(progress.time_us)} UTC")
+    table.add_column("topic")
+    table.add_column("messages sent", justify="right")
+    for topic, messages in progress.sent.items():
+        if messages:
+            table.add_row(topic, f"{messages:,}")
+    table.add_section()
+    table.add_row("model", _model_line(progress))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _print_summary(console: Console, result: DemoResult) -> None:
+    accounts = Table(title="accounts: rows in and their outcomes")
+    for column in ("stage", "topic", "read", "outcomes", "difference"):
+        accounts.add_column(column, justify="right" if column in ("read", "difference") else "left")
+    for stage in result.audit.stages:
+        outcomes = ", ".join(f"{what} {rows:,}" for what, rows in sorted(stage.outcomes.items()) if rows)
+        accounts.add_row(stage.stage, stage.topic, f"{stage.read:,}", outcomes, str(stage.difference))
+    console.print(accounts)
+    for check in result.audit.checks:
+        console.print(f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}")
+    s = result.summary
+    console.print(
+        f"\nmodel        {s['samples']:,} samples, {s['positives']:,} positive: log-loss {_number(s['log_loss'])}, "
+        f"AUC {_number(s['auc'])}, normalised entropy {_number(s['normalized_entropy'])}, "
+        f"calibration {_number(s['calibration'])}"
+    )
+    consistency = result.consistency
+    console.print(
+        f"consistency  {_verdict(consistency.mismatched == 0)}  {consistency.compared:,} served values recomputed, "
+        f"{consistency.mismatched:,} mismatched, {consistency.late:,} explained by late events"
+    )
+    for feature in consistency.features:
+        for example in feature.examples:
+            console.print(f"  {feature.feature} of {example}", highlight=False)
+    console.print(
+        f"audit        {_verdict(result.audit.balanced)}  {len(result.audit.stages)} accounts, "
+        f"{len(result.audit.checks)} checks between them"
+    )
+    for wrong in result.audit.unbalanced:
+        console.print(f"  {wrong}", highlight=False)
+    console.print(f"seconds      {s['seconds']}")
+    if result.log.notes:
+        console.print(f"\n[dim]{result.log.notes}[/]", highlight=False)
+
+
+def _verdict(good: bool) -> str:
+    return "[bold green]holds[/]" if good else "[bold red]FAILS[/]"

@@ -1,0 +1,94 @@
+"""Command line: what there is to say about arguments, output and exit codes; the doing is elsewhere.
+
+Exit codes: 0 done, 1 the check failed (or the worker did), 2 misuse: a bad argument, configuration or definition.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dovetail",
+    help="Training samples you can trust: features as served, labels by key, models trained as samples appear.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_errors = Console(stderr=True)
+
+ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="A recorded log to replay; the built-in simulator if left out.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep all state here; the same command goes on from it.")] = None,
+    requests: Annotated[int | None, typer.Option(help="Simulator: how many requests.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Simulator: the seed.")] = None,
+) -> None:
+    """Run the whole flow, embedded, on a real log or the built-in simulator."""
+    from dovetail.platform.cli.demo import run  # imports numba and DuckDB: seconds that --help need not take
+
+    if data is not None and (requests is not None or seed is not None):
+        raise ConfigError("--requests and --seed are for the simulator; leave them out with --data")
+    raise typer.Exit(run(data, json_file, keep, requests, seed))
+
+
+@app.command()
+def check(
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Validate every definition; show kind, entity, lanes and the state kept per key."""
+    from dovetail.platform.cli.check import run
+
+    raise typer.Exit(run(project, as_json=as_json))
+
+
+@app.command()
+def worker(
+    project: ProjectOption = Path(),
+    agents: Annotated[str, typer.Option(help="Comma-separated roles of this worker; all if left out.")] = "",
+) -> None:
+    """Run the Faust worker until it is told to stop (SIGINT or SIGTERM)."""
+    from dovetail.platform.cli.worker import run
+
+    raise typer.Exit(run(project, [role.strip() for role in agents.split(",") if role.strip()]))
+
+
+def main() -> None:
+    """Entry point of the ``dovetail`` command."""
+    try:
+        app()
+    except (ConfigError, DefinitionError) as error:
+        _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except DovetailError as error:
+        _errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _errors.print("interrupted; the same command goes on from here if its state was kept")
+        sys.exit(130)
+
+
+def _plain(error: Exception) -> str:
+    """The message with rich's markup switched off."""
+    return str(error).replace("[", r"\[")
+
+
+def print_json(data: object) -> None:
+    """JSON to standard output, for programs."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")

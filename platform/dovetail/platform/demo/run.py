@@ -1,0 +1,216 @@
+"""The demo: the worker over a recorded log, in this process, and the verdicts at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dovetail.features import Project, load
+from dovetail.features.consistency import Consistency
+from dovetail.platform.accounts import READ
+from dovetail.platform.app import Worker, assemble, label_watermark
+from dovetail.platform.audit import Audit
+from dovetail.platform.demo.logs.base import RecordedLog
+from dovetail.platform.demo.replay import Batch, Replay
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.reports import audit_worker, consistency_of
+from dovetail.platform.stage import Outgoing
+from dovetail.trainer.stage import Trained
+
+__all__ = ["DemoResult", "Progress", "project_folder", "run_demo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the replay is: slices done of all, the event time it has reached (µs), and the trainer's last word."""
+
+    slices: int
+    of: int
+    time_us: int
+    sent: dict[str, int]
+    trained: Trained | None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What a demo run comes to."""
+
+    log: RecordedLog
+    audit: Audit
+    consistency: Consistency
+    summary: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Both verdicts."""
+        return self.audit.balanced and self.consistency.mismatched == 0
+
+
+def project_folder() -> Path:
+    """The demo's ``dovetail.toml`` and ``sql/``: in the package when installed, at the root of a checkout.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    for folder in (Path(__file__).parent / "project", Path(__file__).parents[4]):
+        if (folder / "dovetail.toml").is_file() and (folder / "sql").is_dir():
+            return folder
+    raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
+
+
+async def run_demo(log: RecordedLog, keep: Path, *, on_progress: Callable[[Progress], None]) -> DemoResult:
+    """Replay ``log`` through a worker whose state is in ``keep``; what an earlier run has done there is not done again.
+
+    Raises:
+        ConfigError: ``keep`` holds the run of another log.
+        LogLocked: another process is running there.
+    """
+    started = time.perf_counter()
+    _claim(keep, log)
+    project = _project(keep, log)
+    last: list[Trained] = []
+    worker = assemble(project, on_trained=lambda trained: last.__setitem__(slice(None), [trained]))
+    try:
+        await worker.runtime.start()
+        await _Conductor(worker, log, on_progress, last).run()
+        await worker.runtime.stop()
+        accounts = audit_worker(worker)
+        consistency = consistency_of(worker.project, worker.stores)
+    finally:
+        await worker.runtime.stop()
+        worker.stores.close()
+    return DemoResult(
+        log, accounts, consistency, _summary(worker, accounts, consistency, time.perf_counter() - started)
+    )
+
+
+def _project(keep: Path, log: RecordedLog) -> Project:
+    """The demo project with its state in ``keep``, the log's offline table, and the label window that suits it."""
+    items = keep / "item.parquet"
+    if not items.exists():
+        pq.write_table(log.items, items.with_suffix(".partial"))
+        items.with_suffix(".partial").rename(items)
+    return load(
+        project_folder(),
+        storage={"state": str(keep.absolute())},
+        tables={"item": {"path": str(items.absolute())}},
+        labels={"window": f"{log.label_window_us}us"},
+    )
+
+
+def _claim(keep: Path, log: RecordedLog) -> None:
+    """Mark ``keep`` as this log's, or refuse it when it is another's."""
+    keep.mkdir(parents=True, exist_ok=True)
+    marker, mine = keep / "demo.json", {"log": log.name, **log.counts}
+    if not marker.exists():
+        if any(keep.iterdir()):
+            raise ConfigError(f"--keep {keep}: not empty and not a demo's folder; choose an empty or a new one")
+        marker.write_text(json.dumps(mine) + "\n", encoding="utf-8")
+        return
+    found = json.loads(marker.read_text(encoding="utf-8"))
+    if found != mine:
+        raise ConfigError(f"--keep {keep} holds a run of {found}, this is {mine}; choose another folder")
+
+
+class _Conductor:
+    """Sends slice after slice, each phase when the stages are done with the one before."""
+
+    def __init__(
+        self, worker: Worker, log: RecordedLog, on_progress: Callable[[Progress], None], last: Sequence[Trained]
+    ) -> None:
+        self._worker = worker
+        self._runtime = worker.runtime
+        self._config = worker.project.config
+        self._replay = Replay(log, self._config)
+        self._on_progress = on_progress
+        self._last = last
+        streams = [f"features.{name}" for name in self._config.streams]
+        labels = [f"labels.{kind}" for kind in self._config.labels.streams]
+        self._phases = (streams, ["snapshots"], labels)
+
+    async def run(self) -> None:
+        """Replay to the end, from wherever the topics say it has come."""
+        sent = {topic: self._messages(topic) for topic in self._config.topics()}
+        for stages in self._phases:
+            await self._handled(stages)
+        await self._settled()
+        for number, (end, phases) in enumerate(self._replay.phases(), start=1):
+            for stages, batches in zip(self._phases, phases, strict=True):
+                if await self._publish(batches, sent):
+                    await self._handled(stages)
+                    if stages is self._phases[-1]:
+                        await self._settled()
+            trained = self._last[0] if self._last else None
+            self._on_progress(Progress(number, len(self._replay), end, dict(sent), trained))
+
+    async def _publish(self, batches: Sequence[Batch], sent: dict[str, int]) -> bool:
+        """Publish what the topics do not have yet; whether there was any."""
+        fresh: list[Outgoing] = []
+        for batch in batches:
+            fresh += batch.messages[max(0, sent[batch.topic] - batch.first) :]
+            sent[batch.topic] = max(sent[batch.topic], batch.first + len(batch.messages))
+        if fresh:
+            await self._runtime.publish(fresh)
+        return bool(fresh)
+
+    async def _handled(self, stages: Sequence[str]) -> None:
+        """Wait until these stages have handled all that their topics hold."""
+        topics = {name: self._worker.stages[name].topics for name in stages}
+
+        def done() -> bool:
+            return all(self._at_end(name, topic) for name in stages for topic in topics[name])
+
+        await self._runtime.wait_for(done)
+
+    async def _settled(self) -> None:
+        """Wait until every sample that the labels release is out, and trained on."""
+        watermark = label_watermark(self._config, self._worker.stores.labels, self._runtime.end_offset)
+        samples = self._worker.samples
+        snapshots = self._config.request.snapshots_topic
+
+        def released() -> bool:
+            if self._at_end("samples", snapshots):
+                return True
+            held = samples.blocked_until_us if samples is not None else None
+            return held is not None and (watermark is None or held >= watermark)
+
+        await self._runtime.wait_for(released)
+        await self._handled(["trainer"])
+
+    def _at_end(self, stage: str, topic: str) -> bool:
+        return all(
+            self._runtime.handled.get((stage, topic, partition), 0) >= (self._runtime.end_offset(topic, partition) or 0)
+            for partition in range(self._config.topics()[topic])
+        )
+
+    def _messages(self, topic: str) -> int:
+        return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._config.topics()[topic]))
+
+
+def _summary(worker: Worker, audit: Audit, consistency: Consistency, seconds: float) -> dict[str, Any]:
+    """The run as ``--json`` writes it."""
+    outcomes = {stage.stage: {READ: stage.read, **stage.outcomes} for stage in audit.stages}
+    streams = [f"archive.{name}" for name in worker.project.streams]
+    kinds = [f"labels.{kind}" for kind in worker.project.config.labels.streams]
+    metrics = worker.trainer.learner.evaluation.total() if worker.trainer is not None else None
+    return {
+        "events": sum(outcomes.get(name, {}).get("archived", 0) for name in streams),
+        "requests": outcomes.get("snapshots", {}).get("snapshotted", 0),
+        "snapshot_rows": outcomes.get("snapshots.candidates", {}).get("snapshotted", 0),
+        "labels": sum(outcomes.get(kind, {}).get("inserted", 0) for kind in kinds),
+        "samples": outcomes.get("samples", {}).get("sampled", 0),
+        "positives": int(metrics.positive) if metrics else 0,
+        "log_loss": metrics.log_loss if metrics else None,
+        "auc": metrics.auc if metrics else None,
+        "normalized_entropy": metrics.normalised_entropy if metrics else None,
+        "calibration": metrics.calibration if metrics else None,
+        "consistency": consistency.to_json(),
+        "audit": audit.to_json(),
+        "seconds": round(seconds, 2),
+    }

@@ -1,0 +1,181 @@
+"""The example of the design page, read as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dovetail.features import Project, load
+from dovetail.features.plan import Input, Window
+from dovetail.features.stream.layout import supported
+from dovetail.platform.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+HOUR, DAY = 3_600_000_000, 86_400_000_000
+LoadProject = Callable[..., Project]
+
+
+def test_a_streaming_view_is_read_off_its_window_functions(load_project: LoadProject) -> None:
+    view = load_project().stream_views["user_activity"]
+    assert (view.stream.name, view.entity, view.entity_types, view.where) == (
+        "behaviour",
+        ("user_id",),
+        (pa.int64(),),
+        None,
+    )
+    assert view.windows == (Window("last_hour", HOUR, None), Window("last_week", 7 * DAY, HOUR))
+    assert view.inputs == (
+        Input(None, None, pa.int64()),
+        Input(None, "action = 'click'", pa.int64()),
+        Input("price", None, pa.decimal128(12, 2)),
+    )
+    assert [(a.output, a.function, a.input, a.window) for a in view.aggregates] == [
+        ("impressions_1h", "count", 0, 0),
+        ("clicks_1h", "count", 1, 0),
+        ("avg_price_7d", "avg", 2, 1),
+    ]
+    assert view.output_schema == pa.schema(
+        {"impressions_1h": pa.int64(), "clicks_1h": pa.int64(), "avg_price_7d": pa.float64()}
+    )
+
+
+def test_a_feature_set_is_read_off_from_request(load_project: LoadProject) -> None:
+    features = load_project().feature_set
+    assert [(j.view, j.kind, j.entity) for j in features.joins] == [
+        ("user_activity", "streaming", ("user_id",)),
+        ("item_stats", "streaming", ("item_id",)),
+        ("item_profile", "batch", ("item_id",)),
+    ]
+    assert [(c.name, c.origin, c.lane, str(c.type), c.line) for c in features.columns] == [
+        ("request_id", "key", "compiled", "string", 1),
+        ("item_id", "key", "compiled", "int64", 1),
+        ("hour_of_day", "request", "compiled", "int64", 2),
+        ("clicks_1h", "streaming", "compiled", "int64", 3),
+        ("item_ctr_1d", "streaming", "compiled", "double", 4),
+        ("category", "batch", "compiled", "string", 5),
+    ]
+    ratio = features.columns[4]
+    assert ratio.sql == "item_stats.clicks_1d / nullif(item_stats.impressions_1d, 0)"
+    assert ratio.references == (("item_stats", "clicks_1d"), ("item_stats", "impressions_1d"))
+    assert features.values_needed()["item_stats"] == ("clicks_1d", "impressions_1d")
+    assert features.inputs.names[-1] == "item_profile.category"
+
+
+def test_a_batch_view_is_everything_else(load_project: LoadProject) -> None:
+    view = load_project().batch_views["item_profile"]
+    assert (view.entity, view.entity_types, view.every_us) == (("item_id",), (pa.int64(),), 6 * HOUR)
+    assert view.output_schema == pa.schema({"category": pa.string()})
+    assert [table.schema.name for table in view.tables] == ["items"]
+
+
+def test_the_authors_text_is_kept_token_by_token(load_project: LoadProject) -> None:
+    sql = """SELECT b.user_id, -- the "key", of course
+       sum(b.quantity * 2 /* twice */) FILTER (WHERE NOT (b.action IN ('a', ', FROM (')) AND B.Price > 0.5)
+           OVER (PARTITION BY b.user_id ORDER BY b.event_time RANGE INTERVAL 90 MINUTE PRECEDING) weight,
+       max(price) OVER w AS "top price"
+    FROM behaviour b WHERE b.action IS DISTINCT FROM 'x' AND b.wide IS NOT NULL
+    WINDOW w AS (PARTITION BY user_id ORDER BY event_time ASC RANGE BETWEEN INTERVAL '2 hours' PRECEDING AND CURRENT ROW)
+    """
+    view = load_project({"sql/weights.sql": sql}).stream_views["weights"]
+    assert view.where == "action IS DISTINCT FROM 'x' AND wide IS NOT NULL"
+    assert view.inputs == (
+        Input("quantity * 2 /* twice */", "NOT (action IN ('a', ', FROM (')) AND price > 0.5", pa.int32()),
+        Input("price", None, pa.decimal128(12, 2)),
+    )
+    assert view.windows == (Window("weight", 90 * 60_000_000, None), Window("w", 2 * HOUR, None))
+    assert [a.output for a in view.aggregates] == ["weight", "top price"]
+    assert view.aggregates[0].type == pa.decimal128(38, 0)
+
+
+def test_windows_of_one_size_are_one_window(load_project: LoadProject) -> None:
+    over = "PARTITION BY user_id ORDER BY event_time RANGE BETWEEN INTERVAL {} PRECEDING AND CURRENT ROW"
+    sql = f"""SELECT user_id, count(*) OVER ({over.format("24 HOUR")}) AS a, count(price) OVER w AS b, count() OVER w AS c
+        FROM behaviour WINDOW w AS ({over.format("1 DAY")})"""
+    view = load_project({"sql/twice.sql": sql}).stream_views["twice"]
+    assert view.windows == (Window("a", DAY, None),)
+    assert view.inputs == (Input(None, None, pa.int64()), Input("price", None, pa.decimal128(12, 2)))
+
+
+def test_columns_of_request_may_be_qualified_aliased_and_nested(load_project: LoadProject) -> None:
+    sql = """SELECT r.request_id, request.item_id, ctx.os AS os, r.ctx.app.name AS app, slot + 1 AS next,
+        act.clicks_1h > 0 AS active, impressions_1h AS seen
+        FROM request r LEFT OUTER JOIN user_activity AS act USING (USER_ID)"""
+    loaded = load_project({"sql/other.sql": sql.replace("request.item_id", "r.item_id")})
+    features = loaded.feature_sets["other"]
+    assert [(c.name, c.resolved, c.lane) for c in features.columns] == [
+        ("request_id", "request_id", "compiled"),
+        ("item_id", "item_id", "compiled"),
+        ("os", "ctx.os", "duckdb"),
+        ("app", "ctx.app.name", "duckdb"),
+        ("next", "slot + 1", "compiled"),
+        ("active", '"user_activity.clicks_1h" > 0', "compiled"),
+        ("seen", '"user_activity.impressions_1h"', "compiled"),
+    ]
+
+
+def test_label_schemas_and_streams_are_declared_tables(load_project: LoadProject) -> None:
+    project = load_project()
+    assert sorted(project.label_schemas) == ["click", "exposure"]
+    assert project.streams["behaviour"].topic == "behaviour"
+    assert project.tables["items"].available_at == "available_at"
+    assert project.request_schema.names == ["request_id", "user_id", "request_time", "page", "tags", "ctx"] + [
+        "item_id",
+        "slot",
+    ]
+
+
+def test_describe_says_what_is_kept(load_project: LoadProject) -> None:
+    found = {d.name: d for d in load_project().describe()}
+    assert {name: d.kind for name, d in found.items()} == {
+        "item_stats": "streaming",
+        "user_activity": "streaming",
+        "item_profile": "batch",
+        "ranking": "feature set",
+    }
+    # Rows of the last hour and of the allowed lateness; one partial an hour for a week, at both ends one more.
+    details = found["user_activity"].details
+    assert (details["raw_s"], details["partials"]) == (7200, 7 * 24 + 2 + 1)
+    assert found["item_stats"].details["raw_s"] == 25 * 3600
+    assert found["item_profile"].details["every_s"] == 6 * 3600
+    assert found["ranking"].details["columns"][2] == {
+        "name": "hour_of_day",
+        "type": "int64",
+        "origin": "request",
+        "lane": "compiled",
+    }
+
+
+def test_a_view_that_loads_is_one_the_stream_engine_keeps(load_project: LoadProject) -> None:
+    for view in load_project().stream_views.values():
+        assert supported(view) == []
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[request]\nfeature_set = "rankin"', "there is no feature set 'rankin'; did you mean ranking"),
+        ("[model]\ninputs = [{ column = 'hour_of_dya' }]", "model.inputs.0: 'hour_of_dya' is not an output"),
+    ],
+)
+def test_names_in_the_config_must_exist(load_project: LoadProject, toml: str, message: str) -> None:
+    kept = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8").split('TOML = """')[1].split("[model]")[0]
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_project({"dovetail.toml": kept + toml})
+
+
+def test_a_project_needs_no_model(load_project: LoadProject) -> None:
+    kept = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8").split('TOML = """')[1].split("[model]")[0]
+    assert load_project({"dovetail.toml": kept}).config.model is None
+
+
+def test_the_repositorys_own_definitions_load() -> None:
+    project = load(ROOT)
+    assert project.feature_set.name == project.config.request.feature_set
+    for view in project.stream_views.values():
+        assert supported(view) == []
+    # Everything a request waits for is compiled.
+    served = project.feature_set.columns_of("key", "request", "streaming")
+    assert [column.name for column in served if column.lane != "compiled"] == []

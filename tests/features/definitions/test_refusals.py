@@ -1,0 +1,304 @@
+"""Everything outside the language is refused with file, line, construct and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dovetail.features import Project
+from dovetail.platform.errors import DefinitionError
+
+LoadProject = Callable[..., Project]
+
+W = "PARTITION BY user_id ORDER BY event_time RANGE BETWEEN INTERVAL 1 HOUR PRECEDING AND CURRENT ROW"
+
+
+def view(aggregate: str, *, window: str = W, rest: str = "", keys: str = "user_id") -> str:
+    return f"SELECT {keys},\n       {aggregate}\nFROM behaviour {rest}\nWINDOW w AS ({window})"
+
+
+def framed(frame: str) -> str:
+    return view("count(*) OVER w AS n", window=f"PARTITION BY user_id ORDER BY event_time {frame}")
+
+
+#: (the view's text, what the message says after "sql/x.sql:")
+STREAMING = [
+    (
+        view("sum(weight) OVER w AS s"),
+        "2: sum(weight) over DOUBLE depends on evaluation order; declare weight DECIMAL(12,2) in sql/behaviour.sql",
+    ),
+    (view("avg(ratio) OVER w AS s"), "2: avg(ratio) over FLOAT depends on evaluation order; declare ratio DECIMAL(12,2)"),
+    (view("sum(weight * 2) OVER w AS s"), "2: sum(weight * 2) over DOUBLE depends on evaluation order; make the arg"),
+    (view("sum(action) OVER w AS s"), "2: "),
+    (view("sum(action = 'a') OVER w AS s"), "2: sum(action = 'a') over BOOLEAN; use an integer"),
+    (view("sum(price * wide) OVER w AS s"), "2: sum(price * wide) over DECIMAL(31,2); use an integer or a DECIMAL of"),
+    (view("min(action) OVER w AS s"), "2: min(action) over VARCHAR is not kept by the stream; use a number"),
+    (view("count(DISTINCT item_id) OVER w AS s"), "2: count(DISTINCT …); the exact stream state would be unbounded"),
+    (view("stddev(price) OVER w AS s"), "2: stddev over a window; use count, sum, avg, min or max"),
+    (view("median(price) OVER w AS s"), "2: median over a window; use count"),
+    (view("my_own(price) OVER w AS s"), "2: my_own over a window; use count"),
+    (view("any_value(price) OVER w AS s"), "2: any_value over a window depends on evaluation order; use count"),
+    (view("first(price IGNORE NULLS) OVER w AS s"), "2: "),
+    (view("row_number() OVER w AS s"), "2: row_number over a window; use count"),
+    (view("max(price, 3) OVER w AS s"), "2: max with more than one argument or ORDER BY; write max(x)"),
+    (view("max(price ORDER BY item_id) OVER w AS s"), "2: max with more than one argument or ORDER BY; write max(x)"),
+    (view("max((SELECT 1)) OVER w AS s"), "2: an aggregate or subquery inside max; use the event's own columns"),
+    (view("count(*) OVER w"), "2: COUNT(*) OVER w has no name; name it with AS"),
+    (view("count(*) OVER w + 1 AS s"), "2: COUNT(*) OVER w + 1 computes with an aggregate; write the expression in the"),
+    (view("price * 2 AS s"), "2: price * 2 is neither an entity column nor an aggregate; write the expression in the"),
+    (view("price"), "2: price is neither an entity column nor an aggregate; select (user_id) and aggregates"),
+    (view("count(*) OVER w AS s", keys="user_id AS uid"), "1: entity column user_id renamed to uid; keep its name"),
+    (view("count(*) OVER w AS s", keys="*"), "1: SELECT *; list the entity columns and aggregates"),
+    ("SELECT count(*) OVER w AS s FROM behaviour WINDOW w AS (" + W + ")", "1: entity column user_id is not selected"),
+    (view("count(*) OVER w AS s, sum(wide) OVER w AS S"), "1: two outputs named S; rename one with AS"),
+    (view("sum(prise) OVER w AS s"), "2: stream behaviour has no column prise; did you mean price?"),
+    (view("sum(wide // 'a') OVER w AS s"), "2: Conversion Error"),
+    (view("count(*) FILTER (WHERE action + 1) OVER w AS s"), "2: Binder Error"),
+    (view("sum(no_such_function(wide)) OVER w AS s"), "2: Catalog Error"),
+    (view("count(*) OVER w AS s", rest="WHERE price > avg(price)"), "3: an aggregate or subquery in WHERE; filter on"),
+    (view("count(*) OVER w AS s", rest="WHERE action + 1"), "3: Binder Error"),
+    (view("count(*) OVER w AS s", rest="JOIN items USING (item_id)"), "3: JOINS in a streaming view; a streaming view"),
+    (view("count(*) OVER w AS s", keys="DISTINCT user_id"), "1: DISTINCT in a streaming view"),
+    ("SELECT user_id, count(*) AS n FROM behaviour GROUP BY user_id", "1: GROUP in a streaming view"),
+    ("SELECT user_id, price FROM behaviour", "1: a plain SELECT over stream behaviour; a streaming view aggregates"),
+    (view("max(random()) OVER w AS s"), "2: random gives another value each time it is asked; use the row's own"),
+    (view("max(event_time - now()) OVER w AS s"), "2: now gives another value each time it is asked"),
+    (view("count(*) FILTER (WHERE event_time < CURRENT_TIMESTAMP) OVER w AS s"), "2: CURRENT_TIMESTAMP gives another"),
+    (view("count(*) FILTER (WHERE event_time < CURRENT_DATE) OVER w AS s"), "2: CURRENT_DATE gives another value"),
+    # windows
+    (view("count(*) OVER nope AS s"), "2: no window named nope; declare it in WINDOW"),
+    (view("count(*) OVER (w ROWS 1 PRECEDING) AS s"), "2: OVER (w …) extends a named window; name every window in full"),
+    (framed(""), "4: a window without frame, which is unbounded; write RANGE BETWEEN INTERVAL"),
+    (framed("ROWS BETWEEN 3 PRECEDING AND CURRENT ROW"), "4: a ROWS frame counts rows, which depends on how ties"),
+    (framed("GROUPS BETWEEN 3 PRECEDING AND CURRENT ROW"), "4: a GROUPS frame counts rows"),
+    (framed("RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"), "4: an unbounded frame; the state would grow for"),
+    (framed("RANGE BETWEEN CURRENT ROW AND CURRENT ROW"), "4: an unbounded frame"),
+    (framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND UNBOUNDED FOLLOWING"), "4: an unbounded frame"),
+    (
+        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND INTERVAL 1 HOUR PRECEDING"),
+        "4: a frame that does not end at CURRENT ROW; write RANGE BETWEEN",
+    ),
+    (
+        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW"),
+        "4: EXCLUDE in a frame; drop EXCLUDE",
+    ),
+    (framed("RANGE BETWEEN INTERVAL 1 MONTH PRECEDING AND CURRENT ROW"), "4: INTERVAL '1' MONTH has no fixed length"),
+    (framed("RANGE BETWEEN INTERVAL '2 years' PRECEDING AND CURRENT ROW"), "4: "),
+    (framed("RANGE BETWEEN INTERVAL (-1) HOUR PRECEDING AND CURRENT ROW"), "4: "),
+    (framed("RANGE BETWEEN INTERVAL 'soon' PRECEDING AND CURRENT ROW"), "4: "),
+    (framed("RANGE BETWEEN quantity PRECEDING AND CURRENT ROW"), "4: frame bound quantity; write a constant INTERVAL"),
+    (
+        framed("RANGE BETWEEN hop(event_time, INTERVAL 1 DAY) PRECEDING AND CURRENT ROW"),
+        "4: hop with other arguments; write hop(event_time, INTERVAL size, INTERVAL step)",
+    ),
+    (
+        framed("RANGE BETWEEN hop(other, INTERVAL 1 DAY, INTERVAL 1 HOUR) PRECEDING AND CURRENT ROW"),
+        "4: hop with other arguments",
+    ),
+    (
+        framed("RANGE BETWEEN hop(event_time, INTERVAL 1 DAY, INTERVAL 0 HOUR) PRECEDING AND CURRENT ROW"),
+        "4: hop with a step of zero",
+    ),
+    (
+        view("count(*) OVER w AS n", window=W.replace("event_time", "other")),
+        "4: a window of stream behaviour has ORDER BY other; ORDER BY event_time, the stream's event time",
+    ),
+    (view("count(*) OVER w AS n", window=W.replace("ORDER BY event_time ", "")), "4: a window of stream behaviour has"),
+    (view("count(*) OVER w AS n", window=W.replace("event_time", "event_time DESC")), "4: a window of stream behaviour"),
+    (view("count(*) OVER w AS n", window=W.replace("PARTITION BY user_id", "")), "4: a window without PARTITION BY"),
+    (view("count(*) OVER w AS n", window=W.replace("user_id", "user_id % 10")), "4: PARTITION BY an expression"),
+    (view("count(*) OVER w AS n", window=W.replace("user_id", "user_id, USER_ID")), "1: PARTITION BY names a column twice"),
+    (
+        view("count(*) OVER w AS n", window=W.replace("user_id", "weight"), keys="weight"),
+        "1: entity column weight is double, which makes no key; partition by integers",
+    ),
+    (
+        view(f"count(*) OVER w AS n, count(*) OVER ({W.replace('user_id', 'item_id')}) AS m"),
+        "2: windows of one view partition by (",
+    ),
+    (
+        view(", ".join(f"count(*) FILTER (WHERE quantity = {i}) OVER w AS n{i}" for i in range(64))),
+        "1: 64 different arguments and filters; a view keeps at most 63; split the view in two",
+    ),
+]
+
+R = "SELECT request_id, item_id,\n       {}\nFROM request\nLEFT JOIN user_activity USING (user_id)\n{}"
+
+
+def ranked(expression: str, joins: str = "LEFT JOIN item_profile USING (item_id)") -> str:
+    return R.format(expression, joins)
+
+
+FEATURE_SETS = [
+    (ranked("user_activity.clicks_1h || category AS x"), "2: x mixes batch and streaming views; split into two columns"),
+    (ranked("page + 1"), "2: page + 1 has no name; name it with AS"),
+    (ranked("count(*) AS n"), "2: an aggregate, window or subquery in a feature set; aggregate in a view and join it"),
+    (ranked("(SELECT 1) AS n"), "2: an aggregate, window or subquery in a feature set"),
+    (ranked("row_number() OVER () AS n"), "2: an aggregate, window or subquery in a feature set"),
+    (ranked("request.*"), "2: SELECT *; list the columns"),
+    (ranked("pagee AS x"), "2: no column pagee; did you mean page?"),
+    (ranked("user_activitty.clicks_1h AS x"), "2: no column user_activitty.clicks_1h; did you mean user_activity?"),
+    (ranked("user_activity.clicks_2h AS x"), "2: user_activity has no column clicks_2h; did you mean clicks_1h?"),
+    (ranked("user_activity.user_id AS x"), "2: user_activity.user_id is the key the view is joined by; write request.us"),
+    (
+        ranked("impressions_1h AS x", "LEFT JOIN again USING (user_id)"),
+        "2: impressions_1h is a column of user_activity and of again; write user_activity.impressions_1h",
+    ),
+    (ranked("page || 1 + 'a' AS x"), "2: Binder Error"),
+    (ranked("tags AS x"), "2: a feature of type list"),
+    (ranked("NULL AS x"), "2: a feature of type"),
+    (ranked("random() AS x"), "2: random gives another value each time it is asked"),
+    (ranked("request_time < now() AS x"), "2: now gives another value each time it is asked"),
+    (ranked("page, page AS PAGE"), "2: two outputs named PAGE; rename one with AS"),
+    ("SELECT request_id, page FROM request", "1: the feature set does not select item_id; add item_id: labels and"),
+    ("SELECT item_id, page AS request_id FROM request", "1: the feature set does not select request_id"),
+    (ranked("page", "JOIN item_profile USING (item_id)"), "5: INNER JOIN; write LEFT JOIN view USING"),
+    (ranked("page", "LEFT JOIN item_profile ON page = 1"), "5: LEFT JOIN without USING; write LEFT JOIN view USING"),
+    (ranked("page", "LEFT JOIN item_profil USING (item_id)"), "5: no view named item_profil; did you mean item_profile?"),
+    (ranked("page", "LEFT JOIN user_activity USING (user_id)"), "5: view user_activity is joined twice; join it once"),
+    (ranked("page", "LEFT JOIN item_profile USING (user_id)"), "5: item_profile is keyed by (item_id), not by (user_id)"),
+    (ranked("page", "LEFT JOIN by_shop USING (shop)"), "5: view by_shop is keyed by shop, which request does not have"),
+    (ranked("page", "LEFT JOIN texts USING (item_id)"), "5: item_id is int64 in request and string in view texts; declare"),
+    (ranked("page", "WHERE page > 1"), "5: WHERE in a feature set; a feature set is SELECT expressions FROM request"),
+]
+
+BATCH = [
+    ("SELECT item_id, any_value(category) AS c FROM items GROUP BY 1", "1: any_value takes an arbitrary row"),
+    ("SELECT item_id,\n last(category) AS c FROM items GROUP BY item_id", "2: last takes an arbitrary row"),
+    ("SELECT item_id, category FROM items LIMIT 3", "1: LIMIT in a batch view; select by a condition"),
+    ("SELECT item_id, categori FROM items", "1: Binder Error"),
+    ("SELECT item_id, category, score AS Category FROM items", "1: two outputs named Category; rename one with AS"),
+    ("SELECT item_id, category FROM item", "1: no table item; did you mean items?; batch views read [tables.*]"),
+    ("SELECT item_id, clicks_1d FROM item_stats", "1: item_stats is not an offline table; "),
+    ("SELECT item_id FROM items JOIN behaviour USING (item_id)", "1: behaviour is not an offline table"),
+    ("SELECT * FROM read_parquet('x')", "1: no table "),
+    ("SELECT 1 AS one", "1: a view that reads nothing; read a stream, an offline table or request"),
+    ("SELECT max(score) AS s FROM items GROUP BY item_id", "1: GROUP BY item_id is no output column; select it"),
+    ("SELECT max(score) AS s FROM items GROUP BY ()", "1: GROUP BY without plain columns; name the entity's columns"),
+    ("SELECT item_id, today() AS d FROM items", "1: today gives another value each time it is asked"),
+]
+
+OTHERS = {
+    "sql/again.sql": view("count(*) OVER w AS impressions_1h"),
+    "sql/by_shop.sql": view("count(*) OVER w AS n", window=W.replace("user_id", "shop"), keys="shop"),
+    "sql/texts.sql": "SELECT CAST(item_id AS VARCHAR) AS item_id, max(score) AS s FROM items GROUP BY ALL".replace(
+        "GROUP BY ALL", "GROUP BY item_id"
+    ).replace("CAST(item_id AS VARCHAR) AS item_id", "category AS item_id").replace("GROUP BY item_id", "GROUP BY 1"),
+}
+
+
+def refused(load_project: LoadProject, files: dict[str, str | None], message: str) -> None:
+    with pytest.raises(DefinitionError) as raised:
+        load_project(files)
+    assert str(raised.value).startswith(message)
+    assert str(raised.value).partition("; ")[2], "a remedy"
+
+
+@pytest.mark.parametrize(("sql", "message"), STREAMING)
+def test_streaming_views(load_project: LoadProject, sql: str, message: str) -> None:
+    refused(load_project, {"sql/x.sql": sql}, f"sql/x.sql:{message}")
+
+
+@pytest.mark.parametrize(("sql", "message"), FEATURE_SETS)
+def test_feature_sets(load_project: LoadProject, sql: str, message: str) -> None:
+    refused(load_project, {**OTHERS, "sql/x.sql": sql}, f"sql/x.sql:{message}")
+
+
+@pytest.mark.parametrize(("sql", "message"), BATCH)
+def test_batch_views(load_project: LoadProject, sql: str, message: str) -> None:
+    refused(load_project, {"sql/x.sql": sql}, f"sql/x.sql:{message}")
+
+
+REQUEST = """CREATE TABLE request (
+    request_id VARCHAR NOT NULL, user_id BIGINT, request_time TIMESTAMP NOT NULL, page INTEGER,
+    candidates STRUCT(item_id BIGINT, slot INTEGER)[] NOT NULL
+);"""
+TIMES = "event_time TIMESTAMP NOT NULL"
+LABELS = f"CREATE TABLE click (request_id VARCHAR, item_id BIGINT, {TIMES});"
+EXPOSURE = f"CREATE TABLE exposure (request_id VARCHAR, item_id BIGINT, {TIMES});"
+
+FILES = [
+    ({"sql/x.sql": "SELECT 1; SELECT 2"}, "sql/x.sql:1: expected one SELECT, found 2 statements; a file holds either"),
+    ({"sql/x.sql": "DROP TABLE items"}, "sql/x.sql:1: expected one SELECT, found DROP; a file holds either"),
+    ({"sql/x.sql": "-- nothing"}, "sql/x.sql:1: expected one SELECT, found 0 statements"),
+    ({"sql/x.sql": "SELECT FROM WHERE"}, "sql/x.sql:1: not valid SQL"),
+    ({"sql/x.sql": "SELECT 1 AS a,\n FROM items"}, "sql/x.sql:"),
+    ({"sql/x.sql": "SELECT item_id FROM items QUALIFY"}, "sql/x.sql:1: "),
+    ({"sql/behaviour.sql": None}, "dovetail.toml:2: [streams.behaviour] no CREATE TABLE behaviour in sql; known are"),
+    ({"sql/items.sql": None}, "dovetail.toml:5: [tables.items] no CREATE TABLE items in sql; "),
+    ({"sql/request.sql": None}, "dovetail.toml:1: [request] no CREATE TABLE request in sql; "),
+    ({"sql/labels.sql": None}, "dovetail.toml:14: [labels.streams.exposure] no CREATE TABLE exposure in sql"),
+    ({"sql/item_profile.sql": None, "sql/ranking.sql": "SELECT request_id, item_id FROM request"}, "dovetail.toml:8: [b"),
+    (
+        {"sql/x.sql": "CREATE TABLE extra (a BIGINT)"},
+        "sql/x.sql:1: nothing in dovetail.toml uses table extra; declare [streams.extra], [tables.extra] or",
+    ),
+    ({"sql/x.sql": "CREATE TABLE items (a BIGINT)"}, "sql/x.sql:1: table items is declared twice, first in sql/items.sql:1"),
+    ({"sql/x.sql": "CREATE TABLE y (_a BIGINT)"}, "sql/x.sql:1: table y has a reserved column _a; rename the column"),
+    ({"sql/x.sql": "CREATE TABLE y (a BIGINT, A BIGINT)"}, "sql/x.sql:1: table y has two columns named a; rename"),
+    ({"sql/request.sql": None, "sql/items.sql": REQUEST}, "dovetail.toml:5: [tables.items]"),
+    (
+        {"sql/behaviour.sql": "CREATE TABLE behaviour (user_id BIGINT, event_time TIMESTAMP)"},
+        "sql/behaviour.sql:1: behaviour.event_time is timestamp[us] and may be NULL; declare event_time TIMESTAMP NOT",
+    ),
+    (
+        {"sql/behaviour.sql": "CREATE TABLE behaviour (user_id BIGINT, event_time BIGINT NOT NULL)"},
+        "sql/behaviour.sql:1: behaviour.event_time is int64; declare event_time TIMESTAMP NOT NULL",
+    ),
+    (
+        {"sql/behaviour.sql": f"CREATE TABLE behaviour (item_id BIGINT, {TIMES})"},
+        "sql/behaviour.sql:1: the key of stream behaviour needs column 'user_id'",
+    ),
+    ({"sql/items.sql": "CREATE TABLE items (a BIGINT)"}, "sql/items.sql:1: offline table items needs column 'available_at'"),
+    (
+        {"sql/labels.sql": EXPOSURE + LABELS.replace("item_id BIGINT", "item_id VARCHAR")},
+        "sql/labels.sql:1: click.item_id is string, request's is int64; declare the same type in both",
+    ),
+    ({"sql/labels.sql": EXPOSURE + LABELS.replace("item_id", "item")}, "sql/labels.sql:1: label stream click needs column"),
+    (
+        {"sql/request.sql": REQUEST.replace("request_id VARCHAR NOT NULL", "request_id VARCHAR")},
+        "sql/request.sql:1: request.request_id may be NULL; declare request_id NOT NULL",
+    ),
+    ({"sql/request.sql": REQUEST.replace("_time TIMESTAMP", "_time BIGINT")}, "sql/request.sql:1: request.request_time is"),
+    ({"sql/request.sql": REQUEST.replace("STRUCT(item_id BIGINT, slot INTEGER)[]", "BIGINT[]")}, "sql/request.sql:1: reques"),
+    ({"sql/request.sql": REQUEST.replace("item_id", "thing")}, "sql/request.sql:1: request.candidates has no member item_id"),
+    ({"sql/request.sql": REQUEST.replace("slot", "page")}, "sql/request.sql:1: page is both a request column and a cand"),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), FILES)
+def test_files_and_declarations(load_project: LoadProject, files: dict[str, str | None], message: str) -> None:
+    refused(load_project, files, message)
+
+
+def test_a_view_may_not_have_a_tables_name(load_project: LoadProject) -> None:
+    both = {"sql/tables.sql": "CREATE TABLE items (item_id BIGINT, available_at TIMESTAMP NOT NULL)"}
+    refused(
+        load_project,
+        {**both, "sql/items.sql": "SELECT item_id FROM items"},
+        "sql/items.sql:1: items is a table and a view; rename the file",
+    )
+
+
+def test_a_batch_view_needs_a_period(load_project: LoadProject) -> None:
+    toml = """[streams.behaviour]
+key = "user_id"
+[tables.items]
+path = "items.parquet"
+[batch_views.item_profile]
+every = "0s"
+[labels]
+window = "1h"
+[labels.streams.exposure]
+[labels.streams.click]
+"""
+    refused(load_project, {"dovetail.toml": toml}, "dovetail.toml:5: [batch_views.item_profile] every is 0; write a period")
+
+
+def test_an_empty_folder_has_no_definitions(load_project: LoadProject) -> None:
+    nothing = dict.fromkeys(
+        f"sql/{n}.sql"
+        for n in ("behaviour", "items", "request", "labels", "user_activity", "item_stats", "item_profile", "ranking")
+    )
+    refused(load_project, nothing, "sql:1: no definitions here; run `dovetail init DIR`")

@@ -1,0 +1,87 @@
+"""The shared finisher: means against Fractions, decimal words against Arrow."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dovetail.features import finish
+from dovetail.platform.errors import StateError
+
+_LIMIT = 10**38 - 1
+_SUMS = st.one_of(st.integers(-_LIMIT, _LIMIT), st.integers(-(2**54), 2**54), st.sampled_from((_LIMIT, -_LIMIT)))
+_COUNTS = st.one_of(st.integers(1, 2**62 - 1), st.integers(1, 1000))
+
+
+def _words(numbers: list[int]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    lo = np.array([n & (1 << 64) - 1 for n in numbers], dtype=np.uint64)
+    return lo, np.array([n >> 64 for n in numbers], dtype=np.int64)
+
+
+@given(st.lists(st.tuples(_SUMS, _COUNTS), min_size=1, max_size=50), st.integers(0, 18))
+@settings(deadline=None, max_examples=200)
+def test_avg_is_the_double_nearest_to_the_exact_mean(cases: list[tuple[int, int]], scale: int) -> None:
+    counts = np.array([count for _, count in cases], dtype=np.int64)
+    means = finish.avg(*_words([total for total, _ in cases]), counts, scale)
+    assert means.to_pylist() == [float(Fraction(total, count * 10**scale)) for total, count in cases]
+
+
+def test_avg_rounds_ties_to_even() -> None:
+    totals = [2**53 + 1, 2**53 + 3, -(2**53) - 1, (2**53 + 1) * 3]
+    means = finish.avg(*_words(totals), np.array([1, 1, 1, 3]), 0)
+    assert means.to_pylist() == [2.0**53, 2.0**53 + 4, -(2.0**53), 2.0**53]
+
+
+def test_avg_over_nothing_is_null_whatever_the_words_say() -> None:
+    means = finish.avg(*_words([2**126, 7]), np.array([0, 2]), 1)
+    assert means.to_pylist() == [None, 0.35]
+
+
+def test_a_sum_of_39_digits_is_refused() -> None:
+    present = np.array([True, True])
+    for wrong in (10**38, -(10**38), 2**127 - 1, -(2**127)):
+        with pytest.raises(StateError, match=f"avg: row 1 has a sum of {wrong}, which does not fit"):
+            finish.avg(*_words([1, wrong]), np.array([1, 1]), 0)
+        with pytest.raises(StateError, match=r"sum: row 1 .* use a shorter window"):
+            finish.decimal_array(*_words([1, wrong]), present, pa.decimal128(38, 0))
+    widest = finish.decimal_array(*_words([_LIMIT, -_LIMIT]), present, pa.decimal128(38, 0))
+    assert widest.to_pylist() == [Decimal(_LIMIT), Decimal(-_LIMIT)]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-_LIMIT, _LIMIT)), max_size=30), st.integers(0, 5))
+def test_decimal_words_and_back(numbers: list[int | None], cut: int) -> None:
+    type_ = pa.decimal128(38, 0)
+    array = pa.array([None if n is None else Decimal(n) for n in numbers], type_)[cut:]
+    lo, hi = finish.decimal_words(array)
+    assert [(int(h) << 64) + int(w) for w, h in zip(lo, hi, strict=True)] == [n or 0 for n in numbers[cut:]]
+    present = np.array([n is not None for n in numbers[cut:]], dtype=np.bool_)
+    assert finish.decimal_array(lo, hi, present, type_).equals(array)
+
+
+def test_decimal_words_of_chunks_are_those_of_the_whole() -> None:
+    chunked = pa.chunked_array([pa.array([Decimal("1.5")]), pa.array([Decimal("-2.5"), None])])
+    lo, hi = finish.decimal_words(chunked)
+    assert lo.view(np.int64).tolist() == [15, -25, 0]
+    assert hi.tolist() == [0, -1, 0]
+
+
+@pytest.mark.parametrize("type_", [pa.float32(), pa.float64()])
+def test_canonical_floats_have_one_zero_and_one_nan(type_: pa.DataType) -> None:
+    odd_nan = np.array([0xFFF8000000000001], dtype=np.uint64).view(np.float64)[0]
+    array = pa.chunked_array([pa.array([-0.0, odd_nan, None], type_), pa.array([-math.inf, 1.5], type_)])
+    canonical = finish.canonical_floats(array)
+    assert canonical.type == type_
+    assert canonical.null_count == 1
+    zero, nan, _, least, other = canonical.to_pylist()
+    assert math.copysign(1, zero) == 1
+    assert math.copysign(1, nan) == 1
+    assert math.isnan(nan)
+    assert (least, other) == (-math.inf, 1.5)

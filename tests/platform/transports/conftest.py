@@ -1,0 +1,95 @@
+"""Brokers for the conformance suite: the embedded log, and librdkafka's mock cluster speaking real Kafka over TCP."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from dovetail.platform.stage import Outgoing
+from dovetail.platform.transports.embedded_log import EmbeddedLog
+
+#: The mock cluster gives this number to every topic it creates.
+PARTITIONS = 4
+
+
+class Broker(ABC):
+    """A broker seen from outside the app."""
+
+    url: str
+    #: The largest message it takes; the mock cluster keeps five megabytes of a partition.
+    max_message: int
+
+    @abstractmethod
+    def create(self, *topics: str) -> Mapping[str, int]:
+        """Make sure the topics exist; partitions by topic, as ``create_app`` takes them."""
+
+    @abstractmethod
+    def produce(self, messages: Sequence[Outgoing]) -> None:
+        """What a foreign producer writes: values may be None, partitions are given."""
+
+
+class EmbeddedBroker(Broker):
+    max_message = 10_000_000
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = f"embedded://{path}"
+
+    def create(self, *topics: str) -> Mapping[str, int]:
+        with EmbeddedLog.open(self.path) as log:
+            for topic in topics:
+                log.create_topic(topic, PARTITIONS)
+        return dict.fromkeys(topics, PARTITIONS)
+
+    def produce(self, messages: Sequence[Outgoing]) -> None:
+        with EmbeddedLog.open(self.path) as log:
+            log.append(messages)
+
+
+class KafkaBroker(Broker):
+    max_message = 4_000_000
+
+    def __init__(self) -> None:
+        self._producer = Producer(
+            {"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0, "message.max.bytes": 20_000_000}
+        )
+        servers = self._producer.list_topics(timeout=10).brokers.values()
+        self.url = "kafka://" + ";".join(f"{server.host}:{server.port}" for server in servers)
+
+    def create(self, *topics: str) -> Mapping[str, int]:
+        # It does not know CreateTopics, but creates what it is asked about.
+        for topic in topics:
+            self._producer.list_topics(topic, timeout=10)
+        return dict.fromkeys(topics, PARTITIONS)
+
+    def produce(self, messages: Sequence[Outgoing]) -> None:
+        for message in messages:
+            self._producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                message.partition,
+                timestamp=message.timestamp_ms or 0,
+                headers=list(message.headers),
+            )
+        assert self._producer.flush(10) == 0
+
+
+@pytest.fixture(scope="session")
+def mock_kafka() -> KafkaBroker:
+    return KafkaBroker()
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    yield EmbeddedBroker(tmp_path / "Log.db") if request.param == "embedded" else request.getfixturevalue("mock_kafka")
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic name of this test's own: the mock cluster serves all of them."""
+    return "".join(letter if letter.isalnum() else "-" for letter in request.node.name)

@@ -1,0 +1,471 @@
+"""What both drivers promise, each checked on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+from faust.types import TP, StreamT
+
+from dovetail.platform.errors import StaleCommit, TransportError
+from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.transports.coalescing import PollSchema
+
+PARTITIONS = 4
+TIMEOUT = 60  # of a hanging test; nothing here waits for time to pass
+
+
+class Broker(Protocol):
+    url: str
+    max_message: int
+
+    def create(self, *topics: str) -> Mapping[str, int]: ...
+    def produce(self, messages: Sequence[Outgoing]) -> None: ...
+
+
+class Row(NamedTuple):
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class Store(dict[tuple[str, int], int]):
+    """Positions that outlive the app."""
+
+
+class Recorder(Stage):
+    """Remembers what it was given; commits its position with each poll."""
+
+    def __init__(self, name: str, topics: Sequence[str], store: Store | None = None) -> None:
+        self.name = name
+        self.topics = topics
+        self.store = Store() if store is None else store
+        self.rows: defaultdict[str, list[Row]] = defaultdict(list)
+        self.polls: list[tuple[str, int, int, int]] = []
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        return {partition: offset for (name, partition), offset in self.store.items() if name == topic}
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.note(poll)
+        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
+
+    def note(self, poll: Poll) -> None:
+        self.polls.append((poll.topic, poll.partition, poll.first, poll.last))
+        for row in zip(
+            poll.offsets.tolist(), poll.timestamps_ms.tolist(), poll.keys, poll.values, poll.headers, strict=True
+        ):
+            self.rows[poll.topic].append(Row(poll.partition, *row[:4], tuple(row[4])))
+
+    def commit(self, poll: Poll) -> None:
+        self.store[poll.topic, poll.partition] = poll.last + 1
+
+    def count(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+    def values(self, topic: str) -> list[bytes | None]:
+        return [row.value for row in self.rows[topic]]
+
+
+def numbered(topic: str, count: int, *, start: int = 0, partition: int | None = None) -> list[Outgoing]:
+    return [
+        Outgoing(topic, b"%d" % n, key=b"key-%d" % (n % 37), partition=partition) for n in range(start, start + count)
+    ]
+
+
+def run(main: Callable[[], Any]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(TIMEOUT):
+            await main()
+
+    asyncio.run(limited())
+
+
+def test_messages_arrive_whole_and_in_order_of_their_partition(broker: Broker, topic: str) -> None:
+    sent = [
+        Outgoing(
+            topic,
+            b"value-%d" % n,
+            key=None if n % 3 else b"key-%d" % n,
+            partition=n % PARTITIONS,
+            timestamp_ms=1_700_000_000_123 + n,
+            headers=(("trace", b"\x00%d" % n), ("empty", b"")) if n % 2 else (),
+        )
+        for n in range(400)
+    ]
+
+    async def main() -> None:
+        stage = Recorder("stage", [topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        await runtime.publish(sent)
+        await runtime.wait_for(lambda: stage.count() == len(sent))
+        await runtime.stop()
+        for partition in range(PARTITIONS):
+            expected = [message for message in sent if message.partition == partition]
+            got = [row for row in stage.rows[topic] if row.partition == partition]
+            assert [row.offset for row in got] == list(range(len(expected)))
+            assert [(row.timestamp_ms, row.key, row.value, row.headers) for row in got] == [
+                (message.timestamp_ms, message.key, message.value, tuple(message.headers)) for message in expected
+            ]
+
+    run(main)
+
+
+def test_a_key_goes_to_the_partition_that_other_clients_give_it(broker: Broker, topic: str) -> None:
+    async def main() -> None:
+        stage = Recorder("stage", [topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        await runtime.publish([Outgoing(topic, b"", key=key) for key in (b"21", b"foobar", b"a-little-bit-long-string")])
+        await runtime.wait_for(lambda: stage.count() == 3)
+        await runtime.stop()
+        # murmur2 of these, from the Java client's own tests: -973932308, -790332482, -985981536
+        hashes = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
+        assert {row.key: row.partition for row in stage.rows[topic]} == {
+            key: (value & 0x7FFFFFFF) % PARTITIONS for key, value in hashes.items()
+        }
+
+    run(main)
+
+
+def test_tombstones_are_none(broker: Broker, topic: str) -> None:
+    topics = broker.create(topic)
+    broker.produce(
+        [
+            Outgoing(topic, None, key=b"gone", partition=1),  # type: ignore[arg-type]
+            Outgoing(topic, b"", key=b"empty", partition=1),
+        ]
+    )
+
+    async def main() -> None:
+        stage = Recorder("stage", [topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        await runtime.start()
+        await runtime.wait_for(lambda: stage.count() == 2)
+        await runtime.stop()
+        assert [(row.key, row.value) for row in stage.rows[topic]] == [(b"gone", None), (b"empty", b"")]
+
+    run(main)
+
+
+def test_a_message_of_megabytes_passes(broker: Broker, topic: str) -> None:
+    big = bytes(range(250)) * (broker.max_message // 250)
+
+    async def main() -> None:
+        stage = Recorder("stage", [topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        await runtime.publish([Outgoing(topic, big, partition=0)])
+        await runtime.wait_for(lambda: stage.count() == 1)
+        await runtime.publish([Outgoing(topic, b"after", partition=0)])
+        await runtime.wait_for(lambda: stage.count() == 2)
+        await runtime.stop()
+        assert stage.values(topic) == [big, b"after"]
+
+    run(main)
+
+
+def test_an_empty_topic_starts_and_stops(broker: Broker, topic: str) -> None:
+    async def main() -> None:
+        stage = Recorder("stage", [topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        assert runtime.completed == {("stage", topic, partition): 0 for partition in range(PARTITIONS)}
+        await runtime.publish([])
+        await runtime.stop()
+        assert stage.polls == []
+
+    run(main)
+
+
+def test_a_restart_goes_on_at_the_stored_positions(broker: Broker, topic: str) -> None:
+    store = Store()
+
+    async def first() -> None:
+        stage = Recorder("stage", [topic], store)
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        await runtime.publish(numbered(topic, 100))
+        await runtime.wait_for(lambda: sum(runtime.completed.values()) == 100)
+        await runtime.stop()
+
+    async def second() -> None:
+        stage = Recorder("stage", [topic], store)
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        await runtime.start()
+        assert sum(runtime.completed.values()) == 100
+        await runtime.publish(numbered(topic, 50, start=100))
+        await runtime.wait_for(lambda: sum(runtime.completed.values()) == 150)
+        await runtime.stop()
+        assert sorted(int(value or b"") for value in stage.values(topic)) == list(range(100, 150))
+
+    run(first)
+    run(second)
+
+
+def test_the_stored_position_wins_over_the_committed_offset(broker: Broker, topic: str) -> None:
+    """A store that lost its last second heals from the log."""
+    store = Store()
+
+    async def once(expected: int) -> None:
+        stage = Recorder("stage", [topic], store)
+        app = create_app(topic, broker.url, topics=broker.create(topic))
+        runtime = Runtime(app, [stage])
+        await runtime.start()
+        await runtime.wait_for(lambda: runtime.completed["stage", topic, 2] == 100)
+        await app.consumer.commit()
+        await runtime.stop()
+        assert len(stage.rows[topic]) == expected
+
+    broker.create(topic)
+    broker.produce(numbered(topic, 100, partition=2))
+    run(lambda: once(100))
+    store[topic, 2] = 60
+    run(lambda: once(40))
+    store.clear()
+    run(lambda: once(100))
+
+
+class Failing(Recorder):
+    """Fails, in one of the steps, on the first poll with the poison in it."""
+
+    def __init__(self, step: str, topics: Sequence[str], store: Store, undeclared: str) -> None:
+        super().__init__("stage", topics, store)
+        self.step = step
+        self.undeclared = undeclared
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.note(poll)
+        if b"poison" not in poll.values:
+            yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
+        elif self.step == "compute":
+            raise ValueError("poisoned")
+        elif self.step == "commit":
+            yield Work(commit=lambda: self.refuse(poll), done=poll.last + 1)
+        else:
+            yield Work(
+                outgoing=[Outgoing(poll.topic, b"x", partition=99)],
+                commit=lambda: self.commit(poll),
+                done=poll.last + 1,
+            )
+
+    def refuse(self, poll: Poll) -> None:
+        raise StaleCommit(poll.topic, poll.partition, expected=1, found=2)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"), [("compute", ValueError), ("publish", (TransportError, AssertionError)), ("commit", StaleCommit)]
+)
+def test_a_failure_is_not_acknowledged_and_the_poll_comes_again(
+    broker: Broker, topic: str, step: str, error: type[Exception]
+) -> None:
+    store = Store()
+    topics = broker.create(topic)
+
+    async def failing() -> None:
+        stage = Failing(step, [topic], store, "nowhere")
+        app = create_app(topic, broker.url, topics=topics)
+        runtime = Runtime(app, [stage])
+        await runtime.start()
+        await runtime.publish(numbered(topic, 10, partition=0))
+        await runtime.wait_for(lambda: runtime.completed["stage", topic, 0] == 10)
+        await runtime.publish([Outgoing(topic, b"poison", partition=0)])
+        with pytest.raises(error):
+            await runtime.wait_for(lambda: False)
+        assert isinstance(runtime.failure, error)
+        assert runtime.completed["stage", topic, 0] == 10
+        assert app.consumer.committable(TP(topic, 0)) == 10  # type: ignore[attr-defined]
+        with pytest.raises(error):
+            await runtime.publish([Outgoing(topic, b"later", partition=0)])
+        await runtime.stop()
+        assert store == {(topic, 0): 10}
+
+    async def healed() -> None:
+        stage = Recorder("stage", [topic], store)
+        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        await runtime.start()
+        await runtime.wait_for(lambda: runtime.completed["stage", topic, 0] == 11)
+        await runtime.stop()
+        assert stage.values(topic) == [b"poison"]
+
+    run(failing)
+    run(healed)
+
+
+class Hoarder(Recorder):
+    """Completes nothing until told to, then everything it was given, from a later poll."""
+
+    complete = False
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.note(poll)
+        yield Work(done=poll.last + 1 if self.complete else None)
+
+
+def test_what_a_later_poll_completes_is_acknowledged_then(broker: Broker, topic: str) -> None:
+    async def main() -> None:
+        hoarder, recorder = Hoarder("hoarder", [topic]), Recorder("recorder", [topic])
+        app = create_app(topic, broker.url, topics=broker.create(topic))
+        runtime = Runtime(app, [hoarder, recorder])
+        await runtime.start()
+        for n in range(10):  # more polls than may be handed out unhandled
+            await runtime.publish([Outgoing(topic, b"%d" % n, partition=0)])
+            await runtime.wait_for(lambda n=n: len(hoarder.rows[topic]) == n + 1)
+        await runtime.wait_for(lambda: runtime.completed["recorder", topic, 0] == 10)
+        assert runtime.handled["hoarder", topic, 0] == 10
+        assert runtime.completed["hoarder", topic, 0] == 0
+        assert app.consumer.committable(TP(topic, 0)) is None  # type: ignore[attr-defined]
+        hoarder.complete = True
+        await runtime.publish([Outgoing(topic, b"last", partition=0)])
+        await runtime.wait_for(lambda: min(runtime.completed[name, topic, 0] for name in ("hoarder", "recorder")) == 11)
+        assert app.consumer.committable(TP(topic, 0)) == 11  # type: ignore[attr-defined]
+        await runtime.stop()
+
+    run(main)
+
+
+class Gate(Recorder):
+    """Keeps its generator open until the gate opens."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        super().__init__("gate", topics)
+        self.opened = asyncio.Event()
+        self.entered = asyncio.Event()
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.note(poll)
+        self.entered.set()
+        await self.opened.wait()
+        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
+
+
+def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic: str) -> None:
+    held, free = f"{topic}-held", f"{topic}-free"
+
+    async def main() -> None:
+        gate, recorder = Gate([held]), Recorder("recorder", [free])
+        app = create_app(topic, broker.url, topics=broker.create(held, free))
+        runtime = Runtime(app, [gate, recorder])
+        await runtime.start()
+        for start in range(0, 5000, 100):
+            await runtime.publish(numbered(held, 100, start=start, partition=0))
+            await runtime.publish(numbered(free, 100, start=start))
+            await runtime.wait_for(lambda start=start: recorder.count() == start + 100)
+            assert app.consumer._partitions[TP(held, 0)].acks.outstanding <= 2  # type: ignore[attr-defined]
+        assert len(gate.polls) == 1
+        assert gate.count() < 5000
+        gate.opened.set()
+        await runtime.wait_for(lambda: runtime.completed["gate", held, 0] == 5000)
+        await runtime.stop()
+        assert gate.values(held) == [b"%d" % n for n in range(5000)]
+
+    run(main)
+
+
+def test_a_stage_that_never_finishes_can_be_stopped(broker: Broker, topic: str) -> None:
+    async def main() -> None:
+        gate = Gate([topic])
+        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [gate])
+        await runtime.start()
+        await runtime.publish(numbered(topic, 10, partition=0))
+        await gate.entered.wait()
+        await runtime.stop()
+        assert runtime.failure is None
+        assert gate.store == {}
+
+    run(main)
+
+
+def test_reading_starts_where_the_neediest_stage_is(broker: Broker, topic: str) -> None:
+    topics = broker.create(topic)
+    broker.produce(numbered(topic, 20, partition=3))
+
+    async def main() -> None:
+        ahead = Recorder("ahead", [topic], Store({(topic, 3): 15}))
+        behind = Recorder("behind", [topic], Store({(topic, 3): 5}))
+        done = Recorder("done", [topic], Store({(topic, 3): 20}))
+        app = create_app(topic, broker.url, topics=topics)
+        runtime = Runtime(app, [ahead, behind, done])
+        await runtime.start()
+        await runtime.wait_for(lambda: all(runtime.completed[stage.name, topic, 3] == 20 for stage in runtime.stages))
+        await runtime.wait_for(lambda: app.consumer.committable(TP(topic, 3)) == 20)  # type: ignore[attr-defined]
+        await runtime.stop()
+        assert ahead.values(topic) == [b"%d" % n for n in range(15, 20)]
+        assert behind.values(topic) == [b"%d" % n for n in range(5, 20)]
+        assert done.values(topic) == []
+
+    run(main)
+
+
+def test_a_position_past_the_end_is_refused(broker: Broker, topic: str) -> None:
+    """The topic was recreated: going on would drop everything that comes, as if it had been included."""
+    topics = broker.create(topic)
+    broker.produce(numbered(topic, 5, partition=0))
+
+    async def main() -> None:
+        stage = Recorder("stage", [topic], Store({(topic, 0): 7}))
+        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        with pytest.raises(TransportError, match="stored position is 7, the topic ends at 5"):
+            await runtime.start()
+        assert stage.polls == []
+
+    run(main)
+
+
+def test_an_ordinary_faust_agent_gets_polls_and_its_acks_are_committed(broker: Broker, topic: str) -> None:
+    topics = broker.create(topic)
+    seen: list[int] = []
+
+    async def main(expected: int) -> None:
+        app = create_app(topic, broker.url, topics=topics)
+        finished = asyncio.Event()
+
+        async def agent(stream: StreamT[Poll]) -> None:
+            async for poll in stream:
+                seen.extend(poll.offsets.tolist())
+                if len(seen) >= expected:
+                    finished.set()
+
+        app.agent(app.topic(topic, schema=PollSchema()))(agent)
+        await app.start()
+        for start in range(0, 100, 10):
+            await app.producer.publish(numbered(topic, 10, start=start, partition=1))  # type: ignore[attr-defined]
+        await finished.wait()
+        await app.stop()
+
+    run(lambda: main(100))
+    run(lambda: main(200))
+    # At least once, and in order; only the last poll, whose loop body was still running, may have come again.
+    assert sorted(set(seen)) == list(range(200))
+    assert len(seen) < 300
+
+
+def test_resume_given_to_the_app_decides_for_ordinary_agents(broker: Broker, topic: str) -> None:
+    topics = broker.create(topic)
+    broker.produce(numbered(topic, 10, partition=1))
+    seen: list[int] = []
+
+    async def main() -> None:
+        app = create_app(topic, broker.url, lambda _: {1: 7}, topics)
+        finished = asyncio.Event()
+
+        async def agent(stream: StreamT[Poll]) -> None:
+            async for poll in stream:
+                seen.extend(poll.offsets.tolist())
+                finished.set()
+
+        app.agent(app.topic(topic, schema=PollSchema()))(agent)
+        await app.start()
+        await finished.wait()
+        await app.stop()
+
+    run(main)
+    assert seen == [7, 8, 9]
