@@ -44,9 +44,10 @@ def parse_batch_view(
         bound = binder.describe(source.text.rstrip().rstrip(";"))
     except BindError as error:
         raise source.refuse(select, str(error), "correct the statement") from error
-    doubled = [n for i, n in enumerate(bound.names) if n.lower() in {m.lower() for m in bound.names[:i]}]
+    names = [name.lower() for name in select.named_selects]
+    doubled = [name for name in select.named_selects if names.count(name.lower()) > 1]
     if doubled:
-        raise source.refuse(select, f"two outputs named {doubled[0]}", "rename one with AS")
+        raise source.refuse(select, f"two outputs named {doubled[-1]}", "rename one with AS")
     entity = _entity(source, bound)
     return BatchView(
         name=name,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dovetail.features.definitions import load_definitions
 from dovetail.features.plan import BatchView, FeatureSet, Stream, StreamView, Table
-from dovetail.features.request import REQUEST, request_schema
+from dovetail.features.request import request_schema
 from dovetail.features.source import nearest
 from dovetail.platform.config import Config, load_config
 from dovetail.platform.errors import ConfigError

@@ -63,7 +63,7 @@ class _Reader:
         self.name, self.source, self.binder = name, source, binder
         self.stream = stream
         self.relation = relation_name(source)
-        self.columns = {column.lower(): column for column in self.stream.schema.arrow.names}
+        self.columns: dict[str, str] = {column.lower(): column for column in self.stream.schema.arrow.names}
         self.windows: list[Window] = []
         self.inputs: list[Input] = []
 
@@ -191,11 +191,12 @@ class _Reader:
             call, condition = call.this, call.expression.this
         function = _FUNCTIONS.get(type(call))
         if function is None:
-            raise self._unsupported(node, call)
+            raise self._unsupported(node, call, source.aggregate(span).function)
         inner = call.this
         if isinstance(inner, exp.Distinct):
             raise source.refuse(node, f"{function}(DISTINCT …)", "the exact stream state would be unbounded; drop it")
-        if call.expressions or isinstance(inner, exp.Order):
+        extra = [name for name, value in call.args.items() if value and name not in ("this", "big_int")]
+        if extra or isinstance(inner, exp.Order):
             raise source.refuse(node, f"{function} with more than one argument or ORDER BY", f"write {function}(x)")
         if any(part is not None and part.find(exp.Window, exp.AggFunc, exp.Query) for part in (inner, condition)):
             raise source.refuse(node, f"an aggregate or subquery inside {function}", "use the event's own columns")
@@ -221,11 +222,10 @@ class _Reader:
             node, f"{text} is neither an entity column nor an aggregate", "write the expression in the feature set"
         )
 
-    def _unsupported(self, node: exp.Expr, call: exp.Expr) -> DefinitionError:
-        function = (
-            call.name if isinstance(call, exp.Anonymous) else call.sql_name() if isinstance(call, exp.Func) else ""
-        )
-        what = f"{function.lower() or call.sql(dialect='duckdb')} over a window"
+    def _unsupported(self, node: exp.Expr, call: exp.Expr, written: str) -> DefinitionError:
+        while isinstance(call, exp.IgnoreNulls | exp.RespectNulls):
+            call = call.this
+        what = f"{written} over a window"
         if isinstance(call, exp.AnyValue | exp.First | exp.Last):
             what += " depends on evaluation order"
         return self.source.refuse(node, what, "use count, sum, avg, min or max")
@@ -300,7 +300,7 @@ class _Reader:
         return self.source.rewrite(span, node, name)
 
     def _type(self, node: exp.Expr, argument: str) -> pa.DataType:
-        return self._bind(node, f"SELECT {argument} AS argument FROM {quoted(self.stream.name)}").field(0).type
+        return self._bind(node, f"SELECT {argument}\n AS argument FROM {quoted(self.stream.name)}").field(0).type
 
     def _bind(self, node: exp.Expr, sql: str) -> pa.Schema:
         try:

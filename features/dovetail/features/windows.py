@@ -53,8 +53,6 @@ def _definition(source: Source, over: exp.Window) -> tuple[exp.Window, str]:
     if inline:
         raise source.refuse(over, f"OVER ({reference.name} …) extends a named window", "name every window in full")
     named = {w.name.lower(): w for w in source.select.args.get("windows") or []}
-    if reference.name.lower() not in named:
-        raise source.refuse(over, f"no window named {reference.name}", "declare it in WINDOW")
     return named[reference.name.lower()], reference.name
 
 

@@ -25,7 +25,8 @@ window = "1h"
 [labels.streams.exposure]
 
 [labels.streams.click]
-
+"""
+MODEL = """
 [model]
 inputs = [{ column = "hour_of_day" }]
 """
@@ -73,7 +74,6 @@ LEFT JOIN item_stats    USING (item_id)
 LEFT JOIN item_profile  USING (item_id);
 """
 FILES = {
-    "dovetail.toml": TOML,
     "sql/behaviour.sql": BEHAVIOUR,
     "sql/items.sql": ITEMS,
     "sql/request.sql": REQUEST,
@@ -91,9 +91,9 @@ LoadProject = Callable[..., Project]
 def load_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadProject:
     """Loads the project with some files replaced (None removes one); file names in errors are like ``sql/x.sql``."""
 
-    def load_it(files: dict[str, str | None] | None = None) -> Project:
+    def load_it(files: dict[str, str | None] | None = None, *, more_toml: str = MODEL) -> Project:
         (tmp_path / "sql").mkdir(exist_ok=True)
-        for name, text in {**FILES, **(files or {})}.items():
+        for name, text in {**FILES, "dovetail.toml": TOML + more_toml, **(files or {})}.items():
             if text is not None:
                 (tmp_path / name).write_text(text, encoding="utf-8")
         monkeypatch.chdir(tmp_path)

@@ -75,15 +75,17 @@ def test_the_authors_text_is_kept_token_by_token(load_project: LoadProject) -> N
     sql = """SELECT b.user_id, -- the "key", of course
        sum(b.quantity * 2 /* twice */) FILTER (WHERE NOT (b.action IN ('a', ', FROM (')) AND B.Price > 0.5)
            OVER (PARTITION BY b.user_id ORDER BY b.event_time RANGE INTERVAL 90 MINUTE PRECEDING) weight,
-       max(price) OVER w AS "top price"
+       max(price -- highest
+           ) OVER w AS "top price"
     FROM behaviour b WHERE b.action IS DISTINCT FROM 'x' AND b.wide IS NOT NULL
-    WINDOW w AS (PARTITION BY user_id ORDER BY event_time ASC RANGE BETWEEN INTERVAL '2 hours' PRECEDING AND CURRENT ROW)
+    WINDOW w AS (PARTITION BY user_id ORDER BY event_time ASC
+                 RANGE BETWEEN INTERVAL '2 hours' PRECEDING AND CURRENT ROW)
     """
     view = load_project({"sql/weights.sql": sql}).stream_views["weights"]
     assert view.where == "action IS DISTINCT FROM 'x' AND wide IS NOT NULL"
     assert view.inputs == (
         Input("quantity * 2 /* twice */", "NOT (action IN ('a', ', FROM (')) AND price > 0.5", pa.int32()),
-        Input("price", None, pa.decimal128(12, 2)),
+        Input("price -- highest", None, pa.decimal128(12, 2)),
     )
     assert view.windows == (Window("weight", 90 * 60_000_000, None), Window("w", 2 * HOUR, None))
     assert [a.output for a in view.aggregates] == ["weight", "top price"]
@@ -92,7 +94,8 @@ def test_the_authors_text_is_kept_token_by_token(load_project: LoadProject) -> N
 
 def test_windows_of_one_size_are_one_window(load_project: LoadProject) -> None:
     over = "PARTITION BY user_id ORDER BY event_time RANGE BETWEEN INTERVAL {} PRECEDING AND CURRENT ROW"
-    sql = f"""SELECT user_id, count(*) OVER ({over.format("24 HOUR")}) AS a, count(price) OVER w AS b, count() OVER w AS c
+    sql = f"""SELECT user_id, count(*) OVER ({over.format("24 HOUR")}) AS a,
+        count(price) OVER w AS b, count() OVER w AS c
         FROM behaviour WINDOW w AS ({over.format("1 DAY")})"""
     view = load_project({"sql/twice.sql": sql}).stream_views["twice"]
     assert view.windows == (Window("a", DAY, None),)
@@ -121,7 +124,13 @@ def test_label_schemas_and_streams_are_declared_tables(load_project: LoadProject
     assert sorted(project.label_schemas) == ["click", "exposure"]
     assert project.streams["behaviour"].topic == "behaviour"
     assert project.tables["items"].available_at == "available_at"
-    assert project.request_schema.names == ["request_id", "user_id", "request_time", "page", "tags", "ctx"] + [
+    assert project.request_schema.names == [
+        "request_id",
+        "user_id",
+        "request_time",
+        "page",
+        "tags",
+        "ctx",
         "item_id",
         "slot",
     ]
@@ -161,14 +170,12 @@ def test_a_view_that_loads_is_one_the_stream_engine_keeps(load_project: LoadProj
     ],
 )
 def test_names_in_the_config_must_exist(load_project: LoadProject, toml: str, message: str) -> None:
-    kept = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8").split('TOML = """')[1].split("[model]")[0]
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        load_project({"dovetail.toml": kept + toml})
+        load_project(more_toml=toml)
 
 
 def test_a_project_needs_no_model(load_project: LoadProject) -> None:
-    kept = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8").split('TOML = """')[1].split("[model]")[0]
-    assert load_project({"dovetail.toml": kept}).config.model is None
+    assert load_project(more_toml="").config.model is None
 
 
 def test_the_repositorys_own_definitions_load() -> None:

@@ -88,7 +88,7 @@ def table_of(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def bits(array: pa.Array) -> list[Any]:
-    """The values with all that distinguishes them: −0.0 from 0.0, but any NaN as one."""
+    """The values with all that distinguishes them: -0.0 from 0.0, but any NaN as one."""
     if pa.types.is_floating(array.type):
         numbers = array.to_pylist()
         return [None if v is None else "nan" if np.isnan(v) else (v, str(v)) for v in numbers]
@@ -99,32 +99,31 @@ def bits(array: pa.Array) -> list[Any]:
 
 EXPRESSIONS = """
 i + j | i - j | i * j | i // j | i % j | -i | abs(i) | n + 1 | n + n | n * n | -n | abs(n) | n - 3000000000 | i + n
-s + 1 | s * s | -s | n // n | n % 7 | i // -3 | i % - 3 | i + 9223372036854775807
-x + y | x - y | x * y | x / y | -x | abs(x) | x + 1 | x * 1.5 | 2.25 - x | x / 0 | 1e3 * x | i / j | i / 0 | 0 / i | n / s
-i + x | n * y | d / 2 | d / d | d / nullif(i, 0) | total / i | total / nullif(total, 0) | d + x | total * y | x > d
-floor(x) | ceil(x) | sqrt(x) | ln(x) | exp(x) | ln(i) | sqrt(d) | ln(1 + i) | exp(n)
-i = j | i <> j | i < j | i <= j | i > j | i >= j | x = y | x <> y | x < y | x <= y | x > y | x >= y
-i < x | x = n | n = i | i > 3 | x > 0.5 | x <= 1 | x <> 2.5 | 3 < i | 0.5 >= x | d > 10 | d = 0.25 | d <= 99.9 | d = d
-w = 'a' | w <> 'a' | 'click' = w | w = "v.w" | w < "v.w" | w >= 'b' | b = c | b <> true | t = t | t < t | w || "v.w"
-w || '!' | '<' || w
-b AND c | b OR c | NOT b | b AND i > 0 | b OR c AND NOT b | NOT (b AND c) | b AND c AND i = j | true AND b | b OR false
-i IS NULL | x IS NOT NULL | w IS NULL | (i > 0) IS NULL | NOT i IS NULL
-nullif(i, j) | nullif(i, 0) | nullif(x, y) | nullif(x, 0) | nullif(w, '') | nullif(n, i) | nullif(d, 0) | nullif(i, NULL)
-coalesce(i, 0) | coalesce(x, 0) | coalesce(x, y, 1.5) | coalesce(w, "v.w", 'z') | coalesce(i, n) | coalesce(b, false)
-coalesce(x, i) | ifnull(i, 7) | coalesce(n, 3000000000) | coalesce(total, 0) | coalesce(d, 0.5) | coalesce(NULL, i)
-CASE WHEN b THEN i ELSE j END | CASE WHEN b THEN 1 ELSE 0 END | CASE WHEN i > 0 THEN x WHEN c THEN y END
+s + 1 | s * s | -s | n // n | n % 7 | i // -3 | i % - 3 | i + 9223372036854775807 | x + y | x - y | x * y | x / y
+-x | abs(x) | x + 1 | x * 1.5 | 2.25 - x | x / 0 | 1e3 * x | i / j | i / 0 | 0 / i | n / s | i + x | n * y | d / 2
+d / d | d / nullif(i, 0) | total / i | total / nullif(total, 0) | d + x | total * y | x > d | floor(x) | ceil(x)
+sqrt(x) | ln(x) | exp(x) | ln(i) | sqrt(d) | ln(1 + i) | exp(n) | i = j | i <> j | i < j | i <= j | i > j | i >= j
+x = y | x <> y | x < y | x <= y | x > y | x >= y | i < x | x = n | n = i | i > 3 | x > 0.5 | x <= 1 | x <> 2.5
+3 < i | 0.5 >= x | d > 10 | d = 0.25 | d <= 99.9 | d = d | w = 'a' | w <> 'a' | 'click' = w | w = "v.w" | w < "v.w"
+w >= 'b' | b = c | b <> true | t = t | t < t | w || "v.w" | w || '!' | '<' || w | b AND c | b OR c | NOT b
+b AND i > 0 | b OR c AND NOT b | NOT (b AND c) | b AND c AND i = j | true AND b | b OR false | i IS NULL
+x IS NOT NULL | w IS NULL | (i > 0) IS NULL | NOT i IS NULL | nullif(i, j) | nullif(i, 0) | nullif(x, y)
+nullif(x, 0) | nullif(w, '') | nullif(n, i) | nullif(d, 0) | nullif(i, NULL) | coalesce(i, 0) | coalesce(x, 0)
+coalesce(x, y, 1.5) | coalesce(w, "v.w", 'z') | coalesce(i, n) | coalesce(b, false) | coalesce(x, i) | ifnull(i, 7)
+coalesce(n, 3000000000) | coalesce(total, 0) | coalesce(d, 0.5) | coalesce(NULL, i) | CASE WHEN b THEN i ELSE j END
+CASE WHEN b THEN 1 ELSE 0 END | CASE WHEN i > 0 THEN x WHEN c THEN y END
 CASE WHEN i > 0 THEN 'pos' WHEN i < 0 THEN 'neg' ELSE w END | CASE i WHEN 1 THEN 'one' WHEN 2 THEN 'two' END
-CASE WHEN b THEN i ELSE 0 END | CASE WHEN b THEN x ELSE 0 END | if(b, i, j) | CASE WHEN j <> 0 THEN i // j ELSE 0 END
-CASE WHEN b THEN i ELSE x END | CASE WHEN b THEN NULL ELSE w END | CASE WHEN b THEN 1 ELSE 3000000000 END
-i IN (1, 2, 3) | i NOT IN (1, 2) | n IN (0, -1) | w IN ('a', 'b') | w NOT IN ('a', '') | x IN (1, 2.5) | x IN (0, y)
-i IN (1, NULL) | i IN (j, 0) | i IN (1, x) | w IN ('a', "v.w") | d IN (0.5, 1) | i IN (1, 3000000000) | n IN (1, 3000000000)
-i BETWEEN 1 AND 3 | i NOT BETWEEN j AND 3 | x BETWEEN 0 AND y | x BETWEEN i AND 2.5 | w BETWEEN 'a' AND 'c' | i BETWEEN 0 AND x
-CAST(i AS DOUBLE) | CAST(n AS BIGINT) | CAST(i AS INTEGER) | CAST(x AS BIGINT) | CAST(x AS INTEGER) | CAST(d AS DOUBLE)
-CAST(total AS DOUBLE) | CAST(b AS INTEGER) | CAST(1 AS BIGINT) | i::DOUBLE / 3 | CAST(s AS DOUBLE) | CAST(i AS SMALLINT)
-CAST(NULL AS DOUBLE)
-year(t) | quarter(t) | month(t) | day(t) | hour(t) | minute(t) | second(t) | dayofweek(t) | isodow(t) | dayofyear(t)
-dayofmonth(t) | extract(hour FROM t) | extract(dow FROM t) | date_part('doy', t) | hour(t) * 60 + minute(t)
-i | x | w | t | d | "v.w" | 7 | 'word' | true | 3000000000
+CASE WHEN b THEN i ELSE 0 END | CASE WHEN b THEN x ELSE 0 END | if(b, i, j)
+CASE WHEN j <> 0 THEN i // j ELSE 0 END | CASE WHEN b THEN i ELSE x END | CASE WHEN b THEN NULL ELSE w END
+CASE WHEN b THEN 1 ELSE 3000000000 END | i IN (1, 2, 3) | i NOT IN (1, 2) | n IN (0, -1) | w IN ('a', 'b')
+w NOT IN ('a', '') | x IN (1, 2.5) | x IN (0, y) | i IN (1, NULL) | i IN (j, 0) | i IN (1, x) | w IN ('a', "v.w")
+d IN (0.5, 1) | i IN (1, 3000000000) | n IN (1, 3000000000) | i BETWEEN 1 AND 3 | i NOT BETWEEN j AND 3
+x BETWEEN 0 AND y | x BETWEEN i AND 2.5 | w BETWEEN 'a' AND 'c' | i BETWEEN 0 AND x | CAST(i AS DOUBLE)
+CAST(n AS BIGINT) | CAST(i AS INTEGER) | CAST(x AS BIGINT) | CAST(x AS INTEGER) | CAST(d AS DOUBLE)
+CAST(total AS DOUBLE) | CAST(b AS INTEGER) | CAST(1 AS BIGINT) | i::DOUBLE / 3 | CAST(s AS DOUBLE)
+CAST(i AS SMALLINT) | CAST(NULL AS DOUBLE) | year(t) | quarter(t) | month(t) | day(t) | hour(t) | minute(t)
+second(t) | dayofweek(t) | isodow(t) | dayofyear(t) | dayofmonth(t) | extract(hour FROM t) | extract(dow FROM t)
+date_part('doy', t) | hour(t) * 60 + minute(t) | i | x | w | t | d | "v.w" | 7 | 'word' | true | 3000000000
 """
 COMPILED = [sql.strip() for line in EXPRESSIONS.strip().splitlines() for sql in line.split(" | ")]
 

@@ -6,6 +6,7 @@ import math
 from decimal import Decimal
 from fractions import Fraction
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -38,6 +39,20 @@ def test_avg_rounds_ties_to_even() -> None:
     totals = [2**53 + 1, 2**53 + 3, -(2**53) - 1, (2**53 + 1) * 3]
     means = finish.avg(*_words(totals), np.array([1, 1, 1, 3]), 0)
     assert means.to_pylist() == [2.0**53, 2.0**53 + 4, -(2.0**53), 2.0**53]
+
+
+def test_avg_is_duckdbs_or_the_double_next_to_it() -> None:
+    rng = np.random.default_rng(7)
+    table = pa.table({"i": np.arange(2000), "x": rng.integers(-(2**62), 2**62, 2000)})
+    with duckdb.connect() as connection:
+        connection.register("t", table)
+        answer = connection.sql(
+            "SELECT avg(x) OVER w AS mean, CAST(sum(x) OVER w AS DECIMAL(38,0)) AS total, count(*) OVER w AS n "
+            "FROM t WINDOW w AS (ORDER BY i ROWS BETWEEN 77 PRECEDING AND CURRENT ROW)"
+        ).to_arrow_table()
+    means = finish.avg(*finish.decimal_words(answer["total"]), answer["n"].to_numpy(), 0).to_numpy()
+    theirs = answer["mean"].to_numpy()
+    assert (np.abs(means - theirs) <= np.spacing(np.abs(theirs))).all()
 
 
 def test_avg_over_nothing_is_null_whatever_the_words_say() -> None:

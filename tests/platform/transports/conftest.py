@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -22,6 +23,8 @@ class Broker(ABC):
     url: str
     #: The largest message it takes; the mock cluster keeps five megabytes of a partition.
     max_message: int
+    #: Faust settings for it.
+    settings: Mapping[str, Any]
 
     @abstractmethod
     def create(self, *topics: str) -> Mapping[str, int]:
@@ -34,6 +37,7 @@ class Broker(ABC):
 
 class EmbeddedBroker(Broker):
     max_message = 10_000_000
+    settings: Mapping[str, Any] = {}
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,6 +56,8 @@ class EmbeddedBroker(Broker):
 
 class KafkaBroker(Broker):
     max_message = 4_000_000
+    # After a member has left, the mock cluster lets the next one wait for a session time-out; a first one, 3 seconds.
+    settings: Mapping[str, Any] = {"broker_session_timeout": 4.0, "broker_heartbeat_interval": 1.0}
 
     def __init__(self) -> None:
         self._producer = Producer(
@@ -72,7 +78,7 @@ class KafkaBroker(Broker):
                 message.topic,
                 message.value,
                 message.key,
-                message.partition,
+                -1 if message.partition is None else message.partition,
                 timestamp=message.timestamp_ms or 0,
                 headers=list(message.headers),
             )
@@ -85,8 +91,11 @@ def mock_kafka() -> KafkaBroker:
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    yield EmbeddedBroker(tmp_path / "Log.db") if request.param == "embedded" else request.getfixturevalue("mock_kafka")
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Broker:
+    if request.param == "embedded":
+        return EmbeddedBroker(tmp_path / "Log.db")
+    kafka: Broker = request.getfixturevalue("mock_kafka")
+    return kafka
 
 
 @pytest.fixture

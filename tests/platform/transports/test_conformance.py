@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import StaleCommit, TransportError
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime import App, Resume, Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.transports.coalescing import PollSchema
 
@@ -22,6 +22,7 @@ TIMEOUT = 60  # of a hanging test; nothing here waits for time to pass
 class Broker(Protocol):
     url: str
     max_message: int
+    settings: Mapping[str, Any]
 
     def create(self, *topics: str) -> Mapping[str, int]: ...
     def produce(self, messages: Sequence[Outgoing]) -> None: ...
@@ -80,6 +81,14 @@ def numbered(topic: str, count: int, *, start: int = 0, partition: int | None = 
     ]
 
 
+def app_for(broker: Broker, name: str, topics: Mapping[str, int], resume: Resume | None = None) -> App:
+    return create_app(name, broker.url, resume, topics, **broker.settings)
+
+
+async def until(runtime: Runtime, stage: Recorder, count: int) -> None:
+    await runtime.wait_for(lambda: stage.count() == count)
+
+
 def run(main: Callable[[], Any]) -> None:
     async def limited() -> None:
         async with asyncio.timeout(TIMEOUT):
@@ -103,7 +112,7 @@ def test_messages_arrive_whole_and_in_order_of_their_partition(broker: Broker, t
 
     async def main() -> None:
         stage = Recorder("stage", [topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
         await runtime.publish(sent)
         await runtime.wait_for(lambda: stage.count() == len(sent))
@@ -122,9 +131,11 @@ def test_messages_arrive_whole_and_in_order_of_their_partition(broker: Broker, t
 def test_a_key_goes_to_the_partition_that_other_clients_give_it(broker: Broker, topic: str) -> None:
     async def main() -> None:
         stage = Recorder("stage", [topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
-        await runtime.publish([Outgoing(topic, b"", key=key) for key in (b"21", b"foobar", b"a-little-bit-long-string")])
+        await runtime.publish(
+            [Outgoing(topic, b"", key=key) for key in (b"21", b"foobar", b"a-little-bit-long-string")]
+        )
         await runtime.wait_for(lambda: stage.count() == 3)
         await runtime.stop()
         # murmur2 of these, from the Java client's own tests: -973932308, -790332482, -985981536
@@ -147,7 +158,7 @@ def test_tombstones_are_none(broker: Broker, topic: str) -> None:
 
     async def main() -> None:
         stage = Recorder("stage", [topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=topics), [stage])
         await runtime.start()
         await runtime.wait_for(lambda: stage.count() == 2)
         await runtime.stop()
@@ -161,7 +172,7 @@ def test_a_message_of_megabytes_passes(broker: Broker, topic: str) -> None:
 
     async def main() -> None:
         stage = Recorder("stage", [topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
         await runtime.publish([Outgoing(topic, big, partition=0)])
         await runtime.wait_for(lambda: stage.count() == 1)
@@ -176,7 +187,7 @@ def test_a_message_of_megabytes_passes(broker: Broker, topic: str) -> None:
 def test_an_empty_topic_starts_and_stops(broker: Broker, topic: str) -> None:
     async def main() -> None:
         stage = Recorder("stage", [topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
         assert runtime.completed == {("stage", topic, partition): 0 for partition in range(PARTITIONS)}
         await runtime.publish([])
@@ -191,7 +202,7 @@ def test_a_restart_goes_on_at_the_stored_positions(broker: Broker, topic: str) -
 
     async def first() -> None:
         stage = Recorder("stage", [topic], store)
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
         await runtime.publish(numbered(topic, 100))
         await runtime.wait_for(lambda: sum(runtime.completed.values()) == 100)
@@ -199,7 +210,7 @@ def test_a_restart_goes_on_at_the_stored_positions(broker: Broker, topic: str) -
 
     async def second() -> None:
         stage = Recorder("stage", [topic], store)
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage])
         await runtime.start()
         assert sum(runtime.completed.values()) == 100
         await runtime.publish(numbered(topic, 50, start=100))
@@ -217,7 +228,7 @@ def test_the_stored_position_wins_over_the_committed_offset(broker: Broker, topi
 
     async def once(expected: int) -> None:
         stage = Recorder("stage", [topic], store)
-        app = create_app(topic, broker.url, topics=broker.create(topic))
+        app = app_for(broker, topic, topics=broker.create(topic))
         runtime = Runtime(app, [stage])
         await runtime.start()
         await runtime.wait_for(lambda: runtime.completed["stage", topic, 2] == 100)
@@ -237,10 +248,9 @@ def test_the_stored_position_wins_over_the_committed_offset(broker: Broker, topi
 class Failing(Recorder):
     """Fails, in one of the steps, on the first poll with the poison in it."""
 
-    def __init__(self, step: str, topics: Sequence[str], store: Store, undeclared: str) -> None:
+    def __init__(self, step: str, topics: Sequence[str], store: Store) -> None:
         super().__init__("stage", topics, store)
         self.step = step
-        self.undeclared = undeclared
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         self.note(poll)
@@ -262,7 +272,7 @@ class Failing(Recorder):
 
 
 @pytest.mark.parametrize(
-    ("step", "error"), [("compute", ValueError), ("publish", (TransportError, AssertionError)), ("commit", StaleCommit)]
+    ("step", "error"), [("compute", ValueError), ("publish", TransportError), ("commit", StaleCommit)]
 )
 def test_a_failure_is_not_acknowledged_and_the_poll_comes_again(
     broker: Broker, topic: str, step: str, error: type[Exception]
@@ -271,8 +281,8 @@ def test_a_failure_is_not_acknowledged_and_the_poll_comes_again(
     topics = broker.create(topic)
 
     async def failing() -> None:
-        stage = Failing(step, [topic], store, "nowhere")
-        app = create_app(topic, broker.url, topics=topics)
+        stage = Failing(step, [topic], store)
+        app = app_for(broker, topic, topics=topics)
         runtime = Runtime(app, [stage])
         await runtime.start()
         await runtime.publish(numbered(topic, 10, partition=0))
@@ -290,7 +300,7 @@ def test_a_failure_is_not_acknowledged_and_the_poll_comes_again(
 
     async def healed() -> None:
         stage = Recorder("stage", [topic], store)
-        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=topics), [stage])
         await runtime.start()
         await runtime.wait_for(lambda: runtime.completed["stage", topic, 0] == 11)
         await runtime.stop()
@@ -313,12 +323,12 @@ class Hoarder(Recorder):
 def test_what_a_later_poll_completes_is_acknowledged_then(broker: Broker, topic: str) -> None:
     async def main() -> None:
         hoarder, recorder = Hoarder("hoarder", [topic]), Recorder("recorder", [topic])
-        app = create_app(topic, broker.url, topics=broker.create(topic))
+        app = app_for(broker, topic, topics=broker.create(topic))
         runtime = Runtime(app, [hoarder, recorder])
         await runtime.start()
         for n in range(10):  # more polls than may be handed out unhandled
             await runtime.publish([Outgoing(topic, b"%d" % n, partition=0)])
-            await runtime.wait_for(lambda n=n: len(hoarder.rows[topic]) == n + 1)
+            await until(runtime, hoarder, n + 1)
         await runtime.wait_for(lambda: runtime.completed["recorder", topic, 0] == 10)
         assert runtime.handled["hoarder", topic, 0] == 10
         assert runtime.completed["hoarder", topic, 0] == 0
@@ -352,13 +362,13 @@ def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic:
 
     async def main() -> None:
         gate, recorder = Gate([held]), Recorder("recorder", [free])
-        app = create_app(topic, broker.url, topics=broker.create(held, free))
+        app = app_for(broker, topic, topics=broker.create(held, free))
         runtime = Runtime(app, [gate, recorder])
         await runtime.start()
         for start in range(0, 5000, 100):
             await runtime.publish(numbered(held, 100, start=start, partition=0))
             await runtime.publish(numbered(free, 100, start=start))
-            await runtime.wait_for(lambda start=start: recorder.count() == start + 100)
+            await until(runtime, recorder, start + 100)
             assert app.consumer._partitions[TP(held, 0)].acks.outstanding <= 2  # type: ignore[attr-defined]
         assert len(gate.polls) == 1
         assert gate.count() < 5000
@@ -373,7 +383,7 @@ def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic:
 def test_a_stage_that_never_finishes_can_be_stopped(broker: Broker, topic: str) -> None:
     async def main() -> None:
         gate = Gate([topic])
-        runtime = Runtime(create_app(topic, broker.url, topics=broker.create(topic)), [gate])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [gate])
         await runtime.start()
         await runtime.publish(numbered(topic, 10, partition=0))
         await gate.entered.wait()
@@ -392,7 +402,7 @@ def test_reading_starts_where_the_neediest_stage_is(broker: Broker, topic: str) 
         ahead = Recorder("ahead", [topic], Store({(topic, 3): 15}))
         behind = Recorder("behind", [topic], Store({(topic, 3): 5}))
         done = Recorder("done", [topic], Store({(topic, 3): 20}))
-        app = create_app(topic, broker.url, topics=topics)
+        app = app_for(broker, topic, topics=topics)
         runtime = Runtime(app, [ahead, behind, done])
         await runtime.start()
         await runtime.wait_for(lambda: all(runtime.completed[stage.name, topic, 3] == 20 for stage in runtime.stages))
@@ -412,7 +422,7 @@ def test_a_position_past_the_end_is_refused(broker: Broker, topic: str) -> None:
 
     async def main() -> None:
         stage = Recorder("stage", [topic], Store({(topic, 0): 7}))
-        runtime = Runtime(create_app(topic, broker.url, topics=topics), [stage])
+        runtime = Runtime(app_for(broker, topic, topics=topics), [stage])
         with pytest.raises(TransportError, match="stored position is 7, the topic ends at 5"):
             await runtime.start()
         assert stage.polls == []
@@ -425,7 +435,7 @@ def test_an_ordinary_faust_agent_gets_polls_and_its_acks_are_committed(broker: B
     seen: list[int] = []
 
     async def main(expected: int) -> None:
-        app = create_app(topic, broker.url, topics=topics)
+        app = app_for(broker, topic, topics=topics)
         finished = asyncio.Event()
 
         async def agent(stream: StreamT[Poll]) -> None:
@@ -454,7 +464,7 @@ def test_resume_given_to_the_app_decides_for_ordinary_agents(broker: Broker, top
     seen: list[int] = []
 
     async def main() -> None:
-        app = create_app(topic, broker.url, lambda _: {1: 7}, topics)
+        app = app_for(broker, topic, topics, resume=lambda _: {1: 7})
         finished = asyncio.Event()
 
         async def agent(stream: StreamT[Poll]) -> None:

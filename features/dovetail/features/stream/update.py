@@ -121,7 +121,7 @@ def _merge_key(
     old_list = raw + old_rows * row_words
     for s in range(lists):
         step, reach = plan.steps[s, 0], plan.steps[s, 1]
-        low = floor - reach
+        low = bucket_start(floor - reach, step, TIME_BUCKET_ORIGIN_US)
         boundary = bucket_start(floor, step, TIME_BUCKET_ORIGIN_US)
         old_partials = words[base + 4 + s] if held else 0
         # Raw rows from the old boundary on are not in partials yet.

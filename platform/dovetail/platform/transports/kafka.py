@@ -161,6 +161,10 @@ class Producer(stock.Producer):
 
     def _place(self, message: Outgoing, total: int) -> int:
         if message.partition is not None:
+            if not 0 <= message.partition < total:
+                raise TransportError(
+                    f"topic {message.topic!r} has partitions 0 to {total - 1}; there is no {message.partition}"
+                )
             return message.partition
         if message.key is not None:
             return partition_of_key(message.key, total)
