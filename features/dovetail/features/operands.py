@@ -1,7 +1,7 @@
 """Operands of compiled expressions, and the types DuckDB's binder settles them to.
 
-A literal has no type of its own yet: ``1`` next to a BIGINT is a BIGINT, next to a DOUBLE a DOUBLE. Where the rules here
-do not reach, :class:`Unsupported` leaves the expression to DuckDB.
+A literal has no type of its own yet: ``1`` next to a BIGINT is a BIGINT, next to a DOUBLE a DOUBLE. Where the rules
+here do not reach, :class:`Unsupported` leaves the expression to DuckDB.
 """
 
 from __future__ import annotations

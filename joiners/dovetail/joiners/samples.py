@@ -24,13 +24,13 @@ from dovetail.platform.intake import time_us
 from dovetail.platform.positions import SourceFilter, with_source_positions
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.labels import LabelStore, joined_keys
 from dovetail.platform.stores.ledger import Progress
 
 __all__ = ["SampleStage", "match_labels"]
 
 _NEVER = np.iinfo(np.int64).max
-_SEPARATOR = "\x1f"
+_KEY = ("request_id", "item_id")
 #: How often another process's label agent is looked at, in seconds.
 _LOOK_AGAIN_S = 0.5
 
@@ -42,11 +42,11 @@ def match_labels(
 
     ``labels`` has the columns of LABEL_ROWS and at most one row per (request_id, item_id, kind).
     """
-    mine = _keys(snapshots)
+    mine = joined_keys(snapshots, _KEY)
     matched = {}
     for kind in pc.unique(labels.column("kind")).to_pylist():
         rows = labels.filter(pc.equal(labels.column("kind"), kind)).combine_chunks()
-        index = pc.index_in(mine, value_set=_keys(rows)).fill_null(-1).to_numpy()
+        index = pc.index_in(mine, value_set=joined_keys(rows, _KEY)).fill_null(-1).to_numpy()
         found = index >= 0
         times = []
         for name in ("effective_us", "event_time_us"):
@@ -55,13 +55,6 @@ def match_labels(
             times.append(values)
         matched[kind] = (times[0], times[1])
     return matched
-
-
-def _keys(table: pa.Table) -> pa.Array:
-    joined = pc.binary_join_element_wise(
-        table.column("request_id").cast(pa.string()), table.column("item_id").cast(pa.string()), _SEPARATOR
-    )
-    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 
 class SampleStage(Stage):

@@ -20,7 +20,7 @@ from dovetail.platform.accounts import READ, Account
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
 
-__all__ = ["LABEL_ROWS", "LabelStore", "SqlLabelStore", "earliest_per_key"]
+__all__ = ["LABEL_ROWS", "LabelStore", "SqlLabelStore", "earliest_per_key", "joined_keys"]
 
 #: A label row. ``item_id`` is the item's value as text; times are microseconds since 1970-01-01 UTC.
 LABEL_ROWS = pa.schema(
@@ -38,6 +38,14 @@ LABEL_ROWS = pa.schema(
 _KEY = ["request_id", "item_id", "kind"]
 _ORDER = ["effective_us", "event_time_us", "partition", "offset", "row"]
 _REQUESTS_PER_QUERY = 5_000
+_SEPARATOR = "\x1f"
+
+
+def joined_keys(table: pa.Table, columns: Sequence[str]) -> pa.Array:
+    """The key columns of each row as one string, to be looked up in those of another table."""
+    parts = [table.column(name).cast(pa.string()) for name in columns]
+    joined = pc.binary_join_element_wise(*parts, _SEPARATOR)
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 
 def earliest_per_key(rows: pa.Table) -> pa.Table:
@@ -171,9 +179,10 @@ class SqlLabelStore(LabelStore):
         first = earliest_per_key(rows)
         with self._database.write() as connection:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
-            known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
-            new = first.num_rows - _overlap(first, known)
+            new = 0
             if first.num_rows:
+                known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
+                new = first.num_rows - pc.sum(pc.is_in(joined_keys(first, _KEY), joined_keys(known, _KEY))).as_py()
                 connection.execute(self._upsert, first.to_pylist())
             counts = {
                 READ: rows.num_rows + dead,
@@ -225,10 +234,3 @@ class SqlLabelStore(LabelStore):
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
             parts.append(pa.Table.from_arrays(arrays, schema=LABEL_ROWS))
         return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
-
-
-def _overlap(rows: pa.Table, known: pa.Table) -> int:
-    """How many of ``rows`` (distinct keys) are among ``known``."""
-    if rows.num_rows == 0 or known.num_rows == 0:
-        return 0
-    return int(rows.select(_KEY).join(known.select(_KEY), keys=_KEY, join_type="left semi").num_rows)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,14 @@ import numpy as np
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.transports.embedded_format import (
+    FORMAT,
+    OFFSET_MASK,
+    SCHEMA,
+    PartitionState,
+    Retention,
+    TopicState,
+)
 from dovetail.platform.transports.headers import decode_headers, encode_headers
 from dovetail.platform.transports.locking import FileLock
 from dovetail.platform.transports.partitioning import partition_of_key
@@ -42,60 +49,6 @@ MAX_POLL_RECORDS = 10_000
 #: Called after a commit, in the thread that appended, with the partitions that have grown.
 Listener = Callable[[frozenset[tuple[str, int]]], None]
 
-# A message's rowid is its partition's number and its offset: appending to a partition and reading a run of it touch
-# neighbouring rows of one B-tree, without a second index. Offsets below 2**43, as in positions.pack.
-_OFFSET_BITS = 43
-_FORMAT = 1
-
-_SCHEMA = """
-CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, max_age_ms INTEGER, max_bytes INTEGER);
-CREATE TABLE partition (
-    id INTEGER PRIMARY KEY, topic TEXT NOT NULL REFERENCES topic(name), number INTEGER NOT NULL,
-    start INTEGER NOT NULL, "end" INTEGER NOT NULL, written INTEGER NOT NULL, newest_ms INTEGER NOT NULL,
-    UNIQUE (topic, number));
-CREATE TABLE message (
-    id INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL, written INTEGER NOT NULL,
-    key BLOB, value BLOB, headers BLOB);
-CREATE TABLE committed (
-    consumer_group TEXT, topic TEXT, partition INTEGER, "offset" INTEGER NOT NULL,
-    PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What a topic keeps; None keeps everything.
-
-    A message goes when it is older than ``max_age_ms`` measured against the newest timestamp of its partition (not
-    against the wall clock, which would trim a replayed backlog before it is read), or when newer messages of its
-    partition hold ``max_bytes`` (keys and values) without it. Only a prefix goes: a late message with an old
-    timestamp waits for those before it. The newest message always stays.
-    """
-
-    max_age_ms: int | None = None
-    max_bytes: int | None = None
-
-
-@dataclass(slots=True)
-class _Partition:
-    """Mirror of a row of ``partition``, so that finding nothing new costs no query."""
-
-    id: int
-    start: int
-    end: int
-    written: int  # bytes of keys and values ever appended
-    newest_ms: int
-
-    def rowid(self, offset: int) -> int:
-        return (self.id << _OFFSET_BITS) | offset
-
-
-@dataclass(slots=True)
-class _Topic:
-    partitions: list[_Partition]
-    retention: Retention
-    turns: Iterator[int]
-
 
 class EmbeddedLog:
     """The log at one path; see the module's guarantees. Obtained by :meth:`open`, given back by :meth:`close`."""
@@ -109,16 +62,15 @@ class EmbeddedLog:
         self._handles = 0
         self._guard = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
-        self._topics: dict[str, _Topic] = {}
-        self._lock = FileLock(path)
-        try:
-            self._writer = self._connect()
-            self._reader = self._connect()
-            self._reading = threading.Lock()
+        self._topics: dict[str, TopicState] = {}
+        self._reading = threading.Lock()
+        with ExitStack() as opened:
+            self._lock = FileLock(path)
+            opened.callback(self._lock.release)
+            self._writer = opened.enter_context(closing(self._connect()))
+            self._reader = opened.enter_context(closing(self._connect()))
             self._prepare()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._opened = opened.pop_all()
 
     @classmethod
     def open(cls, path: str | Path, *, clock: Clock | None = None) -> EmbeddedLog:
@@ -146,9 +98,7 @@ class EmbeddedLog:
                 return
             del self._open[self.path]
             with self._guard, self._reading:
-                self._reader.close()
-                self._writer.close()
-                self._lock.release()
+                self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +162,7 @@ class EmbeddedLog:
         if not outgoing:
             return []
         with self._guard:
-            grown: dict[tuple[str, int], _Partition] = {}
+            grown: dict[tuple[str, int], PartitionState] = {}
             rows: list[tuple[int, int, int, bytes | None, bytes, bytes | None]] = []
             places: list[tuple[int, int]] = []
             now_ms = self._clock.now_us() // 1000
@@ -283,7 +233,7 @@ class EmbeddedLog:
         return Poll(
             topic,
             partition,
-            np.array(ids, dtype=np.int64) & ((1 << _OFFSET_BITS) - 1),
+            np.array(ids, dtype=np.int64) & OFFSET_MASK,
             np.array(timestamps, dtype=np.int64),
             keys,
             values,
@@ -322,14 +272,14 @@ class EmbeddedLog:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _topic(self, name: str) -> _Topic:
+    def _topic(self, name: str) -> TopicState:
         topic = self._topics.get(name)
         if topic is None:
             known = ", ".join(sorted(self._topics)) or "none"
             raise TransportError(f"topic {name!r} is not in {self.path} (topics: {known}); create it first")
         return topic
 
-    def _partition(self, topic: str, number: int) -> _Partition:
+    def _partition(self, topic: str, number: int) -> PartitionState:
         partitions = self._topic(topic).partitions
         if not 0 <= number < len(partitions):
             raise TransportError(
@@ -337,7 +287,7 @@ class EmbeddedLog:
             )
         return partitions[number]
 
-    def _place(self, message: Outgoing, grown: dict[tuple[str, int], _Partition]) -> tuple[int, _Partition]:
+    def _place(self, message: Outgoing, grown: dict[tuple[str, int], PartitionState]) -> tuple[int, PartitionState]:
         """Where a message goes: the number and a private copy of its partition, made current after the commit."""
         topic = self._topic(message.topic)
         number = message.partition
@@ -347,11 +297,11 @@ class EmbeddedLog:
         partition = grown.get((message.topic, number))
         if partition is None:
             now = self._partition(message.topic, number)
-            partition = _Partition(now.id, now.start, now.end, now.written, now.newest_ms)
+            partition = PartitionState(now.id, now.start, now.end, now.written, now.newest_ms)
             grown[message.topic, number] = partition
         return number, partition
 
-    def _trim(self, execute: Callable[..., sqlite3.Cursor], partition: _Partition, retention: Retention) -> None:
+    def _trim(self, execute: Callable[..., sqlite3.Cursor], partition: PartitionState, retention: Retention) -> None:
         newest = partition.rowid(partition.end - 1)
         keep = partition.rowid(partition.start)
         for column, limit in (
@@ -363,7 +313,7 @@ class EmbeddedLog:
                 query = f"SELECT id FROM message WHERE id BETWEEN ? AND ? AND {column} >= ? ORDER BY id LIMIT 1"
                 found = execute(query, (keep, newest, limit)).fetchone()
                 keep = newest if found is None else found[0]
-        start = keep & ((1 << _OFFSET_BITS) - 1)
+        start = keep & OFFSET_MASK
         if start > partition.start:
             execute("DELETE FROM message WHERE id BETWEEN ? AND ?", (partition.rowid(partition.start), keep - 1))
             partition.start = start
@@ -381,23 +331,23 @@ class EmbeddedLog:
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if version == 0 and tables == 0:
-                self._writer.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
-            elif version != _FORMAT:
+                self._writer.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            elif version != FORMAT:
                 raise TransportError(
-                    f"{self.path} is not an embedded log of format {_FORMAT} (found {version}); "
+                    f"{self.path} is not an embedded log of format {FORMAT} (found {version}); "
                     "give another path, or read it with the version of Dovetail that wrote it"
                 )
         self._load()
 
     def _load(self) -> None:
         with self._guard, self._errors("read"):
-            topics: dict[str, _Topic] = {}
+            topics: dict[str, TopicState] = {}
             for name, max_age, max_bytes in self._writer.execute("SELECT name, max_age_ms, max_bytes FROM topic"):
                 known = self._topics.get(name)
-                topics[name] = _Topic([], Retention(max_age, max_bytes), known.turns if known else count())
+                topics[name] = TopicState([], Retention(max_age, max_bytes), known.turns if known else count())
             query = 'SELECT topic, id, start, "end", written, newest_ms FROM partition ORDER BY topic, number'
             for topic, *state in self._writer.execute(query):
-                topics[topic].partitions.append(_Partition(*state))
+                topics[topic].partitions.append(PartitionState(*state))
             self._topics = topics
 
     @contextmanager

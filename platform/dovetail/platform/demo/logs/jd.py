@@ -36,7 +36,7 @@ ACTIONS = {"1": "browse", "2": "cart", "3": "uncart", "4": "order", "5": "follow
 #: What counts as the positive: the user goes beyond looking, on the requested item, after the request.
 POSITIVE_ACTIONS = ("cart", "follow", "order")
 LABEL_WINDOW_US = HOUR_US
-_SLICE_US = 2 * HOUR_US
+_SLICE_US = 6 * HOUR_US
 _DAY_US = 24 * HOUR_US
 
 _COLUMNS = {

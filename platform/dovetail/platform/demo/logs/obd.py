@@ -43,7 +43,7 @@ EXPOSURE_DELAY_US = 1_000
 #: The source gives a click no time at all.
 CLICK_DELAY_US = 10 * SECOND_US
 _WINDOW_US = 5 * MINUTE_US
-_SLICE_US = 10 * MINUTE_US
+_SLICE_US = 30 * MINUTE_US
 _DAY_US = 86_400 * SECOND_US
 
 _USER_FEATURES = [f"user_feature_{i}" for i in range(4)]

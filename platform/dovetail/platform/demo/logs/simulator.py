@@ -135,7 +135,7 @@ def simulate(config: SimulatorConfig | None = None) -> RecordedLog:
         },
         items=_item_table(config, world),
         label_window_us=config.label_window_us,
-        slice_us=max(MINUTE_US, config.days * _DAY_US // 864),
+        slice_us=max(MINUTE_US, config.days * _DAY_US // 288),
         notes=f"simulated, seed {config.seed}: no claim about any real shop; late and doubled messages on purpose",
     ).check()
 
