@@ -153,8 +153,6 @@ def _decimal_to_double(value: Value, scale: int) -> Value:
 
     Beyond 2**53 DuckDB divides in two parts; Arrow's own cast multiplies by 10**-scale and rounds twice.
     """
-    if isinstance(value, pa.Scalar):
-        raise NotProven("decimal constant")
     low, high = decimal_words(value)
     unscaled = low.view(np.int64)
     exact = (high == unscaled >> np.int64(63)) & (unscaled <= _EXACT_IN_DOUBLE) & (unscaled >= -_EXACT_IN_DOUBLE)

@@ -93,8 +93,6 @@ def _column(tree: Tree, schema: pa.Schema) -> Node:
 
 def _constant(tree: Tree, _: pa.Schema) -> Node:
     literal = tree["literal"]
-    if literal["kind"] not in ("INTEGER", "NUMERIC", "STRING", "BOOLEAN", "NULL_LITERAL"):
-        raise Unsupported(literal["kind"])
     return Literal(literal["kind"], literal.get("text"))
 
 

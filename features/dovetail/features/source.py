@@ -169,12 +169,8 @@ def _outermost(tokens: list[Token]) -> list[tuple[int, Token]]:
 
 def _closing(tokens: list[Token], opening: int) -> int:
     """Index of the bracket that closes the one at ``opening``."""
-    depth = 0
-    for index in range(opening, len(tokens)):
-        depth += (tokens[index].token_type in _OPENING) - (tokens[index].token_type in _CLOSING)
-        if depth == 0:
-            return index
-    raise AssertionError("the parser accepted the text, so its brackets match")
+    depths = itertools.accumulate((t.token_type in _OPENING) - (t.token_type in _CLOSING) for t in tokens[opening:])
+    return next(index for index, depth in enumerate(depths, opening) if depth == 0)
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:

@@ -95,7 +95,7 @@ STREAMING = [
     (framed("RANGE BETWEEN INTERVAL 1 MONTH PRECEDING AND CURRENT ROW"), "4: INTERVAL '1' MONTH has no fixed length"),
     (framed("RANGE BETWEEN INTERVAL '2 years' PRECEDING AND CURRENT ROW"), "4: "),
     (framed("RANGE BETWEEN INTERVAL (-1) HOUR PRECEDING AND CURRENT ROW"), "4: "),
-    (framed("RANGE BETWEEN INTERVAL 'soon' PRECEDING AND CURRENT ROW"), "4: "),
+    (framed("RANGE BETWEEN INTERVAL 'x' HOUR PRECEDING AND CURRENT ROW"), "4: INTERVAL 'x' HOUR: Conversion Error"),
     (framed("RANGE BETWEEN quantity PRECEDING AND CURRENT ROW"), "4: frame bound quantity; write a constant INTERVAL"),
     (
         framed("RANGE BETWEEN hop(event_time, INTERVAL 1 DAY) PRECEDING AND CURRENT ROW"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import pyarrow as pa
 
 from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.streaming import Visibility, evaluate_view
-from dovetail.features.batch.views import lookup, run_batch_view, versions
+from dovetail.features.batch.views import lookup_as_of, run_batch_view
 from dovetail.features.plan import BatchView, FeatureSet, Table
 from dovetail.features.project import Project
 from dovetail.platform.errors import WireError
@@ -68,13 +67,4 @@ def evaluate_feature_set(
 
 
 def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:
-    times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
-    wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
-    parts, order = [view.output_schema.empty_table()], [np.empty(0, dtype=np.int64)]
-    for version in np.unique(wanted).tolist():
-        mine = np.flatnonzero(wanted == version)
-        keys = requests.select(list(view.entity)).take(pa.array(mine))
-        parts.append(lookup(view, run_batch_view(view, version, load_table), keys))
-        order.append(mine)
-    place = np.argsort(np.concatenate(order))
-    return pa.concat_tables(parts).take(pa.array(place)).combine_chunks()
+    return lookup_as_of(view, requests, lambda version_us: run_batch_view(view, version_us, load_table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,18 @@ def project_folder() -> Path:
     raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
 
 
-async def run_demo(log: RecordedLog, keep: Path, *, on_progress: Callable[[Progress], None]) -> DemoResult:
+async def run_demo(
+    log: RecordedLog,
+    keep: Path,
+    *,
+    on_progress: Callable[[Progress], None],
+    on_step: Callable[[str, str], None] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> DemoResult:
     """Replay ``log`` through a worker whose state is in ``keep``; what an earlier run has done there is not done again.
+
+    ``on_step(stage, step)`` is called after each step of each stage's work (see ``runtime.py``). ``overrides`` replace
+    values of the demo's ``dovetail.toml``.
 
     Raises:
         ConfigError: ``keep`` holds the run of another log.
@@ -73,9 +83,9 @@ async def run_demo(log: RecordedLog, keep: Path, *, on_progress: Callable[[Progr
     """
     started = time.perf_counter()
     _claim(keep, log)
-    project = _project(keep, log)
+    project = _project(keep, log, overrides or {})
     last: list[Trained] = []
-    worker = assemble(project, on_trained=lambda trained: last.__setitem__(slice(None), [trained]))
+    worker = assemble(project, on_trained=lambda trained: last.__setitem__(slice(None), [trained]), on_step=on_step)
     try:
         await worker.runtime.start()
         await _Conductor(worker, log, on_progress, last).run()
@@ -90,7 +100,7 @@ async def run_demo(log: RecordedLog, keep: Path, *, on_progress: Callable[[Progr
     )
 
 
-def _project(keep: Path, log: RecordedLog) -> Project:
+def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Project:
     """The demo project with its state in ``keep``, the log's offline table, and the label window that suits it."""
     items = keep / "item.parquet"
     if not items.exists():
@@ -101,6 +111,7 @@ def _project(keep: Path, log: RecordedLog) -> Project:
         storage={"state": str(keep.absolute())},
         tables={"item": {"path": str(items.absolute())}},
         labels={"window": f"{log.label_window_us}us"},
+        **overrides,
     )
 
 
