@@ -17,7 +17,8 @@ import pyarrow as pa
 from dovetail.joiners.contracts import FeatureServer, Scorer, Served
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.intake import Intake, Received
+from dovetail.platform.errors import WireError
+from dovetail.platform.intake import Intake
 from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.ledger import Progress
@@ -31,6 +32,8 @@ REPLY_HEADER = "dovetail-reply-to"
 #: The struct column of a snapshot that holds the request's own columns.
 REQUEST_COLUMN = "request"
 _KEYS = ("request_id", "item_id", "request_time")
+#: Offset and row of a request in its partition.
+_Request = tuple[int, int]
 
 
 def seen_column(view: str) -> str:
@@ -49,8 +52,8 @@ def request_rows(snapshots: pa.Table) -> pa.Table:
 class SnapshotStage(Stage):
     """Answers requests and publishes their snapshots, to the same partition the request came from.
 
-    ``flatten`` turns request rows into candidate rows (one per candidate, position columns kept). A request without
-    candidates, or older than the state can answer exactly, is a dead letter.
+    ``flatten`` turns request rows into candidate rows (one per candidate, position columns kept). A request that has no
+    candidates, is older than the state can answer exactly, or for which an expression has no value, is a dead letter.
     """
 
     def __init__(
@@ -87,22 +90,26 @@ class SnapshotStage(Stage):
 
     def _answer(self, poll: Poll) -> Work:
         received = self._intake.read(poll)
-        dead = list(received.dead)
-        outgoing: list[Outgoing] = []
         candidates = self._flatten(received.table)
-        rows_read = candidates.num_rows
-        dead += _requests_without(received, candidates, "no candidates")
-        if candidates.num_rows:
+        refused = dict.fromkeys(_requests(received.table) - _requests(candidates), "no candidates")
+        outgoing: list[Outgoing] = []
+        rows_read, answered = candidates.num_rows, 0
+        if rows_read:
             self._scorer.refresh()
-            served = self._server.serve(candidates)
-            if not served.answerable.all():
+            candidates, served, failed = self._serve(candidates)
+            refused |= failed
+            if served is not None:
                 kept = pa.array(served.answerable)
-                reason = "request_time is older than the feature state can answer exactly (allowed_lateness)"
-                dead += _requests_without(received, candidates.filter(kept), reason, among=candidates)
-                candidates = candidates.filter(kept)
-            snapshots = self._snapshot(candidates, served)
-            outgoing += self._messages(poll.partition, snapshots)
-            outgoing += _replies(poll, snapshots)
+                if not served.answerable.all():
+                    too_old = "request_time is older than the feature state can answer exactly (allowed_lateness)"
+                    refused |= dict.fromkeys(_requests(candidates.filter(pa.array(~served.answerable))), too_old)
+                    candidates = candidates.filter(kept)
+                answered = candidates.num_rows
+            if served is not None and answered:
+                snapshots = self._snapshot(candidates, served)
+                outgoing += self._messages(poll.partition, snapshots)
+                outgoing += _replies(poll, snapshots)
+        dead = [*received.dead, *_letters(received.table, refused)]
         outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows
         dead_rows = sum(letter.rows for letter in dead)
@@ -111,8 +118,8 @@ class SnapshotStage(Stage):
             (self.name, "snapshotted"): requests - dead_rows,
             (self.name, "dead_letter"): dead_rows,
             (f"{self.name}.candidates", READ): rows_read,
-            (f"{self.name}.candidates", "snapshotted"): candidates.num_rows,
-            (f"{self.name}.candidates", "too_old"): rows_read - candidates.num_rows,
+            (f"{self.name}.candidates", "snapshotted"): answered,
+            (f"{self.name}.candidates", "dead_letter"): rows_read - answered,
         }
         accounts = [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
 
@@ -123,6 +130,20 @@ class SnapshotStage(Stage):
             self._expected[poll.partition] = progress.next_offset
 
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
+
+    def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[_Request, str]]:
+        """Serve all requests but those for which an expression has no value; these are found by halving."""
+        try:
+            return candidates, self._server.serve(candidates), {}
+        except WireError as error:
+            starts = _request_starts(candidates, OWN_COLUMNS)
+            if len(starts) == 1:
+                return candidates.slice(0, 0), None, dict.fromkeys(_requests(candidates), str(error))
+        middle = starts[len(starts) // 2]
+        left, _, failed_left = self._serve(candidates.slice(0, middle))
+        right, _, failed_right = self._serve(candidates.slice(middle))
+        good = pa.concat_tables([left, right]).combine_chunks()
+        return good, self._server.serve(good) if good.num_rows else None, failed_left | failed_right
 
     def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
         """Snapshot rows of the answerable ``candidates``, scored."""
@@ -142,7 +163,7 @@ class SnapshotStage(Stage):
 
     def _messages(self, partition: int, snapshots: pa.Table) -> list[Outgoing]:
         """Whole requests together, several to a message."""
-        starts = _request_starts(snapshots)
+        starts = _request_starts(snapshots, SOURCE_COLUMNS)
         cuts = [0]
         for start, end in pairwise([*starts, snapshots.num_rows]):
             if end - cuts[-1] > self._rows_per_message and start > cuts[-1]:
@@ -154,33 +175,27 @@ class SnapshotStage(Stage):
         ]
 
 
-def _request_starts(rows: pa.Table) -> list[int]:
-    """Row index at which each request begins (rows of a request stand together)."""
-    at = np.stack([rows.column(name).to_numpy() for name in SOURCE_COLUMNS[1:]])
+def _request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
+    """Row index at which each request begins, by its position columns (rows of a request stand together)."""
+    at = np.stack([rows.column(name).to_numpy() for name in position[1:]])
     changes = np.concatenate(([True], (at[:, 1:] != at[:, :-1]).any(axis=0)))
     return [int(i) for i in np.flatnonzero(changes)]
 
 
-def _requests_without(
-    received: Received, candidates: pa.Table, reason: str, among: pa.Table | None = None
-) -> list[DeadLetter]:
-    """A dead letter for each request that has no row in ``candidates`` (of those that have one in ``among``)."""
-    requests = received.table
-    if requests.num_rows == 0:
-        return []
-    present = _where(candidates)
-    wanted = _where(requests) if among is None else _where(among)
+def _requests(rows: pa.Table) -> set[_Request]:
+    """The requests that ``rows`` (of one partition) belong to."""
+    pairs = np.stack([rows.column(name).to_numpy() for name in OWN_COLUMNS[1:]], axis=1)
+    return {(int(offset), int(row)) for offset, row in np.unique(pairs, axis=0)}
+
+
+def _letters(requests: pa.Table, refused: Mapping[_Request, str]) -> list[DeadLetter]:
+    """A dead letter for each refused request: the request as one Arrow row, whatever it came as."""
     letters = []
-    for offset, row in sorted(wanted - present):
+    for (offset, row), reason in sorted(refused.items()):
         at = (requests.column("_offset").to_numpy() == offset) & (requests.column("_row").to_numpy() == row)
         value = wire.encode(requests.filter(pa.array(at)).drop_columns(list(OWN_COLUMNS)))
         letters.append(DeadLetter(offset, reason, 1, value))
     return letters
-
-
-def _where(rows: pa.Table) -> set[tuple[int, int]]:
-    pairs = np.unique(np.stack([rows.column("_offset").to_numpy(), rows.column("_row").to_numpy()], axis=1), axis=0)
-    return {(int(offset), int(row)) for offset, row in pairs}
 
 
 def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
@@ -198,7 +213,7 @@ def _replies(poll: Poll, snapshots: pa.Table) -> list[Outgoing]:
     if not asked:
         return []
     replies = []
-    starts = _request_starts(snapshots)
+    starts = _request_starts(snapshots, SOURCE_COLUMNS)
     for start, end in pairwise([*starts, snapshots.num_rows]):
         rows: Sequence[dict[str, object]] = (
             snapshots.slice(start, end - start)

@@ -22,6 +22,7 @@ from dovetail.features.plan import Table
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
+from dovetail.features.vetting import vet_events
 from dovetail.joiners.contracts import Scorer
 from dovetail.joiners.labels import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import Delayed
@@ -293,7 +294,8 @@ class _Parts:
 
     def _stream_intake(self, name: str) -> Intake:
         stream = self.project.streams[name]
-        return Intake(stream.schema, stream.event_time, stream.max_ahead_us)
+        views = [view for view in self.project.stream_views.values() if view.stream.name == name]
+        return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(views))
 
     def _request_intake(self) -> Intake:
         return Intake(self.project.request, "request_time", None)

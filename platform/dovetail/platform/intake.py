@@ -5,7 +5,7 @@ Two stages that read the same topic (an agent and its archive) use the same inta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,10 @@ from dovetail.platform.schema import TableSchema
 from dovetail.platform.stage import Poll
 from dovetail.platform.wire import DeadLetter
 
-__all__ = ["WATERMARK_HEADER", "Intake", "Received", "time_us", "watermark_headers"]
+__all__ = ["WATERMARK_HEADER", "Intake", "Received", "Vet", "time_us", "watermark_headers"]
+
+#: Rows of a table (by index) that must not pass, with the reason.
+Vet = Callable[[pa.Table], Mapping[int, str]]
 
 #: A message with this header and no value says: nothing older than this (decimal microseconds since 1970-01-01 UTC)
 #: will follow in this partition. Sources of sparse streams send it so that time goes on where nothing happens.
@@ -60,10 +63,12 @@ class Intake:
 
     A row whose ``time_column`` is more than ``max_ahead_us`` ahead of its message's timestamp is a dead letter: one
     date from the future would move the watermark past everybody's state and labels. None turns the check off.
+    ``vet`` may turn further rows away.
     """
 
-    def __init__(self, schema: TableSchema, time_column: str, max_ahead_us: int | None) -> None:
+    def __init__(self, schema: TableSchema, time_column: str, max_ahead_us: int | None, vet: Vet | None = None) -> None:
         self.schema = schema
+        self._vet = vet
         self._time_column = time_column
         self._max_ahead_us = max_ahead_us
 
@@ -82,21 +87,31 @@ class Intake:
             sent_us = poll.timestamps_ms[decoded.message_index] * 1_000
             ahead = time_us(table, self._time_column) > sent_us + self._max_ahead_us
             if ahead.any():
-                dead += self._ahead_letters(table, ahead)
+                reason = (
+                    f"{self._time_column} is more than max_ahead ({self._max_ahead_us / 1e6:g} s) "
+                    "after the message's timestamp"
+                )
+                dead += _row_letters(table.filter(pa.array(ahead)), reason)
                 table = table.filter(pa.array(~ahead))
+        if self._vet is not None and table.num_rows:
+            refused = self._vet(table)
+            for row, reason in refused.items():
+                dead += _row_letters(table.slice(row, 1), reason)
+            if refused:
+                kept = np.ones(table.num_rows, dtype=np.bool_)
+                kept[list(refused)] = False
+                table = table.filter(pa.array(kept))
         return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks)
 
-    def _ahead_letters(self, table: pa.Table, ahead: npt.NDArray[np.bool_]) -> list[DeadLetter]:
-        bad = table.filter(pa.array(ahead))
-        reason = (
-            f"{self._time_column} is more than max_ahead ({(self._max_ahead_us or 0) / 1e6:g} s) "
-            "after the message's timestamp"
-        )
-        letters = []
-        for offset in np.unique(bad.column("_offset").to_numpy()).tolist():
-            rows = bad.filter(pa.array(bad.column("_offset").to_numpy() == offset)).drop_columns(list(OWN_COLUMNS))
-            letters.append(DeadLetter(offset, reason, rows.num_rows, wire.encode(rows)))
-        return letters
+
+def _row_letters(bad: pa.Table, reason: str) -> list[DeadLetter]:
+    """Dead letters for single rows of messages that may hold good ones too: one per message, with just these rows."""
+    offsets = bad.column("_offset").to_numpy()
+    letters = []
+    for offset in np.unique(offsets).tolist():
+        rows = bad.filter(pa.array(offsets == offset)).drop_columns(list(OWN_COLUMNS))
+        letters.append(DeadLetter(offset, reason, rows.num_rows, wire.encode(rows)))
+    return letters
 
 
 def _select(poll: Poll, keep: list[int]) -> Poll:

@@ -15,7 +15,7 @@ import pytest
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded_log import EmbeddedLog
 
-# Sums the numbers it reads into an SQLite file, together with its position; prints what it is given. The environment
+# Sums the numbers it reads into an SQLite file, together with its position; says what it is given. The environment
 # says where it fails: by an exception, or by the process dying on the spot.
 WORKER = """
 import os, sqlite3
@@ -33,13 +33,13 @@ class Summing(Stage):
         return dict(STORE.execute("SELECT partition, position FROM state"))
 
     async def handle(self, poll):
-        print("given", poll.first, poll.last, flush=True)
+        say(f"given {poll.first} {poll.last}")
         if os.environ.get("FAIL") == "raise":
             raise ValueError("cannot sum")
         numbers = [int(value) for value in poll.values]
         outgoing = [Outgoing("copies", value, partition=0) for value in poll.values]
         yield Work(outgoing, lambda: self.commit(poll, sum(numbers)), poll.last + 1)
-        print("done", poll.last + 1, flush=True)
+        say(f"done {poll.last + 1}")
 
     def commit(self, poll, more):
         position, total = self.stored(poll)
@@ -50,6 +50,9 @@ class Summing(Stage):
     def stored(self, poll):
         query = "SELECT position, total FROM state WHERE partition = ?"
         return STORE.execute(query, (poll.partition,)).fetchone() or (0, 0)
+
+def say(line):
+    os.write(1, b"\\n%s\\n" % line.encode())  # Faust sends print to its log, and writes unfinished lines
 
 def die(stage, step):
     if os.environ.get("FAIL") == step:
@@ -89,6 +92,17 @@ def start(project: Path, command: Sequence[str], fail: str = "") -> subprocess.P
     )
 
 
+def lines_until(worker: subprocess.Popen[str], last: str) -> list[str]:
+    """What the worker says up to the line ``last``, which it must say."""
+    assert worker.stdout is not None
+    lines: list[str] = []
+    for line in worker.stdout:
+        lines.append(line.strip())
+        if lines[-1] == last:
+            return lines
+    raise AssertionError(f"the worker ended without saying {last!r}: {lines}")
+
+
 def state(project: Path) -> list[tuple[int, int, int]]:
     connection = sqlite3.connect(project / "store.db")
     try:
@@ -109,11 +123,10 @@ def test_a_failing_worker_exits_and_the_next_is_given_the_same_poll(project: Pat
     with EmbeddedLog.open(project / "log.db") as log:
         assert log.committed("sums") == {}
     with start(project, command) as healed:
-        assert healed.stdout is not None
-        lines = [line for line in iter(healed.stdout.readline, "done 10\n") if line]
+        lines = lines_until(healed, "done 10")
         healed.send_signal(signal.SIGTERM)
         healed.communicate(timeout=60)
-    assert "given 0 9\n" in lines
+    assert "given 0 9" in lines
     assert healed.returncode == 0
     assert state(project) == [(0, 10, 55)]
     with EmbeddedLog.open(project / "log.db") as log:
@@ -128,8 +141,7 @@ def test_a_worker_that_dies_anywhere_sums_each_number_once(project: Path, step: 
     assert dying.returncode == 9
     feed(project, range(11, 21))
     with start(project, BY_SCRIPT) as healed:
-        assert healed.stdout is not None
-        assert all(line for line in iter(healed.stdout.readline, "done 20\n"))
+        lines_until(healed, "done 20")
         healed.send_signal(signal.SIGTERM)
         healed.communicate(timeout=60)
     assert healed.returncode == 0

@@ -66,7 +66,7 @@ def worker(
     """Run the Faust worker until it is told to stop (SIGINT or SIGTERM)."""
     from dovetail.platform.cli.worker import run
 
-    raise typer.Exit(run(project, [role.strip() for role in agents.split(",") if role.strip()]))
+    run(project, [role.strip() for role in agents.split(",") if role.strip()])
 
 
 def main() -> None:

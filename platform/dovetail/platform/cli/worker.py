@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
 
 from dovetail.features import load
 from dovetail.platform.app import ROLES, assemble
@@ -12,10 +15,15 @@ from dovetail.platform.app import ROLES, assemble
 __all__ = ["run"]
 
 
-def run(project: Path, roles: Sequence[str]) -> int:
-    """Run until SIGINT or SIGTERM; a failure ends it with an exit code other than 0."""
+def run(project: Path, roles: Sequence[str]) -> NoReturn:
+    """Run until SIGINT or SIGTERM; a failure ends the process with an exit code other than 0."""
     loaded = load(project)
     default = [role for role in ROLES if role != "trainer" or loaded.config.model is not None]
     worker = assemble(loaded, roles=roles or default)
-    os.environ.setdefault("FAUST_DATADIR", str(loaded.config.path(loaded.config.storage.state)))
-    return worker.runtime.run_worker()
+    # Faust's own command line takes it from here: signals, logging, exit code.
+    names = ", ".join(worker.stages)
+    Console().print(
+        f"dovetail worker: {names}; broker {worker.runtime.app.conf.broker[0]}; Ctrl-C stops it in good order"
+    )
+    sys.argv = [sys.argv[0], "--quiet", "worker", "--without-web", "--loglevel=warn"]
+    worker.runtime.app.main()

@@ -140,7 +140,6 @@ def create_app(
         "producer_max_batch_size": 1 << 20,
         "producer_max_request_size": max_message_bytes,
         "producer_request_timeout": 60.0,
-        "worker_redirect_stdouts": False,
     }
     app = App(app_id, **{**defaults, **settings})
     app.declared = dict(topics or {})

@@ -1,0 +1,47 @@
+"""Events that a definition has no value for, found before they reach any state.
+
+``sum(1000 // n)`` has no value at ``n = 0``: DuckDB raises, so the definition means nothing on a log that holds such an
+event. One that reached the log must not stop the worker for good, nor be in the way of batch evaluation, so the intake
+turns it away, as it does malformed messages: for every reader of the stream alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from dovetail.features.evaluate import StreamPreparer
+from dovetail.features.plan import StreamView
+from dovetail.platform.errors import WireError
+from dovetail.platform.intake import Vet
+
+__all__ = ["vet_events"]
+
+
+def vet_events(views: Sequence[StreamView]) -> Vet:
+    """A vet for the intake of the stream that ``views`` read: finds rows on which an expression of theirs fails."""
+    preparers = [StreamPreparer(view) for view in views]
+
+    def reason(events: pa.Table) -> str | None:
+        for preparer in preparers:
+            try:
+                preparer.prepare(events)
+            except WireError as error:
+                return str(error)
+        return None
+
+    def vet(events: pa.Table) -> dict[int, str]:
+        return _isolate(events, 0, reason(events))
+
+    def _isolate(events: pa.Table, first: int, why: str | None) -> dict[int, str]:
+        """Halve until what fails is a single row."""
+        if why is None or events.num_rows == 0:
+            return {}
+        if events.num_rows == 1:
+            return {first: why}
+        middle = events.num_rows // 2
+        left, right = events.slice(0, middle), events.slice(middle)
+        return _isolate(left, first, reason(left)) | _isolate(right, first + middle, reason(right))
+
+    return vet

@@ -1,0 +1,88 @@
+"""Stores are opened, refused, and do not tear under concurrent writers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dovetail.platform.accounts import Account
+from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
+from dovetail.platform.stores.registry import BatchVersion, DataFile, Registry
+
+
+@pytest.mark.parametrize("url", ["no url at all", "nosuchdb://host/x"])
+def test_a_store_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"store URL .* cannot be used"):
+        Registry(url)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_bytes(b"this is not a database, however long it is. " * 100)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Registry(f"sqlite:///{tmp_path / 'x.sqlite'}")
+
+
+def test_of_many_writers_with_the_same_idea_of_the_position_one_wins(tmp_path: Path) -> None:
+    store = SqlOnlineStore(f"sqlite:///{tmp_path / 'online.sqlite'}")
+
+    def attempt(writer: int) -> bool:
+        change = ViewCommit("v", 0, Progress(1), {b"k": str(writer).encode()})
+        try:
+            store.commit(0, [change], [Account("s", "t", 0, "read", 1)])
+        except StaleCommit:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(attempt, range(32)))
+    assert sum(won) == 1
+    assert store.read_partition("v", 0, [b"k"]) == [str(won.index(True)).encode()]
+    assert store.accounts() == [Account("s", "t", 0, "read", 1)]
+    store.close()
+
+
+def test_files_and_position_are_registered_together(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    file = DataFile("d", "2024-01-01", "d/1.parquet", 3, 0, 0, 2)
+    registry.commit("a", 0, expected=0, progress=Progress(3), accounts=[], files=[file])
+    with pytest.raises(StaleCommit):
+        registry.commit(
+            "a", 0, expected=0, progress=Progress(6), accounts=[], files=[file._replace(path="d/2.parquet")]
+        )
+    assert registry.files("d") == [file]
+    assert registry.progress("a") == {0: Progress(3)}
+    registry.close()
+
+
+def test_a_batch_version_registered_twice_is_one(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    for rows in (1, 2):
+        registry.add_version(BatchVersion("v", 86_400_000_000, "p", rows))
+    assert registry.versions("v") == [BatchVersion("v", 86_400_000_000, "p", 2)]
+    registry.close()
+
+
+def test_the_offline_store_writes_whole_files_and_says_when_one_is_gone(tmp_path: Path) -> None:
+    store = OfflineStore(str(tmp_path))
+    store.write("a/b/c.parquet", pa.table({"x": [1, 2], "y": ["a", "b"]}))
+    assert store.read("a/b/c.parquet", columns=["y"]).to_pylist() == [{"y": "a"}, {"y": "b"}]
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["c.parquet"]
+    with pytest.raises(StoreError, match="registered, but gone"):
+        store.read("a/missing.parquet")
+
+
+def test_an_unknown_offline_filesystem_is_refused() -> None:
+    with pytest.raises(StoreError, match="cannot be used"):
+        OfflineStore("nosuchfs://bucket/x")
+
+
+def test_the_offline_store_takes_any_fsspec_url() -> None:
+    store = OfflineStore("memory://dovetail-test")
+    store.write("a/b.parquet", pa.table({"x": [1]}))
+    assert store.read("a/b.parquet").to_pylist() == [{"x": 1}]

@@ -1,0 +1,104 @@
+"""dovetail.toml: what is wrong is refused, with its place and the nearest right thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dovetail.platform.config import StorageConfig, load_config, parse_duration
+from dovetail.platform.errors import ConfigError
+
+MINIMAL = """
+[streams.behaviour]
+key = "user_id"
+[labels]
+window = "30m"
+[labels.streams.exposure]
+[labels.streams.click]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "dovetail.toml").write_text(text)
+    return folder
+
+
+def test_a_minimal_file_gets_the_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert config.labels.window == 30 * 60 * 1_000_000
+    assert config.topics() == {
+        "behaviour": 1, "exposure": 1, "click": 1, "requests": 1, "snapshots": 1, "samples": 1,
+        "dovetail-dead-letters": 1,
+    }  # fmt: skip
+    assert config.root == tmp_path
+    assert config.model is None
+
+
+def test_overrides_replace_values_and_leave_the_rest(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), labels={"window": "1h"}, name="other")
+    assert config.labels.window == 3_600_000_000
+    assert set(config.labels.streams) == {"exposure", "click"}
+    assert config.name == "other"
+
+
+def test_derived_topics_have_the_partitions_of_the_requests(tmp_path: Path) -> None:
+    topics = load_config(write(tmp_path, MINIMAL + "[request]\npartitions = 3\n")).topics()
+    assert (topics["requests"], topics["snapshots"], topics["samples"]) == (3, 3, 3)
+
+
+WRONG = {
+    "unknown key, near": (MINIMAL + "[request]\npartition = 3\n", r"request\.partition: unknown key 'partition'; did you mean 'partitions'\?"),
+    "unknown key, far": (MINIMAL + "[request]\nzzz = 3\n", r"request\.zzz: unknown key 'zzz'; known keys: feature_set, partitions"),
+    "unknown section": ("[stream.behaviour]\nkey='u'\n" + MINIMAL, r"stream: unknown key 'stream'; did you mean 'streams'\?"),
+    "nested unknown": (MINIMAL.replace('key = "user_id"', 'key = "user_id"\nevent_tme = "t"'), r"streams\.behaviour\.event_tme: unknown key 'event_tme'; did you mean 'event_time'\?"),
+    "missing": (MINIMAL.replace('key = "user_id"', ""), r"streams\.behaviour\.key: required, but missing"),
+    "duration": (MINIMAL.replace("30m", "30"), r"labels\.window: '30' is not a duration"),
+    "range": (MINIMAL + "[request]\npartitions = 0\n", r"request\.partitions: .*greater than or equal to 1 \(got 0\)"),
+    "role": (MINIMAL.replace("[labels]", '[labels]\npositive = "buy"'), r"positive = 'buy' is not one of the label streams \['click', 'exposure'\]"),
+    "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
+    "not toml": ("[labels", r"not valid TOML"),
+    "model": (MINIMAL + '[model]\ninputs = []\n', r"model\.inputs: .*at least 1 item"),
+    "name": (MINIMAL.replace("streams.behaviour", 'streams."be haviour"'), r"streams\.be haviour"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
+    text, message = WRONG[case]
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(write(tmp_path, text))
+    assert str(tmp_path / "dovetail.toml") in str(raised.value)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; run `dovetail init DIR`"):
+        load_config(tmp_path)
+
+
+def test_several_mistakes_are_named_together(tmp_path: Path) -> None:
+    text = MINIMAL.replace("30m", "30") + "[request]\npartitions = 0\n"
+    with pytest.raises(ConfigError) as raised:
+        load_config(write(tmp_path, text))
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "us"), [("90s", 90_000_000), ("1d", 86_400_000_000), ("5us", 5), ("2 h", 7_200_000_000)]
+)
+def test_durations(text: str, us: int) -> None:
+    assert parse_duration(text) == us
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "1.5h", "-1h", 5, None])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)
+
+
+def test_embedded_urls_are_below_the_state_folder() -> None:
+    storage = StorageConfig(state=Path("there"), online_store="redis://h/0")
+    assert storage.url("broker") == "embedded://there/log.sqlite"
+    assert storage.url("label_store") == "sqlite:///there/label_store.sqlite"
+    assert storage.url("offline_store") == "there/offline"
+    assert storage.url("online_store") == "redis://h/0"
