@@ -48,19 +48,34 @@ def test_derived_topics_have_the_partitions_of_the_requests(tmp_path: Path) -> N
 
 
 WRONG = {
-    "unknown key, near": (MINIMAL + "[request]\npartition = 3\n", r"request\.partition: unknown key 'partition'; did you mean 'partitions'\?"),
-    "unknown key, far": (MINIMAL + "[request]\nzzz = 3\n", r"request\.zzz: unknown key 'zzz'; known keys: feature_set, partitions"),
-    "unknown section": ("[stream.behaviour]\nkey='u'\n" + MINIMAL, r"stream: unknown key 'stream'; did you mean 'streams'\?"),
-    "nested unknown": (MINIMAL.replace('key = "user_id"', 'key = "user_id"\nevent_tme = "t"'), r"streams\.behaviour\.event_tme: unknown key 'event_tme'; did you mean 'event_time'\?"),
+    "unknown key, near": (
+        MINIMAL + "[request]\npartition = 3\n",
+        r"request\.partition: unknown key 'partition'; did you mean 'partitions'\?",
+    ),
+    "unknown key, far": (
+        MINIMAL + "[request]\nzzz = 3\n",
+        r"request\.zzz: unknown key 'zzz'; known keys: feature_set, partitions",
+    ),
+    "unknown section": (
+        "[stream.behaviour]\nkey='u'\n" + MINIMAL,
+        r"stream: unknown key 'stream'; did you mean 'streams'\?",
+    ),
+    "nested unknown": (
+        MINIMAL.replace('key = "user_id"', 'key = "user_id"\nevent_tme = "t"'),
+        r"streams\.behaviour\.event_tme: unknown key 'event_tme'; did you mean 'event_time'\?",
+    ),
     "missing": (MINIMAL.replace('key = "user_id"', ""), r"streams\.behaviour\.key: required, but missing"),
     "duration": (MINIMAL.replace("30m", "30"), r"labels\.window: '30' is not a duration"),
     "range": (MINIMAL + "[request]\npartitions = 0\n", r"request\.partitions: .*greater than or equal to 1 \(got 0\)"),
-    "role": (MINIMAL.replace("[labels]", '[labels]\npositive = "buy"'), r"positive = 'buy' is not one of the label streams \['click', 'exposure'\]"),
+    "role": (
+        MINIMAL.replace("[labels]", '[labels]\npositive = "buy"'),
+        r"positive = 'buy' is not one of the label streams \['click', 'exposure'\]",
+    ),
     "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
     "not toml": ("[labels", r"not valid TOML"),
-    "model": (MINIMAL + '[model]\ninputs = []\n', r"model\.inputs: .*at least 1 item"),
+    "model": (MINIMAL + "[model]\ninputs = []\n", r"model\.inputs: .*at least 1 item"),
     "name": (MINIMAL.replace("streams.behaviour", 'streams."be haviour"'), r"streams\.be haviour"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", sorted(WRONG))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
@@ -72,7 +74,7 @@ def test_each_source_position_passes_once_whatever_is_published_again(
     boundaries = [b for b in boundaries if b in (0, len(rows)) or messages[b] != messages[b - 1]]
     passed: list[tuple[int, int, int]] = []
     filter_ = SourceFilter()
-    for start, end in zip(boundaries, boundaries[1:], strict=False):
+    for start, end in pairwise(boundaries):
         part = rows[start:end]
         mask = filter_.admit(derived(part, messages[start:end]))
         passed += [row for row, new in zip(part, mask, strict=True) if new]

@@ -1,0 +1,135 @@
+"""The archive: every row once, whatever is read again, in files that count only when registered."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dovetail.platform import wire
+from dovetail.platform.accounts import balance
+from dovetail.platform.archive import ArchiveStage, Dataset, read_dataset
+from dovetail.platform.errors import StaleCommit
+from dovetail.platform.positions import with_own_positions, with_source_positions
+from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry import Registry
+from dovetail.platform.testing import MemoryLog, run_stage
+
+DAY_US = 86_400_000_000
+
+
+def inside(poll: Poll) -> tuple[pa.Table, int]:
+    return wire.decode_arrow(poll), 0
+
+
+def dataset(*, derived: bool) -> Dataset:
+    return Dataset("d", "topic", "at", inside, derived=derived)
+
+
+def message(number: int, rows: int = 1) -> Outgoing:
+    """A derived message: ``rows`` rows made from source offset ``number``, on day ``number // 3``."""
+    times = pa.array([number // 3 * DAY_US] * rows, pa.int64()).cast(pa.timestamp("us"))
+    table = pa.table({"number": pa.array([number] * rows), "at": times})
+    own = with_own_positions(table, 0, np.full(rows, number, dtype=np.int64), np.zeros(rows, dtype=np.int32))
+    return Outgoing("topic", wire.encode(with_source_positions(own)), partition=0)
+
+
+def stores(folder: Path) -> tuple[Registry, OfflineStore]:
+    return Registry(f"sqlite:///{folder / 'registry.sqlite'}"), OfflineStore(str(folder / "offline"))
+
+
+@settings(max_examples=25)
+@given(
+    published=st.lists(st.integers(0, 9), min_size=1, max_size=25),
+    lives=st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=4),
+    rows_per_file=st.integers(1, 12),
+)
+def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_dies(
+    published: list[int],
+    lives: list[tuple[int, bool]],
+    rows_per_file: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Messages come in order of their source with repetitions; some lives end without draining."""
+    folder = tmp_path_factory.mktemp("archive")
+    registry, offline = stores(folder)
+    log = MemoryLog({"topic": 1})
+    highest, numbers = -1, []
+    for step in published:
+        highest = max(highest, min(step, highest + 1))
+        numbers.append(min(step, highest))
+    log.append([message(number, rows=2) for number in numbers])
+    for max_records, drain in [*lives, (5, True)]:
+        stage = ArchiveStage(dataset(derived=True), registry, offline, rows_per_file=rows_per_file)
+        asyncio.run(run_stage(stage, log, max_records=lambda n=max_records: n, drain=drain))  # type: ignore[misc]
+    rows = read_dataset(registry, offline, "d")
+    expected = sorted(set(numbers))
+    assert sorted(rows.column("number").to_pylist()) == sorted(expected * 2)
+    assert not any(balance(registry.accounts()).values())
+    registered = {file.path for file in registry.files("d")}
+    assert sum(file.rows for file in registry.files("d")) == rows.num_rows
+    assert all((folder / "offline" / path).exists() for path in registered)
+    registry.close()
+
+
+def test_files_are_by_day_and_say_where_their_rows_came_from(tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(number) for number in range(5)])
+    asyncio.run(run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True))
+    files = registry.files("d")
+    assert [(f.day, f.rows, f.partition, f.first_offset, f.last_offset) for f in files] == [
+        ("1970-01-01", 3, 0, 0, 2),
+        ("1970-01-02", 2, 0, 3, 4),
+    ]
+    registry.close()
+
+
+def test_a_file_left_by_a_crash_does_not_count(tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(0)])
+    offline.write("d/day=1970-01-01/left-over.parquet", pa.table({"number": [99]}))
+    asyncio.run(run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True))
+    assert read_dataset(registry, offline, "d").column("number").to_pylist() == [0]
+    registry.close()
+
+
+def test_of_two_archives_of_one_partition_the_slower_is_refused_and_a_reassigned_one_starts_behind_the_other(
+    tmp_path: Path,
+) -> None:
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(number) for number in range(4)])
+
+    async def both() -> None:
+        zombie = ArchiveStage(dataset(derived=True), registry, offline)
+        poll = log.poll("topic", 0, 0, 2)
+        assert poll is not None
+        assert [work async for work in zombie.handle(poll)] == []
+        await run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True)
+        (work,) = [work async for work in zombie.drain()]
+        assert work.commit is not None
+        with pytest.raises(StaleCommit):
+            work.commit()
+        again = ArchiveStage(dataset(derived=True), registry, offline)
+        again.resume("topic")
+        assert [work async for work in again.handle(poll)] == []
+        assert [work async for work in again.drain()] == []
+
+    asyncio.run(both())
+    assert sorted(read_dataset(registry, offline, "d").column("number").to_pylist()) == [0, 1, 2, 3]
+    registry.close()
+
+
+def test_an_empty_dataset_reads_as_its_schema(tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    schema = pa.schema([("x", pa.int64())])
+    assert read_dataset(registry, offline, "none", schema).schema == schema
+    registry.close()
