@@ -79,7 +79,11 @@ def slice_ends(
 
 
 class Replay:
-    """The messages of a log, by slice and phase."""
+    """The messages of a log, by slice and phase.
+
+    A slice is no longer than the stream's ``allowed_lateness``: its first request must still be answerable when its
+    last event is in.
+    """
 
     def __init__(self, log: RecordedLog, config: Config, *, skew_us: int = 0) -> None:
         """``skew_us`` delays events against requests: features then lag by that much, as they would in production."""
@@ -97,7 +101,7 @@ class Replay:
             time_us(log.events, stream.event_time),
             self._requests.arrival,
             time_us(log.requests, "request_time"),
-            log.slice_us,
+            min(log.slice_us, stream.allowed_lateness),
         )
         last_label = max((int(s.arrival[-1]) for s in self._labels.values() if len(s.arrival)), default=0)
         # Slices without events and requests until the last label is in, and one announcement past every window.

@@ -16,6 +16,7 @@ from dovetail.features.consistency import Consistency
 from dovetail.platform.accounts import READ
 from dovetail.platform.app import Worker, assemble, label_watermark
 from dovetail.platform.audit import Audit
+from dovetail.platform.config import load_config
 from dovetail.platform.demo.logs.base import RecordedLog
 from dovetail.platform.demo.replay import Batch, Replay
 from dovetail.platform.errors import ConfigError
@@ -101,7 +102,15 @@ async def run_demo(
 
 
 def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Project:
-    """The demo project with its state in ``keep``, the log's offline table, and the label window that suits it."""
+    """The demo project with its state in ``keep``, the log's offline table, and the label window that suits it.
+
+    A slice's events are in before its requests, so state must reach back at least a slice.
+    """
+    declared = load_config(project_folder()).streams
+    streams = {
+        name: {"allowed_lateness": f"{max(stream.allowed_lateness, log.slice_us)}us"}
+        for name, stream in declared.items()
+    }
     items = keep / "item.parquet"
     if not items.exists():
         pq.write_table(log.items, items.with_suffix(".partial"))
@@ -111,6 +120,7 @@ def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Proj
         storage={"state": str(keep.absolute())},
         tables={"item": {"path": str(items.absolute())}},
         labels={"window": f"{log.label_window_us}us"},
+        streams=streams,
         **overrides,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import aiokafka
 import numpy as np
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
+from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError, for_code
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
 from faust.types.transports import ConsumerT, ProducerT
@@ -48,9 +48,34 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - the stock driver has no setting for it
         return consumer
 
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Run ``fun`` in the thread; raises ConsumerStoppedError when the thread ends before it has answered.
+
+        Faust would wait for good: after a crash the thread ends by itself, and the final commit, and with it the
+        worker, would never return.
+        """
+        if self.thread_loop.is_closed():
+            raise ConsumerStoppedError
+        answer = asyncio.ensure_future(super().call_thread(fun, *args, **kwargs))
+        ended = asyncio.ensure_future(self._shutdown.wait())
+        try:
+            await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            if not answer.done():
+                answer.cancel()
+        if answer.cancelled() or not answer.done():
+            raise ConsumerStoppedError
+        return answer.result()
+
+    def _stopped_set(self) -> None:
+        if not self.thread_loop.is_closed():
+            super()._stopped_set()
+
     def wake(self) -> None:
         """End a :meth:`poll` that is waiting, or the next one. From any thread."""
-        self.thread_loop.call_soon_threadsafe(self._wakeup.set)
+        if not self.thread_loop.is_closed():
+            self.thread_loop.call_soon_threadsafe(self._wakeup.set)
 
     async def poll(self, tps: set[TP]) -> list[Poll]:
         """One poll of each of ``tps`` that has messages; none when woken or after a second."""
@@ -129,6 +154,12 @@ class Consumer(CoalescingConsumer, stock.Consumer):
 
     async def _seek_all(self, positions: Mapping[TP, int]) -> None:
         await self._thread.seek_all(positions)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            return await super()._commit(offsets)
+        except ConsumerStoppedError:
+            return False  # the thread is gone after a crash; the committed offset is a hint, the stores know better
 
     async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
         return await self._thread.committed(tps)
