@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 
 from dovetail.platform.errors import StaleCommit, TransportError
 from dovetail.platform.runtime import Runtime, create_app
@@ -21,6 +24,14 @@ class Broker(Protocol):
 
     def create(self, *topics: str) -> Mapping[str, int]: ...
     def produce(self, messages: Sequence[Outgoing]) -> None: ...
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(60):
+            await main
+
+    asyncio.run(limited())
 
 
 class Checked(Stage):
@@ -53,14 +64,34 @@ def test_topics_are_checked_against_what_is_there(mock_kafka: Broker, topic: str
         app = create_app("test", mock_kafka.url, topics=topics, **settings)
         await app.transport.declare(topics)  # type: ignore[attr-defined]
 
-    asyncio.run(declare({topic: 4}))
+    run(declare({topic: 4}))
     with pytest.raises(TransportError, match=f"topic '{topic}' at .* has 4 partitions, 8 declared"):
-        asyncio.run(declare({topic: 8}))
+        run(declare({topic: 8}))
     with pytest.raises(TransportError, match="has no topic nowhere, and creating is off"):
-        asyncio.run(declare({"nowhere": 4}, topic_allow_declare=False))
-    # The mock cluster cannot create topics on request; that the broker's refusal is passed on is what is seen here.
-    with pytest.raises(TransportError, match="cannot declare topics"):
-        asyncio.run(declare({"nowhere": 4}))
+        run(declare({"nowhere": 4}, topic_allow_declare=False))
+
+
+@pytest.mark.parametrize("code", [0, 41], ids=["created", "refused"])
+def test_missing_topics_are_created(mock_kafka: Broker, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The mock cluster has no CreateTopics, so the answer is a canned one."""
+    asked: list[tuple[str, int, int]] = []
+
+    async def create(_: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> SimpleNamespace:
+        asked.extend((topic.name, topic.num_partitions, topic.replication_factor) for topic in topics)
+        return SimpleNamespace(topic_errors=[(topic.name, code, None) for topic in topics])
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "create_topics", create)
+
+    async def main() -> None:
+        app = create_app("test", mock_kafka.url, topic_replication_factor=3)
+        await app.transport.declare({"new": 6})  # type: ignore[attr-defined]
+
+    if code:
+        with pytest.raises(TransportError, match=r"cannot declare topics at .*NotController"):
+            run(main())
+    else:
+        run(main())
+    assert asked == [("new", 6, 3)]
 
 
 def test_a_broker_that_is_not_there_is_named(topic: str) -> None:
@@ -69,19 +100,23 @@ def test_a_broker_that_is_not_there_is_named(topic: str) -> None:
         await app.transport.declare({topic: 1})  # type: ignore[attr-defined]
 
     with pytest.raises(TransportError, match=r"cannot declare topics at \['127.0.0.1:9'\]"):
-        asyncio.run(main())
+        run(main())
 
 
-def test_what_the_broker_refuses_to_take_is_an_error(mock_kafka: Broker, topic: str) -> None:
+def test_a_publication_that_fails_is_an_error(mock_kafka: Broker, topic: str) -> None:
     async def main() -> None:
-        app = create_app("test", mock_kafka.url, topics=mock_kafka.create(topic), max_message_bytes=1000)
-        producer = app.producer
+        app = create_app("test", mock_kafka.url, topics=mock_kafka.create(topic))
+        producer: Any = app.producer
         await producer.start()
+        await producer.publish([Outgoing(topic, b"x", partition=0)])
+        with pytest.raises(TransportError, match="partitions 0 to 3; there is no 4"):
+            await producer.publish([Outgoing(topic, b"x", partition=4)])
+        await producer._producer.stop()
         with pytest.raises(TransportError, match=f"publishing 1 messages to {topic} at kafka://.* failed"):
-            await producer.publish([Outgoing("not a topic name!", b"x", partition=0)])  # type: ignore[attr-defined]
+            await producer.publish([Outgoing(topic, b"x", partition=0)])
         await producer.stop()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, topic: str) -> None:
@@ -112,10 +147,22 @@ def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, top
             await runtime.wait_for(lambda: False)
         await runtime.stop()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_rebalance_neither_loses_nor_repeats(mock_kafka: Broker, topic: str) -> None:
+async def until_all_read(runtime: Runtime, offset: int) -> None:
+    await runtime.wait_for(lambda: all(each == offset for each in runtime.completed.values()))
+
+
+def test_a_rebalance_neither_loses_nor_repeats(mock_kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The mock cluster refuses a member's SyncGroup that comes before it has answered all members' JoinGroup.
+    sync = CoordinatorGroupRebalance._send_sync_group_request
+
+    async def later(rebalance: Any, request: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await sync(rebalance, request)
+
+    monkeypatch.setattr(CoordinatorGroupRebalance, "_send_sync_group_request", later)
     topics = mock_kafka.create(topic)
     store: dict[int, int] = {}
 
@@ -137,9 +184,8 @@ def test_a_rebalance_neither_loses_nor_repeats(mock_kafka: Broker, topic: str) -
         await first.wait_for(lambda: len(first.completed) < 4)  # it has given some away
         await feed(400, 400)
         for runtime in runtimes:
-            mine = [(key[2], runtime) for key in runtime.completed]
-            assert mine
-            await runtime.wait_for(lambda mine=mine: all(store.get(number) == 200 for number, _ in mine))
+            assert runtime.completed
+            await until_all_read(runtime, 200)
         await second.stop()
         await first.wait_for(lambda: len(first.completed) == 4)
         await feed(800, 400)
@@ -147,4 +193,4 @@ def test_a_rebalance_neither_loses_nor_repeats(mock_kafka: Broker, topic: str) -
         await first.stop()
         assert sorted(int(value or b"") for stage in stages for value in stage.values) == list(range(1200))
 
-    asyncio.run(main())
+    run(main())
