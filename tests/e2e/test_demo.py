@@ -29,7 +29,7 @@ DOVETAIL = Path(sys.executable).parent / "dovetail"
 LOGS = ("simulator", "obd-40k", "jd-actions-89k")
 KEYS = ["request_id", "item_id"]
 #: The windows and lateness the demo takes for each log.
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "simulator": {"labels": {"window": "15m"}},
     "obd-40k": {"labels": {"window": "5m"}},
     "jd-actions-89k": {"labels": {"window": "1h"}, "streams": {"behaviour": {"allowed_lateness": "6h"}}},

@@ -27,7 +27,7 @@ from dovetail.platform.testing import MemoryLog, run_stage
 
 DDL = """CREATE TABLE request (request_id VARCHAR NOT NULL, user_id VARCHAR, request_time TIMESTAMP NOT NULL,
     candidates STRUCT(item_id BIGINT, price DOUBLE)[] NOT NULL)"""
-SCHEMA = parse_table(parse_statements(Path("request.sql"), DDL)[0], Path("request.sql"))  # type: ignore[arg-type]
+SCHEMA = parse_table(parse_statements(Path("request.sql"), DDL)[0], Path("request.sql"))
 
 
 @dataclass(frozen=True)

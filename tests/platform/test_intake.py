@@ -12,7 +12,7 @@ from dovetail.platform.intake import WATERMARK_HEADER, Intake
 from dovetail.platform.schema import parse_statements, parse_table
 
 SCHEMA = parse_table(
-    parse_statements(Path("event.sql"), "CREATE TABLE event (user_id VARCHAR, event_time TIMESTAMP NOT NULL)")[0],  # type: ignore[arg-type]
+    parse_statements(Path("event.sql"), "CREATE TABLE event (user_id VARCHAR, event_time TIMESTAMP NOT NULL)")[0],
     Path("event.sql"),
 )
 HOUR_US = 3_600_000_000

@@ -93,7 +93,7 @@ def line_of(node: exp.Expr) -> int:
     return min(lines, default=1)
 
 
-def parse_table(statement: exp.Create, file: Path) -> TableSchema:
+def parse_table(statement: exp.Expr, file: Path) -> TableSchema:
     """The schema a ``CREATE TABLE`` declares.
 
     Raises:
