@@ -233,16 +233,18 @@ class Runtime:
     async def _take(self, stage: Stage, poll: Poll) -> None:
         key = (stage.name, poll.topic, poll.partition)
         after = poll.last + 1
-        if after <= self._stored.get(key, 0):
+        stored = self._stored.get(key, 0)
+        if after <= stored:
             self._complete(stage, poll, after)
-        todo = poll.since(max(self._stored.get(key, 0), self._given.get(key, 0)))
+        todo = poll.since(max(stored, self._given.get(key, 0)))
         if len(todo):
             self._given[key] = after
             await self._handle(stage, todo)
-        self.handled[key] = max(after, self.handled.get(key, 0))
-        tp = TP(poll.topic, poll.partition)
-        self._consumer().release(tp, self._least(self.handled, tp))
-        self._changed()
+        if key in self._stored:  # else the partition has gone to another worker meanwhile
+            self.handled[key] = max(after, self.handled[key])
+            tp = TP(poll.topic, poll.partition)
+            self._consumer().release(tp, self._least(self.handled, tp))
+            self._changed()
 
     async def _handle(self, stage: Stage, poll: Poll) -> None:
         works = stage.handle(poll)
@@ -278,7 +280,7 @@ class Runtime:
                 f"stage {stage.name} says it is done up to offset {done} of {poll.topic}, partition {poll.partition}, "
                 f"but was given offsets up to {poll.last} only: done is the offset after the last message completed"
             )
-        if done > self.completed.get(key, 0):
+        if key in self._stored and done > self.completed[key]:
             self.completed[key] = done
             tp = TP(poll.topic, poll.partition)
             self._consumer().acknowledge(tp, self._least(self.completed, tp))

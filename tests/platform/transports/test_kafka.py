@@ -1,4 +1,4 @@
-"""What is the Kafka driver's own: declaring topics, losing messages to retention, rebalancing."""
+"""What is the Kafka driver's own: declaring topics, losing messages to retention, failing to publish."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 
-from dovetail.platform.errors import StaleCommit, TransportError
+from dovetail.platform.errors import TransportError
 from dovetail.platform.runtime import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 
@@ -32,29 +31,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             await main
 
     asyncio.run(limited())
-
-
-class Checked(Stage):
-    """Refuses a position that is not the one it expects, as a store does."""
-
-    def __init__(self, topic: str, store: dict[int, int]) -> None:
-        self.name = "checked"
-        self.topics = (topic,)
-        self.store = store
-        self.values: list[bytes | None] = []
-
-    def resume(self, topic: str) -> Mapping[int, int]:
-        return dict(self.store)
-
-    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
-
-    def commit(self, poll: Poll) -> None:
-        found = self.store.get(poll.partition, 0)
-        if found != poll.first:
-            raise StaleCommit(poll.topic, poll.partition, expected=poll.first, found=found)
-        self.store[poll.partition] = poll.last + 1
-        self.values.extend(poll.values)
 
 
 def test_topics_are_checked_against_what_is_there(mock_kafka: Broker, topic: str) -> None:
@@ -121,12 +97,17 @@ def test_a_publication_that_fails_is_an_error(mock_kafka: Broker, topic: str) ->
 
 def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, topic: str) -> None:
     """The mock cluster keeps 5 MB of a partition: a reader that is held back is overtaken."""
-    topics = mock_kafka.create(topic)
+    partitions = mock_kafka.create(topic)
 
-    class Held(Checked):
+    class Held(Stage):
+        name = "held"
+        topics = (topic,)
+
         def __init__(self) -> None:
-            super().__init__(topic, {})
             self.entered, self.go = asyncio.Event(), asyncio.Event()
+
+        def resume(self, topic: str) -> Mapping[int, int]:
+            return {}
 
         async def handle(self, poll: Poll) -> AsyncIterator[Work]:
             self.entered.set()
@@ -135,7 +116,7 @@ def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, top
 
     async def main() -> None:
         stage = Held()
-        app = create_app(topic, mock_kafka.url, topics=topics, max_unhandled_polls=1, **mock_kafka.settings)
+        app = create_app(topic, mock_kafka.url, topics=partitions, max_unhandled_polls=1, **mock_kafka.settings)
         runtime = Runtime(app, [stage])
         await runtime.start()
         await runtime.publish([Outgoing(topic, b"first", partition=0)])
@@ -146,51 +127,5 @@ def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, top
         with pytest.raises(TransportError, match="the broker removed messages before they were read"):
             await runtime.wait_for(lambda: False)
         await runtime.stop()
-
-    run(main())
-
-
-async def until_all_read(runtime: Runtime, offset: int) -> None:
-    await runtime.wait_for(lambda: all(each == offset for each in runtime.completed.values()))
-
-
-def test_a_rebalance_neither_loses_nor_repeats(mock_kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The mock cluster refuses a member's SyncGroup that comes before it has answered all members' JoinGroup.
-    sync = CoordinatorGroupRebalance._send_sync_group_request
-
-    async def later(rebalance: Any, request: Any) -> Any:
-        await asyncio.sleep(0.5)
-        return await sync(rebalance, request)
-
-    monkeypatch.setattr(CoordinatorGroupRebalance, "_send_sync_group_request", later)
-    topics = mock_kafka.create(topic)
-    store: dict[int, int] = {}
-
-    async def main() -> None:
-        stages = [Checked(topic, store), Checked(topic, store)]
-        runtimes = [
-            Runtime(create_app(topic, mock_kafka.url, topics=topics, **mock_kafka.settings), [stage])
-            for stage in stages
-        ]
-        first, second = runtimes
-
-        async def feed(start: int, count: int) -> None:
-            await first.publish([Outgoing(topic, b"%d" % n, partition=n % 4) for n in range(start, start + count)])
-
-        await first.start()
-        await feed(0, 400)
-        await first.wait_for(lambda: sum(store.values()) == 400)
-        await second.start()
-        await first.wait_for(lambda: len(first.completed) < 4)  # it has given some away
-        await feed(400, 400)
-        for runtime in runtimes:
-            assert runtime.completed
-            await until_all_read(runtime, 200)
-        await second.stop()
-        await first.wait_for(lambda: len(first.completed) == 4)
-        await feed(800, 400)
-        await first.wait_for(lambda: sum(store.values()) == 1200)
-        await first.stop()
-        assert sorted(int(value or b"") for stage in stages for value in stage.values) == list(range(1200))
 
     run(main())

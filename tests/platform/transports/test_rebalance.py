@@ -1,0 +1,123 @@
+"""What a rebalance does to the stages of one worker.
+
+Driven through the embedded driver's own assignment, which runs the same callbacks as a group's coordinator: the mock
+cluster does not carry a group of two aiokafka members through a rebalance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from faust.types import TP
+
+from dovetail.platform.errors import StaleCommit
+from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+
+PARTITIONS = 4
+
+
+class Checked(Stage):
+    """Refuses a position that is not the one it expects, as a store does."""
+
+    name = "checked"
+    topics = ("t",)
+
+    def __init__(self) -> None:
+        self.store: dict[int, int] = {}
+        self.values: list[int] = []
+        self.gates: dict[int, asyncio.Event] = {}
+        self.entered = asyncio.Event()
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        return dict(self.store)
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.entered.set()
+        if poll.partition in self.gates:
+            await self.gates[poll.partition].wait()
+        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
+
+    def commit(self, poll: Poll) -> None:
+        found = self.store.get(poll.partition, 0)
+        if found != poll.first:
+            raise StaleCommit(poll.topic, poll.partition, expected=poll.first, found=found)
+        self.store[poll.partition] = poll.last + 1
+        self.values.extend(int(value or b"") for value in poll.values)
+
+
+def numbers(start: int, count: int) -> list[Outgoing]:
+    return [Outgoing("t", b"%d" % n, partition=n % PARTITIONS) for n in range(start, start + count)]
+
+
+async def assign(runtime: Runtime, *partitions: int) -> None:
+    consumer: Any = runtime.app.consumer
+    completed = runtime.app.tables.recovery.completed  # type: ignore[attr-defined]
+    completed.clear()
+    await consumer._assign({TP("t", number) for number in partitions})
+    await completed.wait()
+
+
+async def started(path: Path, stage: Stage) -> Runtime:
+    runtime = Runtime(create_app("test", f"embedded://{path}", topics={"t": PARTITIONS}), [stage])
+    await runtime.start()
+    return runtime
+
+
+def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_store(tmp_path: Path) -> None:
+    async def main() -> None:
+        stage = Checked()
+        runtime = await started(tmp_path / "log.db", stage)
+        for round_ in range(10):
+            await runtime.publish(numbers(1000 * round_, 500))
+            await assign(runtime, *(number for number in range(PARTITIONS) if number != round_ % PARTITIONS))
+            assert ("checked", "t", round_ % PARTITIONS) not in runtime.completed
+            await runtime.publish(numbers(1000 * round_ + 500, 500))
+            await assign(runtime, *range(PARTITIONS))
+        await runtime.wait_for(lambda: sum(stage.store.values()) == 10_000)
+        await runtime.stop()
+        assert sorted(stage.values) == list(range(10_000))
+
+    asyncio.run(main())
+
+
+def test_a_poll_in_hand_survives_a_rebalance_that_keeps_its_partition(tmp_path: Path) -> None:
+    async def main() -> None:
+        stage = Checked()
+        stage.gates[0] = asyncio.Event()
+        runtime = await started(tmp_path / "log.db", stage)
+        await runtime.publish([Outgoing("t", b"0", partition=0)])
+        await stage.entered.wait()
+        await runtime.publish([Outgoing("t", b"1", partition=0)])  # waits behind it, and is dropped by the rebalance
+        await assign(runtime, 0, 1)
+        await runtime.publish([Outgoing("t", b"2", partition=0)])
+        stage.gates[0].set()
+        await runtime.wait_for(lambda: runtime.completed["checked", "t", 0] == 3)
+        consumer: Any = runtime.app.consumer
+        assert consumer.committable(TP("t", 0)) == 3
+        await runtime.stop()
+        assert stage.values == [0, 1, 2]
+
+    asyncio.run(main())
+
+
+def test_acknowledging_a_partition_that_has_gone_does_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        stage = Checked()
+        stage.gates[0] = asyncio.Event()
+        runtime = await started(tmp_path / "log.db", stage)
+        await runtime.publish([Outgoing("t", b"0", partition=0)])
+        await stage.entered.wait()
+        await assign(runtime, 1)
+        stage.gates[0].set()
+        await runtime.publish([Outgoing("t", b"1", partition=1)])
+        await runtime.wait_for(lambda: runtime.completed.get(("checked", "t", 1)) == 1)
+        consumer: Any = runtime.app.consumer
+        assert consumer.committable(TP("t", 0)) is None
+        await runtime.stop()
+        assert stage.store == {0: 1, 1: 1}
+
+    asyncio.run(main())
