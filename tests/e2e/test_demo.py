@@ -210,6 +210,16 @@ def test_a_bad_config_stops_the_worker_before_anything_starts(tmp_path: Path) ->
     assert not (tmp_path / ".dovetail").exists()
 
 
+def test_a_new_project_is_a_good_one_and_an_old_one_is_not_overwritten(tmp_path: Path) -> None:
+    assert dovetail("init", str(tmp_path / "new")).returncode == 0
+    assert dovetail("check", "-p", str(tmp_path / "new")).returncode == 0
+    before = (tmp_path / "new" / "dovetail.toml").stat().st_mtime_ns
+    again = dovetail("init", str(tmp_path / "new"))
+    assert again.returncode == 2
+    assert "exists; choose another folder" in again.stderr.replace("\n", " ")
+    assert (tmp_path / "new" / "dovetail.toml").stat().st_mtime_ns == before
+
+
 def test_check_lists_every_definition() -> None:
     done = dovetail("check", "-p", str(project_folder()), "--json")
     assert done.returncode == 0, done.stderr

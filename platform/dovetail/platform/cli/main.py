@@ -48,6 +48,14 @@ def demo(
 
 
 @app.command()
+def init(folder: Annotated[Path, typer.Argument(help="The new project's folder.")]) -> None:
+    """Start a new project: dovetail.toml, sql/, one sample of each kind of definition."""
+    from dovetail.platform.cli.init import run
+
+    raise typer.Exit(run(folder))
+
+
+@app.command()
 def check(
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -1,0 +1,31 @@
+"""``dovetail init``: a new project to change, one sample of each kind of definition in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from dovetail.platform.demo.run import project_folder
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["run"]
+
+
+def run(folder: Path) -> int:
+    """Write ``dovetail.toml`` and ``sql/`` into ``folder``, which is made if it is not there.
+
+    Raises:
+        ConfigError: one of them is there already; nothing is written.
+    """
+    for name in ("dovetail.toml", "sql"):
+        if (folder / name).exists():
+            raise ConfigError(f"{folder / name} exists; choose another folder, or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    source = project_folder()
+    shutil.copy(source / "dovetail.toml", folder / "dovetail.toml")
+    shutil.copytree(source / "sql", folder / "sql")
+    Console().print(f"{folder}: dovetail.toml and {len(list((folder / 'sql').glob('*.sql')))} files in sql/")
+    Console().print(f"next: change them, then `dovetail check -p {folder}` and `dovetail worker -p {folder}`")
+    return 0
