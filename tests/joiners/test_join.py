@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from label_servers import Factory
 from worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
 
 from dovetail.joiners.batch_join import join_samples
@@ -59,7 +60,8 @@ async def live_through(
 
     for life in range(crashes + 1):
         moved = Signal()
-        stages = [label_stage(world, kind, store, moved) for kind in KINDS]
+        useful_us = 10**15 if retention_us is None else world.policy.horizons_us[-1] + retention_us
+        stages = [label_stage(world, kind, store, moved, useful_us=useful_us) for kind in KINDS]
         lanes = [sample_stage(world, store, moved, log, k, retention_us=retention_us) for k in range(len(world.lanes))]
         run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in [*stages, *lanes]]
         if life < crashes:
@@ -74,22 +76,38 @@ async def live_through(
                 await run_stage(lane, log, max_records=some_records)
 
 
-@settings(max_examples=40)
-@given(world=worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
-def test_stream_and_batch_make_the_same_samples(world: World, seed: int, crashes: int) -> None:
+FIXTURES_TOO = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+LIVES = {"world": worlds(), "seed": st.integers(0, 2**31), "crashes": st.integers(0, 2), "retire": st.booleans()}
+
+
+@settings(suppress_health_check=FIXTURES_TOO)
+@given(**LIVES)
+def test_stream_and_batch_make_the_same_samples(
+    tmp_path: Path, world: World, seed: int, crashes: int, retire: bool
+) -> None:
+    store = SqlLabelStore(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/labels.sqlite")
+    check_stream_against_batch(store, world, seed, crashes, retire=retire)
+    store.close()
+
+
+@settings(max_examples=15, suppress_health_check=FIXTURES_TOO)
+@given(**LIVES)
+def test_so_they_do_on_every_store(new_store: Factory, world: World, seed: int, crashes: int, retire: bool) -> None:
+    check_stream_against_batch(new_store(), world, seed, crashes, retire=retire)
+
+
+def check_stream_against_batch(store: LabelStore, world: World, seed: int, crashes: int, *, retire: bool) -> None:
+    """Requests are in order here and labels never precede them, so no retention is needed for exactness."""
     log = world.log()
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqlLabelStore(f"sqlite:///{Path(folder) / 'labels.sqlite'}")
-        asyncio.run(live_through(world, log, store, seed, crashes))
-        accounts = store.accounts()
-        outcomes = store.outcomes()
-        store.close()
+    asyncio.run(live_through(world, log, store, seed, crashes, retention_us=0 if retire else None))
     made = samples_of(log)
     assert made.to_pylist() == oracle(world, log).to_pylist()
+    accounts = store.accounts()
     assert not any(balance(accounts).values())
-    inserted = sum(a.rows for a in accounts if a.outcome == "inserted")
-    assert inserted == sum(outcomes.values())
+    assert sum(a.rows for a in accounts if a.outcome == "inserted") == sum(store.outcomes().values())
     assert sum(a.rows for a in accounts if a.stage.endswith(".made") and a.outcome == "read") == made.num_rows
+    if retire:
+        assert store.rows() <= sum(store.outcomes().values())
 
 
 def run_world(world: World, tmp_path: Path) -> tuple[list[dict[str, object]], dict[tuple[str, str], int]]:

@@ -233,23 +233,55 @@ def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
     return st.one_of(short, days.map(lambda policy: (policy, hours)))
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What happened to a candidate: delays after the request, in time units, None where it did not happen."""
+
+    request: int
+    item: int
+    exposure: int | None
+    click: int | None
+    partition: int
+    times: int
+    late: int
+
+    def labels(self, times: tuple[int, ...]) -> list[tuple[int, Label]]:
+        """Its labels, each with when it arrives."""
+        base = times[self.request % len(times)]
+        made = []
+        for kind, delay in (("exposure", self.exposure), ("click", self.click)):
+            if delay is not None:
+                label = Label(kind, self.request, self.item, base + delay, self.partition)
+                made += [(base + delay + self.late * copy, label) for copy in range(self.times)]
+        return made
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     """Small worlds dense in ties, duplicates, late and early labels, and labels that belong to nothing."""
     times = tuple(sorted(draw(st.lists(st.integers(0, 40), min_size=1, max_size=6))))
     items = draw(st.integers(1, 3))
-    labels = draw(
+    policy, step = draw(policies())
+    reach = policy.horizons_us[-1] // (SECOND * step) + 3
+    shown = draw(
         st.lists(
             st.builds(
-                Label,
-                kind=st.sampled_from(KINDS),
+                Shown,
                 request=st.integers(0, len(times)),
                 item=st.integers(0, items),
-                seconds=st.integers(0, 60),
+                exposure=st.one_of(st.just(0), st.integers(0, 3), st.integers(0, reach), st.none()),
+                click=st.one_of(st.integers(0, reach), st.integers(0, 3), st.none()),
                 partition=st.integers(0, PARTITIONS - 1),
+                times=st.sampled_from([1, 1, 2]),
+                late=st.integers(0, 8),
             ),
-            max_size=24,
+            min_size=1,
+            max_size=16,
         )
     )
-    policy, step = draw(policies())
-    return World(times, items, tuple(labels), policy, draw(st.sampled_from([0, 0, 5 * step])), step)
+    arriving = [label for one in shown for label in one.labels(times)]
+    order = draw(st.sampled_from(["by arrival", "as drawn"]))
+    if order == "by arrival":
+        arriving.sort(key=lambda pair: pair[0])
+    labels = tuple(label for _, label in arriving)
+    return World(times, items, labels, policy, draw(st.sampled_from([0, 0, 5 * step])), step)

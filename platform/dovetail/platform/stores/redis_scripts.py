@@ -56,7 +56,7 @@ for i = at + 2, #ARGV, 8 do
   end
 end
 redis.call('HINCRBY', KEYS[2], inserted, new)
-redis.call('HINCRBY', KEYS[2], duplicate, -new)
+if new > 0 then redis.call('HINCRBY', KEYS[2], duplicate, -new) end
 return nil
 """
 )
