@@ -14,7 +14,7 @@ import pyarrow as pa
 from dovetail.platform.durations import DAY_US
 from dovetail.platform.policy_config import PolicyConfig
 
-__all__ = ["CANDIDATE_COLUMNS", "join_samples"]
+__all__ = ["CANDIDATE_COLUMNS", "chance_macros", "first_label", "join_samples", "joined_rows", "within"]
 
 #: What :func:`join_samples` needs of a snapshot row.
 CANDIDATE_COLUMNS = ("request_id", "item_id", "request_time", "score")
@@ -58,16 +58,26 @@ def join_samples(
 
 
 def _query(kinds: tuple[str, ...], policy: PolicyConfig, allowed_lateness_us: int) -> str:
-    first = ",\n".join(_first_label(kind, allowed_lateness_us) for kind in kinds)
-    joins = "\n".join(f"LEFT JOIN {kind}_first USING (request_id, item_id)" for kind in kinds)
+    first = ",\n".join(first_label(kind, allowed_lateness_us) for kind in kinds)
     emissions = {"delayed": _delayed, "fast_emit": _fast_emit, "return_days": _return_days}[policy.policy](policy)
     samples = "\nUNION ALL\n".join(_samples(e, kinds, policy) for e in emissions)
     return f"""
         WITH {first},
-        joined AS (SELECT candidates.*, * LIKE '%\\_effective' ESCAPE '\\', * LIKE '%\\_event_time' ESCAPE '\\'
-                   FROM candidates {joins})
+        joined AS ({joined_rows(kinds)})
         SELECT * EXCLUDE (_turn) FROM ({samples}) ORDER BY _lane, _at, _turn
     """
+
+
+def joined_rows(kinds: tuple[str, ...]) -> str:
+    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``."""
+    times = "".join(f", {kind}_first.{kind}_effective, {kind}_first.{kind}_event_time" for kind in kinds)
+    joins = " ".join(f"LEFT JOIN {kind}_first USING (request_id, item_id)" for kind in kinds)
+    return f"SELECT candidates.*{times} FROM candidates {joins}"
+
+
+def chance_macros() -> str:
+    """SQL: the macro ``chance(request_id, item_id)``, the number in [0, 1) by which negatives are drawn."""
+    return _CHANCE
 
 
 def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig) -> str:
@@ -77,7 +87,7 @@ def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig) -> str:
         since = f"epoch_us({policy.positive}_event_time) - epoch_us(request_time)"
         days = f"""{e.elapsed_days}::SMALLINT AS elapsed_days,
             CASE WHEN {e.label} THEN greatest(1, ceil(({since}) / {DAY_US}.0))::SMALLINT END AS return_day,"""
-    times = ", ".join(f"CASE WHEN {_by(kind, horizon)} THEN {kind}_event_time END AS {kind}_time" for kind in kinds)
+    times = ", ".join(f"CASE WHEN {within(kind, horizon)} THEN {kind}_event_time END AS {kind}_time" for kind in kinds)
     return f"""
         SELECT request_id, item_id, request_time, ({e.label})::TINYINT AS label, ({e.weight})::FLOAT AS weight,
                '{e.emission}' AS emission, {days} {times}, {e.lane}::INTEGER AS _lane, _at, {e.turn} AS _turn
@@ -86,7 +96,7 @@ def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig) -> str:
 
 def _delayed(policy: PolicyConfig) -> list[_Emission]:
     (window, *more) = policy.horizons_us
-    exposed, positive = _by(policy.exposure, window), _by(policy.positive, window)
+    exposed, positive = within(policy.exposure, window), within(policy.positive, window)
     kept, unexposed = policy.negative_fraction, policy.unexposed_fraction
     weight = f"CASE WHEN {positive} THEN 1.0 ELSE 1 / {kept!r}::DOUBLE END"
     chosen = f"{exposed} AND ({positive} OR {kept!r} = 1 OR chance(request_id, item_id) < {kept!r})"
@@ -95,22 +105,22 @@ def _delayed(policy: PolicyConfig) -> list[_Emission]:
         drawn = f"NOT {exposed} AND chance(request_id, item_id) < {unexposed!r}"
         emissions.append(_Emission(0, 0, drawn, "false", f"1 / {unexposed!r}::DOUBLE", "unexposed"))
     if more:
-        late = f"{exposed} AND NOT {positive} AND {_by(policy.positive, more[0])}"
+        late = f"{exposed} AND NOT {positive} AND {within(policy.positive, more[0])}"
         emissions.append(_Emission(1, 0, late, "true", "1.0", "correction"))
     return emissions
 
 
 def _fast_emit(policy: PolicyConfig) -> list[_Emission]:
     horizons = policy.horizons_us
-    exposed = _by(policy.exposure, horizons[0])
+    exposed = within(policy.exposure, horizons[0])
     fnw = policy.false_negatives == "fnw"
     of_positive = "1::FLOAT + score" if fnw else "1.0"
     of_negative = "(1::FLOAT - score) * (1::FLOAT + score)" if fnw else "1.0"
     emissions = [_Emission(0, 0, exposed, "false", of_negative, "negative")]
     for lane, horizon in enumerate(horizons):
-        new = f"{exposed} AND {_by(policy.positive, horizon)}"
+        new = f"{exposed} AND {within(policy.positive, horizon)}"
         if lane:
-            new += f" AND NOT {_by(policy.positive, horizons[lane - 1])}"
+            new += f" AND NOT {within(policy.positive, horizons[lane - 1])}"
         emissions.append(_Emission(lane, 1, new, "true", of_positive, "positive"))
     return emissions
 
@@ -118,19 +128,21 @@ def _fast_emit(policy: PolicyConfig) -> list[_Emission]:
 def _return_days(policy: PolicyConfig) -> list[_Emission]:
     emissions = []
     for lane, age in enumerate(policy.days, start=1):
-        alive = _by(policy.exposure, policy.window)
+        alive = within(policy.exposure, policy.window)
         if lane > 1:
-            alive += f" AND NOT {_by(policy.positive, policy.horizons_us[lane - 1])}"
-        label = _by(policy.positive, policy.horizons_us[lane])
+            alive += f" AND NOT {within(policy.positive, policy.horizons_us[lane - 1])}"
+        label = within(policy.positive, policy.horizons_us[lane])
         emissions.append(_Emission(lane, 0, alive, label, "1.0", "aged", age))
     return emissions
 
 
-def _by(kind: str, horizon_us: int) -> str:
-    return f"coalesce({kind}_effective <= request_time + to_microseconds({horizon_us}), false)"
+def within(kind: str, horizon_us: int, prefix: str = "") -> str:
+    """SQL: whether the label of ``kind`` took effect by the horizon (µs) after the request; never NULL."""
+    return f"coalesce({prefix}{kind}_effective <= {prefix}request_time + to_microseconds({horizon_us}), false)"
 
 
-def _first_label(kind: str, allowed_lateness_us: int) -> str:
+def first_label(kind: str, allowed_lateness_us: int) -> str:
+    """SQL: table expression ``<kind>_first``, the label of each key that counts, with its effective time."""
     return f"""
         {kind}_clocked AS (
             SELECT *, max(event_time) OVER (
@@ -139,7 +151,8 @@ def _first_label(kind: str, allowed_lateness_us: int) -> str:
             FROM log_{kind}
         ),
         {kind}_first AS (
-            SELECT request_id, item_id, event_time AS {kind}_event_time, greatest(event_time, clock) AS {kind}_effective
+            SELECT request_id, item_id, event_time AS {kind}_event_time, greatest(event_time, clock) AS {kind}_effective,
+                   _partition, _offset, _row
             FROM {kind}_clocked
             WHERE request_id IS NOT NULL
             QUALIFY row_number() OVER (

@@ -201,8 +201,7 @@ class _Parts:
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
-        versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, self.config))
-        self.features = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+        self.features = features_of(project, stores)
 
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
@@ -333,6 +332,12 @@ class _Parts:
 
     def _end_offset(self, topic: str, number: int) -> int | None:
         return self.runtime.end_offset(topic, number) if self.runtime is not None else None
+
+
+def features_of(project: Project, stores: Stores) -> OnlineFeatures:
+    """The features as agents have them: served from the online store, batch features looked up as of the request."""
+    versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
+    return OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
 
 
 def samples_dataset(target: str) -> str:
