@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from label_servers import Factory
 from worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
 
 from dovetail.joiners.batch_join import join_samples
+from dovetail.joiners.label_audit import LabelAudit, audit_labels
 from dovetail.platform.accounts import balance
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.positions import LANE, SourceFilter
@@ -28,6 +30,14 @@ OWN = ["_partition", "_offset", "_row", "_source_partition", "_source_offset", "
 NOT_LABELS = ["feature", "score", "model_version"]
 
 
+def published(log: MemoryLog) -> pa.Table:
+    """The samples as the archive keeps them."""
+    poll = log.poll("samples", 0, 0)
+    assert poll is not None
+    rows = decode_arrow(poll)
+    return rows.filter(pa.array(SourceFilter().admit(rows)))
+
+
 def samples_of(log: MemoryLog) -> pa.Table:
     """The samples published, lane by lane, those published again dropped as every reader drops them."""
     poll = log.poll("samples", 0, 0)
@@ -37,7 +47,8 @@ def samples_of(log: MemoryLog) -> pa.Table:
     rows = rows.filter(pa.array(SourceFilter().admit(rows)))
     lane = rows.column("_source_partition").to_numpy() // LANE
     assert rows.column("feature").to_pylist() == [
-        100.0 * int(r[1:]) + i for r, i in zip(*(rows.column(c).to_pylist() for c in ("request_id", "item_id")), strict=True)
+        100.0 * int(r[1:]) + i
+        for r, i in zip(*(rows.column(c).to_pylist() for c in ("request_id", "item_id")), strict=True)
     ]
     return rows.drop_columns([*OWN, *NOT_LABELS]).take(pa.array(np.argsort(lane, kind="stable")))
 
@@ -106,8 +117,59 @@ def check_stream_against_batch(store: LabelStore, world: World, seed: int, crash
     assert not any(balance(accounts).values())
     assert sum(a.rows for a in accounts if a.outcome == "inserted") == sum(store.outcomes().values())
     assert sum(a.rows for a in accounts if a.stage.endswith(".made") and a.outcome == "read") == made.num_rows
+    check_audit(store, world, log, made, all_stored=not retire)
     if retire:
         assert store.rows() <= sum(store.outcomes().values())
+
+
+def released(store: LabelStore, world: World) -> dict[tuple[int, int], int]:
+    """By lane and partition: the first packed snapshot position not released."""
+    bounds = {(0, p): progress.next_offset << 20 for p, progress in store.progress("samples").items()}
+    for lane in world.lanes[1:]:
+        for progress in store.progress(lane.name).values():
+            bounds |= {(lane.number, p): last + 1 for p, last in progress.sources.items()}
+    return bounds
+
+
+def audit_of(store: LabelStore, world: World, log: MemoryLog, samples: pa.Table) -> LabelAudit:
+    return audit_labels(
+        world.snapshots(),
+        world.label_logs(log),
+        samples,
+        world.policy,
+        allowed_lateness_us=world.lateness * SECOND,
+        released=released(store, world),
+    )
+
+
+def check_audit(store: LabelStore, world: World, log: MemoryLog, made: pa.Table, *, all_stored: bool) -> None:
+    """Every label and every candidate has one outcome, none is pending at the end, and none is wrong."""
+    empty = {"request_id": pa.string(), "item_id": pa.int64(), "label": pa.int8(), "emission": pa.string()}
+    empty |= {"_source_partition": pa.int32(), "_source_offset": pa.int64(), "_source_row": pa.int32()}
+    samples = published(log) if made.num_rows else pa.schema(empty).empty_table()
+    audit = audit_of(store, world, log, samples)
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in audit.lines:
+        counts[line.what, line.outcome] += line.rows
+    assert not audit.wrong
+    assert not [key for key in counts if key[1] == "pending"]
+    for kind in KINDS:
+        labels = sum(label.kind == kind for label in world.labels)
+        assert sum(rows for (what, _), rows in counts.items() if what == kind) == labels
+        if not all_stored:  # labels too late for any window were counted and not kept
+            continue
+        assert counts[kind, "duplicate"] == labels - sum(n for (k, _), n in store.outcomes().items() if k == kind)
+        assert counts[kind, "orphaned"] <= store.outcomes().get((kind, "pending"), 0)
+    assert sum(rows for (what, _), rows in counts.items() if what == "snapshots") == world.candidates().num_rows
+    if made.num_rows:
+        keys = set(zip(samples["request_id"].to_pylist(), samples["item_id"].to_pylist(), strict=True))
+        without = audit_of(store, world, log, samples.filter(pa.array([k != 0 for k in range(samples.num_rows)])))
+        twice = audit_of(store, world, log, pa.concat_tables([samples, samples.slice(0, 1)]))
+        assert [line.outcome for line in twice.wrong] == ["surplus"]
+        if len(keys) == samples.num_rows:  # the only sample of its row
+            assert {line.outcome for line in without.wrong} == {"lost"}
+            first = f"{samples['request_id'][0].as_py()}/{samples['item_id'][0].as_py()}"
+            assert all(line.keys == [first] for line in without.wrong)
 
 
 def run_world(world: World, tmp_path: Path) -> tuple[list[dict[str, object]], dict[tuple[str, str], int]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from datetime import datetime, timedelta
-from itertools import count
+from functools import partial
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,8 @@ def test_every_sample_of_a_full_block_comes_once_in_an_order_that_polls_do_not_c
     for sizes in (polls, [100]):
         log = log_of(messages, again)
         registry = Registry(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/r.sqlite")
-        cuts = count()
-        asyncio.run(run_stage(stage(registry), log, max_records=lambda s=sizes, c=cuts: s[next(c) % len(s)]))
+        turns = cycle(sizes)
+        asyncio.run(run_stage(stage(registry), log, max_records=partial(next, turns)))
         results.append(ordered(log).column("id").to_pylist())
         assert not any(balance(registry.accounts()).values())
         registry.close()

@@ -99,6 +99,19 @@ class World:
     def candidates(self) -> pa.Table:
         return pa.concat_tables([self.snapshot(r) for r in range(len(self.times))])
 
+    def snapshots(self) -> pa.Table:
+        """The snapshots as the archive keeps them, with own positions."""
+        own = {f"_source{name}": name for name in ("_partition", "_offset", "_row")}
+        n = self.items
+        tables = [
+            self.snapshot(r).set_column(
+                self.snapshot(r).column_names.index("_source_row"), "_source_row", pa.array(range(n), pa.int32())
+            )
+            for r in range(len(self.times))
+        ]
+        rows = pa.concat_tables(tables)
+        return rows.rename_columns([own.get(name, name) for name in rows.column_names])
+
     def label_logs(self, log: MemoryLog) -> dict[str, pa.Table]:
         """The label logs as the archive keeps them."""
         intake = Intake(label_schema(), "event_time", None)
@@ -144,9 +157,7 @@ class OwnFeatures:
         return snapshot.select(["feature"])
 
 
-def label_stage(
-    world: World, kind: str, store: LabelStore, moved: Signal, *, useful_us: int = 10**15
-) -> LabelStage:
+def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, useful_us: int = 10**15) -> LabelStage:
     return LabelStage(
         kind,
         kind,
@@ -212,7 +223,9 @@ def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
     fractions = st.sampled_from([0.25, 0.5])
     plain = st.builds(delayed, windows)
     corrected = st.builds(lambda w, c: delayed(w, corrections=f"{c}s"), windows, windows)
-    sampled = st.builds(lambda w, f, g: delayed(w, unexposed_fraction=f, negative_fraction=g), windows, fractions, fractions)
+    sampled = st.builds(
+        lambda w, f, g: delayed(w, unexposed_fraction=f, negative_fraction=g), windows, fractions, fractions
+    )
     fast = st.builds(
         lambda steps, fix: delayed(
             sorted(steps)[-1],

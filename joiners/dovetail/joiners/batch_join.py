@@ -47,7 +47,9 @@ def join_samples(
     connection = duckdb.connect(config={"threads": 2})
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        numbered = candidates.select(CANDIDATE_COLUMNS).append_column("_at", pa.array(range(len(candidates)), pa.int64()))
+        numbered = candidates.select(CANDIDATE_COLUMNS).append_column(
+            "_at", pa.array(range(len(candidates)), pa.int64())
+        )
         connection.register("candidates", numbered)
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
@@ -151,8 +153,8 @@ def first_label(kind: str, allowed_lateness_us: int) -> str:
             FROM log_{kind}
         ),
         {kind}_first AS (
-            SELECT request_id, item_id, event_time AS {kind}_event_time, greatest(event_time, clock) AS {kind}_effective,
-                   _partition, _offset, _row
+            SELECT request_id, item_id, event_time AS {kind}_event_time,
+                   greatest(event_time, clock) AS {kind}_effective, _partition, _offset, _row
             FROM {kind}_clocked
             WHERE request_id IS NOT NULL
             QUALIFY row_number() OVER (

@@ -128,8 +128,8 @@ class _Parts:
                      FROM samples GROUP BY ALL),
             met AS (SELECT *, {free} FROM
                     (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds)}))),
-            known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample, coalesce(made.positive, 0) = 1 AS has_positive,
-                             coalesce(made.corrected, false) AS has_correction
+            known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
+                             coalesce(made.positive, 0) = 1 AS has_positive, coalesce(made.corrected, false) AS has_correction
                       FROM met LEFT JOIN made USING (request_id, item_id))
             {kinds}
             UNION ALL {self._snapshots()}
@@ -161,8 +161,8 @@ class _Parts:
         exposed = within(policy.exposure, horizons[0], "k.")
         if kind != policy.positive:
             return f"""CASE WHEN NOT {within(kind, horizons[0], "k.")} THEN 'late'
-                            WHEN NOT k.released_{self.first} THEN 'pending'
-                            WHEN NOT {exposed} THEN 'unexposed' WHEN k.has_sample THEN 'sampled'
+                            WHEN NOT k.released_0 THEN 'pending' WHEN NOT {exposed} THEN 'unexposed'
+                            WHEN NOT k.released_{self.first} THEN 'pending' WHEN k.has_sample THEN 'sampled'
                             WHEN {self._down_sampled("k.")} THEN 'down_sampled' ELSE 'lost' END"""
         steps = []
         for lane in range(self.first, len(horizons)):
@@ -172,7 +172,7 @@ class _Parts:
                 f"""WHEN {within(kind, horizons[lane], "k.")} THEN
                     CASE WHEN NOT k.released_{lane} THEN 'pending' WHEN {has} THEN '{what}' ELSE 'lost' END"""
             )
-        return f"""CASE WHEN NOT k.released_{self.first} THEN 'pending'
+        return f"""CASE WHEN NOT k.released_0 THEN 'pending'
                         WHEN NOT {within(kind, horizons[-1], "k.")} THEN 'late'
                         WHEN NOT {exposed} THEN CASE WHEN {within(kind, horizons[0], "k.")} THEN 'unexposed'
                                                      ELSE 'late' END
@@ -194,8 +194,8 @@ class _Parts:
                                  WHEN has_sample THEN 'unexposed_sampled' ELSE 'lost' END"""
         return f"""
             SELECT 'snapshots', strftime(request_time, '%Y-%m-%d'), _partition,
-                   CASE WHEN NOT released_{self.first} THEN 'pending' WHEN NOT {exposed} THEN {unexposed}
-                        WHEN has_sample THEN 'sampled' WHEN {self._down_sampled("")} THEN 'down_sampled'
+                   CASE WHEN NOT released_0 THEN 'pending' WHEN NOT {exposed} THEN {unexposed}
+                        WHEN NOT released_{self.first} THEN 'pending' WHEN has_sample THEN 'sampled' WHEN {self._down_sampled("")} THEN 'down_sampled'
                         ELSE 'lost' END,
                    request_id, item_id::VARCHAR, _offset, _row
             FROM known"""
@@ -208,5 +208,6 @@ class _Parts:
                    s.request_id, s.item_id::VARCHAR, _source_offset, _source_row
             FROM samples s LEFT JOIN candidates c
                 ON c._partition = _source_partition % {LANE} AND c._offset = _source_offset AND c._row = _source_row
-            QUALIFY c.request_id IS DISTINCT FROM s.request_id OR c.item_id IS DISTINCT FROM s.item_id OR row_number()
-                OVER (PARTITION BY _source_partition, _source_offset, _source_row, emission ORDER BY ALL) > 1"""
+            QUALIFY c.request_id IS DISTINCT FROM s.request_id OR c.item_id IS DISTINCT FROM s.item_id
+                OR row_number() OVER (PARTITION BY _source_partition, _source_offset, _source_row, emission
+                                      ORDER BY s.request_id) > 1"""

@@ -57,7 +57,7 @@ def match_labels(keys: Keys, labels: pa.Table) -> Matched:
 
 def chance(keys: Keys) -> npt.NDArray[np.float64]:
     """A number in [0, 1) per row, float64 [n]: the upper 53 bits of the key's hash. The same key, the same number."""
-    drawn: npt.NDArray[np.float64] = (keys.hashes >> np.uint64(11)) * 2.0**-53
+    drawn: npt.NDArray[np.float64] = (keys.hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return drawn
 
 

@@ -99,10 +99,10 @@ class OrderStage(Stage):
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        block = self._blocks.get(poll.partition)
-        if block is None:
+        if poll.partition not in self._blocks:
             stored = self._stored.get(poll.partition, Progress())
-            block = self._blocks[poll.partition] = _Block(stored, SourceFilter(stored.sources), stored.next_offset)
+            self._blocks[poll.partition] = _Block(stored, SourceFilter(stored.sources), stored.next_offset)
+        block = self._blocks[poll.partition]
         poll = poll.since(block.next_offset)
         if len(poll) == 0:
             return

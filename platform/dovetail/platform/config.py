@@ -38,6 +38,7 @@ __all__ = [
     "parse_duration",
 ]
 
+
 class StorageConfig(Section):
     """URLs of the broker and the stores. Empty means embedded, below ``state``."""
 
@@ -116,7 +117,7 @@ class LabelConfig(PolicyConfig):
     retention: DurationUs = 86_400_000_000
     streams: dict[Name, LabelStreamConfig]
     #: Further targets by name: samples of the same snapshots and label streams under another policy.
-    targets: dict[Name, PolicyConfig] = {}
+    targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _roles_are_streams(self) -> LabelConfig:
@@ -173,8 +174,8 @@ class Config(Section):
     sql: Path = Path("sql")
     storage: StorageConfig = StorageConfig()
     streams: dict[Name, StreamConfig]
-    tables: dict[Name, TableConfig] = {}
-    batch_views: dict[Name, BatchViewConfig] = {}
+    tables: dict[Name, TableConfig] = Field(default_factory=dict)
+    batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None

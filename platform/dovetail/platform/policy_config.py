@@ -5,6 +5,7 @@ What each policy means is in ``dovetail.joiners.policies``; here is what may be 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -60,7 +61,7 @@ class PolicyConfig(Section):
         if self.policy == "return_days" and not self.days:
             raise ValueError("return_days needs days, like [1, 3, 7]")
         horizons = self.horizons_us
-        if any(later <= earlier for earlier, later in zip(horizons, horizons[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(horizons)):
             shown = ", ".join(render_duration(us) for us in horizons)
             raise ValueError(f"{self.policy} would look at {shown} after the request; each must be later than the last")
         return self

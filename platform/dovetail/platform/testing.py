@@ -67,7 +67,7 @@ async def run_stage(
     *,
     max_records: Callable[[], int] = lambda: 1_000_000,
     drain: bool = False,
-    on_step: Callable[[str, str], None] = lambda stage, step: None,
+    on_step: Callable[[str, str], None] = lambda _stage, _step: None,
 ) -> None:
     """Feed ``stage`` everything its topics hold from its stored positions on, and carry out its works.
 

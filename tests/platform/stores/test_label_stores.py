@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_servers import Factory
@@ -25,7 +25,9 @@ Row = tuple[str, str, str, int, int, int, int, int]
 
 def table(rows: list[Row]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, LABEL_ROWS, strict=True)], LABEL_ROWS.names)
+    return pa.Table.from_arrays(
+        [pa.array(c, f.type) for c, f in zip(columns, LABEL_ROWS, strict=True)], LABEL_ROWS.names
+    )
 
 
 def row(request: str = "r", item: str = "1", effective: int = 10, offset: int = 0, kind: str = "click") -> Row:
@@ -40,7 +42,10 @@ def mark(store: LabelStore, keys: list[tuple[str, str, str]], outcome: str, at: 
     columns = list(zip(*keys, strict=True)) or [(), (), ()]
     outcomes = pa.table([*(pa.array(c, pa.string()) for c in columns), pa.array([outcome] * len(keys), pa.string())],
                         names=[*KEY, "outcome"])  # fmt: skip
-    accounts = [Account("samples", "snapshots", 0, "read", len(keys)), Account("samples", "snapshots", 0, "sampled", len(keys))]
+    accounts = [
+        Account("samples", "snapshots", 0, "read", len(keys)),
+        Account("samples", "snapshots", 0, "sampled", len(keys)),
+    ]
     store.mark("samples", 0, expected=at, progress=Progress(at + 1), outcomes=outcomes, accounts=accounts)
 
 
@@ -65,12 +70,14 @@ ROWS = st.lists(
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS, data=st.data())
-def test_any_order_repetition_and_split_gives_the_same_rows(new_store: Factory, rows: list[Row], data: st.DataObject) -> None:
+def test_any_order_repetition_and_split_gives_the_same_rows(
+    new_store: Factory, rows: list[Row], data: st.DataObject
+) -> None:
     repeated = data.draw(st.permutations(rows + rows[: len(rows) // 3]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(repeated)), max_size=3)))
     store = new_store()
     bounds = [0, *cuts, len(repeated)]
-    for at, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for at, (start, end) in enumerate(pairwise(bounds)):
         insert(store, repeated[start:end], at)
     expected = earliest_per_key(table(rows))
     assert held(store, REQUESTS) == expected.to_pylist()
@@ -148,7 +155,9 @@ def test_an_earlier_event_of_a_marked_row_leaves_its_outcome(new_store: Factory)
 
 def test_rows_before_the_boundary_leave_and_stay_in_the_accounts(new_store: Factory) -> None:
     store = new_store()
-    insert(store, [row("a", effective=5), row("b", effective=10), row("b", "2", effective=3), row("c", effective=11)], 0)
+    insert(
+        store, [row("a", effective=5), row("b", effective=10), row("b", "2", effective=3), row("c", effective=11)], 0
+    )
     mark(store, [("a", "1", "click"), ("b", "2", "click")], "sampled", 0)
     before = store.outcomes()
     assert store.retire(10) == 2

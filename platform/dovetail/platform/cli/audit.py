@@ -45,7 +45,9 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
         table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", shown)
     console.print(table)
     for check in result.checks:
-        console.print(f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}", highlight=False)
+        console.print(
+            f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}", highlight=False
+        )
     for problem in wrong:
         console.print(f"does not balance: {problem}", highlight=False, markup=False)
     console.print("audit holds" if result.balanced else "audit FAILS")

@@ -10,7 +10,7 @@ __all__ = ["open_label_store"]
 
 
 def open_label_store(url: str, name: str) -> LabelStore:
-    """The store at ``redis://``, ``rediss://``, ``unix://`` or any SQLAlchemy URL; ``name`` tells projects apart in Redis.
+    """The store at ``redis://``, ``rediss://``, ``unix://`` or any SQLAlchemy URL. In Redis ``name`` is the hash tag.
 
     Raises:
         ConfigError: the URL is malformed or its driver is not installed.

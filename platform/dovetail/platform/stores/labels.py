@@ -146,7 +146,7 @@ class LabelStore(ABC):
 
     @abstractmethod
     def retire(self, before_us: int, limit: int = 50_000) -> int:
-        """Remove rows that took effect before ``before_us``, about ``limit`` of them, oldest first; how many it removed.
+        """Remove rows that took effect before ``before_us``, about ``limit`` of them, oldest first; returns how many.
 
         What they had ended as is credited to ``labels.<kind>.retired``, in the same transaction.
         """

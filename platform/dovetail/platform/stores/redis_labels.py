@@ -28,7 +28,13 @@ import redis
 
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
-from dovetail.platform.stores.labels import LABEL_ROWS, ORDER, LabelStore, earliest_per_key, retired_accounts, with_retired
+from dovetail.platform.stores.labels import (
+    LABEL_ROWS,
+    ORDER,
+    LabelStore,
+    earliest_per_key,
+    with_retired,
+)
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.redis_scripts import INSERT, MARK, RETIRE
 
@@ -113,7 +119,12 @@ class RedisLabelStore(LabelStore):
         accounts: Sequence[Account],
     ) -> None:
         requests, index = _numbered(outcomes.column("request_id"))
-        columns = [index, _fields(outcomes), outcomes.column("kind").to_pylist(), outcomes.column("outcome").to_pylist()]
+        columns = [
+            index,
+            _fields(outcomes),
+            outcomes.column("kind").to_pylist(),
+            outcomes.column("outcome").to_pylist(),
+        ]
         arguments = [*_commit(partition, expected, progress, accounts), *_flat(columns)]
         self._run(self._mark, scope, partition, expected, requests, arguments)
 
@@ -192,8 +203,8 @@ def _account(stage: str, topic: str, partition: int, outcome: str) -> str:
 def _commit(partition: int, expected: int, progress: Progress, accounts: Sequence[Account]) -> list[Any]:
     """The arguments every commit begins with: position, progress, accounts."""
     rest = json.dumps([progress.watermark_us, progress.timestamp_ms, progress.sources])
-    credits = [part for a in accounts if a.rows for part in (_account(*a[:4]), a.rows)]
-    return [partition, expected, progress.next_offset, rest, len(credits) // 2, *credits]
+    credited = [part for a in accounts if a.rows for part in (_account(*a[:4]), a.rows)]
+    return [partition, expected, progress.next_offset, rest, len(credited) // 2, *credited]
 
 
 def _accounts(stored: Mapping[str, str]) -> list[Account]:

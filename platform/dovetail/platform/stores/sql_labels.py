@@ -48,9 +48,7 @@ class SqlLabelStore(LabelStore):
             columns.request_id.in_(sa.bindparam("requests", expanding=True))
         )
         insert = self._database.insert(self._labels)
-        earlier = sa.tuple_(*(insert.excluded[name] for name in ORDER)) < sa.tuple_(
-            *(columns[name] for name in ORDER)
-        )
+        earlier = sa.tuple_(*(insert.excluded[name] for name in ORDER)) < sa.tuple_(*(columns[name] for name in ORDER))
         self._upsert = insert.on_conflict_do_update(
             index_elements=KEY, set_={name: insert.excluded[name] for name in ORDER}, where=earlier
         )
