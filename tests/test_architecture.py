@@ -64,14 +64,20 @@ HOMES = {
     "faust": _FAUST,
     "mode": _FAUST,
     "aiokafka": ("platform/dovetail/platform/transports/",),
-    "duckdb": ("features/dovetail/features/batch/", "joiners/dovetail/joiners/batch_join.py"),
+    "duckdb": (
+        "features/dovetail/features/batch/",
+        "joiners/dovetail/joiners/batch_join.py",
+        "joiners/dovetail/joiners/label_audit.py",
+    ),
     "sqlalchemy": ("platform/dovetail/platform/stores/",),
     "sqlite3": ("platform/dovetail/platform/transports/",),
     "numba": (
         "features/dovetail/features/stream/",
         "features/dovetail/features/finish.py",
         "trainer/dovetail/trainer/",
+        "joiners/dovetail/joiners/kernels.py",
     ),
+    "redis": ("platform/dovetail/platform/stores/",),
 }
 
 

@@ -4,48 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import KINDS, SECOND, Label, World, at, label_stage, sample_stage, worlds
+from label_servers import Factory
+from worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
 
-from dovetail.joiners.batch_join import join_delayed
+from dovetail.joiners.batch_join import join_samples
+from dovetail.joiners.label_audit import LabelAudit, audit_labels
 from dovetail.platform.accounts import balance
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.positions import SourceFilter
+from dovetail.platform.positions import LANE, SourceFilter
 from dovetail.platform.signal import Signal
-from dovetail.platform.stores.labels import SqlLabelStore
+from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.sql_labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
 from dovetail.platform.wire import decode_arrow
 
-COLUMNS = ["request_id", "item_id", "request_time", "label", "exposure_time", "click_time"]
+OWN = ["_partition", "_offset", "_row", "_source_partition", "_source_offset", "_source_row"]
+NOT_LABELS = ["feature", "score", "model_version"]
+
+
+def published(log: MemoryLog) -> pa.Table:
+    """The samples as the archive keeps them."""
+    poll = log.poll("samples", 0, 0)
+    assert poll is not None
+    rows = decode_arrow(poll)
+    return rows.filter(pa.array(SourceFilter().admit(rows)))
 
 
 def samples_of(log: MemoryLog) -> pa.Table:
-    """The samples published, those published again dropped as every reader drops them."""
+    """The samples published, lane by lane, those published again dropped as every reader drops them."""
     poll = log.poll("samples", 0, 0)
     if poll is None:
-        return pa.table({name: [] for name in COLUMNS})
+        return pa.table({})
     rows = decode_arrow(poll)
-    return rows.filter(pa.array(SourceFilter().admit(rows))).select(COLUMNS)
+    rows = rows.filter(pa.array(SourceFilter().admit(rows)))
+    lane = rows.column("_source_partition").to_numpy() // LANE
+    assert rows.column("feature").to_pylist() == [
+        100.0 * int(r[1:]) + i
+        for r, i in zip(*(rows.column(c).to_pylist() for c in ("request_id", "item_id")), strict=True)
+    ]
+    return rows.drop_columns([*OWN, *NOT_LABELS]).take(pa.array(np.argsort(lane, kind="stable")))
 
 
 def oracle(world: World, log: MemoryLog) -> pa.Table:
-    return join_delayed(
-        world.candidates(),
-        world.label_logs(log),
-        exposure="exposure",
-        positive="click",
-        window_us=world.window * SECOND,
-        allowed_lateness_us=world.lateness * SECOND,
-    ).select(COLUMNS)
+    logs = world.label_logs(log)
+    lateness = world.lateness * SECOND
+    joined = join_samples(world.candidates(), logs, world.policy, allowed_lateness_us=lateness)
+    return joined.drop_columns(["_lane", "_at"])
 
 
-async def live_through(world: World, log: MemoryLog, store: SqlLabelStore, seed: int, crashes: int) -> None:
+async def live_through(
+    world: World, log: MemoryLog, store: LabelStore, seed: int, crashes: int, retention_us: int | None = None
+) -> None:
     """Run all stages side by side; cut polls at random; crash and start anew with the same store."""
     random = np.random.default_rng(seed)
 
@@ -54,9 +71,10 @@ async def live_through(world: World, log: MemoryLog, store: SqlLabelStore, seed:
 
     for life in range(crashes + 1):
         moved = Signal()
-        stages = [label_stage(world, kind, store, moved) for kind in KINDS]
-        stages_and_samples = [*stages, sample_stage(world, store, moved, log)]
-        run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in stages_and_samples]
+        useful_us = 10**15 if retention_us is None else world.policy.horizons_us[-1] + retention_us
+        stages = [label_stage(world, kind, store, moved, useful_us=useful_us) for kind in KINDS]
+        lanes = [sample_stage(world, store, moved, log, k, retention_us=retention_us) for k in range(len(world.lanes))]
+        run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in [*stages, *lanes]]
         if life < crashes:
             for _ in range(int(random.integers(0, 30))):
                 await asyncio.sleep(0)
@@ -65,24 +83,93 @@ async def live_through(world: World, log: MemoryLog, store: SqlLabelStore, seed:
             await asyncio.gather(*run, return_exceptions=True)
         else:
             await asyncio.gather(*run)
+            for lane in lanes:  # what was forwarded after a lane had come to the end of its topic
+                await run_stage(lane, log, max_records=some_records)
 
 
-@settings(max_examples=40)
-@given(world=worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
-def test_stream_and_batch_make_the_same_samples(world: World, seed: int, crashes: int) -> None:
+FIXTURES_TOO = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+LIVES = {"world": worlds(), "seed": st.integers(0, 2**31), "crashes": st.integers(0, 2), "retire": st.booleans()}
+
+
+@settings(suppress_health_check=FIXTURES_TOO)
+@given(**LIVES)
+def test_stream_and_batch_make_the_same_samples(
+    tmp_path: Path, world: World, seed: int, crashes: int, retire: bool
+) -> None:
+    store = SqlLabelStore(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/labels.sqlite")
+    check_stream_against_batch(store, world, seed, crashes, retire=retire)
+    store.close()
+
+
+@settings(max_examples=15, suppress_health_check=FIXTURES_TOO)
+@given(**LIVES)
+def test_so_they_do_on_every_store(new_store: Factory, world: World, seed: int, crashes: int, retire: bool) -> None:
+    check_stream_against_batch(new_store(), world, seed, crashes, retire=retire)
+
+
+def check_stream_against_batch(store: LabelStore, world: World, seed: int, crashes: int, *, retire: bool) -> None:
+    """Requests are in order here and labels never precede them, so no retention is needed for exactness."""
     log = world.log()
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqlLabelStore(f"sqlite:///{Path(folder) / 'labels.sqlite'}")
-        asyncio.run(live_through(world, log, store, seed, crashes))
-        accounts = store.accounts()
-        outcomes = store.outcomes()
-        store.close()
+    asyncio.run(live_through(world, log, store, seed, crashes, retention_us=0 if retire else None))
     made = samples_of(log)
     assert made.to_pylist() == oracle(world, log).to_pylist()
+    accounts = store.accounts()
     assert not any(balance(accounts).values())
-    inserted = sum(a.rows for a in accounts if a.outcome == "inserted")
-    assert inserted == sum(outcomes.values())
-    assert outcomes.get(("exposure", "sampled"), 0) == made.num_rows
+    assert sum(a.rows for a in accounts if a.outcome == "inserted") == sum(store.outcomes().values())
+    assert sum(a.rows for a in accounts if a.stage.endswith(".made") and a.outcome == "read") == made.num_rows
+    check_audit(store, world, log, made, all_stored=not retire)
+    if retire:
+        assert store.rows() <= sum(store.outcomes().values())
+
+
+def released(store: LabelStore, world: World) -> dict[tuple[int, int], int]:
+    """By lane and partition: the first packed snapshot position not released."""
+    bounds = {(0, p): progress.next_offset << 20 for p, progress in store.progress("samples").items()}
+    for lane in world.lanes[1:]:
+        for progress in store.progress(lane.name).values():
+            bounds |= {(lane.number, p): last + 1 for p, last in progress.sources.items()}
+    return bounds
+
+
+def audit_of(store: LabelStore, world: World, log: MemoryLog, samples: pa.Table) -> LabelAudit:
+    return audit_labels(
+        world.snapshots(),
+        world.label_logs(log),
+        samples,
+        world.policy,
+        allowed_lateness_us=world.lateness * SECOND,
+        released=released(store, world),
+    )
+
+
+def check_audit(store: LabelStore, world: World, log: MemoryLog, made: pa.Table, *, all_stored: bool) -> None:
+    """Every label and every candidate has one outcome, none is pending at the end, and none is wrong."""
+    empty = {"request_id": pa.string(), "item_id": pa.int64(), "label": pa.int8(), "emission": pa.string()}
+    empty |= {"_source_partition": pa.int32(), "_source_offset": pa.int64(), "_source_row": pa.int32()}
+    samples = published(log) if made.num_rows else pa.schema(empty).empty_table()
+    audit = audit_of(store, world, log, samples)
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in audit.lines:
+        counts[line.what, line.outcome] += line.rows
+    assert not audit.wrong
+    assert not [key for key in counts if key[1] == "pending"]
+    for kind in KINDS:
+        labels = sum(label.kind == kind for label in world.labels)
+        assert sum(rows for (what, _), rows in counts.items() if what == kind) == labels
+        if not all_stored:  # labels too late for any window were counted and not kept
+            continue
+        assert counts[kind, "duplicate"] == labels - sum(n for (k, _), n in store.outcomes().items() if k == kind)
+        assert counts[kind, "orphaned"] <= store.outcomes().get((kind, "pending"), 0)
+    assert sum(rows for (what, _), rows in counts.items() if what == "snapshots") == world.candidates().num_rows
+    if made.num_rows:
+        keys = set(zip(samples["request_id"].to_pylist(), samples["item_id"].to_pylist(), strict=True))
+        without = audit_of(store, world, log, samples.filter(pa.array([k != 0 for k in range(samples.num_rows)])))
+        twice = audit_of(store, world, log, pa.concat_tables([samples, samples.slice(0, 1)]))
+        assert [line.outcome for line in twice.wrong] == ["surplus"]
+        if len(keys) == samples.num_rows:  # the only sample of its row
+            assert {line.outcome for line in without.wrong} == {"lost"}
+            first = f"{samples['request_id'][0].as_py()}/{samples['item_id'][0].as_py()}"
+            assert all(line.keys == [first] for line in without.wrong)
 
 
 def run_world(world: World, tmp_path: Path) -> tuple[list[dict[str, object]], dict[tuple[str, str], int]]:
@@ -96,41 +183,41 @@ def run_world(world: World, tmp_path: Path) -> tuple[list[dict[str, object]], di
 
 def test_an_exposed_and_clicked_candidate_is_a_positive_and_an_unexposed_one_is_no_sample(tmp_path: Path) -> None:
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 3, 1), Label("exposure", 0, 1, 1, 0))
-    samples, outcomes = run_world(World((0,), 3, labels, window=5, lateness=0), tmp_path)
+    samples, outcomes = run_world(World((0,), 3, labels, delayed(5), lateness=0), tmp_path)
     assert [(s["item_id"], s["label"], s["click_time"]) for s in samples] == [(0, 1, at(3)), (1, 0, None)]
     assert outcomes == {("exposure", "sampled"): 2, ("click", "sampled"): 1}
 
 
 def test_a_click_after_the_window_does_not_count_and_is_kept_as_late(tmp_path: Path) -> None:
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 6, 1))
-    samples, outcomes = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    samples, outcomes = run_world(World((0,), 1, labels, delayed(5), lateness=0), tmp_path)
     assert [(s["label"], s["click_time"]) for s in samples] == [(0, None)]
     assert outcomes[("click", "late")] == 1
 
 
 def test_a_label_at_the_very_end_of_the_window_counts(tmp_path: Path) -> None:
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 5, 1))
-    samples, _ = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    samples, _ = run_world(World((0,), 1, labels, delayed(5), lateness=0), tmp_path)
     assert [s["label"] for s in samples] == [1]
 
 
 def test_a_label_that_came_too_late_for_its_partition_counts_when_it_came(tmp_path: Path) -> None:
     """Its event time is inside the window, but its partition's clock had passed the window's end."""
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 9, 0, 20, 1), Label("click", 0, 0, 3, 1))
-    samples, outcomes = run_world(World((0,), 1, labels, window=5, lateness=0), tmp_path)
+    samples, outcomes = run_world(World((0,), 1, labels, delayed(5), lateness=0), tmp_path)
     assert [s["label"] for s in samples] == [0]
     assert outcomes == {("exposure", "sampled"): 1, ("click", "late"): 1, ("click", "pending"): 1}
 
 
 def test_within_the_allowed_lateness_it_counts_as_if_it_had_come_in_time(tmp_path: Path) -> None:
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 9, 0, 7, 1), Label("click", 0, 0, 3, 1))
-    samples, _ = run_world(World((0,), 1, labels, window=5, lateness=5), tmp_path)
+    samples, _ = run_world(World((0,), 1, labels, delayed(5), lateness=5), tmp_path)
     assert [s["label"] for s in samples] == [1]
 
 
 def test_replaying_the_whole_log_into_a_used_store_changes_nothing(tmp_path: Path) -> None:
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 0, 0, 3, 1))
-    world = World((0, 2), 2, labels, window=5, lateness=0)
+    world = World((0, 2), 2, labels, delayed(5), lateness=0)
     log = world.log()
     store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
     asyncio.run(live_through(world, log, store, seed=0, crashes=0))
@@ -142,7 +229,7 @@ def test_replaying_the_whole_log_into_a_used_store_changes_nothing(tmp_path: Pat
 
 def test_a_worker_that_lost_its_partition_cannot_write(tmp_path: Path) -> None:
     """Two label agents with the same idea of the position: the second commit is refused whole."""
-    world = World((0,), 1, (Label("exposure", 0, 0, 1, 0),), window=5, lateness=0)
+    world = World((0,), 1, (Label("exposure", 0, 0, 1, 0),), delayed(5), lateness=0)
     log = world.log()
     store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
 

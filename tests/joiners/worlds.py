@@ -12,11 +12,14 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from dovetail.joiners.labels import LabelStage, label_rows, label_scope
-from dovetail.joiners.policies import Delayed
-from dovetail.joiners.samples import SampleStage
+from dovetail.joiners.policies import policy_of
+from dovetail.joiners.retention import LaneProgress, boundary_us
+from dovetail.joiners.samples import Lane, SampleStage, lanes_of
 from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform import wire
+from dovetail.platform.durations import DAY_US
 from dovetail.platform.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.positions import with_own_positions, with_source_positions
 from dovetail.platform.schema import TableSchema, parse_statements, parse_table
 from dovetail.platform.signal import Signal
@@ -54,19 +57,28 @@ class Label:
     partition: int
 
 
+def delayed(window: int, **more: Any) -> PolicyConfig:
+    """The ``delayed`` policy with a window in seconds."""
+    return PolicyConfig.model_validate({"window": f"{window}s", **more})
+
+
 @dataclass(frozen=True)
 class World:
-    """Requests at ``times[r]`` with ``items`` candidates each, labels in order of arrival, and the policy."""
+    """Requests at ``times[r]`` with ``items`` candidates each, labels in order of arrival, and the policy.
+
+    ``step`` is how many seconds a time unit has: policies over days need long ones.
+    """
 
     times: tuple[int, ...]
     items: int
     labels: tuple[Label, ...]
-    window: int
+    policy: PolicyConfig
     lateness: int
+    step: int = 1
 
     @property
-    def policy(self) -> Delayed:
-        return Delayed("exposure", "click", self.window * SECOND)
+    def lanes(self) -> list[Lane]:
+        return lanes_of("", "snapshots", self.policy.held_topics)
 
     def snapshot(self, request: int) -> pa.Table:
         n = self.items
@@ -74,10 +86,10 @@ class World:
             {
                 "request_id": [f"r{request}"] * n,
                 "item_id": pa.array(range(n), pa.int64()),
-                "request_time": pa.array([at(self.times[request])] * n, pa.timestamp("us")),
+                "request_time": pa.array([at(self.times[request] * self.step)] * n, pa.timestamp("us")),
                 "request": pa.array([{"user_id": "u"}] * n),
                 "feature": pa.array([request * 100.0 + i for i in range(n)], pa.float64()),
-                "score": pa.array([0.5] * n, pa.float32()),
+                "score": pa.array([(request + i) % 7 / 7 for i in range(n)], pa.float32()),
                 "model_version": pa.array([0] * n, pa.int64()),
             }
         )
@@ -86,6 +98,19 @@ class World:
 
     def candidates(self) -> pa.Table:
         return pa.concat_tables([self.snapshot(r) for r in range(len(self.times))])
+
+    def snapshots(self) -> pa.Table:
+        """The snapshots as the archive keeps them, with own positions."""
+        own = {f"_source{name}": name for name in ("_partition", "_offset", "_row")}
+        n = self.items
+        tables = [
+            self.snapshot(r).set_column(
+                self.snapshot(r).column_names.index("_source_row"), "_source_row", pa.array(range(n), pa.int32())
+            )
+            for r in range(len(self.times))
+        ]
+        rows = pa.concat_tables(tables)
+        return rows.rename_columns([own.get(name, name) for name in rows.column_names])
 
     def label_logs(self, log: MemoryLog) -> dict[str, pa.Table]:
         """The label logs as the archive keeps them."""
@@ -102,18 +127,21 @@ class World:
 
     def log(self) -> MemoryLog:
         """All messages, snapshots included, and at the end a watermark past every window."""
-        log = MemoryLog(dict.fromkeys(KINDS, PARTITIONS) | {"snapshots": 1, "samples": 1, "dead": 1})
+        log = MemoryLog(
+            dict.fromkeys(KINDS, PARTITIONS)
+            | {"snapshots": 1, "samples": 1, "dead": 1}
+            | dict.fromkeys(self.policy.held_topics, 1)
+        )
         for label in self.labels:
             value: dict[str, Any] = {
-                "request_id": f"r{label.request}", "item_id": label.item, "event_time": at(label.seconds)
+                "request_id": f"r{label.request}", "item_id": label.item, "event_time": at(label.seconds * self.step)
             }  # fmt: skip
             (message,) = wire.encode_json(pa.Table.from_pylist([value]))
             log.append([Outgoing(label.kind, message, partition=label.partition)])
         for request in range(len(self.times)):
             log.append([Outgoing("snapshots", wire.encode(self.snapshot(request)), partition=0)])
-        end = micros(
-            max([*self.times, *(label.seconds for label in self.labels)], default=0) + 10 * self.window + 1_000
-        )
+        last = max([*self.times, *(label.seconds for label in self.labels)], default=0) * self.step
+        end = micros(last + 1_000) + 10 * self.policy.horizons_us[-1]
         for kind in KINDS:
             for partition in range(PARTITIONS):
                 header = ((WATERMARK_HEADER, str(end).encode()),)
@@ -129,38 +157,116 @@ class OwnFeatures:
         return snapshot.select(["feature"])
 
 
-def label_stage(world: World, kind: str, store: LabelStore, moved: Signal) -> LabelStage:
+def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, useful_us: int = 10**15) -> LabelStage:
     return LabelStage(
         kind,
         kind,
         Intake(label_schema(), "event_time", None),
         store,
         allowed_lateness_us=world.lateness * SECOND,
+        useful_us=useful_us,
         dead_letter_topic="dead",
         moved=moved,
     )
 
 
-def sample_stage(world: World, store: LabelStore, moved: Signal, log: MemoryLog) -> SampleStage:
-    def current() -> int | None:
-        clocks = {}
-        for kind in KINDS:
-            progress = store.progress(label_scope(kind))
-            for partition, end in log.end_offsets(kind).items():
-                clocks[kind, partition] = PartitionClock(progress.get(partition), end)
-        return watermark(clocks, allowed_lateness_us=world.lateness * SECOND, idle_timeout_us=10**15)
+def label_watermark(world: World, store: LabelStore, log: MemoryLog) -> int | None:
+    clocks = {}
+    for kind in KINDS:
+        progress = store.progress(label_scope(kind))
+        for partition, end in log.end_offsets(kind).items():
+            clocks[kind, partition] = PartitionClock(progress.get(partition), end)
+    return watermark(clocks, allowed_lateness_us=world.lateness * SECOND, idle_timeout_us=10**15)
+
+
+def sample_stage(
+    world: World,
+    store: LabelStore,
+    moved: Signal,
+    log: MemoryLog,
+    lane: int = 0,
+    *,
+    retention_us: int | None = None,
+) -> SampleStage:
+    """The agent of a lane. With ``retention_us`` it lets label rows go after each commit."""
+
+    def released() -> None:
+        if retention_us is None:
+            return
+        boundary = boundary_us(
+            LaneProgress(store, world.lanes, [0]),
+            lambda topic, partition: log.end_offsets(topic)[partition],
+            watermark_us=label_watermark(world, store, log),
+            longest_us=world.policy.horizons_us[-1],
+            retention_us=retention_us,
+        )
+        while boundary is not None and store.retire(boundary, limit=2):
+            pass
 
     return SampleStage(
-        "snapshots",
+        world.lanes[lane],
         "samples",
-        world.policy,
+        policy_of(world.policy),
         KINDS,
         store,
         OwnFeatures(),
-        watermark=current,
+        watermark=lambda: label_watermark(world, store, log),
         moved=moved,
         on_blocked=lambda: None,
+        on_released=released,
     )
+
+
+def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
+    """Policies of every kind, and the length of a time unit in seconds that suits them."""
+    windows = st.integers(1, 15)
+    fractions = st.sampled_from([0.25, 0.5])
+    plain = st.builds(delayed, windows)
+    corrected = st.builds(lambda w, c: delayed(w, corrections=f"{c}s"), windows, windows)
+    sampled = st.builds(
+        lambda w, f, g: delayed(w, unexposed_fraction=f, negative_fraction=g), windows, fractions, fractions
+    )
+    fast = st.builds(
+        lambda steps, fix: delayed(
+            sorted(steps)[-1],
+            policy="fast_emit",
+            emit_after=[f"{s}s" for s in sorted(steps)[:-1]],
+            false_negatives=fix,
+        ),
+        st.sets(st.integers(1, 15), min_size=2, max_size=4),
+        st.sampled_from(["fnw", "fnc"]),
+    )
+    hours = DAY_US // SECOND // 4
+    days = st.builds(
+        lambda entry, ages: delayed(entry * 3_600, policy="return_days", days=sorted(ages)),
+        st.integers(1, 23),
+        st.sets(st.integers(1, 9), min_size=1, max_size=3),
+    )
+    short = st.one_of(plain, corrected, sampled, fast).map(lambda policy: (policy, 1))
+    return st.one_of(short, days.map(lambda policy: (policy, hours)))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What happened to a candidate: delays after the request, in time units, None where it did not happen."""
+
+    request: int
+    item: int
+    exposure: int | None
+    click: int | None
+    partition: int
+    times: int
+    late: int
+
+    def labels(self, times: tuple[int, ...]) -> list[tuple[int, Label]]:
+        """Its labels, each with when it arrives."""
+        base = times[self.request % len(times)]
+        made = []
+        for kind, delay in (("exposure", self.exposure), ("click", self.click)):
+            if delay is not None:
+                label = Label(kind, self.request, self.item, base + delay, self.partition)
+                made += [(base + delay + self.late * copy, label) for copy in range(self.times)]
+        return made
 
 
 @st.composite
@@ -168,19 +274,27 @@ def worlds(draw: st.DrawFn) -> World:
     """Small worlds dense in ties, duplicates, late and early labels, and labels that belong to nothing."""
     times = tuple(sorted(draw(st.lists(st.integers(0, 40), min_size=1, max_size=6))))
     items = draw(st.integers(1, 3))
-    labels = draw(
+    policy, step = draw(policies())
+    reach = policy.horizons_us[-1] // (SECOND * step) + 3
+    shown = draw(
         st.lists(
             st.builds(
-                Label,
-                kind=st.sampled_from(KINDS),
+                Shown,
                 request=st.integers(0, len(times)),
                 item=st.integers(0, items),
-                seconds=st.integers(0, 60),
+                exposure=st.one_of(st.just(0), st.integers(0, 3), st.integers(0, reach), st.none()),
+                click=st.one_of(st.integers(0, reach), st.integers(0, 3), st.none()),
                 partition=st.integers(0, PARTITIONS - 1),
+                times=st.sampled_from([1, 1, 2]),
+                late=st.integers(0, 8),
             ),
-            max_size=24,
+            min_size=1,
+            max_size=16,
         )
     )
-    return World(
-        times, items, tuple(labels), window=draw(st.integers(1, 15)), lateness=draw(st.sampled_from([0, 0, 5]))
-    )
+    arriving = [label for one in shown for label in one.labels(times)]
+    order = draw(st.sampled_from(["by arrival", "as drawn"]))
+    if order == "by arrival":
+        arriving.sort(key=lambda pair: pair[0])
+    labels = tuple(label for _, label in arriving)
+    return World(times, items, labels, policy, draw(st.sampled_from([0, 0, 5 * step])), step)

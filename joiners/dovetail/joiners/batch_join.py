@@ -1,58 +1,150 @@
-"""The join done in batch: samples' keys and labels from the logs, in one DuckDB query.
+"""The join done in batch: samples' keys, labels and weights from the logs, in one DuckDB query per policy.
 
-It states the meaning of the ``delayed`` policy in SQL and shares no code with the stream's join, which must agree.
+It states the meaning of every policy in SQL and shares no code with the stream's join, which must agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
 
-__all__ = ["join_delayed"]
+from dovetail.platform.durations import DAY_US
+from dovetail.platform.policy_config import PolicyConfig
+
+__all__ = ["CANDIDATE_COLUMNS", "chance_macros", "first_label", "join_samples", "joined_rows", "within"]
+
+#: What :func:`join_samples` needs of a snapshot row.
+CANDIDATE_COLUMNS = ("request_id", "item_id", "request_time", "score")
 
 
-def join_delayed(
-    candidates: pa.Table,
-    labels: Mapping[str, pa.Table],
-    *,
-    exposure: str,
-    positive: str,
-    window_us: int,
-    allowed_lateness_us: int,
+class _Emission(NamedTuple):
+    """Samples of one lane: SQL expressions over the joined rows. ``turn`` orders samples of one row."""
+
+    lane: int
+    turn: int
+    where: str
+    label: str
+    weight: str
+    emission: str
+    elapsed_days: int | None = None
+
+
+def join_samples(
+    candidates: pa.Table, labels: Mapping[str, pa.Table], policy: PolicyConfig, *, allowed_lateness_us: int
 ) -> pa.Table:
-    """Samples of the ``delayed`` policy: request_id, item_id, request_time, label int8, ``<kind>_time`` per kind.
+    """All samples of ``policy``: label int8, weight float32, emission, ``<kind>_time`` per kind, and what locates them.
 
-    ``candidates`` needs request_id, item_id, request_time. ``labels`` are the logs by kind, with own position columns;
-    a row without request_id is an announced watermark. Sorted by the candidates' order.
+    ``candidates`` needs :data:`CANDIDATE_COLUMNS`. ``labels`` are the logs by kind, with own position columns; a row
+    without request_id is an announced watermark. ``return_days`` adds elapsed_days and return_day, int16. ``_lane``
+    int32 is the lane a sample belongs to, ``_at`` int64 its row in ``candidates``; sorted by both.
 
     A label's effective time is its event time or, when its partition's clock (newest time before it, minus the allowed
-    lateness) is already past that, the clock. It counts when that is within the window.
+    lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request.
     """
     connection = duckdb.connect(config={"threads": 2})
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.register("candidates", candidates.append_column("_at", pa.array(range(candidates.num_rows), pa.int64())))
-    for kind, log in labels.items():
-        connection.register(f"log_{kind}", log)
-    first = ",\n".join(_first_label(kind, allowed_lateness_us) for kind in labels)
-    columns = "".join(f", {_if_in_window(kind, window_us)} AS {kind}_time" for kind in labels)
-    joins = "\n".join(f"LEFT JOIN {kind}_first USING (request_id, item_id)" for kind in labels)
-    query = f"""
-        WITH {first}
-        SELECT request_id, item_id, request_time,
-               ({positive}_time IS NOT NULL)::TINYINT AS label, * EXCLUDE (request_id, item_id, request_time, _at)
-        FROM (SELECT request_id, item_id, request_time, _at{columns} FROM candidates {joins})
-        WHERE {exposure}_time IS NOT NULL
-        ORDER BY _at
-    """
     try:
-        return connection.sql(query).to_arrow_table()
+        connection.execute("SET TimeZone = 'UTC'")
+        numbered = candidates.select(CANDIDATE_COLUMNS).append_column(
+            "_at", pa.array(range(len(candidates)), pa.int64())
+        )
+        connection.register("candidates", numbered)
+        for kind, log in labels.items():
+            connection.register(f"log_{kind}", log)
+        connection.execute(_CHANCE)
+        return connection.sql(_query(tuple(labels), policy, allowed_lateness_us)).to_arrow_table()
     finally:
         connection.close()
 
 
-def _first_label(kind: str, allowed_lateness_us: int) -> str:
+def _query(kinds: tuple[str, ...], policy: PolicyConfig, allowed_lateness_us: int) -> str:
+    first = ",\n".join(first_label(kind, allowed_lateness_us) for kind in kinds)
+    emissions = {"delayed": _delayed, "fast_emit": _fast_emit, "return_days": _return_days}[policy.policy](policy)
+    samples = "\nUNION ALL\n".join(_samples(e, kinds, policy) for e in emissions)
+    return f"""
+        WITH {first},
+        joined AS ({joined_rows(kinds)})
+        SELECT * EXCLUDE (_turn) FROM ({samples}) ORDER BY _lane, _at, _turn
+    """
+
+
+def joined_rows(kinds: tuple[str, ...]) -> str:
+    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``."""
+    times = "".join(f", {kind}_first.{kind}_effective, {kind}_first.{kind}_event_time" for kind in kinds)
+    joins = " ".join(f"LEFT JOIN {kind}_first USING (request_id, item_id)" for kind in kinds)
+    return f"SELECT candidates.*{times} FROM candidates {joins}"
+
+
+def chance_macros() -> str:
+    """SQL: the macro ``chance(request_id, item_id)``, the number in [0, 1) by which negatives are drawn."""
+    return _CHANCE
+
+
+def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig) -> str:
+    horizon = policy.horizons_us[e.lane]
+    days = ""
+    if e.elapsed_days is not None:
+        since = f"epoch_us({policy.positive}_event_time) - epoch_us(request_time)"
+        days = f"""{e.elapsed_days}::SMALLINT AS elapsed_days,
+            CASE WHEN {e.label} THEN greatest(1, ceil(({since}) / {DAY_US}.0))::SMALLINT END AS return_day,"""
+    times = ", ".join(f"CASE WHEN {within(kind, horizon)} THEN {kind}_event_time END AS {kind}_time" for kind in kinds)
+    return f"""
+        SELECT request_id, item_id, request_time, ({e.label})::TINYINT AS label, ({e.weight})::FLOAT AS weight,
+               '{e.emission}' AS emission, {days} {times}, {e.lane}::INTEGER AS _lane, _at, {e.turn} AS _turn
+        FROM joined WHERE {e.where}"""
+
+
+def _delayed(policy: PolicyConfig) -> list[_Emission]:
+    (window, *more) = policy.horizons_us
+    exposed, positive = within(policy.exposure, window), within(policy.positive, window)
+    kept, unexposed = policy.negative_fraction, policy.unexposed_fraction
+    weight = f"CASE WHEN {positive} THEN 1.0 ELSE 1 / {kept!r}::DOUBLE END"
+    chosen = f"{exposed} AND ({positive} OR {kept!r} = 1 OR chance(request_id, item_id) < {kept!r})"
+    emissions = [_Emission(0, 0, chosen, positive, weight, "delayed")]
+    if unexposed:
+        drawn = f"NOT {exposed} AND chance(request_id, item_id) < {unexposed!r}"
+        emissions.append(_Emission(0, 0, drawn, "false", f"1 / {unexposed!r}::DOUBLE", "unexposed"))
+    if more:
+        late = f"{exposed} AND NOT {positive} AND {within(policy.positive, more[0])}"
+        emissions.append(_Emission(1, 0, late, "true", "1.0", "correction"))
+    return emissions
+
+
+def _fast_emit(policy: PolicyConfig) -> list[_Emission]:
+    horizons = policy.horizons_us
+    exposed = within(policy.exposure, horizons[0])
+    fnw = policy.false_negatives == "fnw"
+    of_positive = "1::FLOAT + score" if fnw else "1.0"
+    of_negative = "(1::FLOAT - score) * (1::FLOAT + score)" if fnw else "1.0"
+    emissions = [_Emission(0, 0, exposed, "false", of_negative, "negative")]
+    for lane, horizon in enumerate(horizons):
+        new = f"{exposed} AND {within(policy.positive, horizon)}"
+        if lane:
+            new += f" AND NOT {within(policy.positive, horizons[lane - 1])}"
+        emissions.append(_Emission(lane, 1, new, "true", of_positive, "positive"))
+    return emissions
+
+
+def _return_days(policy: PolicyConfig) -> list[_Emission]:
+    emissions = []
+    for lane, age in enumerate(policy.days, start=1):
+        alive = within(policy.exposure, policy.window)
+        if lane > 1:
+            alive += f" AND NOT {within(policy.positive, policy.horizons_us[lane - 1])}"
+        label = within(policy.positive, policy.horizons_us[lane])
+        emissions.append(_Emission(lane, 0, alive, label, "1.0", "aged", age))
+    return emissions
+
+
+def within(kind: str, horizon_us: int, prefix: str = "") -> str:
+    """SQL: whether the label of ``kind`` took effect by the horizon (µs) after the request; never NULL."""
+    return f"coalesce({prefix}{kind}_effective <= {prefix}request_time + to_microseconds({horizon_us}), false)"
+
+
+def first_label(kind: str, allowed_lateness_us: int) -> str:
+    """SQL: table expression ``<kind>_first``, the label of each key that counts, with its effective time."""
     return f"""
         {kind}_clocked AS (
             SELECT *, max(event_time) OVER (
@@ -61,7 +153,8 @@ def _first_label(kind: str, allowed_lateness_us: int) -> str:
             FROM log_{kind}
         ),
         {kind}_first AS (
-            SELECT request_id, item_id, event_time AS {kind}_event_time, greatest(event_time, clock) AS {kind}_effective
+            SELECT request_id, item_id, event_time AS {kind}_event_time,
+                   greatest(event_time, clock) AS {kind}_effective, _partition, _offset, _row
             FROM {kind}_clocked
             WHERE request_id IS NOT NULL
             QUALIFY row_number() OVER (
@@ -71,5 +164,14 @@ def _first_label(kind: str, allowed_lateness_us: int) -> str:
         )"""
 
 
-def _if_in_window(kind: str, window_us: int) -> str:
-    return f"CASE WHEN {kind}_effective <= request_time + to_microseconds({window_us}) THEN {kind}_event_time END"
+#: The draw of ``policies``: FNV-1a of request, 0x1f, item; fmix64; the upper 53 bits. 128-bit integers, modulo 2^64.
+_CHANCE = """
+    CREATE MACRO times(a, b) AS (a::UHUGEINT * b::UHUGEINT) % 18446744073709551616::UHUGEINT;
+    CREATE MACRO fold(h) AS xor(h, h // 8589934592::UHUGEINT);
+    CREATE MACRO fnv1a(s) AS list_reduce(
+        list_transform(range(octet_length(encode(s))), lambda i: ('0x' || substr(hex(s), 2 * i + 1, 2))::UHUGEINT),
+        lambda h, b: times(xor(h, b), 1099511628211), 14695981039346656037::UHUGEINT);
+    CREATE MACRO fmix64(h) AS fold(times(fold(times(fold(h), 18397679294719823053)), 14181476777654086739));
+    CREATE MACRO chance(request, item) AS
+        (fmix64(fnv1a(request || chr(31) || item::VARCHAR)) // 2048)::DOUBLE / 9007199254740992.0;
+"""

@@ -51,15 +51,18 @@ class LabelStage(Stage):
         store: LabelStore,
         *,
         allowed_lateness_us: int,
+        useful_us: int,
         dead_letter_topic: str,
         moved: Signal,
     ) -> None:
+        """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot."""
         self.name = label_scope(kind)
         self.topics = (topic,)
         self._kind = kind
         self._intake = intake
         self._store = store
         self._allowed_lateness_us = allowed_lateness_us
+        self._useful_us = useful_us
         self._dead_letter_topic = dead_letter_topic
         self._moved = moved
         self._progress: dict[int, Progress] = {}
@@ -70,7 +73,7 @@ class LabelStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         before = self._progress.get(poll.partition, Progress())
-        received, rows, after = await asyncio.to_thread(self._rows, poll, before)
+        received, rows, late, after = await asyncio.to_thread(self._rows, poll, before)
 
         def commit() -> None:
             self._store.insert(
@@ -81,6 +84,7 @@ class LabelStage(Stage):
                 rows=rows,
                 topic=poll.topic,
                 dead=received.dead_rows,
+                late=late,
             )
             self._progress[poll.partition] = after
             self._moved.send()
@@ -88,7 +92,7 @@ class LabelStage(Stage):
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
 
-    def _rows(self, poll: Poll, before: Progress) -> tuple[Received, pa.Table, Progress]:
+    def _rows(self, poll: Poll, before: Progress) -> tuple[Received, pa.Table, int, Progress]:
         received = self._intake.read(poll)
         times, is_row = _log_times(received)
         newest_before = clocks_before(times, before.watermark_us)[is_row]
@@ -109,6 +113,8 @@ class LabelStage(Stage):
             [c if isinstance(c, pa.ChunkedArray | pa.Array) else pa.array(c, pa.int64()) for c in columns],
             names=LABEL_ROWS.names,
         ).cast(LABEL_ROWS)
+        late = np.maximum(event_time, clock) > event_time + self._useful_us
+        rows = rows.filter(pa.array(~late)) if late.any() else rows
         known = [] if before.watermark_us is None else [before.watermark_us]
         stamps = [] if before.timestamp_ms is None else [before.timestamp_ms]
         after = Progress(
@@ -116,7 +122,7 @@ class LabelStage(Stage):
             watermark_us=max([*known, *([int(times.max())] if len(times) else [])], default=None),
             timestamp_ms=max([*stamps, int(poll.timestamps_ms.max())]),
         )
-        return received, rows, after
+        return received, rows, int(late.sum()), after
 
 
 def label_rows(received: Received, partition: int) -> pa.Table:

@@ -1,75 +1,86 @@
 """The sample agent: snapshots in, held back until their labels are in, samples out.
 
 Snapshots wait in the log, not in memory: the agent does not take the next poll before the label watermark has passed
-the windows of the one it holds. Then it looks the labels up by key, drops what was never exposed, adds the batch
-features as of the request time, and publishes.
+the horizon of the one it holds. Then it looks the labels up by key, lets the policy decide, adds the batch features as
+of the request time, and publishes.
+
+A policy that looks again later has a lane for each time, and each lane is an agent like this one. What lane k cannot
+settle it forwards, as it is, to the *held* topic that lane k + 1 reads and holds back until its own horizon. So the log
+is the timer, and only rows that may still give a sample are written again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.joiners.assemble import assemble_samples, known_times
 from dovetail.joiners.contracts import BatchFeatures
-from dovetail.joiners.policies import Decision, Delayed
-from dovetail.joiners.snapshots import request_rows
+from dovetail.joiners.matching import Matched, chance, keys_of, match_labels
+from dovetail.joiners.outcomes import label_outcomes
+from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.intake import time_us
-from dovetail.platform.positions import SourceFilter, with_source_positions
+from dovetail.platform.positions import SourceFilter, in_lane, with_source_positions
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.labels import LabelStore, joined_keys
+from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["SampleStage", "match_labels"]
+__all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
 
-_NEVER = np.iinfo(np.int64).max
-_KEY = ("request_id", "item_id")
 #: How often another process's label agent is looked at, in seconds.
 _LOOK_AGAIN_S = 0.5
 
 
-def match_labels(
-    snapshots: pa.Table, labels: pa.Table
-) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For each kind of label: effective and event time by snapshot row, int64 µs, int64 max where there is none.
+def sample_scope(target: str, lane: int) -> str:
+    """Name of the sample agent of a target (empty for the primary one) and lane; also of its positions and accounts."""
+    return ".".join(["samples", *([target] if target else []), *([str(lane)] if lane else [])])
 
-    ``labels`` has the columns of LABEL_ROWS and at most one row per (request_id, item_id, kind).
-    """
-    mine = joined_keys(snapshots, _KEY)
-    matched = {}
-    for kind in pc.unique(labels.column("kind")).to_pylist():
-        rows = labels.filter(pc.equal(labels.column("kind"), kind)).combine_chunks()
-        index = pc.index_in(mine, value_set=joined_keys(rows, _KEY)).fill_null(-1).to_numpy()
-        found = index >= 0
-        times = []
-        for name in ("effective_us", "event_time_us"):
-            values = np.full(len(index), _NEVER, dtype=np.int64)
-            values[found] = rows.column(name).to_numpy()[index[found]]
-            times.append(values)
-        matched[kind] = (times[0], times[1])
-    return matched
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One look at the snapshots of one target: where they come from, and where what is not settled goes."""
+
+    target: str
+    number: int
+    topic: str
+    held_topic: str | None
+
+    @property
+    def name(self) -> str:
+        """Name of its agent."""
+        return sample_scope(self.target, self.number)
+
+
+def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> list[Lane]:
+    """The lanes of a target, whose agents read the snapshots and then each held topic."""
+    topics = [snapshots_topic, *held_topics]
+    return [Lane(target, k, topic, topics[k + 1] if k + 1 < len(topics) else None) for k, topic in enumerate(topics)]
 
 
 class SampleStage(Stage):
-    """Makes samples of snapshots and label rows.
+    """Makes samples of snapshots and label rows, in one lane of a policy.
 
     ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
-    have changed; ``on_blocked`` is called when the agent begins to wait. Samples leave in the order of their snapshots
-    in the log, so a replay gives the same sequence.
+    have changed; ``on_blocked`` is called when the agent begins to wait; ``on_released`` in the committing thread after
+    each commit. Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label
+    rows are marked with what became of them by the primary target alone.
     """
 
     def __init__(
         self,
-        topic: str,
+        lane: Lane,
         samples_topic: str,
-        policy: Delayed,
+        policy: Policy,
         kinds: tuple[str, ...],
         store: LabelStore,
         features: BatchFeatures,
@@ -77,17 +88,21 @@ class SampleStage(Stage):
         watermark: Callable[[], int | None],
         moved: Signal,
         on_blocked: Callable[[], None],
+        on_released: Callable[[], None],
     ) -> None:
-        self.name = "samples"
-        self.topics = (topic,)
+        self.name = lane.name
+        self.topics = (lane.topic,)
+        self._lane = lane
         self._samples_topic = samples_topic
         self._policy = policy
+        self._horizon_us = policy.horizons_us[lane.number]
         self._kinds = kinds
         self._store = store
         self._features = features
         self._watermark = watermark
         self._moved = moved
         self._on_blocked = on_blocked
+        self._on_released = on_released
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
@@ -101,7 +116,7 @@ class SampleStage(Stage):
         stored = self._progress.get(poll.partition, Progress())
         sources = SourceFilter(stored.sources)
         offsets = rows.column("_offset").to_numpy()
-        end_us = self._policy.end_us(time_us(rows, "request_time"))
+        end_us = time_us(rows, "request_time") + self._horizon_us
         start = 0
         while start < rows.num_rows:
             stop = await self._wait(offsets, end_us, start)
@@ -127,30 +142,29 @@ class SampleStage(Stage):
             listener.close()
 
     def _release(self, poll: Poll, rows: pa.Table, sources: SourceFilter, next_offset: int) -> Work:
+        read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())
         fresh = sources.admit(rows)
-        duplicates = rows.num_rows - int(fresh.sum())
-        rows = rows.filter(pa.array(fresh)) if duplicates else rows
+        rows = rows if fresh.all() else rows.filter(pa.array(fresh))
         labels = self._store.lookup(pc.unique(rows.column("request_id")).to_pylist())
-        matched = match_labels(rows, labels)
-        request_time = time_us(rows, "request_time")
-        effective = {kind: times[0] for kind, times in matched.items()}
-        decision = self._policy.decide(request_time, effective)
-        outgoing = []
-        if decision.sampled.any():
-            samples = self._samples(rows, decision, matched)
-            outgoing.append(Outgoing(self._samples_topic, wire.encode(samples), partition=poll.partition))
-        sampled = int(decision.sampled.sum())
-        counts = {
-            READ: rows.num_rows + duplicates,
-            "sampled": sampled,
-            "unexposed": rows.num_rows - sampled,
-            "duplicate": duplicates,
-        }
-        accounts = [Account(self.name, poll.topic, poll.partition, what, n) for what, n in counts.items()]
-        outcomes = self._outcomes(rows, effective, decision, self._policy.end_us(request_time))
+        keys = keys_of(rows)
+        matched = match_labels(keys, labels)
+        candidates = Candidates(
+            time_us(rows, "request_time"),
+            {kind: times[0] for kind, times in matched.items()},
+            {kind: times[1] for kind, times in matched.items()},
+            rows.column("score").to_numpy(),
+            partial(chance, keys),
+        )
+        decision = self._policy.decide(self._lane.number, candidates)
+        outgoing = self._outgoing(poll.partition, rows, candidates, matched, decision)
+        accounts = self._accounts(poll, read, decision)
+        outcomes = label_outcomes(rows, candidates, decision, self._policy, self._lane.number)
+        if self._lane.target:
+            outcomes = outcomes.slice(0, 0)
+        before = self._progress.get(poll.partition, Progress())
+        progress = Progress(next_offset, max(newest_us, before.watermark_us or newest_us), sources=sources.state)
 
         def commit() -> None:
-            progress = Progress(next_offset, sources=sources.state)
             self._store.mark(
                 self.name,
                 poll.partition,
@@ -160,63 +174,58 @@ class SampleStage(Stage):
                 accounts=accounts,
             )
             self._progress[poll.partition] = progress
+            self._on_released()
 
         return Work(outgoing=outgoing, commit=commit, done=next_offset)
 
-    def _samples(
-        self,
-        rows: pa.Table,
-        decision: Decision,
-        matched: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
-    ) -> pa.Table:
-        keep = pa.array(decision.sampled)
-        chosen = rows.filter(keep).combine_chunks()
-        features = self._features.complete(request_rows(chosen), chosen)
-        columns = {name: chosen.column(name) for name in ("request_id", "item_id", "request_time")}
-        columns |= {name: features.column(name) for name in features.column_names if name not in columns}
-        columns["label"] = pa.array(decision.positive[decision.sampled].astype(np.int8), pa.int8())
-        columns["weight"] = pa.array(decision.weight[decision.sampled], pa.float32())
-        end_us = self._policy.end_us(time_us(chosen, "request_time"))
-        for kind in self._kinds:
-            none = np.full(rows.num_rows, _NEVER, dtype=np.int64)
-            effective, event_time = matched.get(kind, (none, none))
-            counts = effective[decision.sampled] <= end_us
-            times = pa.array(np.where(counts, event_time[decision.sampled], 0), pa.int64(), mask=~counts)
-            columns[f"{kind}_time"] = times.cast(pa.timestamp("us"))
-        columns["score"] = chosen.column("score")
-        columns["model_version"] = chosen.column("model_version")
-        columns |= {name: chosen.column(name) for name in ("_partition", "_offset", "_row")}
-        return with_source_positions(pa.table(columns))
-
-    def _outcomes(
-        self,
-        rows: pa.Table,
-        effective: Mapping[str, npt.NDArray[np.int64]],
-        decision: Decision,
-        end_us: npt.NDArray[np.int64],
-    ) -> pa.Table:
-        """What became of each label row that met its snapshot: sampled, late, or unexposed (no exposure in time)."""
-        parts = []
-        for kind, times in effective.items():
-            present = times != _NEVER
-            what = np.where(times > end_us, "late", np.where(decision.sampled, "sampled", "unexposed"))[present]
-            met = rows.select(["request_id", "item_id"]).filter(pa.array(present))
-            parts.append(
-                pa.table(
-                    {
-                        "request_id": met.column("request_id").cast(pa.string()),
-                        "item_id": met.column("item_id").cast(pa.string()),
-                        "kind": pa.array([kind] * met.num_rows, pa.string()),
-                        "outcome": pa.array(what.tolist(), pa.string()),
-                    }
-                )
+    def _outgoing(
+        self, partition: int, rows: pa.Table, candidates: Candidates, matched: Matched, decision: Decision
+    ) -> list[Outgoing]:
+        outgoing = []
+        if len(decision.rows):
+            chosen = self._with_sources(rows.take(pa.array(decision.rows)).combine_chunks())
+            times = {
+                kind: known_times(matched.get(kind), decision.rows, candidates.request_time_us, self._horizon_us)
+                for kind in self._kinds
+            }
+            samples = assemble_samples(
+                in_lane(chosen, self._lane.number),
+                self._features,
+                label=decision.label,
+                weight=decision.weight,
+                emission=decision.emission,
+                extra=decision.extra,
+                times=times,
             )
-        empty = pa.schema([(name, pa.string()) for name in ("request_id", "item_id", "kind", "outcome")])
-        return wire.concat(parts, empty)
+            outgoing.append(Outgoing(self._samples_topic, wire.encode(samples), partition=partition))
+        if self._lane.held_topic is not None and decision.held.any():
+            held = self._with_sources(rows.filter(pa.array(decision.held)).combine_chunks())
+            outgoing.append(Outgoing(self._lane.held_topic, wire.encode(held), partition=partition))
+        return outgoing
+
+    def _with_sources(self, rows: pa.Table) -> pa.Table:
+        """``rows`` with the positions of their snapshots as source: their own in lane 0, carried along after it."""
+        return with_source_positions(rows) if self._lane.number == 0 else rows
+
+    def _accounts(self, poll: Poll, read: int, decision: Decision) -> list[Account]:
+        """Rows by outcome; samples by emission; rows forwarded to the next lane."""
+        rows = dict(zip(OUTCOMES, np.bincount(decision.outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
+        made = dict(zip(EMISSIONS, np.bincount(decision.emission, minlength=len(EMISSIONS)).tolist(), strict=True))
+        held = int(decision.held.sum()) if self._lane.held_topic is not None else 0
+        books = {
+            self.name: {READ: read, **rows, "duplicate": read - len(decision.outcome)},
+            f"{self.name}.made": {READ: len(decision.rows), **made},
+            f"{self.name}.held": {READ: held, "forwarded": held},
+        }
+        return [
+            Account(stage, poll.topic, poll.partition, what, n)
+            for stage, counts in books.items()
+            for what, n in counts.items()
+        ]
 
 
 def _due(offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], watermark_us: int) -> int:
-    """Number of leading rows, whole messages only, whose windows have all passed."""
+    """Number of leading rows, whole messages only, whose horizons have all passed."""
     waiting = np.flatnonzero(end_us >= watermark_us)
     if len(waiting) == 0:
         return len(offsets)

@@ -25,20 +25,22 @@ from dovetail.features.versions import BatchVersions
 from dovetail.features.vetting import vet_events
 from dovetail.joiners.contracts import Scorer
 from dovetail.joiners.labels import LabelStage, label_rows, label_scope
-from dovetail.joiners.policies import Delayed
-from dovetail.joiners.samples import SampleStage
+from dovetail.joiners.policies import policy_of
+from dovetail.joiners.retention import LaneProgress, boundary_us
+from dovetail.joiners.samples import Lane, SampleStage, lanes_of
 from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
-from dovetail.platform.config import Config, ModelConfig
+from dovetail.platform.config import Config, ModelConfig, PolicyConfig
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Poll, Stage
-from dovetail.platform.stores.labels import SqlLabelStore
+from dovetail.platform.stores.label_stores import open_label_store
+from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry import Registry
@@ -59,7 +61,7 @@ class Stores:
     """Everything durable beside the broker."""
 
     online: SqlOnlineStore
-    labels: SqlLabelStore
+    labels: LabelStore
     registry: Registry
     offline: OfflineStore
     models: ModelDirectory
@@ -109,7 +111,7 @@ def open_stores(config: Config) -> Stores:
     state = config.path(urls.state)
     return Stores(
         SqlOnlineStore(_resolved(config, urls.url("online_store"))),
-        SqlLabelStore(_resolved(config, urls.url("label_store"))),
+        open_label_store(_resolved(config, urls.url("label_store")), config.name),
         Registry(_resolved(config, urls.url("registry"))),
         OfflineStore(_resolved(config, urls.url("offline_store"))),
         ModelDirectory(state / "models" / model),
@@ -125,7 +127,7 @@ def _resolved(config: Config, url: str) -> str:
     return url if "://" in url else str(config.path(url).absolute())
 
 
-def label_watermark(config: Config, store: SqlLabelStore, end_offset: Callable[[str, int], int | None]) -> int | None:
+def label_watermark(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> int | None:
     """The label watermark (µs) as the label store has it; ``end_offset`` None counts as not read to the end."""
     clocks = {}
     for kind, stream in config.labels.streams.items():
@@ -137,6 +139,30 @@ def label_watermark(config: Config, store: SqlLabelStore, end_offset: Callable[[
     return watermark(
         clocks, allowed_lateness_us=config.labels.allowed_lateness, idle_timeout_us=config.labels.idle_timeout
     )
+
+
+def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
+    """The lanes of every target of the configuration."""
+    snapshots = config.request.snapshots_topic
+    return [
+        (lane, declared)
+        for target, declared in config.labels.every_target().items()
+        for lane in lanes_of(target, snapshots, declared.held_topics)
+    ]
+
+
+def retire_labels(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> None:
+    """Let the label rows go that no snapshot still to be sampled can ask for."""
+    progress = LaneProgress(store, [lane for lane, _ in sample_lanes(config)], range(config.request.partitions))
+    boundary = boundary_us(
+        progress,
+        end_offset,
+        watermark_us=label_watermark(config, store, end_offset),
+        longest_us=config.labels.longest_us,
+        retention_us=config.labels.retention,
+    )
+    while boundary is not None and store.retire(boundary):
+        pass
 
 
 def assemble(
@@ -176,8 +202,7 @@ class _Parts:
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
-        versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, self.config))
-        self.features = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+        self.features = features_of(project, stores)
 
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
@@ -226,6 +251,7 @@ class _Parts:
                 self._label_intake(kind),
                 self.stores.labels,
                 allowed_lateness_us=self.config.labels.allowed_lateness,
+                useful_us=self.config.labels.longest_us + self.config.labels.retention,
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
             )
@@ -234,18 +260,21 @@ class _Parts:
 
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
-        stage = SampleStage(
-            self.config.request.snapshots_topic,
-            labels.samples_topic,
-            Delayed(labels.exposure, labels.positive, labels.window),
-            tuple(labels.streams),
-            self.stores.labels,
-            self.features,
-            watermark=lambda: label_watermark(self.config, self.stores.labels, self._end_offset),
-            moved=self.moved,
-            on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-        )
-        return [stage]
+        return [
+            SampleStage(
+                lane,
+                declared.samples_topic,
+                policy_of(declared),
+                tuple(labels.streams),
+                self.stores.labels,
+                self.features,
+                watermark=lambda: label_watermark(self.config, self.stores.labels, self._end_offset),
+                moved=self.moved,
+                on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
+                on_released=lambda: retire_labels(self.config, self.stores.labels, self._end_offset),
+            )
+            for lane, declared in sample_lanes(self.config)
+        ]
 
     def _trainer(self) -> list[Stage]:
         model = self.config.model
@@ -285,10 +314,10 @@ class _Parts:
             Dataset(kind, stream.topic or kind, "event_time", partial(_labels, self._label_intake(kind)), derived=False)
             for kind, stream in config.labels.streams.items()
         ]
-        for name, topic in (
-            ("snapshots", config.request.snapshots_topic),
-            ("samples", config.labels.samples_topic),
-        ):
+        inside = {"snapshots": config.request.snapshots_topic}
+        for target, declared in config.labels.every_target().items():
+            inside[samples_dataset(target)] = declared.samples_topic
+        for name, topic in inside.items():
             datasets.append(Dataset(name, topic, "request_time", _inside, derived=True))
         return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
 
@@ -305,6 +334,17 @@ class _Parts:
 
     def _end_offset(self, topic: str, number: int) -> int | None:
         return self.runtime.end_offset(topic, number) if self.runtime is not None else None
+
+
+def features_of(project: Project, stores: Stores) -> OnlineFeatures:
+    """The features as agents have them: served from the online store, batch features looked up as of the request."""
+    versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
+    return OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+
+
+def samples_dataset(target: str) -> str:
+    """Name of the archive of a target's samples; the primary target is the empty name."""
+    return f"samples.{target}" if target else "samples"
 
 
 class NoModel:

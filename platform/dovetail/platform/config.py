@@ -8,15 +8,17 @@ starts; a wrong key or value is refused with its place and, for a misspelt key, 
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.policy_config import PolicyConfig
+from dovetail.platform.section import Name, Section
 
 __all__ = [
     "BatchViewConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "ModelInput",
     "OptimizerConfig",
+    "PolicyConfig",
     "RequestConfig",
     "StorageConfig",
     "StreamConfig",
@@ -35,39 +38,8 @@ __all__ = [
     "parse_duration",
 ]
 
-_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d)")
 
-
-def parse_duration(text: object) -> int:
-    """``"90s"``, ``"15m"``, ``"1h"``, ``"7d"`` as microseconds.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if isinstance(text, str) and (match := _DURATION.fullmatch(text.strip())):
-        return int(match[1]) * _UNITS[match[2]]
-    raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "90s", "15m", "1h" or "7d"')
-
-
-def _render_duration(us: int) -> str:
-    for unit in ("d", "h", "m", "s", "ms"):
-        if us and us % _UNITS[unit] == 0:
-            return f"{us // _UNITS[unit]}{unit}"
-    return f"{us}us"
-
-
-#: A duration in microseconds, written as text in the file.
-DurationUs = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(_render_duration, return_type=str)]
-
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """URLs of the broker and the stores. Empty means embedded, below ``state``."""
 
     state: Path = Path(".dovetail")
@@ -89,12 +61,12 @@ class StorageConfig(_Section):
         return f"sqlite:///{self.state / (kind + '.sqlite')}"
 
 
-class StreamConfig(_Section):
+class StreamConfig(Section):
     """A stream of behaviour events; its schema is the ``CREATE TABLE`` of the same name in ``sql/``."""
 
     topic: str = ""
-    event_time: _Name = "event_time"
-    key: _Name
+    event_time: Name = "event_time"
+    key: Name
     partitions: int = Field(default=1, ge=1, le=10_000)
     #: How far behind the newest event of its partition a request may be and still get exact values.
     allowed_lateness: DurationUs = 3_600_000_000
@@ -102,63 +74,71 @@ class StreamConfig(_Section):
     max_ahead: DurationUs = 3_600_000_000
 
 
-class TableConfig(_Section):
+class TableConfig(Section):
     """An offline table (Parquet file or folder) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
 
     path: str
     #: When a row became known. A run as of V sees rows with ``available_at <= V`` and nothing later.
-    available_at: _Name = "available_at"
+    available_at: Name = "available_at"
 
 
-class BatchViewConfig(_Section):
+class BatchViewConfig(Section):
     """Schedule of a batch view: a version for every multiple of ``every`` since 1970-01-01 UTC."""
 
     every: DurationUs = 86_400_000_000
 
 
-class RequestConfig(_Section):
+class RequestConfig(Section):
     """Ranking requests; schema is ``CREATE TABLE request`` in ``sql/``, whose ``candidates`` is a list of structs."""
 
     topic: str = "requests"
     partitions: int = Field(default=1, ge=1, le=10_000)
-    feature_set: _Name = "ranking"
+    feature_set: Name = "ranking"
     snapshots_topic: str = "snapshots"
 
 
-class LabelStreamConfig(_Section):
+class LabelStreamConfig(Section):
     """One kind of feedback; its schema has at least ``request_id``, ``item_id`` and ``event_time``."""
 
     topic: str = ""
     partitions: int = Field(default=1, ge=1, le=10_000)
 
 
-class LabelConfig(_Section):
-    """Label streams and the policy that makes a label of them."""
+class LabelConfig(PolicyConfig):
+    """Label streams, what they have in common, and the policy of the primary target."""
 
-    policy: Literal["delayed"] = "delayed"
-    window: DurationUs
     #: A partition's clock is its newest event time minus this.
     allowed_lateness: DurationUs = 0
     #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
     max_ahead: DurationUs = 3_600_000_000
     #: A partition silent for this long, by the message timestamps of the others, no longer holds the watermark back.
     idle_timeout: DurationUs = 300_000_000
-    #: How long a label row is kept after its window has passed.
+    #: How long a label row is kept after its window has passed; also how far requests may be out of order.
     retention: DurationUs = 86_400_000_000
-    exposure: _Name = "exposure"
-    positive: _Name = "click"
-    samples_topic: str = "samples"
-    streams: dict[_Name, LabelStreamConfig]
+    streams: dict[Name, LabelStreamConfig]
+    #: Further targets by name: samples of the same snapshots and label streams under another policy.
+    targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _roles_are_streams(self) -> LabelConfig:
-        for role, name in (("exposure", self.exposure), ("positive", self.positive)):
-            if name not in self.streams:
-                raise ValueError(f"{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
+        for target, policy in self.every_target().items():
+            where = f"targets.{target}: " if target else ""
+            for role, name in (("exposure", policy.exposure), ("positive", policy.positive)):
+                if name not in self.streams:
+                    raise ValueError(f"{where}{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
         return self
 
+    def every_target(self) -> dict[str, PolicyConfig]:
+        """The primary target, under the empty name, and the further ones."""
+        return {"": self, **self.targets}
 
-class ModelInput(_Section):
+    @property
+    def longest_us(self) -> int:
+        """The longest any target waits after the request, in microseconds."""
+        return max(policy.horizons_us[-1] for policy in self.every_target().values())
+
+
+class ModelInput(Section):
     """One column of the sample that the model reads."""
 
     column: str
@@ -166,7 +146,7 @@ class ModelInput(_Section):
     boundaries: tuple[float, ...] | None = None
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """FTRL-proximal hyperparameters, named as in McMahan et al. 2013."""
 
     alpha: float = Field(default=0.05, gt=0)
@@ -176,10 +156,10 @@ class OptimizerConfig(_Section):
     lr_power: float = Field(default=-0.5, ge=-0.5, le=0)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The embedded model: logistic regression over hashed inputs."""
 
-    name: _Name = "ranking"
+    name: Name = "ranking"
     inputs: tuple[ModelInput, ...] = Field(min_length=1)
     bits: int = Field(default=18, ge=8, le=28)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -187,15 +167,15 @@ class ModelConfig(_Section):
     checkpoint_every: int = Field(default=20_000, ge=1)
 
 
-class Config(_Section):
+class Config(Section):
     """All of ``dovetail.toml``; relative paths are relative to ``root``, the folder the file is in."""
 
-    name: _Name = "dovetail"
+    name: Name = "dovetail"
     sql: Path = Path("sql")
     storage: StorageConfig = StorageConfig()
-    streams: dict[_Name, StreamConfig]
-    tables: dict[_Name, TableConfig] = {}
-    batch_views: dict[_Name, BatchViewConfig] = {}
+    streams: dict[Name, StreamConfig]
+    tables: dict[Name, TableConfig] = Field(default_factory=dict)
+    batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
@@ -213,9 +193,10 @@ class Config(_Section):
         declared += [
             (self.request.topic, self.request.partitions),
             (self.request.snapshots_topic, self.request.partitions),
-            (self.labels.samples_topic, self.request.partitions),
             (self.dead_letter_topic, 1),
         ]
+        for policy in self.labels.every_target().values():
+            declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]
         topics: dict[str, int] = {}
         for topic, partitions in declared:
             if topic in topics:

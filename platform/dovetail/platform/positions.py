@@ -7,6 +7,9 @@ Rows carry their position as three columns. A table decoded from a topic has ``_
 position); a row derived from another also has ``_source_partition, _source_offset, _source_row``: the row it was made
 from. Whoever reads derived rows uses the source position to drop what it has seen before, because the producer of
 derived rows may publish a row again after a crash, but always in the order of the source.
+
+One source row may give several derived rows at different times (a sample, and later its correction). Each time is a
+*lane*, numbered from 0; ``_source_partition`` holds ``lane * LANE + partition``, so each lane is in order by itself.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 __all__ = [
+    "LANE",
     "OWN_COLUMNS",
     "SOURCE_COLUMNS",
     "Position",
     "SourceFilter",
+    "in_lane",
     "own_position_columns",
     "pack",
     "with_own_positions",
@@ -31,6 +36,9 @@ __all__ = [
 
 OWN_COLUMNS = ("_partition", "_offset", "_row")
 SOURCE_COLUMNS = ("_source_partition", "_source_offset", "_source_row")
+
+#: Source partitions of lane k start at ``k * LANE``; a topic has fewer partitions than this.
+LANE = 1 << 16
 
 _TYPES = (pa.int32(), pa.int64(), pa.int32())
 
@@ -64,6 +72,13 @@ def with_source_positions(table: pa.Table) -> pa.Table:
     kept = table.drop_columns([name for name in SOURCE_COLUMNS if name in table.column_names])
     renamed = dict(zip(OWN_COLUMNS, SOURCE_COLUMNS, strict=True))
     return kept.rename_columns([renamed.get(name, name) for name in kept.column_names])
+
+
+def in_lane(table: pa.Table, lane: int) -> pa.Table:
+    """``table`` with its source positions, which are of lane 0, moved to ``lane``."""
+    at = table.column_names.index(SOURCE_COLUMNS[0])
+    partitions = table.column(at).to_numpy() + np.int32(lane * LANE)
+    return table.set_column(at, table.schema.field(at), pa.array(partitions, pa.int32()))
 
 
 class SourceFilter:

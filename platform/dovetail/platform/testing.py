@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -66,11 +67,13 @@ async def run_stage(
     *,
     max_records: Callable[[], int] = lambda: 1_000_000,
     drain: bool = False,
+    on_step: Callable[[str, str], None] = lambda _stage, _step: None,
 ) -> None:
     """Feed ``stage`` everything its topics hold from its stored positions on, and carry out its works.
 
     Outgoing messages are appended to ``log`` when it has their topic. Between works the event loop gets a turn, so
-    stages that wait for each other can run side by side.
+    stages that wait for each other can run side by side. ``on_step(stage, step)`` is called after each of the runtime's
+    four steps; what it raises is a crash there.
     """
     await stage.start()
     for topic in stage.topics:
@@ -81,22 +84,25 @@ async def run_stage(
                 if poll is None:
                     continue
                 async for work in stage.handle(poll):
-                    await _carry_out(work, log)
+                    await _carry_out(work, log, partial(on_step, stage.name))
                 position[partition] = poll.last + 1
     if drain:
         async for work in stage.drain():
-            await _carry_out(work, log)
+            await _carry_out(work, log, partial(on_step, stage.name))
     await stage.stop()
 
 
-async def _carry_out(work: Work, log: MemoryLog) -> None:
+async def _carry_out(work: Work, log: MemoryLog, step: Callable[[str], None]) -> None:
     """Publish and commit. When cancelled, a commit that has begun is let finish: a thread cannot be stopped."""
+    step("computed")
     log.append(work.outgoing)
-    if work.commit is None:
-        return
-    commit = asyncio.ensure_future(asyncio.to_thread(work.commit))
-    try:
-        await asyncio.shield(commit)
-    except asyncio.CancelledError:
-        await commit
-        raise
+    step("published")
+    if work.commit is not None:
+        commit = asyncio.ensure_future(asyncio.to_thread(work.commit))
+        try:
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            await commit
+            raise
+    step("committed")
+    step("acknowledged")

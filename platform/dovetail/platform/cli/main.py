@@ -66,6 +66,36 @@ def check(
     raise typer.Exit(run(project, as_json=as_json))
 
 
+TargetOption = Annotated[str, typer.Option(help="A target of [labels.targets]; the primary one if left out.")]
+
+
+@app.command()
+def join(
+    project: ProjectOption = Path(),
+    out: Annotated[Path | None, typer.Option(help="Write the samples here, as Parquet by request day.")] = None,
+    target: TargetOption = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Compare with the stream's; exit 1 if different.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make the samples in batch, from archived snapshots and label logs."""
+    from dovetail.platform.cli.join import run
+
+    raise typer.Exit(run(project, out, target, compare=compare, as_json=as_json))
+
+
+@app.command()
+def audit(
+    project: ProjectOption = Path(),
+    target: TargetOption = "",
+    keys: Annotated[Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Account for every row of a stopped worker: each label and snapshot by outcome, sums that must agree."""
+    from dovetail.platform.cli.audit import run
+
+    raise typer.Exit(run(project, target, keys, as_json=as_json))
+
+
 @app.command()
 def worker(
     project: ProjectOption = Path(),

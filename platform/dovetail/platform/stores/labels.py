@@ -4,6 +4,9 @@ Each row keeps one event of its kind: the one with the smallest *effective time*
 effective time of a label is when the stream knew of it: its event time, or, when it came later than its partition's
 clock allowed, just after that clock. A label counts for a request when its effective time is within the window, which
 depends on the log alone and not on who read what first; and a minimum does not mind order or repetition.
+
+A row leaves when no snapshot that is still to come can ask for it (see ``dovetail.joiners.retention``). What it ended
+as stays in the accounts.
 """
 
 from __future__ import annotations
@@ -14,13 +17,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlalchemy as sa
 
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.stores.engine import Database
-from dovetail.platform.stores.ledger import Ledger, Progress
+from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["LABEL_ROWS", "LabelStore", "SqlLabelStore", "earliest_per_key", "joined_keys"]
+__all__ = [
+    "KEY",
+    "LABEL_ROWS",
+    "ORDER",
+    "LabelStore",
+    "earliest_per_key",
+    "joined_keys",
+    "retired_accounts",
+    "with_retired",
+]
 
 #: A label row. ``item_id`` is the item's value as text; times are microseconds since 1970-01-01 UTC.
 LABEL_ROWS = pa.schema(
@@ -35,10 +45,12 @@ LABEL_ROWS = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
     ]
 )
-_KEY = ["request_id", "item_id", "kind"]
-_ORDER = ["effective_us", "event_time_us", "partition", "offset", "row"]
-_REQUESTS_PER_QUERY = 5_000
+#: What identifies a label row.
+KEY = ["request_id", "item_id", "kind"]
+#: Which of two events of a key is kept: the smaller one by these.
+ORDER = ["effective_us", "event_time_us", "partition", "offset", "row"]
 _SEPARATOR = "\x1f"
+_RETIRED = ".retired"
 
 
 def joined_keys(table: pa.Table, columns: Sequence[str]) -> pa.Array:
@@ -52,13 +64,32 @@ def earliest_per_key(rows: pa.Table) -> pa.Table:
     """One row per key of ``rows`` (LABEL_ROWS): the first by effective time, event time and position."""
     if rows.num_rows == 0:
         return rows
-    ordered = rows.sort_by([(name, "ascending") for name in (*_KEY, *_ORDER)]).combine_chunks()
+    ordered = rows.sort_by([(name, "ascending") for name in (*KEY, *ORDER)]).combine_chunks()
     changes = np.zeros(ordered.num_rows, dtype=np.bool_)
     changes[0] = True
-    for name in _KEY:
+    for name in KEY:
         column = ordered.column(name).chunk(0)
         changes[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
     return ordered.filter(pa.array(changes))
+
+
+def retired_accounts(counts: Mapping[tuple[str, str], int]) -> list[Account]:
+    """The accounts that ``retire`` credits for rows by (kind, outcome)."""
+    books = []
+    for (kind, outcome), rows in counts.items():
+        stage = f"labels.{kind}{_RETIRED}"
+        books += [Account(stage, kind, 0, READ, rows), Account(stage, kind, 0, outcome, rows)]
+    return books
+
+
+def with_retired(held: Mapping[tuple[str, str], int], accounts: Sequence[Account]) -> dict[tuple[str, str], int]:
+    """Rows by (kind, outcome): those held, and those retired as ``accounts`` tell."""
+    total = dict(held)
+    for account in accounts:
+        if account.stage.endswith(_RETIRED) and account.outcome != READ:
+            key = (account.topic, account.outcome)
+            total[key] = total.get(key, 0) + account.rows
+    return total
 
 
 class LabelStore(ABC):
@@ -83,11 +114,12 @@ class LabelStore(ABC):
         rows: pa.Table,
         topic: str,
         dead: int = 0,
+        late: int = 0,
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
-        ``inserted``; ``dead`` messages could not be read.
+        ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window and are not stored.
 
         Raises:
             StaleCommit: the stored position is not the expected one.
@@ -113,8 +145,19 @@ class LabelStore(ABC):
         """
 
     @abstractmethod
+    def retire(self, before_us: int, limit: int = 50_000) -> int:
+        """Remove rows that took effect before ``before_us``, about ``limit`` of them, oldest first; returns how many.
+
+        What they had ended as is credited to ``labels.<kind>.retired``, in the same transaction.
+        """
+
+    @abstractmethod
+    def rows(self) -> int:
+        """Number of label rows held now."""
+
+    @abstractmethod
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """Number of label rows by (kind, outcome); a row not yet met by its snapshot is ``pending``."""
+        """Label rows ever inserted by (kind, outcome); ``pending`` is one not met by its snapshot, retired or not."""
 
     @abstractmethod
     def accounts(self) -> list[Account]:
@@ -123,114 +166,3 @@ class LabelStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release connections."""
-
-
-class SqlLabelStore(LabelStore):
-    """The label store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
-
-    def __init__(self, url: str) -> None:
-        metadata = sa.MetaData()
-        self._ledger = Ledger(metadata)
-        self._labels = sa.Table(
-            "labels",
-            metadata,
-            *(sa.Column(name, sa.Text, primary_key=True) for name in _KEY),
-            *(sa.Column(name, sa.BigInteger, nullable=False) for name in _ORDER),
-            sa.Column("outcome", sa.Text, nullable=False, server_default="pending"),
-            sqlite_with_rowid=False,
-        )
-        self._database = Database(url, metadata)
-        columns = self._labels.c
-        self._lookup = sa.select(*(columns[name] for name in (*_KEY, *_ORDER))).where(
-            columns.request_id.in_(sa.bindparam("requests", expanding=True))
-        )
-        insert = self._database.insert(self._labels)
-        earlier = sa.tuple_(*(insert.excluded[name] for name in _ORDER)) < sa.tuple_(
-            *(columns[name] for name in _ORDER)
-        )
-        self._upsert = insert.on_conflict_do_update(
-            index_elements=_KEY, set_={name: insert.excluded[name] for name in _ORDER}, where=earlier
-        )
-        self._mark = (
-            sa.update(self._labels)
-            .where(*(columns[name] == sa.bindparam(f"at_{name}") for name in _KEY))
-            .values(outcome=sa.bindparam("to_outcome"))
-        )
-
-    def progress(self, scope: str) -> Mapping[int, Progress]:
-        with self._database.read() as connection:
-            return self._ledger.progress(connection, scope)
-
-    def lookup(self, request_ids: Sequence[str]) -> pa.Table:
-        with self._database.read() as connection:
-            return self._select(connection, request_ids)
-
-    def insert(
-        self,
-        scope: str,
-        partition: int,
-        *,
-        expected: int,
-        progress: Progress,
-        rows: pa.Table,
-        topic: str,
-        dead: int = 0,
-    ) -> None:
-        first = earliest_per_key(rows)
-        with self._database.write() as connection:
-            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
-            new = 0
-            if first.num_rows:
-                known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
-                new = first.num_rows - pc.sum(pc.is_in(joined_keys(first, _KEY), joined_keys(known, _KEY))).as_py()
-                connection.execute(self._upsert, first.to_pylist())
-            counts = {
-                READ: rows.num_rows + dead,
-                "inserted": new,
-                "duplicate": rows.num_rows - new,
-                "dead_letter": dead,
-            }
-            accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in counts.items()]
-            self._ledger.credit(connection, self._database, accounts)
-
-    def mark(
-        self,
-        scope: str,
-        partition: int,
-        *,
-        expected: int,
-        progress: Progress,
-        outcomes: pa.Table,
-        accounts: Sequence[Account],
-    ) -> None:
-        with self._database.write() as connection:
-            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
-            if outcomes.num_rows:
-                renamed = outcomes.select([*_KEY, "outcome"]).rename_columns(
-                    [f"at_{name}" for name in _KEY] + ["to_outcome"]
-                )
-                connection.execute(self._mark, renamed.to_pylist())
-            self._ledger.credit(connection, self._database, accounts)
-
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        columns = self._labels.c
-        counted = sa.select(columns.kind, columns.outcome, sa.func.count()).group_by(columns.kind, columns.outcome)
-        with self._database.read() as connection:
-            return {(kind, outcome): rows for kind, outcome, rows in connection.execute(counted)}
-
-    def accounts(self) -> list[Account]:
-        with self._database.read() as connection:
-            return self._ledger.accounts(connection)
-
-    def close(self) -> None:
-        self._database.close()
-
-    def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        parts = []
-        for start in range(0, len(request_ids), _REQUESTS_PER_QUERY):
-            part = list(request_ids[start : start + _REQUESTS_PER_QUERY])
-            rows = connection.execute(self._lookup, {"requests": part}).all()
-            columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
-            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
-            parts.append(pa.Table.from_arrays(arrays, schema=LABEL_ROWS))
-        return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -10,6 +11,7 @@ from dovetail.features import Project
 from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.batch.features import seen_column as batch_seen_column
 from dovetail.features.consistency import Consistency, compare
+from dovetail.joiners.samples import lanes_of
 from dovetail.joiners.snapshots import request_rows, seen_column
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.app import Stores, Worker, load_table
@@ -26,7 +28,9 @@ def audit_worker(worker: Worker) -> Audit:
     labels = worker.stores.labels.outcomes()
     kinds = worker.project.config.labels.streams
     snapshots = totals.get(("snapshots.candidates", "snapshotted"), 0)
-    sampled = totals.get(("samples", "sampled"), 0)
+    primary = worker.project.config.labels
+    lanes = lanes_of("", primary.samples_topic, primary.held_topics)
+    made = sum(totals.get((f"{lane.name}.made", READ), 0) for lane in lanes)
     checks = [
         Check(
             f"{kind} labels: inserted, and rows in the label store",
@@ -42,17 +46,24 @@ def audit_worker(worker: Worker) -> Audit:
                 snapshots,
                 totals.get(("samples", READ), 0) - totals.get(("samples", "duplicate"), 0),
             ),
-            Check(
-                "samples: made, and exposures marked as sampled",
-                sampled,
-                labels.get((worker.project.config.labels.exposure, "sampled"), 0),
-            ),
         ]
+        checks += [
+            Check(
+                f"rows held by {before.name}, and met by {after.name}",
+                totals.get((f"{before.name}.held", READ), 0),
+                totals.get((after.name, READ), 0) - totals.get((after.name, "duplicate"), 0),
+            )
+            for before, after in pairwise(lanes)
+        ]
+        if primary.policy == "delayed":
+            sampled = totals.get(("samples", "sampled"), 0)
+            marked = labels.get((primary.exposure, "sampled"), 0)
+            checks.append(Check("exposed rows: sampled, and exposures marked as sampled", sampled, marked))
     if "trainer" in worker.stages:
-        checks.append(Check("samples: made, and trained on", sampled, totals.get(("trainer", "trained"), 0)))
+        checks.append(Check("samples: made, and trained on", made, totals.get(("trainer", "trained"), 0)))
     if "archive.samples" in worker.stages:
         checks += [
-            Check("samples: made, and archived", sampled, totals.get(("archive.samples", "archived"), 0)),
+            Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0)),
             Check("snapshot rows: taken, and archived", snapshots, totals.get(("archive.snapshots", "archived"), 0)),
         ]
     return audit(accounts, checks)

@@ -1,0 +1,59 @@
+"""A sample, put together: keys, features, label, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.joiners.contracts import BatchFeatures
+from dovetail.joiners.policies import EMISSIONS
+from dovetail.joiners.policies.base import NEVER, Int64
+from dovetail.joiners.snapshots import request_rows
+from dovetail.platform.positions import SOURCE_COLUMNS
+
+__all__ = ["assemble_samples", "known_times"]
+
+
+def known_times(
+    times: tuple[Int64, Int64] | None, rows: Int64, request_time_us: Int64, horizon_us: int
+) -> npt.NDArray[np.int64]:
+    """Event times (µs) of the labels of ``rows`` that took effect within the horizon, NEVER for the others."""
+    if times is None:
+        return np.full(len(rows), NEVER, dtype=np.int64)
+    effective, event = times[0][rows], times[1][rows]
+    return np.where(effective <= request_time_us[rows] + horizon_us, event, NEVER)
+
+
+def assemble_samples(
+    chosen: pa.Table,
+    features: BatchFeatures,
+    *,
+    label: npt.NDArray[np.int8],
+    weight: npt.NDArray[np.float32],
+    emission: npt.NDArray[np.int8],
+    extra: Mapping[str, np.ma.MaskedArray[tuple[int], np.dtype[np.int16]]],
+    times: Mapping[str, npt.NDArray[np.int64]],
+) -> pa.Table:
+    """Samples of ``chosen`` snapshot rows, which have source positions already.
+
+    Columns: request_id, item_id, request_time; the feature set's columns; label int8, weight float32, emission
+    (string, one of EMISSIONS); the policy's own int16 columns; ``<kind>_time`` per kind; score, model_version; source
+    positions. ``times`` int64 µs, NEVER for NULL.
+    """
+    complete = features.complete(request_rows(chosen), chosen)
+    columns = {name: chosen.column(name) for name in ("request_id", "item_id", "request_time")}
+    columns |= {name: complete.column(name) for name in complete.column_names if name not in columns}
+    columns["label"] = pa.array(label, pa.int8())
+    columns["weight"] = pa.array(weight, pa.float32())
+    columns["emission"] = pa.array(EMISSIONS, pa.string()).take(pa.array(emission))
+    for name, values in extra.items():
+        columns[name] = pa.array(values.data, pa.int16(), mask=np.ma.getmaskarray(values))
+    for kind, event in times.items():
+        none = event == NEVER
+        columns[f"{kind}_time"] = pa.array(np.where(none, 0, event), pa.int64(), mask=none).cast(pa.timestamp("us"))
+    trailing: Sequence[str] = ("score", "model_version", *SOURCE_COLUMNS)
+    columns |= {name: chosen.column(name) for name in trailing}
+    return pa.table(columns)

@@ -1,0 +1,213 @@
+"""The audit of labels and snapshots, key by key, from the archives alone.
+
+Every label row and every snapshot row ever archived gets one outcome, worked out in DuckDB from the logs and the
+samples that were really made; the stream's own books are not consulted. What should be a sample and is not is ``lost``,
+a sample that is there more than once, or of nothing, is ``surplus``: neither may occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from dovetail.joiners.batch_join import chance_macros, first_label, joined_rows, within
+from dovetail.platform.policy_config import PolicyConfig
+from dovetail.platform.positions import LANE
+
+__all__ = ["WRONG", "LabelAudit", "Line", "audit_labels"]
+
+#: Outcomes that must not occur.
+WRONG = ("lost", "surplus")
+
+
+class Line(NamedTuple):
+    """``rows`` rows of ``what`` (a label kind, ``snapshots`` or ``samples``), of a UTC day and partition, by outcome.
+
+    ``keys``: some of them, as ``request_id/item_id``.
+    """
+
+    what: str
+    day: str
+    partition: int
+    outcome: str
+    rows: int
+    keys: list[str]
+
+
+class LabelAudit(NamedTuple):
+    """Lines by what, day, partition and outcome; and every row behind them.
+
+    ``rows`` has columns what, day, partition, outcome, request_id, item_id, offset, row.
+    """
+
+    lines: list[Line]
+    rows: pa.Table
+
+    @property
+    def wrong(self) -> list[Line]:
+        """The lines that should not be there."""
+        return [line for line in self.lines if line.outcome in WRONG]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As JSON-ready data."""
+        return [line._asdict() for line in self.lines]
+
+
+def audit_labels(
+    snapshots: pa.Table,
+    labels: Mapping[str, pa.Table],
+    samples: pa.Table,
+    policy: PolicyConfig,
+    *,
+    allowed_lateness_us: int,
+    released: Mapping[tuple[int, int], int],
+    examples: int = 3,
+) -> LabelAudit:
+    """Audit one target.
+
+    ``snapshots`` needs request_id, item_id, request_time and own positions; ``labels`` are the archived logs by kind;
+    ``samples`` needs request_id, item_id, label, emission and source positions. ``released`` gives, by lane and
+    snapshot partition, the first packed position (see ``positions.pack``) not yet released; absent means none.
+
+    Outcomes of labels: ``sampled``, ``corrected``, ``down_sampled``, ``unexposed`` (no exposure in time), ``late``
+    (after every window), ``duplicate``, ``orphaned`` (no snapshot, and every window has passed), ``pending``, ``lost``.
+    """
+    connection = duckdb.connect(config={"threads": 2})
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        at = ["request_id", "item_id", "request_time", "_partition", "_offset", "_row"]
+        connection.register("candidates", snapshots.select(at))
+        made = ["request_id", "item_id", "label", "emission", "_source_partition", "_source_offset", "_source_row"]
+        connection.register("samples", samples.select(made))
+        bounds = [(lane, partition, bound) for (lane, partition), bound in released.items()]
+        columns = list(zip(*bounds, strict=True)) or [(), (), ()]
+        names = ["lane", "partition", "bound"]
+        connection.register("released", pa.table([pa.array(c, pa.int64()) for c in columns], names=names))
+        for kind, log in labels.items():
+            connection.register(f"log_{kind}", log)
+        connection.execute(chance_macros())
+        parts = _Parts(tuple(labels), policy)
+        connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
+        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table()
+        lines = connection.sql(
+            f"""SELECT what, day, partition, outcome, count(*),
+                       list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]
+                FROM rows_seen GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+        ).fetchall()
+        return LabelAudit([Line(*line) for line in lines], rows)
+    finally:
+        connection.close()
+
+
+class _Parts:
+    """The audit's SQL, for one policy."""
+
+    def __init__(self, kinds: tuple[str, ...], policy: PolicyConfig) -> None:
+        self.kinds = kinds
+        self.policy = policy
+        #: The lane that sends the first sample of a row.
+        self.first = 1 if policy.policy == "return_days" else 0
+
+    def query(self, allowed_lateness_us: int) -> str:
+        """One row per label, snapshot and wrong sample."""
+        firsts = ",\n".join(first_label(kind, allowed_lateness_us) for kind in self.kinds)
+        clock = " UNION ALL ".join(
+            f"SELECT max(event_time) - to_microseconds({allowed_lateness_us}) AS c FROM log_{kind} GROUP BY _partition"
+            for kind in self.kinds
+        )
+        kinds = "\nUNION ALL\n".join(self._labels(kind) for kind in self.kinds)
+        lanes = range(len(self.policy.horizons_us))
+        free = ", ".join(f"coalesce({self._bound(k)}, 0) > here AS released_{k}" for k in lanes)
+        return f"""
+            WITH {firsts},
+            newest AS (SELECT min(c) AS watermark FROM ({clock})),
+            made AS (SELECT request_id, item_id, max(label) AS positive, bool_or(emission = 'correction') AS corrected
+                     FROM samples GROUP BY ALL),
+            met AS (SELECT *, {free} FROM
+                    (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds)}))),
+            known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
+                             coalesce(made.positive, 0) = 1 AS has_positive, coalesce(made.corrected, false) AS has_correction
+                      FROM met LEFT JOIN made USING (request_id, item_id))
+            {kinds}
+            UNION ALL {self._snapshots()}
+            UNION ALL {self._surplus()}
+        """
+
+    @staticmethod
+    def _bound(lane: int) -> str:
+        return f"(SELECT max(bound) FROM released WHERE lane = {lane} AND released.partition = _partition)"
+
+    def _labels(self, kind: str) -> str:
+        """Of several candidates with one key (an item listed twice) the label is told of the first."""
+        return f"""
+            SELECT '{kind}' AS what, strftime(l.event_time, '%Y-%m-%d') AS day, l._partition AS partition,
+                   CASE WHEN f._offset != l._offset OR f._row != l._row OR f._partition != l._partition THEN 'duplicate'
+                        WHEN k.request_id IS NULL THEN CASE WHEN
+                            f.{kind}_effective + to_microseconds({self.policy.horizons_us[-1]})
+                            < (SELECT watermark FROM newest) THEN 'orphaned' ELSE 'pending' END
+                        ELSE {self._outcome(kind)} END AS outcome,
+                   l.request_id, l.item_id::VARCHAR AS item_id, l._offset AS "offset", l._row AS "row"
+            FROM log_{kind} l JOIN {kind}_first f USING (request_id, item_id)
+            LEFT JOIN (FROM known QUALIFY row_number() OVER (PARTITION BY request_id, item_id ORDER BY here) = 1) k
+                ON k.request_id = l.request_id AND k.item_id = l.item_id
+            WHERE l.request_id IS NOT NULL"""
+
+    def _outcome(self, kind: str) -> str:
+        """What became of the first label of a key that has a snapshot ``k``."""
+        policy, horizons = self.policy, self.policy.horizons_us
+        exposed = within(policy.exposure, horizons[0], "k.")
+        if kind != policy.positive:
+            return f"""CASE WHEN NOT {within(kind, horizons[0], "k.")} THEN 'late'
+                            WHEN NOT k.released_0 THEN 'pending' WHEN NOT {exposed} THEN 'unexposed'
+                            WHEN NOT k.released_{self.first} THEN 'pending' WHEN k.has_sample THEN 'sampled'
+                            WHEN {self._down_sampled("k.")} THEN 'down_sampled' ELSE 'lost' END"""
+        steps = []
+        for lane in range(self.first, len(horizons)):
+            corrects = policy.policy == "delayed" and lane == 1
+            has, what = ("k.has_correction", "corrected") if corrects else ("k.has_positive", "sampled")
+            steps.append(
+                f"""WHEN {within(kind, horizons[lane], "k.")} THEN
+                    CASE WHEN NOT k.released_{lane} THEN 'pending' WHEN {has} THEN '{what}' ELSE 'lost' END"""
+            )
+        return f"""CASE WHEN NOT k.released_0 THEN 'pending'
+                        WHEN NOT {within(kind, horizons[-1], "k.")} THEN 'late'
+                        WHEN NOT {exposed} THEN CASE WHEN {within(kind, horizons[0], "k.")} THEN 'unexposed'
+                                                     ELSE 'late' END
+                        {" ".join(steps)} END"""
+
+    def _down_sampled(self, prefix: str) -> str:
+        kept, horizon = self.policy.negative_fraction, self.policy.horizons_us[0]
+        if kept == 1:
+            return "false"
+        positive = within(self.policy.positive, horizon, prefix)
+        return f"NOT {positive} AND chance({prefix}request_id, {prefix}item_id) >= {kept!r}"
+
+    def _snapshots(self) -> str:
+        exposed = within(self.policy.exposure, self.policy.horizons_us[0])
+        drawn = self.policy.unexposed_fraction
+        unexposed = "'unexposed'"
+        if drawn:
+            unexposed = f"""CASE WHEN chance(request_id, item_id) >= {drawn!r} THEN 'unexposed'
+                                 WHEN has_sample THEN 'unexposed_sampled' ELSE 'lost' END"""
+        return f"""
+            SELECT 'snapshots', strftime(request_time, '%Y-%m-%d'), _partition,
+                   CASE WHEN NOT released_0 THEN 'pending' WHEN NOT {exposed} THEN {unexposed}
+                        WHEN NOT released_{self.first} THEN 'pending' WHEN has_sample THEN 'sampled' WHEN {self._down_sampled("")} THEN 'down_sampled'
+                        ELSE 'lost' END,
+                   request_id, item_id::VARCHAR, _offset, _row
+            FROM known"""
+
+    @staticmethod
+    def _surplus() -> str:
+        """Samples sent twice for one snapshot row, lane and emission, or for a row that is not there."""
+        return f"""
+            SELECT 'samples', coalesce(strftime(c.request_time, '%Y-%m-%d'), ''), _source_partition % {LANE}, 'surplus',
+                   s.request_id, s.item_id::VARCHAR, _source_offset, _source_row
+            FROM samples s LEFT JOIN candidates c
+                ON c._partition = _source_partition % {LANE} AND c._offset = _source_offset AND c._row = _source_row
+            QUALIFY c.request_id IS DISTINCT FROM s.request_id OR c.item_id IS DISTINCT FROM s.item_id
+                OR row_number() OVER (PARTITION BY _source_partition, _source_offset, _source_row, emission
+                                      ORDER BY s.request_id) > 1"""

@@ -1,0 +1,66 @@
+"""What became of the label rows that met their snapshot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy
+from dovetail.joiners.policies.base import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED
+from dovetail.platform import wire
+
+__all__ = ["LABEL_OUTCOMES", "label_outcomes"]
+
+#: What a label row can end as; before it has met its snapshot it is ``pending``.
+LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected")
+_SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED = range(len(LABEL_OUTCOMES))
+_UNDECIDED = -1
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("request_id", "item_id", "kind", "outcome")])
+
+
+def label_outcomes(rows: pa.Table, candidates: Candidates, decision: Decision, policy: Policy, lane: int) -> pa.Table:
+    """Outcomes of one lane, as the label store's ``mark`` takes them.
+
+    In time: what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that will say. Lanes
+    from 1 on speak of the positive kind alone.
+    """
+    parts = []
+    for kind in candidates.effective_us if lane == 0 else [policy.positive]:
+        times = candidates.effective_us.get(kind)
+        if times is None:
+            continue
+        what = _of_kind(times, candidates, decision, policy, lane, goes_on=kind == policy.positive)
+        said = what != _UNDECIDED
+        met = rows.select(["request_id", "item_id"]).filter(pa.array(said))
+        columns = [
+            met.column("request_id").cast(pa.string()),
+            met.column("item_id").cast(pa.string()),
+            pa.repeat(kind, met.num_rows),
+            pa.array(LABEL_OUTCOMES, pa.string()).take(pa.array(what[said])),
+        ]
+        parts.append(pa.table(columns, schema=_SCHEMA))
+    return wire.concat(parts, _SCHEMA)
+
+
+def _of_kind(
+    times: np.ndarray[tuple[int], np.dtype[np.int64]],
+    candidates: Candidates,
+    decision: Decision,
+    policy: Policy,
+    lane: int,
+    *,
+    goes_on: bool,
+) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    if lane == 0:
+        row = np.full(len(times), _SAMPLED, dtype=np.int8)
+        row[(decision.outcome == UNEXPOSED) | (decision.outcome == UNEXPOSED_SAMPLED)] = _UNEXPOSED
+        row[decision.outcome == DOWN_SAMPLED] = _DOWN_SAMPLED
+    else:
+        later = _CORRECTED if policy.later_outcome == "corrected" else _SAMPLED
+        row = np.full(len(times), later, dtype=np.int8)
+    in_time = times <= candidates.request_time_us + policy.horizons_us[lane]
+    what = np.where(in_time, row, _LATE).astype(np.int8)
+    what[times == NEVER] = _UNDECIDED
+    if goes_on:
+        what[~in_time & decision.held] = _UNDECIDED
+    return what

@@ -1,0 +1,54 @@
+"""``dovetail audit``: the accounts of every stage, and every label and snapshot row by outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.features import load
+from dovetail.platform.app import assemble
+from dovetail.platform.audit import Audit
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.reports import audit_archived_labels, audit_worker
+
+__all__ = ["run"]
+
+
+def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
+    """Audit a stopped worker's stores; 1 when something does not balance."""
+    loaded = load(project)
+    worker = assemble(loaded)
+    try:
+        books = audit_worker(worker)
+        labels, checks = audit_archived_labels(loaded, worker.stores, target=target)
+    finally:
+        worker.stores.close()
+    wrong = [*books.unbalanced, *(f"{c.what}: {c.left} and {c.right}" for c in checks if not c.holds)]
+    for line in labels.wrong:
+        where = f"{line.what} of {line.day}, partition {line.partition}"
+        wrong.append(f"{where}: {line.rows} {line.outcome}, such as {', '.join(line.keys)}")
+    result = Audit(books.stages, [*books.checks, *checks], wrong)
+    if keys is not None and labels.lines:
+        pq.write_table(labels.rows, keys, compression="zstd")
+    if as_json:
+        print_json({**result.to_json(), "labels": labels.to_json()})
+        return 0 if result.balanced else 1
+    console = Console()
+    table = Table(title="labels and snapshots, by day and partition")
+    for column in ("what", "day", "partition", "outcome", "rows", "such as"):
+        table.add_column(column, justify="right" if column in ("partition", "rows") else "left")
+    for line in labels.lines:
+        shown = ", ".join(line.keys)
+        table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", shown)
+    console.print(table)
+    for check in result.checks:
+        console.print(
+            f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}", highlight=False
+        )
+    for problem in wrong:
+        console.print(f"does not balance: {problem}", highlight=False, markup=False)
+    console.print("audit holds" if result.balanced else "audit FAILS")
+    return 0 if result.balanced else 1

@@ -1,0 +1,57 @@
+"""What the archives hold for one target, and how far its agents had come when they were written."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from dovetail.features import Project
+from dovetail.joiners.samples import lanes_of
+from dovetail.platform.app import Stores, samples_dataset
+from dovetail.platform.archive import read_dataset
+from dovetail.platform.config import PolicyConfig
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.positions import own_position_columns
+
+__all__ = ["archived_labels", "archived_samples", "released_positions", "target_of"]
+
+_POSITIONS_PER_OFFSET = 1 << 20
+
+
+def target_of(project: Project, name: str) -> PolicyConfig:
+    """The policy of a target; the primary one is the empty name.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    targets = project.config.labels.every_target()
+    if name not in targets:
+        known = ", ".join(sorted(filter(None, targets))) or "none but the primary one"
+        raise ConfigError(f"--target {name}: no such target in [labels.targets]; there are: {known}")
+    return targets[name]
+
+
+def archived_labels(project: Project, stores: Stores) -> dict[str, pa.Table]:
+    """The label logs by kind, announced watermarks included."""
+    logs = {}
+    for kind, schema in project.label_schemas.items():
+        empty = pa.schema([*schema.arrow, *own_position_columns()])
+        logs[kind] = read_dataset(stores.registry, stores.offline, kind, empty)
+    return logs
+
+
+def archived_samples(stores: Stores, target: str) -> pa.Table:
+    """The samples the stream made; without columns when there are none."""
+    return read_dataset(stores.registry, stores.offline, samples_dataset(target))
+
+
+def released_positions(project: Project, stores: Stores, target: str) -> dict[tuple[int, int], int]:
+    """By lane and snapshot partition: the first packed snapshot position not yet released, from the label store."""
+    declared = target_of(project, target)
+    bounds: dict[tuple[int, int], int] = {}
+    for lane in lanes_of(target, project.config.request.snapshots_topic, declared.held_topics):
+        for partition, progress in stores.labels.progress(lane.name).items():
+            if lane.number == 0:
+                bounds[0, partition] = progress.next_offset * _POSITIONS_PER_OFFSET
+            else:  # it has seen every row forwarded up to its last source; what was not forwarded gives no sample
+                bounds |= {(lane.number, source): last + 1 for source, last in progress.sources.items()}
+    return bounds

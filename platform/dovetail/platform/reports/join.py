@@ -1,0 +1,91 @@
+"""Samples in batch, and whether the stream made the same."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.features import Project
+from dovetail.joiners.batch_samples import batch_samples
+from dovetail.joiners.contracts import BatchFeatures
+from dovetail.platform.app import Stores
+from dovetail.platform.archive import read_dataset
+from dovetail.platform.positions import LANE, OWN_COLUMNS, SOURCE_COLUMNS, pack
+from dovetail.platform.reports.archived import archived_labels, archived_samples, released_positions, target_of
+
+__all__ = ["JoinDifference", "difference", "join_archived"]
+
+_KEY = [*SOURCE_COLUMNS, "emission"]
+
+
+class JoinDifference(NamedTuple):
+    """Batch against stream: rows compared, rows only one side has, and columns that differ with how many rows do."""
+
+    compared: int
+    only_batch: int
+    only_stream: int
+    columns: dict[str, int]
+
+    @property
+    def equal(self) -> bool:
+        """Whether there is no difference."""
+        return not (self.only_batch or self.only_stream or self.columns)
+
+
+def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, target: str = "") -> pa.Table:
+    """The samples of a target from everything archived, as far as the stream has released them.
+
+    No sample columns but an empty table when no snapshot is archived.
+    """
+    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+    if snapshots.num_rows == 0:
+        return pa.table({})
+    order = [(name, "ascending") for name in OWN_COLUMNS]
+    samples = batch_samples(
+        snapshots.sort_by(order),
+        archived_labels(project, stores),
+        target_of(project, target),
+        features,
+        allowed_lateness_us=project.config.labels.allowed_lateness,
+    )
+    bounds = released_positions(project, stores, target)
+    lane, partition = np.divmod(samples.column("_source_partition").to_numpy(), LANE)
+    at = pack(samples.column("_source_offset").to_numpy(), samples.column("_source_row").to_numpy())
+    bound = np.zeros(len(at), dtype=np.int64)
+    for (of_lane, of_partition), value in bounds.items():
+        bound[(lane == of_lane) & (partition == of_partition)] = value
+    return samples.filter(pa.array(at < bound))
+
+
+def difference(stores: Stores, batch: pa.Table, *, target: str = "") -> JoinDifference:
+    """Compare the batch join's samples with the archived ones, value by value."""
+    stream = archived_samples(stores, target)
+    if batch.num_rows == 0 or stream.num_rows == 0:
+        return JoinDifference(0, batch.num_rows, stream.num_rows, {})
+    stream = stream.drop_columns(list(OWN_COLUMNS))
+    order = [(name, "ascending") for name in _KEY]
+    batch, stream = batch.sort_by(order).combine_chunks(), stream.sort_by(order).combine_chunks()
+    mine, theirs = _keys(batch), _keys(stream)
+    in_both, in_batch = pc.is_in(mine, theirs), pc.is_in(theirs, mine)
+    only_batch, only_stream = batch.num_rows - pc.sum(in_both).as_py(), stream.num_rows - pc.sum(in_batch).as_py()
+    batch, stream = batch.filter(in_both), stream.filter(in_batch)
+    names = sorted({*batch.column_names, *stream.column_names})
+    columns = {}
+    for name in names:
+        if name not in batch.column_names or name not in stream.column_names:
+            columns[name] = batch.num_rows
+            continue
+        left, right = batch.column(name), stream.column(name)
+        same = pc.equal(left, right.cast(left.type)).fill_null(False)
+        both_null = pc.and_(left.is_null(nan_is_null=True), right.is_null(nan_is_null=True))
+        differing = len(left) - int(pc.sum(pc.or_(same, both_null)).as_py() or 0)
+        if differing:
+            columns[name] = differing
+    return JoinDifference(batch.num_rows, only_batch, only_stream, columns)
+
+
+def _keys(samples: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(*(samples.column(name).cast(pa.string()) for name in _KEY), "/")

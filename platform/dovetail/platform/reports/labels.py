@@ -1,0 +1,61 @@
+"""The audit of labels over a project's archives."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from dovetail.features import Project
+from dovetail.joiners.label_audit import LabelAudit, audit_labels
+from dovetail.platform.accounts import READ
+from dovetail.platform.app import Stores
+from dovetail.platform.archive import read_dataset
+from dovetail.platform.audit import Check
+from dovetail.platform.reports.archived import archived_labels, archived_samples, released_positions, target_of
+
+__all__ = ["audit_archived_labels"]
+
+_SAMPLE = pa.schema(
+    [
+        ("request_id", pa.string()), ("item_id", pa.int64()), ("label", pa.int8()), ("emission", pa.string()),
+        ("_source_partition", pa.int32()), ("_source_offset", pa.int64()), ("_source_row", pa.int32()),
+    ]
+)  # fmt: skip
+
+
+def audit_archived_labels(project: Project, stores: Stores, *, target: str = "") -> tuple[LabelAudit, list[Check]]:
+    """Every archived label and snapshot row with its outcome, and the checks of its totals against the agents' books.
+
+    Per kind and partition: rows its agent has read = rows archived + dead letters. Nothing is archived: no lines.
+    """
+    logs = archived_labels(project, stores)
+    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+    samples = archived_samples(stores, target)
+    if snapshots.num_rows == 0:
+        return LabelAudit([], pa.table({})), []
+    result = audit_labels(
+        snapshots,
+        logs,
+        samples if samples.num_rows else _SAMPLE.empty_table(),
+        target_of(project, target),
+        allowed_lateness_us=project.config.labels.allowed_lateness,
+        released=released_positions(project, stores, target),
+    )
+    books: dict[tuple[str, int, str], int] = {}
+    for account in stores.labels.accounts():
+        key = (account.stage, account.partition, account.outcome)
+        books[key] = books.get(key, 0) + account.rows
+    checks = []
+    for kind, declared in project.config.labels.streams.items():
+        for partition in range(declared.partitions):
+            given = sum(line.rows for line in result.lines if (line.what, line.partition) == (kind, partition))
+            dead = books.get((f"labels.{kind}", partition, "dead_letter"), 0)
+            read = books.get((f"labels.{kind}", partition, READ), 0)
+            checks.append(Check(f"{kind} labels of partition {partition}: read, and outcomes", read, given + dead))
+    made = sum(line.rows for line in result.lines if (line.what, line.outcome) == ("snapshots", "pending"))
+    total = sum(line.rows for line in result.lines if line.what == "snapshots")
+    checks.append(Check("snapshot rows: archived, and outcomes", snapshots.num_rows, total))
+    scope = "samples" if not target else f"samples.{target}"
+    met = sum(rows for (stage, _, what), rows in books.items() if stage == scope and what == READ)
+    again = sum(rows for (stage, _, what), rows in books.items() if stage == scope and what == "duplicate")
+    checks.append(Check("snapshot rows: met by the sample agent, and not pending", met - again, total - made))
+    return result, checks

@@ -1,0 +1,18 @@
+"""What every section of ``dovetail.toml`` is: fixed once read, and without keys nobody knows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Name", "Section"]
+
+#: A name that is also an SQL identifier.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A section; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

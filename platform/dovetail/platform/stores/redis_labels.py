@@ -1,0 +1,239 @@
+"""The label store in Redis: one hash per request, and the ledger beside it.
+
+Every change is one Lua script, which Redis runs alone: compare-and-set, rows and accounts together. Keys carry the hash
+tag ``{NAME}``, so a cluster keeps a project's labels, positions and accounts in one slot, where one script may touch
+them all; what that costs is that one node holds them. A Redis that loses its last second (``appendfsync everysec``, a
+failover) loses rows and positions together, and the label agent reads them again from the log.
+
+=============================  ====================================================================================
+key                            holds
+=============================  ====================================================================================
+``{NAME}:request:REQUEST_ID``  hash: ``kind 0x1f item`` to ``effective,event,partition,offset,row,outcome``
+``{NAME}:effect``              sorted set: request ids by their smallest effective time
+``{NAME}:progress:SCOPE``      hash: partition to ``next_offset`` and, as ``PARTITION:rest``, the rest as JSON
+``{NAME}:accounts``            hash: ``stage 0x1f topic 0x1f partition 0x1f outcome`` to rows
+``{NAME}:outcomes``            hash: ``kind 0x1f outcome`` to rows held
+=============================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import redis
+
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
+from dovetail.platform.stores.labels import (
+    LABEL_ROWS,
+    ORDER,
+    LabelStore,
+    earliest_per_key,
+    with_retired,
+)
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.redis_scripts import INSERT, MARK, RETIRE
+
+__all__ = ["RedisLabelStore"]
+
+_SEPARATOR = "\x1f"
+_REQUESTS_PER_PIPELINE = 5_000
+
+
+class RedisLabelStore(LabelStore):
+    """The label store on one Redis, or one slot of a cluster. Needs Redis 6.2 or newer."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """Connect.
+
+        Raises:
+            ConfigError: the URL is malformed.
+            StoreError: nobody answers there.
+        """
+        try:
+            self._redis: Any = redis.Redis.from_url(url, decode_responses=True)
+        except ValueError as error:
+            raise ConfigError(f"store URL {url!r} cannot be used: {error}; try redis://HOST:6379/0") from error
+        try:
+            self._redis.ping()
+        except redis.RedisError as error:
+            raise StoreError(f"{url}: Redis does not answer: {error}; is it running, and is the URL right?") from error
+        self._tag = f"{{{name}}}"
+        self._insert = self._redis.register_script(INSERT)
+        self._mark = self._redis.register_script(MARK)
+        self._retire = self._redis.register_script(RETIRE)
+
+    def progress(self, scope: str) -> Mapping[int, Progress]:
+        stored = self._redis.hgetall(self._key("progress", scope))
+        progress = {}
+        for partition, rest in ((name[:-5], text) for name, text in stored.items() if name.endswith(":rest")):
+            watermark_us, timestamp_ms, sources = json.loads(rest)
+            known = {int(source): last for source, last in sources.items()}
+            progress[int(partition)] = Progress(int(stored[partition]), watermark_us, timestamp_ms, known)
+        return progress
+
+    def lookup(self, request_ids: Sequence[str]) -> pa.Table:
+        parts = []
+        for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
+            part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for request_id in part:
+                    pipeline.hgetall(self._key("request", request_id))
+                parts.append(_label_rows(part, pipeline.execute()))
+        return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
+
+    def insert(
+        self,
+        scope: str,
+        partition: int,
+        *,
+        expected: int,
+        progress: Progress,
+        rows: pa.Table,
+        topic: str,
+        dead: int = 0,
+        late: int = 0,
+    ) -> None:
+        first = earliest_per_key(rows)
+        requests, index = _numbered(first.column("request_id"))
+        columns = [index, _fields(first), first.column("kind").to_pylist()]
+        columns += [first.column(name).to_pylist() for name in ORDER]
+        fixed = {READ: rows.num_rows + dead + late, "late": late, "dead_letter": dead, "duplicate": rows.num_rows}
+        accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
+        inserted, duplicate = (_account(scope, topic, partition, what) for what in ("inserted", "duplicate"))
+        arguments = [*_commit(partition, expected, progress, accounts), inserted, duplicate, *_flat(columns)]
+        self._run(self._insert, scope, partition, expected, requests, arguments)
+
+    def mark(
+        self,
+        scope: str,
+        partition: int,
+        *,
+        expected: int,
+        progress: Progress,
+        outcomes: pa.Table,
+        accounts: Sequence[Account],
+    ) -> None:
+        requests, index = _numbered(outcomes.column("request_id"))
+        columns = [
+            index,
+            _fields(outcomes),
+            outcomes.column("kind").to_pylist(),
+            outcomes.column("outcome").to_pylist(),
+        ]
+        arguments = [*_commit(partition, expected, progress, accounts), *_flat(columns)]
+        self._run(self._mark, scope, partition, expected, requests, arguments)
+
+    def retire(self, before_us: int, limit: int = 50_000) -> int:
+        requests = self._redis.zrange(
+            self._key("effect"), "-inf", f"({before_us}", byscore=True, offset=0, num=max(1, limit // 16)
+        )
+        if not requests:
+            return 0
+        found = self._retire(
+            keys=[*self._common("none"), *(self._key("request", request) for request in requests)],
+            args=[before_us, *requests],
+        )
+        counts = {}
+        for name, rows in zip(found[::2], found[1::2], strict=True):
+            kind, outcome = name.split(_SEPARATOR)
+            counts[kind, outcome] = int(rows)
+        return sum(counts.values())
+
+    def rows(self) -> int:
+        return sum(self._held().values())
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hgetall(self._key("outcomes"))
+            pipeline.hgetall(self._key("accounts"))
+            held, accounts = pipeline.execute()
+        return with_retired(_by_outcome(held), _accounts(accounts))
+
+    def accounts(self) -> list[Account]:
+        return sorted(_accounts(self._redis.hgetall(self._key("accounts"))))
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _held(self) -> dict[tuple[str, str], int]:
+        return _by_outcome(self._redis.hgetall(self._key("outcomes")))
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._tag, *parts))
+
+    def _common(self, scope: str) -> list[str]:
+        return [self._key("progress", scope), self._key("accounts"), self._key("outcomes"), self._key("effect")]
+
+    def _run(
+        self, script: Any, scope: str, partition: int, expected: int, requests: Sequence[str], arguments: Sequence[Any]
+    ) -> None:
+        keys = [*self._common(scope), *(self._key("request", request) for request in requests)]
+        found = script(keys=keys, args=arguments)
+        if found is not None:
+            raise StaleCommit(scope, partition, expected=expected, found=int(found))
+
+
+def _numbered(requests: pa.ChunkedArray) -> tuple[list[str], list[int]]:
+    """Distinct request ids, and for each row the number of its own, from 1 as Lua counts."""
+    encoded = requests.combine_chunks().dictionary_encode() if len(requests) else pa.array([], pa.string())
+    if len(requests) == 0:
+        return [], []
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return encoded.dictionary.to_pylist(), pc.add(encoded.indices, 1).to_pylist()
+
+
+def _fields(rows: pa.Table) -> list[str]:
+    fields: list[str] = pc.binary_join_element_wise(rows.column("kind"), rows.column("item_id"), _SEPARATOR).to_pylist()
+    return fields
+
+
+def _flat(columns: Sequence[Sequence[Any]]) -> Iterable[Any]:
+    return (value for row in zip(*columns, strict=True) for value in row)
+
+
+def _account(stage: str, topic: str, partition: int, outcome: str) -> str:
+    return _SEPARATOR.join((stage, topic, str(partition), outcome))
+
+
+def _commit(partition: int, expected: int, progress: Progress, accounts: Sequence[Account]) -> list[Any]:
+    """The arguments every commit begins with: position, progress, accounts."""
+    rest = json.dumps([progress.watermark_us, progress.timestamp_ms, progress.sources])
+    credited = [part for a in accounts if a.rows for part in (_account(*a[:4]), a.rows)]
+    return [partition, expected, progress.next_offset, rest, len(credited) // 2, *credited]
+
+
+def _accounts(stored: Mapping[str, str]) -> list[Account]:
+    accounts = []
+    for name, rows in stored.items():
+        stage, topic, partition, outcome = name.split(_SEPARATOR)
+        if int(rows):
+            accounts.append(Account(stage, topic, int(partition), outcome, int(rows)))
+    return accounts
+
+
+def _by_outcome(stored: Mapping[str, str]) -> dict[tuple[str, str], int]:
+    counts = {}
+    for name, rows in stored.items():
+        kind, outcome = name.split(_SEPARATOR)
+        if int(rows):
+            counts[kind, outcome] = int(rows)
+    return counts
+
+
+def _label_rows(requests: Sequence[str], answers: Sequence[Mapping[str, str]]) -> pa.Table:
+    """Hashes as LABEL_ROWS."""
+    owners = pa.array([i for i, answer in enumerate(answers) for _ in answer], pa.int64())
+    if len(owners) == 0:
+        return LABEL_ROWS.empty_table()
+    names = pa.array([name for answer in answers for name in answer], pa.string())
+    values = pa.array([value for answer in answers for value in answer.values()], pa.string())
+    key = pc.split_pattern(names, _SEPARATOR, max_splits=1)
+    numbers = pc.split_pattern(values, ",")
+    columns = [pa.array(requests, pa.string()).take(owners), pc.list_element(key, 1), pc.list_element(key, 0)]
+    columns += [pc.list_element(numbers, i) for i in range(len(ORDER))]
+    return pa.table(columns, names=LABEL_ROWS.names).cast(LABEL_ROWS)

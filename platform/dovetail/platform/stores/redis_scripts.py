@@ -1,0 +1,121 @@
+"""The Lua scripts of the Redis label store. Redis runs a script alone, so each is a transaction.
+
+Keys: 1 progress of the scope, 2 accounts, 3 outcomes, 4 requests by effective time, 5... the requests touched.
+Numbers are doubles in Lua: times in microseconds and offsets are exact below 2^53.
+"""
+
+from __future__ import annotations
+
+__all__ = ["INSERT", "MARK", "RETIRE"]
+
+#: Moves the position or returns the one found; credits accounts; leaves ``at``, the next argument.
+_COMMIT = r"""
+local found = redis.call('HGET', KEYS[1], ARGV[1])
+if (found or '0') ~= ARGV[2] then return found or '0' end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3], ARGV[1] .. ':rest', ARGV[4])
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  redis.call('HINCRBY', KEYS[2], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+"""
+
+_SPLIT = r"""
+local function split(text)
+  local parts = {}
+  for part in string.gmatch(text, '[^,]+') do parts[#parts + 1] = part end
+  return parts
+end
+"""
+
+#: Rows as: request number, field, kind, then the five numbers that order events of a key.
+INSERT = (
+    _SPLIT
+    + _COMMIT
+    + r"""
+local inserted, duplicate = ARGV[at], ARGV[at + 1]
+local new = 0
+for i = at + 2, #ARGV, 8 do
+  local key, field = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1]
+  local old, outcome, earlier = redis.call('HGET', key, field), 'pending', true
+  if old then
+    local known = split(old)
+    outcome, earlier = known[6], false
+    for k = 1, 5 do
+      local mine, theirs = tonumber(ARGV[i + 2 + k]), tonumber(known[k])
+      if mine ~= theirs then earlier = mine < theirs break end
+    end
+  else
+    new = new + 1
+    redis.call('HINCRBY', KEYS[3], ARGV[i + 2] .. '\31pending', 1)
+  end
+  if earlier then
+    local numbers = table.concat(ARGV, ',', i + 3, i + 7)
+    redis.call('HSET', key, field, numbers .. ',' .. outcome)
+    redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
+  end
+end
+redis.call('HINCRBY', KEYS[2], inserted, new)
+if new > 0 then redis.call('HINCRBY', KEYS[2], duplicate, -new) end
+return nil
+"""
+)
+
+#: Rows as: request number, field, kind, outcome.
+MARK = (
+    _SPLIT
+    + _COMMIT
+    + r"""
+for i = at, #ARGV, 4 do
+  local key, field, kind, outcome = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local old = redis.call('HGET', key, field)
+  if old then
+    local known = split(old)
+    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. known[6], -1)
+    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. outcome, 1)
+    known[6] = outcome
+    redis.call('HSET', key, field, table.concat(known, ','))
+  end
+end
+return nil
+"""
+)
+
+#: Arguments: the boundary, then the request ids of keys 5... Returns outcome names and counts of what left.
+RETIRE = (
+    _SPLIT
+    + r"""
+local before, counts = tonumber(ARGV[1]), {}
+for r = 5, #KEYS do
+  local rows, smallest = redis.call('HGETALL', KEYS[r]), nil
+  for i = 1, #rows, 2 do
+    local known = split(rows[i + 1])
+    local effective = tonumber(known[1])
+    if effective < before then
+      redis.call('HDEL', KEYS[r], rows[i])
+      local kind = string.match(rows[i], '^[^\31]*')
+      local name = kind .. '\31' .. known[6]
+      counts[name] = (counts[name] or 0) + 1
+    elseif not smallest or effective < smallest then
+      smallest = effective
+    end
+  end
+  if smallest then
+    redis.call('ZADD', KEYS[4], string.format('%.0f', smallest), ARGV[r - 3])
+  else
+    redis.call('ZREM', KEYS[4], ARGV[r - 3])
+  end
+end
+local answer = {}
+for name, rows in pairs(counts) do
+  local kind, outcome = string.match(name, '^([^\31]*)\31(.*)$')
+  local stage = 'labels.' .. kind .. '.retired\31' .. kind .. '\0310\31'
+  redis.call('HINCRBY', KEYS[3], name, -rows)
+  redis.call('HINCRBY', KEYS[2], stage .. 'read', rows)
+  redis.call('HINCRBY', KEYS[2], stage .. outcome, rows)
+  answer[#answer + 1] = name
+  answer[#answer + 1] = tostring(rows)
+end
+return answer
+"""
+)

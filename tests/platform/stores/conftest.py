@@ -1,0 +1,7 @@
+"""The label stores that the conformance suite runs over."""
+
+from __future__ import annotations
+
+from label_servers import new_store, postgresql_url, redis_url
+
+__all__ = ["new_store", "postgresql_url", "redis_url"]
