@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
 
-__all__ = ["app", "main"]
+__all__ = ["ProjectOption", "app", "main", "print_json"]
 
 app = typer.Typer(
     name="dovetail",
