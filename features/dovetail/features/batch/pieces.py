@@ -153,9 +153,9 @@ class PieceEvaluator:
         self, table: pa.Table, end: int, cursors: Mapping[str, list[Cursor]], lane: ColumnEvaluator
     ) -> pa.Table:
         joined = table
+        if not table.num_rows:
+            return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
         for view, opened in cursors.items():
-            if not table.num_rows:
-                continue
             parts = pa.concat_tables([cursor.below(end) for cursor in opened])
             values = parts.take(pa.array(np.argsort(parts.column(_ROW).to_numpy(), kind="stable")))
             for name in self._needed[view]:
