@@ -24,7 +24,15 @@ from dovetail.platform.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.stores.offline import OfflineStore
 
-__all__ = ["ARCHIVE", "BackfillRequest", "archived_events", "batch_versions", "open_backfill", "served_rows"]
+__all__ = [
+    "ARCHIVE",
+    "BackfillRequest",
+    "archived_events",
+    "batch_versions",
+    "open_backfill",
+    "scratch_folder",
+    "served_rows",
+]
 
 #: Said instead of a path: what the archive agent has written.
 ARCHIVE = "archive"
@@ -72,7 +80,7 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         registry=stores.registry,
         out=OfflineStore(out),
         name=out,
-        scratch=_scratch(project, "backfill"),
+        scratch=scratch_folder(project, "backfill"),
         visibility=asked.visibility,
         limits=asked.limits,
     )
@@ -116,5 +124,6 @@ def batch_versions(project: Project, stores: Stores) -> BatchVersions:
     return BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
 
 
-def _scratch(project: Project, what: str) -> Path:
+def scratch_folder(project: Project, what: str) -> Path:
+    """Where a job may write what it throws away."""
     return project.config.path(project.config.storage.state) / "scratch" / what

@@ -1,17 +1,16 @@
-"""``dovetail backfill``: a progress bar on a terminal, a line a day otherwise."""
+"""``dovetail backfill``: features for past requests, by day."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dovetail.features import load
 from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.progress import DayProgress
 from dovetail.platform.jobs import BackfillRequest, open_backfill
 
 __all__ = ["run"]
@@ -35,8 +34,7 @@ def run(
             sys.stdout.write(backfill.explain())
             return 0
         console = Console(stderr=as_json)
-        with ExitStack() as stack:
-            show = stack.enter_context(_Show(console))
+        with DayProgress(console, asked.features) as show:
             result = backfill.run(first, last, on_day=show.day, on_step=show.step)
         if as_json:
             done = {"out": backfill.name, "rows": result.rows, "written": result.written}
@@ -51,32 +49,3 @@ def run(
     finally:
         stores.close()
     return 0
-
-
-class _Show:
-    """Days done of all, and what is being done: a bar on a terminal, a line per day otherwise."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task("backfill", total=None)
-
-    def __enter__(self) -> _Show:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def step(self, what: str, done: int, of: int) -> None:
-        """Work within a span of days."""
-        self._bar.update(self._task, description=f"{what} {done}/{of}" if of else f"{what} {done}")
-
-    def day(self, day: str, done: int, of: int) -> None:
-        """A day is committed."""
-        self._bar.update(self._task, completed=done, total=of, description=day)
-        if not self._console.is_terminal:
-            self._console.print(f"{day}  {done} of {of} days", highlight=False)

@@ -13,7 +13,7 @@ import typer
 from dovetail.platform.cli.main import ProjectOption, app
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["Visibility", "backfill"]
+__all__ = ["Visibility", "backfill", "bootstrap", "consistency"]
 
 
 class Visibility(StrEnum):
@@ -64,6 +64,36 @@ def backfill(
     for option, day in (("--from", first), ("--to", last)):
         _require_day(option, day)
     raise typer.Exit(run(project, asked, first=first, last=last, explain=explain, as_json=as_json))
+
+
+@app.command()
+def bootstrap(
+    view: Annotated[str, typer.Argument(help="The streaming view: a file of sql/, without .sql.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Build the state again where the view has some.")] = False,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fill a view's online state from the archived event log; the stream then goes on from there."""
+    from dovetail.platform.cli.bootstrap import run
+
+    raise typer.Exit(run(project, view, replace=replace, as_json=as_json))
+
+
+@app.command()
+def consistency(
+    days: Annotated[list[str] | None, typer.Option("--day", help="Only this day, YYYY-MM-DD; may be repeated.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
+    memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recompute every stored snapshot; exit code 1 when a value is not the one that was served."""
+    from dovetail.features.batch.pieces import Limits
+    from dovetail.platform.cli.consistency import run
+
+    for day in days or []:
+        _require_day("--day", day)
+    raise typer.Exit(run(project, days, Limits(memory_bytes=memory << 20, threads=threads), as_json=as_json))
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -51,11 +51,12 @@ def demo(
 def check(
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Compare with what is registered, and what it made.")] = False,
 ) -> None:
     """Validate every definition; show kind, entity, lanes and the state kept per key."""
-    from dovetail.platform.cli.check import run
+    from dovetail.platform.cli.check import run, run_diff
 
-    raise typer.Exit(run(project, as_json=as_json))
+    raise typer.Exit(run_diff(project, as_json=as_json) if diff else run(project, as_json=as_json))
 
 
 @app.command()
