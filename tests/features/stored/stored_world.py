@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
+from dovetail.features.request import flatten_requests
+from dovetail.features.serving import OnlineFeatures
+from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.platform import wire
-from dovetail.platform.app import Stores, open_stores
+from dovetail.platform.app import NoModel, Stores, open_stores
 from dovetail.platform.archive import ArchiveStage, Dataset
 from dovetail.platform.intake import Intake
+from dovetail.platform.jobs import batch_versions
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.testing import MemoryLog, run_stage
 
@@ -73,7 +77,7 @@ class World:
         pq.write_table(pa.Table.from_pylist(items, schema=schema), folder / "items.parquet")
         self.project = self.load()
         self.stores: Stores = open_stores(self.project.config)
-        self.log = MemoryLog({"events": 2, "requests": 1})
+        self.log = MemoryLog({"events": 2, "requests": 1, "snapshots": 1, "dead": 1})
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
@@ -106,6 +110,40 @@ class World:
         """Run the feature agent to the end of the log."""
         asyncio.run(run_stage(self.feature_stage(*views), self.log, max_records=lambda: max_records))
 
+    def answer(self) -> None:
+        """Run the snapshot agent to the end of the log."""
+        project, stores = self.project, self.stores
+        versions = batch_versions(project, stores)
+        server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+        stage = SnapshotStage(
+            "requests",
+            "snapshots",
+            Intake(project.request, "request_time", None),
+            flatten_requests,
+            server,
+            NoModel(),
+            stores.registry,
+            dead_letter_topic="dead",
+        )
+        asyncio.run(run_stage(stage, self.log))
+
+    def live(self, hours: int) -> None:
+        """Events, a request with every third at the moment of the newest, answered from what had arrived; now
+        and then an event that comes after a request it was before; then all archived."""
+        for hour in range(0, hours, 3):
+            self.send(events(3, first=hour))
+            self.stream(*self.project.stream_views)
+            newest = max(events(3, first=hour), key=lambda event: event["event_time"])
+            user = "nobody" if hour % 5 == 0 else newest["user_id"]
+            items = [{"item_id": i} for i in range(3)]
+            asked = {"request_id": f"r{hour}", "user_id": user, "candidates": items}
+            asked["request_time"] = newest["event_time"]
+            self.ask([asked])
+            self.answer()
+            if hour % 4 == 0:
+                self.send([{**newest, "kind": "click", "event_time": newest["event_time"] - 60 * SECOND}])
+        self.archive()
+
     def archive(self) -> None:
         """Run the archive agent to the end of the log, files of a few rows."""
         stream = self.project.streams["events"]
@@ -118,8 +156,13 @@ class World:
             received = intakes[name].read(poll)
             return received.table, received.dead_rows
 
-        for name, day_of in (("events", "event_time"), ("requests", "request_time")):
-            dataset = Dataset(name, name, day_of, partial(decode, name), derived=False)
+        def inside(poll: Poll) -> tuple[pa.Table, int]:
+            return wire.decode_arrow(poll), 0
+
+        for name in ("events", "requests", "snapshots"):
+            outside, day_of = name in intakes, "event_time" if name == "events" else "request_time"
+            how = partial(decode, name) if outside else inside
+            dataset = Dataset(name, name, day_of, how, derived=not outside)
             stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, rows_per_file=20)
             asyncio.run(run_stage(stage, self.log, max_records=lambda: 5, drain=True))
 
@@ -131,7 +174,7 @@ def events(count: int, *, first: int = 0) -> list[dict[str, Any]]:
             "user_id": f"u{(n * 7) % 5}",
             "kind": ("click", "view", None)[n % 3],
             "price": n % 97,
-            "event_time": START + n * HOUR - (n * 37 % 11) * HOUR // 4,
+            "event_time": START + n * HOUR - (n * 5 % 11) * HOUR // 4,
         }
         for n in range(first, first + count)
     ]
