@@ -7,8 +7,9 @@ may differ where the log itself was late, and such differences are counted as la
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Consistency", "FeatureConsistency", "Mismatch", "compare", "equal_bits"]
+__all__ = ["Consistency", "FeatureConsistency", "Mismatch", "compare", "equal_bits", "merged"]
 
 _WORST = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One value that differs: where, what was served, what the recomputation says."""
+    """One value that differs: where, what was served, what the recomputation says, and SQL that computes it by hand.
+
+    ``distance`` orders mismatches: the difference of numbers, infinite where only one of the two is NULL or NaN and for
+    everything that is not a number.
+    """
 
     request_id: str
     item_id: str
     request_time: str
     served: str
     recomputed: str
+    distance: float = math.inf
+    sql: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,11 @@ class FeatureConsistency:
     mismatched: int
     late: int
     examples: Sequence[Mismatch] = ()
+
+    @property
+    def equal(self) -> int:
+        """Values that are what was served, to the bit."""
+        return self.compared - self.mismatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +87,31 @@ class Consistency:
                 {
                     "feature": f.feature,
                     "compared": f.compared,
+                    "equal": f.equal,
                     "mismatched": f.mismatched,
                     "late": f.late,
-                    "examples": [
-                        {
-                            "request_id": e.request_id,
-                            "item_id": e.item_id,
-                            "request_time": e.request_time,
-                            "served": e.served,
-                            "recomputed": e.recomputed,
-                        }
-                        for e in f.examples
-                    ],
+                    "examples": [asdict(e) | {"distance": str(e.distance)} for e in f.examples],
                 }
                 for f in self.features
             ],
         }
+
+
+def merged(parts: Iterable[Consistency]) -> Consistency:
+    """The verdict over several parts of the rows: sums, and the worst examples of all."""
+    found: dict[str, FeatureConsistency] = {}
+    for part in parts:
+        for f in part.features:
+            before = found.get(f.feature, FeatureConsistency(f.feature, 0, 0, 0))
+            examples = sorted([*before.examples, *f.examples], key=lambda e: -e.distance)[:_WORST]
+            found[f.feature] = FeatureConsistency(
+                f.feature,
+                before.compared + f.compared,
+                before.mismatched + f.mismatched,
+                before.late + f.late,
+                examples,
+            )
+    return Consistency(tuple(found.values()))
 
 
 def equal_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -110,9 +131,16 @@ def equal_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.
 
 
 def compare(
-    snapshots: pa.Table, as_served: pa.Table, event_time: pa.Table | None, features: Sequence[str]
+    snapshots: pa.Table,
+    as_served: pa.Table,
+    event_time: pa.Table | None,
+    features: Sequence[str],
+    reproduce: Callable[[str, int], str] | None = None,
 ) -> Consistency:
-    """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length)."""
+    """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length).
+
+    ``reproduce(feature, row)`` gives the SQL of an example.
+    """
     results = []
     keys: Mapping[str, pa.ChunkedArray] = {
         name: snapshots.column(name).cast(pa.string()) for name in ("request_id", "item_id", "request_time")
@@ -123,6 +151,8 @@ def compare(
         late = 0
         if event_time is not None:
             late = int((equal & ~equal_bits(served, event_time.column(name))).sum())
+        wrong = np.flatnonzero(~equal)
+        worst = wrong[np.argsort(-_distances(served, recomputed, wrong), kind="stable")][:_WORST].tolist()
         examples = [
             Mismatch(
                 keys["request_id"][row].as_py(),
@@ -130,8 +160,29 @@ def compare(
                 keys["request_time"][row].as_py(),
                 repr(served[row].as_py()),
                 repr(recomputed[row].as_py()),
+                float(_distances(served, recomputed, np.array([row]))[0]),
+                reproduce(name, row) if reproduce is not None else "",
             )
-            for row in np.flatnonzero(~equal)[:_WORST].tolist()
+            for row in worst
         ]
-        results.append(FeatureConsistency(name, snapshots.num_rows, int((~equal).sum()), late, examples))
+        results.append(FeatureConsistency(name, snapshots.num_rows, len(wrong), late, examples))
     return Consistency(tuple(results))
+
+
+def _distances(
+    served: pa.ChunkedArray, recomputed: pa.ChunkedArray, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """How far apart the values of these rows are; infinite where that is not a number."""
+    if not all(_is_number(column.type) for column in (served, recomputed)):
+        return np.full(len(rows), np.inf)
+    left, right = (
+        np.asarray(column.take(pa.array(rows)).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+        for column in (served, recomputed)
+    )
+    with np.errstate(invalid="ignore"):  # inf - inf
+        apart = np.abs(left - right)
+    return np.where(np.isnan(apart), np.inf, apart)
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))

@@ -18,7 +18,9 @@ import pyarrow.dataset as ds
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
-from dovetail.features.plan import Table
+from dovetail.features.fingerprints import record_of
+from dovetail.features.plan import BatchView, StreamView, Table
+from dovetail.features.registration import register
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
@@ -34,7 +36,7 @@ from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
 from dovetail.platform.config import Config, ModelConfig, PolicyConfig
-from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.errors import ConfigError, DefinitionError, WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
@@ -176,6 +178,7 @@ def assemble(
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
+        DefinitionError: a definition that has data means something else now.
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
@@ -184,6 +187,11 @@ def assemble(
     if "trainer" in roles and config.model is None:
         raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
     stores = open_stores(config)
+    try:
+        register(project, stores.registry, stores.online)
+    except DefinitionError:
+        stores.close()
+        raise
     app = create_app(f"dovetail-{config.name}", _resolved(config, config.storage.url("broker")), topics=config.topics())
     parts = _Parts(project, stores, app, on_trained)
     stages = [stage for role in ROLES if role in roles for stage in parts.make(role)]
@@ -318,8 +326,16 @@ class _Parts:
         for target, declared in config.labels.every_target().items():
             inside[samples_dataset(target)] = declared.samples_topic
         for name, topic in inside.items():
-            datasets.append(Dataset(name, topic, "request_time", _inside, derived=True))
+            uses = self._uses(batch=name != "snapshots")
+            datasets.append(Dataset(name, topic, "request_time", _inside, derived=True, uses=uses))
         return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
+
+    def _uses(self, *, batch: bool) -> dict[str, str]:
+        """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
+        features = self.project.feature_set
+        both: dict[str, StreamView | BatchView] = {**self.project.stream_views, **self.project.batch_views}
+        views = [both[join.view] for join in features.joins if batch or join.kind == "streaming"]
+        return {d.name: record_of(d).fingerprint for d in (features, *views)}
 
     def _stream_intake(self, name: str) -> Intake:
         stream = self.project.streams[name]

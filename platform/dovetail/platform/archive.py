@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
+from dovetail.platform.stores.definitions import DefinitionUse
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import DataFile, Registry
@@ -30,7 +31,8 @@ class Dataset:
 
     ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
     another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
-    ``day_of`` is the timestamp column that decides a row's day.
+    ``day_of`` is the timestamp column that decides a row's day. ``uses`` are the definitions the rows are made with, by
+    name, with their fingerprints.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset:
     day_of: str
     decode: Callable[[Poll], tuple[pa.Table, int]]
     derived: bool
+    uses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -128,8 +131,12 @@ class ArchiveStage(Stage):
             accounts = [
                 Account(self.name, self._dataset.topic, partition, outcome, rows) for outcome, rows in counts.items()
             ]
+            days = sorted({file.day for file in files})
+            made = [
+                DefinitionUse(n, mark, self._dataset.name, d) for n, mark in self._dataset.uses.items() for d in days
+            ]
             self._registry.commit(
-                self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files
+                self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
             )
 
         return Work(commit=commit, done=progress.next_offset)

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
 import duckdb
 
-__all__ = ["HOP_MACRO", "connect"]
+from dovetail.features.batch.trace import TracedConnection
+
+__all__ = ["HOP_MACRO", "Resources", "connect", "resources"]
 
 #: Lower bound of a hopping window, as a distance: exact at the head, the tail rounded down to ``step``.
 HOP_MACRO = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What connections opened in a :func:`resources` block may use; None leaves DuckDB's default.
+
+    ``memory_bytes`` bounds DuckDB's own buffers; beyond it DuckDB writes to files in ``spill``. Every statement is
+    appended to ``script``, when there is one.
+    """
+
+    threads: int | None = None
+    memory_bytes: int | None = None
+    spill: Path | None = None
+    script: list[str] | None = None
+
+
+_DEFAULTS = Resources()
+_RESOURCES: ContextVar[Resources] = ContextVar("resources", default=_DEFAULTS)
+
+
+@contextmanager
+def resources(granted: Resources) -> Iterator[None]:
+    """Connections opened inside, in this thread or task, use what is ``granted``. No value depends on it."""
+    token = _RESOURCES.set(granted)
+    try:
+        yield
+    finally:
+        _RESOURCES.reset(token)
 
 
 def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -15,14 +52,22 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
 
     SQL run in it reaches no file and no network, and installs no extension.
     """
+    granted = _RESOURCES.get()
     settings: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "python_enable_replacements": False,
     }
+    threads = granted.threads if threads is None else threads
     if threads is not None:
         settings["threads"] = threads
+    if granted.memory_bytes is not None:
+        settings["memory_limit"] = f"{granted.memory_bytes}B"
+    if granted.spill is not None:
+        settings["temp_directory"] = str(granted.spill)
     connection = duckdb.connect(":memory:", config=settings)
+    if granted.script is not None:
+        connection = cast("duckdb.DuckDBPyConnection", TracedConnection(connection, granted.script))
     connection.execute(HOP_MACRO)
     return connection

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
 from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.streaming import Visibility, evaluate_view
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
-from dovetail.features.plan import BatchView, FeatureSet, Table
+from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, Table
 from dovetail.features.project import Project
 from dovetail.platform.errors import WireError
 
-__all__ = ["evaluate_feature_set", "seen_column"]
+__all__ = ["ColumnEvaluator", "evaluate_feature_set", "seen_column"]
 
 
 def seen_column(view: str) -> str:
@@ -58,12 +58,28 @@ def evaluate_feature_set(
             values = _batch_values(project.batch_views[join.view], requests, load_table)
         for field in values.schema:
             rows = rows.append_column(f"{join.view}.{field.name}", values.column(field.name))
-    lane = DuckLane([(column.resolved, column.type) for column in features.columns], threads=None)
-    try:
-        arrays = lane.evaluate(rows)
-    except LaneError as error:
-        raise WireError(f"{features.file}: {features.name} has no value: {error}") from error
-    return pa.Table.from_arrays(arrays, schema=features.schema)
+    return ColumnEvaluator(features, features.columns).evaluate(rows)
+
+
+class ColumnEvaluator:
+    """Evaluates some ``columns`` of ``features`` in DuckDB, over rows that have the feature set's inputs they read."""
+
+    def __init__(self, features: FeatureSet, columns: Sequence[FeatureColumn]) -> None:
+        self._features = features
+        self._lane = DuckLane([(column.resolved, column.type) for column in columns], threads=None)
+        self._schema = pa.schema([pa.field(c.name, c.type) for c in columns])
+
+    def evaluate(self, rows: pa.Table) -> pa.Table:
+        """The columns for each row, in order.
+
+        Raises:
+            WireError: an expression has no value on a row.
+        """
+        try:
+            arrays = self._lane.evaluate(rows)
+        except LaneError as error:
+            raise WireError(f"{self._features.file}: {self._features.name} has no value: {error}") from error
+        return pa.Table.from_arrays(arrays, schema=self._schema)
 
 
 def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dovetail.features import load
+from dovetail.features.registration import changes
+from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
 
-__all__ = ["run"]
+__all__ = ["run", "run_diff"]
 
 
 def run(project: Path, *, as_json: bool) -> int:
@@ -39,3 +41,25 @@ def run(project: Path, *, as_json: bool) -> int:
         table.add_row(d.name, d.kind, ", ".join(d.entity), what, f"{d.file}:{d.line}")
     Console().print(table)
     return 0
+
+
+def run_diff(project: Path, *, as_json: bool) -> int:
+    """Show what is not as registered; 1 when a worker would refuse to start."""
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    try:
+        found = changes(loaded, stores.registry, stores.online)
+    finally:
+        stores.close()
+    code = 1 if any(change.refused for change in found) else 0
+    if as_json:
+        print_json([change.to_json() for change in found])
+        return code
+    table = Table(title="definitions beside the registry")
+    for column in ("name", "kind", "is", "columns", "stored with it", "state", "a worker would"):
+        table.add_column(column)
+    for c in found:
+        verdict = "refuse to start" if c.refused else "start"
+        table.add_row(c.name, c.kind, c.what, "\n".join(c.columns), "\n".join(c.data), c.state, verdict)
+    Console().print(table)
+    return code

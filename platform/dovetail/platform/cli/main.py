@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
 
-__all__ = ["app", "main"]
+__all__ = ["ProjectOption", "app", "main", "print_json"]
 
 app = typer.Typer(
     name="dovetail",
@@ -59,11 +59,12 @@ def init(folder: Annotated[Path, typer.Argument(help="The new project's folder."
 def check(
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Compare with what is registered, and what it made.")] = False,
 ) -> None:
     """Validate every definition; show kind, entity, lanes and the state kept per key."""
-    from dovetail.platform.cli.check import run
+    from dovetail.platform.cli.check import run, run_diff
 
-    raise typer.Exit(run(project, as_json=as_json))
+    raise typer.Exit(run_diff(project, as_json=as_json) if diff else run(project, as_json=as_json))
 
 
 TargetOption = Annotated[str, typer.Option(help="A target of [labels.targets]; the primary one if left out.")]

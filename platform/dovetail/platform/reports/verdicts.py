@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
 import pyarrow as pa
 
 from dovetail.features import Project
-from dovetail.features.batch.features import evaluate_feature_set
-from dovetail.features.batch.features import seen_column as batch_seen_column
-from dovetail.features.consistency import Consistency, compare
+from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
+from dovetail.features.batch.reproduce import reproduce
+from dovetail.features.batch.streaming import Visibility
+from dovetail.features.consistency import Consistency, compare, merged
 from dovetail.joiners.samples import lanes_of
-from dovetail.joiners.snapshots import request_rows, seen_column
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.app import Stores, Worker, load_table
-from dovetail.platform.archive import read_dataset
+from dovetail.platform.app import Stores, Worker
 from dovetail.platform.audit import Audit, Check, audit
+from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.jobs import archived_events, batch_versions, scratch_folder, served_rows
 
 __all__ = ["audit_worker", "consistency_of", "served_requests"]
 
@@ -79,25 +81,71 @@ def _totals(accounts: list[Account]) -> dict[tuple[str, str], int]:
 
 def served_requests(project: Project, snapshots: pa.Table) -> pa.Table:
     """The flattened requests that ``snapshots`` answered, with the positions each streaming view had seen."""
-    requests = request_rows(snapshots)
-    for join in project.feature_set.joins:
-        if join.kind == "streaming":
-            requests = requests.append_column(batch_seen_column(join.view), snapshots.column(seen_column(join.view)))
-    return requests
+    return served_rows(project.feature_set, snapshots)
 
 
-def consistency_of(project: Project, stores: Stores) -> Consistency:
-    """Every archived snapshot value against its recomputation in DuckDB from the archived events."""
-    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
-    if snapshots.num_rows == 0:
-        return Consistency()
-    events = {
-        name: read_dataset(stores.registry, stores.offline, name, stream.schema.arrow)
-        for name, stream in project.streams.items()
-    }
-    requests = served_requests(project, snapshots)
-    tables = partial(load_table, project.config)
-    served = evaluate_feature_set(project, requests, events, tables, visibility="as_served")
-    happened = evaluate_feature_set(project, requests, events, tables, visibility="event_time")
-    names = [c.name for c in project.feature_set.columns_of("request", "streaming")]
-    return compare(snapshots, served, happened, names)
+def consistency_of(
+    project: Project,
+    stores: Stores,
+    *,
+    days: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    on_day: Callable[[str, int, int], None] | None = None,
+) -> Consistency:
+    """Every archived snapshot value against its recomputation in DuckDB from the archived events, day by day.
+
+    ``days`` chooses some; ``on_day(day, days done, of)`` is called after each. Memory is bounded by ``limits``, not by
+    the number of snapshots or events.
+    """
+    snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+    chosen = [day for day in snapshots.days() if days is None or day in days]
+    compared = _Compared(project, stores, snapshots, limits or Limits())
+    results: list[Consistency] = []
+    for number, day in enumerate(chosen, start=1):
+        results.append(merged([*results[-1:], *compared.day(day)]))
+        if on_day is not None:
+            on_day(day, number, len(chosen))
+    return results[-1] if results else Consistency()
+
+
+class _Compared:
+    """Compares snapshots of a day at a time."""
+
+    def __init__(self, project: Project, stores: Stores, snapshots: DayFiles, limits: Limits) -> None:
+        self._project, self._snapshots, self._limits = project, snapshots, limits
+        self._events = archived_events(project, stores)
+        self._columns = {c.name: c for c in project.feature_set.columns_of("request", "streaming")}
+        self._table_of = batch_versions(project, stores).table
+
+    def day(self, day: str) -> Iterator[Consistency]:
+        """The verdict on each part of the day's snapshots."""
+        low = day_start_us(day)
+        high = low + DAY_US - 1
+
+        def requests() -> Iterator[pa.Table]:
+            return (served_requests(self._project, part) for part in self._snapshots.read(None, low, high))
+
+        span = Span(self._snapshots.days()[day], low, high)
+        served = self._evaluator("as_served").evaluate(requests, span)
+        happened = self._evaluator("event_time").evaluate(requests, span)
+        parts = self._snapshots.read(None, low, high)
+        for snapshots, (rows, then), (_, all_) in zip(parts, served, happened, strict=True):
+            reproduced = partial(self._reproduce, rows)
+            yield compare(snapshots, then, all_, list(self._columns), reproduced)
+
+    def _evaluator(self, visibility: Visibility) -> PieceEvaluator:
+        project = self._project
+        return PieceEvaluator(
+            project.feature_set,
+            list(self._columns.values()),
+            project.stream_views,
+            project.batch_views,
+            self._events,
+            self._table_of,
+            visibility=visibility,
+            limits=self._limits,
+            scratch=scratch_folder(project, f"consistency-{visibility}"),
+        )
+
+    def _reproduce(self, requests: pa.Table, feature: str, row: int) -> str:
+        return reproduce(self._project, self._columns[feature], requests.slice(row, 1), self._events)

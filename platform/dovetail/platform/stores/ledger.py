@@ -7,7 +7,7 @@ compare-and-set: it moves a position only from where the caller believes it to b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -100,6 +100,29 @@ class Ledger:
             connection.execute(sa.insert(table).values(scope=scope, partition=partition, **values))
         except IntegrityError as error:
             raise StaleCommit(scope, partition, expected=0, found=-1) from error
+
+    def rename(self, connection: sa.Connection, source: str, target: str, *, expected: Mapping[int, int]) -> None:
+        """Give the positions of ``source`` to ``target``, whose own, by partition, are ``expected`` and are dropped.
+
+        Raises:
+            StaleCommit: they are not, or ``source`` has none; the surrounding transaction must not commit.
+        """
+        table = self._progress
+        found = {partition: progress.next_offset for partition, progress in self.progress(connection, target).items()}
+        for partition in sorted(found.keys() | expected.keys()):
+            here, wanted = found.get(partition, 0), expected.get(partition, 0)
+            if here != wanted:
+                raise StaleCommit(target, partition, expected=wanted, found=here)
+        connection.execute(sa.delete(table).where(table.c.scope == target))
+        moved = connection.execute(sa.update(table).where(table.c.scope == source).values(scope=target))
+        if moved.rowcount == 0:
+            raise StaleCommit(source, 0, expected=0, found=0)
+
+    def rename_accounts(self, connection: sa.Connection, source: str, target: str) -> None:
+        """Let the accounts of stage ``source`` take the place of ``target``'s."""
+        table = self._accounts
+        connection.execute(sa.delete(table).where(table.c.stage == target))
+        connection.execute(sa.update(table).where(table.c.stage == source).values(stage=target))
 
     def credit(self, connection: sa.Connection, database: Database, accounts: Iterable[Account]) -> None:
         """Add to the accounts."""

@@ -6,7 +6,8 @@ A file appears under its name only when it is complete. Whether it *counts* is t
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import fsspec
 import pyarrow as pa
@@ -43,6 +44,52 @@ class OfflineStore:
         with self._filesystem.open(staged, "wb") as sink:
             pq.write_table(table, sink, compression="zstd")
         self._filesystem.mv(staged, final)
+
+    @contextmanager
+    def writer(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """Write a file row group by row group. Under its name it appears when the block ends, not if that raises."""
+        final = self.path(relative)
+        staged = f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.partial"
+        self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
+        with self._filesystem.open(staged, "wb") as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            yield writer
+        self._filesystem.mv(staged, final)
+
+    @contextmanager
+    def open(self, relative: str) -> Iterator[pq.ParquetFile]:
+        """A file to read in parts.
+
+        Raises:
+            StoreError: there is no such file, or it is no Parquet file.
+        """
+        try:
+            with self._filesystem.open(self.path(relative), "rb") as source, pq.ParquetFile(source) as file:
+                yield file
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{self.path(relative)}: no readable Parquet file: {error}") from error
+
+    def exists(self, relative: str) -> bool:
+        """Whether the file is there."""
+        return bool(self._filesystem.exists(self.path(relative)))
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, if it is there."""
+        if self._filesystem.exists(self.path(relative)):
+            self._filesystem.rm(self.path(relative))
+
+    def find(self) -> list[tuple[str, str]]:
+        """Every Parquet file below the store, by name: its relative path, and what changes when it is replaced.
+
+        Files whose name, or a folder's, begins with ``_`` or ``.`` are not there.
+        """
+        found = []
+        for path, info in sorted(self._filesystem.find(self._root, detail=True).items()):
+            relative = posixpath.relpath(path, self._root)
+            hidden = any(part.startswith(("_", ".")) for part in relative.split("/"))
+            if relative.endswith(".parquet") and not hidden:
+                stamp = info.get("mtime") or info.get("etag") or info.get("LastModified") or ""
+                found.append((relative, f"{info.get('size')}:{stamp}"))
+        return found
 
     def read(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read one file, or the named columns of it.

@@ -71,6 +71,16 @@ class OnlineStore(ABC):
         """
 
     @abstractmethod
+    def promote(self, source: str, target: str, *, expected: Mapping[int, int]) -> None:
+        """Let the state, positions and accounts of view ``source`` take the place of ``target``'s, all or nothing.
+
+        ``expected`` is ``target``'s next offset by partition, empty when it has no state. ``source`` is gone after it.
+
+        Raises:
+            StaleCommit: ``target``'s positions are others, or ``source`` has none; nothing was changed.
+        """
+
+    @abstractmethod
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""
 
@@ -140,6 +150,14 @@ class SqlOnlineStore(OnlineStore):
                 if rows:
                     connection.execute(self._upsert, rows)
             self._ledger.credit(connection, self._database, accounts)
+
+    def promote(self, source: str, target: str, *, expected: Mapping[int, int]) -> None:
+        state = self._state
+        with self._database.write() as connection:
+            self._ledger.rename(connection, _scope(source), _scope(target), expected=expected)
+            self._ledger.rename_accounts(connection, f"features.{source}", f"features.{target}")
+            connection.execute(sa.delete(state).where(state.c.view == target))
+            connection.execute(sa.update(state).where(state.c.view == source).values(view=target))
 
     def accounts(self) -> list[Account]:
         with self._database.read() as connection:

@@ -1,4 +1,4 @@
-"""The registry: which files hold which rows, which versions a batch view has, and how far each archive has come.
+"""The registry: which files hold which rows, what they were made with, and how far each archive has come.
 
 A file exists for Dovetail when its row is here. Files are written first and registered in the transaction that moves
 the archive's position, so a reader that goes by the registry never sees a row twice or half a file.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from dovetail.platform.accounts import Account
+from dovetail.platform.stores.definitions import BackfillDay, DefinitionRecord, DefinitionTables, DefinitionUse
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
 
@@ -45,6 +46,7 @@ class Registry:
     def __init__(self, url: str) -> None:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
+        self._definitions = DefinitionTables(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -80,8 +82,9 @@ class Registry:
         progress: Progress,
         accounts: Sequence[Account],
         files: Sequence[DataFile] = (),
+        uses: Sequence[DefinitionUse] = (),
     ) -> None:
-        """Register files, credit accounts and move a position, all or nothing.
+        """Register files and what they were made with, credit accounts and move a position, all or nothing.
 
         Raises:
             StaleCommit: the stored position is not the expected one.
@@ -90,6 +93,7 @@ class Registry:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
+            self._definitions.use(connection, self._database, uses)
             self._ledger.credit(connection, self._database, accounts)
 
     def files(self, dataset: str) -> list[DataFile]:
@@ -122,6 +126,37 @@ class Registry:
         )
         with self._database.read() as connection:
             return [BatchVersion(*row) for row in connection.execute(ordered)]
+
+    def definitions(self) -> dict[str, DefinitionRecord]:
+        """Every registered definition by name."""
+        with self._database.read() as connection:
+            return self._definitions.definitions(connection)
+
+    def put_definitions(self, records: Sequence[DefinitionRecord]) -> None:
+        """Register definitions, replacing those of the same name. Whether they may be is the caller's to know."""
+        with self._database.write() as connection:
+            self._definitions.put(connection, self._database, records)
+
+    def uses(self) -> list[DefinitionUse]:
+        """Which datasets and days were made with which definition."""
+        with self._database.read() as connection:
+            return self._definitions.uses(connection)
+
+    def backfill(self, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
+        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        with self._database.read() as connection:
+            return self._definitions.backfill(connection, out)
+
+    def begin_backfill(self, out: str, job: str) -> None:
+        """Note what is backfilled into ``out``."""
+        with self._database.write() as connection:
+            self._definitions.begin_backfill(connection, self._database, out, job)
+
+    def finish_backfill_day(self, day: BackfillDay, uses: Sequence[DefinitionUse]) -> None:
+        """Note a day of a backfill as done, and what it was made with, in one transaction."""
+        with self._database.write() as connection:
+            self._definitions.finish_day(connection, self._database, day)
+            self._definitions.use(connection, self._database, uses)
 
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""

@@ -1,0 +1,280 @@
+"""Features for past requests, by day: what ``dovetail backfill`` does.
+
+A day is done when its file is in place *and* the registry has its row: the file is written under its final name
+first, then the row in one transaction, with what the day was made with. So an interrupted backfill goes on with the
+days that are not done; one that is done does nothing; and a day whose requests or events have changed since (late
+files in the archive) is made again.
+
+Days are worked through in spans, so that events which the windows of many days reach back to are read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+
+from dovetail.features.batch.explain import explain_features
+from dovetail.features.batch.pieces import Limits, OnStep, PieceEvaluator, Span, earliest_read
+from dovetail.features.batch.streaming import Visibility
+from dovetail.features.fingerprints import record_of
+from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, StreamView
+from dovetail.features.project import Project
+from dovetail.features.requests import RequestLog, carried
+from dovetail.features.source import nearest
+from dovetail.platform.dayfiles import DAY_US, DayFiles, day_of, day_start_us
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.stores.definitions import BackfillDay, DefinitionUse
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry import Registry
+
+__all__ = ["Backfill", "BackfillResult", "chosen_columns", "needed_fields"]
+
+_KEYS = ("request_id", "item_id")
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillResult:
+    """Days written and days found done, and the rows of those written."""
+
+    written: Sequence[str]
+    done_before: Sequence[str]
+    rows: int
+
+
+def chosen_columns(features: FeatureSet, names: Sequence[str]) -> list[FeatureColumn]:
+    """The keys and the named columns of ``features``, in the order written; all when no name is given.
+
+    Raises:
+        ConfigError: a name is none of its columns.
+    """
+    known = [column.name for column in features.columns]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--columns: {features.name} has no column {name!r}; {nearest(name, known)}")
+    return [c for c in features.columns if not names or c.name in names or c.origin == "key"]
+
+
+def needed_fields(project: Project, features: FeatureSet, columns: Sequence[FeatureColumn]) -> pa.Schema:
+    """The flat request's fields that ``columns`` are made of, keys and time included."""
+    relations = {relation for column in columns for relation, _ in column.references}
+    names = {name for column in columns for relation, name in column.references if relation == "request"}
+    names |= {name for join in features.joins if join.view in relations for name in join.entity}
+    names |= {*_KEYS, "request_time"}
+    return pa.schema([field.with_nullable(True) for field in project.request_schema if field.name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """One backfill: what, for whom, from what, where to.
+
+    Attributes:
+        out: the folder that gets ``day=YYYY-MM-DD/<inputs>.parquet``, a file a day, rows in the order of the requests.
+        name: what the registry knows ``out`` by.
+        columns: of :func:`chosen_columns`; with samples, those they already have must not be among them.
+        span_rows: how many events a span of days may have before a new one is begun.
+    """
+
+    project: Project
+    features: FeatureSet
+    columns: Sequence[FeatureColumn]
+    requests: RequestLog
+    events: Mapping[str, DayFiles]
+    table_of: Callable[[str, int], pa.Table]
+    registry: Registry
+    out: OfflineStore
+    name: str
+    scratch: Path
+    visibility: Visibility = "event_time"
+    limits: Limits = field(default_factory=Limits)
+    span_rows: int = 32_000_000
+
+    def explain(self) -> str:
+        """The SQL that will run, as a script with comments: views, batch views, expressions."""
+        return explain_features(self.project, self.features, self.columns, self.visibility)
+
+    def days(self, first: str | None = None, last: str | None = None) -> list[str]:
+        """The requests' days between ``first`` and ``last``, both included."""
+        return [day for day in self.requests.days() if (not first or day >= first) and (not last or day <= last)]
+
+    def run(
+        self,
+        first: str | None = None,
+        last: str | None = None,
+        *,
+        on_day: Callable[[str, int, int], None] | None = None,
+        on_step: OnStep | None = None,
+    ) -> BackfillResult:
+        """Write what is missing. ``on_day(day, days finished, of)`` is called after each day is committed.
+
+        Raises:
+            ConfigError: ``out`` has another backfill's days, or samples have one of the columns already.
+            WireError, StateError, DefinitionError: as evaluation.
+        """
+        self._claim()
+        days = self.days(first, last)
+        inputs = {day: self._inputs(day) for day in days}
+        _, known = self.registry.backfill(self.name)
+        done = [
+            day
+            for day in days
+            if day in known and known[day].inputs == inputs[day] and self.out.exists(known[day].path)
+        ]
+        written: list[str] = []
+        rows = 0
+        for span in self._spans([day for day in days if day not in set(done)]):
+            for day, count in self._span(span, inputs, known, on_step):
+                written.append(day)
+                rows += count
+                if on_day is not None:
+                    on_day(day, len(done) + len(written), len(days))
+        return BackfillResult(written, done, rows)
+
+    # --- what, exactly -------------------------------------------------------------------------------------------
+
+    def _views(self) -> list[StreamView]:
+        relations = {relation for column in self.columns for relation, _ in column.references}
+        views = self.project.stream_views
+        return [views[j.view] for j in self.features.joins if j.view in relations and j.view in views]
+
+    def _uses(self) -> dict[str, str]:
+        """Fingerprints of the feature set and the views that are read, by name."""
+        relations = {relation for column in self.columns for relation, _ in column.references}
+        both: dict[str, StreamView | BatchView] = {**self.project.stream_views, **self.project.batch_views}
+        views = [both[join.view] for join in self.features.joins if join.view in relations]
+        read: list[StreamView | BatchView | FeatureSet] = [self.features, *views]
+        return {definition.name: record_of(definition).fingerprint for definition in read}
+
+    def _claim(self) -> None:
+        """Note what is backfilled into ``out``, or refuse when that is something else."""
+        if self.requests.samples is not None:
+            self._refuse_doubled(self.requests.samples)
+        mine = {
+            "columns": {column.name: f"{column.resolved} :: {column.type}" for column in self.columns},
+            "views": {name: mark for name, mark in self._uses().items() if name != self.features.name},
+            "visibility": self.visibility,
+            "samples": self.requests.samples is not None,
+        }
+        job, _ = self.registry.backfill(self.name)
+        if job is None:
+            self.registry.begin_backfill(self.name, json.dumps(mine, sort_keys=True))
+            return
+        found = json.loads(job)
+        differs = [what for what in mine if mine[what] != found.get(what)]
+        if differs:
+            raise ConfigError(
+                f"--out {self.name} has a backfill with other {' and '.join(differs)}; choose another folder, "
+                "one has the rows of one definition"
+            )
+
+    def _refuse_doubled(self, samples: DayFiles) -> None:
+        schema = samples.schema()
+        doubled = [c.name for c in self._added() if schema is not None and c.name in schema.names]
+        if doubled:
+            raise ConfigError(
+                f"--samples have a column {doubled[0]!r} already; leave it out with --columns, or write it under "
+                f"another name in {self.features.file}"
+            )
+
+    def _added(self) -> list[FeatureColumn]:
+        """The columns of the output that samples do not bring."""
+        return [c for c in self.columns if self.requests.samples is None or c.name not in _KEYS]
+
+    def _inputs(self, day: str) -> str:
+        """A hash of the files that the day's rows are made of."""
+        start = day_start_us(day)
+        parts = [self.requests.identity(day)]
+        for view in self._views():
+            reach = earliest_read(view, start)
+            parts.append(self.events[view.stream.name].identity(reach, start + DAY_US - 1))
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    # --- how -----------------------------------------------------------------------------------------------------
+
+    def _spans(self, days: Sequence[str]) -> Iterator[list[str]]:
+        """Days in order, cut where their events, windows' reach included, become more than ``span_rows``."""
+        span: list[str] = []
+        for day in days:
+            if span and self._events_of(span[0], day) > self.span_rows:
+                yield span
+                span = []
+            span.append(day)
+        if span:
+            yield span
+
+    def _events_of(self, first: str, last: str) -> int:
+        start, end = day_start_us(first), day_start_us(last) + DAY_US - 1
+        return sum(self.events[v.stream.name].rows(earliest_read(v, start), end) for v in self._views())
+
+    def _span(
+        self, days: Sequence[str], inputs: Mapping[str, str], known: Mapping[str, BackfillDay], on_step: OnStep | None
+    ) -> Iterator[tuple[str, int]]:
+        """Write and commit the days one by one; gives each with its rows."""
+        evaluator = PieceEvaluator(
+            self.features,
+            self.columns,
+            self.project.stream_views,
+            self.project.batch_views,
+            self.events,
+            self.table_of,
+            visibility=self.visibility,
+            limits=self.limits,
+            scratch=self.scratch,
+            on_step=on_step,
+        )
+        count = sum(table.num_rows for table in self.requests.rows(days))
+        span = Span(count, day_start_us(days[0]), day_start_us(days[-1]) + DAY_US - 1)
+        missing = list(days)
+        evaluated = evaluator.evaluate(lambda: self.requests.rows(days), span)
+        for day, parts in groupby(evaluated, key=lambda part: _day(part[0])):
+            while missing[0] < day:  # days whose requests have no candidates
+                yield self._finish(missing.pop(0), iter(()), inputs, known)
+            missing.remove(day)
+            yield self._finish(day, parts, inputs, known)
+        for day in missing:
+            yield self._finish(day, iter(()), inputs, known)
+
+    def _finish(
+        self,
+        day: str,
+        parts: Iterator[tuple[pa.Table, pa.Table]],
+        inputs: Mapping[str, str],
+        known: Mapping[str, BackfillDay],
+    ) -> tuple[str, int]:
+        path = f"day={day}/{inputs[day]}.parquet"
+        rows = 0
+        schema = self._schema()
+        with self.out.writer(path, schema) as writer:
+            for requests, values in parts:
+                writer.write_table(self._output(requests, values).cast(schema))
+                rows += values.num_rows
+        uses = [DefinitionUse(name, mark, f"backfill:{self.name}", day) for name, mark in self._uses().items()]
+        self.registry.finish_backfill_day(BackfillDay(self.name, day, path, rows, inputs[day]), uses)
+        if day in known and known[day].path != path:
+            self.out.delete(known[day].path)
+        return day, rows
+
+    def _schema(self) -> pa.Schema:
+        own = [pa.field(column.name, column.type) for column in self._added()]
+        if self.requests.samples is None:
+            return pa.schema([*own[:2], pa.field("request_time", pa.timestamp("us")), *own[2:]])
+        return pa.schema([*(self.requests.samples.schema() or pa.schema([])), *own])
+
+    def _output(self, requests: pa.Table, values: pa.Table) -> pa.Table:
+        names = self._schema().names
+        if self.requests.samples is None:
+            values = values.append_column("request_time", requests.column("request_time"))
+            return values.select(names)
+        both = carried(requests)
+        for column in self._added():
+            both = both.append_column(column.name, values.column(column.name))
+        return both.select(names)
+
+
+def _day(table: pa.Table) -> str:
+    return day_of(int(table.column("request_time")[0].cast(pa.timestamp("us")).value))

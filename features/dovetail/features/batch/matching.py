@@ -1,0 +1,32 @@
+"""Finding the rows of one table in another by key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.features.batch.connection import connect
+from dovetail.features.source import quoted
+
+__all__ = ["match_rows"]
+
+
+def match_rows(rows: pa.Table, among: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
+    """For each of ``rows``, the first row of ``among`` with the same key; -1 where there is none."""
+    connection = connect()
+    for name, table in (("wanted", rows), ("known", among)):
+        numbers = pa.array(np.arange(table.num_rows, dtype=np.int64))
+        connection.register(name, table.select(list(key)).append_column("_number", numbers))
+    columns = ", ".join(quoted(name) for name in key)
+    found = connection.sql(
+        f"""
+        SELECT coalesce(k.number, -1) AS number
+        FROM wanted AS w LEFT JOIN (SELECT {columns}, min(_number) AS number FROM known GROUP BY {columns}) AS k
+        USING ({columns}) ORDER BY w._number
+        """
+    ).to_arrow_table()
+    connection.close()
+    return np.asarray(found.column("number").to_numpy(), dtype=np.int64)

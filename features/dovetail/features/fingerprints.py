@@ -1,0 +1,84 @@
+"""What a definition is, as hashes: equal when it means the same, however it is laid out or commented."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import sqlglot
+
+from dovetail.features.plan import BatchView, FeatureSet, StreamView
+from dovetail.features.project import Project
+from dovetail.features.request import REQUEST
+from dovetail.features.stream.layout import Layout
+from dovetail.platform.schema import TableSchema
+from dovetail.platform.stores.definitions import DefinitionRecord
+
+__all__ = ["family_of", "record_of", "records_of"]
+
+_VERSIONED = re.compile(r"(?P<family>.+)_v(?P<version>[1-9][0-9]*)")
+
+
+def family_of(name: str) -> tuple[str, int]:
+    """A definition's family and version: ``user_activity_v2`` is version 2 of ``user_activity``, which is version 1."""
+    match = _VERSIONED.fullmatch(name)
+    return (match["family"], int(match["version"])) if match else (name, 1)
+
+
+def records_of(project: Project) -> list[DefinitionRecord]:
+    """Every view and feature set of ``project`` as the registry keeps it."""
+    return [
+        record_of(definition)
+        for kind in (project.stream_views, project.batch_views, project.feature_sets)
+        for definition in kind.values()
+    ]
+
+
+def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionRecord:
+    """One definition as the registry keeps it.
+
+    Its fingerprint covers its own text and the schemas it reads, but not the views a feature set joins: those have
+    fingerprints of their own, and cannot change under their names once they have data.
+    """
+    state = ""
+    if isinstance(definition, StreamView):
+        kind, outputs = "streaming", definition.output_schema
+        meaning = [_schema(definition.stream.schema), definition.stream.event_time]
+        state = f"{Layout(definition).fingerprint:x}"
+    elif isinstance(definition, BatchView):
+        kind, outputs = "batch", definition.output_schema
+        meaning = [str(definition.every_us), *(_schema(t.schema) + t.available_at for t in definition.tables)]
+    else:
+        kind, outputs = "feature set", definition.schema
+        read = {f"{owner}.{name}" for column in definition.columns for owner, name in column.references}
+        meaning = [f"{name} {type_}" for name, type_ in _inputs(definition) if name in read]
+    fingerprint = _hash([kind, *_tokens(definition.sql), *meaning])
+    version = family_of(definition.name)[1]
+    return DefinitionRecord(definition.name, kind, version, fingerprint, state, definition.sql, _fields(outputs))
+
+
+def _inputs(features: FeatureSet) -> list[tuple[str, pa.DataType]]:
+    views = tuple(f"{join.view}." for join in features.joins)
+    return [(f.name if f.name.startswith(views) else f"{REQUEST}.{f.name}", f.type) for f in features.inputs]
+
+
+def _tokens(sql: str) -> list[str]:
+    """The text without comments and layout; keywords and names in lower case, as DuckDB reads them."""
+    tokens = [token for token in sqlglot.tokenize(sql, dialect="duckdb") if token.text != ";"]
+    literal = (sqlglot.TokenType.STRING, sqlglot.TokenType.IDENTIFIER)
+    return [repr(t.text) if t.token_type in literal else t.text.lower() for t in tokens]
+
+
+def _schema(schema: TableSchema) -> str:
+    return f"{schema.name}({_fields(schema.arrow)})"
+
+
+def _fields(schema: pa.Schema) -> str:
+    return "\n".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]

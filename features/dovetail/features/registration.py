@@ -1,0 +1,163 @@
+"""Definitions and the data made with them: what may change under its name, and what may not.
+
+A definition that has data keeps its meaning as long as it keeps its name. Data are: a streaming view's online state, a
+batch view's stored versions, and snapshots, samples or backfills that used it. Another meaning gets another name,
+``user_activity_v2`` for ``user_activity``: then both live side by side, and every row says by its columns and the
+registry which of them made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dovetail.features.fingerprints import family_of, records_of
+from dovetail.features.plan import BatchView, FeatureSet, StreamView
+from dovetail.features.project import Project
+from dovetail.platform.errors import DefinitionError
+from dovetail.platform.stores.definitions import DefinitionRecord
+from dovetail.platform.stores.online import OnlineStore
+from dovetail.platform.stores.registry import Registry
+
+__all__ = ["Change", "changes", "data_of", "register", "register_rebuilt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A definition beside what is registered under its name.
+
+    ``what``: ``new``, ``same``, ``changed`` or ``gone``. ``columns`` are the outputs added (``+``), removed (``-``)
+    and of another type (``~``). ``state`` says what the change means for stored online state; ``data`` what there is.
+    """
+
+    name: str
+    kind: str
+    what: str
+    columns: Sequence[str]
+    state: str
+    data: Sequence[str]
+
+    @property
+    def refused(self) -> bool:
+        """Whether a worker would refuse to start."""
+        return self.what == "changed" and bool(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "change": self.what,
+            "columns": list(self.columns),
+            "state": self.state,
+            "data": list(self.data),
+            "refused": self.refused,
+        }
+
+
+def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -> list[str]:
+    """What was made with the registered definition, as people read it; empty when nothing was."""
+    found = []
+    if record.kind == "streaming":
+        positions = online.progress(record.name)
+        if positions:
+            rows = sum(progress.next_offset for progress in positions.values())
+            found.append(f"online state up to {rows:,} messages")
+    if record.kind == "batch":
+        versions = registry.versions(record.name)
+        if versions:
+            found.append(f"{len(versions)} stored versions")
+    days: dict[str, int] = {}
+    for use in registry.uses():
+        if use.definition == record.name and use.fingerprint == record.fingerprint:
+            days[use.dataset] = days.get(use.dataset, 0) + 1
+    return found + [f"{count} days of {dataset}" for dataset, count in days.items()]
+
+
+def changes(project: Project, registry: Registry, online: OnlineStore) -> list[Change]:
+    """Every definition of ``project`` and of the registry, compared."""
+    known, mine = registry.definitions(), {record.name: record for record in records_of(project)}
+    found = [_change(record, known.get(name), registry, online) for name, record in mine.items()]
+    for name, record in known.items():
+        if name not in mine:
+            state = "its state stays in the online store, and no longer moves" if record.kind == "streaming" else ""
+            found.append(Change(name, record.kind, "gone", (), state, data_of(record, registry, online)))
+    return found
+
+
+def register(project: Project, registry: Registry, online: OnlineStore) -> None:
+    """Register the definitions of ``project``, unless one that has data means something else now.
+
+    Raises:
+        DefinitionError: one does; nothing was registered.
+    """
+    for change in changes(project, registry, online):
+        if change.refused:
+            raise _refusal(project, change)
+    registry.put_definitions(records_of(project))
+
+
+@contextmanager
+def register_rebuilt(project: Project, registry: Registry, online: OnlineStore, view: str) -> Iterator[None]:
+    """Around building a view's state again: afterwards the view is registered as it is now.
+
+    Raises:
+        DefinitionError: it has changed, and more than its online state was made with what it was.
+    """
+    change = next(change for change in changes(project, registry, online) if change.name == view)
+    kept = [data for data in change.data if not data.startswith("online state")]
+    if change.what == "changed" and kept:
+        raise _refusal(project, change)
+    yield
+    registry.put_definitions([record for record in records_of(project) if record.name == view])
+
+
+def _change(
+    record: DefinitionRecord, known: DefinitionRecord | None, registry: Registry, online: OnlineStore
+) -> Change:
+    if known is None:
+        state = "filled from the first message the topic still has, or by `dovetail bootstrap`"
+        return Change(record.name, record.kind, "new", (), state if record.kind == "streaming" else "", ())
+    if known.fingerprint == record.fingerprint and known.state == record.state:
+        return Change(record.name, record.kind, "same", (), "", data_of(known, registry, online))
+    state = ""
+    if record.kind == "streaming" and online.progress(record.name):
+        readable = known.state == record.state
+        state = "stored state can be read" if readable else "stored state cannot be read; it must be built again"
+    return Change(
+        record.name,
+        record.kind,
+        "changed",
+        _columns(_outputs(known), _outputs(record)),
+        state,
+        data_of(known, registry, online),
+    )
+
+
+def _outputs(record: DefinitionRecord) -> dict[str, str]:
+    pairs = (line.split(" ", 1) for line in record.outputs.splitlines())
+    return {name: type_ for name, type_ in pairs}  # noqa: C416  (a list of two is no tuple)
+
+
+def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    added = [f"+ {name} {type_}" for name, type_ in after.items() if name not in before]
+    removed = [f"- {name} {type_}" for name, type_ in before.items() if name not in after]
+    retyped = [f"~ {n} {t} -> {after[n]}" for n, t in before.items() if n in after and after[n] != t]
+    return added + removed + retyped
+
+
+def _refusal(project: Project, change: Change) -> DefinitionError:
+    both: dict[str, StreamView | BatchView | FeatureSet] = {**project.stream_views, **project.batch_views}
+    both |= project.feature_sets
+    definition = both[change.name]
+    family, version = family_of(change.name)
+    taken = {family_of(name)[1] for name in both if family_of(name)[0] == family}
+    following = f"{family}_v{max([version, *taken]) + 1}"
+    return DefinitionError(
+        f"{change.kind} {change.name} means something else than the one that made {', '.join(change.data)}",
+        file=definition.file,
+        line=definition.line,
+        remedy=f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both",
+    )

@@ -1,0 +1,51 @@
+"""``dovetail backfill``: features for past requests, by day."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from dovetail.features import load
+from dovetail.platform.app import open_stores
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.progress import DayProgress
+from dovetail.platform.jobs import BackfillRequest, open_backfill
+
+__all__ = ["run"]
+
+
+def run(
+    project: Path,
+    asked: BackfillRequest,
+    *,
+    first: str | None,
+    last: str | None,
+    explain: bool,
+    as_json: bool,
+) -> int:
+    """Backfill, or show what would run."""
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    try:
+        backfill = open_backfill(loaded, stores, asked)
+        if explain:
+            sys.stdout.write(backfill.explain())
+            return 0
+        console = Console(stderr=as_json)
+        with DayProgress(console, asked.features) as show:
+            result = backfill.run(first, last, on_day=show.day, on_step=show.step)
+        if as_json:
+            done = {"out": backfill.name, "rows": result.rows, "written": result.written}
+            print_json({**done, "done_before": result.done_before})
+        else:
+            console.print(
+                f"{backfill.name}: {len(result.written)} days written, {result.rows:,} rows; "
+                f"{len(result.done_before)} days were done before",
+                highlight=False,
+                soft_wrap=True,
+            )
+    finally:
+        stores.close()
+    return 0

@@ -1,0 +1,114 @@
+"""Commands over what is stored: backfill, bootstrap, consistency. As in ``main.py``, only their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dovetail.platform.cli.main import ProjectOption, app
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["Visibility", "backfill", "bootstrap", "consistency"]
+
+
+class Visibility(StrEnum):
+    """What a past request may see."""
+
+    event_time = "event_time"
+    as_served = "as_served"
+
+
+@app.command()
+def backfill(
+    features: Annotated[str, typer.Argument(help="The feature set: a file of sql/, without .sql.")],
+    out: Annotated[str, typer.Option(help="Folder (or fsspec URL) that gets day=YYYY-MM-DD/….parquet.")],
+    requests: Annotated[str, typer.Option(help="Past requests: `archive`, or a Parquet file or folder.")] = "archive",
+    samples: Annotated[
+        str | None, typer.Option(help="Add the columns to these samples: `archive`, or a Parquet file or folder.")
+    ] = None,
+    columns: Annotated[str, typer.Option(help="Comma-separated columns; all if left out.")] = "",
+    visibility: Annotated[
+        Visibility, typer.Option(help="Every event up to the request, or those it had been able to see.")
+    ] = Visibility.event_time,
+    first: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = None,
+    events: Annotated[
+        list[str] | None, typer.Option(help="STREAM=PATH: read a stream's events there, not from the archive.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
+    memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the SQL that would run, and stop.")] = False,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Features for past requests, by day; what is done already is not done again."""
+    from dovetail.features.batch.pieces import Limits
+    from dovetail.platform.cli.backfill import run
+    from dovetail.platform.jobs import BackfillRequest
+
+    asked = BackfillRequest(
+        features,
+        out,
+        requests,
+        samples,
+        [name.strip() for name in columns.split(",") if name.strip()],
+        visibility.value,
+        _pairs("--events", events or []),
+        Limits(memory_bytes=memory << 20, threads=threads),
+    )
+    for option, day in (("--from", first), ("--to", last)):
+        _require_day(option, day)
+    raise typer.Exit(run(project, asked, first=first, last=last, explain=explain, as_json=as_json))
+
+
+@app.command()
+def bootstrap(
+    view: Annotated[str, typer.Argument(help="The streaming view: a file of sql/, without .sql.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Build the state again where the view has some.")] = False,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fill a view's online state from the archived event log; the stream then goes on from there."""
+    from dovetail.platform.cli.bootstrap import run
+
+    raise typer.Exit(run(project, view, replace=replace, as_json=as_json))
+
+
+@app.command()
+def consistency(
+    days: Annotated[list[str] | None, typer.Option("--day", help="Only this day, YYYY-MM-DD; may be repeated.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
+    memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recompute every stored snapshot; exit code 1 when a value is not the one that was served."""
+    from dovetail.features.batch.pieces import Limits
+    from dovetail.platform.cli.consistency import run
+
+    for day in days or []:
+        _require_day("--day", day)
+    raise typer.Exit(run(project, days, Limits(memory_bytes=memory << 20, threads=threads), as_json=as_json))
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} {text!r}: write NAME=PATH")
+        pairs[name] = value
+    return pairs
+
+
+def _require_day(option: str, day: str | None) -> None:
+    try:
+        if day is not None:
+            date.fromisoformat(day)
+    except ValueError:
+        raise ConfigError(f"{option} {day!r}: write a day like 2024-02-29") from None

@@ -1,0 +1,45 @@
+"""``dovetail bootstrap``: a view's online state from the archived event log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dovetail.features import load
+from dovetail.features.bootstrap import bootstrap
+from dovetail.features.registration import register_rebuilt
+from dovetail.features.source import nearest
+from dovetail.platform.app import open_stores
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.progress import DayProgress
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["run"]
+
+
+def run(project: Path, view: str, *, replace: bool, as_json: bool) -> int:
+    """Fill the state of ``view``."""
+    loaded = load(project)
+    if view not in loaded.stream_views:
+        raise ConfigError(f"VIEW: there is no streaming view {view!r}; {nearest(view, list(loaded.stream_views))}")
+    stores = open_stores(loaded.config)
+    console = Console(stderr=as_json)
+    try:
+        with register_rebuilt(loaded, stores.registry, stores.online, view), DayProgress(console, view) as show:
+            result = bootstrap(
+                loaded.stream_views[view],
+                stores.registry,
+                stores.offline,
+                stores.online,
+                replace_existing=replace,
+                on_rows=show.rows,
+            )
+    finally:
+        stores.close()
+    if as_json:
+        print_json({"view": result.view, "rows": result.rows, "positions": result.positions})
+    else:
+        where = ", ".join(f"{offset} of partition {p}" for p, offset in sorted(result.positions.items()))
+        console.print(f"{view}: {result.rows:,} rows; the stream goes on at offset {where}", highlight=False)
+    return 0

@@ -1,0 +1,174 @@
+"""Rows over many Parquet files, read by time and in parts: what batch work reads, however much there is.
+
+Two kinds of places have the same face: an archived dataset, whose files the registry names by day, and any file or
+folder of Parquet. Rows come in the order of the files' names (an archive: day, partition, offset) and within a file as
+they stand there, so reading twice gives the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry import Registry
+
+__all__ = ["DAY_US", "DayFile", "DayFiles", "day_of", "day_start_us"]
+
+DAY_US = 86_400_000_000
+_ROWS_AT_ONCE = 131_072
+
+
+def day_of(time_us: int) -> str:
+    """The UTC day of a moment, ``YYYY-MM-DD``."""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%d")
+
+
+def day_start_us(day: str) -> int:
+    """The first microsecond of a day."""
+    return (date.fromisoformat(day) - date(1970, 1, 1)).days * DAY_US
+
+
+class DayFile(NamedTuple):
+    """One file: its path in the store, rows by day, and ``stamp``, which changes when its content may have."""
+
+    path: str
+    days: dict[str, int]
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class DayFiles:
+    """Rows with a timestamp column, in files."""
+
+    store: OfflineStore
+    files: Sequence[DayFile]
+    time_column: str
+
+    @classmethod
+    def archived(cls, registry: Registry, store: OfflineStore, dataset: str, time_column: str) -> DayFiles:
+        """What is archived of ``dataset`` now."""
+        files = [DayFile(file.path, {file.day: file.rows}, str(file.rows)) for file in registry.files(dataset)]
+        return cls(store, files, time_column)
+
+    @classmethod
+    def at(cls, path: str | Path, time_column: str) -> DayFiles:
+        """The Parquet file, or every Parquet file in the folder, at ``path`` (or an fsspec URL).
+
+        Raises:
+            ConfigError: there is none.
+            WireError: a file has no such column, or not as a timestamp.
+        """
+        name = str(path)
+        folder, _, leaf = name.rpartition("/")
+        store = OfflineStore((folder or ".") if leaf.endswith(".parquet") else name)
+        found = [(p, stamp) for p, stamp in store.find() if not leaf.endswith(".parquet") or p == leaf]
+        if not found:
+            raise ConfigError(f"{name}: no Parquet file there; give a .parquet file or a folder that holds some")
+        files = [DayFile(p, _days(store, p, time_column), stamp) for p, stamp in found]
+        return cls(store, files, time_column)
+
+    def days(self) -> dict[str, int]:
+        """Rows by day, days ascending."""
+        counts: Counter[str] = Counter()
+        for file in self.files:
+            counts.update(file.days)
+        return {day: counts[day] for day in sorted(counts)}
+
+    def rows(self, low_us: int | None, high_us: int) -> int:
+        """At least as many rows as have their time in ``[low, high]``: those of the days touched."""
+        return sum(rows for day, rows in self.days().items() if _touches(day, low_us, high_us))
+
+    def identity(self, low_us: int | None, high_us: int) -> str:
+        """A hash of which files may hold rows of ``[low, high]``: equal as long as reading gives the same."""
+        digest = hashlib.sha256()
+        for file in self._touching(low_us, high_us):
+            digest.update(f"{file.path}|{file.stamp}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def paths(self, low_us: int | None, high_us: int) -> list[str]:
+        """Where the files are that may hold rows of ``[low, high]``, as a reader outside Dovetail would open them."""
+        return [self.store.path(file.path) for file in self._touching(low_us, high_us)]
+
+    def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
+        """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named.
+
+        Raises:
+            WireError: a file lacks a column.
+        """
+        wanted = None if columns is None else [*columns, *({self.time_column} - set(columns))]
+        for file in self._touching(low_us, high_us):
+            with self.store.open(file.path) as parquet:
+                if wanted is not None:
+                    _require(wanted, parquet.schema_arrow, self.store.path(file.path))
+                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
+                    table = _between(pa.Table.from_batches([batch]), self.time_column, low_us, high_us)
+                    if table.num_rows:
+                        yield table
+
+    def schema(self) -> pa.Schema | None:
+        """The columns of the first file; None when there is no file."""
+        if not self.files:
+            return None
+        with self.store.open(self.files[0].path) as parquet:
+            schema: pa.Schema = parquet.schema_arrow
+            return schema
+
+    def _touching(self, low_us: int | None, high_us: int) -> list[DayFile]:
+        return [file for file in self.files if any(_touches(day, low_us, high_us) for day in file.days)]
+
+
+def _touches(day: str, low_us: int | None, high_us: int) -> bool:
+    start = day_start_us(day)
+    return start <= high_us and (low_us is None or start + DAY_US > low_us)
+
+
+def _between(table: pa.Table, column: str, low_us: int | None, high_us: int) -> pa.Table:
+    times = _microseconds(table.column(column))
+    keep = times <= high_us if low_us is None else (times >= low_us) & (times <= high_us)
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _microseconds(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), dtype=np.int64)
+
+
+def _require(columns: Sequence[str], schema: pa.Schema, path: str) -> None:
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise WireError(f"{path}: no column {missing[0]!r}; it has {', '.join(schema.names)}")
+
+
+def _days(store: OfflineStore, path: str, time_column: str) -> dict[str, int]:
+    """Rows by day."""
+    counts: Counter[str] = Counter()
+    with store.open(path) as parquet:
+        _require([time_column], parquet.schema_arrow, store.path(path))
+        if not pa.types.is_timestamp(parquet.schema_arrow.field(time_column).type):
+            found = parquet.schema_arrow.field(time_column).type
+            raise WireError(f"{store.path(path)}: {time_column} is {found}, not a timestamp; write it as TIMESTAMP")
+        for group in range(parquet.num_row_groups):
+            for day, rows in _group_days(parquet, group, time_column):
+                counts[day] += rows
+    return dict(counts)
+
+
+def _group_days(parquet: pq.ParquetFile, group: int, time_column: str) -> Iterator[tuple[str, int]]:
+    days = parquet.read_row_group(group, columns=[time_column]).column(time_column).cast(pa.timestamp("us"))
+    if days.null_count:
+        raise WireError(f"row group {group} has {days.null_count} rows without {time_column}; leave them out")
+    counted = pc.value_counts(days.cast(pa.date32(), safe=False))
+    for entry in counted.to_pylist():
+        yield entry["values"].isoformat(), entry["counts"]

@@ -1,0 +1,129 @@
+"""Batch jobs over a project's stores, put together: what the commands beside the worker run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from dovetail.features import Project
+from dovetail.features.backfill import Backfill, chosen_columns, needed_fields
+from dovetail.features.batch.features import seen_column as batch_seen_column
+from dovetail.features.batch.pieces import Limits
+from dovetail.features.batch.streaming import Visibility
+from dovetail.features.plan import FeatureSet
+from dovetail.features.requests import RequestLog
+from dovetail.features.source import nearest
+from dovetail.features.versions import BatchVersions
+from dovetail.joiners.snapshots import request_rows, seen_column
+from dovetail.platform.app import Stores, load_table
+from dovetail.platform.dayfiles import DayFiles
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.stores.offline import OfflineStore
+
+__all__ = [
+    "ARCHIVE",
+    "BackfillRequest",
+    "archived_events",
+    "batch_versions",
+    "open_backfill",
+    "scratch_folder",
+    "served_rows",
+]
+
+#: Said instead of a path: what the archive agent has written.
+ARCHIVE = "archive"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What ``dovetail backfill`` is asked for. ``events`` replace a stream's archive by Parquet files of its schema."""
+
+    features: str
+    out: str
+    requests: str = ARCHIVE
+    samples: str | None = None
+    columns: Sequence[str] = ()
+    visibility: Visibility = "event_time"
+    events: Mapping[str, str] | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> Backfill:
+    """The backfill that is asked for, not yet begun.
+
+    Raises:
+        ConfigError: a feature set, column, stream or path that does not exist.
+    """
+    if asked.features not in project.feature_sets:
+        hint = nearest(asked.features, list(project.feature_sets))
+        raise ConfigError(f"FEATURES: there is no feature set {asked.features!r}; {hint}")
+    features = project.feature_sets[asked.features]
+    columns = chosen_columns(features, asked.columns)
+    out = asked.out if "://" in asked.out else str(Path(asked.out).absolute())
+    given = dict(asked.events or {})
+    unknown = sorted(set(given) - set(project.streams))
+    if unknown:
+        raise ConfigError(f"--events: there is no stream {unknown[0]!r}; {nearest(unknown[0], list(project.streams))}")
+    events = archived_events(project, stores)
+    events |= {name: DayFiles.at(path, project.streams[name].event_time) for name, path in given.items()}
+    return Backfill(
+        project=project,
+        features=features,
+        columns=columns,
+        requests=_requests(stores, features, asked, needed_fields(project, features, columns)),
+        events=events,
+        table_of=batch_versions(project, stores).table,
+        registry=stores.registry,
+        out=OfflineStore(out),
+        name=out,
+        scratch=scratch_folder(project, "backfill"),
+        visibility=asked.visibility,
+        limits=asked.limits,
+    )
+
+
+def _requests(stores: Stores, features: FeatureSet, asked: BackfillRequest, needed: pa.Schema) -> RequestLog:
+    samples = None
+    if asked.samples is not None:
+        samples = _files(stores, asked.samples, "samples")
+    if asked.requests == ARCHIVE and asked.visibility == "as_served":
+        snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+        return RequestLog(snapshots, needed, shape=partial(served_rows, features), samples=samples)
+    return RequestLog(_files(stores, asked.requests, "requests"), needed, samples=samples)
+
+
+def _files(stores: Stores, where: str, dataset: str) -> DayFiles:
+    if where == ARCHIVE:
+        return DayFiles.archived(stores.registry, stores.offline, dataset, "request_time")
+    return DayFiles.at(where, "request_time")
+
+
+def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
+    """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen."""
+    rows = request_rows(snapshots)
+    for join in features.joins:
+        if seen_column(join.view) in snapshots.column_names:
+            rows = rows.append_column(batch_seen_column(join.view), snapshots.column(seen_column(join.view)))
+    return rows
+
+
+def archived_events(project: Project, stores: Stores) -> dict[str, DayFiles]:
+    """The archived log of every stream."""
+    return {
+        name: DayFiles.archived(stores.registry, stores.offline, name, stream.event_time)
+        for name, stream in project.streams.items()
+    }
+
+
+def batch_versions(project: Project, stores: Stores) -> BatchVersions:
+    """The batch views' versions, as the worker reads them."""
+    return BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
+
+
+def scratch_folder(project: Project, what: str) -> Path:
+    """Where a job may write what it throws away."""
+    return project.config.path(project.config.storage.state) / "scratch" / what

@@ -1,0 +1,132 @@
+"""What the registry knows of definitions: their text and version, what was made with them, what was backfilled.
+
+Tables only; the registry puts their changes into its own transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from dovetail.platform.stores.engine import Database
+
+__all__ = ["BackfillDay", "DefinitionRecord", "DefinitionTables", "DefinitionUse"]
+
+
+class DefinitionRecord(NamedTuple):
+    """A definition as it was registered.
+
+    ``fingerprint`` is a hash of what it means, ``state`` of how a streaming view's state is laid out (empty for other
+    kinds). ``outputs`` are its columns, ``name type``, one per line.
+    """
+
+    name: str
+    kind: str
+    version: int
+    fingerprint: str
+    state: str
+    text: str
+    outputs: str
+
+
+class DefinitionUse(NamedTuple):
+    """Rows of one UTC day of a dataset were made with a definition of this fingerprint."""
+
+    definition: str
+    fingerprint: str
+    dataset: str
+    day: str
+
+
+class BackfillDay(NamedTuple):
+    """A day that was backfilled into the folder ``out``: its file, its rows, a hash of what it was made of."""
+
+    out: str
+    day: str
+    path: str
+    rows: int
+    inputs: str
+
+
+class DefinitionTables:
+    """The tables, declared in the registry's metadata."""
+
+    def __init__(self, metadata: sa.MetaData) -> None:
+        self._definitions = sa.Table(
+            "definitions",
+            metadata,
+            sa.Column("name", sa.Text, primary_key=True),
+            sa.Column("kind", sa.Text, nullable=False),
+            sa.Column("version", sa.Integer, nullable=False),
+            sa.Column("fingerprint", sa.Text, nullable=False),
+            sa.Column("state", sa.Text, nullable=False),
+            sa.Column("text", sa.Text, nullable=False),
+            sa.Column("outputs", sa.Text, nullable=False),
+        )
+        self._uses = sa.Table(
+            "definition_uses",
+            metadata,
+            *(sa.Column(name, sa.Text, primary_key=True) for name in DefinitionUse._fields),
+        )
+        self._backfills = sa.Table(
+            "backfills",
+            metadata,
+            sa.Column("out", sa.Text, primary_key=True),
+            sa.Column("job", sa.Text, nullable=False),
+        )
+        self._days = sa.Table(
+            "backfill_days",
+            metadata,
+            sa.Column("out", sa.Text, primary_key=True),
+            sa.Column("day", sa.Text, primary_key=True),
+            sa.Column("path", sa.Text, nullable=False),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+            sa.Column("inputs", sa.Text, nullable=False),
+        )
+
+    def definitions(self, connection: sa.Connection) -> dict[str, DefinitionRecord]:
+        """Every registered definition by name."""
+        rows = connection.execute(sa.select(self._definitions).order_by(self._definitions.c.name))
+        return {row.name: DefinitionRecord(*row) for row in rows}
+
+    def put(self, connection: sa.Connection, database: Database, records: Sequence[DefinitionRecord]) -> None:
+        """Register definitions, replacing those of the same name."""
+        _upsert(connection, database, self._definitions, [record._asdict() for record in records])
+
+    def uses(self, connection: sa.Connection) -> list[DefinitionUse]:
+        """What was made with which definition."""
+        rows = connection.execute(sa.select(self._uses).order_by(*self._uses.primary_key.columns))
+        return [DefinitionUse(*row) for row in rows]
+
+    def use(self, connection: sa.Connection, database: Database, uses: Sequence[DefinitionUse]) -> None:
+        """Note uses; those noted before are left alone."""
+        if uses:
+            insert = database.insert(self._uses).on_conflict_do_nothing()
+            connection.execute(insert, [use._asdict() for use in uses])
+
+    def backfill(self, connection: sa.Connection, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
+        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        job = connection.execute(sa.select(self._backfills.c.job).where(self._backfills.c.out == out)).scalar()
+        rows = connection.execute(sa.select(self._days).where(self._days.c.out == out).order_by(self._days.c.day))
+        return job, {row.day: BackfillDay(*row) for row in rows}
+
+    def begin_backfill(self, connection: sa.Connection, database: Database, out: str, job: str) -> None:
+        """Note what is backfilled into ``out``."""
+        _upsert(connection, database, self._backfills, [{"out": out, "job": job}])
+
+    def finish_day(self, connection: sa.Connection, database: Database, day: BackfillDay) -> None:
+        """Note a day as done; done again, it replaces what was noted."""
+        _upsert(connection, database, self._days, [day._asdict()])
+
+
+def _upsert(
+    connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[Mapping[str, object]]
+) -> None:
+    if not rows:
+        return
+    keys = [column.name for column in table.primary_key.columns]
+    insert = database.insert(table)
+    changed = {column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys}
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))

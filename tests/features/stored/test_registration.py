@@ -1,0 +1,151 @@
+"""A definition keeps its meaning as long as it keeps its name and has data."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dovetail.features.bootstrap import bootstrap
+from dovetail.features.fingerprints import family_of
+from dovetail.features.registration import Change, changes, data_of, register, register_rebuilt
+from dovetail.platform.app import assemble
+from dovetail.platform.errors import DefinitionError
+from dovetail.platform.jobs import BackfillRequest, open_backfill
+
+from .stored_world import FILES, World, events, requests
+
+OTHER = FILES["users"].replace("'click'", "'view'")
+
+
+def change_of(world: World, name: str) -> Change:
+    found = changes(world.project, world.stores.registry, world.stores.online)
+    return next(change for change in found if change.name == name)
+
+
+def registered(world: World) -> None:
+    register(world.project, world.stores.registry, world.stores.online)
+
+
+def test_what_is_new_is_registered_with_its_version(world: World) -> None:
+    world.write("users_v2", OTHER)
+    world.load()
+    assert change_of(world, "users").what == "new"
+    registered(world)
+    records = world.stores.registry.definitions()
+    assert {name: (r.kind, r.version) for name, r in records.items()} == {
+        "users": ("streaming", 1),
+        "users_v2": ("streaming", 2),
+        "profile": ("batch", 1),
+        "ranking": ("feature set", 1),
+    }
+    assert records["users"].text == FILES["users"]
+    assert records["users"].fingerprint != records["users_v2"].fingerprint
+    assert change_of(world, "users").what == "same"
+
+
+def test_layout_comments_and_case_mean_nothing(world: World) -> None:
+    registered(world)
+    world.write("users", "-- rewritten\n" + re.sub(r"\s+", " ", FILES["users"]).replace("count", "COUNT"))
+    world.load()
+    assert change_of(world, "users").what == "same"
+
+
+def test_case_in_a_string_means_something(world: World) -> None:
+    registered(world)
+    world.write("users", FILES["users"].replace("'click'", "'CLICK'"))
+    world.load()
+    assert change_of(world, "users").what == "changed"
+
+
+def test_without_data_a_definition_may_change(world: World) -> None:
+    registered(world)
+    world.write("users", OTHER)
+    world.load()
+    assert not change_of(world, "users").refused
+    registered(world)
+    assert change_of(world, "users").what == "same"
+
+
+def test_a_worker_refuses_a_changed_definition_that_has_data(world: World) -> None:
+    assemble(world.project, roles=["features"]).stores.close()
+    world.send(events(10))
+    world.stream("users")
+    world.write("users", OTHER)
+    world.load()
+    with pytest.raises(
+        DefinitionError,
+        match=r"users.sql:2: streaming users means .* made online state up to 10 messages; .*users_v2.sql",
+    ):
+        assemble(world.project, roles=["features"])
+    world.write("users", FILES["users"])
+    world.write("users_v2", OTHER)
+    assemble(world.load(), roles=["features"]).stores.close()
+
+
+def test_the_difference_says_what_it_means_for_stored_state(world: World) -> None:
+    registered(world)
+    world.send(events(10))
+    world.stream("users")
+    world.write("users", FILES["users"].replace("AS clicks", "AS clicked"))
+    world.write("ranking", FILES["ranking"].replace("users.clicks", "users.clicked"))
+    world.load()
+    renamed = change_of(world, "users")
+    assert renamed.columns == ["+ clicked int64", "- clicks int64"]
+    assert renamed.state == "stored state can be read"
+    world.write("users", FILES["users"].replace("INTERVAL 1 HOUR", "INTERVAL 2 HOUR"))
+    world.write("ranking", FILES["ranking"])
+    world.load()
+    moved = change_of(world, "users")
+    assert moved.state == "stored state cannot be read; it must be built again"
+    assert moved.refused
+    assert moved.to_json()["refused"]
+    world.write("ranking", "SELECT request_id, item_id FROM request")
+    (world.folder / "sql" / "users.sql").unlink()
+    world.load()
+    assert change_of(world, "users").what == "gone"
+
+
+def test_a_backfill_is_data(world: World) -> None:
+    world.send(events(30))
+    world.ask(requests(1))
+    world.archive()
+    registered(world)
+    open_backfill(world.project, world.stores, BackfillRequest("ranking", str(world.folder / "out"))).run()
+    for name in ("users", "profile", "ranking"):
+        data = data_of(world.stores.registry.definitions()[name], world.stores.registry, world.stores.online)
+        assert f"1 days of backfill:{world.folder / 'out'}" in data
+    world.write("profile", FILES["profile"].replace("max", "min"))
+    world.load()
+    with pytest.raises(DefinitionError, match=r"profile means .* made 1 stored versions, 1 days of backfill"):
+        registered(world)
+
+
+def test_state_alone_may_be_built_again_by_the_new_meaning(world: World) -> None:
+    registered(world)
+    world.send(events(30))
+    world.ask(requests(1))
+    world.stream("users")
+    world.archive()
+    world.write("users", OTHER)
+    world.load()
+    stores = world.stores
+    with register_rebuilt(world.project, stores.registry, stores.online, "users"):
+        view = world.project.stream_views["users"]
+        bootstrap(view, stores.registry, stores.offline, stores.online, replace_existing=True)
+    assert change_of(world, "users").what == "same"
+    open_backfill(world.project, stores, BackfillRequest("ranking", str(world.folder / "out"))).run()
+    world.write("users", FILES["users"])
+    world.load()
+    with (
+        pytest.raises(DefinitionError, match="made online state up to 30 messages, 1 days of backfill"),
+        register_rebuilt(world.project, stores.registry, stores.online, "users"),
+    ):
+        raise AssertionError("it must not be built")
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("a", ("a", 1)), ("a_v2", ("a", 2)), ("a_v10", ("a", 10)), ("a_v0", ("a_v0", 1))]
+)
+def test_a_version_is_part_of_the_name(name: str, family: tuple[str, int]) -> None:
+    assert family_of(name) == family
