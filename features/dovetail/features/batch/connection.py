@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import duckdb
 
-__all__ = ["HOP_MACRO", "connect"]
+from dovetail.features.batch.macros import MACROS
 
-#: Lower bound of a hopping window, as a distance: exact at the head, the tail rounded down to ``step``.
-HOP_MACRO = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
+__all__ = ["connect"]
 
 
 def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -24,5 +23,6 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     if threads is not None:
         settings["threads"] = threads
     connection = duckdb.connect(":memory:", config=settings)
-    connection.execute(HOP_MACRO)
+    for macro in MACROS:
+        connection.execute(macro)
     return connection
