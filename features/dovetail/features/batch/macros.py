@@ -1,6 +1,6 @@
 """Macros that definitions may use: names for plain DuckDB SQL that the stream engine knows how to keep.
 
-Every DuckDB session that has run :data:`MACROS` runs the definitions unchanged; ``dovetail`` does so in each of its own.
+Every DuckDB session that has run :data:`MACROS` runs the definitions unchanged; Dovetail does so in each of its own.
 A list here is one of the window's values in window order, as ``list(x) OVER w`` gives it.
 """
 
