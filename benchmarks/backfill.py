@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dovetail.features import load
-from dovetail.features.batch.connection import HOP_MACRO
+from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.platform.dayfiles import DAY_US, DayFiles
 
@@ -114,7 +114,8 @@ def write_log(folder: Path, events: int, requests: int) -> None:
 def by_hand(folder: Path) -> None:
     """The query an expert would write."""
     connection = duckdb.connect(config={"temp_directory": str(folder / "by-hand-spill")})
-    connection.execute(HOP_MACRO)
+    for macro in MACROS:
+        connection.execute(macro)
     connection.execute(
         f"""
         COPY (

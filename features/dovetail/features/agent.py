@@ -13,7 +13,7 @@ from dovetail.features.evaluate import StreamPreparer
 from dovetail.features.plan import Stream, StreamView
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
-from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark
+from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.intake import Intake, Received
@@ -111,6 +111,8 @@ class FeatureStage(Stage):
                 watermark_before[prepared.kept],
                 prepared.arguments,
                 prepared.filters,
+                view.engine.collections,
+                Source(poll.partition, positions_of(events)[prepared.kept]),
             )
             states = self._store.read_partition(view.plan.name, poll.partition, keys)
             applied = view.engine.apply(states, rows)

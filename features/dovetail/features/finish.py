@@ -15,9 +15,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.stream.kernel import Words, compiled, unsigned_less
+from dovetail.features.stream.wide import spread
 from dovetail.platform.errors import StateError
 
-__all__ = ["avg", "canonical_floats", "decimal_array", "decimal_words", "require_38_digits", "validity_buffer"]
+__all__ = [
+    "avg",
+    "canonical_floats",
+    "decimal_array",
+    "decimal_words",
+    "deviation",
+    "require_38_digits",
+    "validity_buffer",
+]
 
 _TEN_38_LO, _TEN_38_HI = np.uint64(10**38 & (1 << 64) - 1), np.int64(10**38 >> 64)
 _MINUS_TEN_38_LO, _MINUS_TEN_38_HI = np.uint64(-(10**38) & (1 << 64) - 1), np.int64(-(10**38) >> 64)
@@ -54,6 +63,41 @@ def avg(
         means,
     )
     return pa.Array.from_buffers(pa.float64(), len(means), [validity_buffer(present), pa.py_buffer(means)])
+
+
+def deviation(
+    lo: npt.NDArray[np.uint64],
+    hi: npt.NDArray[np.int64],
+    squares_lo: npt.NDArray[np.uint64],
+    squares_hi: npt.NDArray[np.int64],
+    count: npt.NDArray[np.int64],
+    scale: int,
+    *,
+    sample: bool,
+    root: bool,
+) -> pa.DoubleArray:
+    """Variance, or with ``root`` its square root: ``(n·Σx² - (Σx)²) / (n·(n - 1))``, of a population ``/ n²``.
+
+    The numerator is one exact integer, so nothing cancels (Welford's recurrence, which DuckDB uses, depends on the
+    order of its rows). It and the denominator are rounded once each, then divided: within 2 units in the last place.
+
+    Args:
+        lo, hi: Σx of the unscaled values, shape ``[n]``; ``squares_lo, squares_hi``: Σx².
+        count: how many values. scale: digits after the point of the argument.
+        sample: divide by n - 1; else by n.
+
+    Returns:
+        float64 array; NULL where there is no value, for a sample also where there is only one.
+    """
+    present = count > (1 if sample else 0)
+    results = np.zeros(len(count), dtype=np.float64)
+    a, b, c, d = (np.ascontiguousarray(w).view(np.int64).copy() for w in (lo, hi, squares_lo, squares_hi))
+    _spreads(a, b, c, d, np.where(present, count, 0), results)
+    divisor = np.where(present, count, 1).astype(np.float64) * np.where(present, count - sample, 1)
+    results /= divisor * float(10 ** (2 * scale))
+    if root:
+        results = np.sqrt(results)
+    return pa.Array.from_buffers(pa.float64(), len(results), [validity_buffer(present), pa.py_buffer(results)])
 
 
 def decimal_words(array: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
@@ -137,6 +181,15 @@ def _quotients(lo: Words, hi: Words, count: Words, power: int, means: npt.NDArra
             means[i] = lo[i] / (count[i] * power)
         else:
             means[i] = _rounded_quotient(lo[i], hi[i], count[i], power)
+
+
+@compiled
+def _spreads(
+    lo: Words, hi: Words, squares_lo: Words, squares_hi: Words, count: Words, results: npt.NDArray[np.float64]
+) -> None:
+    for i in range(count.size):
+        if count[i] > 0:
+            results[i] = spread(lo[i], hi[i], squares_lo[i], squares_hi[i], count[i])
 
 
 @compiled

@@ -19,6 +19,7 @@ __all__ = [
     "Aggregate",
     "AggregateFunction",
     "BatchView",
+    "Derived",
     "FeatureColumn",
     "FeatureSet",
     "Input",
@@ -32,7 +33,28 @@ __all__ = [
 #: DuckDB's ``time_bucket`` counts from Monday 2000-01-03 00:00:00 UTC (intervals without months).
 TIME_BUCKET_ORIGIN_US = 946_857_600_000_000
 
-AggregateFunction = Literal["count", "sum", "avg", "min", "max"]
+AggregateFunction = Literal[
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "var_samp",
+    "var_pop",
+    "stddev_samp",
+    "stddev_pop",
+    "first",
+    "last",
+    "arg_min",
+    "arg_max",
+    "count_distinct",
+    "first_distinct",
+    "last_distinct",
+    "histogram",
+    "top_k",
+    "sum_by",
+    "avg_by",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +76,29 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """``RANGE BETWEEN <size> PRECEDING AND CURRENT ROW``, or ``hop(event_time, size, step)`` when ``step_us`` is set.
+    """Which events of its key a value at time T is made of; all have ``event_time <= T``.
 
-    At time T it holds events with ``lower_bound(T) <= event_time <= T``.
+    - ``RANGE BETWEEN <size> PRECEDING AND CURRENT ROW``: ``T - size_us <= event_time``;
+    - ``hop(event_time, size, step)``, when ``step_us`` is set: the same with the bound rounded down to a step;
+    - ``RANGE BETWEEN UNBOUNDED PRECEDING …``, when ``unbounded``: all (``size_us`` is 0);
+    - ``ROWS BETWEEN n PRECEDING AND CURRENT ROW``, when ``rows`` is set: the last n of the total order, before FILTER.
     """
 
     name: str
     size_us: int
     step_us: int | None
+    unbounded: bool = False
+    rows: int | None = None
+
+    @property
+    def bounded_us(self) -> bool:
+        """Whether a duration says where the window begins."""
+        return not self.unbounded and self.rows is None
 
     def lower_bound(self, time_us: int) -> int:
-        """First event time inside the window at ``time_us``."""
+        """First event time inside the window at ``time_us``; the least int64 where no duration says so."""
+        if not self.bounded_us:
+            return -(1 << 63)
         if self.step_us is None:
             return time_us - self.size_us
         since = time_us - self.size_us - TIME_BUCKET_ORIGIN_US
@@ -86,10 +120,12 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """One output column: ``function`` of ``inputs[input]`` over ``windows[window]``.
+    """One window aggregate: ``function`` of ``inputs[input]`` over ``windows[window]``.
 
-    ``type`` is the result's Arrow type: int64 for count, decimal128(38, s) for sum, float64 for avg, the argument's
-    type for min and max.
+    ``type`` is the result's Arrow type: int64 for counts, decimal128(38, s) for sum, float64 for avg and deviations,
+    the argument's type where a value is picked, a list or a map of it where several are. ``by`` is the input that
+    orders ``arg_min``/``arg_max`` or is added up per value of ``input`` (``sum_by``, ``avg_by``). ``k`` is how many
+    are listed, None where one value is picked. With ``nulls`` an event counts although its argument is NULL.
     """
 
     output: str
@@ -97,13 +133,27 @@ class Aggregate:
     input: int
     window: int
     type: pa.DataType
+    by: int | None = None
+    k: int | None = None
+    nulls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """An output computed from finished aggregates: SQL over their ``output`` names, and the type DuckDB binds it to."""
+
+    output: str
+    sql: str
+    type: pa.DataType
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
     """A streaming feature view: aggregates over windows of one stream, per entity.
 
-    ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the statement as written.
+    ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the statement as written. ``outputs`` names what
+    the view gives, in the order written: aggregates and ``derived`` expressions; empty means every aggregate.
     """
 
     name: str
@@ -116,6 +166,8 @@ class StreamView:
     windows: tuple[Window, ...]
     inputs: tuple[Input, ...]
     aggregates: tuple[Aggregate, ...]
+    derived: tuple[Derived, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def entity_types(self) -> tuple[pa.DataType, ...]:
@@ -124,7 +176,14 @@ class StreamView:
 
     @property
     def output_schema(self) -> pa.Schema:
-        """The aggregate columns, without the entity."""
+        """The value columns, without the entity."""
+        types = {aggregate.output: aggregate.type for aggregate in self.aggregates}
+        types |= {derived.output: derived.type for derived in self.derived}
+        return pa.schema([pa.field(name, types[name]) for name in self.outputs or types])
+
+    @property
+    def aggregate_schema(self) -> pa.Schema:
+        """What the engines compute before ``derived``: every aggregate."""
         return pa.schema([pa.field(a.output, a.type) for a in self.aggregates])
 
 

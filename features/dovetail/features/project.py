@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -54,6 +54,37 @@ class Project:
     def feature_set(self) -> FeatureSet:
         """The feature set that requests are answered with."""
         return self.feature_sets[self.config.request.feature_set]
+
+    def evaluate(
+        self,
+        feature_set: str | None,
+        requests: pa.Table,
+        events: Mapping[str, pa.Table],
+        *,
+        engine: Literal["batch", "stream"] = "batch",
+        visibility: Literal["event_time", "as_served"] = "event_time",
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table:
+        """The columns of ``feature_set`` (None: the one that serves), one row per candidate, in the order given.
+
+        Args:
+            requests: as declared by ``CREATE TABLE request``, or already one row per candidate.
+            events: by stream, in order of arrival, with the declared columns; position columns (``_partition``,
+                ``_offset``, ``_row``) if they have them, else they are one partition.
+            engine: ``batch`` is DuckDB. ``stream`` replays the events through the engine that serves: the same bits,
+                NULL where a request is older than the state can answer (never with requests in order of time).
+            visibility: ``event_time`` sees all events up to the request's time, by ``stream`` only those that come
+                within ``allowed_lateness``; ``as_served`` those before the positions in the request's
+                ``<view>._seen`` (list<int64> by partition).
+            tables: the offline tables that batch views read, by name.
+
+        Raises:
+            ConfigError: an unknown feature set or engine, or a stream or table that is not given.
+            WireError, StateError: a value that has no meaning; the message names the expression and the row.
+        """
+        from dovetail.features.evaluation import evaluate
+
+        return evaluate(self, feature_set, requests, events, engine=engine, visibility=visibility, tables=tables)
 
     def describe(self) -> list[Description]:
         """Each definition: kind, entity, windows, lanes, and the state a streaming view keeps per key."""

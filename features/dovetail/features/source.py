@@ -19,7 +19,7 @@ from sqlglot import Token, TokenType, exp
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.schema import parse_statements
 
-__all__ = ["AggregateSpans", "Source", "Span", "nearest", "quoted"]
+__all__ = ["AggregateSpans", "Call", "Source", "Span", "nearest", "quoted"]
 
 _OPENING = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE)
 _CLOSING = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
@@ -46,6 +46,20 @@ class AggregateSpans:
     argument: Span
     filter: Span | None
     over: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A window aggregate inside an expression, and the macro around it, ``macro(aggregate, rest)``, if there is one.
+
+    ``span`` is all of it; ``line`` where it begins.
+    """
+
+    span: Span
+    aggregate: Span
+    macro: str | None
+    rest: Span | None
+    line: int
 
 
 class Source:
@@ -98,7 +112,7 @@ class Source:
 
     def aggregate(self, span: Span) -> AggregateSpans:
         """The parts of the window aggregate in ``span``, one of :meth:`items`."""
-        tokens = [token for token in self._tokens if span[0] <= token.start < span[1]]
+        tokens = self._inside(span)
         closing = _closing(tokens, 1)
         over = next(i for i, token in _outermost(tokens) if token.token_type == TokenType.OVER)
         condition = None
@@ -110,6 +124,55 @@ class Source:
             filter=condition,
             over=(tokens[over].end + 1, span[1]),
         )
+
+    def calls(self, span: Span, macros: Collection[str]) -> list[Call]:
+        """The window aggregates in ``span``, each with the one of ``macros`` that it is the first argument of."""
+        tokens = self._inside(span)
+        found: list[Call] = []
+        for over, token in enumerate(tokens):
+            if token.token_type != TokenType.OVER or (found and token.start < found[-1].span[1]):
+                continue
+            opening = _opening(tokens, over - 1)
+            if tokens[opening - 1].token_type == TokenType.FILTER:
+                opening = _opening(tokens, opening - 2)
+            begin, end = opening - 1, over + 1
+            if tokens[end].token_type in _OPENING:
+                end = _closing(tokens, end)
+            aggregate = _span(tokens[begin : end + 1])
+            line = self.text.count("\n", 0, aggregate[0]) + 1
+            macro = tokens[begin - 2].text.lower() if begin > 1 and tokens[begin - 1].token_type in _OPENING else ""
+            if macro in macros:
+                last = _closing(tokens, begin - 1)
+                rest = _span(tokens[end + 2 : last]) if last > end + 2 else None
+                found.append(Call(_span(tokens[begin - 2 : last + 1]), aggregate, macro, rest, line))
+            else:
+                found.append(Call(aggregate, aggregate, None, None, line))
+        return found
+
+    def arguments(self, span: Span) -> list[Span]:
+        """Spans of the parts of ``span`` between its outermost commas."""
+        return [_span(part) for part in _split(self._inside(span))]
+
+    def words(self, span: Span) -> list[str]:
+        """The tokens of ``span``, in capitals."""
+        return [token.text.upper() for token in self._inside(span)]
+
+    def trimmed(self, span: Span, first: int, last: int) -> Span:
+        """``span`` without its ``first`` and ``last`` tokens, which must leave some."""
+        tokens = self._inside(span)
+        return _span(tokens[first : len(tokens) - last])
+
+    def parse(self, span: Span) -> exp.Expr:
+        """The tree of the expression in ``span``; its lines and offsets are those of the file."""
+        select = next(token for token in self._tokens if token.token_type == TokenType.SELECT)
+        blank = re.sub(r"\S", " ", self.text[: span[0]])
+        text = blank[: select.start] + "SELECT" + blank[select.start + 6 :] + self.text[span[0] : span[1]]
+        parsed = parse_statements(Path(self.file), text)[0]
+        expression: exp.Expr = parsed.expressions[0]
+        return expression
+
+    def _inside(self, span: Span) -> list[Token]:
+        return [token for token in self._tokens if span[0] <= token.start < span[1]]
 
     def cut(self, span: Span) -> str:
         """The text of ``span`` as written."""
@@ -171,6 +234,16 @@ def _closing(tokens: list[Token], opening: int) -> int:
     """Index of the bracket that closes the one at ``opening``."""
     depths = itertools.accumulate((t.token_type in _OPENING) - (t.token_type in _CLOSING) for t in tokens[opening:])
     return next(index for index, depth in enumerate(depths, opening) if depth == 0)
+
+
+def _opening(tokens: list[Token], closing: int) -> int:
+    """Index of the bracket that the one at ``closing`` closes."""
+    depth = 0
+    for index in range(closing, -1, -1):
+        depth += (tokens[index].token_type in _CLOSING) - (tokens[index].token_type in _OPENING)
+        if depth == 0:
+            return index
+    return 0
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:

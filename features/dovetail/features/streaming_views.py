@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
@@ -9,24 +10,16 @@ import pyarrow as pa
 from sqlglot import TokenType, exp
 
 from dovetail.features.batch.binding import Binder, BindError
-from dovetail.features.plan import Aggregate, AggregateFunction, Input, Stream, StreamView, Window
-from dovetail.features.source import Source, Span, nearest, quoted
-from dovetail.features.windows import read_window
+from dovetail.features.calls import MACROS_OF_AGGREGATES, AggregateReader
+from dovetail.features.plan import Aggregate, Derived, Stream, StreamView
+from dovetail.features.source import Call, Source, Span, nearest, quoted
 from dovetail.platform.errors import DefinitionError
 
 __all__ = ["from_table", "is_streaming", "parse_stream_view", "relation_name"]
 
-_FUNCTIONS: Mapping[type[exp.Expr], AggregateFunction] = {
-    exp.Count: "count",
-    exp.Sum: "sum",
-    exp.Avg: "avg",
-    exp.Min: "min",
-    exp.Max: "max",
-}
 _CLAUSES = {"expressions", "from_", "from", "where", "windows", "kind"}
 #: A row's validity for every input is one bit of a 64-bit word.
 _MAX_INPUTS = 63
-_MAX_DIGITS = 18
 
 
 def is_streaming(source: Source, streams: Mapping[str, Stream]) -> bool:
@@ -64,8 +57,9 @@ class _Reader:
         self.stream = stream
         self.relation = relation_name(source)
         self.columns: dict[str, str] = {column.lower(): column for column in self.stream.schema.arrow.names}
-        self.windows: list[Window] = []
-        self.inputs: list[Input] = []
+        self.aggregates: list[Aggregate] = []
+        self.derived: list[Derived] = []
+        self.reader = AggregateReader(source, stream, binder, self._resolve, self._text)
 
     def view(self) -> StreamView:
         source, select = self.source, self.source.select
@@ -79,20 +73,20 @@ class _Reader:
                 )
         where = self._where()
         entity = self._entity()
-        aggregates, selected = [], []
+        outputs, selected = [], []
         for node, span in zip(select.expressions, source.items(), strict=True):
             if isinstance(node.unalias(), exp.Column):
                 selected.append(self._entity_column(node, entity))
             else:
-                aggregates.append(self._aggregate(node, span))
+                outputs.append(self._output(node, span))
         missing = [column for column in entity if column not in selected]
         if missing:
             raise source.refuse(select, f"entity column {missing[0]} is not selected", f"add {missing[0]} to SELECT")
-        self._unique([*selected, *(a.output for a in aggregates)])
-        if len(self.inputs) > _MAX_INPUTS:
+        self._unique([*selected, *outputs])
+        if len(self.reader.inputs) > _MAX_INPUTS:
             raise source.refuse(
                 select,
-                f"{len(self.inputs)} different arguments and filters; a view keeps at most {_MAX_INPUTS}",
+                f"{len(self.reader.inputs)} different arguments and filters; a view keeps at most {_MAX_INPUTS}",
                 "split the view in two",
             )
         return StreamView(
@@ -103,9 +97,11 @@ class _Reader:
             stream=self.stream,
             entity=entity,
             where=where,
-            windows=tuple(self.windows),
-            inputs=tuple(self.inputs),
-            aggregates=tuple(aggregates),
+            windows=tuple(self.reader.windows),
+            inputs=tuple(self.reader.inputs),
+            aggregates=tuple(self.aggregates),
+            derived=tuple(self.derived),
+            outputs=tuple(outputs) if self.derived else (),
         )
 
     def _unique(self, outputs: list[str]) -> None:
@@ -179,103 +175,58 @@ class _Reader:
             raise self.source.refuse(node, f"entity column {column} renamed to {node.alias}", "keep its name")
         return column
 
-    def _aggregate(self, node: exp.Expr, span: Span) -> Aggregate:
-        source, window = self.source, node.unalias()
-        if not isinstance(window, exp.Window):
+    def _output(self, node: exp.Expr, span: Span) -> str:
+        """One output column: an aggregate, or an expression over aggregates, which is finished after them."""
+        source = self.source
+        calls = source.calls(span, MACROS_OF_AGGREGATES)
+        if not calls:
             raise self._no_aggregate(node)
         if not isinstance(node, exp.Alias):
-            raise source.refuse(node, f"{node.sql(dialect='duckdb')} has no name", "name it with AS")
-        call = window.this
-        condition = None
-        if isinstance(call, exp.Filter):
-            call, condition = call.this, call.expression.this
-        function = _FUNCTIONS.get(type(call))
-        if function is None:
-            raise self._unsupported(node, call, source.aggregate(span).function)
-        inner = call.this
-        if isinstance(inner, exp.Distinct):
-            raise source.refuse(node, f"{function}(DISTINCT …)", "the exact stream state would be unbounded; drop it")
-        extra = [name for name, value in call.args.items() if value and name not in ("this", "big_int")]
-        if extra or isinstance(inner, exp.Order):
-            raise source.refuse(node, f"{function} with more than one argument or ORDER BY", f"write {function}(x)")
-        if any(part is not None and part.find(exp.Window, exp.AggFunc, exp.Query) for part in (inner, condition)):
-            raise source.refuse(node, f"an aggregate or subquery inside {function}", "use the event's own columns")
-        spans = source.aggregate(span)
-        argument = None if inner is None or isinstance(inner, exp.Star) else self._text(inner, spans.argument)
-        filter_ = None if condition is None or spans.filter is None else self._text(condition, spans.filter)
-        if filter_ is not None:
-            self._bind(node, f"SELECT 1 FROM {quoted(self.stream.name)} WHERE {filter_}")
-        type_ = pa.int64() if argument is None else self._type(node, argument)
-        result = self._result_type(node, function, inner, type_)
-        bounds = read_window(source, window, self.stream, self.binder, self._resolve)
-        return Aggregate(node.alias, function, self._input(argument, filter_, type_), self._window(bounds), result)
+            raise source.refuse(node, f"{source.cut(span)} has no name", "name it with AS")
+        if len(calls) == 1 and calls[0].span == span:
+            self.aggregates.append(self.reader.read(calls[0], node.alias))
+            return str(node.alias)
+        text, after = "", span[0]
+        for call in calls:
+            hidden = self._hidden(self.reader.read(call, f"_{node.alias}_{len(self.aggregates)}"))
+            text += source.text[after : call.span[0]] + quoted(hidden)
+            after = call.span[1]
+        text = (text + source.text[after : span[1]]).strip()
+        self._only_aggregates(node, calls)
+        schema = pa.schema([pa.field(a.output, a.type) for a in self.aggregates])
+        try:
+            type_ = Binder({"aggregates": schema}).describe(f"SELECT {text}\n AS value FROM aggregates").field(0).type
+        except BindError as error:
+            raise source.refuse(node, str(error), "correct the expression") from error
+        self.derived.append(Derived(node.alias, text, type_, source.line(node)))
+        return str(node.alias)
+
+    def _hidden(self, aggregate: Aggregate) -> str:
+        """The name of an aggregate that only an expression reads; one that is there already serves again."""
+        for known in self.aggregates:
+            if dataclasses.replace(known, output=aggregate.output) == aggregate:
+                return known.output
+        self.aggregates.append(aggregate)
+        return aggregate.output
+
+    def _only_aggregates(self, node: exp.Expr, calls: list[Call]) -> None:
+        """Refuse columns beside the aggregates: a view has a value per entity, not per event."""
+        for column in node.find_all(exp.Column):
+            start = column.parts[0].meta["start"]
+            if not any(call.span[0] <= start < call.span[1] for call in calls):
+                raise self.source.refuse(
+                    node,
+                    f"{column.sql(dialect='duckdb')} beside an aggregate",
+                    "compute with aggregates only; use the event's own columns inside them",
+                )
 
     def _no_aggregate(self, node: exp.Expr) -> DefinitionError:
         text = node.unalias().sql(dialect="duckdb")
-        if node.find(exp.Star) and not node.find(exp.Window):
+        if node.find(exp.Star):
             return self.source.refuse(node, "SELECT *", "list the entity columns and aggregates")
-        if node.find(exp.Window):
-            return self.source.refuse(
-                node, f"{text} computes with an aggregate", "write the expression in the feature set"
-            )
         return self.source.refuse(
             node, f"{text} is neither an entity column nor an aggregate", "write the expression in the feature set"
         )
-
-    def _unsupported(self, node: exp.Expr, call: exp.Expr, written: str) -> DefinitionError:
-        while isinstance(call, exp.IgnoreNulls | exp.RespectNulls):
-            call = call.this
-        what = f"{written} over a window"
-        if isinstance(call, exp.AnyValue | exp.First | exp.Last):
-            what += " depends on evaluation order"
-        return self.source.refuse(node, what, "use count, sum, avg, min or max")
-
-    def _result_type(
-        self, node: exp.Expr, function: AggregateFunction, argument: exp.Expr | None, type_: pa.DataType
-    ) -> pa.DataType:
-        if function == "count":
-            return pa.int64()
-        text = argument.sql(dialect="duckdb") if argument is not None else ""
-        exact = pa.types.is_signed_integer(type_) or (pa.types.is_decimal(type_) and type_.precision <= _MAX_DIGITS)
-        if function in ("min", "max"):
-            others = (pa.bool_(), pa.float32(), pa.float64(), pa.date32(), pa.timestamp("us"))
-            if exact or type_ in others:
-                return type_
-            raise self.source.refuse(
-                node,
-                f"{function}({text}) over {_sql_type(type_)} is not kept by the stream",
-                "use a number of at most 18 digits, DATE, TIMESTAMP or BOOLEAN",
-            )
-        if pa.types.is_floating(type_):
-            plain = isinstance(argument, exp.Column)
-            raise self.source.refuse(
-                node,
-                f"{function}({text}) over {_sql_type(type_)} depends on evaluation order",
-                f"declare {argument.name} DECIMAL(12,2) in {self.stream.schema.file}"
-                if plain and argument is not None
-                else "make the argument DECIMAL(p,s) or BIGINT",
-            )
-        if not exact:
-            raise self.source.refuse(
-                node,
-                f"{function}({text}) over {_sql_type(type_)}",
-                "use an integer or a DECIMAL of at most 18 digits; CAST the argument",
-            )
-        scale = type_.scale if pa.types.is_decimal(type_) else 0
-        return pa.float64() if function == "avg" else pa.decimal128(38, scale)
-
-    def _input(self, argument: str | None, filter_: str | None, type_: pa.DataType) -> int:
-        wanted = Input(argument, filter_, type_)
-        if wanted not in self.inputs:
-            self.inputs.append(wanted)
-        return self.inputs.index(wanted)
-
-    def _window(self, window: Window) -> int:
-        for index, known in enumerate(self.windows):
-            if (known.size_us, known.step_us) == (window.size_us, window.step_us):
-                return index
-        self.windows.append(window)
-        return len(self.windows) - 1
 
     def _resolve(self, column: exp.Column) -> str:
         """The stream's column that is meant, by its declared name."""
@@ -299,19 +250,8 @@ class _Reader:
 
         return self.source.rewrite(span, node, name)
 
-    def _type(self, node: exp.Expr, argument: str) -> pa.DataType:
-        return self._bind(node, f"SELECT {argument}\n AS argument FROM {quoted(self.stream.name)}").field(0).type
-
     def _bind(self, node: exp.Expr, sql: str) -> pa.Schema:
         try:
             return self.binder.describe(sql)
         except BindError as error:
             raise self.source.refuse(node, str(error), "correct the expression") from error
-
-
-def _sql_type(type_: pa.DataType) -> str:
-    names = {pa.float64(): "DOUBLE", pa.float32(): "FLOAT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN"}
-    if pa.types.is_decimal(type_):
-        return f"DECIMAL({type_.precision},{type_.scale})"
-    name: str = names.get(type_, str(type_))
-    return name.upper()

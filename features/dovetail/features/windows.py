@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
+from dovetail.features.aggregates import MAX_LISTED
 from dovetail.features.batch.binding import Binder, BindError
 from dovetail.features.plan import Stream, Window
 from dovetail.features.source import Source
@@ -31,18 +32,28 @@ def read_window(
     if spec is None:
         raise source.refuse(window, "a window without frame, which is unbounded", _FRAME)
     kind = str(spec.args.get("kind") or "").upper()
-    if kind != "RANGE":
-        raise source.refuse(window, f"a {kind} frame counts rows, which depends on how ties arrive", _FRAME)
+    if kind not in ("RANGE", "ROWS"):
+        raise source.refuse(window, f"a {kind} frame counts groups of ties", _FRAME)
     if spec.args.get("exclude"):
         raise source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE")
     start, end = spec.args.get("start"), spec.args.get("end")
-    if start == "UNBOUNDED" or end == "UNBOUNDED" or not isinstance(start, exp.Expr):
-        raise source.refuse(window, "an unbounded frame", "the state would grow for ever; " + _FRAME)
     if spec.args.get("start_side") != "PRECEDING" or end not in (None, "CURRENT ROW"):
-        raise source.refuse(window, "a frame that does not end at CURRENT ROW", _FRAME)
+        raise source.refuse(window, "a frame that is not … PRECEDING AND CURRENT ROW", _FRAME)
+    if kind == "ROWS":
+        return Window(name, 0, None, rows=_rows(source, window, start))
+    if start == "UNBOUNDED":
+        return Window(name, 0, None, unbounded=True)
     if isinstance(start, exp.Anonymous) and start.name.lower() == "hop":
         return _hop(source, window, start, name, stream, binder, resolve)
     return Window(name, _interval(source, window, start, binder), None)
+
+
+def _rows(source: Source, window: exp.Window, start: exp.Expr | str) -> int:
+    """How many rows a ROWS frame has before the current one: at the probe, that many events."""
+    text = start if isinstance(start, str) else start.sql(dialect="duckdb")
+    if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
+        raise source.refuse(window, f"ROWS {text} PRECEDING", f"write a number of rows from 1 to {MAX_LISTED}")
+    return int(text)
 
 
 def _definition(source: Source, over: exp.Window) -> tuple[exp.Window, str]:
@@ -91,8 +102,8 @@ def _hop(
 
 
 def _interval(source: Source, window: exp.Window, node: exp.Expr, binder: Binder) -> int:
-    text = node.sql(dialect="duckdb")
-    if not isinstance(node, exp.Interval) or node.find(exp.Column, exp.Query):
+    text = node.sql(dialect="duckdb") if isinstance(node, exp.Expr) else str(node)
+    if not isinstance(node, exp.Expr) or not node.find(exp.Interval) or node.find(exp.Column, exp.Query):
         raise source.refuse(window, f"frame bound {text}", "write a constant INTERVAL or hop(…)")
     try:
         months, us = binder.interval_us(text)

@@ -38,9 +38,9 @@ def _view() -> StreamView:
     [
         ("sum", _input("score"), "f0: sum over double depends on evaluation order; declare the column DECIMAL"),
         ("avg", _input("ratio"), "f0: avg over float depends on evaluation order"),
-        ("sum", _input("site"), "f0: sum over string; use an integer or DECIMAL"),
+        ("sum", _input("site"), "f0: sum over string; use an integer or a DECIMAL"),
         ("sum", Input("price * price", None, pa.decimal128(24, 4)), r"f0: sum over decimal128\(24, 4\)"),
-        ("max", _input("site"), "f0: max over string is not kept by the stream; use a type of fixed width"),
+        ("var_pop", _input("big"), "f0: var_pop over int64 needs sums of squares beyond the 128 bits"),
         ("min", Input("seen", None, pa.timestamp("ns")), "f0: min over timestamp"),
     ],
 )

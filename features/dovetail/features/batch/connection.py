@@ -11,12 +11,10 @@ from typing import cast
 
 import duckdb
 
+from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.trace import TracedConnection
 
-__all__ = ["HOP_MACRO", "Resources", "connect", "resources"]
-
-#: Lower bound of a hopping window, as a distance: exact at the head, the tail rounded down to ``step``.
-HOP_MACRO = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
+__all__ = ["Resources", "connect", "resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,5 +67,6 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config=settings)
     if granted.script is not None:
         connection = cast("duckdb.DuckDBPyConnection", TracedConnection(connection, granted.script))
-    connection.execute(HOP_MACRO)
+    for macro in MACROS:
+        connection.execute(macro)
     return connection

@@ -14,14 +14,13 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from sqlglot import TokenType
 
-from dovetail.features import finish
+from dovetail.features.batch.aggregates import finished, frame_sql, input_sql, needs_positions, parts_sql
 from dovetail.features.batch.connection import connect
+from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.visibility import recompute_as_served
-from dovetail.features.plan import Aggregate, StreamView
-from dovetail.features.source import Source, quoted
-from dovetail.features.streaming_views import relation_name
+from dovetail.features.plan import StreamView
+from dovetail.features.source import quoted
 from dovetail.platform.errors import WireError
 
 __all__ = ["EvaluatedView", "Visibility", "evaluate_view"]
@@ -53,7 +52,8 @@ def evaluate_view(
     """``view`` at each probe.
 
     Args:
-        events: the stream's columns; for ``as_served`` also ``_partition`` and ``_offset``.
+        events: the stream's columns; for ``as_served`` also ``_partition`` and ``_offset``, and where an aggregate
+            depends on the order of events (``first``, ``arg_max``, ROWS windows …) also ``_row``.
         probes: the entity columns and ``time_column`` (timestamp[us]); for ``as_served`` also ``seen_column``,
             list<int64> by partition: the first offset the probe did *not* see (missing or NULL: it saw nothing).
 
@@ -64,13 +64,16 @@ def evaluate_view(
         StateError: a sum has more than 38 digits.
     """
     as_served = visibility == "as_served"
-    _require(events, [*view.stream.schema.arrow.names, *(("_partition", "_offset") if as_served else ())], "events")
+    positions = (
+        ("_partition", "_offset", "_row") if needs_positions(view) else ("_partition", "_offset")[: 2 * as_served]
+    )
+    _require(events, [*view.stream.schema.arrow.names, *positions], "events")
     _require(probes, [*view.entity, time_column, *([seen_column] if as_served else [])], "probes")
     connection = connect()
     try:
         owner = _distinct_probes(connection, view, probes, time_column, seen_column if as_served else None)
         _keyed_events(connection, view, events)
-        exact = _window_values(connection, view)
+        exact = _with_row_windows(connection, view, _window_values(connection, view))
         late = np.zeros(exact.num_rows, dtype=np.bool_)
         if as_served:
             late, exact = recompute_as_served(connection, view, exact)
@@ -79,9 +82,22 @@ def evaluate_view(
         raise WireError(f"{view.file}:{view.line}: {view.name} has no value: {reason}") from error
     finally:
         connection.close()
-    columns = [_finished(view, index, exact) for index in range(len(view.aggregates))]
-    values = pa.Table.from_arrays(columns, schema=view.output_schema)
+    values = _outputs(view, [finished(view, index, exact) for index in range(len(view.aggregates))])
     return EvaluatedView(values.take(pa.array(owner)).combine_chunks(), late[owner])
+
+
+def _outputs(view: StreamView, columns: list[pa.Array]) -> pa.Table:
+    """The view's outputs of its finished aggregates."""
+    aggregates = pa.Table.from_arrays(columns, schema=view.aggregate_schema)
+    values = dict(zip(aggregates.column_names, aggregates.columns, strict=True))
+    if view.derived:
+        lane = DuckLane([(derived.sql, derived.type) for derived in view.derived], threads=None)
+        try:
+            arrays = lane.evaluate(aggregates)
+        except LaneError as error:
+            raise WireError(f"{view.file}:{view.line}: {view.name} has no value: {error}") from error
+        values |= {derived.output: array for derived, array in zip(view.derived, arrays, strict=True)}
+    return pa.table([values[name] for name in view.output_schema.names], schema=view.output_schema)
 
 
 def _require(table: pa.Table, columns: Sequence[str], what: str) -> None:
@@ -121,46 +137,67 @@ def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, event
 
 
 def _window_values(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:
-    """The exact parts of every aggregate, ``v0 … , n0 …``, in order of ``probes.id``."""
-    source = Source(view.file, view.sql)
-    calls, index = [], 0
-    for node, span in zip(source.select.expressions, source.items(), strict=True):
-        if node.unalias().key != "window":
-            continue
-        part = source.aggregate(span)
-        condition = f"NOT _probe AND ({source.cut(part.filter)}\n)" if part.filter else "NOT _probe"
-        over = f"FILTER (WHERE {condition}) OVER {source.cut(part.over)}"
-        calls.append(_exact(view.aggregates[index], index, source.cut(part.argument), over))
-        index += 1
-    windows = "WINDOW " + source.cut(source.clause(TokenType.WINDOW, ())) if source.select.args.get("windows") else ""
+    """The exact parts of the aggregates over windows of time, in order of ``probes.id``."""
+    calls = []
+    for index, aggregate in enumerate(view.aggregates):
+        window = view.windows[aggregate.window]
+        if window.rows is None:
+            argument, by, filter_ = input_sql(view, aggregate)
+            over = f"FILTER (WHERE NOT _probe AND ({filter_}\n)) OVER {frame_sql(view, window)}"
+            calls.append(parts_sql(view, index, argument, by, over, _position(view)))
     keys = ", ".join(f"k{i} AS {quoted(column)}" for i, column in enumerate(view.entity))
     query = f"""
-        SELECT _probe, _id, {", ".join(calls)}
+        SELECT _probe, _id{"".join(f", {call}" for call in calls)}
         FROM (
             SELECT *, false AS _probe, NULL::BIGINT AS _id FROM events
             UNION ALL BY NAME
             SELECT {keys}, t AS {quoted(view.stream.event_time)}, true AS _probe, id AS _id FROM probes
-        ) AS {quoted(relation_name(source))}
-        {windows}
+        )
     """
-    return connection.sql(f"SELECT * EXCLUDE (_probe, _id) FROM ({query}) WHERE _probe ORDER BY _id").to_arrow_table()
+    return connection.sql(f"SELECT * EXCLUDE (_probe) FROM ({query}) WHERE _probe ORDER BY _id").to_arrow_table()
 
 
-def _exact(aggregate: Aggregate, index: int, argument: str, over: str) -> str:
-    if aggregate.function == "avg":
-        return f"sum({argument}\n) {over} AS v{index}, count({argument}\n) {over} AS n{index}"
-    return f"{aggregate.function}({argument}\n) {over} AS v{index}"
+def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, exact: pa.Table) -> pa.Table:
+    """``exact`` with the parts of the aggregates over ROWS windows.
+
+    Events of a key are numbered in total order. A probe with c events at or before it reads the numbers c - n + 1 … c:
+    a join of equals, whatever the length of the history.
+    """
+    keys = [quoted(column) for column in view.entity]
+    time = quoted(view.stream.event_time)
+    for rows in sorted({w.rows for w in view.windows if w.rows is not None}):
+        wanted = [(i, a) for i, a in enumerate(view.aggregates) if view.windows[a.window].rows == rows]
+        calls = []
+        for index, aggregate in wanted:
+            argument, by, filter_ = input_sql(view, aggregate)
+            over = f"FILTER (WHERE _number IS NOT NULL AND ({filter_}\n))"
+            calls.append(parts_sql(view, index, argument, by, over, _position(view)))
+        named = ", ".join(f"k{i} AS {key}" for i, key in enumerate(keys))
+        query = f"""
+            WITH numbered AS (
+                SELECT *, row_number() OVER (PARTITION BY {", ".join(keys)} ORDER BY {_position(view)}) AS _number
+                FROM events
+            ), counted AS (
+                SELECT *, count(*) FILTER (WHERE NOT _probe) OVER (
+                    PARTITION BY {", ".join(keys)} ORDER BY {time} RANGE UNBOUNDED PRECEDING) AS _last
+                FROM (SELECT {", ".join(keys)}, {time}, false AS _probe, NULL::BIGINT AS _id FROM events
+                      UNION ALL BY NAME
+                      SELECT {named}, t AS {time}, true AS _probe, id AS _id FROM probes)
+            ), wanted AS (
+                SELECT _id, {", ".join(keys)}, unnest(range(greatest(_last - {rows}, 0) + 1, _last + 1)) AS _number
+                FROM counted WHERE _probe
+            ), found AS (
+                SELECT _id, e.* EXCLUDE (_number), e._number FROM wanted AS w
+                JOIN numbered AS e USING ({", ".join(keys)}, _number)
+            )
+            SELECT p.id AS _id, {", ".join(calls)}
+            FROM probes AS p LEFT JOIN found AS f ON f._id = p.id GROUP BY p.id ORDER BY p.id
+        """
+        found = connection.sql(query).to_arrow_table()
+        for name in found.column_names[1:]:
+            exact = exact.append_column(name, found.column(name))
+    return exact
 
 
-def _finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
-    aggregate = view.aggregates[index]
-    value = exact.column(f"v{index}").combine_chunks()
-    if aggregate.function == "avg":
-        argument = view.inputs[aggregate.input].type
-        scale = argument.scale if isinstance(argument, pa.Decimal128Type) else 0
-        low, high = finish.decimal_words(value.cast(pa.decimal128(38, scale)))
-        count = exact.column(f"n{index}").combine_chunks().to_numpy(zero_copy_only=False)
-        return finish.avg(low, high, np.asarray(count, dtype=np.int64), scale)
-    if pa.types.is_floating(aggregate.type):
-        return finish.canonical_floats(value)
-    return value.cast(aggregate.type)
+def _position(view: StreamView) -> str:
+    return f"{quoted(view.stream.event_time)}, _partition, _offset, _row"

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.plan import StreamView, Window
+from dovetail.features.batch.aggregates import lower_bound_sql, needs_positions, parts_sql
+from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
 
 __all__ = ["recompute_as_served"]
@@ -28,7 +29,7 @@ def recompute_as_served(
     Reads ``events`` and ``probes(id, k0 …, t, seen)`` of the connection; ``exact`` is in order of ``id``.
     """
     _inputs(connection, view)
-    lowest = ", ".join(_lower_bound(window) for window in view.windows)
+    lowest = ", ".join(lower_bound_sql(window, "t") for window in view.windows)
     same_key = " AND ".join(f"e.k{index} = p.k{index}" for index in range(len(view.entity)))
     unseen = _possibly_unseen(connection)
     late = np.zeros(exact.num_rows, dtype=np.bool_)
@@ -45,16 +46,21 @@ def recompute_as_served(
         """
     ).create("late")
     calls = ", ".join(_aggregate(view, index) for index in range(len(view.aggregates)))
+    recency = ""
+    if any(window.rows is not None for window in view.windows):
+        latest = "e.t DESC, e._partition DESC, e._offset DESC, e._row DESC"
+        recency = f", row_number() OVER (PARTITION BY p.id ORDER BY {latest}) AS recency"
     again = connection.sql(
         f"""
-        SELECT p.id, {calls} FROM late AS p
-        LEFT JOIN inputs AS e ON {same_key} AND e.t BETWEEN p.low AND p.t AND NOT ({_NOT_SEEN})
-        GROUP BY p.id ORDER BY p.id
+        SELECT id AS _id, {calls} FROM (
+            SELECT p.id, p.t AS at, e.*{recency} FROM late AS p
+            LEFT JOIN inputs AS e ON {same_key} AND e.t BETWEEN p.low AND p.t AND NOT ({_NOT_SEEN})
+        ) AS e GROUP BY id ORDER BY id
         """
     ).to_arrow_table()
     if not again.num_rows:
         return late, exact
-    ids = np.asarray(again.column("id").to_numpy(), dtype=np.int64)
+    ids = np.asarray(again.column("_id").to_numpy(), dtype=np.int64)
     late[ids] = True
     source = np.arange(exact.num_rows)
     source[ids] = exact.num_rows + np.arange(len(ids))
@@ -66,27 +72,20 @@ def _inputs(connection: duckdb.DuckDBPyConnection, view: StreamView) -> None:
     """Table ``inputs``: per event its key, time, position, and every argument and filter."""
     columns = [f"{quoted(column)} AS k{index}" for index, column in enumerate(view.entity)]
     columns += [f"{quoted(view.stream.event_time)} AS t", "_partition", "_offset", "row_number() OVER () AS event"]
+    columns += ["_row"] if needs_positions(view) else []
     for index, wanted in enumerate(view.inputs):
         columns.append(f"({wanted.argument or 'true'}\n) AS a{index}")
         columns.append(f"({wanted.filter or 'true'}\n) AS f{index}")
     connection.sql(f"SELECT {', '.join(columns)} FROM events").create("inputs")
 
 
-def _lower_bound(window: Window) -> str:
-    size = f"to_microseconds({window.size_us})"
-    if window.step_us is None:
-        return f"t - {size}"
-    return f"time_bucket(to_microseconds({window.step_us}), t - {size})"
-
-
 def _aggregate(view: StreamView, index: int) -> str:
     aggregate = view.aggregates[index]
-    low = _lower_bound(view.windows[aggregate.window]).replace("t -", "p.t -")
-    inside = f"FILTER (WHERE e.f{aggregate.input} AND e.t >= {low})"
-    value = f"e.a{aggregate.input}"
-    if aggregate.function == "avg":
-        return f"sum({value}) {inside} AS v{index}, count({value}) {inside} AS n{index}"
-    return f"{aggregate.function}({value}) {inside} AS v{index}"
+    window = view.windows[aggregate.window]
+    within = f"e.t >= {lower_bound_sql(window, 'e.at')}" if window.rows is None else f"e.recency <= {window.rows}"
+    over = f"FILTER (WHERE e.f{aggregate.input} AND {within})"
+    by = "NULL" if aggregate.by is None else f"e.a{aggregate.by}"
+    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, "e.t, e._partition, e._offset, e._row")
 
 
 def _possibly_unseen(connection: duckdb.DuckDBPyConnection) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
 from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words, bucket_start, compiled
 from dovetail.features.stream.layout import TIME_LIMIT_US
 
-__all__ = ["arrange_rows"]
+__all__ = ["arrange_rows", "horizon_of"]
 
 
 @compiled
@@ -30,7 +30,7 @@ def arrange_rows(
         order: row numbers by ascending event time, stable.
         keys: how many.
         lateness: allowed lateness.
-        windows: ``[W, 2]``: size, and step or 0.
+        windows: ``[W, 3]``: size, step or 0, and 1 where unbounded.
 
     Returns:
         ``fresh`` (columns time, mask, values of the kept rows, by key and time), ``fresh_starts`` ``[keys + 1]``,
@@ -50,7 +50,7 @@ def arrange_rows(
         watermarks[code] = max(watermarks[code], watermark_before[i], times[i])
         if watermark_before[i] != known:
             known = watermark_before[i]
-            horizon = _horizon(known, lateness, windows)
+            horizon = horizon_of(known, lateness, windows)
         if times[i] < horizon:
             expired += 1
         elif masks[i] == 0:
@@ -75,12 +75,14 @@ def arrange_rows(
 
 
 @compiled
-def _horizon(watermark: int, lateness: int, windows: Words) -> int:
+def horizon_of(watermark: int, lateness: int, windows: Words) -> int:
     """First event time that a request at or after ``watermark - lateness`` can still see."""
     if watermark < -TIME_LIMIT_US:
         return INT64_MIN
     horizon = INT64_MAX
     for w in range(windows.shape[0]):
+        if windows[w, 2] == 1:
+            return INT64_MIN
         low = watermark - lateness - windows[w, 0]
         if windows[w, 1] > 0:
             low = bucket_start(low, windows[w, 1], TIME_BUCKET_ORIGIN_US)

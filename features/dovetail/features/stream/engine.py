@@ -13,14 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features import finish
+from dovetail.features.aggregates import decimal_scale
+from dovetail.features.evaluate import Expression, ExpressionSet
 from dovetail.features.plan import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
 from dovetail.features.stream.arrange import arrange_rows
+from dovetail.features.stream.collections import CollectionLayout
+from dovetail.features.stream.entries import States, decode_states, encode_states
 from dovetail.features.stream.evaluate import EvaluationPlan, fold_windows
+from dovetail.features.stream.gather import add_entries, collected_values, horizons, member_rows
 from dovetail.features.stream.kernel import Words
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
-from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, from_words
+from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows
+from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
 from dovetail.platform.errors import StateError
 
@@ -48,13 +53,15 @@ class Values(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """An output column: its function, and the words of the result it is finished from."""
+    """A folded aggregate: its function, and the words of the result it is finished from."""
 
+    output: str
     function: AggregateFunction
     type: pa.DataType
     scale: int  # of the argument
     count_word: int
     folded_word: int
+    squares_word: int
 
 
 class StreamEngine:
@@ -73,8 +80,13 @@ class StreamEngine:
         self.layout = Layout(view)
         self._update = UpdatePlan.of(self.layout)
         self._evaluation = EvaluationPlan.of(self.layout)
-        self._outputs = [self._output(aggregate) for aggregate in view.aggregates]
-        self._windows = np.array([(w.size_us, w.step_us or 0) for w in view.windows], dtype=np.int64).reshape(-1, 2)
+        self.collections = CollectionLayout(view, self.layout)
+        self._outputs = [self._output(aggregate) for aggregate in self.layout.folded]
+        bounds = [(w.size_us, w.step_us or 0, not w.bounded_us) for w in view.windows]
+        self._windows = np.array(bounds, dtype=np.int64).reshape(-1, 3)
+        called = f"{view.file}:{{}}: {view.name}.{{}}"
+        derived = [Expression(d.sql, d.type, called.format(d.line, d.output)) for d in view.derived]
+        self._derived = ExpressionSet(derived, view.aggregate_schema) if derived else None
 
     def apply(self, blobs: Sequence[bytes | None], rows: PreparedRows) -> Applied:
         """The states after ``rows``. Nothing is changed in place.
@@ -90,9 +102,29 @@ class StreamEngine:
         Raises:
             StateError: a blob is of another definition or version or damaged, or an event time is beyond ±2**61 µs.
         """
+        self._require_times(_owned(rows.event_time), "event")
+        if not self.collections.collections:
+            return self._fold(blobs, rows)
+        before = decode_states(self.collections, blobs)
+        folded = before.folded
+        if self.layout.folded:
+            folded = self._fold(before.folded, rows).blobs
+        watermarks, mine = before.watermarks.copy(), rows.codes >= 0
+        highest = np.maximum(rows.watermark_before, rows.event_time)
+        np.maximum.at(watermarks, rows.codes[mine], highest[mine])
+        entries = add_entries(self.collections, before, rows, watermarks)
+        partition = 0 if rows.source is None else rows.source.partition
+        partitions = np.full(len(blobs), partition, dtype=np.int64)
+        after = encode_states(self.collections, States(watermarks, partitions, folded, entries), len(blobs))
+        expired = mine & (rows.event_time < horizons(self.collections, rows.watermark_before))
+        used = mine & ~expired & ((rows.valid != 0) | member_rows(self.collections, rows))
+        applied = int(used.sum())
+        return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum()))
+
+    def _fold(self, blobs: Sequence[bytes | None], rows: PreparedRows) -> Applied:
+        """The folded aggregates' states after ``rows``."""
         words, starts = codec.decode(self.layout, blobs)
         times = _owned(rows.event_time)
-        self._require_times(times, "event")
         ascending = bool((times[1:] >= times[:-1]).all())
         order = np.arange(len(times)) if ascending else np.argsort(times, kind="stable")
         fresh, fresh_starts, watermarks, expired, unused = arrange_rows(
@@ -131,31 +163,69 @@ class StreamEngine:
             StateError: a blob is of another definition or version or damaged, a probe time is beyond ±2**61 µs, or a
                 sum has more than 38 digits.
         """
-        words, starts = codec.decode(self.layout, blobs)
-        times = _owned(times)
+        times, asked = _owned(times), _owned(codes)
         self._require_times(times, "request")
+        answerable = np.ones(len(times), dtype=np.bool_)
+        if watermark != NO_WATERMARK:
+            answerable = times >= watermark - self.layout.lateness_us
+        columns: dict[str, pa.Array] = {}
+        if not self.collections.collections:
+            columns = self._folded_values(blobs, owners, asked, times, answerable)
+        else:
+            states = decode_states(self.collections, blobs)
+            self._answerable(states, owners, asked, times, answerable)
+            if self.layout.folded:
+                columns = self._folded_values(states.folded, owners, asked, times, answerable)
+            columns |= collected_values(self.collections, states, owners, asked, times, answerable)
+        table = pa.table([columns[a.output] for a in self.view.aggregates], schema=self.view.aggregate_schema)
+        return Values(self._outputs_of(table), answerable)
+
+    def _outputs_of(self, aggregates: pa.Table) -> pa.Table:
+        """The view's outputs: aggregates, and what is derived of them."""
+        columns = dict(zip(aggregates.column_names, aggregates.columns, strict=True))
+        if self._derived is not None:
+            values = self._derived.evaluate(aggregates)
+            columns |= {d.output: value for d, value in zip(self.view.derived, values, strict=True)}
+        schema = self.view.output_schema
+        return pa.table([columns[name] for name in schema.names], schema=schema)
+
+    def _folded_values(
+        self,
+        blobs: Sequence[bytes | None],
+        owners: npt.NDArray[np.int32],
+        codes: Words,
+        times: Words,
+        answerable: npt.NDArray[np.bool_],
+    ) -> dict[str, pa.Array]:
+        words, starts = codec.decode(self.layout, blobs)
         keys = int(max(codes.max(initial=-1), owners.max(initial=-1))) + 1
         state_starts = np.zeros(keys + 1, dtype=np.int64)
         np.cumsum(np.bincount(owners, minlength=keys), out=state_starts[1:])
         states = np.argsort(owners, kind="stable")
         results = np.empty((self._evaluation.result_words, len(times)), dtype=np.int64)
-        answerable = np.ones(len(times), dtype=np.bool_)
-        if watermark != NO_WATERMARK:
-            answerable = times >= watermark - self.layout.lateness_us
-        fold_windows(words, starts, states, state_starts, _owned(codes), times, self._evaluation, results, answerable)
-        columns = [_column(output, results, answerable) for output in self._outputs]
-        return Values(pa.Table.from_arrays(columns, schema=self.view.output_schema), answerable)
+        fold_windows(words, starts, states, state_starts, codes, times, self._evaluation, results, answerable)
+        return {output.output: _column(output, results, answerable) for output in self._outputs}
+
+    def _answerable(
+        self,
+        states: States,
+        owners: npt.NDArray[np.int32],
+        codes: Words,
+        times: Words,
+        answerable: npt.NDArray[np.bool_],
+    ) -> None:
+        """Clear ``answerable`` where a state has been pruned beyond the probe's time."""
+        keys = int(max(codes.max(initial=-1), owners.max(initial=-1))) + 1
+        highest = np.full(keys + 1, NO_WATERMARK, dtype=np.int64)
+        np.maximum.at(highest, owners.astype(np.int64), states.watermarks)
+        mine = highest[codes]  # of code -1: the spare last one
+        answerable &= (mine == NO_WATERMARK) | (times >= mine - self.layout.lateness_us)
 
     def _output(self, aggregate: Aggregate) -> _Output:
-        count, *others = self.layout.ops_of(aggregate)
-        argument = self.view.inputs[aggregate.input].type
-        return _Output(
-            aggregate.function,
-            aggregate.type,
-            argument.scale if isinstance(argument, pa.Decimal128Type) else 0,
-            self._evaluation.result_word(aggregate.window, count),
-            self._evaluation.result_word(aggregate.window, others[0]) if others else -1,
-        )
+        words = [self._evaluation.result_word(aggregate.window, op) for op in self.layout.ops_of(aggregate)]
+        count, folded, squares = (*words, -1, -1)[:3]
+        scale = decimal_scale(self.view.inputs[aggregate.input].type)
+        return _Output(aggregate.output, aggregate.function, aggregate.type, scale, count, folded, squares)
 
     def _require_times(self, times: Words, what: str) -> None:
         wrong = (times < -TIME_LIMIT_US) | (times > TIME_LIMIT_US)
@@ -168,16 +238,13 @@ class StreamEngine:
 
 
 def _column(output: _Output, results: Words, answerable: npt.NDArray[np.bool_]) -> pa.Array:
-    count, folded = results[output.count_word], results[output.folded_word]
-    if output.function == "count":
-        return from_words(count, answerable, output.type)
-    present = answerable & (count > 0)
-    if output.function in ("min", "max"):
-        return from_words(folded, present, output.type)
-    lo, hi = folded.view(np.uint64), results[output.folded_word + 1]
-    if output.function == "sum":
-        return finish.decimal_array(lo, hi, present, output.type)
-    return finish.avg(lo, hi, np.where(present, count, 0), output.scale)
+    count = results[output.count_word]
+    wide = [
+        results[at + i] if at >= 0 and at + i < len(results) else count
+        for at in (output.folded_word, output.squares_word)
+        for i in (0, 1)
+    ]
+    return finished(output.function, output.type, output.scale, Parts(count, *wide), answerable)
 
 
 def _owned(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> Words:

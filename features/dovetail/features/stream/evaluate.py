@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
-from dovetail.features.stream.fold import fold_partials, fold_rows, identity
-from dovetail.features.stream.kernel import Words, bucket_start, compiled, lower_bound
-from dovetail.features.stream.layout import SUM, Layout, Op
+from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
+from dovetail.features.stream.kernel import INT64_MIN, Words, boundary_of, bucket_of, compiled, lower_bound
+from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, Op, step_of
 
 __all__ = ["EvaluationPlan", "fold_windows"]
 
@@ -31,7 +30,8 @@ class EvaluationPlan(NamedTuple):
         index_of_step = {step.step_us: i for i, step in enumerate(layout.steps)}
         windows, ops, offsets, word = [], [], [0], 0
         for w, window in enumerate(layout.view.windows):
-            step = None if window.step_us is None else index_of_step[window.step_us]
+            wanted = step_of(window)
+            step = None if wanted is None else index_of_step.get(wanted)
             windows.append((window.size_us, -1 if step is None else step))
             for op in layout.ops_of_window(w):
                 ops.append((*op, -1 if step is None else 1 + layout.steps[step].word_of(op), word))
@@ -49,7 +49,7 @@ class EvaluationPlan(NamedTuple):
     @property
     def result_words(self) -> int:
         """Words per probe in the result."""
-        return int(sum(2 if kind == SUM else 1 for kind in self.ops[:, 0]))
+        return int(sum(Op(*op[:3]).words for op in self.ops.tolist()))
 
     def result_word(self, window: int, op: Op) -> int:
         """First word of ``op`` over ``window`` in the result."""
@@ -84,7 +84,7 @@ def fold_windows(
         for o in range(plan.ops.shape[0]):
             x, y = identity(plan.ops[o, 0])
             results[plan.ops[o, 4], p] = x
-            if plan.ops[o, 0] == SUM:
+            if words_of(plan.ops[o, 0]) == 2:
                 results[plan.ops[o, 4] + 1, p] = y
         if codes[p] < 0:
             continue
@@ -109,23 +109,23 @@ def _fold_state(words: Words, base: int, head: int, time: int, plan: EvaluationP
         first, last, partials, at = 0, 0, 0, 0
         if step >= 0:
             width = plan.steps[step, 0]
-            low = bucket_start(low, width, TIME_BUCKET_ORIGIN_US)
+            low = INT64_MIN if width == UNBOUNDED_STEP else bucket_of(low, width)
             at = raw + rows * plan.row_words
             for s in range(step):
                 at += words[base + 4 + s] * plan.steps[s, 1]
             partials = words[base + 4 + step]
             first = lower_bound(words, at, at + partials, low) - at
             last = partials
-            low = max(low, bucket_start(floor, width, TIME_BUCKET_ORIGIN_US))
+            low = max(low, boundary_of(floor, width))
         begin = lower_bound(words, raw, raw + end, low) - raw
         for o in range(plan.op_offsets[w], plan.op_offsets[w + 1]):
             kind, out = plan.ops[o, 0], plan.ops[o, 4]
-            x, y = result[out], result[out + 1] if kind == SUM else 0
+            x, y = result[out], result[out + 1] if words_of(kind) == 2 else 0
             if first < last:
                 column = at + plan.ops[o, 3] * partials
                 x, y = fold_partials(x, y, kind, words, column, partials, first, last)
             if begin < end:
                 x, y = fold_rows(x, y, kind, plan.ops[o, 1], plan.ops[o, 2], words, raw, rows, begin, end)
             result[out] = x
-            if kind == SUM:
+            if words_of(kind) == 2:
                 result[out + 1] = y

@@ -1,17 +1,32 @@
 """The two loops everything is made of: fold raw rows, or partials, into one aggregate.
 
-An aggregate in progress is two words ``(x, y)``: COUNT, MIN and MAX use ``x``; SUM is the 128-bit ``(lo, hi)``.
+An aggregate in progress is two words ``(x, y)``: COUNT, MIN and MAX use ``x``; SUM and SQUARES are ``(lo, hi)``.
 All folds are associative and commutative on exact integers, so any order of rows, buckets and partitions agrees.
 """
 
 from __future__ import annotations
 
 from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words, add128, compiled
-from dovetail.features.stream.layout import COUNT, MAX, MIN, SUM
+from dovetail.features.stream.layout import COUNT, MAX, MIN, SQUARES, SUM
 
-__all__ = ["fold_partials", "fold_rows", "identity"]
+__all__ = ["fold_partials", "fold_rows", "identity", "square128", "words_of"]
 
 _LOW = (1 << 32) - 1
+
+
+@compiled
+def words_of(kind: int) -> int:
+    """Words that an aggregate in progress takes in a partial."""
+    return 2 if kind in (SUM, SQUARES) else 1
+
+
+@compiled
+def square128(value: int) -> tuple[int, int]:
+    """``value²`` for ``|value| < 2**47``, as (lo, hi)."""
+    high, low = value >> 24, value & 0xFFFFFF
+    lo, hi = high * high << 48, high * high >> 16
+    lo, hi = add128(lo, hi, high * low << 25, high * low >> 39)
+    return add128(lo, hi, low * low, 0)
 
 
 @compiled
@@ -43,6 +58,11 @@ def fold_rows(
             high += value >> 32
         x, y = add128(x, y, low, 0)
         return add128(x, y, high << 32, high >> 32)
+    if kind == SQUARES:
+        for i in range(masks.size):
+            low, high = square128(values[i] & -((masks[i] >> bit) & 1))
+            x, y = add128(x, y, low, high)
+        return x, y
     if kind == MIN:
         for i in range(masks.size):
             x = min(x, values[i] if (masks[i] >> bit) & 1 else INT64_MAX)
@@ -61,7 +81,7 @@ def fold_partials(
     if kind == COUNT:
         for i in range(values.size):
             x += values[i]
-    elif kind == SUM:
+    elif kind in (SUM, SQUARES):
         highs = words[column + partials + first : column + partials + last]
         low, middle, high = 0, 0, 0
         for i in range(values.size):

@@ -13,11 +13,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
+
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "Words",
     "add128",
+    "boundary_of",
+    "bucket_end",
+    "bucket_of",
     "bucket_start",
     "compiled",
     "copy_words",
@@ -63,6 +68,26 @@ def add128(lo: int, hi: int, other_lo: int, other_hi: int) -> tuple[int, int]:
 def bucket_start(time: int, step: int, origin: int) -> int:
     """Start of the bucket of width ``step``, counted from ``origin``, that ``time`` is in; floors before the origin."""
     return (time - origin) // step * step + origin
+
+
+@compiled
+def bucket_of(time: int, step: int) -> int:
+    """What a partial with ``time`` in it is stored under; a step of 0 has one bucket for all times."""
+    if step == 0:
+        return -(1 << 62)
+    return bucket_start(time, step, TIME_BUCKET_ORIGIN_US)
+
+
+@compiled
+def bucket_end(bucket: int, step: int) -> int:
+    """First time after the bucket."""
+    return INT64_MAX if step == 0 else bucket + step
+
+
+@compiled
+def boundary_of(floor: int, step: int) -> int:
+    """The collapse boundary: rows before it are in partials. With one bucket for all times it need not be an edge."""
+    return floor if step == 0 else bucket_start(floor, step, TIME_BUCKET_ORIGIN_US)
 
 
 @compiled

@@ -14,18 +14,35 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dovetail.features.plan import Aggregate, StreamView
+from dovetail.features.aggregates import DEVIATIONS, FOLDED, refusal
+from dovetail.features.plan import Aggregate, StreamView, Window
 from dovetail.features.stream.keys import has_canonical_bytes
 
-__all__ = ["COUNT", "MAX", "MIN", "SUM", "TIME_LIMIT_US", "Layout", "Op", "Step", "supported"]
+__all__ = [
+    "COUNT",
+    "MAX",
+    "MIN",
+    "SQUARES",
+    "SUM",
+    "TIME_LIMIT_US",
+    "UNBOUNDED_STEP",
+    "Layout",
+    "Op",
+    "Step",
+    "is_folded",
+    "step_of",
+    "supported",
+]
 
 #: Event and request times lie within ± this (73,000 years around 1970), so that no window bound overflows int64.
 TIME_LIMIT_US = 1 << 61
 _DURATION_LIMIT_US = 1 << 60
 _MAX_INPUTS = 63
 
-#: Kinds of operation; COUNT, MIN and MAX take one word, SUM two (lo, hi).
-COUNT, SUM, MIN, MAX = 0, 1, 2, 3
+#: Kinds of operation; COUNT, MIN and MAX take one word, SUM and SQUARES (of x², x below 2**47) two: lo, hi.
+COUNT, SUM, MIN, MAX, SQUARES = 0, 1, 2, 3, 4
+#: The step of unbounded windows: one partial for everything below ``watermark - allowed_lateness``.
+UNBOUNDED_STEP = 0
 
 _FORMAT = 1
 
@@ -39,7 +56,7 @@ class Op(NamedTuple):
 
     @property
     def words(self) -> int:
-        return 2 if self.kind == SUM else 1
+        return 2 if self.kind in (SUM, SQUARES) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +102,25 @@ def supported(view: StreamView) -> list[str]:
                 "partition by integers, strings, dates, timestamps, booleans or decimals"
             )
     for aggregate in view.aggregates:
-        reason = _refusal(aggregate, view.inputs[aggregate.input].type)
-        if reason:
-            reasons.append(f"{aggregate.output}: {reason}")
+        argument = view.inputs[aggregate.input].type
+        why = refusal(aggregate.function, argument, None if aggregate.by is None else view.inputs[aggregate.by].type)
+        if why is not None:
+            reasons.append(f"{aggregate.output}: {aggregate.function} over {argument}{why.why}; {why.remedy}")
     return reasons
 
 
-def _refusal(aggregate: Aggregate, argument: pa.DataType) -> str | None:
-    function = aggregate.function
-    if function == "count":
-        return None
-    numeric = pa.types.is_signed_integer(argument) or (pa.types.is_decimal128(argument) and argument.precision <= 18)
-    if function in ("sum", "avg"):
-        if pa.types.is_floating(argument):
-            return f"{function} over {argument} depends on evaluation order; declare the column DECIMAL(p,s)"
-        return None if numeric else f"{function} over {argument}; use an integer or DECIMAL(18,s) argument"
-    ordered = (
-        numeric
-        or pa.types.is_boolean(argument)
-        or pa.types.is_float32(argument)
-        or pa.types.is_float64(argument)
-        or pa.types.is_date32(argument)
-        or argument == pa.timestamp("us")
-    )
-    return None if ordered else f"{function} over {argument} is not kept by the stream; use a type of fixed width"
+def step_of(window: Window) -> int | None:
+    """The step of the list of partials that serves ``window``; None when rows are kept for all of it."""
+    return UNBOUNDED_STEP if window.unbounded else window.step_us
+
+
+def is_folded(view: StreamView, aggregate: Aggregate) -> bool:
+    """Whether partials of fixed width serve: an associative fold of words, over a window that a duration or nothing
+    bounds."""
+    function, argument = aggregate.function, view.inputs[aggregate.input].type
+    if view.windows[aggregate.window].rows is not None or function not in FOLDED:
+        return False
+    return function not in ("min", "max") or not pa.types.is_string(argument)
 
 
 class Layout:
@@ -132,11 +144,15 @@ class Layout:
         self.filters = tuple(dict.fromkeys(i.filter for i in inputs if i.filter is not None))
         self.argument_of_input = tuple(None if i.argument is None else self.arguments.index(i.argument) for i in inputs)
         self.filter_of_input = tuple(None if i.filter is None else self.filters.index(i.filter) for i in inputs)
-        wanted = {self.argument_of_input[a.input] for a in view.aggregates if a.function != "count"}
+        #: The aggregates kept as rows and partials; ``collections.py`` keeps the others.
+        self.folded = tuple(a for a in view.aggregates if is_folded(view, a))
+        used = {a.window for a in self.folded}
+        self.windows = tuple(w for i, w in enumerate(view.windows) if i in used)
+        wanted = {self.argument_of_input[a.input] for a in self.folded if a.function != "count"}
         self.value_arguments = tuple(i for i in range(len(self.arguments)) if i in wanted)
         self.lateness_us = view.stream.allowed_lateness_us
         #: Largest plain window, or None when every window hops.
-        self.plain_reach_us = max((w.size_us for w in view.windows if w.step_us is None), default=None)
+        self.plain_reach_us = max((w.size_us for w in self.windows if step_of(w) is None), default=None)
         self.steps = self._steps()
         self.row_words = 2 + len(self.value_arguments)
         self.header_words = 4 + len(self.steps)
@@ -144,25 +160,27 @@ class Layout:
 
     def ops_of_window(self, window: int) -> tuple[Op, ...]:
         """What evaluating ``window`` needs: a count for every input it aggregates, and the sums, minima, maxima."""
-        return self._ops(a for a in self.view.aggregates if a.window == window)
+        return self._ops(a for a in self.folded if a.window == window)
 
     def ops_of(self, aggregate: Aggregate) -> tuple[Op, ...]:
         """The operations one aggregate is made from; the first is always the count."""
         count = Op(COUNT, aggregate.input, 0)
         if aggregate.function == "count":
             return (count,)
-        kind = {"sum": SUM, "avg": SUM, "min": MIN, "max": MAX}[aggregate.function]
+        kind = {"min": MIN, "max": MAX}.get(aggregate.function, SUM)
         argument = self.argument_of_input[aggregate.input]
-        return count, Op(kind, aggregate.input, [i == argument for i in self.value_arguments].index(True))
+        column = [i == argument for i in self.value_arguments].index(True)
+        squares = (Op(SQUARES, aggregate.input, column),) if aggregate.function in DEVIATIONS else ()
+        return count, Op(kind, aggregate.input, column), *squares
 
     def _ops(self, aggregates: Iterable[Aggregate]) -> tuple[Op, ...]:
         return tuple(sorted({op for a in aggregates for op in self.ops_of(a)}, key=lambda op: (op.bit, op.kind)))
 
     def _steps(self) -> tuple[Step, ...]:
         steps = []
-        for step in sorted({w.step_us for w in self.view.windows if w.step_us is not None}):
-            members = [i for i, w in enumerate(self.view.windows) if w.step_us == step]
-            ops = self._ops([a for a in self.view.aggregates if a.window in members])
+        for step in sorted({s for s in map(step_of, self.windows) if s is not None}):
+            members = [i for i, w in enumerate(self.view.windows) if step_of(w) == step]
+            ops = self._ops([a for a in self.folded if a.window in members])
             steps.append(Step(step, max(self.view.windows[i].size_us for i in members), ops))
         return tuple(steps)
 

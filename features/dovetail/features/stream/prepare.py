@@ -8,20 +8,53 @@ integer ``min``/``max`` then serves every type.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.features.finish import canonical_floats, decimal_array, decimal_words, validity_buffer
+from dovetail.features.stream.collections import CollectionLayout
 from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words
 from dovetail.features.stream.layout import Layout
+from dovetail.platform.positions import pack
 
-__all__ = ["NO_WATERMARK", "PreparedRows", "from_words", "prepare_rows", "running_watermark", "to_words"]
+__all__ = [
+    "NO_WATERMARK",
+    "Collected",
+    "PreparedRows",
+    "Source",
+    "from_words",
+    "positions_of",
+    "prepare_rows",
+    "running_watermark",
+    "to_words",
+]
 
 #: The watermark of a partition that has not seen a row.
 NO_WATERMARK = INT64_MIN
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows came from: their partition, and the position of each in it (``positions.pack``), int64 ``[n]``."""
+
+    partition: int
+    positions: Words
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one collection takes of each row: whether it counts, whether its value is not NULL, the value as a word (of
+    text: its length, -1 for NULL) and what orders it or is added up, as a word."""
+
+    counts: npt.NDArray[np.bool_]
+    not_null: npt.NDArray[np.bool_]
+    values: Words
+    by: Words
+    text: pa.LargeStringArray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +69,8 @@ class PreparedRows:
         watermark_before: int64 ``[n]``, highest event time of the partition before the row; NO_WATERMARK for none.
         valid: uint64 ``[n]``; bit i is set where the row counts for input i.
         values: int64 ``[n, m]``, a column per ``Layout.value_arguments``, as :func:`to_words` gives it.
+        collected: for each of ``CollectionLayout.collections``, what it takes.
+        source: where the rows came from; needed by views with collections.
     """
 
     codes: npt.NDArray[np.int32]
@@ -43,9 +78,16 @@ class PreparedRows:
     watermark_before: Words
     valid: npt.NDArray[np.uint64]
     values: Words
+    collected: tuple[Collected, ...] = ()
+    source: Source | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.event_time)
+
+    @property
+    def positions(self) -> Words:
+        """Each row's place in its partition; its place in the batch where no source is given."""
+        return np.arange(len(self), dtype=np.int64) if self.source is None else self.source.positions
 
 
 def running_watermark(event_time: Words, watermark: int) -> tuple[Words, int]:
@@ -58,6 +100,12 @@ def running_watermark(event_time: Words, watermark: int) -> tuple[Words, int]:
     return running[:-1], int(running[-1])
 
 
+def positions_of(events: pa.Table) -> Words:
+    """Each row's place in its partition, of a table with its own position columns."""
+    offsets, rows = (np.asarray(events.column(name).to_numpy()) for name in ("_offset", "_row"))
+    return pack(offsets.astype(np.int64), rows.astype(np.int32))
+
+
 def prepare_rows(
     layout: Layout,
     codes: npt.NDArray[np.int32],
@@ -65,6 +113,8 @@ def prepare_rows(
     watermark_before: Words,
     arguments: Sequence[pa.Array | pa.ChunkedArray],
     filters: Sequence[pa.Array | pa.ChunkedArray],
+    collections: CollectionLayout | None = None,
+    source: Source | None = None,
 ) -> PreparedRows:
     """Put evaluated expressions together: validity masks and value words.
 
@@ -73,6 +123,7 @@ def prepare_rows(
         codes, event_time, watermark_before: see :class:`PreparedRows`.
         arguments: the values of ``layout.arguments``, in that order, length n each.
         filters: the booleans of ``layout.filters``, in that order; NULL counts as false.
+        collections, source: of a view with collections.
     """
     not_null = [_flags(a.is_valid()) for a in arguments]
     passed = [_flags(f.fill_null(False)) for f in filters]
@@ -85,7 +136,44 @@ def prepare_rows(
     values = np.zeros((len(event_time), len(layout.value_arguments)), dtype=np.int64)
     for column, argument in enumerate(layout.value_arguments):
         values[:, column] = to_words(arguments[argument])
-    return PreparedRows(codes, event_time, watermark_before, valid, values)
+    collected = () if collections is None else _collected(layout, collections, arguments, passed, len(event_time))
+    return PreparedRows(codes, event_time, watermark_before, valid, values, collected, source)
+
+
+def _collected(
+    layout: Layout,
+    collections: CollectionLayout,
+    arguments: Sequence[pa.Array | pa.ChunkedArray],
+    passed: Sequence[npt.NDArray[np.bool_]],
+    rows: int,
+) -> tuple[Collected, ...]:
+    found = []
+    for collection in collections.collections:
+        argument, filter_ = layout.argument_of_input[collection.input], layout.filter_of_input[collection.input]
+        counts = np.ones(rows, dtype=np.bool_) if filter_ is None else passed[filter_]
+        not_null = np.ones(rows, dtype=np.bool_)
+        values, by, text = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64), None
+        if argument is not None:
+            not_null = _flags(arguments[argument].is_valid())
+            if not collection.nulls:
+                counts = counts & not_null
+            if collections.is_text(collection):
+                text = _whole(arguments[argument]).cast(pa.large_string())
+                lengths = pc.binary_length(text).fill_null(-1)
+                values = np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+            else:
+                values = to_words(arguments[argument])
+        if collection.by is not None and (text is None or collection.by != collection.input):
+            ordering = layout.argument_of_input[collection.by]
+            if ordering is not None:
+                counts = counts & _flags(arguments[ordering].is_valid())
+                by = to_words(arguments[ordering])
+        found.append(Collected(counts, not_null, values, by, text))
+    return tuple(found)
+
+
+def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def to_words(array: pa.Array | pa.ChunkedArray) -> Words:

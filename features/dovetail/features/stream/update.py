@@ -2,7 +2,8 @@
 
 For a key with watermark W, ``floor = W - allowed_lateness`` is the earliest time that may still be asked for. Then:
 
-- partials of a step cover the buckets from ``bucket_start(floor - reach)`` up to but not ``B = bucket_start(floor)``;
+- partials of a step cover the buckets from ``bucket_start(floor - reach)`` up to but not ``B = bucket_start(floor)``
+  (unbounded windows: one partial of all before ``B = floor``);
 - raw rows cover everything from the lowest of ``floor - plain_reach`` and the ``B`` of every step.
 
 So the state is a function of the rows accepted and of W alone: neither the order in which rows came nor where polls
@@ -15,11 +16,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
 from dovetail.features.stream.blobs import MAGIC
-from dovetail.features.stream.fold import fold_partials, fold_rows, identity
-from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words, bucket_start, compiled, copy_words, lower_bound
-from dovetail.features.stream.layout import SUM, Layout
+from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
+from dovetail.features.stream.kernel import (
+    INT64_MAX,
+    INT64_MIN,
+    Words,
+    boundary_of,
+    bucket_end,
+    bucket_of,
+    compiled,
+    copy_words,
+    lower_bound,
+)
+from dovetail.features.stream.layout import Layout
 
 __all__ = ["UpdatePlan", "merge_states"]
 
@@ -105,7 +115,7 @@ def _merge_key(
 
     raw_low = floor - plan.plain_reach if plan.plain_reach >= 0 else INT64_MAX
     for s in range(lists):
-        raw_low = min(raw_low, bucket_start(floor, plan.steps[s, 0], TIME_BUCKET_ORIGIN_US))
+        raw_low = min(raw_low, boundary_of(floor, plan.steps[s, 0]))
     j = lower_bound(words, raw, raw + old_rows, raw_low) - raw
     f = lower_bound(fresh, k0, k1, raw_low)
     if sizing:
@@ -121,13 +131,13 @@ def _merge_key(
     old_list = raw + old_rows * row_words
     for s in range(lists):
         step, reach = plan.steps[s, 0], plan.steps[s, 1]
-        low = bucket_start(floor - reach, step, TIME_BUCKET_ORIGIN_US)
-        boundary = bucket_start(floor, step, TIME_BUCKET_ORIGIN_US)
+        low = bucket_of(floor - reach, step)
+        boundary = boundary_of(floor, step)
         old_partials = words[base + 4 + s] if held else 0
         # Raw rows from the old boundary on are not in partials yet.
         j0, j1 = old_rows, old_rows
         if held:
-            old_boundary = bucket_start(old_watermark - plan.lateness, step, TIME_BUCKET_ORIGIN_US)
+            old_boundary = boundary_of(old_watermark - plan.lateness, step)
             j0 = lower_bound(words, raw, raw + old_rows, max(old_boundary, low)) - raw
             j1 = lower_bound(words, raw + j0, raw + old_rows, boundary) - raw
         f0 = lower_bound(fresh, k0, k1, low)
@@ -137,7 +147,7 @@ def _merge_key(
         partials = _merge_partials(out, at, counts[1 + s], words, fresh, source, low, step, ops)
         width = 1
         for o in range(ops.shape[0]):
-            width += 2 if ops[o, 0] == SUM else 1
+            width += words_of(ops[o, 0])
         if sizing:
             counts[1 + s] = partials
         at += partials * width
@@ -209,7 +219,7 @@ def _merge_partials(
             earliest = min(earliest, fresh[f])
         run_end, bucket = old_partials, INT64_MAX
         if earliest < INT64_MAX:
-            bucket = bucket_start(earliest, step, TIME_BUCKET_ORIGIN_US)
+            bucket = bucket_of(earliest, step)
             run_end = lower_bound(words, old_list + i, old_list + old_partials, bucket) - old_list
         if run_end > i:
             if out.size > 0:
@@ -219,8 +229,8 @@ def _merge_partials(
         if bucket == INT64_MAX:
             continue
         known = i < old_partials and words[old_list + i] == bucket
-        j_next = lower_bound(words, raw + j, raw + j_end, bucket + step) - raw
-        f_next = lower_bound(fresh, f, f_end, bucket + step)
+        j_next = lower_bound(words, raw + j, raw + j_end, bucket_end(bucket, step)) - raw
+        f_next = lower_bound(fresh, f, f_end, bucket_end(bucket, step))
         if out.size > 0:
             out[at + n] = bucket
             column = 1
@@ -233,7 +243,7 @@ def _merge_partials(
                 x, y = fold_rows(x, y, kind, bit, value, fresh, 0, fresh_rows, f, f_next)
                 out[at + column * partials + n] = x
                 column += 1
-                if kind == SUM:
+                if words_of(kind) == 2:
                     out[at + column * partials + n] = y
                     column += 1
         n += 1
@@ -247,6 +257,6 @@ def _copy_run(
 ) -> None:
     width = 1
     for o in range(ops.shape[0]):
-        width += 2 if ops[o, 0] == SUM else 1
+        width += words_of(ops[o, 0])
     for w in range(width):
         copy_words(out, at + w * partials, words, source + w * old_partials, run)

@@ -1,0 +1,156 @@
+"""Aggregates in DuckDB: the exact parts that make up each, and the finishers that turn them into values.
+
+The SQL is what the definition says, with two additions that leave its meaning: order-sensitive aggregates are told the
+total order, and ``avg`` and deviations are taken apart into the exact integers that the shared finishers put together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.features import finish
+from dovetail.features.aggregates import DEVIATIONS, ORDERED, decimal_scale
+from dovetail.features.plan import Aggregate, StreamView, Window
+from dovetail.features.source import quoted
+
+__all__ = ["finished", "frame_sql", "input_sql", "lower_bound_sql", "needs_positions", "parts_sql"]
+
+
+def needs_positions(view: StreamView) -> bool:
+    """Whether ties of event time must be decided: events then need their position columns."""
+    return any(a.function in ORDERED or view.windows[a.window].rows is not None for a in view.aggregates)
+
+
+def input_sql(view: StreamView, aggregate: Aggregate) -> tuple[str, str, str]:
+    """Argument, what it is ordered by or adds up, and filter of an aggregate, over the stream's columns."""
+    input_ = view.inputs[aggregate.input]
+    by = "NULL" if aggregate.by is None else view.inputs[aggregate.by].argument
+    return input_.argument or "*", by or "NULL", input_.filter or "true"
+
+
+def frame_sql(view: StreamView, window: Window) -> str:
+    """``OVER``'s content for a window that a duration or nothing bounds."""
+    time = quoted(view.stream.event_time)
+    size = f"to_microseconds({window.size_us})"
+    if window.unbounded:
+        bound = "UNBOUNDED"
+    elif window.step_us is None:
+        bound = size
+    else:
+        bound = f"hop({time}, {size}, to_microseconds({window.step_us}))"
+    keys = ", ".join(quoted(column) for column in view.entity)
+    return f"(PARTITION BY {keys} ORDER BY {time} RANGE BETWEEN {bound} PRECEDING AND CURRENT ROW)"
+
+
+def lower_bound_sql(window: Window, time: str) -> str:
+    """The first event time in the window at ``time``, as SQL."""
+    if not window.bounded_us:
+        return "CAST('-infinity' AS TIMESTAMP)"
+    size = f"to_microseconds({window.size_us})"
+    if window.step_us is None:
+        return f"{time} - {size}"
+    return f"time_bucket(to_microseconds({window.step_us}), {time} - {size})"
+
+
+def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, position: str) -> str:
+    """The exact parts of one aggregate, ``… AS v<index>`` and, where they finish it, ``n<index>``, ``q<index>``.
+
+    Args:
+        argument, by: SQL of its input and of the input it is ordered by or adds up.
+        over: the FILTER, and for a window the OVER clause.
+        position: SQL of the total order, most significant first.
+    """
+    aggregate = view.aggregates[index]
+    function, k = aggregate.function, aggregate.k
+    v, n, q = f"AS v{index}", f"AS n{index}", f"AS q{index}"
+    if function == "avg":
+        return f"sum({argument}\n) {over} {v}, count({argument}\n) {over} {n}"
+    if function in DEVIATIONS:
+        square = f"CAST(({argument}\n) AS BIGINT) * ({argument}\n)"
+        if isinstance(view.inputs[aggregate.input].type, pa.Decimal128Type):
+            square = f"({argument}\n) * ({argument}\n)"
+        return f"sum({argument}\n) {over} {v}, count({argument}\n) {over} {n}, sum({square}) {over} {q}"
+    if function in ("first", "last", "arg_min", "arg_max"):
+        chosen = "arg_min" if function in ("first", "arg_min") else "arg_max"
+        chosen += "_null" if aggregate.nulls else ""
+        # Adding 0 makes one zero of -0.0 and 0.0, which sort apart inside a row.
+        order = position if aggregate.by is None else f"{_one_zero(view, aggregate, by)}, {position}"
+        listed = "" if k is None else f", {k}"
+        # A row without an order would be ordered by its position alone.
+        known = over if aggregate.by is None else over.replace("WHERE ", f"WHERE ({by}\n) IS NOT NULL AND ", 1)
+        return f"{chosen}({argument}\n, row({order}){listed}) {known} {v}"
+    if function == "count_distinct":
+        return f"count(DISTINCT {argument}\n) {over} {v}"
+    if function in ("first_distinct", "last_distinct"):
+        return f"{function}(list({argument}\n ORDER BY {position}) {over}, {k}) {v}"
+    if function == "top_k":
+        return f"top_k(histogram({argument}\n) {over}, {k}) {v}"
+    if function in ("sum_by", "avg_by"):
+        pairs = f"list({{'k': {argument}\n, 'v': {by}\n}}) {over}"
+        return f"sum_by({pairs}) {v}" + (f", count_by({pairs}) {n}" if function == "avg_by" else "")
+    return f"{function}({argument}\n) {over} {v}"
+
+
+def _one_zero(view: StreamView, aggregate: Aggregate, by: str) -> str:
+    type_ = view.inputs[aggregate.by or 0].type
+    return f"({by}\n) + 0" if pa.types.is_floating(type_) else f"({by}\n)"
+
+
+def finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
+    """The aggregate's column, finished from its parts in ``exact``.
+
+    Raises:
+        StateError: a sum has more than 38 digits.
+    """
+    aggregate = view.aggregates[index]
+    value = exact.column(f"v{index}").combine_chunks()
+    argument = view.inputs[aggregate.input].type
+    scale = decimal_scale(argument)
+    if aggregate.function in ("avg", *DEVIATIONS):
+        lo, hi = finish.decimal_words(value.cast(pa.decimal128(38, scale)))
+        count = np.asarray(exact.column(f"n{index}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.int64)
+        if aggregate.function == "avg":
+            return finish.avg(lo, hi, count, scale)
+        squares = exact.column(f"q{index}").combine_chunks().cast(pa.decimal128(38, 2 * scale))
+        squares_lo, squares_hi = finish.decimal_words(squares)
+        return finish.deviation(
+            lo,
+            hi,
+            squares_lo,
+            squares_hi,
+            count,
+            scale,
+            sample=aggregate.function.endswith("_samp"),
+            root=aggregate.function.startswith("stddev"),
+        )
+    if aggregate.function == "avg_by" and aggregate.by is not None:
+        counts = exact.column(f"n{index}").combine_chunks()
+        return _averages(value, counts, decimal_scale(view.inputs[aggregate.by].type), aggregate.type)
+    if pa.types.is_floating(aggregate.type):
+        return finish.canonical_floats(value)
+    if pa.types.is_list(aggregate.type) and pa.types.is_floating(aggregate.type.value_type):
+        flat = finish.canonical_floats(value.flatten())
+        lengths = value.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        return pa.ListArray.from_arrays(offsets, flat, type=aggregate.type, mask=value.is_null())
+    return value.cast(aggregate.type)
+
+
+def _averages(sums: pa.MapArray, counts: pa.MapArray, scale: int, type_: pa.DataType) -> pa.Array:
+    """The map of averages of a map of sums and one of counts, which have the same keys."""
+    whole = pa.concat_arrays([sums])
+    first, last = whole.offsets[0].as_py(), whole.offsets[-1].as_py()
+    items = whole.items.slice(first, last - first)
+    many = pa.concat_arrays([counts])
+    amounts = many.items.slice(many.offsets[0].as_py(), many.offsets[-1].as_py() - many.offsets[0].as_py())
+    lo, hi = finish.decimal_words(items.cast(pa.decimal128(38, scale)))
+    means = finish.avg(lo, hi, np.asarray(amounts.to_numpy(zero_copy_only=False), dtype=np.int64), scale)
+    lengths = np.diff(np.asarray(whole.offsets.to_numpy(zero_copy_only=False), dtype=np.int64))
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    keys = whole.keys.slice(first, last - first)
+    entries = pa.StructArray.from_arrays([keys, means], fields=[type_.key_field, type_.item_field])
+    present = np.asarray(whole.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return pa.Array.from_buffers(
+        type_, len(whole), [finish.validity_buffer(present), pa.py_buffer(offsets)], children=[entries]
+    )

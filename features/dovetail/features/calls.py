@@ -1,0 +1,266 @@
+"""One call of a window aggregate, read as an :class:`~dovetail.features.plan.Aggregate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
+
+import pyarrow as pa
+from sqlglot import exp
+
+from dovetail.features.aggregates import DEVIATIONS, MAX_LISTED, refusal, result_type
+from dovetail.features.batch.binding import Binder, BindError
+from dovetail.features.plan import Aggregate, AggregateFunction, Input, Stream, Window
+from dovetail.features.source import Call, Source, Span, quoted
+from dovetail.features.windows import read_window
+from dovetail.platform.errors import DefinitionError
+
+__all__ = ["MACROS_OF_AGGREGATES", "AggregateReader"]
+
+#: Macros whose first argument is a window aggregate, and that aggregate's name.
+MACROS_OF_AGGREGATES: Mapping[str, str] = {
+    "first_distinct": "list",
+    "last_distinct": "list",
+    "top_k": "histogram",
+    "sum_by": "list",
+    "avg_by": "list",
+}
+_NAMES: Mapping[str, AggregateFunction] = {
+    **{name: name for name in ("count", "sum", "avg", "min", "max", "first", "last", "histogram", *DEVIATIONS)},
+    "mean": "avg",
+    "stddev": "stddev_samp",
+    "variance": "var_samp",
+    "first_value": "first",
+    "last_value": "last",
+    **dict.fromkeys(("arg_min", "argmin", "min_by"), "arg_min"),
+    **dict.fromkeys(("arg_max", "argmax", "max_by"), "arg_max"),
+}
+_ORDER_FREE = "use arg_max(x, event_time) for the latest value or arg_min(x, event_time) for the first"
+_EXACT_BANDS = "count exactly in bands: histogram(x // 10), or count(*) FILTER (WHERE x < 10)"
+#: Aggregates that are refused for a reason of their own: why, and what to write.
+_REFUSED: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("any_value", "arbitrary"), (" depends on evaluation order", _ORDER_FREE)),
+    **dict.fromkeys(("list", "array_agg"), (" keeps every event", "write arg_max(x, event_time, k) for the last k")),
+    "string_agg": (" keeps every event", "write arg_max(x, event_time, k) for the last k"),
+    "mode": (" leaves ties to chance", "write top_k(histogram(x) OVER w, 1)[1], where the smaller value wins"),
+    "approx_count_distinct": (
+        " is a sketch: its error depends on how it is merged, so two engines differ",
+        "use count(DISTINCT x), which is exact in both",
+    ),
+    **dict.fromkeys(
+        ("approx_quantile", "approx_top_k", "reservoir_quantile"),
+        (" is a sketch: its error depends on the order of events, so two engines differ", _EXACT_BANDS),
+    ),
+    **dict.fromkeys(
+        ("median", "quantile", "quantile_cont", "quantile_disc", "percentile_cont", "percentile_disc", "mad"),
+        (" needs every value of the window in order", _EXACT_BANDS),
+    ),
+    **dict.fromkeys(("fsum", "kahan_sum", "favg"), (" adds doubles", "use sum or avg over DECIMAL(p,s)")),
+}
+_KNOWN = (
+    "use count, sum, avg, min, max, stddev, variance, first, last, arg_min, arg_max, count(DISTINCT …), histogram, "
+    "top_k, sum_by, avg_by, first_distinct or last_distinct"
+)
+
+
+class _Written(NamedTuple):
+    """The call taken apart: where its argument and what orders it are; None for ``count(*)``."""
+
+    function: AggregateFunction
+    argument: Span | None
+    by: Span | None
+    k: int | None
+    nulls: bool
+
+
+class AggregateReader:
+    """Reads the calls of one view; collects their inputs and windows."""
+
+    def __init__(
+        self,
+        source: Source,
+        stream: Stream,
+        binder: Binder,
+        resolve: Callable[[exp.Column], str],
+        text: Callable[[exp.Expr, Span], str],
+    ) -> None:
+        self.source, self.stream, self.binder = source, stream, binder
+        self._resolve, self._text = resolve, text
+        self.windows: list[Window] = []
+        self.inputs: list[Input] = []
+
+    def read(self, call: Call, output: str) -> Aggregate:
+        """The aggregate that ``call`` is; its column is called ``output``.
+
+        Raises:
+            DefinitionError: a function, argument, option or window outside the language.
+        """
+        source, spans = self.source, self.source.aggregate(call.aggregate)
+        node = cast("exp.Window", source.parse(call.aggregate))
+        exp.Alias(this=node, alias=exp.to_identifier(output))  # windows are named after what reads them
+        written = self._written(call, spans.function, spans.argument)
+        filter_ = None
+        if spans.filter is not None:
+            if written.nulls or spans.function in ("first", "last", "first_value", "last_value"):
+                raise source.refuse(
+                    call.line,
+                    f"{spans.function} with FILTER, which DuckDB does not have",
+                    f"{_ORDER_FREE}, with FILTER",
+                )
+            filter_ = self._expression(call, spans.filter, written.function)
+            self._bind(call, f"SELECT 1 FROM {quoted(self.stream.name)} WHERE {filter_}")
+        argument, type_ = self._argument(call, written.argument, written.function)
+        by, by_type = None, None
+        if written.by is not None:
+            by_text, by_type = self._argument(call, written.by, written.function)
+            by = self._input(by_text, filter_, by_type)
+        why = refusal(written.function, type_, by_type)
+        if why is not None:
+            raise self._refused(call, written, type_, by_type, why)
+        window = self._window(read_window(source, node, self.stream, self.binder, self._resolve))
+        return Aggregate(
+            output=output,
+            function=written.function,
+            input=self._input(argument, filter_, type_),
+            window=window,
+            type=result_type(written.function, type_, by_type, written.k),
+            by=by,
+            k=written.k,
+            nulls=written.nulls,
+        )
+
+    def _written(self, call: Call, name: str, span: Span) -> _Written:
+        source = self.source
+        words = source.words(span)
+        if call.macro is not None:
+            return self._macro(call, call.macro, name, span)
+        function = _NAMES.get(name)
+        if function is None:
+            why, remedy = _REFUSED.get(name, ("", _KNOWN))
+            raise source.refuse(call.line, f"{name} over a window{why}", remedy)
+        if words[:1] == ["DISTINCT"]:
+            if function != "count":
+                raise source.refuse(
+                    call.line, f"{name}(DISTINCT …)", "write count(DISTINCT x), or last_distinct(list(x) OVER w, k)"
+                )
+            return _Written("count_distinct", source.trimmed(span, 1, 0), None, None, False)
+        respects = function in ("first", "last")
+        if words[-2:] in (["IGNORE", "NULLS"], ["RESPECT", "NULLS"]) and respects:
+            respects = words[-2] == "RESPECT"
+            span = source.trimmed(span, 0, 2)
+        parts = source.arguments(span)
+        if "ORDER BY" in words or "ORDER" in words or any("NULLS" in source.words(part) for part in parts):
+            raise source.refuse(call.line, f"{name} with an order of its own", f"write {name}(x): its order is decided")
+        if function in ("arg_min", "arg_max"):
+            return self._chosen(call, name, function, parts)
+        if len(parts) > 1:
+            raise source.refuse(call.line, f"{name} with more than one argument", f"write {name}(x)")
+        if not parts or words == ["*"]:
+            if function != "count":
+                raise source.refuse(call.line, f"{name} without an argument", f"write {name}(x)")
+            return _Written("count", None, None, None, False)
+        return _Written(function, span, None, None, respects)
+
+    def _chosen(self, call: Call, name: str, function: AggregateFunction, parts: list[Span]) -> _Written:
+        if not 2 <= len(parts) <= 3:
+            raise self.source.refuse(
+                call.line, f"{name} with {len(parts)} arguments", f"write {name}(x, y) or (x, y, k)"
+            )
+        k = None if len(parts) == 2 else self._number(call, name, parts[2])
+        return _Written(function, parts[0], parts[1], k, False)
+
+    def _macro(self, call: Call, macro: str, inner: str, span: Span) -> _Written:
+        source, wanted = self.source, MACROS_OF_AGGREGATES[macro]
+        if inner != wanted:
+            raise source.refuse(call.line, f"{macro} of {inner}", f"write {macro}({wanted}(…) OVER w …)")
+        if macro in ("sum_by", "avg_by"):
+            pair = self._pair(call, macro, span)
+            return _Written("sum_by" if macro == "sum_by" else "avg_by", pair[0], pair[1], None, False)
+        if call.rest is None:
+            raise source.refuse(call.line, f"{macro} without a number", f"write {macro}({wanted}(x) OVER w, 3)")
+        k = self._number(call, macro, call.rest)
+        if len(source.arguments(span)) != 1 or {"ORDER BY", "ORDER", "DISTINCT"} & set(source.words(span)):
+            raise source.refuse(call.line, f"{macro} of more than a value", f"write {macro}({wanted}(x) OVER w, {k})")
+        functions: Mapping[str, AggregateFunction] = {
+            "first_distinct": "first_distinct",
+            "last_distinct": "last_distinct",
+            "top_k": "top_k",
+        }
+        return _Written(functions[macro], span, None, k, False)
+
+    def _pair(self, call: Call, macro: str, span: Span) -> tuple[Span, Span]:
+        """The expressions of ``{'k': …, 'v': …}``."""
+        source = self.source
+        words = source.words(span)
+        if words[:1] == ["{"] and words[-1:] == ["}"]:
+            parts = source.arguments(source.trimmed(span, 1, 1))
+            heads = [source.words(part)[:2] for part in parts]
+            if heads == [["K", ":"], ["V", ":"]] and all(len(source.words(part)) > 2 for part in parts):
+                return source.trimmed(parts[0], 2, 0), source.trimmed(parts[1], 2, 0)
+        raise source.refuse(
+            call.line, f"{macro} of {source.cut(span)}", f"write {macro}(list({{'k': key, 'v': value}}) OVER w)"
+        )
+
+    def _number(self, call: Call, name: str, span: Span) -> int:
+        text = self.source.cut(span)
+        if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
+            raise self.source.refuse(call.line, f"{name} of {text} values", f"write a number from 1 to {MAX_LISTED}")
+        return int(text)
+
+    def _argument(self, call: Call, span: Span | None, function: str) -> tuple[str | None, pa.DataType]:
+        if span is None:
+            return None, pa.int64()
+        text = self._expression(call, span, function)
+        bound = self._bind(call, f"SELECT {text}\n AS argument FROM {quoted(self.stream.name)}")
+        return text, bound.field(0).type
+
+    def _expression(self, call: Call, span: Span, function: str) -> str:
+        node = self.source.parse(span)
+        if node.find(exp.Window, exp.AggFunc, exp.Query):
+            raise self.source.refuse(
+                call.line, f"an aggregate or subquery inside {function}", "use the event's own columns"
+            )
+        return self._text(node, span)
+
+    def _refused(
+        self, call: Call, written: _Written, type_: pa.DataType, by: pa.DataType | None, why: tuple[str, str]
+    ) -> DefinitionError:
+        shown = [self.source.cut(span) for span in (written.argument, written.by) if span is not None]
+        types = " and ".join(sql_type(t) for t in (type_, by) if t is not None)
+        remedy = why[1]
+        if why[0] == " depends on evaluation order":
+            node = self.source.parse(written.by or written.argument or call.aggregate)
+            remedy = "make the argument DECIMAL(p,s) or BIGINT"
+            if isinstance(node, exp.Column):
+                remedy = f"declare {node.name} DECIMAL(12,2) in {self.stream.schema.file}"
+        name = written.function if written.function != "count_distinct" else "count DISTINCT "
+        return self.source.refuse(call.line, f"{name}({', '.join(shown)}) over {types}{why[0]}", remedy)
+
+    def _input(self, argument: str | None, filter_: str | None, type_: pa.DataType) -> int:
+        wanted = Input(argument, filter_, type_)
+        if wanted not in self.inputs:
+            self.inputs.append(wanted)
+        return self.inputs.index(wanted)
+
+    def _window(self, window: Window) -> int:
+        for index, known in enumerate(self.windows):
+            same = (known.size_us, known.step_us, known.unbounded, known.rows)
+            if same == (window.size_us, window.step_us, window.unbounded, window.rows):
+                return index
+        self.windows.append(window)
+        return len(self.windows) - 1
+
+    def _bind(self, call: Call, sql: str) -> pa.Schema:
+        try:
+            return self.binder.describe(sql)
+        except BindError as error:
+            raise self.source.refuse(call.line, str(error), "correct the expression") from error
+
+
+def sql_type(type_: pa.DataType) -> str:
+    """The type as DuckDB writes it."""
+    names = {pa.float64(): "DOUBLE", pa.float32(): "FLOAT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN"}
+    if pa.types.is_decimal(type_):
+        return f"DECIMAL({type_.precision},{type_.scale})"
+    name: str = names.get(type_, str(type_))
+    return name.upper()

@@ -1,0 +1,81 @@
+"""``Project.evaluate``: a feature set for Arrow tables of requests and events, by either engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+import pyarrow as pa
+
+from dovetail.features.batch.features import evaluate_feature_set, seen_column
+from dovetail.features.batch.streaming import Visibility
+from dovetail.features.batch.views import lookup_as_of, run_batch_view
+from dovetail.features.evaluate import FeatureSetEvaluator
+from dovetail.features.plan import FeatureSet, Table
+from dovetail.features.project import Project
+from dovetail.features.replay import replay_view, with_positions
+from dovetail.features.request import CANDIDATES, flatten_requests
+from dovetail.features.source import nearest
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["Engine", "evaluate"]
+
+Engine = Literal["batch", "stream"]
+
+
+def evaluate(
+    project: Project,
+    feature_set: str | None,
+    requests: pa.Table,
+    events: Mapping[str, pa.Table],
+    *,
+    engine: Engine = "batch",
+    visibility: Visibility = "event_time",
+    tables: Mapping[str, pa.Table] | None = None,
+) -> pa.Table:
+    """See :meth:`Project.evaluate`."""
+    known = project.feature_sets
+    name = feature_set or project.config.request.feature_set
+    if name not in known:
+        raise ConfigError(f"there is no feature set {name!r}; {nearest(name, list(known))}")
+    if engine not in ("batch", "stream"):
+        raise ConfigError(f"engine is {engine!r}; use 'batch' or 'stream'")
+    features = known[name]
+    flat = flatten_requests(requests) if CANDIDATES in requests.column_names else requests
+    arrived = {stream: with_positions(rows) for stream, rows in events.items()}
+    missing = [project.stream_views[j.view].stream.name for j in features.joins if j.kind == "streaming"]
+    for stream in missing:
+        if stream not in arrived:
+            raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
+
+    def load_table(table: Table) -> pa.Table:
+        if tables is None or table.schema.name not in tables:
+            raise ConfigError(f"feature set {name} reads table {table.schema.name}; give it in tables=")
+        return tables[table.schema.name]
+
+    if engine == "batch":
+        return evaluate_feature_set(project, flat, arrived, load_table, features=features, visibility=visibility)
+    return _streamed(project, features, flat, arrived, load_table, visibility)
+
+
+def _streamed(
+    project: Project,
+    features: FeatureSet,
+    requests: pa.Table,
+    events: Mapping[str, pa.Table],
+    load_table: Callable[[Table], pa.Table],
+    visibility: Visibility,
+) -> pa.Table:
+    rows = requests
+    for join in features.joins:
+        if join.kind == "streaming":
+            view = project.stream_views[join.view]
+            seen = seen_column(view.name) if visibility == "as_served" else None
+            values = replay_view(view, events[view.stream.name], requests, seen).values
+        else:
+            batch = project.batch_views[join.view]
+            values = lookup_as_of(batch, requests, partial(run_batch_view, batch, load_table=load_table))
+        for column in values.column_names:
+            rows = rows.append_column(f"{join.view}.{column}", values.column(column))
+    return FeatureSetEvaluator(features).evaluate(rows)

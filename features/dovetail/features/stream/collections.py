@@ -1,0 +1,167 @@
+"""What is kept for aggregates that pick, list or count *values*: entries, and the rule by which they leave.
+
+Partials of fixed width cannot hold a string, a list or a set. So such an aggregate keeps entries, one per event, and
+drops an entry as soon as it can prove that no request still answerable needs it. With ``floor = watermark -
+allowed_lateness``, every request is at ``T >= floor``, and an entry d *covers* an entry r when both are at or before
+``floor`` and d is in every window that r is in: d is later, or in the same bucket of a hop. Then:
+
+========== ===================================================== ==================================================
+rule       r leaves when                                         what stays per key, besides entries after ``floor``
+========== ===================================================== ==================================================
+BEST       k entries cover it and win against it                 ``last``: k; ``arg_max``: those still to win
+LATEST     a later entry of its value covers it, or k values do  one per distinct value, at most k
+FIRST      an earlier entry of its value is in its bucket        one per value and bucket
+GROUP      never: entries of one value and bucket become one     one per value and bucket, with count and sum
+ROWS       n later entries are at or before ``floor``            n
+ALL        never                                                 all
+========== ===================================================== ==================================================
+
+and always when it is before the longest window. The rules are transitive, so what stays is a function of the set of
+rows and of the watermark: neither order of arrival nor the cut into polls leaves a trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.features.plan import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
+from dovetail.features.stream.kernel import Words
+from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
+
+__all__ = [
+    "ALL",
+    "BEST",
+    "FIRST",
+    "GROUP",
+    "LATEST",
+    "PLAIN_STEP",
+    "ROWS",
+    "Collection",
+    "CollectionLayout",
+    "lowest_kept",
+]
+
+ALL, BEST, LATEST, FIRST, GROUP, ROWS = 0, 1, 2, 3, 4, 5
+#: The step of windows that begin at any microsecond.
+PLAIN_STEP = -1
+#: Stands for "no limit" of listed values.
+_UNLIMITED = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Entries of one kind.
+
+    Attributes:
+        rule: how entries leave.
+        input, by: indices of the inputs whose values an entry holds: the value; what orders it, or is added up.
+        nulls: entries whose value is NULL are kept, too.
+        descending: for BEST, the greatest wins, and of equals the latest; else the least, and of equals the earliest.
+        step: of its windows: PLAIN_STEP, UNBOUNDED_STEP or the hop's step.
+        k: for BEST and LATEST how many, for ROWS how many rows.
+        reach_us: the longest window; not used where the windows have no lower bound in time.
+    """
+
+    rule: int
+    input: int
+    by: int | None
+    nulls: bool
+    descending: bool
+    step: int
+    k: int
+    reach_us: int
+
+    @property
+    def summed(self) -> bool:
+        """Whether entries carry a count and a sum."""
+        return self.rule == GROUP
+
+    @property
+    def columns(self) -> int:
+        """Words per entry: time, position, flags, value; then count and 128-bit sum, or what orders it."""
+        return 4 + (3 if self.summed else 1)
+
+
+class CollectionLayout:
+    """The collections of a view, which aggregate reads which, and the state's fingerprint."""
+
+    def __init__(self, view: StreamView, layout: Layout) -> None:
+        self.view = view
+        self.aggregates = tuple(a for a in view.aggregates if not is_folded(view, a))
+        merged: dict[tuple[object, ...], Collection] = {}
+        self._key_of: dict[str, tuple[object, ...]] = {}
+        for aggregate in self.aggregates:
+            one = _collection(view, aggregate)
+            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step)
+            other = merged.get(key, one)
+            longest = max(one.reach_us, other.reach_us)
+            merged[key] = Collection(*key, max(one.k, other.k), longest)
+            self._key_of[aggregate.output] = key
+        self.collections = tuple(merged.values())
+        self._keys = list(merged)
+        self.fingerprint = layout.fingerprint
+        if self.collections:
+            meaning = (layout.fingerprint, bool(layout.folded), self.collections)
+            digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
+            self.fingerprint = int.from_bytes(digest, "little", signed=True)
+
+    def index_of(self, aggregate: Aggregate) -> int:
+        """Which of ``collections`` the aggregate reads."""
+        return self._keys.index(self._key_of[aggregate.output])
+
+    def value_type(self, collection: Collection) -> pa.DataType:
+        """The Arrow type of the entries' values."""
+        return self.view.inputs[collection.input].type
+
+    def is_text(self, collection: Collection) -> bool:
+        """Whether values are strings, kept beside the entries."""
+        return bool(pa.types.is_string(self.value_type(collection)))
+
+    @property
+    def ordered(self) -> bool:
+        """Whether rows must come with their positions."""
+        return bool(self.collections)
+
+
+def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
+    window = view.windows[aggregate.window]
+    step = step_of(window)
+    function, by, k = aggregate.function, aggregate.by, aggregate.k or 1
+    if window.rows is not None:
+        # Rows are counted before FILTER, so every row is an entry, with a flag whether it counts.
+        return Collection(ROWS, aggregate.input, by, aggregate.nulls, False, UNBOUNDED_STEP, window.rows, 0)
+    rule, descending = BEST, function in ("last", "arg_max", "max")
+    if function in ("count_distinct", "last_distinct"):
+        rule, k = LATEST, k if function == "last_distinct" else _UNLIMITED
+    elif function == "first_distinct":
+        rule, k = FIRST, _UNLIMITED
+    elif function in ("histogram", "top_k", "sum_by", "avg_by"):
+        rule, k = GROUP, _UNLIMITED
+    elif function in ("min", "max"):
+        by = aggregate.input
+    return Collection(
+        rule,
+        aggregate.input,
+        by,
+        aggregate.nulls,
+        descending,
+        PLAIN_STEP if step is None else step,
+        k,
+        window.size_us,
+    )
+
+
+def lowest_kept(collection: Collection, floors: Words) -> Words:
+    """First event time that a request at or after each floor can still see."""
+    if collection.step == UNBOUNDED_STEP:
+        return np.full(len(floors), np.iinfo(np.int64).min)
+    low = floors - collection.reach_us
+    if collection.step == PLAIN_STEP:
+        return low
+    origin = TIME_BUCKET_ORIGIN_US
+
+    return (low - origin) // collection.step * collection.step + origin

@@ -1,0 +1,227 @@
+"""Hypothesis strategies for the whole language: schemas, definitions, event logs and requests.
+
+Definitions are SQL text, as an author writes it. Times are small multiples of half a second around the origin of
+``time_bucket``, so that ties, bucket edges and window edges are common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from dovetail.features.batch.binding import Binder
+from dovetail.features.plan import Stream, StreamView
+from dovetail.features.source import Source
+from dovetail.features.streaming_views import parse_stream_view
+from dovetail.platform.schema import TableSchema
+
+ORIGIN = 946_857_600_000_000
+UNIT = 500_000
+
+TYPES: Mapping[str, pa.DataType] = {
+    "BIGINT": pa.int64(),
+    "INTEGER": pa.int32(),
+    "TINYINT": pa.int8(),
+    "DECIMAL(9,2)": pa.decimal128(9, 2),
+    "DECIMAL(18,0)": pa.decimal128(18, 0),
+    "VARCHAR": pa.string(),
+    "DOUBLE": pa.float64(),
+    "FLOAT": pa.float32(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us"),
+}
+_ADDED = ("BIGINT", "INTEGER", "TINYINT", "DECIMAL(9,2)", "DECIMAL(18,0)")
+_SQUARED = ("INTEGER", "TINYINT", "DECIMAL(9,2)")
+_KEYS = tuple(name for name in TYPES if name not in ("DOUBLE", "FLOAT"))
+_ORDERS = tuple(name for name in TYPES if name != "VARCHAR")
+
+_VALUES: Mapping[str, st.SearchStrategy[Any]] = {
+    "BIGINT": st.integers(-3, 3) | st.sampled_from((-(2**63), 2**63 - 1, 2**53 + 1)),
+    "INTEGER": st.integers(-3, 3) | st.sampled_from((-(2**31), 2**31 - 1)),
+    "TINYINT": st.integers(-3, 3) | st.sampled_from((-128, 127)),
+    "DECIMAL(9,2)": st.integers(-300, 300).map(lambda c: Decimal(c).scaleb(-2))
+    | st.sampled_from((Decimal("9999999.99"), Decimal("-9999999.99"))),
+    "DECIMAL(18,0)": st.integers(-3, 3).map(Decimal) | st.sampled_from((Decimal(10**18 - 1), Decimal(1 - 10**18))),
+    "VARCHAR": st.sampled_from(("a", "b", "", "ä", "a\0b", "long " * 9)) | st.text(max_size=3),
+    "DOUBLE": st.floats() | st.sampled_from((0.0, -0.0)),
+    "FLOAT": st.floats(width=32) | st.sampled_from((0.0, -0.0)),
+    "BOOLEAN": st.booleans(),
+    "DATE": st.integers(-3, 3) | st.integers(-40_000, 40_000),
+    "TIMESTAMP": st.integers(-3, 3) | st.integers(-(10**15), 10**15),
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Columns by name with their SQL types; ``user_id``, ``shop`` and ``event_time`` are always there."""
+
+    columns: Mapping[str, str]
+
+    def of(self, *types: str) -> list[str]:
+        """The columns of these types."""
+        return [name for name, type_ in self.columns.items() if type_ in types]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        fields = [pa.field(name, TYPES[type_]) for name, type_ in self.columns.items()]
+        keys = [pa.field("user_id", pa.int64()), pa.field("shop", pa.string())]
+        return pa.schema([*keys, *fields, pa.field("event_time", pa.timestamp("us"), nullable=False)])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A definition, its plan, events with positions in order of arrival, and what is asked."""
+
+    sql: str
+    view: StreamView
+    events: pa.Table
+    probes: pa.Table
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    """Up to six columns of any type, one of a kind that can be added among them."""
+    types = draw(st.lists(st.sampled_from(tuple(TYPES)), max_size=5))
+    return Schema({f"c{i}": type_ for i, type_ in enumerate([draw(st.sampled_from(_ADDED)), *types])})
+
+
+@st.composite
+def frames(draw: st.DrawFn, *, rows: bool = True) -> str:
+    """Any frame of the language."""
+    size, step = draw(st.integers(0, 40)) * 500, draw(st.integers(1, 12)) * 500
+    kinds = [
+        f"RANGE BETWEEN INTERVAL '{size} milliseconds' PRECEDING AND CURRENT ROW",
+        f"RANGE BETWEEN INTERVAL '{size + 1} milliseconds' - INTERVAL 1 MICROSECOND PRECEDING AND CURRENT ROW",
+        f"RANGE BETWEEN hop(event_time, INTERVAL '{size} ms', INTERVAL '{step} ms') PRECEDING AND CURRENT ROW",
+        "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
+    ]
+    if rows:
+        kinds.append(f"ROWS BETWEEN {draw(st.integers(1, 4))} PRECEDING AND CURRENT ROW")
+    return draw(st.sampled_from(kinds))
+
+
+@st.composite
+def conditions(draw: st.DrawFn, schema: Schema) -> str:
+    """A condition over the event's columns, NULL included."""
+    column = draw(st.sampled_from(list(schema.columns)))
+    options = [f"{column} IS NOT NULL", "shop = 'a'", "shop <> 'b' OR user_id > 1", "user_id IS NULL OR shop IS NULL"]
+    numbers = schema.of(*_ADDED)
+    return draw(st.sampled_from([*options, f"{numbers[0]} > 0", f"CASE WHEN {numbers[0]} < 0 THEN shop = 'a' END"]))
+
+
+@st.composite
+def aggregates(draw: st.DrawFn, schema: Schema, window: str) -> str:
+    """Any aggregate over ``window``, with or without FILTER."""
+    filtered = f"FILTER (WHERE {draw(conditions(schema))}) " if draw(st.booleans()) else ""
+    over = f"OVER {window}"
+
+    def one(*types: str) -> str | None:
+        found = schema.of(*types)
+        return draw(st.sampled_from(found)) if found else None
+
+    added, squared, any_ = one(*_ADDED), one(*_SQUARED), one(*TYPES)
+    key, order = one(*_KEYS) or "shop", one(*_ORDERS) or "user_id"
+    k = draw(st.integers(1, 3))
+    options = [
+        f"count(*) {filtered}{over}",
+        f"count({any_}) {filtered}{over}",
+        f"sum({added}) {filtered}{over}",
+        f"sum(CASE WHEN shop = 'a' THEN {added} END) {filtered}{over}",
+        f"avg({added}) {filtered}{over}",
+        f"{draw(st.sampled_from(('min', 'max')))}({any_}) {filtered}{over}",
+        f"{draw(st.sampled_from(('min', 'max')))}(shop) {filtered}{over}",
+        f"{draw(st.sampled_from(('first', 'last')))}({any_}{draw(st.sampled_from(('', ' IGNORE NULLS')))}) {over}",
+        f"{draw(st.sampled_from(('arg_min', 'max_by')))}({any_}, {order}) {filtered}{over}",
+        f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, event_time, {k}) {filtered}{over}",
+        f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, {order}, {k}) {filtered}{over}",
+        f"count(DISTINCT {key}) {filtered}{over}",
+        f"histogram({key}) {filtered}{over}",
+        f"top_k(histogram({key}) {filtered}{over}, {k})",
+        f"{draw(st.sampled_from(('first_distinct', 'last_distinct')))}(list({key}) {filtered}{over}, {k})",
+        f"{draw(st.sampled_from(('sum_by', 'avg_by')))}(list({{'k': {key}, 'v': {added}}}) {filtered}{over})",
+        f"count(*) {filtered}{over} / nullif(count({any_}) {over}, 0)",
+        f"coalesce(CAST(avg({added}) {over} AS DOUBLE), -1) + count(*) {over}",
+        f"max(shop) {over} || '!'",
+        f"len(arg_max({any_}, event_time, {k}) {over})",
+    ]
+    if squared is not None:
+        function = draw(st.sampled_from(("stddev", "stddev_pop", "variance", "var_pop")))
+        options += [f"{function}({squared}) {filtered}{over}"] * 2
+    return draw(st.sampled_from(options))
+
+
+@st.composite
+def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True) -> str:
+    """The text of a streaming view."""
+    keys = draw(st.sampled_from(("user_id", "user_id, shop")))
+    windows = [draw(frames(rows=rows)) for _ in range(draw(st.integers(1, 3)))]
+    columns = [
+        f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}'))} AS f{i}"
+        for i in range(draw(st.integers(1, 4)))
+    ]
+    where = f"WHERE {draw(conditions(schema))}\n" if draw(st.booleans()) else ""
+    named = ",\n       ".join(
+        f"w{i} AS (PARTITION BY {keys} ORDER BY event_time\n            {frame})" for i, frame in enumerate(windows)
+    )
+    listed = ",\n       ".join([keys, *columns])
+    return f"SELECT {listed}\nFROM events\n{where}WINDOW {named}"
+
+
+def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
+    """The plan of ``sql`` over a stream of ``schema``."""
+    stream = Stream(TableSchema("events", "sql/events.sql", 1, schema.arrow, ""), "events", "event_time", "user_id",
+                    lateness_us, 0)  # fmt: skip
+    source = Source("sql/view.sql", sql)
+    return parse_stream_view("view", source, {"events": stream}, Binder({"events": schema.arrow}))
+
+
+@st.composite
+def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True) -> pa.Table:
+    """Events in order of arrival with their positions, over up to three partitions; some twice, many at one time."""
+    row = st.fixed_dictionaries(
+        {
+            "user_id": st.sampled_from((1, 1, 1, 2, None)),
+            "shop": st.sampled_from(("a", "a", "b", None)),
+            **{name: st.none() | _VALUES[type_] for name, type_ in schema.columns.items()},
+            "event_time": st.integers(-30, 30).map(lambda n: ORIGIN + n * UNIT),
+            "_partition": st.integers(0, 2),
+        }
+    )
+    rows = draw(st.lists(row, max_size=max_rows))
+    if not ties:
+        rows = list({row["event_time"]: row for row in rows}.values())
+    if rows and ties and draw(st.booleans()):
+        rows.append(dict(draw(st.sampled_from(rows))))
+    for offset, found in enumerate(rows):
+        found["_offset"], found["_row"] = offset // 2, offset % 2
+    types = [pa.field("_partition", pa.int32()), pa.field("_offset", pa.int64()), pa.field("_row", pa.int32())]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*schema.arrow, *types]))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> pa.Table:
+    """Keys and times asked for, unknown and missing keys among them."""
+    row = st.fixed_dictionaries(
+        {
+            "user_id": st.sampled_from((1, 1, 2, 3, None)),
+            "shop": st.sampled_from(("a", "a", "b", None)),
+            "request_time": st.integers(-40, 60).map(lambda n: ORIGIN + n * UNIT),
+        }
+    )
+    types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}
+    return pa.Table.from_pylist(draw(st.lists(row, min_size=1, max_size=6)), schema=pa.schema(types))
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, rows: bool = True, ties: bool = True, lateness: int | None = None) -> Case:
+    """A definition from the whole language, and what happened and is asked."""
+    schema = draw(schemas())
+    sql = draw(definitions(schema, rows=rows))
+    allowed = draw(st.integers(0, 80)) if lateness is None else lateness
+    return Case(sql, view_of(sql, schema, allowed * UNIT), draw(logs(schema, ties=ties)), draw(requests()))

@@ -1,0 +1,112 @@
+"""Stream, batch and plain DuckDB give one answer, for definitions from the whole language.
+
+``HYPOTHESIS_PROFILE=nightly`` (``make nightly``) runs 2,000 generated cases of each property, the default 60.
+"""
+
+from __future__ import annotations
+
+import re
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dovetail.features.batch.macros import MACROS
+from dovetail.features.batch.streaming import evaluate_view
+from dovetail.features.finish import canonical_floats
+
+from .replay import bits, polls_of, streamed, values
+from .strategies import Case, cases
+
+
+def agree(case: Case, one: pa.Table, other: pa.Table, rows: npt.NDArray[np.bool_] | None = None) -> None:
+    assert one.schema == other.schema
+    for name in one.column_names:
+        left, right = one.column(name), other.column(name)
+        if rows is not None:
+            left, right = left.filter(pa.array(rows)), right.filter(pa.array(rows))
+        assert bits(left) == bits(right), f"{name} of\n{case.sql}"
+
+
+def later_than_allowed(case: Case) -> bool:
+    """Whether an event came later than the stream declares: the stream may have let go of what it belongs to."""
+    lateness = case.view.stream.allowed_lateness_us
+    for poll in polls_of(case.events, []):
+        for partition in range(3):
+            mine = poll.filter(pc.equal(poll.column("_partition"), partition))
+            times = np.asarray(mine.column("event_time").cast(pa.int64()).to_numpy())
+            if len(times) and int((np.maximum.accumulate(times) - times).max()) > lateness:
+                return True
+    return False
+
+
+@given(case=cases(), data=st.data())
+def test_stream_and_batch_agree_however_the_log_is_cut(case: Case, data: st.DataObject) -> None:
+    cuts = data.draw(st.lists(st.integers(0, case.events.num_rows), max_size=3).map(sorted))
+    engine, states, watermark = streamed(case.view, polls_of(case.events, cuts))
+    got = values(engine, states, watermark, case.probes)
+    expected = evaluate_view(case.view, case.events, case.probes).values
+    agree(case, got.table, expected, got.answerable & (not later_than_allowed(case)))
+    # Where a poll ends leaves no trace, not even in the bytes.
+    whole = streamed(case.view, [case.events])[1]
+    assert {key: blob for key, blob in states.items() if blob} == {key: blob for key, blob in whole.items() if blob}
+
+
+@given(case=cases(lateness=1_000), data=st.data())
+def test_any_order_of_arrival_gives_the_same_values(case: Case, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(case.events.num_rows)))
+    cuts = data.draw(st.lists(st.integers(0, case.events.num_rows), max_size=2).map(sorted))
+    shuffled = case.events.take(pa.array(order, pa.int64()))
+    engine, states, watermark = streamed(case.view, polls_of(shuffled, cuts))
+    got = values(engine, states, watermark, case.probes)
+    assert got.answerable.all()
+    agree(case, got.table, evaluate_view(case.view, case.events, case.probes).values)
+
+
+@given(case=cases(lateness=1_000), data=st.data())
+def test_what_was_served_is_what_as_served_recomputes(case: Case, data: st.DataObject) -> None:
+    seen_rows = data.draw(st.integers(0, case.events.num_rows // 2)) * 2
+    served = case.events.slice(0, seen_rows)
+    engine, states, watermark = streamed(case.view, [served])
+    got = values(engine, states, watermark, case.probes)
+    offset = seen_rows // 2  # two rows share an offset, whatever their partition
+    seen = pa.array([[offset] * 3] * case.probes.num_rows, pa.list_(pa.int64()))
+    probes = case.probes.append_column("seen", seen)
+    recomputed = evaluate_view(case.view, case.events, probes, visibility="as_served")
+    agree(case, got.table, recomputed.values, got.answerable)
+
+
+@given(case=cases(ties=False))
+def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
+    """At an event's own time, plain DuckDB's row of that event is the value: its frame ends with the event.
+
+    Shared finishers (avg, deviations) are compared in ``test_finish.py``; a ROWS frame counts its own row.
+    """
+    if "ROWS" in case.sql:
+        return
+    keyed = case.events.filter(pc.and_(*(pc.is_valid(case.events.column(c)) for c in ("user_id", "shop"))))
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for macro in MACROS:
+            connection.execute(macro)
+        connection.register("events", keyed)
+        text = case.sql.replace("SELECT ", "SELECT event_time AS request_time, user_id, shop, ", 1)
+        text = re.sub(r"shop, user_id(, shop)?,", "shop,", text, count=1)
+        plain = connection.sql(text).to_arrow_table()
+    batch = evaluate_view(case.view, keyed, plain.select(["user_id", "shop", "request_time"])).values
+    for name in batch.column_names:
+        expression = re.search(rf"(?s)(?:^|\n)\s*(?:SELECT .*?)?([^\n]*) AS {name}\b", case.sql)
+        assert expression is not None
+        if any(word in expression[1] for word in ("avg", "stddev", "var", "hypot")):
+            continue
+        column = plain.column(name).combine_chunks()
+        if pa.types.is_floating(column.type):
+            column = canonical_floats(column)
+        if not pa.types.is_nested(column.type):
+            column = column.cast(batch.schema.field(name).type)
+        elif pa.types.is_floating(getattr(column.type, "value_type", pa.null())):
+            continue  # lists of doubles: one NaN and one zero, in test_gather.py
+        assert bits(pa.chunked_array([column])) == bits(batch.column(name)), f"{name} of\n{case.sql}"
