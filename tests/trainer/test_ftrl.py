@@ -82,7 +82,9 @@ def test_the_docstring_example_runs() -> None:
 
 examples = st.lists(
     st.tuples(
-        st.lists(st.tuples(st.integers(0, 7), st.floats(-2, 2, width=32, allow_subnormal=False)), min_size=3, max_size=3),
+        st.lists(
+            st.tuples(st.integers(0, 7), st.floats(-2, 2, width=32, allow_subnormal=False)), min_size=3, max_size=3
+        ),
         st.booleans(),
         st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     ),
