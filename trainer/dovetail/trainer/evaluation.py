@@ -60,6 +60,15 @@ class Evaluation:
         kept = [1 + window % self.windows for window in range(max(0, begun - self.windows), begun)]
         return [metrics_of(self._sums[row], self._histograms[row]) for row in kept]
 
+    def last(self) -> Metrics:
+        """Metrics of the window that is filling up and the one before it: the last ``window`` … 2·``window`` examples.
+
+        With one window kept, of that one alone.
+        """
+        begun = -(-self.samples // self.window)
+        rows = [1 + window % self.windows for window in range(max(0, begun - min(2, self.windows)), begun)]
+        return metrics_of(self._sums[rows].sum(axis=0), self._histograms[rows].sum(axis=0))
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as copied arrays."""
         return {
