@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,6 +102,23 @@ class Encoder:
             "bits": self.bits,
             "inputs": [spec.describe() for spec in self.inputs],
         }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Encoder:
+        """The encoder whose :meth:`describe` was ``description``.
+
+        :raises ConfigError: it was described by another version of Dovetail.
+        """
+        if (description["format"], description["hash"]) != (_FORMAT, "xxh64"):
+            raise ConfigError(
+                f"the model's encoder is of format {description['format']} with hash {description['hash']}, this is "
+                f"format {_FORMAT} with xxh64; use the Dovetail version that trained it"
+            )
+        specs = []
+        for spec in description["inputs"]:
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+            specs.append(InputSpec(**settings))
+        return cls(specs, description["bits"])
 
     def encode(self, table: pa.Table, moments: Float64 | None = None, weights: Float32 | None = None) -> Encoded:
         """The model inputs of every row of ``table``; columns that are no input are ignored.

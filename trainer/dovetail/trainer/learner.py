@@ -15,12 +15,12 @@ from dovetail.trainer.columns import number_column
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.groups import Groups
-from dovetail.trainer.kernels import Float32, Float64, Int64
+from dovetail.trainer.kernels import Float32, Float64
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
-__all__ = ["Learner", "Weights"]
+__all__ = ["Learner", "Weights", "column_of_numbers"]
 
 
 class Weights(NamedTuple):
@@ -102,10 +102,10 @@ class Learner:
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
         predictions = [np.empty(0, np.float32)]
         for part, day in self._days(table):
-            labels = self._numbers(part, self.label, "label").astype(np.float32)
+            labels = column_of_numbers(part, self.label, "label").astype(np.float32)
             weights = np.ones(len(labels), np.float32)
             if self.weight is not None:
-                weights = self._numbers(part, self.weight, "sample weight").astype(np.float32)
+                weights = column_of_numbers(part, self.weight, "sample weight").astype(np.float32)
             encoded = self.encoder.encode(part, self.moments, weights)
             if not self.slots.policy.idle:
                 self.slots.admit(encoded, weights, self.trained, day)
@@ -126,30 +126,30 @@ class Learner:
         if not policy.expire_days:
             yield table, 1
             return
-        days = self.slots.days(self._times(table, policy.time))
+        days = self.slots.days(column_of_numbers(table, policy.time, "time").astype(np.int64))
         starts = self.slots.boundaries(days)
         for start, end in pairwise(sorted({0, *starts, table.num_rows})):
             if start in starts:
                 self.slots.sweep(int(days[start]), self.optimizer, self.records)
             yield table.slice(start, end - start), self.slots.newest_day
 
-    @classmethod
-    def _times(cls, table: pa.Table, column: str) -> Int64:
-        return cls._numbers(table, column, "time").astype(np.int64)
 
-    @staticmethod
-    def _numbers(table: pa.Table, column: str, role: str) -> Float64:
-        if column not in table.column_names:
-            raise WireError(f"the table lacks the {role} column {column!r}; it has {table.column_names}")
-        chunks = [number_column(chunk, column=column) for chunk in table.column(column).chunks]
-        numbers = np.concatenate([np.empty(0), *chunks])
-        nulls = np.flatnonzero(np.isnan(numbers))
-        if len(nulls):
-            row = int(nulls[0])
-            own = [name for name in OWN_COLUMNS if name in table.column_names]
-            where = ", ".join(f"{name} {table.column(name)[row].as_py()}" for name in own) or f"row {row}"
-            raise WireError(
-                f"the {role} column {column!r} is NULL or NaN at {where} ({len(nulls)} such rows in the table); "
-                "filter these rows out or give them a value where samples are made"
-            )
-        return numbers
+def column_of_numbers(table: pa.Table, column: str, role: str) -> Float64:
+    """A column that every row must have a number in: float64 [n].
+
+    :raises WireError: it is absent or not numeric, or a value is NULL or NaN; says in which row.
+    """
+    if column not in table.column_names:
+        raise WireError(f"the table lacks the {role} column {column!r}; it has {table.column_names}")
+    chunks = [number_column(chunk, column=column) for chunk in table.column(column).chunks]
+    numbers = np.concatenate([np.empty(0), *chunks])
+    nulls = np.flatnonzero(np.isnan(numbers))
+    if len(nulls):
+        row = int(nulls[0])
+        own = [name for name in OWN_COLUMNS if name in table.column_names]
+        where = ", ".join(f"{name} {table.column(name)[row].as_py()}" for name in own) or f"row {row}"
+        raise WireError(
+            f"the {role} column {column!r} is NULL or NaN at {where} ({len(nulls)} such rows in the table); "
+            "filter these rows out or give them a value where samples are made"
+        )
+    return numbers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,19 +35,30 @@ class Model(NamedTuple):
     weights: Float32
     #: Moments of standardised inputs, float64 [inputs, 3].
     moments: Float64 = np.zeros((0, 3))
+    #: :meth:`Encoder.describe` of the encoder it was trained with; None in models made by hand.
+    encoder: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, learner: Learner) -> Model:
         """``learner`` as it is now; a copy."""
         slots, weights = learner.weights()
         encoder = learner.encoder
-        return cls(encoder.fingerprint, encoder.bits, learner.trained, slots, weights, learner.moments.copy())
+        return cls(encoder.fingerprint, encoder.bits, learner.trained, slots, weights, learner.moments.copy(),
+                   encoder.describe())  # fmt: skip
 
     @classmethod
-    def from_dense(cls, fingerprint: str, bits: int, trained: int, weights: Float32, moments: Float64) -> Model:
+    def from_dense(
+        cls,
+        fingerprint: str,
+        bits: int,
+        trained: int,
+        weights: Float32,
+        moments: Float64,
+        encoder: dict[str, Any] | None = None,
+    ) -> Model:
         """The model whose :meth:`dense` weights are ``weights``."""
         slots = np.flatnonzero(weights).astype(np.uint32)
-        return cls(fingerprint, bits, trained, slots, weights[slots], moments)
+        return cls(fingerprint, bits, trained, slots, weights[slots], moments, encoder)
 
     def dense(self) -> Float32:
         """All weights, float32 [2**bits]."""
@@ -59,7 +70,7 @@ class Model(NamedTuple):
         """The bytes of this model as a full publication."""
         header = {
             "format": FORMAT, "kind": "model", "version": version, "fingerprint": self.fingerprint,
-            "bits": self.bits, "trained": self.trained,
+            "bits": self.bits, "trained": self.trained, "encoder": self.encoder,
         }  # fmt: skip
         return pack(header, {"slots": self.slots, "weights": self.weights, "moments": self.moments})
 
@@ -104,8 +115,9 @@ def read_model(where: object, container: Container) -> Model:
     """
     header, arrays = _checked(where, container, "model")
     return Model(
-        header["fingerprint"], header["bits"], header["trained"], arrays["slots"], arrays["weights"], arrays["moments"]
-    )
+        header["fingerprint"], header["bits"], header["trained"],
+        arrays["slots"], arrays["weights"], arrays["moments"], header.get("encoder"),
+    )  # fmt: skip
 
 
 def read_delta(where: object, container: Container) -> Delta:
@@ -190,10 +202,11 @@ class ModelDirectory:
         chain = [delta]
         while chain[-1].base not in self._files.numbers():
             chain.append(self.load_delta(chain[-1].base))
-        weights = self.load_full(chain[-1].base).dense()
+        full = self.load_full(chain[-1].base)
+        weights = full.dense()
         for step in reversed(chain):
             weights = step.apply(weights)
-        return Model.from_dense(delta.fingerprint, delta.bits, delta.trained, weights, delta.moments)
+        return Model.from_dense(delta.fingerprint, delta.bits, delta.trained, weights, delta.moments, full.encoder)
 
     def load_full(self, version: int) -> Model:
         """The full model of ``version``, as :meth:`load`."""

@@ -12,7 +12,7 @@ from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
 from dovetail.trainer.publish import ModelDirectory
 
-__all__ = ["Scored", "Scorer"]
+__all__ = ["Scored", "Scorer", "predict_with"]
 
 
 class _Serving(NamedTuple):
@@ -107,10 +107,7 @@ class Scorer:
         current = self._current
         if current is None:
             return Scored(0, np.full(table.num_rows, self._prior, np.float32))
-        slots, values = self._encoder.encode(table, current.moments)
-        predictions = np.empty(table.num_rows, np.float32)
-        _score(current.weights, slots, values, predictions)
-        return Scored(current.version, predictions)
+        return Scored(current.version, predict_with(self._encoder, current.weights, current.moments, table))
 
     def _follow(self) -> bool:
         """One step towards the newest version: the next delta, or a full model; False when there is a gap."""
@@ -143,6 +140,17 @@ class Scorer:
                 f"{fingerprint}, this scorer encodes as {self._encoder.fingerprint}: their inputs or bits "
                 f"differ. Version {self.version} stays in use; deploy the same model inputs to trainer and scorer"
             )
+
+
+def predict_with(encoder: Encoder, weights: Float32, moments: Float64, table: pa.Table) -> Float32:
+    """Probability of a positive label for each row of ``table``; ``weights`` float32 [2**bits].
+
+    :raises WireError: a model input column is absent or of a wrong type.
+    """
+    slots, values = encoder.encode(table, moments)
+    predictions = np.empty(table.num_rows, np.float32)
+    _score(weights, slots, values, predictions)
+    return predictions
 
 
 @kernel

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dovetail.platform.cli.training import register
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
 
 __all__ = ["app", "main"]
@@ -67,6 +68,9 @@ def worker(
     from dovetail.platform.cli.worker import run
 
     raise typer.Exit(run(project, [role.strip() for role in agents.split(",") if role.strip()]))
+
+
+register(app)
 
 
 def main() -> None:
