@@ -63,6 +63,7 @@ __all__ = [
     "label_watermark",
     "open_stores",
     "optimizer_of",
+    "trainer_options",
 ]
 
 #: What ``--agents`` chooses from.
@@ -271,7 +272,6 @@ class _Parts:
         model = self.config.model
         if model is None:
             return []
-        evaluation = model.evaluation
         gauges = ModelMetrics(model.name)
 
         def keep(trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
@@ -287,20 +287,7 @@ class _Parts:
             decode=wire.decode_arrow,
             label="label",
             weight="weight",
-            publish_every=model.publish_every,
-            checkpoint_every=model.checkpoint_every,
-            full_every=model.full_every,
-            models_topic=model.topic or None,
-            gate=Gate(**model.gate.model_dump()),
-            slots=SlotPolicy(**model.slots.model_dump()),
-            evaluation=Evaluation(evaluation.window, evaluation.windows),
-            groups=Groups(
-                time="request_time",
-                window_us=evaluation.time_window,
-                windows=evaluation.time_windows,
-                slices=evaluation.slices,
-                values=evaluation.slice_values,
-            ),
+            **trainer_options(model),
             on_trained=self.on_trained,
             on_evaluated=keep,
         )
@@ -374,6 +361,27 @@ def optimizer_of(model: ModelConfig) -> Optimizer:
     """
     given = model.optimizer.model_dump(exclude_none=True)
     return optimizer_named(given.pop("name"), given)
+
+
+def trainer_options(model: ModelConfig) -> dict[str, Any]:
+    """What the configuration says of a trainer stage beyond its encoder and optimizer."""
+    evaluation = model.evaluation
+    return {
+        "publish_every": model.publish_every,
+        "checkpoint_every": model.checkpoint_every,
+        "full_every": model.full_every,
+        "models_topic": model.topic or None,
+        "gate": Gate(**model.gate.model_dump()),
+        "slots": SlotPolicy(**model.slots.model_dump()),
+        "evaluation": Evaluation(evaluation.window, evaluation.windows),
+        "groups": Groups(
+            time="request_time",
+            window_us=evaluation.time_window,
+            windows=evaluation.time_windows,
+            slices=evaluation.slices,
+            values=evaluation.slice_values,
+        ),
+    }
 
 
 def load_table(config: Config, table: Table) -> pa.Table:

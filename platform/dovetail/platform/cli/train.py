@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.app import encoder_of, optimizer_of
+from dovetail.platform.app import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.cli.report import metrics_dict, metrics_table
 from dovetail.platform.cli.samples import Samples, find_model, find_samples, model_of
@@ -22,17 +22,17 @@ from dovetail.platform.errors import ConfigError
 from dovetail.platform.positions import SourceFilter
 from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
 from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.exporting import import_weights
 from dovetail.trainer.groups import Groups
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.offline import Schedule, train_passes
 from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
 from dovetail.trainer.publish import Model, ModelDirectory
-from dovetail.trainer.slots import SlotPolicy
 from dovetail.trainer.stage import TRAINED
 
 __all__ = ["Options", "project_config", "run"]
+
+_NONE = pa.table({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +105,10 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
     encoder = encoder_of(model_of(config)) if found.inputs is None else Encoder(found.inputs, options.bits)
     optimizer = _optimizer(config, options)
     # Text formats know nothing of the project's columns; neither do its rules about them.
-    slots, groups, evaluation = SlotPolicy(), Groups(), Evaluation()
-    if model is not None and found.inputs is None:
-        own = model.evaluation
-        slots = SlotPolicy(**model.slots.model_dump())
-        evaluation = Evaluation(own.window, own.windows)
-        groups = Groups(
-            time="request_time", window_us=own.time_window, windows=own.time_windows, slices=own.slices,
-            values=own.slice_values,
-        )  # fmt: skip
+    options_of = trainer_options(model) if model is not None and found.inputs is None else {}
+    parts = {name: options_of[name] for name in ("slots", "groups", "evaluation") if name in options_of}
+    if "groups" in parts and "request_time" not in next(iter(found.tables()), _NONE).column_names:
+        parts["groups"] = Groups(**{**parts["groups"].describe(), "time": None})
     records = moments = None
     if options.start is not None:
         start, theirs = _start(config, options.start)
@@ -123,8 +118,7 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
             )
         records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
     return Learner(
-        encoder, optimizer, label="label", weight="weight", evaluation=evaluation, groups=groups, slots=slots,
-        records=records, moments=moments,
+        encoder, optimizer, label="label", weight="weight", records=records, moments=moments, **parts
     )  # fmt: skip
 
 
