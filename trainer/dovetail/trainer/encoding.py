@@ -15,7 +15,7 @@ from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.columns import hash_column, number_column
 from dovetail.trainer.hashing import hash_bytes, hash_pairs
 from dovetail.trainer.inputs import InputSpec
-from dovetail.trainer.kernels import Float32, Float64, UInt32, UInt64
+from dovetail.trainer.kernels import Float32, Float64, UInt32, UInt64, kernel
 from dovetail.trainer.moments import new_moments, standardise, standardise_training, usable
 
 __all__ = ["Encoded", "Encoder", "InputSpec"]
@@ -76,7 +76,6 @@ class Encoder:
         self.width = sum(spec.width for spec in inputs) + 1
         """``k``: the places of all inputs, and the bias."""
         self._salted = self._salt()
-        self._mask = np.uint64((1 << bits) - 1)
         self._bias = hash_bytes(b"", _BIAS)
 
     @property
@@ -128,23 +127,31 @@ class Encoder:
 
         :raises WireError: a declared column is absent or has a type its kind cannot use.
         """
-        hashes, values = self._encode(table, self.new_moments() if moments is None else moments, weights)
-        return Encoded((hashes & self._mask).astype(np.uint32), values)
+        moments = self.new_moments() if moments is None else moments
+        # The low 32 bits, column by column; 2**30 slots need no more.
+        columns = np.empty((self.width, table.num_rows), np.uint32)
+        values = self._encode(table, moments, weights, columns.T)
+        slots = np.empty((table.num_rows, self.width), np.uint32)
+        _mask_rows(columns, np.uint32((1 << self.bits) - 1), slots)
+        return Encoded(slots, values)
 
     def hashes(self, table: pa.Table) -> UInt64:
         """The full 64-bit hash behind every slot of :meth:`encode`: uint64 [n, k]."""
-        return self._encode(table, self.new_moments(), None)[0]
+        hashes = np.empty((table.num_rows, self.width), np.uint64)
+        self._encode(table, self.new_moments(), None, hashes)
+        return hashes
 
-    def _encode(self, table: pa.Table, moments: Float64, weights: Float32 | None) -> tuple[UInt64, Float32]:
+    def _encode(self, table: pa.Table, moments: Float64, weights: Float32 | None, hashes: UInt32 | UInt64) -> Float32:
+        """Fill ``hashes`` [n, k] with the low bits of every hash; returns the values."""
         absent = sorted({name for spec in self.inputs for name in spec.reads} - set(table.column_names))
         if absent:
             raise WireError(
                 f"the table lacks the model input columns {absent}; it has {table.column_names}. "
                 "Add them to the feature set, or remove the inputs from the model"
             )
-        hashes = np.empty((table.num_rows, self.width), np.uint64)
         values = np.ones((table.num_rows, self.width), np.float32)
-        hashes[:, -1] = self._bias
+        # Assigning 64 bits to 32 keeps the low ones.
+        hashes[:, -1:] = np.array([self._bias], np.uint64).astype(hashes.dtype)
         for salted in self._salted:
             start = 0
             for chunks in _aligned([table.column(name) for name in salted.spec.reads]):
@@ -153,13 +160,13 @@ class Encoder:
                 mine = hashes[rows, salted.places], values[rows, salted.places]
                 self._fill(salted, chunks, *mine, moments, given)
                 start = rows.stop
-        return hashes, values
+        return values
 
     def _fill(
         self,
         salted: _Salted,
         chunks: Sequence[pa.Array],
-        hashes: UInt64,
+        hashes: UInt32 | UInt64,
         values: Float32,
         moments: Float64,
         weights: Float32 | None,
@@ -224,7 +231,7 @@ def _aligned(columns: Sequence[pa.ChunkedArray]) -> list[list[pa.Array]]:
     return [[pa.concat_arrays(column.chunks) for column in columns]] if columns[0].num_chunks else []
 
 
-def _fill_list(salted: _Salted, chunk: pa.Array, hashes: UInt64, values: Float32) -> None:
+def _fill_list(salted: _Salted, chunk: pa.Array, hashes: UInt32 | UInt64, values: Float32) -> None:
     type_ = chunk.type
     spec = salted.spec
     if pa.types.is_fixed_size_list(type_):
@@ -245,7 +252,7 @@ def _fill_list(salted: _Salted, chunk: pa.Array, hashes: UInt64, values: Float32
     values[rows[read], places[read]] = numbers[read]
     null = chunk.is_null().to_numpy(zero_copy_only=False)
     for mask, marker in ((null, salted.missing), ((lengths == 0) & ~null, salted.empty)):
-        hashes[mask, 0], values[mask, 0] = marker, 1.0
+        hashes[mask, 0], values[mask, 0] = np.uint64(marker).astype(hashes.dtype), 1.0
 
 
 def _elements(salted: _Salted, elements: pa.Array) -> tuple[UInt64, Float32]:
@@ -265,6 +272,16 @@ def _elements(salted: _Salted, elements: pa.Array) -> tuple[UInt64, Float32]:
     here = np.abs(numbers) <= np.finfo(np.float32).max  # False for NaN
     own[~here] = salted.missing
     return own, np.where(here, numbers, 1.0).astype(np.float32)
+
+
+@kernel
+def _mask_rows(columns: UInt32, mask: np.uint32, slots: UInt32) -> None:
+    """``slots[i, j] = columns[j, i] & mask``, in blocks that stay in the cache."""
+    k, n = columns.shape
+    for start in range(0, n, 64):
+        for j in range(k):
+            for i in range(start, min(start + 64, n)):
+                slots[i, j] = columns[j, i] & mask
 
 
 def signed_log(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

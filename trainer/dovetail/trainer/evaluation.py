@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.kernels import Float32, Float64, kernel
-from dovetail.trainer.metrics import BINS, SUMS, Confusion, Metrics, account, metrics_of, require_predictions
+from dovetail.trainer.metrics import BINS, SUMS, Confusion, Metrics, account, judge, metrics_of, require_predictions
 
 __all__ = ["BINS", "Confusion", "Evaluation", "Metrics"]
 
@@ -105,5 +105,6 @@ def _accumulate(
         if (samples + i) % window == 0:
             sums[recent] = 0.0
             histograms[recent] = 0.0
+        judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
         for row in (0, recent):
-            account(bits, mirrored, predictions, labels, weights, i, sums[row], histograms[row])
+            account(predictions[i], labels[i], weights[i], judged, sums[row], histograms[row])

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.columns import number_column
 from dovetail.trainer.kernels import Float32, Float64, Int64, kernel
-from dovetail.trainer.metrics import BINS, SUMS, Metrics, account, metrics_of, require_predictions
+from dovetail.trainer.metrics import BINS, SUMS, Metrics, account, judge, metrics_of, require_predictions
 
 __all__ = ["NULL", "OTHER", "Groups"]
 
@@ -164,7 +164,8 @@ def _accumulate(
     bits = predictions.view(np.uint32)
     mirrored = (np.float32(1) - predictions).view(np.uint32)
     for i in range(len(predictions)):
-        account(bits, mirrored, predictions, labels, weights, i, sums[rows[i]], histograms[rows[i]])
+        judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
+        account(predictions[i], labels[i], weights[i], judged, sums[rows[i]], histograms[rows[i]])
 
 
 @kernel
@@ -189,5 +190,6 @@ def _accumulate_windows(
             ring[row] = keys[i]
             sums[row] = 0.0
             histograms[row] = 0.0
-        account(bits, mirrored, predictions, labels, weights, i, sums[row], histograms[row])
+        judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
+        account(predictions[i], labels[i], weights[i], judged, sums[row], histograms[row])
     return late

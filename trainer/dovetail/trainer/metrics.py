@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.platform.errors import ModelError
-from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel
+from dovetail.trainer.kernels import Float32, Float64, kernel
 
-__all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "metrics_of", "require_predictions"]
+__all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judge", "metrics_of", "require_predictions"]
 
 # A prediction p < 1/2 falls into the bin of its float32 exponent and first six mantissa bits, so bins are narrow
 # (1.6 % of p) where click rates are small; p >= 1/2 mirrors 1 - p, which float32 holds exactly.
@@ -134,33 +134,36 @@ def require_predictions(predictions: Float32, labels: Float32, weights: Float32)
 
 
 @kernel
-def account(
-    bits: UInt32,
-    mirrored: UInt32,
-    predictions: Float32,
-    labels: Float32,
-    weights: Float32,
-    i: int,
-    sums: Float64,
-    histogram: Float64,
-) -> None:
-    """Add example ``i`` to one row of sums and its histograms; ``bits`` and ``mirrored`` are p's and 1 - p's bits."""
-    p, weight = np.float64(predictions[i]), np.float64(weights[i])
-    positive, high = labels[i] > 0, p >= 0.5
-    place = int((mirrored[i] if high else bits[i]) >> np.uint32(_SHIFT)) - _LOWEST
+def judge(p32: np.float32, bits: np.uint32, mirrored: np.uint32, label: np.float32) -> tuple[int, int, float]:
+    """Histogram place, confusion cell and loss of one prediction; ``bits`` and ``mirrored`` are p's and 1 - p's."""
+    p = np.float64(p32)
+    high = p >= 0.5
+    place = int((mirrored if high else bits) >> np.uint32(_SHIFT)) - _LOWEST
     if high:
         # 1 - p = 1/2 would be one past the last bin below a half.
         place = 2 * _HALF - 1 - (_HALF - 1 if place >= _HALF else place)
-    if positive:
-        loss = -math.log(p)
-        cell = _TP if high else _FN
-    else:
-        loss = -math.log1p(-p)
-        cell = _FP if high else _TN
+    if label > 0:
+        return place, _TP if high else _FN, -math.log(p)
+    return place, _FP if high else _TN, -math.log1p(-p)
+
+
+@kernel
+def account(
+    p: np.float32,
+    label: np.float32,
+    weight: np.float32,
+    judged: tuple[int, int, float],
+    sums: Float64,
+    histogram: Float64,
+) -> None:
+    """Add one judged example to one row of sums and its histograms."""
+    place, cell, loss = judged
+    c = np.float64(weight)
+    positive = label > 0
     sums[_SAMPLES] += 1
-    sums[_WEIGHT] += weight
-    sums[_POSITIVE] += weight * positive
-    sums[_PREDICTED] += weight * p
-    sums[_LOSS] += weight * loss
-    sums[cell] += weight
-    histogram[int(positive), place] += weight
+    sums[_WEIGHT] += c
+    sums[_POSITIVE] += c * positive
+    sums[_PREDICTED] += c * np.float64(p)
+    sums[_LOSS] += c * loss
+    sums[cell] += c
+    histogram[int(positive), place] += c
