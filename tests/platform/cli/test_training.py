@@ -202,7 +202,7 @@ def test_text_of_others_needs_no_project(tmp_path: Path) -> None:
 def test_shadow_and_serving_are_compared_on_live_requests(project: Path) -> None:
     table = samples(100)
     archive(project, "samples", table)
-    with pytest.raises(ModelError, match="no archived snapshot has a shadow score"):
+    with pytest.raises(ModelError, match="no archived sample has a shadow score"):
         call("model", "compare", "--live", "-p", project)
     label = table.column("label").to_numpy()
     nearly = np.where(label == 1, 0.9, 0.1).astype(np.float32)

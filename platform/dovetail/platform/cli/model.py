@@ -151,15 +151,17 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
         samples = read_dataset(stores.registry, stores.offline, "samples")
     finally:
         stores.close()
-    if snapshots is None or samples is None or "shadow_score" not in snapshots.column_names:
+    both = pa.table({})
+    if "shadow_score" in snapshots.column_names and samples.num_rows:
+        scored = snapshots.filter(pc.is_valid(snapshots.column("shadow_score")))
+        both = scored.select(["request_id", "item_id", "score", "shadow_score"]).join(
+            samples.select(["request_id", "item_id", "label", "weight"]), ["request_id", "item_id"], join_type="inner"
+        )
+    if both.num_rows == 0:
         raise ModelError(
-            "no archived snapshot has a shadow score; set `shadow = true` in [model], choose a candidate with "
+            "no archived sample has a shadow score; set `shadow = true` in [model], choose a candidate with "
             "`dovetail model shadow @VERSION`, and let the worker serve and archive"
         )
-    scored = snapshots.filter(pc.is_valid(snapshots.column("shadow_score")))
-    both = scored.select(["request_id", "item_id", "score", "shadow_score", "shadow_version", "model_version"]).join(
-        samples.select(["request_id", "item_id", "label", "weight"]), ["request_id", "item_id"], join_type="inner"
-    )
     labels, weights = _float32(both, "label"), _float32(both, "weight")
     rows, lines = [], []
     for title, column in (("serving", "score"), ("shadow", "shadow_score")):
