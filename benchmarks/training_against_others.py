@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,10 +176,11 @@ def main() -> None:
     features = encoded.slots.shape[1]
     rows = {"dovetail, encoded": trained(encoded, labels), "dovetail, from Arrow columns": learned(table, encoder)}
     missing: list[str] = []
-    for package, measure in (
-        ("vowpalwabbit", lambda: vowpal_wabbit(table, encoded, labels)),
-        ("river", lambda: river(encoded, labels)),
-    ):
+    measures: dict[str, Callable[[], dict[str, Seconds]]] = {
+        "vowpalwabbit": partial(vowpal_wabbit, table, encoded, labels),
+        "river": partial(river, encoded, labels),
+    }
+    for package, measure in measures.items():
         try:
             importlib.import_module(package)
         except ImportError:

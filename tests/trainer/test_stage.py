@@ -24,6 +24,7 @@ from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.gate import Gate
 from dovetail.trainer.groups import Groups
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.optimizers.ogd import Ogd
 from dovetail.trainer.publish import ModelDirectory
 from dovetail.trainer.stage import Trained, TrainerStage
 
@@ -386,3 +387,18 @@ def work_of_all(stage: TrainerStage, each: Poll) -> list[Work]:
         return works
 
     return asyncio.run(collect())
+
+
+def test_a_diverging_model_is_neither_published_nor_checkpointed(bench: Bench) -> None:
+    bench.ftrl = Ogd(alpha=1e38, lr_power=0.0)  # type: ignore[assignment]
+    stage = bench.stage(publish_every=5)
+    with pytest.raises(ModelError, match=r"has diverged|not finite"):
+        run(stage, polls([]))
+    assert CheckpointStore(bench.directory / "checkpoints").latest() is None
+    directory = ModelDirectory(bench.directory / "models", keep=100)
+    assert all(np.isfinite(directory.load(version).weights).all() for version in directory.versions())
+
+
+def test_a_number_below_one_is_refused(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="full_every >= 1 versions, got 0"):
+        bench.stage(full_every=0)

@@ -25,7 +25,8 @@ def fnw_weights(predictions: Float32, labels: Float32) -> Float32:
     [1.5, 0.75]
     """
     p = predictions.astype(np.float32)
-    return np.where(labels > 0, 1 + p, (1 - p) * (1 + p)).astype(np.float32)
+    weights: Float32 = np.where(labels > 0, 1 + p, (1 - p) * (1 + p)).astype(np.float32)
+    return weights
 
 
 def fnc_calibrated(biased: Float32) -> Float32:
@@ -37,4 +38,5 @@ def fnc_calibrated(biased: Float32) -> Float32:
     [0.25, 1.0, 1.0]
     """
     b = np.minimum(biased, np.float32(0.5))
-    return (b / (1 - b)).astype(np.float32)
+    calibrated: Float32 = (b / (1 - b)).astype(np.float32)
+    return calibrated
