@@ -89,7 +89,7 @@ def test_fingerprint_is_pinned_and_covers_everything() -> None:
 
 
 def test_wrong_declarations_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'a': kind 'ordinal' is unknown; use categorical, numeric or bucketed"):
+    with pytest.raises(ConfigError, match="'a': kind 'ordinal' is unknown; use one of categorical, numeric"):
         InputSpec("a", "ordinal")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="'a' is numeric but has boundaries"):
         InputSpec("a", "numeric", (1.0,))

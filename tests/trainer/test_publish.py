@@ -13,7 +13,8 @@ from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.container import create, pack
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.publish import Model, ModelDirectory, Scorer
+from dovetail.trainer.publish import Model, ModelDirectory
+from dovetail.trainer.scorer import Scorer
 
 MODEL = Model("f" * 64, 3, 10, np.array([1, 6], np.uint32), np.array([0.5, -2.0], np.float32))
 
@@ -59,7 +60,7 @@ def test_unusable_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep must be at least 1, got 0"):
         ModelDirectory(tmp_path, keep=0)
     create(tmp_path / "model-000000000007.npz", pack({"kind": "model", "format": 9}, {}))
-    with pytest.raises(ModelError, match="a model of format 9, expected a model of format 1"):
+    with pytest.raises(ModelError, match="a model of format 9, expected a model of format 2"):
         directory.load(7)
     assert directory.versions() == [7]
 

@@ -1,7 +1,8 @@
 """The snapshot agent: a request in, scores back, and the features as served into the snapshots topic.
 
 A snapshot row keeps, per candidate: the request's own columns (``request`` struct), the streaming and request-time
-features, per streaming view the positions its values include (``_seen_<view>``), the score and the model version.
+features, per streaming view the positions its values include (``_seen_<view>``), the score and the model version; with
+a shadow scorer, its score and version too, NULL while it has no model.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class SnapshotStage(Stage):
         *,
         dead_letter_topic: str,
         rows_per_message: int = 20_000,
+        shadow: Scorer | None = None,
     ) -> None:
         self.name = "snapshots"
         self.topics = (topic,)
@@ -76,6 +78,7 @@ class SnapshotStage(Stage):
         self._flatten = flatten
         self._server = server
         self._scorer = scorer
+        self._shadow = shadow
         self._registry = registry
         self._dead_letter_topic = dead_letter_topic
         self._rows_per_message = rows_per_message
@@ -96,6 +99,8 @@ class SnapshotStage(Stage):
         rows_read, answered = candidates.num_rows, 0
         if rows_read:
             self._scorer.refresh()
+            if self._shadow is not None:
+                self._shadow.refresh()
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
@@ -156,6 +161,13 @@ class SnapshotStage(Stage):
         columns |= {name: features.column(name) for name in served.snapshot_columns if name not in columns}
         columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
         columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
+        if self._shadow is not None:
+            version, scores = self._shadow.score(features)
+            none = np.full(len(candidates), version == 0)
+            columns["shadow_score"] = pa.chunked_array([pa.array(scores, pa.float32(), mask=none)])
+            columns["shadow_version"] = pa.chunked_array(
+                [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
+            )
         for view, offsets in served.seen.items():
             columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}

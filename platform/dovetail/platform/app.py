@@ -47,15 +47,32 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry import Registry
 from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.gate import Gate
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.mirror import ModelMirror
+from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.publish import ModelDirectory
-from dovetail.trainer.publish import Scorer as ModelScorer
+from dovetail.trainer.scorer import Scorer as ModelScorer
+from dovetail.trainer.slots import SlotPolicy
 from dovetail.trainer.stage import Trained, TrainerStage
+from dovetail.trainer.telemetry import ModelMetrics, metric_rows
 
-__all__ = ["ROLES", "Stores", "Worker", "assemble", "label_watermark", "open_stores"]
+__all__ = [
+    "ROLES",
+    "Stores",
+    "Worker",
+    "assemble",
+    "encoder_of",
+    "label_watermark",
+    "open_stores",
+    "optimizer_of",
+    "trainer_options",
+]
 
 #: What ``--agents`` chooses from.
-ROLES = ("features", "snapshots", "labels", "samples", "trainer", "archive")
+ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +237,7 @@ class _Parts:
             "labels": self._labels,
             "samples": self._samples,
             "trainer": self._trainer,
+            "models": self._models,
             "archive": self._archive,
         }
         return makers[role]()
@@ -236,8 +254,11 @@ class _Parts:
 
     def _snapshots(self) -> list[Stage]:
         scorer: Scorer = NoModel()
-        if self.config.model is not None:
-            scorer = ModelScorer(self.stores.models, encoder_of(self.config.model))
+        shadow: Scorer | None = None
+        model = self.config.model
+        if model is not None:
+            scorer = ModelScorer(self.stores.models, encoder_of(model))
+            shadow = ModelScorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
         request = self.config.request
         stage = SnapshotStage(
             request.topic,
@@ -248,6 +269,7 @@ class _Parts:
             scorer,
             self.stores.registry,
             dead_letter_topic=self.config.dead_letter_topic,
+            shadow=shadow,
         )
         return [stage]
 
@@ -288,20 +310,30 @@ class _Parts:
         model = self.config.model
         if model is None:
             return []
+        gauges = ModelMetrics(model.name)
+
+        def keep(trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
+            self.stores.registry.add_metrics(metric_rows(model.name, trained, metrics))
+            gauges.update(trained, metrics)
+
         stage = TrainerStage(
             self.config.labels.samples_topic,
             encoder_of(model),
-            Ftrl(**model.optimizer.model_dump()),
+            optimizer_of(model),
             self.stores.checkpoints,
             self.stores.models,
             decode=wire.decode_arrow,
             label="label",
             weight="weight",
-            publish_every=model.publish_every,
-            checkpoint_every=model.checkpoint_every,
+            **trainer_options(model),
             on_trained=self.on_trained,
+            on_evaluated=keep,
         )
         return [stage]
+
+    def _models(self) -> list[Stage]:
+        model = self.config.model
+        return [ModelMirror(model.topic, self.stores.models)] if model is not None and model.topic else []
 
     def _archive(self) -> list[Stage]:
         config = self.config
@@ -377,6 +409,37 @@ class NoModel:
 def encoder_of(model: ModelConfig) -> Encoder:
     """The encoder that the configured model's trainer and scorer share."""
     return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits)
+
+
+def optimizer_of(model: ModelConfig) -> Optimizer:
+    """The optimizer that the configured model is trained with.
+
+    Raises:
+        ConfigError: it does not have one of the hyperparameters given.
+    """
+    given = model.optimizer.model_dump(exclude_none=True)
+    return optimizer_named(given.pop("name"), given)
+
+
+def trainer_options(model: ModelConfig) -> dict[str, Any]:
+    """What the configuration says of a trainer stage beyond its encoder and optimizer."""
+    evaluation = model.evaluation
+    return {
+        "publish_every": model.publish_every,
+        "checkpoint_every": model.checkpoint_every,
+        "full_every": model.full_every,
+        "models_topic": model.topic or None,
+        "gate": Gate(**model.gate.model_dump()),
+        "slots": SlotPolicy(**model.slots.model_dump()),
+        "evaluation": Evaluation(evaluation.window, evaluation.windows),
+        "groups": Groups(
+            time="request_time",
+            window_us=evaluation.time_window,
+            windows=evaluation.time_windows,
+            slices=evaluation.slices,
+            values=evaluation.slice_values,
+        ),
+    }
 
 
 def load_table(config: Config, table: Table) -> pa.Table:

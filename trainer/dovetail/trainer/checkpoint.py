@@ -15,14 +15,15 @@ from dovetail.platform.errors import ModelError, StaleCommit
 from dovetail.trainer.container import Container, create, pack, unpack
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.files import NumberedFiles
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.kernels import Float32, Float64
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.optimizers.base import RECORD_WIDTH
 
 __all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "Progress", "describe", "image", "resume"]
 
 #: Version of the file format; a file of another version is refused.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Checkpoint:
     #: Optimizer state, float32 [2**bits, 4].
     records: Float32
     evaluation: Evaluation
+    #: Moments of standardised inputs, float64 [inputs, 3].
+    moments: Float64
+    #: State of the :class:`~dovetail.trainer.groups.Groups` and of the :class:`~dovetail.trainer.slots.SlotState`.
+    groups: dict[str, npt.NDArray[Any]]
+    slots: dict[str, npt.NDArray[Any]]
     progress: Progress
 
 
@@ -107,6 +113,8 @@ def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
         "label": learner.label,
         "weight": learner.weight,
         "evaluation": {"window": learner.evaluation.window, "windows": learner.evaluation.windows},
+        "groups": learner.groups.describe(),
+        "slots": learner.slots.policy.describe(),
         "settings": dict(settings),
     }
 
@@ -137,8 +145,15 @@ def image(learner: Learner, progress: Progress, settings: Mapping[str, Any]) -> 
         "source_filter": _keyed(progress.source_filter),
         "accounts": [list(account) for account in progress.accounts],
     }
-    evaluation = {f"evaluation_{name}": array for name, array in learner.evaluation.state().items()}
-    return pack(header, {"slots": slots.astype(np.uint32), "records": touched, "blank": blank, **evaluation})
+    parts = {"evaluation": learner.evaluation.state(), "groups": learner.groups.state(), "slots": learner.slots.state()}
+    named = {f"{part}_{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+    model: dict[str, npt.NDArray[Any]] = {
+        "slots": slots.astype(np.uint32),
+        "records": touched,
+        "blank": blank,
+        "moments": learner.moments,
+    }
+    return pack(header, {**model, **named})
 
 
 def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]) -> Learner:
@@ -155,14 +170,22 @@ def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]
             f"checkpoint {checkpoint.sequence} was written under another configuration: {'; '.join(differences)}. "
             "Restore the stored values, or train a new model in another checkpoint directory"
         )
-    return Learner(
+    policy = learner.slots.policy
+    groups = Groups(**learner.groups.describe())
+    groups.restore(checkpoint.groups)
+    resumed = Learner(
         learner.encoder,
         learner.optimizer,
         label=learner.label,
         weight=learner.weight,
         evaluation=checkpoint.evaluation,
+        groups=groups,
+        slots=policy,
         records=checkpoint.records,
+        moments=checkpoint.moments,
     )
+    resumed.slots.restore(checkpoint.slots)
+    return resumed
 
 
 def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
@@ -177,15 +200,20 @@ def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
         sequence=sequence,
         configuration=configuration,
         records=_scatter(configuration["encoder"]["bits"], arrays),
-        evaluation=Evaluation.restore(
-            {name.removeprefix("evaluation_"): array for name, array in arrays.items() if name.startswith("evaluation")}
-        ),
+        evaluation=Evaluation.restore(_part(arrays, "evaluation")),
+        moments=arrays["moments"],
+        groups=_part(arrays, "groups"),
+        slots=_part(arrays, "slots"),
         progress=Progress(
             positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
             source_filter=_unkeyed(header["source_filter"]),
             accounts=tuple(Account(*account) for account in header["accounts"]),
         ),
     )
+
+
+def _part(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(f"{part}_"): array for name, array in arrays.items() if name.startswith(f"{part}_")}
 
 
 def _scatter(bits: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Float32:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dovetail.platform.errors import ModelError
 
-__all__ = ["Container", "create", "pack", "unpack"]
+__all__ = ["Container", "create", "pack", "parse", "unpack"]
 
 _HEADER = "header.json"
 _MEMBERS = "arrays"
@@ -52,7 +52,14 @@ def unpack(path: Path) -> Container:
     :raises ModelError: the file is torn or corrupt.
     :raises FileNotFoundError: there is no such file.
     """
-    content = path.read_bytes()
+    return parse(path, path.read_bytes())
+
+
+def parse(where: object, content: bytes) -> Container:
+    """What :func:`pack` packed; ``where`` names it in errors.
+
+    :raises ModelError: it is torn or corrupt.
+    """
     try:
         return _parse(content)
     # NotImplementedError and RuntimeError are zipfile's words for flag bits that pack never sets.
@@ -61,7 +68,7 @@ def unpack(path: Path) -> Container:
         RuntimeError,
     ) as error:  # fmt: skip
         raise ModelError(
-            f"{path}: torn or corrupt ({type(error).__name__}: {error}). Delete it to fall back to the file before it"
+            f"{where}: torn or corrupt ({type(error).__name__}: {error}). Delete it to fall back to the file before it"
         ) from error
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.columns import hash_column, number_column
-from dovetail.trainer.hashing import hash_bytes
-from dovetail.trainer.kernels import Float32, UInt32, UInt64
+from dovetail.trainer.hashing import hash_bytes, hash_pairs
+from dovetail.trainer.inputs import InputSpec
+from dovetail.trainer.kernels import Float32, Float64, UInt32, UInt64, kernel
+from dovetail.trainer.moments import new_moments, standardise, standardise_training, usable
 
 __all__ = ["Encoded", "Encoder", "InputSpec"]
 
@@ -22,51 +24,9 @@ __all__ = ["Encoded", "Encoder", "InputSpec"]
 _FORMAT = 1
 
 # What a column's name is hashed with, so that a column's values, its NULL and its number never share a hash by design.
-_VALUES, _MISSING, _NUMBER, _BIAS = range(4)
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One declared model input.
-
-    ========== =================================================== =======================
-    kind       slot                                                value
-    ========== =================================================== =======================
-    categorical hash of the column's value; NULL is a value        1
-    bucketed   hash of the number of ``boundaries`` at or below    1
-               the value; NULL and NaN have their own
-    numeric    one per column; NULL, NaN and ±infinity use another sign(x)·log1p(\\|x\\|), 1
-    ========== =================================================== =======================
-
-    :raises ConfigError: when ``boundaries`` are missing, empty, unordered, not finite, or given to another kind.
-    """
-
-    column: str
-    kind: Literal["categorical", "numeric", "bucketed"] = "categorical"
-    boundaries: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("categorical", "numeric", "bucketed"):
-            raise ConfigError(
-                f"model input {self.column!r}: kind {self.kind!r} is unknown; use categorical, numeric or bucketed"
-            )
-        if self.kind != "bucketed":
-            if self.boundaries is not None:
-                raise ConfigError(
-                    f"model input {self.column!r} is {self.kind} but has boundaries; remove them or declare it bucketed"
-                )
-            return
-        edges = np.asarray(self.boundaries or (), np.float64)
-        if len(edges) == 0 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-            raise ConfigError(
-                f"model input {self.column!r}: boundaries must be one or more finite, strictly ascending numbers, "
-                f"got {self.boundaries}"
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        edges = None if self.boundaries is None else [float(edge) for edge in self.boundaries]
-        return {"column": self.column, "kind": self.kind, "boundaries": edges}
+_VALUES, _MISSING, _NUMBER, _BIAS, _EMPTY, _PADDING = range(6)
+# Part of the salt: bucket 3 of a column and its value 3 are different things.
+_SALTS = {"bucketed": b"bucket of ", "standardised": b"standard ", "list": b"element of ", "cross": b"cross of "}
 
 
 class Encoded(NamedTuple):
@@ -74,18 +34,23 @@ class Encoded(NamedTuple):
 
     #: uint32 [n, k], C-contiguous, each below ``2**bits``.
     slots: UInt32
-    #: float32 [n, k], C-contiguous, finite.
+    #: float32 [n, k], C-contiguous, finite; 0 where an input is absent.
     values: Float32
 
 
 @dataclass(frozen=True, slots=True)
 class _Salted:
-    """An input with the hashes that depend on its column name alone."""
+    """An input with its place in an encoded row and the hashes that depend on its name alone."""
 
     spec: InputSpec
+    places: slice
+    #: Its row of the moments, when it is standardised.
+    moments: int
     seed: int
     missing: int
     number: int
+    empty: int
+    padding: UInt64
 
 
 class Encoder:
@@ -93,6 +58,7 @@ class Encoder:
 
     A value's slot is the low ``bits`` bits of XXH64(value, seed = XXH64(column name)); two inputs may share a column.
     Encoding a row does not depend on the rows around it, on how the table is chunked, or on the order of its columns.
+    Standardised inputs depend on moments, which are handed in: they are part of the model, not of the encoder.
 
     :raises ConfigError: no inputs, an input declared twice, or ``bits`` outside 1…30.
     """
@@ -103,25 +69,29 @@ class Encoder:
         if not inputs:
             raise ConfigError("a model needs at least one input; declare the feature-set columns it is trained on")
         for position, spec in enumerate(inputs):
-            if any(spec.column == other.column and spec.kind == other.kind for other in inputs[:position]):
-                raise ConfigError(f"model input {spec.column!r} is declared {spec.kind} twice; remove one")
+            if any(spec.name == other.name and spec.kind == other.kind for other in inputs[:position]):
+                raise ConfigError(f"model input {spec.name!r} is declared {spec.kind} twice; remove one")
         self.inputs = tuple(inputs)
         self.bits = bits
-        # The kind is part of the salt: bucket 3 of a column and its value 3 are different things.
-        self._salted = [self._salt(spec) for spec in self.inputs]
-        self._mask = np.uint64((1 << bits) - 1)
-        self._bias = np.uint32(hash_bytes(b"", _BIAS) & ((1 << bits) - 1))
-
-    @property
-    def width(self) -> int:
-        """``k``: the number of inputs and the bias."""
-        return len(self.inputs) + 1
+        self.width = sum(spec.width for spec in inputs) + 1
+        """``k``: the places of all inputs, and the bias."""
+        self._salted = self._salt()
+        self._bias = hash_bytes(b"", _BIAS)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of :meth:`describe`; weights trained under another fingerprint mean something else."""
         canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def places(self) -> list[tuple[InputSpec, slice]]:
+        """Each input and where it stands in an encoded row."""
+        return [(salted.spec, salted.places) for salted in self._salted]
+
+    def new_moments(self) -> Float64:
+        """Moments of the standardised inputs before any row: float64 [inputs of that kind, 3]."""
+        return new_moments(sum(spec.kind == "standardised" for spec in self.inputs))
 
     def describe(self) -> dict[str, Any]:
         """Everything an encoding depends on, as JSON-ready values. The order of inputs counts: sums are in it."""
@@ -132,47 +102,186 @@ class Encoder:
             "inputs": [spec.describe() for spec in self.inputs],
         }
 
-    def encode(self, table: pa.Table) -> Encoded:
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Encoder:
+        """The encoder whose :meth:`describe` was ``description``.
+
+        :raises ConfigError: it was described by another version of Dovetail.
+        """
+        if (description["format"], description["hash"]) != (_FORMAT, "xxh64"):
+            raise ConfigError(
+                f"the model's encoder is of format {description['format']} with hash {description['hash']}, this is "
+                f"format {_FORMAT} with xxh64; use the Dovetail version that trained it"
+            )
+        specs = []
+        for spec in description["inputs"]:
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+            specs.append(InputSpec(**settings))
+        return cls(specs, description["bits"])
+
+    def encode(self, table: pa.Table, moments: Float64 | None = None, weights: Float32 | None = None) -> Encoded:
         """The model inputs of every row of ``table``; columns that are no input are ignored.
+
+        ``moments`` standardise; without them, standardised inputs are absent. With ``weights`` (float32 [n]) this is
+        training: each row is standardised by the moments of the rows before it and then counted into ``moments``.
 
         :raises WireError: a declared column is absent or has a type its kind cannot use.
         """
-        absent = [spec.column for spec in self.inputs if spec.column not in table.column_names]
+        moments = self.new_moments() if moments is None else moments
+        # The low 32 bits, column by column; 2**30 slots need no more.
+        columns = np.empty((self.width, table.num_rows), np.uint32)
+        values = self._encode(table, moments, weights, columns.T)
+        slots = np.empty((table.num_rows, self.width), np.uint32)
+        _mask_rows(columns, np.uint32((1 << self.bits) - 1), slots)
+        return Encoded(slots, values)
+
+    def hashes(self, table: pa.Table) -> UInt64:
+        """The full 64-bit hash behind every slot of :meth:`encode`: uint64 [n, k]."""
+        hashes = np.empty((table.num_rows, self.width), np.uint64)
+        self._encode(table, self.new_moments(), None, hashes)
+        return hashes
+
+    def _encode(self, table: pa.Table, moments: Float64, weights: Float32 | None, hashes: UInt32 | UInt64) -> Float32:
+        """Fill ``hashes`` [n, k] with the low bits of every hash; returns the values."""
+        absent = sorted({name for spec in self.inputs for name in spec.reads} - set(table.column_names))
         if absent:
             raise WireError(
                 f"the table lacks the model input columns {absent}; it has {table.column_names}. "
                 "Add them to the feature set, or remove the inputs from the model"
             )
-        slots = np.empty((table.num_rows, self.width), np.uint32)
         values = np.ones((table.num_rows, self.width), np.float32)
-        slots[:, -1] = self._bias
-        for position, salted in enumerate(self._salted):
+        # Assigning 64 bits to 32 keeps the low ones.
+        hashes[:, -1:] = np.array([self._bias], np.uint64).astype(hashes.dtype)
+        for salted in self._salted:
             start = 0
-            for chunk in table.column(salted.spec.column).chunks:
-                rows = slice(start, start + len(chunk))
-                hashes = self._hashes(chunk, salted, values[rows, position])
-                np.bitwise_and(hashes, self._mask, out=slots[rows, position], casting="unsafe")
-                start += len(chunk)
-        return Encoded(slots, values)
+            for chunks in _aligned([table.column(name) for name in salted.spec.reads]):
+                rows = slice(start, start + len(chunks[0]))
+                given = None if weights is None else weights[rows]
+                mine = hashes[rows, salted.places], values[rows, salted.places]
+                self._fill(salted, chunks, *mine, moments, given)
+                start = rows.stop
+        return values
 
-    @staticmethod
-    def _salt(spec: InputSpec) -> _Salted:
-        name = spec.column.encode() if spec.kind != "bucketed" else b"bucket of " + spec.column.encode()
-        return _Salted(spec, hash_bytes(name, _VALUES), hash_bytes(name, _MISSING), hash_bytes(name, _NUMBER))
+    def _fill(
+        self,
+        salted: _Salted,
+        chunks: Sequence[pa.Array],
+        hashes: UInt32 | UInt64,
+        values: Float32,
+        moments: Float64,
+        weights: Float32 | None,
+    ) -> None:
+        """One input of one chunk; ``hashes`` and ``values``, [rows, width of the input], are to be filled."""
+        spec, chunk = salted.spec, chunks[0]
+        if spec.kind == "list":
+            _fill_list(salted, chunk, hashes, values)
+        elif spec.kind == "cross":
+            combined = np.full(len(chunk), salted.seed, np.uint64)
+            for column, part in zip(spec.columns, chunks, strict=True):
+                name = column.encode()
+                own = hash_column(part, column=column, seed=hash_bytes(name, _VALUES), null=hash_bytes(name, _MISSING))
+                combined = hash_pairs(combined, own)
+            hashes[:, 0] = combined
+        elif spec.kind == "categorical":
+            hashes[:, 0] = hash_column(chunk, column=spec.column, seed=salted.seed, null=salted.missing)
+        else:
+            numbers = number_column(chunk, column=spec.column)
+            if spec.kind == "bucketed":
+                buckets = np.searchsorted(np.asarray(spec.boundaries), numbers, side="right")
+                filled = pa.array(buckets, pa.int64(), mask=np.isnan(numbers))
+                hashes[:, 0] = hash_column(filled, column=spec.column, seed=salted.seed, null=salted.missing)
+                return
+            if spec.kind == "numeric":
+                here = np.isfinite(numbers)
+                values[:, 0] = signed_log(np.where(here, numbers, 0.0))
+            else:
+                here, own = usable(numbers), moments[salted.moments]
+                if weights is None:
+                    values[:, 0] = standardise(numbers, own)
+                else:
+                    values[:, 0] = standardise_training(numbers, own, weights)
+            values[~here, 0] = 1.0
+            hashes[:, 0] = np.where(here, np.uint64(salted.number), np.uint64(salted.missing))
 
-    @staticmethod
-    def _hashes(chunk: pa.Array, salted: _Salted, values: Float32) -> UInt64:
-        spec = salted.spec
-        if spec.kind == "categorical":
-            return hash_column(chunk, column=spec.column, seed=salted.seed, null=salted.missing)
-        numbers = number_column(chunk, column=spec.column)
-        if spec.kind == "bucketed":
-            buckets = np.searchsorted(np.asarray(spec.boundaries), numbers, side="right")
-            filled = pa.array(buckets, pa.int64(), mask=np.isnan(numbers))
-            return hash_column(filled, column=spec.column, seed=salted.seed, null=salted.missing)
-        usable = np.isfinite(numbers)
-        values[...] = np.where(usable, signed_log(np.where(usable, numbers, 0.0)), 1.0)
-        return np.where(usable, np.uint64(salted.number), np.uint64(salted.missing))
+    def _salt(self) -> list[_Salted]:
+        salted, place, standardised = [], 0, 0
+        for spec in self.inputs:
+            name = _SALTS.get(spec.kind, b"") + spec.name.encode()
+            salted.append(
+                _Salted(
+                    spec,
+                    slice(place, place + spec.width),
+                    standardised,
+                    seed=hash_bytes(name, _VALUES),
+                    missing=hash_bytes(name, _MISSING),
+                    number=hash_bytes(name, _NUMBER),
+                    empty=hash_bytes(name, _EMPTY),
+                    padding=np.array([hash_bytes(name, _PADDING + i) for i in range(spec.length)], np.uint64),
+                )
+            )
+            place += spec.width
+            standardised += spec.kind == "standardised"
+        return salted
+
+
+def _aligned(columns: Sequence[pa.ChunkedArray]) -> list[list[pa.Array]]:
+    """The chunks of one column; several columns as one chunk each, so that their rows stand side by side."""
+    if len(columns) == 1:
+        return [[chunk] for chunk in columns[0].chunks]
+    return [[pa.concat_arrays(column.chunks) for column in columns]] if columns[0].num_chunks else []
+
+
+def _fill_list(salted: _Salted, chunk: pa.Array, hashes: UInt32 | UInt64, values: Float32) -> None:
+    type_ = chunk.type
+    spec = salted.spec
+    if pa.types.is_fixed_size_list(type_):
+        chunk = chunk.cast(pa.list_(type_.value_type))
+    elif not (pa.types.is_list(type_) or pa.types.is_large_list(type_)):
+        raise WireError(
+            f"model input column {spec.column!r} is {type_}, which is no list; declare the input categorical, "
+            "or make it a list in the feature set"
+        )
+    lengths = chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    elements = chunk.flatten()
+    own, numbers = _elements(salted, elements)
+    rows = np.repeat(np.arange(len(chunk)), lengths)
+    places = np.arange(len(elements)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    read = places < spec.length
+    hashes[:], values[:] = salted.padding, 0.0
+    hashes[rows[read], places[read]] = own[read]
+    values[rows[read], places[read]] = numbers[read]
+    null = chunk.is_null().to_numpy(zero_copy_only=False)
+    for mask, marker in ((null, salted.missing), ((lengths == 0) & ~null, salted.empty)):
+        hashes[mask, 0], values[mask, 0] = np.uint64(marker).astype(hashes.dtype), 1.0
+
+
+def _elements(salted: _Salted, elements: pa.Array) -> tuple[UInt64, Float32]:
+    """Hash and value of each element of a list: of a name alone, or of a struct of a name and a number."""
+    column = salted.spec.column
+    if not pa.types.is_struct(elements.type):
+        own = hash_column(elements, column=column, seed=salted.seed, null=salted.missing)
+        return own, np.ones(len(elements), np.float32)
+    if elements.type.num_fields != 2:
+        raise WireError(
+            f"model input column {column!r} is a list of {elements.type}; its elements must be names, or structs of a "
+            "name and a number"
+        )
+    names, given = elements.flatten()
+    own = hash_column(names, column=column, seed=salted.seed, null=salted.missing)
+    numbers = number_column(given, column=column)
+    here = np.abs(numbers) <= np.finfo(np.float32).max  # False for NaN
+    own[~here] = salted.missing
+    return own, np.where(here, numbers, 1.0).astype(np.float32)
+
+
+@kernel
+def _mask_rows(columns: UInt32, mask: np.uint32, slots: UInt32) -> None:
+    """``slots[i, j] = columns[j, i] & mask``, in blocks that stay in the cache."""
+    k, n = columns.shape
+    for start in range(0, n, 64):
+        for j in range(k):
+            for i in range(start, min(start + 64, n)):
+                slots[i, j] = columns[j, i] & mask
 
 
 def signed_log(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 __all__ = ["NumberedFiles"]
@@ -32,9 +33,14 @@ class NumberedFiles:
 
     def prune(self, keep: int) -> None:
         """Delete all but the ``keep`` highest, and the drafts a crash left behind for numbers that exist since."""
+        self.keep_only(set(self.numbers()[-keep:]))
+
+    def keep_only(self, kept: Container[int]) -> None:
+        """Delete all that are not in ``kept``, and the drafts a crash left behind for numbers that exist since."""
         numbers = self.numbers()
-        for number in numbers[:-keep]:
-            self.path(number).unlink(missing_ok=True)
+        for number in numbers:
+            if number not in kept:
+                self.path(number).unlink(missing_ok=True)
         for draft in self.directory.glob(f".{self._kind}-*.tmp"):
             match = self._name.match(draft.name[1:])
             # A draft at or below the highest number belongs to a writer that has lost, or is no more.

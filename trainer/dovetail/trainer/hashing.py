@@ -11,7 +11,7 @@ import numpy as np
 
 from dovetail.trainer.kernels import Int64, UInt8, UInt64, kernel
 
-__all__ = ["hash_bytes", "hash_decimals", "hash_integers", "hash_strings"]
+__all__ = ["hash_bytes", "hash_decimals", "hash_integers", "hash_pairs", "hash_strings"]
 
 _P1 = np.uint64(11400714785074694791)
 _P2 = np.uint64(14029467366897019727)
@@ -111,6 +111,12 @@ def _hash_integers(values: UInt64, seed: np.uint64, out: UInt64) -> None:
 
 
 @kernel
+def _hash_pairs(seeds: UInt64, values: UInt64, out: UInt64) -> None:
+    for i in range(len(out)):
+        out[i] = _hash_word(values[i], seeds[i])
+
+
+@kernel
 def _divide_by_ten(high: np.uint64, low: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64]:
     """Quotient (high, low) and remainder of a 128-bit unsigned number by ten: schoolbook, 32 bits at a time."""
     quotient_high = high // _TEN
@@ -164,6 +170,13 @@ def hash_integers(values: UInt64, seed: int) -> UInt64:
     """XXH64 of each value's eight little-endian bytes (two's complement for negative integers); uint64 [n]."""
     out = np.empty(len(values), np.uint64)
     _hash_integers(values, np.uint64(seed), out)
+    return out
+
+
+def hash_pairs(seeds: UInt64, values: UInt64) -> UInt64:
+    """XXH64 of each value's eight little-endian bytes under a seed of its own; uint64 [n]."""
+    out = np.empty(len(values), np.uint64)
+    _hash_pairs(seeds, values, out)
     return out
 
 

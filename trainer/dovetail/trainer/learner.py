@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +14,13 @@ from dovetail.platform.positions import OWN_COLUMNS
 from dovetail.trainer.columns import number_column
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.kernels import Float32, Float64
+from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
+from dovetail.trainer.slots import SlotPolicy, SlotState
 
-__all__ = ["Learner", "Weights"]
+__all__ = ["Learner", "Weights", "column_of_numbers"]
 
 
 class Weights(NamedTuple):
@@ -26,7 +31,7 @@ class Weights(NamedTuple):
 
 
 class Learner:
-    """A model being trained: optimizer records, and the evaluation of the predictions made on the way.
+    """A model being trained: optimizer records, moments, slots admitted, and the evaluation of its predictions.
 
     State after a row depends on the rows before it and their order alone, not on how they are cut into tables.
     Not safe to use from two threads at once.
@@ -40,14 +45,22 @@ class Learner:
         label: str,
         weight: str | None = None,
         evaluation: Evaluation | None = None,
+        groups: Groups | None = None,
+        slots: SlotPolicy | None = None,
         records: Float32 | None = None,
+        moments: Float64 | None = None,
     ) -> None:
         self.encoder = encoder
         self.optimizer = optimizer
         self.label = label
         self.weight = weight
         self.evaluation = Evaluation() if evaluation is None else evaluation
+        self.groups = Groups() if groups is None else groups
+        self.slots = SlotState(slots or SlotPolicy(), encoder.bits)
         self.records = optimizer.new_records(encoder.bits) if records is None else records
+        self.moments = encoder.new_moments() if moments is None else moments
+        if records is not None:
+            self.slots.admit_weights(records)
 
     @property
     def trained(self) -> int:
@@ -57,16 +70,28 @@ class Learner:
     def learn(self, table: pa.Table) -> Float32:
         """Predict, then train on, every row in order; returns the predictions, float32 [n].
 
-        :raises WireError: label, weight or input columns are absent, of a wrong type, or label or weight is NULL.
+        :raises WireError: label, weight, time, slice or input columns are absent, of a wrong type, or label, weight or
+            time is NULL.
         :raises ModelError: an example was refused, see :meth:`Optimizer.train`. The learner must then be thrown away.
         """
-        labels = self._numbers(table, self.label, "label")
-        weights = np.ones(len(labels), np.float32)
-        if self.weight is not None:
-            weights = self._numbers(table, self.weight, "sample weight")
-        predictions = self.optimizer.train(self.records, self.encoder.encode(table), labels, weights)
-        self.evaluation.add(predictions, labels, weights)
-        return predictions
+        return self._learn(table, threads=0, batch=False)
+
+    def learn_batch(self, table: pa.Table) -> Float32:
+        """All of ``table`` as one mini-batch, see :func:`~dovetail.trainer.modes.train_batch`."""
+        return self._learn(table, threads=0, batch=True)
+
+    def learn_hogwild(self, table: pa.Table, threads: int) -> Float32:
+        """In ``threads`` threads and not deterministic, see :func:`~dovetail.trainer.modes.train_hogwild`."""
+        return self._learn(table, threads=threads, batch=False)
+
+    def predict(self, table: pa.Table) -> Float32:
+        """Predictions without training, float32 [n].
+
+        :raises WireError: input columns are absent or of a wrong type.
+        """
+        labels = np.zeros(table.num_rows, np.float32)
+        # Examples of weight 0 are predicted and change nothing.
+        return self.optimizer.train(self.records, self.encoder.encode(table, self.moments), labels, labels)
 
     def weights(self) -> Weights:
         """A copy of the non-zero weights."""
@@ -74,19 +99,57 @@ class Learner:
         slots = np.flatnonzero(column)
         return Weights(slots.astype(np.uint32), column[slots])
 
-    @staticmethod
-    def _numbers(table: pa.Table, column: str, role: str) -> Float32:
-        if column not in table.column_names:
-            raise WireError(f"the table lacks the {role} column {column!r}; it has {table.column_names}")
-        chunks = [number_column(chunk, column=column) for chunk in table.column(column).chunks]
-        numbers = np.concatenate([np.empty(0), *chunks])
-        nulls = np.flatnonzero(np.isnan(numbers))
-        if len(nulls):
-            row = int(nulls[0])
-            own = [name for name in OWN_COLUMNS if name in table.column_names]
-            where = ", ".join(f"{name} {table.column(name)[row].as_py()}" for name in own) or f"row {row}"
-            raise WireError(
-                f"the {role} column {column!r} is NULL or NaN at {where} ({len(nulls)} such rows in the table); "
-                "filter these rows out or give them a value where samples are made"
-            )
-        return numbers.astype(np.float32)
+    def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
+        predictions = [np.empty(0, np.float32)]
+        for part, day in self._days(table):
+            labels = column_of_numbers(part, self.label, "label").astype(np.float32)
+            weights = np.ones(len(labels), np.float32)
+            if self.weight is not None:
+                weights = column_of_numbers(part, self.weight, "sample weight").astype(np.float32)
+            encoded = self.encoder.encode(part, self.moments, weights)
+            if not self.slots.policy.idle:
+                self.slots.admit(encoded, weights, self.trained, day)
+            if batch:
+                predicted = train_batch(self.optimizer, self.records, encoded, labels, weights)
+            elif threads:
+                predicted = train_hogwild(self.optimizer, self.records, encoded, labels, weights, threads=threads)
+            else:
+                predicted = self.optimizer.train(self.records, encoded, labels, weights)
+            self.evaluation.add(predicted, labels, weights)
+            self.groups.add(part, predicted, labels, weights)
+            predictions.append(predicted)
+        return np.concatenate(predictions)
+
+    def _days(self, table: pa.Table) -> Iterator[tuple[pa.Table, int]]:
+        """``table`` cut where a new newest day begins, with that day; whole, with day 1, when nothing expires."""
+        policy = self.slots.policy
+        if not policy.expire_days:
+            yield table, 1
+            return
+        days = self.slots.days(column_of_numbers(table, policy.time, "time").astype(np.int64))
+        starts = self.slots.boundaries(days)
+        for start, end in pairwise(sorted({0, *starts, table.num_rows})):
+            if start in starts:
+                self.slots.sweep(int(days[start]), self.optimizer, self.records)
+            yield table.slice(start, end - start), self.slots.newest_day
+
+
+def column_of_numbers(table: pa.Table, column: str, role: str) -> Float64:
+    """A column that every row must have a number in: float64 [n].
+
+    :raises WireError: it is absent or not numeric, or a value is NULL or NaN; says in which row.
+    """
+    if column not in table.column_names:
+        raise WireError(f"the table lacks the {role} column {column!r}; it has {table.column_names}")
+    chunks = [number_column(chunk, column=column) for chunk in table.column(column).chunks]
+    numbers = np.concatenate([np.empty(0), *chunks])
+    nulls = np.flatnonzero(np.isnan(numbers))
+    if len(nulls):
+        row = int(nulls[0])
+        own = [name for name in OWN_COLUMNS if name in table.column_names]
+        where = ", ".join(f"{name} {table.column(name)[row].as_py()}" for name in own) or f"row {row}"
+        raise WireError(
+            f"the {role} column {column!r} is NULL or NaN at {where} ({len(nulls)} such rows in the table); "
+            "filter these rows out or give them a value where samples are made"
+        )
+    return numbers

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
+from dovetail.platform.errors import ConfigError
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.kernels import Float32
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.optimizers.base import Optimizer
 
-__all__ = ["train"]
+__all__ = ["Schedule", "batches", "shuffled", "train", "train_passes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How stored samples are gone through.
+
+    :raises ConfigError: a number is out of range, or mini-batches and threads are asked for together.
+    """
+
+    passes: int = 1
+    #: Rows shuffled among one another; 0 keeps the order, a number above the number of samples shuffles them all.
+    shuffle_rows: int = 0
+    seed: int = 0
+    #: Rows per mini-batch; 0 trains example by example.
+    batch: int = 0
+    #: Threads without locks, not deterministic; 0 trains in this one.
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.passes < 1 or min(self.shuffle_rows, self.batch, self.threads) < 0:
+            raise ConfigError(f"training needs passes >= 1 and no negative numbers, got {self}")
+        if self.batch and self.threads:
+            raise ConfigError("training in mini-batches has one thread; give either batch or threads")
 
 
 def train(
@@ -37,3 +64,70 @@ def train(
     for table in tables:
         learner.learn(table)
     return learner
+
+
+def train_passes(
+    learner: Learner, tables: Callable[[], Iterable[pa.Table]], schedule: Schedule
+) -> tuple[Metrics, list[float]]:
+    """Train ``learner`` in several passes; ``tables()`` begins one.
+
+    Returns the progressive metrics of the first pass, and the mean log-loss of each pass. From the second on, every
+    label has been seen: such losses tell that training converges, not how good the model is. Each pass has its own
+    order, a function of ``seed`` and its number.
+
+    :raises WireError: as :func:`train`.
+    :raises ModelError: as :func:`train`.
+    """
+    first: Metrics | None = None
+    losses = []
+    before = learner.evaluation.total()
+    for number in range(schedule.passes):
+        rows = shuffled(tables(), schedule.shuffle_rows, seed=(schedule.seed, number))
+        if schedule.batch:
+            for table in batches(rows, schedule.batch):
+                learner.learn_batch(table)
+        else:
+            for table in rows:
+                if schedule.threads:
+                    learner.learn_hogwild(table, schedule.threads)
+                else:
+                    learner.learn(table)
+        total = learner.evaluation.total()
+        first = first or total
+        weight = total.weight - before.weight
+        loss = (total.log_loss or 0.0) * total.weight - (before.log_loss or 0.0) * before.weight
+        losses.append(loss / weight if weight else float("nan"))
+        before = total
+    return first or before, losses
+
+
+def shuffled(tables: Iterable[pa.Table], rows: int, *, seed: int | tuple[int, ...]) -> Iterator[pa.Table]:
+    """The rows of ``tables``, each ``rows`` consecutive ones in a random order of their own; as they are when 0.
+
+    The order is a function of ``seed`` and of the rows' order, not of how they are cut. Up to ``rows`` rows, and one
+    table, are in memory.
+    """
+    if rows == 0:
+        yield from tables
+        return
+    random = np.random.default_rng(seed)
+    for block in batches(tables, rows):
+        yield block.take(pa.array(random.permutation(block.num_rows)))
+
+
+def batches(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of ``tables`` in tables of exactly ``rows`` rows; the last one may be shorter."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        rest = table
+        while count + rest.num_rows >= rows:
+            held.append(rest.slice(0, rows - count))
+            rest = rest.slice(rows - count)
+            yield pa.concat_tables(held)
+            held, count = [], 0
+        if rest.num_rows:
+            held.append(rest)
+            count += rest.num_rows
+    if held:
+        yield pa.concat_tables(held)

@@ -1,24 +1,24 @@
-"""Published models: what the trainer hands to serving, and the scorer that reads it."""
+"""Published models: what the trainer hands to serving, full or as the difference to the one before."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.container import create, pack, unpack
-from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.container import Container, create, pack, parse, unpack
 from dovetail.trainer.files import NumberedFiles
-from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
+from dovetail.trainer.kernels import Float32, Float64, UInt32
 from dovetail.trainer.learner import Learner
 
-__all__ = ["FORMAT", "Model", "ModelDirectory", "Scored", "Scorer"]
+__all__ = ["FORMAT", "Delta", "Model", "ModelDirectory", "delta_between", "read_delta", "read_model"]
 
-#: Version of the file format; a file of another version is refused.
-FORMAT = 1
+#: Version of the file formats; a file of another version is refused.
+FORMAT = 2
 
 
 class Model(NamedTuple):
@@ -33,12 +33,32 @@ class Model(NamedTuple):
     slots: UInt32
     #: Their weights, float32 [m].
     weights: Float32
+    #: Moments of standardised inputs, float64 [inputs, 3].
+    moments: Float64 = np.zeros((0, 3))
+    #: :meth:`Encoder.describe` of the encoder it was trained with; None in models made by hand.
+    encoder: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, learner: Learner) -> Model:
         """``learner`` as it is now; a copy."""
         slots, weights = learner.weights()
-        return cls(learner.encoder.fingerprint, learner.encoder.bits, learner.trained, slots, weights)
+        encoder = learner.encoder
+        return cls(encoder.fingerprint, encoder.bits, learner.trained, slots, weights, learner.moments.copy(),
+                   encoder.describe())  # fmt: skip
+
+    @classmethod
+    def from_dense(
+        cls,
+        fingerprint: str,
+        bits: int,
+        trained: int,
+        weights: Float32,
+        moments: Float64,
+        encoder: dict[str, Any] | None = None,
+    ) -> Model:
+        """The model whose :meth:`dense` weights are ``weights``."""
+        slots = np.flatnonzero(weights).astype(np.uint32)
+        return cls(fingerprint, bits, trained, slots, weights[slots], moments, encoder)
 
     def dense(self) -> Float32:
         """All weights, float32 [2**bits]."""
@@ -46,11 +66,89 @@ class Model(NamedTuple):
         weights[self.slots] = self.weights
         return weights
 
+    def content(self, version: int) -> bytes:
+        """The bytes of this model as a full publication."""
+        header = {
+            "format": FORMAT, "kind": "model", "version": version, "fingerprint": self.fingerprint,
+            "bits": self.bits, "trained": self.trained, "encoder": self.encoder,
+        }  # fmt: skip
+        return pack(header, {"slots": self.slots, "weights": self.weights, "moments": self.moments})
+
+
+class Delta(NamedTuple):
+    """What turns version ``base`` into a later version: the weights that differ, zeros included."""
+
+    base: int
+    fingerprint: str
+    bits: int
+    trained: int
+    slots: UInt32
+    weights: Float32
+    moments: Float64
+
+    def apply(self, dense: Float32) -> Float32:
+        """The weights after this delta, a copy; ``dense`` are those of ``base``."""
+        weights = dense.copy()
+        weights[self.slots] = self.weights
+        return weights
+
+    def content(self, version: int) -> bytes:
+        """The bytes of this delta as the publication of ``version``."""
+        header = {
+            "format": FORMAT, "kind": "delta", "version": version, "base": self.base, "fingerprint": self.fingerprint,
+            "bits": self.bits, "trained": self.trained,
+        }  # fmt: skip
+        return pack(header, {"slots": self.slots, "weights": self.weights, "moments": self.moments})
+
+
+def delta_between(base: int, before: Float32, after: Model) -> Delta:
+    """The difference between the dense weights of version ``base`` and a later model."""
+    weights = after.dense()
+    slots = np.flatnonzero(before != weights).astype(np.uint32)
+    return Delta(base, after.fingerprint, after.bits, after.trained, slots, weights[slots], after.moments)
+
+
+def read_model(where: object, container: Container) -> Model:
+    """A full model out of its file.
+
+    :raises ModelError: it is something else, or of another format version.
+    """
+    header, arrays = _checked(where, container, "model")
+    return Model(
+        header["fingerprint"], header["bits"], header["trained"],
+        arrays["slots"], arrays["weights"], arrays["moments"], header.get("encoder"),
+    )  # fmt: skip
+
+
+def read_delta(where: object, container: Container) -> Delta:
+    """A delta out of its file.
+
+    :raises ModelError: it is something else, or of another format version.
+    """
+    header, arrays = _checked(where, container, "delta")
+    return Delta(
+        header["base"], header["fingerprint"], header["bits"], header["trained"],
+        arrays["slots"], arrays["weights"], arrays["moments"],
+    )  # fmt: skip
+
+
+def _checked(where: object, container: Container, kind: str) -> Container:
+    header = container.header
+    if (header.get("kind"), header.get("format")) != (kind, FORMAT):
+        raise ModelError(
+            f"{where}: this is a {header.get('kind')} of format {header.get('format')}, expected a {kind} of format "
+            f"{FORMAT}; publish it again with this Dovetail version"
+        )
+    return container
+
 
 class ModelDirectory:
-    """Full models by version, in a directory of their own; versions count up from 1, the last ``keep`` are kept.
+    """Published versions in a directory of their own: full models, and deltas that lead from one to the next.
 
-    A version once published never changes, and a reader sees it whole or not at all.
+    Versions count up from 1. A version once published never changes, and a reader sees it whole or not at all. The
+    last ``keep`` full models are kept, with the deltas after the oldest of them; pinned and shadowed versions stay.
+    ``serving.json`` holds what was decided by hand: the version to serve instead of the newest (*pin*, a rollback), and
+    the candidate to score beside it (*shadow*).
     """
 
     def __init__(self, path: Path, *, keep: int = 5) -> None:
@@ -59,40 +157,150 @@ class ModelDirectory:
         self.path = path
         self._keep = keep
         self._files = NumberedFiles(path, "model")
+        self._deltas = NumberedFiles(path, "delta")
 
     def versions(self) -> list[int]:
         """The published versions that are still kept, ascending."""
+        return sorted({*self._files.numbers(), *self._deltas.numbers()})
+
+    def fulls(self) -> list[int]:
+        """Those of them that are full models."""
         return self._files.numbers()
 
     def latest(self) -> int:
         """The newest version, or 0 when nothing is published."""
-        return self._files.latest()
+        return max(self._files.latest(), self._deltas.latest())
 
     def publish(self, version: int, model: Model) -> bool:
-        """Publish ``model`` as ``version``, durably; False when it was published before, with the same content.
+        """Publish ``model`` as ``version`` in full, durably; False when it was published before, with the same content.
 
         A version older than all that are kept is taken as published before.
 
         :raises ModelError: ``version`` is below 1, a weight is not finite, or ``version`` is published with other
             content; nothing changed.
         """
+        return self._publish(version, model.weights, self._files, model.content(version))
+
+    def publish_delta(self, version: int, delta: Delta) -> bool:
+        """Publish ``version`` as its difference to an earlier one; otherwise as :meth:`publish`.
+
+        :raises ModelError: also when ``delta.base`` is not below ``version``.
+        """
+        if delta.base >= version:
+            raise ModelError(f"models in {self.path}: version {version} cannot be a delta to version {delta.base}")
+        return self._publish(version, delta.weights, self._deltas, delta.content(version))
+
+    def load(self, version: int) -> Model:
+        """``version``, from its full model or from the newest full one before it and the deltas between.
+
+        :raises ModelError: it is not there, a delta on the way is missing, or a file is torn, corrupt, or of another
+            format version.
+        """
+        if version not in self._deltas.numbers() or version in self._files.numbers():
+            return self.load_full(version)
+        delta = self.load_delta(version)
+        chain = [delta]
+        while chain[-1].base not in self._files.numbers():
+            chain.append(self.load_delta(chain[-1].base))
+        full = self.load_full(chain[-1].base)
+        weights = full.dense()
+        for step in reversed(chain):
+            weights = step.apply(weights)
+        return Model.from_dense(delta.fingerprint, delta.bits, delta.trained, weights, delta.moments, full.encoder)
+
+    def load_full(self, version: int) -> Model:
+        """The full model of ``version``, as :meth:`load`."""
+        path = self._files.path(version)
+        return read_model(path, self._unpack(path))
+
+    def load_delta(self, version: int) -> Delta:
+        """The delta of ``version``, as :meth:`load`."""
+        path = self._deltas.path(version)
+        return read_delta(path, self._unpack(path))
+
+    def deltas(self) -> list[int]:
+        """Versions that are there as deltas, ascending."""
+        return self._deltas.numbers()
+
+    def install(self, content: bytes) -> bool:
+        """Publish what another directory's trainer has published, as its bytes; False when it is here already.
+
+        :raises ModelError: the bytes are no model, or the version is here with other content.
+        """
+        container = parse("published model", content)
+        version = int(container.header.get("version", 0))
+        if container.header.get("kind") == "delta":
+            return self.publish_delta(version, read_delta(f"delta {version}", container))
+        return self.publish(version, read_model(f"model {version}", container))
+
+    @property
+    def pinned(self) -> int | None:
+        """The version that serves instead of the newest one; None when the newest does."""
+        return self._decisions().get("pin")
+
+    @property
+    def shadow(self) -> int | None:
+        """The version that is scored beside the serving one; None when there is none."""
+        return self._decisions().get("shadow")
+
+    def pin(self, version: int | None) -> None:
+        """Serve ``version`` from now on, whatever is published; None serves the newest again.
+
+        :raises ModelError: that version cannot be loaded; nothing changed.
+        """
+        self._decide("pin", version)
+
+    def set_shadow(self, version: int | None) -> None:
+        """Score ``version`` beside the serving model from now on; None stops that.
+
+        :raises ModelError: that version cannot be loaded; nothing changed.
+        """
+        self._decide("shadow", version)
+
+    def refuse(self, version: int, reasons: Sequence[str]) -> None:
+        """Remember why the candidate ``version`` was not published."""
+        file = self.path / f"refused-{version:012d}.json"
+        file.write_text(json.dumps(list(reasons), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def refused(self) -> dict[int, list[str]]:
+        """Reasons by refused version, ascending."""
+        files = sorted(self.path.glob("refused-*.json"))
+        return {int(file.stem.partition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def _decisions(self) -> dict[str, int | None]:
+        try:
+            found: dict[str, int | None] = json.loads((self.path / _DECISIONS).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _decide(self, what: str, version: int | None) -> None:
+        if version is not None:
+            self.load(version)
+        decisions = {**self._decisions(), what: version}
+        draft = self.path / f".{_DECISIONS}.tmp"
+        draft.write_text(json.dumps(decisions, sort_keys=True) + "\n", encoding="utf-8")
+        draft.replace(self.path / _DECISIONS)
+
+    def _unpack(self, path: Path) -> Container:
+        try:
+            return unpack(path)
+        except FileNotFoundError:
+            raise ModelError(f"{path} does not exist; published versions are {self.versions()}") from None
+
+    def _publish(self, version: int, weights: Float32, files: NumberedFiles, content: bytes) -> bool:
         if version < 1:
             raise ModelError(f"models in {self.path}: version {version} cannot be published; versions start at 1")
-        if not np.isfinite(model.weights).all():
+        if not np.isfinite(weights).all():
             raise ModelError(
-                f"model version {version} has {int((~np.isfinite(model.weights)).sum())} weights that are not finite "
+                f"model version {version} has {int((~np.isfinite(weights)).sum())} weights that are not finite "
                 "and was not published; the model has diverged: lower alpha or raise l2, and resume from the last "
                 "checkpoint"
             )
-        kept = self.versions()
-        if len(kept) >= self._keep and version < kept[0]:
+        fulls = self.fulls()
+        if len(fulls) >= self._keep and version < fulls[0]:
             return False
-        header = {
-            "format": FORMAT, "kind": "model", "version": version, "fingerprint": model.fingerprint,
-            "bits": model.bits, "trained": model.trained,
-        }  # fmt: skip
-        content = pack(header, {"slots": model.slots, "weights": model.weights})
-        path = self._files.path(version)
+        path = files.path(version)
         try:
             create(path, content)
         except FileExistsError:
@@ -102,103 +310,24 @@ class ModelDirectory:
                 f"{path} was published before with other content. A version never changes: two trainers publish "
                 "into this directory, or a model was trained anew from the start; give each its own directory"
             ) from None
-        self._files.prune(self._keep)
+        self._prune()
         return True
 
-    def load(self, version: int) -> Model:
-        """Read ``version``.
+    def _prune(self) -> None:
+        fulls = self.fulls()
+        oldest = fulls[-self._keep :][0] if fulls else 0
+        needed = set(fulls[-self._keep :]) | {version for version in self._deltas.numbers() if version > oldest}
+        for version in {self.pinned, self.shadow} - {None, *needed}:
+            needed |= set(self._chain(int(version or 0)))
+        self._files.keep_only(needed)
+        self._deltas.keep_only(needed)
 
-        :raises ModelError: it is not there, is torn or corrupt, or of another format version.
-        """
-        path = self._files.path(version)
-        try:
-            header, arrays = unpack(path)
-        except FileNotFoundError:
-            raise ModelError(f"{path} does not exist; published versions are {self.versions()}") from None
-        if (header.get("kind"), header.get("format")) != ("model", FORMAT):
-            raise ModelError(
-                f"{path}: this is a {header.get('kind')} of format {header.get('format')}, expected a model of format "
-                f"{FORMAT}; publish it again with this Dovetail version"
-            )
-        return Model(header["fingerprint"], header["bits"], header["trained"], arrays["slots"], arrays["weights"])
-
-
-class Scored(NamedTuple):
-    """Predictions and the version that made all of them."""
-
-    version: int
-    #: float32 [n].
-    predictions: Float32
+    def _chain(self, version: int) -> Iterator[int]:
+        """``version`` and what it is built on."""
+        yield version
+        while version not in self._files.numbers() and version in self._deltas.numbers():
+            version = self.load_delta(version).base
+            yield version
 
 
-class Scorer:
-    """Scores tables with the newest published model.
-
-    :meth:`refresh` and scoring may run in different threads: a call scores all its rows with one whole model.
-    Before the first model, version 0 predicts ``prior`` for every row: use the base rate if it is known.
-
-    :raises ConfigError: ``prior`` is not inside (0, 1).
-    """
-
-    def __init__(self, directory: ModelDirectory, encoder: Encoder, *, prior: float = 0.5) -> None:
-        if not 0.0 < prior < 1.0:
-            raise ConfigError(f"the prior must lie inside (0, 1), got {prior}")
-        self._directory = directory
-        self._encoder = encoder
-        self._prior = np.float32(prior)
-        # Version and weights change together, by one reference.
-        self._current: tuple[int, Float32 | None] = (0, None)
-
-    @property
-    def version(self) -> int:
-        """The version in use; 0 before the first."""
-        return self._current[0]
-
-    def refresh(self) -> bool:
-        """Take up the newest published model; True when that is another one. Lists one directory if nothing is new.
-
-        :raises ModelError: the newest model cannot be read or was trained under another encoder; the one in use stays.
-        """
-        while (latest := self._directory.latest()) > self.version:
-            try:
-                model = self._directory.load(latest)
-            except ModelError:
-                if self._directory.latest() == latest:
-                    raise
-                continue  # retention took it away between the two calls; a newer one is there
-            if model.fingerprint != self._encoder.fingerprint:
-                raise ModelError(
-                    f"model version {latest} in {self._directory.path} was trained under encoder fingerprint "
-                    f"{model.fingerprint}, this scorer encodes as {self._encoder.fingerprint}: their inputs or bits "
-                    f"differ. Version {self.version} stays in use; deploy the same model inputs to trainer and scorer"
-                )
-            self._current = (latest, model.dense())
-            return True
-        return False
-
-    def predict(self, table: pa.Table) -> Float32:
-        """The predictions of :meth:`score`."""
-        return self.score(table).predictions
-
-    def score(self, table: pa.Table) -> Scored:
-        """Probability of a positive label for each row: exactly what the trainer would predict at this version.
-
-        :raises WireError: a model input column is absent or of a wrong type.
-        """
-        version, weights = self._current
-        if weights is None:
-            return Scored(version, np.full(table.num_rows, self._prior, np.float32))
-        slots, values = self._encoder.encode(table)
-        predictions = np.empty(table.num_rows, np.float32)
-        _score(weights, slots, values, predictions)
-        return Scored(version, predictions)
-
-
-@kernel
-def _score(weights: Float32, slots: UInt32, values: Float32, predictions: Float32) -> None:
-    n, k = slots.shape
-    for i in range(n):
-        margin = 0.0
-        for j in range(k):
-            margin += np.float64(weights[slots[i, j]]) * np.float64(values[i, j])
-        predictions[i] = np.float32(sigmoid(margin))
+_DECISIONS = "serving.json"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,18 @@ from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.evaluation import Evaluation, Metrics
+from dovetail.trainer.gate import Gate
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.kernels import Float32
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.mirror import messages
 from dovetail.trainer.optimizers.base import Optimizer
-from dovetail.trainer.publish import Model, ModelDirectory
+from dovetail.trainer.publish import Delta, Model, ModelDirectory, delta_between
+from dovetail.trainer.slots import SlotPolicy
 
 __all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerStage"]
+
+_log = logging.getLogger(__name__)
 
 #: Outcome of a row the model was trained on.
 TRAINED = "trained"
@@ -53,16 +61,21 @@ class TrainerStage(Stage):
     second time; each row still counts once.
 
     Version v is the model after exactly ``v * publish_every`` trained rows, wherever polls end. A version published
-    before a crash is not published again: what serving has seen never changes.
+    before a crash is not published again: what serving has seen never changes. Every ``full_every``-th version is a
+    full model, those between are deltas to the version published before them. A candidate that the gate refuses is not
+    published, and the reasons are logged; training goes on.
 
     A checkpoint is due when a multiple of ``checkpoint_every`` trained rows has been reached; it is taken at the end of
     that poll, where positions, filter and model agree without remembering half a poll. Until then nothing is
     acknowledged.
 
     :param decode: turns a poll into a table with own and source position columns, in order of position.
+    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`.
     :param on_publish: called on the event loop with each version, after it is durable.
+    :param on_evaluated: called in the thread of a version's commit, before the version is published or refused, with
+        the rows trained and the metrics by scope: ``total``, ``recent`` and those of ``groups``.
     :param on_trained: called on the event loop after each poll that brought new rows.
-    :raises ConfigError: ``publish_every`` or ``checkpoint_every`` is below 1.
+    :raises ConfigError: ``publish_every``, ``checkpoint_every`` or ``full_every`` is below 1.
     :raises ModelError: the last checkpoint is corrupt or was written under another configuration.
     """
 
@@ -81,14 +94,20 @@ class TrainerStage(Stage):
         weight: str | None = None,
         publish_every: int = 100_000,
         checkpoint_every: int = 1_000_000,
+        full_every: int = 1,
+        models_topic: str | None = None,
+        gate: Gate | None = None,
+        slots: SlotPolicy | None = None,
         evaluation: Evaluation | None = None,
+        groups: Groups | None = None,
         on_publish: Callable[[int], None] | None = None,
         on_trained: Callable[[Trained], None] | None = None,
+        on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
     ) -> None:
-        if publish_every < 1 or checkpoint_every < 1:
+        if min(publish_every, checkpoint_every, full_every) < 1:
             raise ConfigError(
                 "the trainer needs publish_every >= 1 and checkpoint_every >= 1 samples, "
-                f"got {publish_every} and {checkpoint_every}"
+                f"got {publish_every} and {checkpoint_every}; and full_every >= 1 versions, got {full_every}"
             )
         self.topic = topic
         self.topics = (topic,)
@@ -98,13 +117,23 @@ class TrainerStage(Stage):
         self._checkpoint_every = checkpoint_every
         self._on_publish = on_publish
         self._on_trained = on_trained
+        self._on_evaluated = on_evaluated
+        self._full_every = full_every
+        self._models_topic = models_topic
+        self._gate = gate or Gate()
         # checkpoint_every may change from run to run; publish_every may not, it is what a version number means.
         self._settings = {"topic": topic, "publish_every": publish_every}
         self._store = CheckpointStore(checkpoints)
-        self._learner = Learner(encoder, optimizer, label=label, weight=weight, evaluation=evaluation)
+        self._learner = Learner(
+            encoder, optimizer, label=label, weight=weight, evaluation=evaluation, groups=groups, slots=slots
+        )
         self._restore()
         # Replayed rows pass versions that serving already has.
         self._published = models.latest()
+        # What serving has: a delta is the difference to it.
+        self._base: Float32 | None = None
+        if full_every > 1 and self._published:
+            self._base = models.load(self._published).dense()
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()
@@ -172,10 +201,8 @@ class TrainerStage(Stage):
                 table = table.slice(room)
                 version, rest = divmod(self._learner.trained, self._publish_every)
                 if rest == 0 and version > self._published:
-                    model = await asyncio.to_thread(Model.of, self._learner)
-                    yield Work(commit=partial(self._publish, version, model))
-                    if self._on_publish is not None:
-                        self._on_publish(version)
+                    async for work in self._offer(version):
+                        yield work
             rows = self._learner.trained - before
             self._complete(poll, read, rows)
             if rows and self._on_trained is not None:
@@ -218,9 +245,45 @@ class TrainerStage(Stage):
             self._counts[poll.partition, outcome] += rows
         self._polls += 1
 
-    def _publish(self, version: int, model: Model) -> None:
-        self._models.publish(version, model)
+    async def _offer(self, version: int) -> AsyncIterator[Work]:
+        """Publish the model as it is now, or refuse it."""
+        evaluation = self._learner.evaluation
+        recent = evaluation.last()
+        reasons = self._gate.reasons(recent)
+        metrics = [("total", evaluation.total()), ("recent", recent), *self._learner.groups.report()]
+        evaluated = partial(self._evaluated, self._learner.trained, metrics)
+        if reasons:
+            _log.warning("%s: version %d is not published: %s", self._models.path, version, "; ".join(reasons))
+            yield Work(commit=partial(self._refuse, version, reasons, evaluated))
+            return
+        model = await asyncio.to_thread(Model.of, self._learner)
+        publication: Model | Delta = model
+        if self._base is not None and version % self._full_every:
+            publication = await asyncio.to_thread(delta_between, self._published, self._base, model)
+        yield Work(commit=partial(self._publish, version, model, publication, evaluated))
+        if self._models_topic is not None:
+            # After the directory: a delta on the topic is always one to what the directory has. A crash in between
+            # leaves a gap on the topic, which its readers reject until the next full model.
+            yield Work(outgoing=messages(self._models_topic, version, publication.content(version)))
+        if self._on_publish is not None:
+            self._on_publish(version)
+
+    def _publish(self, version: int, model: Model, publication: Model | Delta, evaluated: Callable[[], None]) -> None:
+        evaluated()
+        if isinstance(publication, Delta):
+            self._models.publish_delta(version, publication)
+        else:
+            self._models.publish(version, publication)
         self._published = version
+        self._base = model.dense() if self._full_every > 1 else None
+
+    def _refuse(self, version: int, reasons: Sequence[str], evaluated: Callable[[], None]) -> None:
+        evaluated()
+        self._models.refuse(version, reasons)
+
+    def _evaluated(self, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
+        if self._on_evaluated is not None:
+            self._on_evaluated(trained, metrics)
 
     async def _checkpoint(self, *, done: int | None) -> Work:
         """A work that stores the state as it is now, whatever is trained before its commit runs."""

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dovetail.platform.cli.training import register
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
 
 __all__ = ["ProjectOption", "app", "main", "print_json"]
@@ -106,6 +107,9 @@ def worker(
     from dovetail.platform.cli.worker import run
 
     run(project, [role.strip() for role in agents.split(",") if role.strip()])
+
+
+register(app)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from dovetail.platform.stores.definitions import BackfillDay, DefinitionRecord, 
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
 
-__all__ = ["BatchVersion", "DataFile", "Registry"]
+__all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
 
 class DataFile(NamedTuple):
@@ -40,8 +40,33 @@ class BatchVersion(NamedTuple):
     rows: int
 
 
+class MetricRow(NamedTuple):
+    """Metrics of a model in one scope: ``total``, ``recent``, ``time:2026-11-20T13:00:00Z``, ``slice:column=value``.
+
+    ``trained`` is the number of samples trained on when they were taken; 0 for event-time windows, of which only the
+    newest state is kept. A metric without a value is None. The last four are the weighted confusion matrix at 0.5.
+    """
+
+    model: str
+    scope: str
+    trained: int
+    samples: int
+    weight: float
+    positive: float
+    log_loss: float | None
+    auc: float | None
+    auc_error: float | None
+    normalised_entropy: float | None
+    calibration: float | None
+    accuracy: float | None
+    true_positive: float
+    false_positive: float
+    false_negative: float
+    true_negative: float
+
+
 class Registry:
-    """Files, batch versions, and the progress of stages that keep no state of their own. Thread-safe."""
+    """Files, batch versions, metrics, and the progress of stages that keep no state of their own. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         metadata = sa.MetaData()
@@ -65,6 +90,14 @@ class Registry:
             sa.Column("version_us", sa.BigInteger, primary_key=True),
             sa.Column("path", sa.Text, nullable=False),
             sa.Column("rows", sa.BigInteger, nullable=False),
+        )
+        keys = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
+        self._metrics = sa.Table(
+            "model_metrics",
+            metadata,
+            *(sa.Column(name, kind, primary_key=True) for name, kind in keys.items()),
+            sa.Column("samples", sa.BigInteger, nullable=False),
+            *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
         )
         self._database = Database(url, metadata)
 
@@ -157,6 +190,27 @@ class Registry:
         with self._database.write() as connection:
             self._definitions.finish_day(connection, self._database, day)
             self._definitions.use(connection, self._database, uses)
+
+    def add_metrics(self, rows: Sequence[MetricRow]) -> None:
+        """Store metrics; the same model, scope and ``trained`` again replaces them."""
+        if not rows:
+            return
+        insert = self._database.insert(self._metrics)
+        values = {name: insert.excluded[name] for name in MetricRow._fields[3:]}
+        upsert = insert.on_conflict_do_update(index_elements=["model", "scope", "trained"], set_=values)
+        with self._database.write() as connection:
+            connection.execute(upsert, [row._asdict() for row in rows])
+
+    def metrics(self, model: str) -> list[MetricRow]:
+        """The metrics of ``model``, by samples trained on, then scope."""
+        columns = self._metrics.c
+        ordered = (
+            sa.select(*(columns[name] for name in MetricRow._fields))
+            .where(columns.model == model)
+            .order_by(columns.trained, columns.scope)
+        )
+        with self._database.read() as connection:
+            return [MetricRow(*row) for row in connection.execute(ordered)]
 
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""

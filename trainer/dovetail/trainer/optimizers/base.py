@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict
-from typing import Any, ClassVar
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from dovetail.platform.errors import ModelError
+from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.encoding import Encoded
 from dovetail.trainer.kernels import MARGIN_LIMIT, Float32, UInt32
 
-__all__ = ["RECORD_WIDTH", "WEIGHT", "Optimizer"]
+__all__ = ["RECORD_WIDTH", "WEIGHT", "Optimizer", "Range"]
 
 #: float32 fields per record; a record is 16 bytes and never straddles two cache lines.
 RECORD_WIDTH = 4
 #: The field that is the weight, in every optimizer's layout.
 WEIGHT = 0
+
+
+class Range(NamedTuple):
+    """Where a hyperparameter may lie: ``low`` … ``high``, without ``low`` itself when ``open``."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open: bool = False
+
+    def __str__(self) -> str:
+        return f"above {self.low:g}" if self.open else f"in {self.low:g}…{self.high:g}"
 
 
 class Optimizer(ABC):
@@ -26,13 +38,26 @@ class Optimizer(ABC):
     Implementations are frozen dataclasses whose fields are the hyperparameters, in float32-representable ranges.
 
     An example whose slots repeat (two inputs hashed into one slot) is predicted with each occurrence counted, and then
-    each occurrence is updated in turn, all with the gradient of that one prediction.
+    each occurrence is updated in turn, all with the gradient of that one prediction. A zero gradient changes nothing,
+    so an input of value 0 is an absent one.
     """
+
+    __slots__ = ()
 
     #: As written in ``dovetail.toml`` and in checkpoints.
     name: ClassVar[str]
     #: Meaning of a record's four fields; the first is always the weight, an unused one is always 0.
     layout: ClassVar[tuple[str, str, str, str]]
+    #: Where hyperparameters may lie; those not in it must be finite and not negative.
+    ranges: ClassVar[dict[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        for hyperparameter in fields(self):  # type: ignore[arg-type]
+            name, value = hyperparameter.name, getattr(self, hyperparameter.name)
+            allowed = self.ranges.get(name, Range())
+            inside = allowed.low <= value <= allowed.high and not (allowed.open and value == allowed.low)
+            if not (math.isfinite(value) and inside):
+                raise ConfigError(f"{self.name}: {name} must be finite and {allowed}, got {value}")
 
     def describe(self) -> dict[str, Any]:
         """Name and hyperparameters as JSON-ready values; part of every checkpoint."""
@@ -50,16 +75,32 @@ class Optimizer(ABC):
     def blank(self) -> Float32:
         """The record of a slot never trained: float32 [4], weight 0."""
 
-    @abstractmethod
     def hot_start(self, weights: Float32) -> Float32:
         """Records whose weights are exactly ``weights`` (float32 [2**bits]), so training goes on from them.
 
         :raises ModelError: a weight is not finite, or the number of weights is not a power of two.
         """
+        records = self.new_records(max(len(weights) - 1, 0).bit_length())
+        if len(weights) != len(records) or not np.isfinite(weights).all():
+            raise ModelError(
+                f"hot start: need finite weights, one per slot of a power of two, got {len(weights)} weights of which "
+                f"{int((~np.isfinite(weights)).sum())} are not finite"
+            )
+        records[:, WEIGHT] = weights
+        return records
 
     @abstractmethod
     def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
         """One plain update per (slot, gradient) of two [n] arrays, in order, in place."""
+
+    def apply_stale(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
+        """Apply gradients that were all computed at the weights as they are now: one update per slot, of their sum.
+
+        Sums run in float64, in the order given.
+        """
+        distinct, inverse = np.unique(slots, return_inverse=True)
+        sums = np.bincount(inverse, weights=gradients, minlength=len(distinct)).astype(np.float32)
+        self.apply_gradients(records, distinct, sums)
 
     @abstractmethod
     def progressive(
@@ -87,15 +128,19 @@ class Optimizer(ABC):
             Examples before that one have been trained, it and those after it have not: throw the state away.
         """
         slots, values = encoded
-        self._require_shapes(records, slots, values, labels, weights)
+        self.require_shapes(records, slots, values, labels, weights)
         predictions = np.empty(len(labels), np.float32)
         done = self.progressive(records, slots, values, labels, weights, predictions)
         if done < len(labels):
-            raise ModelError(self._refusal(records, slots[done], values[done], labels[done], weights[done], done))
+            raise self.refusal(records, encoded, labels, weights, done)
         return predictions
 
     @staticmethod
-    def _require_shapes(records: Float32, slots: UInt32, values: Float32, labels: Float32, weights: Float32) -> None:
+    def require_shapes(records: Float32, slots: UInt32, values: Float32, labels: Float32, weights: Float32) -> None:
+        """Refuse arrays that a kernel must not be given; the checks of :meth:`train`.
+
+        :raises ModelError: a shape, a dtype or the number of records does not fit.
+        """
         n = len(labels)
         expected = {
             "records": (records, np.float32, (len(records), RECORD_WIDTH)),
@@ -114,21 +159,20 @@ class Optimizer(ABC):
             raise ModelError(f"cannot train: {len(records)} records are not a power of two; use new_records(bits)")
 
     @staticmethod
-    def _refusal(
-        records: Float32, slots: UInt32, values: Float32, label: np.float32, weight: np.float32, row: int
-    ) -> str:
-        where = f"example {row} of this batch was refused"
+    def refusal(records: Float32, encoded: Encoded, labels: Float32, weights: Float32, row: int) -> ModelError:
+        """The error that says why example ``row`` was refused."""
+        slots, values, label, weight = encoded.slots[row], encoded.values[row], labels[row], weights[row]
         if int(slots.max()) >= len(records):
-            return (
-                f"{where}: slot {slots.max()} is outside the {len(records)} records; encoder and model differ in bits"
+            why = f"slot {slots.max()} is outside the {len(records)} records; encoder and model differ in bits"
+        elif label not in (0.0, 1.0):
+            why = f"its label is {label}; labels must be 0 or 1"
+        elif not 0.0 <= weight < np.inf:
+            why = f"its sample weight is {weight}; weights must be finite and not negative"
+        elif not np.isfinite(values).all():
+            why = "its input values are not finite; NaN and infinity must be encoded as missing"
+        else:
+            why = (
+                f"its margin is not finite, so the model has diverged (margins beyond ±{MARGIN_LIMIT:g} already "
+                "saturate); lower alpha, raise l2, and resume from the last checkpoint"
             )
-        if label not in (0.0, 1.0):
-            return f"{where}: its label is {label}; labels must be 0 or 1"
-        if not 0.0 <= weight < np.inf:
-            return f"{where}: its sample weight is {weight}; weights must be finite and not negative"
-        if not np.isfinite(values).all():
-            return f"{where}: its input values are not finite; NaN and infinity must be encoded as missing"
-        return (
-            f"{where}: its margin is not finite, so the model has diverged (margins beyond ±{MARGIN_LIMIT:g} already "
-            "saturate); lower alpha, raise l2, and resume from the last checkpoint"
-        )
+        return ModelError(f"example {row} of this batch was refused: {why}")

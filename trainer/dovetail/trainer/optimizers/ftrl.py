@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
-from dovetail.trainer.optimizers.base import Optimizer
+from dovetail.trainer.optimizers.base import Optimizer, Range
 from dovetail.trainer.prefetch import prefetch_row
 
 __all__ = ["Ftrl"]
@@ -20,7 +19,7 @@ __all__ = ["Ftrl"]
 class Ftrl(Optimizer):
     """McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, algorithm 1, with TensorFlow's extras.
 
-    For each occurrence of a slot, with gradient g = (p - y)·weight·value::
+    For each occurrence of a slot, with gradient g = (p - y)·weight·value, unless g is zero::
 
         n'    = n + g²
         sigma = (n'^-lr_power - n^-lr_power) / alpha
@@ -54,6 +53,7 @@ class Ftrl(Optimizer):
 
     name: ClassVar[str] = "ftrl"
     layout: ClassVar[tuple[str, str, str, str]] = ("w", "z", "sqrt_n", "spare")
+    ranges: ClassVar[dict[str, Range]] = {"alpha": Range(0.0, open=True), "lr_power": Range(-0.5, 0.0)}
 
     #: Step size; above 0.
     alpha: float = 0.1
@@ -70,16 +70,6 @@ class Ftrl(Optimizer):
     #: n of a slot never trained; TensorFlow uses 0.1, the paper 0.
     initial_accumulator: float = 0.0
 
-    def __post_init__(self) -> None:
-        for hyperparameter in fields(self):
-            name, value = hyperparameter.name, getattr(self, hyperparameter.name)
-            low, high = (-0.5, 0.0) if name == "lr_power" else (0.0, math.inf)
-            if not math.isfinite(value) or not low <= value <= high or (name == "alpha" and value == 0):
-                raise ConfigError(
-                    f"ftrl: {name} must be finite and {'above 0' if name == 'alpha' else f'in {low:g}…{high:g}'}, "
-                    f"got {value}"
-                )
-
     def blank(self) -> Float32:
         return np.array([0.0, 0.0, math.sqrt(self.initial_accumulator), 0.0], np.float32)
 
@@ -89,15 +79,9 @@ class Ftrl(Optimizer):
         That z0 is the one that gives w0 back, so the first update moves on from w0 instead of overwriting it (with
         TensorFlow's z0 = 0 it is lost). Recomputing w from z rounds within half a unit in the last place of z0.
         """
-        records = self.new_records(max(len(weights) - 1, 0).bit_length())
-        if len(weights) != len(records) or not np.isfinite(weights).all():
-            raise ModelError(
-                f"hot start: need finite weights, one per slot of a power of two, got {len(weights)} weights of which "
-                f"{int((~np.isfinite(weights)).sum())} are not finite"
-            )
+        records = super(Ftrl, self).hot_start(weights)
         w0 = weights.astype(np.float64)
         rate = float(records[0, 2]) ** (-2.0 * self.lr_power)
-        records[:, 0] = weights
         records[:, 1] = -w0 * ((self.beta + rate) / self.alpha + self.l2) - np.sign(w0) * self.l1
         return records
 
@@ -138,26 +122,33 @@ def _rate(root: np.float32, exponent: np.float32) -> np.float32:
 
 
 @kernel
+def _grown(root: np.float32, g: np.float32) -> np.float32:
+    return np.float32(math.sqrt(root * root + g * g))
+
+
+@kernel
 def _step(
     w: np.float32,
     z: np.float32,
     root: np.float32,
     g: np.float32,
+    new_root: np.float32,
+    rate_before: np.float32,
+    rate: np.float32,
     per_alpha: np.float32,
     beta: np.float32,
     l1: np.float32,
     l2: np.float32,
     shrinkage: np.float32,
-    exponent: np.float32,
 ) -> tuple[np.float32, np.float32, np.float32]:
-    new_root = np.float32(math.sqrt(root * root + g * g))
-    rate = _rate(new_root, exponent)
-    sigma = (rate - _rate(root, exponent)) * per_alpha
+    sigma = (rate - rate_before) * per_alpha
     new_z = z + (g + shrinkage * w) - sigma * w
     threshold = l1 if new_z > np.float32(0) else -l1
     moved = (threshold - new_z) / ((beta + rate) * per_alpha + l2)
     new_w = np.float32(0) if abs(new_z) <= l1 else moved
-    return new_w, new_z, new_root
+    # Padding and absent inputs have no gradient. Selects, not a branch: the loop over inputs stays vectorised.
+    still = g == np.float32(0)
+    return w if still else new_w, z if still else new_z, root if still else new_root
 
 
 @kernel
@@ -174,10 +165,11 @@ def _apply(
 ) -> None:
     """One update per slot, each reading what the one before wrote."""
     for i in range(len(slots)):
-        s = slots[i]
-        w, z, root = _step(
-            records[s, 0], records[s, 1], records[s, 2], gradients[i], per_alpha, beta, l1, l2, shrinkage, exponent
-        )
+        s, g = slots[i], gradients[i]
+        w, z, root = records[s, 0], records[s, 1], records[s, 2]
+        after = _grown(root, g)
+        before, rate = _rate(root, exponent), _rate(after, exponent)
+        w, z, root = _step(w, z, root, g, after, before, rate, per_alpha, beta, l1, l2, shrinkage)
         records[s, 0], records[s, 1], records[s, 2] = w, z, root
 
 
@@ -200,6 +192,41 @@ def _prefetch(records: Float32, slots: UInt32) -> None:
 def _unsign(records: Float32, slots: UInt32) -> None:
     for j in range(len(slots)):
         records[slots[j], 3] = np.float32(0)
+
+
+@kernel
+def _move(
+    w: Float32,
+    z: Float32,
+    root: Float32,
+    g: Float32,
+    per_alpha: np.float32,
+    beta: np.float32,
+    l1: np.float32,
+    l2: np.float32,
+    shrinkage: np.float32,
+    exponent: np.float32,
+) -> None:
+    """The step of every input of one example, in place."""
+    # One loop per kind of rate: a choice inside would keep the loop from being vectorised, at half the speed.
+    if exponent == np.float32(1):
+        for j in range(len(w)):
+            after = _grown(root[j], g[j])
+            w[j], z[j], root[j] = _step(
+                w[j], z[j], root[j], g[j], after, root[j], after, per_alpha, beta, l1, l2, shrinkage
+            )
+    elif exponent == np.float32(0):
+        one = np.float32(1)
+        for j in range(len(w)):
+            after = _grown(root[j], g[j])
+            w[j], z[j], root[j] = _step(w[j], z[j], root[j], g[j], after, one, one, per_alpha, beta, l1, l2, shrinkage)
+    else:
+        for j in range(len(w)):
+            after = _grown(root[j], g[j])
+            before, rate = _rate(root[j], exponent), _rate(after, exponent)
+            w[j], z[j], root[j] = _step(
+                w[j], z[j], root[j], g[j], after, before, rate, per_alpha, beta, l1, l2, shrinkage
+            )
 
 
 @kernel
@@ -248,8 +275,7 @@ def _progressive(
             if weights[i] != 0:
                 _apply(records, mine, g, per_alpha, beta, l1, l2, shrinkage, exponent)
             continue
-        for j in range(k):
-            w[j], z[j], root[j] = _step(w[j], z[j], root[j], g[j], per_alpha, beta, l1, l2, shrinkage, exponent)
+        _move(w, z, root, g, per_alpha, beta, l1, l2, shrinkage, exponent)
         for j in range(k):
             s = mine[j]
             records[s, 0], records[s, 1], records[s, 2], records[s, 3] = w[j], z[j], root[j], np.float32(0)

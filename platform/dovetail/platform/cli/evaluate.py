@@ -1,0 +1,102 @@
+"""``dovetail evaluate``: a stored model on stored samples; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.report import metrics_dict, metrics_table
+from dovetail.platform.cli.samples import find_model, find_samples
+from dovetail.platform.cli.train import project_config
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.kernels import Float32
+from dovetail.trainer.learner import column_of_numbers
+from dovetail.trainer.metrics import Metrics, exact_auc
+from dovetail.trainer.plots import Chart, page, reliability, windows_charts
+from dovetail.trainer.scorer import predict_with
+
+__all__ = ["Evaluated", "evaluate_model", "run"]
+
+
+class Evaluated(NamedTuple):
+    """A model's metrics on samples it has not been trained on by this command."""
+
+    version: int
+    total: Metrics
+    groups: list[tuple[str, Metrics]]
+    predictions: Float32
+    labels: Float32
+    weights: Float32
+
+
+def evaluate_model(
+    project: Path,
+    name: str | None,
+    samples: Sequence[Path],
+    *,
+    format_: str = "parquet",
+    slices: Sequence[str] = (),
+    window_us: int = 3_600_000_000,
+    first: str | None = None,
+    last: str | None = None,
+) -> Evaluated:
+    """Predict all samples with one model; AUC in ``total`` is exact.
+
+    Raises:
+        ConfigError, ModelError, WireError: what is named cannot be found or does not fit.
+    """
+    config = project_config(project)
+    _, version, model, encoder = find_model(config, name)
+    found = find_samples(config, samples, format_=format_, first=first, last=last)
+    evaluation = Evaluation()
+    groups: Groups | None = None
+    columns: list[tuple[Float32, Float32, Float32]] = []
+    dense = model.dense()
+    for table in found.tables():
+        if groups is None:
+            timed = "request_time" if "request_time" in table.column_names else None
+            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=slices)
+        predictions = predict_with(encoder, dense, model.moments, table)
+        labels = column_of_numbers(table, "label", "label").astype(np.float32)
+        weights = np.ones(len(labels), np.float32)
+        if "weight" in table.column_names:
+            weights = column_of_numbers(table, "weight", "sample weight").astype(np.float32)
+        evaluation.add(predictions, labels, weights)
+        groups.add(table, predictions, labels, weights)
+        columns.append((predictions, labels, weights))
+    empty = np.empty(0, np.float32)
+    arrays = [np.concatenate([empty, *parts]) for parts in zip(*columns, strict=True)] or [empty] * 3
+    total = evaluation.total()
+    exact = exact_auc(arrays[0], arrays[1], arrays[2])
+    total = replace(total, auc=exact, auc_error=None if exact is None else 0.0)
+    return Evaluated(version, total, groups.report() if groups else [], arrays[0], arrays[1], arrays[2])
+
+
+def run(
+    project: Path, name: str | None, samples: Sequence[Path], *, as_json: bool, plot: Path | None, **choices: Any
+) -> int:
+    """Evaluate, show, and draw if asked."""
+    result = evaluate_model(project, name, samples, **choices)
+    if plot is not None:
+        charts = windows_charts([(f"version {result.version}", [g for g in result.groups if g[0].startswith("time:")])])
+        line = reliability(f"version {result.version}", result.predictions, result.labels, result.weights)
+        charts.append(Chart("reliability: observed rate over mean prediction", [line], diagonal=True))
+        plot.write_text(page(f"model version {result.version}", charts), encoding="utf-8")
+    if as_json:
+        groups = {scope: metrics_dict(metrics) for scope, metrics in result.groups}
+        print_json({"version": result.version, "total": metrics_dict(result.total), "groups": groups})
+        return 0
+    console = Console()
+    console.print(
+        metrics_table(f"model version {result.version}", [("total (AUC exact)", result.total), *result.groups])
+    )
+    if plot is not None:
+        console.print(f"plots: {plot}", highlight=False)
+    return 0

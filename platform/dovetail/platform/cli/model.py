@@ -1,0 +1,189 @@
+"""``dovetail model``: what is published, what it holds, which version serves, and how two of them compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.platform.app import open_stores
+from dovetail.platform.archive import read_dataset
+from dovetail.platform.cli.evaluate import evaluate_model
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.report import metrics_dict, metrics_table
+from dovetail.platform.cli.samples import find_model
+from dovetail.platform.cli.train import project_config
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.exporting import export_model
+from dovetail.trainer.kernels import Float32
+from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.plots import Chart, page, reliability
+
+__all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
+
+
+def list_models(project: Path, name: str | None, *, as_json: bool) -> int:
+    """Versions, how they are stored, and which serve; candidates refused, and why."""
+    directory, latest, _, _ = find_model(project_config(project), name)
+    fulls, pinned, candidate = set(directory.fulls()), directory.pinned, directory.shadow
+    rows: list[dict[str, Any]] = []
+    for version in directory.versions():
+        full = version in fulls
+        stored = directory.load_full(version) if full else directory.load_delta(version)
+        rows.append(
+            {
+                "version": version, "kind": "full" if full else "delta", "trained": stored.trained,
+                "weights": len(stored.slots), "serves": version == (pinned or latest), "pinned": version == pinned,
+                "shadow": version == candidate, "refused": None,
+            }
+        )  # fmt: skip
+    rows += [{"version": version, "kind": "refused", "refused": why} for version, why in directory.refused().items()]
+    rows.sort(key=lambda row: row["version"])
+    if as_json:
+        print_json(rows)
+        return 0
+    table = Table(title=str(directory.path))
+    for column in ("version", "kind", "trained", "weights", ""):
+        table.add_column(column, justify="left" if column in ("kind", "") else "right")
+    for row in rows:
+        if row["kind"] == "refused":
+            table.add_row(str(row["version"]), "refused", "", "", "; ".join(row["refused"]))
+            continue
+        notes = [what for what in ("serves", "pinned", "shadow") if row[what]]
+        table.add_row(str(row["version"]), row["kind"], f"{row['trained']:,}", f"{row['weights']:,}", ", ".join(notes))
+    Console().print(table)
+    return 0
+
+
+def show(project: Path, name: str | None, *, as_json: bool) -> int:
+    """One version: its inputs, its weights, and the metrics it had when it was published."""
+    config = project_config(project)
+    directory, version, model, encoder = find_model(config, name)
+    metrics: list[dict[str, Any]] = []
+    if config is not None and config.model is not None:
+        stores = open_stores(config)
+        try:
+            rows = stores.registry.metrics(config.model.name)
+            metrics = [row._asdict() for row in rows if row.trained in (0, model.trained)]
+        finally:
+            stores.close()
+    weights = model.weights.astype(np.float64)
+    answer = {
+        "version": version, "path": str(directory.path), "trained": model.trained, "bits": model.bits,
+        "fingerprint": model.fingerprint, "weights": len(weights),
+        "largest_weight": float(np.abs(weights).max(initial=0.0)), "l2_norm": float(np.sqrt((weights**2).sum())),
+        "inputs": [spec.describe() for spec in encoder.inputs], "moments": model.moments.tolist(), "metrics": metrics,
+    }  # fmt: skip
+    if as_json:
+        print_json(answer)
+        return 0
+    console = Console()
+    for key, value in answer.items():
+        if key not in ("inputs", "moments", "metrics"):
+            console.print(f"{key:<15} {value}", highlight=False)
+    console.print("inputs          " + ", ".join(f"{spec.name} ({spec.kind})" for spec in encoder.inputs))
+    for row in metrics:
+        console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}", highlight=False)
+    return 0
+
+
+def export(project: Path, name: str | None, out: Path, format_: str, *, as_json: bool) -> int:
+    """Write the non-zero weights."""
+    _, version, model, _ = find_model(project_config(project), name)
+    count = export_model(model, version, out, format_)
+    if as_json:
+        print_json({"version": version, "weights": count, "path": str(out), "format": format_})
+    else:
+        Console().print(f"version {version}: {count:,} weights to {out}", highlight=False)
+    return 0
+
+
+def rollback(project: Path, name: str | None, *, release: bool, as_json: bool) -> int:
+    """Serve a named version, or the newest again."""
+    directory, version, _, _ = find_model(project_config(project), name)
+    if not release and "@" not in (name or ""):
+        raise ConfigError("which version? write DIR@VERSION or @VERSION, or --release to serve the newest again")
+    directory.pin(None if release else version)
+    serving = directory.latest() if release else version
+    if as_json:
+        print_json({"serving": serving, "pinned": not release})
+    else:
+        Console().print(f"scorers take up version {serving} with their next request")
+    return 0
+
+
+def shadow(project: Path, name: str | None, *, off: bool, as_json: bool) -> int:
+    """Score a version beside the serving one, or stop that."""
+    directory, version, _, _ = find_model(project_config(project), name)
+    directory.set_shadow(None if off else version)
+    if as_json:
+        print_json({"shadow": None if off else version})
+    else:
+        Console().print("shadow scoring is off" if off else f"version {version} is scored beside the serving model")
+    return 0
+
+
+def compare(
+    project: Path, names: Sequence[str], samples: Sequence[Path], *, as_json: bool, plot: Path | None, format_: str
+) -> int:
+    """Two or more models on the same stored samples."""
+    results = [evaluate_model(project, name, samples, format_=format_) for name in names]
+    rows = [(f"{name} (version {r.version})", r.total) for name, r in zip(names, results, strict=True)]
+    lines = [reliability(name, r.predictions, r.labels, r.weights) for (name, _), r in zip(rows, results, strict=True)]
+    return _answer("the same samples", rows, [Chart("reliability", lines, diagonal=True)], as_json=as_json, plot=plot)
+
+
+def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
+    """The serving model against the shadow, on what both scored live and labels have come back for."""
+    config = project_config(project, needed=True)
+    if config is None:
+        return 2
+    stores = open_stores(config)
+    try:
+        snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+        samples = read_dataset(stores.registry, stores.offline, "samples")
+    finally:
+        stores.close()
+    both = pa.table({})
+    if "shadow_score" in snapshots.column_names and samples.num_rows:
+        scored = snapshots.filter(pc.is_valid(snapshots.column("shadow_score")))
+        both = scored.select(["request_id", "item_id", "score", "shadow_score"]).join(
+            samples.select(["request_id", "item_id", "label", "weight"]), ["request_id", "item_id"], join_type="inner"
+        )
+    if both.num_rows == 0:
+        raise ModelError(
+            "no archived sample has a shadow score; set `shadow = true` in [model], choose a candidate with "
+            "`dovetail model shadow @VERSION`, and let the worker serve and archive"
+        )
+    labels, weights = _float32(both, "label"), _float32(both, "weight")
+    rows, lines = [], []
+    for title, column in (("serving", "score"), ("shadow", "shadow_score")):
+        evaluation = Evaluation()
+        evaluation.add(_float32(both, column), labels, weights)
+        rows.append((title, evaluation.total()))
+        lines.append(reliability(title, _float32(both, column), labels, weights))
+    return _answer("live requests", rows, [Chart("reliability", lines, diagonal=True)], as_json=as_json, plot=plot)
+
+
+def _answer(
+    what: str, rows: Sequence[tuple[str, Metrics]], charts: Sequence[Chart], *, as_json: bool, plot: Path | None
+) -> int:
+    if plot is not None:
+        plot.write_text(page(f"models compared on {what}", charts), encoding="utf-8")
+    if as_json:
+        print_json({name: metrics_dict(metrics) for name, metrics in rows})
+    else:
+        Console().print(metrics_table(f"models compared on {what}", rows))
+    return 0
+
+
+def _float32(table: pa.Table, column: str) -> Float32:
+    numbers: Float32 = table.column(column).to_numpy().astype(np.float32)
+    return numbers

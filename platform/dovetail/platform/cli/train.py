@@ -1,0 +1,202 @@
+"""``dovetail train``: a model from stored samples, published to a folder or laid down for the worker to go on from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from dovetail.platform.accounts import READ, Account
+from dovetail.platform.app import encoder_of, optimizer_of, trainer_options
+from dovetail.platform.cli.main import print_json
+from dovetail.platform.cli.report import metrics_dict, metrics_table
+from dovetail.platform.cli.samples import Samples, find_model, find_samples, model_of
+from dovetail.platform.config import Config, load_config
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.positions import SourceFilter
+from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.exporting import import_weights
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.learner import Learner
+from dovetail.trainer.offline import Schedule, train_passes
+from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
+from dovetail.trainer.publish import Model, ModelDirectory
+from dovetail.trainer.stage import TRAINED
+
+__all__ = ["Options", "project_config", "run"]
+
+_NONE = pa.table({})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of ``dovetail train``."""
+
+    project: Path
+    samples: list[Path]
+    format: str
+    first: str | None
+    last: str | None
+    schedule: Schedule
+    start: str | None
+    out: Path | None
+    seed_checkpoint: bool
+    optimizer: str | None
+    hyperparameters: list[str]
+    bits: int
+    compensation: float
+    json: bool
+
+
+def project_config(project: Path, *, needed: bool = False) -> Config | None:
+    """The project's configuration; None where there is none and none is needed.
+
+    Raises:
+        ConfigError: it is wrong, or needed and absent.
+    """
+    file = project / "dovetail.toml" if project.is_dir() else project
+    return load_config(project) if needed or file.exists() else None
+
+
+def run(options: Options) -> int:
+    """Train, publish or lay down, and show the metrics."""
+    if options.out is None and not options.seed_checkpoint:
+        raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
+    config = project_config(options.project, needed=options.seed_checkpoint)
+    found = find_samples(config, options.samples, format_=options.format, first=options.first, last=options.last)
+    learner = _learner(config, options, found)
+    counted = _Positions()
+    first, losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
+    answer: dict[str, Any] = {
+        "samples": first.samples, "passes": options.schedule.passes, "loss_by_pass": losses,
+        "metrics": metrics_dict(first), "non_zero_weights": len(learner.weights().slots),
+        "optimizer": learner.optimizer.describe(),
+    }  # fmt: skip
+    if options.out is not None:
+        directory = ModelDirectory(options.out)
+        answer["version"] = directory.latest() + 1
+        answer["published_to"] = str(options.out)
+        directory.publish(answer["version"], Model.of(learner))
+    if options.seed_checkpoint and config is not None:
+        answer["checkpoint"] = _lay_down(config, learner, counted)
+    if options.json:
+        print_json(answer)
+        return 0
+    console = Console()
+    console.print(metrics_table("predicted, then trained on; first pass", [("total", first)]))
+    if len(losses) > 1:
+        console.print("log-loss by pass: " + ", ".join(f"{loss:.4f}" for loss in losses))
+    console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
+    for what in ("published_to", "checkpoint"):
+        if what in answer:
+            console.print(f"{what.replace('_', ' ')}: {answer[what]}", highlight=False)
+    return 0
+
+
+def _learner(config: Config | None, options: Options, found: Samples) -> Learner:
+    model = config.model if config is not None else None
+    encoder = encoder_of(model_of(config)) if found.inputs is None else Encoder(found.inputs, options.bits)
+    optimizer = _optimizer(config, options)
+    # Text formats know nothing of the project's columns; neither do its rules about them.
+    options_of = trainer_options(model) if model is not None and found.inputs is None else {}
+    parts = {name: options_of[name] for name in ("slots", "groups", "evaluation") if name in options_of}
+    if "groups" in parts and "request_time" not in next(iter(found.tables()), _NONE).column_names:
+        parts["groups"] = Groups(**{**parts["groups"].describe(), "time": None})
+    records = moments = None
+    if options.start is not None:
+        start, theirs = _start(config, options.start)
+        if theirs.fingerprint != encoder.fingerprint:
+            raise ConfigError(
+                f"--start {options.start}: trained with other inputs or bits than these; a hot start needs the same"
+            )
+        records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
+    return Learner(
+        encoder, optimizer, label="label", weight="weight", records=records, moments=moments, **parts
+    )  # fmt: skip
+
+
+def _start(config: Config | None, name: str) -> tuple[Model, Encoder]:
+    path = Path(name)
+    if path.is_file():
+        model = import_weights(path)
+        return model, Encoder.from_description(model.encoder or {})
+    _, _, model, encoder = find_model(config, name)
+    return model, encoder
+
+
+def _optimizer(config: Config | None, options: Options) -> Optimizer:
+    given: dict[str, float] = {}
+    for text in options.hyperparameters:
+        name, _, value = text.partition("=")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--set {text}: write NAME=NUMBER, such as alpha=0.1") from None
+    if options.optimizer is not None or config is None or config.model is None:
+        optimizer = optimizer_named(options.optimizer or "ftrl", given)
+    elif given:
+        own = config.model.optimizer.model_dump(exclude_none=True)
+        optimizer = optimizer_named(own.pop("name"), {**own, **given})
+    else:
+        optimizer = optimizer_of(config.model)
+    return DelayCompensated(optimizer, options.compensation) if options.compensation else optimizer
+
+
+class _Positions:
+    """Remembers, of the first pass, where samples stood in their topic: a worker goes on behind them."""
+
+    def __init__(self) -> None:
+        self.next: dict[int, int] = {}
+        self.rows: Counter[int] = Counter()
+        self.filter = SourceFilter()
+        self._done = False
+
+    def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """``tables``, noting the positions of those that have any."""
+        for table in tables:
+            if not self._done and {"_partition", "_offset", "_source_offset"} <= set(table.column_names):
+                self._note(table)
+            yield table
+        self._done = True
+
+    def _note(self, table: pa.Table) -> None:
+        partitions = table.column("_partition").to_numpy()
+        offsets = table.column("_offset").to_numpy()
+        for partition in np.unique(partitions).tolist():
+            mine = offsets[partitions == partition]
+            self.next[partition] = max(self.next.get(partition, 0), int(mine.max()) + 1)
+            self.rows[partition] += len(mine)
+        self.filter.admit(table)
+
+
+def _lay_down(config: Config, learner: Learner, counted: _Positions) -> str:
+    """A checkpoint that the project's worker resumes from, behind the samples this model has seen."""
+    model = model_of(config)
+    topic = config.labels.samples_topic
+    if not counted.next:
+        raise ConfigError(
+            "--seed needs samples that know their positions (the project's archive has them): without, the worker "
+            "would train on the same samples again; use --out, and --start with the next training"
+        )
+    store = CheckpointStore(config.path(config.storage.state) / "checkpoints" / model.name)
+    if store.latest() is not None:
+        raise ConfigError(
+            f"--seed: the trainer has checkpoints of {model.name} already and would go on from them; give the model "
+            "another name, or move them away"
+        )
+    accounts = tuple(
+        Account("trainer", topic, partition, outcome, rows)
+        for partition, rows in sorted(counted.rows.items())
+        for outcome in (READ, TRAINED)
+    )
+    settings: Mapping[str, Any] = {"topic": topic, "publish_every": model.publish_every}
+    progress = Progress({topic: counted.next}, counted.filter.state, accounts)
+    store.save(image(learner, progress, settings), after=0)
+    return f"the worker goes on from here, behind {sum(counted.rows.values()):,} samples"

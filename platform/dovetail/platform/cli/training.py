@@ -1,0 +1,170 @@
+"""The arguments of ``dovetail train``, ``dovetail evaluate`` and ``dovetail model``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["register"]
+
+_Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Samples = Annotated[
+    list[Path] | None, typer.Argument(help="Files or folders; the project's archived samples if left out.")
+]
+_Format = Annotated[str, typer.Option("--format", help="parquet, libsvm or vw (Vowpal Wabbit text).")]
+_First = Annotated[str | None, typer.Option("--from-day", help="First day of request_time, YYYY-MM-DD, UTC.")]
+_Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
+_Plot = Annotated[Path | None, typer.Option("--plot", help="Write plots to this HTML file.")]
+_Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
+
+# The bodies import what takes seconds to import (numba, DuckDB), so that --help need not.
+
+_model = typer.Typer(help="List, show, export, roll back and compare published models.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(train)
+    app.command()(evaluate)
+    app.add_typer(_model, name="model")
+
+
+def train(
+    samples: _Samples = None,
+    project: _Project = Path(),
+    sample_format: _Format = "parquet",
+    from_day: _First = None,
+    to_day: _Last = None,
+    passes: Annotated[int, typer.Option(help="How often to go through the samples.")] = 1,
+    shuffle_rows: Annotated[int, typer.Option(help="Shuffle each so many rows; 0 keeps the order.")] = 0,
+    random_seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
+    batch: Annotated[int, typer.Option(help="Rows per mini-batch; 0 trains example by example.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads without locks: faster, not deterministic.")] = 0,
+    start: Annotated[str | None, typer.Option(help="Hot start: DIR@VERSION, or an exported .parquet/.arrow.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Publish the model into this folder, as its next version.")] = None,
+    seed: Annotated[bool, typer.Option("--seed", help="Lay the model down for the worker to go on from.")] = False,
+    optimizer: Annotated[str | None, typer.Option(help="ftrl, ogd, adagrad or adamom; the project's.")] = None,
+    hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
+    bits: Annotated[int, typer.Option(help="libsvm and vw: 2^bits slots.")] = 22,
+    compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches; 0 is off.")] = 0.0,
+    as_json: _Json = False,
+) -> None:
+    """Train on stored samples; every sample is predicted before it is trained on."""
+    from dovetail.platform.cli.train import Options, run
+    from dovetail.trainer.offline import Schedule
+
+    schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads)
+    options = Options(
+        project, samples or [], sample_format, from_day, to_day, schedule, start, out, seed, optimizer,
+        hyperparameters or [], bits, compensation, as_json,
+    )  # fmt: skip
+    raise typer.Exit(run(options))
+
+
+def evaluate(
+    samples: _Samples = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="DIR, DIR@VERSION or @VERSION.")] = None,
+    project: _Project = Path(),
+    sample_format: _Format = "parquet",
+    from_day: _First = None,
+    to_day: _Last = None,
+    slices: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, repeatable.")] = None,
+    window: Annotated[str, typer.Option(help="Length of the event-time windows.")] = "1h",
+    plot: _Plot = None,
+    as_json: _Json = False,
+) -> None:
+    """Evaluate a stored model on stored samples; nothing is trained."""
+    from dovetail.platform.cli.evaluate import run
+    from dovetail.platform.config import parse_duration
+
+    try:
+        window_us = parse_duration(window)
+    except ValueError as error:
+        raise ConfigError(f"--window: {error}") from None
+    choices = {
+        "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
+    }  # fmt: skip
+    raise typer.Exit(run(project, model, samples or [], as_json=as_json, plot=plot, **choices))
+
+
+@_model.command("list")
+def list_models(model: _Name = None, project: _Project = Path(), as_json: _Json = False) -> None:
+    """Versions, which one serves, and candidates refused with the reason."""
+    from dovetail.platform.cli import model as commands
+
+    raise typer.Exit(commands.list_models(project, model, as_json=as_json))
+
+
+@_model.command()
+def show(model: _Name = None, project: _Project = Path(), as_json: _Json = False) -> None:
+    """One version: its inputs, weights and metrics."""
+    from dovetail.platform.cli import model as commands
+
+    raise typer.Exit(commands.show(project, model, as_json=as_json))
+
+
+@_model.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    model: _Name = None,
+    project: _Project = Path(),
+    file_format: Annotated[str, typer.Option("--format", help="parquet, arrow or text.")] = "parquet",
+    as_json: _Json = False,
+) -> None:
+    """Write the non-zero weights to a file."""
+    from dovetail.platform.cli import model as commands
+
+    raise typer.Exit(commands.export(project, model, out, file_format, as_json=as_json))
+
+
+@_model.command()
+def rollback(
+    model: _Name = None,
+    project: _Project = Path(),
+    release: Annotated[bool, typer.Option("--release", help="Serve the newest version again.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Serve a named version until it is released."""
+    from dovetail.platform.cli import model as commands
+
+    raise typer.Exit(commands.rollback(project, model, release=release, as_json=as_json))
+
+
+@_model.command()
+def shadow(
+    model: _Name = None,
+    project: _Project = Path(),
+    off: Annotated[bool, typer.Option("--off", help="Stop shadow scoring.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Score a version beside the serving one on live requests."""
+    from dovetail.platform.cli import model as commands
+
+    raise typer.Exit(commands.shadow(project, model, off=off, as_json=as_json))
+
+
+@_model.command()
+def compare(
+    models: Annotated[list[str] | None, typer.Argument(help="Two or more DIR, DIR@VERSION or @VERSION.")] = None,
+    samples: Annotated[list[Path] | None, typer.Option("--samples", help="Files or folders, repeatable.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Serving against shadow, as both scored live.")] = False,
+    project: _Project = Path(),
+    sample_format: _Format = "parquet",
+    plot: _Plot = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare models on the same samples, or the shadow with the serving model on live requests."""
+    from dovetail.platform.cli import model as commands
+
+    if live == bool(models):
+        raise ConfigError("compare what? name two or more models, or --live for serving against shadow")
+    if live:
+        raise typer.Exit(commands.compare_live(project, as_json=as_json, plot=plot))
+    raise typer.Exit(
+        commands.compare(project, models or [], samples or [], as_json=as_json, plot=plot, format_=sample_format)
+    )

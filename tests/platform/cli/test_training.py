@@ -1,0 +1,276 @@
+"""``dovetail train | evaluate | model`` on stored samples, as a program would call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from dovetail.platform.app import encoder_of, open_stores, optimizer_of
+from dovetail.platform.cli.main import app
+from dovetail.platform.cli.report import metrics_table
+from dovetail.platform.config import load_config
+from dovetail.platform.errors import ConfigError, DovetailError, ModelError
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.registry import DataFile
+from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.stage import TrainerStage
+
+PROJECT = """
+name = "shop"
+[streams.behaviour]
+key = "user_id"
+[labels]
+window = "1h"
+streams = { exposure = {}, click = {} }
+[model]
+bits = 12
+shadow = true
+inputs = [
+    { column = "city" }, { column = "price", kind = "standardised" }, { columns = ["city", "tier"], kind = "cross" },
+]
+optimizer = { name = "adagrad", alpha = 0.1 }
+evaluation = { slices = ["city"], window = 100 }
+"""
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "dovetail.toml").write_text(PROJECT, encoding="utf-8")
+    return tmp_path
+
+
+def samples(n: int = 600, seed: int = 1) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    city = rng.integers(0, 5, n)
+    return pa.table(
+        {
+            "request_id": [f"r{i}" for i in range(n)],
+            "item_id": ["i"] * n,
+            "request_time": pa.array(20_000 * DAY + np.arange(n) * (3 * DAY // n), pa.timestamp("us")),
+            "city": [f"c{c}" for c in city],
+            "tier": rng.integers(0, 2, n),
+            "price": rng.exponential(10, n),
+            "label": pa.array((rng.random(n) < (city + 1) / 7).astype(np.int8)),
+            "weight": np.ones(n, np.float32),
+            "score": np.full(n, 0.4, np.float32),
+            "model_version": np.ones(n, np.int64),
+            "_partition": pa.array(np.zeros(n), pa.int32()),
+            "_offset": pa.array(np.arange(n) // 10, pa.int64()),
+            "_row": pa.array(np.arange(n) % 10, pa.int32()),
+            "_source_partition": pa.array(np.zeros(n), pa.int32()),
+            "_source_offset": pa.array(np.arange(n), pa.int64()),
+            "_source_row": pa.array(np.zeros(n), pa.int32()),
+        }
+    )
+
+
+def call(*arguments: object) -> Any:
+    """What the command prints as JSON; its errors are raised."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments] + ["--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def show(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def archive(project: Path, name: str, table: pa.Table) -> None:
+    stores = open_stores(load_config(project))
+    stores.offline.write(f"{name}/a.parquet", table)
+    file = DataFile(name, "2024-10-04", f"{name}/a.parquet", table.num_rows, 0, 0, 59)
+    stores.registry.commit(f"a.{name}", 0, expected=0, progress=Progress(60), accounts=[], files=[file])
+    stores.close()
+
+
+def test_train_evaluate_and_compare(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet")
+    options = ("-p", project, project / "s.parquet")
+    first = call("train", *options, "--out", project / "m")
+    assert (first["samples"], first["version"]) == (600, 1)
+    assert first["optimizer"]["name"] == "adagrad"
+    assert first["metrics"]["auc"] > 0.6
+    second = call("train", *options, "--out", project / "m", "--passes", 3, "--shuffle-rows", 200, "--set", "alpha=0.2")
+    assert second["version"] == 2
+    assert len(second["loss_by_pass"]) == 3
+    assert second["optimizer"]["alpha"] == 0.2
+    plot = project / "e.html"
+    scored = call("evaluate", *options, "-m", f"{project / 'm'}@1", "--slice", "city", "--window", "1d", "--plot", plot)
+    assert scored["version"] == 1
+    assert scored["total"]["auc_error"] == 0.0
+    assert [scope.partition(":")[0] for scope in scored["groups"]] == ["time"] * 3 + ["slice"] * 5
+    assert plot.read_text(encoding="utf-8").count("<svg") == 4
+    both = call("model", "compare", f"{project / 'm'}@1", f"{project / 'm'}@2", "--samples", project / "s.parquet")
+    assert len(both) == 2
+    one_day = call("train", *options, "--out", project / "d", "--from-day", "2024-10-05", "--to-day", "2024-10-05")
+    assert one_day["samples"] == 200
+    batch = call("train", *options, "--out", project / "b", "--batch", 32, "--compensation", 0.1)
+    assert batch["optimizer"]["name"] == "delay_compensated"
+
+
+def test_a_terminal_gets_tables(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet")
+    options = ("-p", project, project / "s.parquet")
+    assert "log-loss by pass" in show("train", *options, "--out", project / "m", "--passes", 2)
+    assert "true and" in show("evaluate", *options, "-m", project / "m", "--plot", project / "x.html")
+    assert "serves" in show("model", "list", project / "m")
+    assert "largest_weight" in show("model", "show", project / "m", "-p", project)
+    assert "weights to" in show("model", "export", project / "w.txt", project / "m", "--format", "text")
+    assert "scorers take up version 1" in show("model", "rollback", f"{project / 'm'}@1")
+    assert "scored beside" in show("model", "shadow", f"{project / 'm'}@1")
+    assert "shadow scoring is off" in show("model", "shadow", project / "m", "--off")
+    plot = project / "c.html"
+    files = ("--samples", project / "s.parquet", "--plot", plot)
+    assert "models compared" in show("model", "compare", f"{project / 'm'}@1", project / "m", "-p", project, *files)
+    assert plot.exists()
+    assert metrics_table("empty", []).row_count == 0
+
+
+def test_models_are_listed_shown_and_exported(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet")
+    models = project / "m"
+    for _ in range(2):
+        call("train", "-p", project, project / "s.parquet", "--out", models)
+    ModelDirectory(models).refuse(3, ["auc is 0.4"])
+    listed = call("model", "list", models)
+    assert [(row["version"], row["kind"]) for row in listed] == [(1, "full"), (2, "full"), (3, "refused")]
+    assert [row.get("serves") for row in listed] == [False, True, None]
+    assert "auc is 0.4" in show("model", "list", models)
+    call("model", "rollback", f"{models}@1")
+    call("model", "shadow", f"{models}@2")
+    assert [(row["serves"], row["shadow"]) for row in call("model", "list", models)[:2]] == [
+        (True, False),
+        (False, True),
+    ]
+    assert call("model", "rollback", models, "--release") == {"serving": 2, "pinned": False}
+    shown = call("model", "show", models, "-p", project)
+    assert [spec["kind"] for spec in shown["inputs"]] == ["categorical", "standardised", "cross"]
+    assert shown["moments"][0][0] == 600
+    exported = call("model", "export", project / "w.parquet", models)
+    assert exported["weights"] == shown["weights"]
+    hot = call("train", "-p", project, project / "s.parquet", "--start", project / "w.parquet", "--out", project / "h")
+    cold = call("train", "-p", project, project / "s.parquet", "--out", project / "c")
+    assert hot["metrics"]["log_loss"] < cold["metrics"]["log_loss"]
+    again = call("train", "-p", project, project / "s.parquet", "--start", f"{models}@1", "--out", project / "h")
+    assert again["metrics"] == hot["metrics"]
+
+
+def test_a_seed_is_where_the_worker_goes_on(project: Path) -> None:
+    archive(project, "samples", samples())
+    answer = call("train", "-p", project, "--seed", "--passes", 2)
+    assert "behind 600 samples" in answer["checkpoint"]
+    config = load_config(project)
+    assert config.model is not None
+    from dovetail.platform.app import trainer_options
+
+    stage = TrainerStage(
+        "samples", encoder_of(config.model), optimizer_of(config.model), project / ".dovetail/checkpoints/ranking",
+        ModelDirectory(project / ".dovetail/models/ranking"), decode=lambda _: pa.table({}), label="label",
+        weight="weight", **trainer_options(config.model),
+    )  # fmt: skip
+    assert stage.resume("samples") == {0: 60}
+    assert stage.learner.trained == 1200
+    assert {account.outcome: account.rows for account in stage.accounts()} == {"read": 600, "trained": 600}
+    with pytest.raises(ConfigError, match="has checkpoints of ranking already"):
+        call("train", "-p", project, "--seed")
+
+
+def test_text_of_others_needs_no_project(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 9, (300, 3))
+    label = rng.random(300) < features[:, 0] / 9
+    lines = [f"{int(y)} " + " ".join(f"{f}:1" for f in sorted(set(x))) for x, y in zip(features, label, strict=True)]
+    (tmp_path / "x.svm").write_text("\n".join(lines), encoding="utf-8")
+    text = ("-p", tmp_path, tmp_path / "x.svm", "--format", "libsvm")
+    answer = call("train", *text, "--out", tmp_path / "m", "--bits", 10, "--optimizer", "ogd", "--set", "alpha=0.3")
+    assert answer["samples"] == 300
+    assert call("evaluate", *text, "-m", tmp_path / "m")["total"]["auc"] > 0.55
+    hogwild = call("train", *text, "--out", tmp_path / "t", "--threads", 2, "--bits", 10)
+    assert hogwild["samples"] == 300
+
+
+def test_shadow_and_serving_are_compared_on_live_requests(project: Path) -> None:
+    table = samples(100)
+    archive(project, "samples", table)
+    with pytest.raises(ModelError, match="no archived sample has a shadow score"):
+        call("model", "compare", "--live", "-p", project)
+    label = table.column("label").to_numpy()
+    nearly = np.where(label == 1, 0.9, 0.1).astype(np.float32)
+    snapshots = table.select(["request_id", "item_id", "score", "model_version"])
+    snapshots = snapshots.append_column("shadow_score", pa.array(nearly, pa.float32(), mask=np.arange(100) < 10))
+    snapshots = snapshots.append_column("shadow_version", pa.array(np.full(100, 2)))
+    archive(project, "snapshots", snapshots)
+    both = call("model", "compare", "--live", "-p", project)
+    assert both["shadow"]["samples"] == both["serving"]["samples"] == 90
+    assert both["shadow"]["auc"] == 1.0
+    assert both["shadow"]["log_loss"] < both["serving"]["log_loss"]
+    assert "live requests" in show("model", "compare", "--live", "-p", project)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train x.parquet", "nothing would remain of this training"),
+        ("train --out m", "the project has no archived samples yet"),
+        ("train x.svm --format csv --out m", "there is no format 'csv'"),
+        ("train --format vw --out m", "--format vw needs files"),
+        ("train s.parquet --out m --from-day yesterday", "--from-day: 'yesterday' is not a day"),
+        ("train s.parquet --out m --set alpha", "--set alpha: write NAME=NUMBER"),
+        ("train s.parquet --out m --set l1=1", "adagrad has no hyperparameter 'l1'"),
+        ("train s.parquet --out m --start none", "none: there is no such model directory"),
+        ("train bare.parquet --out m --from-day 2024-10-04", "choose by request_time"),
+        ("train bare.parquet --seed", "--seed needs samples that know their positions"),
+        ("train s.parquet --seed --passes 0", "passes >= 1"),
+        ("evaluate s.parquet -m m@x", "the version after @ must be a number"),
+        ("evaluate s.parquet", "no model is published there yet"),
+        ("evaluate s.parquet --window soon", "--window: 'soon' is not a duration"),
+        ("model compare", "compare what"),
+        ("model rollback good", "which version"),
+        ("model export w --format onnx good", "exported as parquet, arrow, text"),
+        ("train s.parquet --out m --start other", "trained with other inputs or bits"),
+    ],
+)
+def test_misuse_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str) -> None:
+    monkeypatch.chdir(project)
+    pq.write_table(samples(20), "s.parquet")
+    inputs = ["city", "tier", "price", "label", "weight"]
+    pq.write_table(samples(20).select(inputs), "bare.parquet")
+    Path("x.svm").write_text("1 2:1\n", encoding="utf-8")
+    if "good" in arguments:
+        call("train", "s.parquet", "--out", "good")
+    if "other" in arguments:
+        call("train", "x.svm", "--format", "libsvm", "--out", "other")
+    with pytest.raises(DovetailError, match=message):
+        show(*arguments.split())
+
+
+def test_no_project_and_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no samples: name files or folders"):
+        show("train", "--out", "m")
+    pq.write_table(samples(20), "s.parquet")
+    with pytest.raises(ConfigError, match=r"there is no \[model\] section here"):
+        show("train", "s.parquet", "--out", "m")
+    with pytest.raises(ConfigError, match="no such file"):
+        show("train", "s.parquet", "--seed")
+
+
+def test_models_without_a_description_need_the_project(project: Path) -> None:
+    pq.write_table(samples(50), project / "s.parquet")
+    call("train", "-p", project, project / "s.parquet", "--out", project / "m")
+    directory = ModelDirectory(project / "m")
+    directory.publish(2, directory.load(1)._replace(encoder=None))
+    assert call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")["version"] == 2
+    directory.publish(3, directory.load(1)._replace(encoder=None, fingerprint="f" * 64))
+    with pytest.raises(ModelError, match="trained with other inputs than the project's model has"):
+        call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")

@@ -1,0 +1,51 @@
+"""Metric rows in the registry, gauges in Prometheus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from dovetail.platform.stores.registry import Registry
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.telemetry import ModelMetrics, metric_rows
+
+
+def metrics(positives: int) -> Metrics:
+    evaluation = Evaluation()
+    labels = (np.arange(10) < positives).astype(np.float32)
+    evaluation.add(np.full(10, 0.25, np.float32), labels, np.ones(10, np.float32))
+    return evaluation.total()
+
+
+def test_rows_come_back_and_windows_are_kept_once(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    registry.add_metrics([])
+    scoped = [("total", metrics(3)), ("time:2026-01-01T00:00:00Z", metrics(0))]
+    registry.add_metrics(metric_rows("m", 100, scoped))
+    registry.add_metrics(metric_rows("m", 200, [("total", metrics(4)), ("time:2026-01-01T00:00:00Z", metrics(5))]))
+    rows = registry.metrics("m")
+    assert [(row.trained, row.scope, row.positive) for row in rows] == [
+        (0, "time:2026-01-01T00:00:00Z", 5.0), (100, "total", 3.0), (200, "total", 4.0),
+    ]  # fmt: skip
+    assert rows[1] == metric_rows("m", 100, scoped)[0]
+    assert rows[1].false_negative == 3.0
+    assert registry.metrics("other") == []
+    registry.close()
+
+
+def test_gauges_show_the_newest_and_leave_out_what_has_no_value() -> None:
+    registry = CollectorRegistry()
+    for _ in range(2):
+        gauges = ModelMetrics("m", registry)
+    gauges.update(10, [("total", metrics(3)), ("slice:a=b", metrics(0)), ("time:x", metrics(1))])
+    gauges.update(20, [("total", metrics(4))])
+    labels = {"model": "m", "scope": "total"}
+    assert registry.get_sample_value("dovetail_model_calibration", labels) == 2.5 / 4
+    assert registry.get_sample_value("dovetail_model_trained_samples", {"model": "m"}) == 20
+    other = {"model": "m", "scope": "slice:a=b"}
+    assert registry.get_sample_value("dovetail_model_samples", other) == 10
+    assert registry.get_sample_value("dovetail_model_calibration", other) is None
+    assert registry.get_sample_value("dovetail_model_samples", {"model": "m", "scope": "time:x"}) is None

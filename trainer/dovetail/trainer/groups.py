@@ -1,0 +1,195 @@
+"""Progressive metrics by event time and by the values of declared columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.platform.errors import ConfigError, WireError
+from dovetail.trainer.columns import number_column
+from dovetail.trainer.kernels import Float32, Float64, Int64, kernel
+from dovetail.trainer.metrics import BINS, SUMS, Metrics, account, judge, metrics_of, require_predictions
+
+__all__ = ["NULL", "OTHER", "Groups"]
+
+#: The slice of a NULL, and of every value beyond the first ``values`` of a column.
+NULL, OTHER = "(null)", "(other)"
+_NONE = np.iinfo(np.int64).min
+
+
+class Groups:
+    """Metrics of the newest ``windows`` windows of ``window_us`` of event time, and of slices.
+
+    Event-time windows are aligned to 1970-01-01 UTC. A row older than every window kept counts as :attr:`late` and
+    into no window. A column's first ``values`` distinct values, in order of appearance, are slices of their own; all
+    others share one. Sums run example by example, so metrics do not depend on how examples are cut into calls.
+
+    :raises ConfigError: a number is below 1, or a column is named twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        time: str | None = None,
+        window_us: int = 3_600_000_000,
+        windows: int = 24,
+        slices: Sequence[str] = (),
+        values: int = 20,
+    ) -> None:
+        if min(window_us, windows, values) < 1 or len(set(slices)) != len(slices):
+            raise ConfigError(
+                "evaluation groups need window, windows and values of at least 1 and different slice columns, got "
+                f"{window_us} µs, {windows}, {values} and {list(slices)}"
+            )
+        self.time = time
+        self.window_us = window_us
+        self.windows = windows
+        self.slices = tuple(slices)
+        self.values = values
+        #: Rows older than every window kept.
+        self.late = 0
+        # Window w lives in row w mod windows.
+        self._ring = np.full(windows if time else 0, _NONE, np.int64)
+        self._names: list[dict[str, int]] = [{} for _ in slices]
+        rows = len(self._ring) + (values + 1) * len(slices)
+        self._sums = np.zeros((rows, len(SUMS)), np.float64)
+        self._histograms = np.zeros((rows, 2, BINS), np.float64)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-ready values; part of every checkpoint."""
+        return {
+            "time": self.time, "window_us": self.window_us, "windows": self.windows, "slices": list(self.slices),
+            "values": self.values,
+        }  # fmt: skip
+
+    def add(self, table: pa.Table, predictions: Float32, labels: Float32, weights: Float32) -> None:
+        """Account for the rows of ``table``, see :meth:`Evaluation.add`.
+
+        :raises WireError: the time or a slice column is absent, or a time is NULL.
+        :raises ModelError: lengths differ, or a prediction is outside (0, 1) or NaN.
+        """
+        if not self.time and not self.slices:
+            return
+        require_predictions(predictions, labels, weights)
+        absent = sorted({self.time or "", *self.slices} - {"", *table.column_names})
+        if absent:
+            raise WireError(f"the table lacks the columns {absent} that metrics are grouped by; it has "
+                            f"{table.column_names}")  # fmt: skip
+        examples = predictions, labels, weights
+        if self.time:
+            keys = self._windows(table.column(self.time))
+            self.late += _accumulate_windows(*examples, keys, self._ring, self._sums, self._histograms)
+        for number, column in enumerate(self.slices):
+            _accumulate(*examples, self._rows(table.column(column), number), self._sums, self._histograms)
+
+    def report(self) -> list[tuple[str, Metrics]]:
+        """Scope and metrics of every group: ``time:2026-11-20T13:00:00Z`` (oldest first), then ``slice:column=value``.
+
+        A window without rows is left out.
+        """
+        found = []
+        newest = int(self._ring.max(initial=_NONE))
+        for window in sorted(int(key) for key in self._ring if key > newest - self.windows and key != _NONE):
+            moment = datetime.fromtimestamp(window * self.window_us / 1e6, UTC)
+            found.append((f"time:{moment:%Y-%m-%dT%H:%M:%SZ}", self._metrics(window % self.windows)))
+        for number, column in enumerate(self.slices):
+            for name, row in self._names[number].items():
+                found.append((f"slice:{column}={name}", self._metrics(self._first(number) + row)))
+            other = self._metrics(self._first(number) + self.values)
+            if other.samples:
+                found.append((f"slice:{column}={OTHER}", other))
+        return found
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """The whole state as copied arrays."""
+        names = json.dumps([list(names) for names in self._names]).encode()
+        return {
+            "sums": self._sums.copy(),
+            "histograms": self._histograms.copy(),
+            "ring": self._ring.copy(),
+            "late": np.array([self.late], np.int64),
+            "names": np.frombuffer(names, np.uint8),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Become the groups whose :meth:`state` was ``state``; they were made with the same arguments."""
+        self._sums[...] = state["sums"]
+        self._histograms[...] = state["histograms"]
+        self._ring[...] = state["ring"]
+        self.late = int(state["late"][0])
+        stored = json.loads(state["names"].tobytes())
+        self._names = [{name: row for row, name in enumerate(names)} for names in stored]
+
+    def _first(self, number: int) -> int:
+        return len(self._ring) + number * (self.values + 1)
+
+    def _metrics(self, row: int) -> Metrics:
+        return metrics_of(self._sums[row], self._histograms[row])
+
+    def _windows(self, column: pa.ChunkedArray) -> Int64:
+        chunks = [number_column(chunk, column=str(self.time)) for chunk in column.chunks]
+        times = np.concatenate([np.empty(0), *chunks])
+        if np.isnan(times).any():
+            row = int(np.flatnonzero(np.isnan(times))[0])
+            raise WireError(
+                f"the time column {self.time!r} is NULL at row {row}; metrics by event time need every time"
+            )
+        return times.astype(np.int64) // self.window_us
+
+    def _rows(self, column: pa.ChunkedArray, number: int) -> Int64:
+        """The row of each example's slice; new values get rows in order of appearance."""
+        names = self._names[number]
+        plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        encoded = plain.combine_chunks().dictionary_encode(null_encoding="encode")
+        row_of = np.empty(len(encoded.dictionary), np.int64)
+        for code, value in enumerate(encoded.dictionary.to_pylist()):
+            name = NULL if value is None else str(value)
+            if name not in names and len(names) < self.values:
+                names[name] = len(names)
+            row_of[code] = names.get(name, self.values)
+        rows: Int64 = self._first(number) + row_of[encoded.indices.to_numpy(zero_copy_only=False)]
+        return rows
+
+
+@kernel
+def _accumulate(
+    predictions: Float32, labels: Float32, weights: Float32, rows: Int64, sums: Float64, histograms: Float64
+) -> None:
+    bits = predictions.view(np.uint32)
+    mirrored = (np.float32(1) - predictions).view(np.uint32)
+    for i in range(len(predictions)):
+        judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
+        account(predictions[i], labels[i], weights[i], judged, sums[rows[i]], histograms[rows[i]])
+
+
+@kernel
+def _accumulate_windows(
+    predictions: Float32,
+    labels: Float32,
+    weights: Float32,
+    keys: Int64,
+    ring: Int64,
+    sums: Float64,
+    histograms: Float64,
+) -> int:
+    bits = predictions.view(np.uint32)
+    mirrored = (np.float32(1) - predictions).view(np.uint32)
+    late = 0
+    for i in range(len(predictions)):
+        row = keys[i] % len(ring)
+        if ring[row] > keys[i]:
+            late += 1
+            continue
+        if ring[row] < keys[i]:
+            ring[row] = keys[i]
+            sums[row] = 0.0
+            histograms[row] = 0.0
+        judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
+        account(predictions[i], labels[i], weights[i], judged, sums[row], histograms[row])
+    return late

@@ -1,0 +1,88 @@
+"""Published models over a topic: for scorers that cannot see the trainer's directory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+from dovetail.platform.errors import WireError
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.trainer.publish import ModelDirectory
+
+__all__ = ["PART_BYTES", "ModelMirror", "messages"]
+
+#: Largest message value; brokers take 1 MB by default, headers and framing included.
+PART_BYTES = 900_000
+_VERSION, _PART, _PARTS = "dovetail-model-version", "dovetail-part", "dovetail-parts"
+
+
+def messages(topic: str, version: int, content: bytes, *, part_bytes: int = PART_BYTES) -> list[Outgoing]:
+    """A publication as messages of at most ``part_bytes`` to partition 0, which keeps their order."""
+    parts = [content[start : start + part_bytes] for start in range(0, len(content), part_bytes)]
+    return [
+        Outgoing(
+            topic,
+            part,
+            key=b"%d" % version,
+            partition=0,
+            headers=((_VERSION, b"%d" % version), (_PART, b"%d" % number), (_PARTS, b"%d" % len(parts))),
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+class ModelMirror(Stage):
+    """Installs what is published to a topic into a directory, from which scorers read as if it were the trainer's.
+
+    It reads the topic from its beginning at every start and keeps no position: installing again is a no-op. A
+    publication whose first parts are gone (retention) is skipped; if that leaves a gap, scorers keep what they have
+    until the next full model.
+    """
+
+    name = "models"
+
+    def __init__(self, topic: str, directory: ModelDirectory) -> None:
+        self.topics = (topic,)
+        self._directory = directory
+        self._version = 0
+        self._parts: list[bytes] = []
+
+    def resume(self, topic: str) -> Mapping[int, int]:
+        self._parts = []
+        return {}
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        """Install every publication that is complete.
+
+        :raises WireError: a message has no model headers.
+        :raises ModelError: a publication is damaged, or its version is here with other content.
+        """
+        complete: list[bytes] = []
+        for offset, value, headers in zip(poll.offsets.tolist(), poll.values, poll.headers, strict=True):
+            content = self._collect(poll, offset, value or b"", dict(headers))
+            if content is not None:
+                complete.append(content)
+        yield Work(commit=partial(self._install, complete), done=poll.last + 1)
+
+    def _collect(self, poll: Poll, offset: int, value: bytes, headers: Mapping[str, bytes]) -> bytes | None:
+        try:
+            version, part, parts = (int(headers[name]) for name in (_VERSION, _PART, _PARTS))
+        except (KeyError, ValueError) as error:
+            raise WireError(
+                f"{poll.topic}, partition {poll.partition}, offset {offset}: not part of a model ({error!r}); only the "
+                "trainer may write to this topic"
+            ) from error
+        if part == 0:
+            self._version, self._parts = version, []
+        if version != self._version or part != len(self._parts):
+            self._version, self._parts = 0, []
+            return None
+        self._parts.append(value)
+        if len(self._parts) < parts:
+            return None
+        content, self._parts = b"".join(self._parts), []
+        return content
+
+    def _install(self, publications: list[bytes]) -> None:
+        for content in publications:
+            self._directory.install(content)

@@ -1,0 +1,163 @@
+"""The serving side: scores rows with a published model, swapped as a whole."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
+from dovetail.trainer.publish import ModelDirectory
+
+__all__ = ["Scored", "Scorer", "predict_with"]
+
+
+class _Serving(NamedTuple):
+    """Version and weights change together, by one reference."""
+
+    version: int
+    weights: Float32
+    moments: Float64
+
+
+class Scored(NamedTuple):
+    """Predictions and the version that made all of them."""
+
+    version: int
+    #: float32 [n].
+    predictions: Float32
+
+
+class Scorer:
+    """Scores tables with the newest published model, or with the one pinned in its directory.
+
+    :meth:`refresh` and scoring may run in different threads: a call scores all its rows with one whole model, and the
+    old one serves while the new one is being loaded. Before the first model, version 0 predicts ``prior`` for every
+    row: use the base rate if it is known.
+
+    With ``role`` ``"shadow"`` it scores with the directory's shadow version instead, if there is one.
+
+    :raises ConfigError: ``prior`` is not inside (0, 1).
+    """
+
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        encoder: Encoder,
+        *,
+        prior: float = 0.5,
+        role: Literal["serving", "shadow"] = "serving",
+    ) -> None:
+        if not 0.0 < prior < 1.0:
+            raise ConfigError(f"the prior must lie inside (0, 1), got {prior}")
+        self._directory = directory
+        self._encoder = encoder
+        self._prior = np.float32(prior)
+        self._role = role
+        self._current: _Serving | None = None
+
+    @property
+    def version(self) -> int:
+        """The version in use; 0 before the first, and for a shadow that is switched off."""
+        return self._current.version if self._current is not None else 0
+
+    def refresh(self) -> bool:
+        """Take up the version that should serve; True when that is another one. Lists one directory if nothing is new.
+
+        Deltas that lead on from the version in use are applied one after the other; where one is missing, nothing is
+        guessed: the newest version that can be built from a full model is taken, or the one in use stays until there
+        is one. A pinned version is loaded even if it is older.
+
+        :raises ModelError: the version cannot be read or was trained under another encoder; the one in use stays.
+        """
+        directory = self._directory
+        wanted = directory.shadow if self._role == "shadow" else directory.pinned
+        if wanted is None and self._role == "shadow":
+            changed = self._current is not None
+            self._current = None
+            return changed
+        if wanted is not None:
+            return wanted != self.version and self._take(wanted)
+        before = self.version
+        if before > directory.latest():
+            # It was pinned to a version that is gone, or the directory was emptied: what is there now counts.
+            self._current = None
+        while (latest := directory.latest()) > self.version:
+            try:
+                if not self._follow():
+                    break
+            except ModelError:
+                if directory.latest() == latest:
+                    raise
+                # Retention took a file away between two calls; a newer one is there.
+        return self.version != before
+
+    def predict(self, table: pa.Table) -> Float32:
+        """The predictions of :meth:`score`."""
+        return self.score(table).predictions
+
+    def score(self, table: pa.Table) -> Scored:
+        """Probability of a positive label for each row: exactly what the trainer would predict at this version.
+
+        :raises WireError: a model input column is absent or of a wrong type.
+        """
+        current = self._current
+        if current is None:
+            return Scored(0, np.full(table.num_rows, self._prior, np.float32))
+        return Scored(current.version, predict_with(self._encoder, current.weights, current.moments, table))
+
+    def _follow(self) -> bool:
+        """One step towards the newest version: the next delta, or a full model; False when there is a gap."""
+        directory, version = self._directory, self.version
+        fulls = [full for full in directory.fulls() if full > version]
+        if fulls:
+            # A full model is the shorter way when it is newer, and the only one across a gap.
+            return self._take(fulls[-1])
+        if self._current is None:
+            return False
+        for number in directory.deltas():
+            if number > version:
+                delta = directory.load_delta(number)
+                if delta.base == version:
+                    self._require(number, delta.fingerprint)
+                    self._current = _Serving(number, delta.apply(self._current.weights), delta.moments)
+                    return True
+        return False
+
+    def _take(self, version: int) -> bool:
+        model = self._directory.load(version)
+        self._require(version, model.fingerprint)
+        self._current = _Serving(version, model.dense(), model.moments)
+        return True
+
+    def _require(self, version: int, fingerprint: str) -> None:
+        if fingerprint != self._encoder.fingerprint:
+            raise ModelError(
+                f"model version {version} in {self._directory.path} was trained under encoder fingerprint "
+                f"{fingerprint}, this scorer encodes as {self._encoder.fingerprint}: their inputs or bits "
+                f"differ. Version {self.version} stays in use; deploy the same model inputs to trainer and scorer"
+            )
+
+
+def predict_with(encoder: Encoder, weights: Float32, moments: Float64, table: pa.Table) -> Float32:
+    """Probability of a positive label for each row of ``table``; ``weights`` float32 [2**bits].
+
+    :raises WireError: a model input column is absent or of a wrong type.
+    """
+    slots, values = encoder.encode(table, moments)
+    predictions = np.empty(table.num_rows, np.float32)
+    _score(weights, slots, values, predictions)
+    return predictions
+
+
+@kernel
+def _score(weights: Float32, slots: UInt32, values: Float32, predictions: Float32) -> None:
+    n, k = slots.shape
+    for i in range(n):
+        margin = 0.0
+        for j in range(k):
+            margin += np.float64(weights[slots[i, j]]) * np.float64(values[i, j])
+        predictions[i] = np.float32(sigmoid(margin))

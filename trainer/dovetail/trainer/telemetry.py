@@ -1,0 +1,62 @@
+"""Metrics for others: rows for the registry, gauges for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+
+from dovetail.platform.stores.registry import MetricRow
+from dovetail.trainer.metrics import Metrics
+
+__all__ = ["ModelMetrics", "metric_rows"]
+
+_GAUGES = ("samples", "log_loss", "auc", "auc_error", "normalised_entropy", "calibration", "accuracy")
+
+
+def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> list[MetricRow]:
+    """``metrics`` by scope as rows of the registry; event-time windows are kept once, in their newest state."""
+    rows = []
+    for scope, m in metrics:
+        numbers = (m.samples, m.weight, m.positive, m.log_loss, m.auc, m.auc_error, m.normalised_entropy,
+                   m.calibration, m.accuracy)  # fmt: skip
+        at = 0 if scope.startswith("time:") else trained
+        rows.append(MetricRow(model, scope, at, *numbers, *astuple(m.confusion)))
+    return rows
+
+
+class ModelMetrics:
+    """Gauges ``dovetail_model_<metric>{model, scope}`` and ``dovetail_model_trained_samples{model}``.
+
+    Scopes are ``total``, ``recent`` and slices; event-time windows go to the registry only, as each would be a series
+    of its own for ever. A metric without a value is not exposed. Making it twice for one Prometheus registry shares the
+    gauges.
+    """
+
+    def __init__(self, model: str, registry: CollectorRegistry = REGISTRY) -> None:
+        self._model = model
+        self._gauges = {name: _gauge(registry, name, f"Progressive {name} of a model", "scope") for name in _GAUGES}
+        self._trained = _gauge(registry, "trained_samples", "Samples a model was trained on")
+
+    def update(self, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
+        """Show these metrics from now on."""
+        self._trained.labels(self._model).set(trained)
+        for scope, of_scope in metrics:
+            if scope.startswith("time:"):
+                continue
+            for name, gauge in self._gauges.items():
+                value = getattr(of_scope, name)
+                if value is not None:
+                    gauge.labels(self._model, scope).set(value)
+
+
+_MADE: dict[tuple[CollectorRegistry, str], Gauge] = {}
+
+
+def _gauge(registry: CollectorRegistry, name: str, what: str, *labels: str) -> Gauge:
+    """The gauge of that name; a registry refuses to have one made twice."""
+    key = registry, name
+    if key not in _MADE:
+        _MADE[key] = Gauge(f"dovetail_model_{name}", what, ["model", *labels], registry=registry)
+    return _MADE[key]
