@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dovetail.features import Project, load
 from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.consistency import equal_bits
 from dovetail.features.request import flatten_requests
-from dovetail.joiners.batch_join import join_delayed
+from dovetail.joiners.batch_join import join_samples
 from dovetail.platform.app import Stores, load_table, open_stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import load_config
@@ -96,14 +97,12 @@ def test_what_was_late_in_the_log_is_reported_as_late(run: Run) -> None:
 def oracle_keys_and_labels(run: Run) -> pa.Table:
     """Keys and labels from the archived requests and labels alone."""
     labels = run.project.config.labels
-    return join_delayed(
-        flatten_requests(run.dataset("requests")),
-        {kind: run.dataset(kind) for kind in labels.streams if run.dataset(kind).num_rows},
-        exposure=labels.exposure,
-        positive=labels.positive,
-        window_us=labels.window,
-        allowed_lateness_us=labels.allowed_lateness,
-    )
+    candidates = flatten_requests(run.dataset("requests"))
+    # The `delayed` policy weighs nothing by the score.
+    candidates = candidates.append_column("score", pa.nulls(candidates.num_rows, pa.float32()))
+    logs = {kind: run.dataset(kind) for kind in labels.streams if run.dataset(kind).num_rows}
+    joined = join_samples(candidates, logs, labels, allowed_lateness_us=labels.allowed_lateness)
+    return joined.drop_columns(["_lane", "_at"])
 
 
 def by_key(rows: pa.Table) -> pa.Table:
@@ -176,9 +175,8 @@ def test_a_folder_that_is_no_demos_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_misuse_exits_with_2_and_says_what_to_do(arguments: list[str], message: str) -> None:
-    done = subprocess.run(
-        [str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env={"COLUMNS": "200"}
-    )
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run([str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env=wide)
     assert done.returncode == 2
     assert message in done.stderr
 
