@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from dovetail.features import Project
 from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.batch.features import seen_column as batch_seen_column
 from dovetail.features.consistency import Consistency, compare
-from dovetail.joiners.samples import lanes_of
+from dovetail.joiners.samples import Lane, lanes_of
 from dovetail.joiners.snapshots import request_rows, seen_column
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.app import Stores, Worker, load_table
@@ -44,14 +45,14 @@ def audit_worker(worker: Worker) -> Audit:
             Check(
                 "snapshot rows: taken, and met by the sample agent",
                 snapshots,
-                totals.get(("samples", READ), 0) - totals.get(("samples", "duplicate"), 0),
+                _met(totals, lanes[0]),
             ),
         ]
         checks += [
             Check(
-                f"rows held by {before.name}, and met by {after.name}",
-                totals.get((f"{before.name}.held", READ), 0),
-                totals.get((after.name, READ), 0) - totals.get((after.name, "duplicate"), 0),
+                f"rows met by {after.name} that {before.name} has not held",
+                max(0, _met(totals, after) - totals.get((f"{before.name}.held", READ), 0)),
+                0,
             )
             for before, after in pairwise(lanes)
         ]
@@ -67,6 +68,10 @@ def audit_worker(worker: Worker) -> Audit:
             Check("snapshot rows: taken, and archived", snapshots, totals.get(("archive.snapshots", "archived"), 0)),
         ]
     return audit(accounts, checks)
+
+
+def _met(totals: Mapping[tuple[str, str], int], lane: Lane) -> int:
+    return totals.get((lane.name, READ), 0) - totals.get((lane.name, "duplicate"), 0)
 
 
 def _totals(accounts: list[Account]) -> dict[tuple[str, str], int]:
