@@ -74,6 +74,7 @@ def audit_labels(
 
     Outcomes of labels: ``sampled``, ``corrected``, ``down_sampled``, ``unexposed`` (no exposure in time), ``late``
     (after every window), ``duplicate``, ``orphaned`` (no snapshot, and every window has passed), ``pending``, ``lost``.
+    A snapshot row is ``pending`` before its window has passed, and ``waiting`` while a later lane is to say.
     """
     connection = duckdb.connect(config={"threads": 2})
     try:
@@ -129,7 +130,8 @@ class _Parts:
             met AS (SELECT *, {free} FROM
                     (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds)}))),
             known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
-                             coalesce(made.positive, 0) = 1 AS has_positive, coalesce(made.corrected, false) AS has_correction
+                             coalesce(made.positive, 0) = 1 AS has_positive,
+                             coalesce(made.corrected, false) AS has_correction
                       FROM met LEFT JOIN made USING (request_id, item_id))
             {kinds}
             UNION ALL {self._snapshots()}
@@ -195,8 +197,8 @@ class _Parts:
         return f"""
             SELECT 'snapshots', strftime(request_time, '%Y-%m-%d'), _partition,
                    CASE WHEN NOT released_0 THEN 'pending' WHEN NOT {exposed} THEN {unexposed}
-                        WHEN NOT released_{self.first} THEN 'pending' WHEN has_sample THEN 'sampled' WHEN {self._down_sampled("")} THEN 'down_sampled'
-                        ELSE 'lost' END,
+                        WHEN NOT released_{self.first} THEN 'waiting' WHEN has_sample THEN 'sampled'
+                        WHEN {self._down_sampled("")} THEN 'down_sampled' ELSE 'lost' END,
                    request_id, item_id::VARCHAR, _offset, _row
             FROM known"""
 

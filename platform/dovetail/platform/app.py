@@ -102,10 +102,9 @@ class Worker:
     stages: Mapping[str, Stage]
 
     @property
-    def samples(self) -> SampleStage | None:
-        """The sample stage, when this worker has it."""
-        stage = self.stages.get("samples")
-        return stage if isinstance(stage, SampleStage) else None
+    def samples(self) -> list[SampleStage]:
+        """The sample stages of this worker: every lane of every target."""
+        return [stage for stage in self.stages.values() if isinstance(stage, SampleStage)]
 
     @property
     def trainer(self) -> TrainerStage | None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dovetail.features import Project, load
 from dovetail.features.consistency import Consistency
+from dovetail.joiners.samples import SampleStage
 from dovetail.platform.accounts import READ
 from dovetail.platform.app import Worker, assemble, label_watermark
 from dovetail.platform.audit import Audit
@@ -192,16 +193,14 @@ class _Conductor:
     async def _settled(self) -> None:
         """Wait until every sample that the labels release is out, and trained on."""
         watermark = label_watermark(self._config, self._worker.stores.labels, self._runtime.end_offset)
-        samples = self._worker.samples
-        snapshots = self._config.request.snapshots_topic
 
-        def released() -> bool:
-            if self._at_end("samples", snapshots):
+        def released(stage: SampleStage) -> bool:
+            if self._at_end(stage.name, stage.topics[0]):
                 return True
-            held = samples.blocked_until_us if samples is not None else None
+            held = stage.blocked_until_us
             return held is not None and (watermark is None or held >= watermark)
 
-        await self._runtime.wait_for(released)
+        await self._runtime.wait_for(lambda: all(released(stage) for stage in self._worker.samples))
         await self._handled(["trainer"])
 
     def _at_end(self, stage: str, topic: str) -> bool:

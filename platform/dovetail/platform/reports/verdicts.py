@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.consistency import Consistency, compare, merged
-from dovetail.joiners.samples import lanes_of
+from dovetail.joiners.samples import Lane, lanes_of
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.app import Stores, Worker
 from dovetail.platform.audit import Audit, Check, audit
@@ -46,14 +46,14 @@ def audit_worker(worker: Worker) -> Audit:
             Check(
                 "snapshot rows: taken, and met by the sample agent",
                 snapshots,
-                totals.get(("samples", READ), 0) - totals.get(("samples", "duplicate"), 0),
+                _met(totals, lanes[0]),
             ),
         ]
         checks += [
             Check(
-                f"rows held by {before.name}, and met by {after.name}",
-                totals.get((f"{before.name}.held", READ), 0),
-                totals.get((after.name, READ), 0) - totals.get((after.name, "duplicate"), 0),
+                f"rows met by {after.name} that {before.name} has not held",
+                max(0, _met(totals, after) - totals.get((f"{before.name}.held", READ), 0)),
+                0,
             )
             for before, after in pairwise(lanes)
         ]
@@ -69,6 +69,10 @@ def audit_worker(worker: Worker) -> Audit:
             Check("snapshot rows: taken, and archived", snapshots, totals.get(("archive.snapshots", "archived"), 0)),
         ]
     return audit(accounts, checks)
+
+
+def _met(totals: Mapping[tuple[str, str], int], lane: Lane) -> int:
+    return totals.get((lane.name, READ), 0) - totals.get((lane.name, "duplicate"), 0)
 
 
 def _totals(accounts: list[Account]) -> dict[tuple[str, str], int]:

@@ -1,0 +1,116 @@
+"""``dovetail join`` and ``dovetail audit`` over a kept run of the simulator, with every policy at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from dovetail.platform.cli import audit, join
+from dovetail.platform.demo import run as demo
+from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.stores.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+TARGETS = """
+[labels.targets.quick]
+policy = "fast_emit"
+window = "15m"
+emit_after = ["1m", "5m"]
+false_negatives = "fnw"
+samples_topic = "quick"
+
+[labels.targets.buys]
+policy = "return_days"
+window = "15m"
+exposure = "exposure"
+positive = "conversion"
+days = [1]
+samples_topic = "buys"
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with the state of a finished run in ``state``."""
+    folder = tmp_path_factory.mktemp("project")
+    log = simulate(SimulatorConfig(requests=40))
+    shutil.copytree(ROOT / "sql", folder / "sql")
+    text = (ROOT / "dovetail.toml").read_text(encoding="utf-8").replace(".dovetail", "state")
+    text = re.sub(r'(?m)^window = "15m"', f'window = "{log.label_window_us}us"\ncorrections = "2h"', text)
+    (folder / "dovetail.toml").write_text(text + TARGETS, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "project_folder", lambda: folder)
+        result = asyncio.run(demo.run_demo(log, folder / "state", on_progress=lambda progress: None))
+    assert result.passed, result.audit.unbalanced
+    return folder
+
+
+@pytest.mark.parametrize("target", ["", "quick", "buys"])
+def test_batch_and_stream_make_the_same_samples(
+    project: Path, tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert join.run(project, tmp_path / "out", target, compare=True, as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["compared"] == {
+        "compared": said["samples"], "only_batch": 0, "only_stream": 0, "columns": {}, "equal": True
+    }  # fmt: skip
+    assert said["samples"] > 20
+    written = ds.dataset(tmp_path / "out", format="parquet", partitioning="hive").to_table()
+    assert written.num_rows == said["samples"]
+    emissions = set(written.column("emission").to_pylist())
+    assert emissions >= {"": {"delayed"}, "quick": {"negative", "positive"}, "buys": {"aged"}}[target]
+
+
+@pytest.mark.parametrize("target", ["", "quick", "buys"])
+def test_the_audit_balances_and_names_keys(
+    project: Path, tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit.run(project, target, tmp_path / "keys.parquet", as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["balanced"]
+    assert all(check["holds"] for check in said["checks"])
+    rows = pq.read_table(tmp_path / "keys.parquet")
+    assert rows.num_rows == sum(line["rows"] for line in said["labels"])
+    assert all(0 < len(line["keys"]) <= 3 for line in said["labels"])
+    outcomes = {(line["what"], line["outcome"]) for line in said["labels"]}
+    assert {("exposure", "duplicate"), ("snapshots", "unexposed")} <= outcomes
+
+
+def test_a_lost_sample_is_named_and_both_commands_fail(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "project"
+    shutil.copytree(project, broken)
+    registry = Registry(f"sqlite:///{broken / 'state' / 'registry.sqlite'}")
+    path = broken / "state" / "offline" / registry.files("samples")[0].path
+    registry.close()
+    rows = pq.read_table(path, partitioning=None)
+    key = f"{rows['request_id'][0].as_py()}/{rows['item_id'][0].as_py()}"
+    pq.write_table(rows.slice(1), path)
+    assert audit.run(broken, "", None, as_json=False) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "audit FAILS" in said
+    assert re.search(rf"1 lost, such as {key}", said)
+    assert join.run(broken, None, "", compare=True, as_json=False) == 1
+    assert "NOT the same as the stream's" in " ".join(capsys.readouterr().out.split())
+
+
+def test_people_are_told_the_same(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.run(project, "", None, as_json=False) == 0
+    assert join.run(project, None, "", compare=True, as_json=False) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "audit holds" in said
+    assert "the same as the stream's" in said
+
+
+def test_an_unknown_target_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="--target x: no such target in .*; there are: buys, quick"):
+        join.run(project, None, "x", compare=False, as_json=True)
