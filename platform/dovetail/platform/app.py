@@ -222,6 +222,7 @@ class _Parts:
             scorer,
             self.stores.registry,
             dead_letter_topic=self.config.dead_letter_topic,
+            feature_set=self.project.feature_set.name,
         )
         return [stage]
 

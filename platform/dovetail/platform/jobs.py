@@ -103,7 +103,10 @@ def _files(stores: Stores, where: str, dataset: str) -> DayFiles:
 
 
 def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
-    """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen."""
+    """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen.
+
+    Views that the snapshots did not read have no positions.
+    """
     rows = request_rows(snapshots)
     for join in features.joins:
         if seen_column(join.view) in snapshots.column_names:

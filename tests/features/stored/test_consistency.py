@@ -18,9 +18,10 @@ from dovetail.features.consistency import Consistency, FeatureConsistency, Misma
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
 from dovetail.platform.cli import batch as batch
 from dovetail.platform.cli.main import app
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.reports import consistency_of
 
-from .stored_world import World
+from .stored_world import FILES, World
 
 Step = Callable[..., Any]
 
@@ -42,6 +43,24 @@ def test_served_is_recomputed_and_late_events_explain_the_rest(world: World) -> 
     assert in_pieces == found
     one = consistency_of(world.project, world.stores, days=days[:1])
     assert of(one, "clicks").compared < of(found, "clicks").compared
+
+
+def test_each_snapshot_is_recomputed_by_the_set_that_made_it(world: World) -> None:
+    world.live(30)
+    world.write("users_v2", FILES["users"].replace("'click'", "'view'"))
+    world.write(
+        "ranking_v2", "SELECT request_id, item_id, u.clicks FROM request LEFT JOIN users_v2 AS u USING (user_id)"
+    )
+    world.load(request={"feature_set": "ranking_v2"})
+    world.live(60, first=30)
+    found = consistency_of(world.project, world.stores)
+    assert found.mismatched == 0
+    counts = {f.feature: f.compared for f in found.features}
+    assert counts == {"clicks": 30, "ranking.clicks": 30, "ranking.hour": 30, "ranking.price": 30}
+    (world.folder / "sql" / "ranking.sql").unlink()
+    world.load(request={"feature_set": "ranking_v2"})
+    with pytest.raises(ConfigError, match=r"made by feature set 'ranking', which is gone; put ranking\.sql back"):
+        consistency_of(world.project, world.stores)
 
 
 def test_nothing_stored_is_nothing_compared(world: World) -> None:
