@@ -15,6 +15,7 @@ from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.consistency import Consistency, compare, merged
 from dovetail.features.plan import FeatureColumn, FeatureSet
+from dovetail.features.registration import refuse_changed
 from dovetail.joiners.snapshots import SET_COLUMN
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.app import Stores, Worker
@@ -88,7 +89,9 @@ def consistency_of(
 
     Raises:
         ConfigError: a feature set that made snapshots is not there any more.
+        DefinitionError: a definition that has data means something else now.
     """
+    refuse_changed(project, stores.registry, stores.online)
     snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
     chosen = [day for day in snapshots.days() if days is None or day in days]
     compared = _Compared(project, stores, snapshots, limits or Limits())
