@@ -21,7 +21,7 @@ from dovetail.platform.stores.definitions import DefinitionRecord
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.registry import Registry
 
-__all__ = ["Change", "changes", "data_of", "register", "register_rebuilt"]
+__all__ = ["Change", "changes", "data_of", "refuse_changed", "register", "register_rebuilt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,24 @@ def changes(project: Project, registry: Registry, online: OnlineStore) -> list[C
     return found
 
 
+def refuse_changed(project: Project, registry: Registry, online: OnlineStore) -> None:
+    """See that no definition that has data means something else now.
+
+    Raises:
+        DefinitionError: one does.
+    """
+    for change in changes(project, registry, online):
+        if change.refused:
+            raise _refusal(project, change)
+
+
 def register(project: Project, registry: Registry, online: OnlineStore) -> None:
     """Register the definitions of ``project``, unless one that has data means something else now.
 
     Raises:
         DefinitionError: one does; nothing was registered.
     """
-    for change in changes(project, registry, online):
-        if change.refused:
-            raise _refusal(project, change)
+    refuse_changed(project, registry, online)
     registry.put_definitions(records_of(project))
 
 
@@ -152,11 +161,12 @@ def _refusal(project: Project, change: Change) -> DefinitionError:
     both: dict[str, StreamView | BatchView | FeatureSet] = {**project.stream_views, **project.batch_views}
     both |= project.feature_sets
     definition = both[change.name]
+    kind = change.kind if change.kind == "feature set" else f"{change.kind} view"
     family, version = family_of(change.name)
     taken = {family_of(name)[1] for name in both if family_of(name)[0] == family}
     following = f"{family}_v{max([version, *taken]) + 1}"
     return DefinitionError(
-        f"{change.kind} {change.name} means something else than the one that made {', '.join(change.data)}",
+        f"{kind} {change.name} means something else than the one that made {', '.join(change.data)}",
         file=definition.file,
         line=definition.line,
         remedy=f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both",

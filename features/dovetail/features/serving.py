@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.evaluate import FeatureSetEvaluator
-from dovetail.features.plan import FeatureSet, StreamView
+from dovetail.features.plan import FeatureColumn, FeatureSet, StreamView
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
@@ -83,12 +83,12 @@ class OnlineFeatures:
         """The snapshot's own features and, looked up now as of each row's request time, the batch features.
 
         ``candidates`` are the flattened request rows of ``snapshot``, in the same order. Columns are in the feature
-        set's order.
+        set's order. A snapshot taken by an earlier feature set has NULL in the columns that it was not served with.
         """
         batch = self._evaluator.evaluate(self._with_batch(candidates, candidates), origins=("batch",))
         return pa.table(
             [
-                (batch if column.origin == "batch" else snapshot).column(column.name)
+                batch.column(column.name) if column.origin == "batch" else _served(snapshot, column)
                 for column in self._feature_set.columns
             ],
             schema=self._feature_set.schema,
@@ -105,6 +105,12 @@ def _join(rows: pa.Table, view: str, values: pa.Table) -> pa.Table:
     for name in values.column_names:
         rows = rows.append_column(f"{view}.{name}", values.column(name))
     return rows
+
+
+def _served(snapshot: pa.Table, column: FeatureColumn) -> pa.Array | pa.ChunkedArray:
+    if column.name in snapshot.column_names and snapshot.schema.field(column.name).type == column.type:
+        return snapshot.column(column.name)
+    return pa.nulls(snapshot.num_rows, column.type)
 
 
 def _dense(progress: Mapping[int, Progress]) -> list[int]:

@@ -1,8 +1,8 @@
 """The snapshot agent: a request in, scores back, and the features as served into the snapshots topic.
 
 A snapshot row keeps, per candidate: the request's own columns (``request`` struct), the streaming and request-time
-features, per streaming view the positions its values include (``_seen_<view>``), the score and the model version; with
-a shadow scorer, its score and version too, NULL while it has no model.
+features, per streaming view the positions its values include (``_seen_<view>``), the score, the model version and the
+feature set's name; with a shadow scorer, its score and version too, NULL while it has no model.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import Registry
 from dovetail.platform.wire import DeadLetter
 
-__all__ = ["REPLY_HEADER", "REQUEST_COLUMN", "SnapshotStage", "request_rows", "seen_column"]
+__all__ = ["REPLY_HEADER", "REQUEST_COLUMN", "SET_COLUMN", "SnapshotStage", "request_rows", "seen_column"]
 
 #: A request message with this header gets its scores as a JSON message to the topic the header names.
 REPLY_HEADER = "dovetail-reply-to"
 #: The struct column of a snapshot that holds the request's own columns.
 REQUEST_COLUMN = "request"
+#: The column of a snapshot that names the feature set which made it.
+SET_COLUMN = "_feature_set"
 _KEYS = ("request_id", "item_id", "request_time")
 #: Offset and row of a request in its partition.
 _Request = tuple[int, int]
@@ -68,6 +70,7 @@ class SnapshotStage(Stage):
         registry: Registry,
         *,
         dead_letter_topic: str,
+        feature_set: str = "",
         rows_per_message: int = 20_000,
         shadow: Scorer | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class SnapshotStage(Stage):
         self._shadow = shadow
         self._registry = registry
         self._dead_letter_topic = dead_letter_topic
+        self._feature_set = feature_set
         self._rows_per_message = rows_per_message
         self._expected: dict[int, int] = {}
 
@@ -168,6 +172,7 @@ class SnapshotStage(Stage):
             columns["shadow_version"] = pa.chunked_array(
                 [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
             )
+        columns[SET_COLUMN] = _constant(pa.scalar(self._feature_set), len(candidates))
         for view, offsets in served.seen.items():
             columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}

@@ -269,6 +269,7 @@ class _Parts:
             self.stores.registry,
             dead_letter_topic=self.config.dead_letter_topic,
             shadow=shadow,
+            feature_set=self.project.feature_set.name,
         )
         return [stage]
 

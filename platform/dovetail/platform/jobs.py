@@ -15,6 +15,7 @@ from dovetail.features.batch.features import seen_column as batch_seen_column
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan import FeatureSet
+from dovetail.features.registration import register
 from dovetail.features.requests import RequestLog
 from dovetail.features.source import nearest
 from dovetail.features.versions import BatchVersions
@@ -53,11 +54,13 @@ class BackfillRequest:
 
 
 def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> Backfill:
-    """The backfill that is asked for, not yet begun.
+    """The backfill that is asked for, not yet begun. Its definitions are registered.
 
     Raises:
         ConfigError: a feature set, column, stream or path that does not exist.
+        DefinitionError: a definition that has data means something else now.
     """
+    register(project, stores.registry, stores.online)
     if asked.features not in project.feature_sets:
         hint = nearest(asked.features, list(project.feature_sets))
         raise ConfigError(f"FEATURES: there is no feature set {asked.features!r}; {hint}")
@@ -103,7 +106,10 @@ def _files(stores: Stores, where: str, dataset: str) -> DayFiles:
 
 
 def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
-    """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen."""
+    """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen.
+
+    Views that the snapshots did not read have no positions.
+    """
     rows = request_rows(snapshots)
     for join in features.joins:
         if seen_column(join.view) in snapshots.column_names:

@@ -82,8 +82,8 @@ class World:
     def write(self, name: str, text: str) -> None:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
 
-    def load(self) -> Project:
-        self.project = load(self.folder)
+    def load(self, **overrides: Any) -> Project:
+        self.project = load(self.folder, **overrides)
         return self.project
 
     def send(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -124,13 +124,14 @@ class World:
             NoModel(),
             stores.registry,
             dead_letter_topic="dead",
+            feature_set=project.feature_set.name,
         )
         asyncio.run(run_stage(stage, self.log))
 
-    def live(self, hours: int) -> None:
+    def live(self, hours: int, *, first: int = 0) -> None:
         """Events, a request with every third at the moment of the newest, answered from what had arrived; now
         and then an event that comes after a request it was before; then all archived."""
-        for hour in range(0, hours, 3):
+        for hour in range(first, hours, 3):
             self.send(events(3, first=hour))
             self.stream(*self.project.stream_views)
             newest = max(events(3, first=hour), key=lambda event: event["event_time"])

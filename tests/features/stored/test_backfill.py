@@ -16,7 +16,7 @@ from dovetail.features.batch.pieces import Limits
 from dovetail.features.request import flatten_requests
 from dovetail.platform.app import load_table
 from dovetail.platform.archive import read_dataset
-from dovetail.platform.errors import ConfigError, StoreError, WireError
+from dovetail.platform.errors import ConfigError, DefinitionError, StoreError, WireError
 from dovetail.platform.jobs import BackfillRequest, open_backfill
 
 from .stored_world import START, World, events, requests
@@ -203,6 +203,8 @@ def test_the_sql_is_shown(asked: World) -> None:
     assert "count(*" in script
     assert "max(category) AS category FROM items GROUP BY item_id;" in script
     assert '"users.clicks"' in script
+    served = job(asked, visibility="as_served").explain()
+    assert "SEMI JOIN unseen" in served, "what is done about late events is shown, too"
 
 
 def test_the_registry_knows_what_was_made_with_which_definition(asked: World) -> None:
@@ -211,6 +213,14 @@ def test_the_registry_knows_what_was_made_with_which_definition(asked: World) ->
     assert {use.definition for use in uses} == {"ranking", "users", "profile"}
     assert {use.dataset for use in uses} == {f"backfill:{asked.folder / 'out'}"}
     assert sorted({use.day for use in uses}) == list(result.written)
+
+
+def test_a_definition_that_has_data_and_changed_is_refused(asked: World) -> None:
+    job(asked).run()
+    asked.write("profile", "SELECT item_id, min(category) AS category FROM items GROUP BY item_id")
+    asked.load()
+    with pytest.raises(DefinitionError, match=r"profile.sql:1: batch view profile means something else"):
+        job(asked, out="other")
 
 
 def test_events_can_come_from_files(asked: World, tmp_path: Path) -> None:

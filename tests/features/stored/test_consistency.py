@@ -10,17 +10,23 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.consistency import Consistency, FeatureConsistency, Mismatch, compare, merged
+from dovetail.features.serving import OnlineFeatures
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
+from dovetail.joiners.snapshots import request_rows
+from dovetail.platform.archive import read_dataset
 from dovetail.platform.cli import batch as batch
 from dovetail.platform.cli.main import app
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.jobs import batch_versions
 from dovetail.platform.reports import consistency_of
 
-from .stored_world import World
+from .stored_world import FILES, World
 
 Step = Callable[..., Any]
 
@@ -42,6 +48,36 @@ def test_served_is_recomputed_and_late_events_explain_the_rest(world: World) -> 
     assert in_pieces == found
     one = consistency_of(world.project, world.stores, days=days[:1])
     assert of(one, "clicks").compared < of(found, "clicks").compared
+
+
+def test_each_snapshot_is_recomputed_by_the_set_that_made_it(world: World) -> None:
+    world.live(30)
+    world.write("users_v2", FILES["users"].replace("'click'", "'view'"))
+    world.write(
+        "ranking_v2", "SELECT request_id, item_id, u.clicks FROM request LEFT JOIN users_v2 AS u USING (user_id)"
+    )
+    world.load(request={"feature_set": "ranking_v2"})
+    world.live(60, first=30)
+    assert_old_snapshots_complete(world)
+    found = consistency_of(world.project, world.stores)
+    assert found.mismatched == 0
+    counts = {f.feature: f.compared for f in found.features}
+    assert counts == {"clicks": 30, "ranking.clicks": 30, "ranking.hour": 30, "ranking.price": 30}
+    (world.folder / "sql" / "ranking.sql").unlink()
+    world.load(request={"feature_set": "ranking_v2"})
+    with pytest.raises(ConfigError, match=r"made by feature set 'ranking', which is gone; put ranking\.sql back"):
+        consistency_of(world.project, world.stores)
+
+
+def assert_old_snapshots_complete(world: World) -> None:
+    """Samples can be made of snapshots that the earlier set took."""
+    project, stores = world.project, world.stores
+    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+    server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, batch_versions(project, stores))
+    old = snapshots.filter(pc.equal(snapshots.column("_feature_set"), "ranking")).drop_columns(["clicks"])
+    completed = server.complete(request_rows(old), old)
+    assert completed.schema == project.feature_set.schema
+    assert completed.column("clicks").null_count == old.num_rows
 
 
 def test_nothing_stored_is_nothing_compared(world: World) -> None:

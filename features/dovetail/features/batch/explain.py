@@ -1,4 +1,4 @@
-"""The SQL behind a feature set, taken down while it runs over no rows: what runs is what is shown."""
+"""The SQL behind a feature set, taken down while it runs over hardly any rows: what runs is what is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.connection import Resources, resources
+from dovetail.features.batch.connection import Resources, connect, resources
 from dovetail.features.batch.features import ColumnEvaluator
 from dovetail.features.batch.streaming import Visibility, evaluate_view
 from dovetail.features.plan import FeatureColumn, FeatureSet, StreamView
@@ -27,9 +27,7 @@ def explain_features(
             continue
         if join.view in project.stream_views:
             view = project.stream_views[join.view]
-            events = _empty_events(view)
-            probes = pa.schema([*_entity(view), ("request_time", pa.timestamp("us")), ("seen", pa.list_(pa.int64()))])
-            script = view_script(view, events, probes.empty_table(), visibility)
+            script = view_script(view, *_unseen(view, visibility), visibility)
             parts.append(f"-- {view.name} ({view.file}:{view.line}), in pieces by hash of {', '.join(view.entity)}")
             parts += script
         else:
@@ -54,9 +52,26 @@ def view_script(view: StreamView, events: pa.Table, probes: pa.Table, visibility
     return script
 
 
-def _empty_events(view: StreamView) -> pa.Table:
-    return pa.schema([*view.stream.schema.arrow, *own_position_columns()]).empty_table()
+def _unseen(view: StreamView, visibility: Visibility) -> tuple[pa.Table, pa.Table]:
+    """Events and probes to take the script down with: none, or for ``as_served`` one that the other had not seen, so
+    that what is done about late events is in the script, too."""
+    rows = 1 if visibility == "as_served" else 0
+    moment = pa.array([0] * rows, pa.timestamp("us"))
+    key = {name: _some(type_, rows) for name, type_ in zip(view.entity, view.entity_types, strict=True)}
+    given = {**key, view.stream.event_time: moment}
+    fields = [*view.stream.schema.arrow, *own_position_columns()]
+    positions = {field.name: pa.array([0] * rows, field.type) for field in own_position_columns()}
+    columns = [{**positions, **given}.get(field.name, pa.nulls(rows, field.type)) for field in fields]
+    events = pa.table(columns, names=[field.name for field in fields])
+    return events, pa.table({**key, "request_time": moment, "seen": pa.array([[]] * rows, pa.list_(pa.int64()))})
 
 
-def _entity(view: StreamView) -> list[pa.Field]:
-    return [pa.field(name, type_) for name, type_ in zip(view.entity, view.entity_types, strict=True)]
+def _some(type_: pa.DataType, rows: int) -> pa.Array:
+    """A value of the type, whatever it is."""
+    connection = connect(threads=1)
+    connection.register("nothing", pa.table({"value": pa.nulls(1, type_)}))
+    kind = connection.execute("SELECT typeof(value) FROM nothing").fetchall()[0][0]
+    asked = f"SELECT coalesce(TRY_CAST('0' AS {kind}), TRY_CAST('2000-01-01' AS {kind})) AS value"
+    value = connection.sql(asked).to_arrow_table().column("value").combine_chunks().cast(type_)
+    connection.close()
+    return value.slice(0, rows)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.consistency import Consistency, compare, merged
+from dovetail.features.plan import FeatureColumn, FeatureSet
+from dovetail.features.registration import refuse_changed
 from dovetail.joiners.samples import Lane, lanes_of
+from dovetail.joiners.snapshots import SET_COLUMN
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.app import Stores, Worker
 from dovetail.platform.audit import Audit, Check, audit
 from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.jobs import archived_events, batch_versions, scratch_folder, served_rows
 
-__all__ = ["audit_worker", "consistency_of", "served_requests"]
+__all__ = ["audit_worker", "consistency_of"]
 
 
 def audit_worker(worker: Worker) -> Audit:
@@ -83,11 +89,6 @@ def _totals(accounts: list[Account]) -> dict[tuple[str, str], int]:
     return totals
 
 
-def served_requests(project: Project, snapshots: pa.Table) -> pa.Table:
-    """The flattened requests that ``snapshots`` answered, with the positions each streaming view had seen."""
-    return served_rows(project.feature_set, snapshots)
-
-
 def consistency_of(
     project: Project,
     stores: Stores,
@@ -98,9 +99,14 @@ def consistency_of(
 ) -> Consistency:
     """Every archived snapshot value against its recomputation in DuckDB from the archived events, day by day.
 
-    ``days`` chooses some; ``on_day(day, days done, of)`` is called after each. Memory is bounded by ``limits``, not by
-    the number of snapshots or events.
+    Each snapshot is recomputed by the feature set that made it. ``days`` chooses some; ``on_day(day, days done, of)``
+    is called after each. Memory is bounded by ``limits``, not by the number of snapshots or events.
+
+    Raises:
+        ConfigError: a feature set that made snapshots is not there any more.
+        DefinitionError: a definition that has data means something else now.
     """
+    refuse_changed(project, stores.registry, stores.online)
     snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
     chosen = [day for day in snapshots.days() if days is None or day in days]
     compared = _Compared(project, stores, snapshots, limits or Limits())
@@ -113,43 +119,70 @@ def consistency_of(
 
 
 class _Compared:
-    """Compares snapshots of a day at a time."""
+    """Compares snapshots of a day at a time, those of each feature set by itself."""
 
     def __init__(self, project: Project, stores: Stores, snapshots: DayFiles, limits: Limits) -> None:
         self._project, self._snapshots, self._limits = project, snapshots, limits
         self._events = archived_events(project, stores)
-        self._columns = {c.name: c for c in project.feature_set.columns_of("request", "streaming")}
         self._table_of = batch_versions(project, stores).table
 
     def day(self, day: str) -> Iterator[Consistency]:
         """The verdict on each part of the day's snapshots."""
         low = day_start_us(day)
-        high = low + DAY_US - 1
+        span = Span(self._snapshots.days()[day], low, low + DAY_US - 1)
+        made_by: set[str] = set()
+        for part in self._snapshots.read(None, span.low_us, span.high_us):
+            made_by.update(pc.unique(self._made_by(part)).to_pylist())
+        for name in sorted(made_by):
+            if name not in self._project.feature_sets:
+                raise ConfigError(
+                    f"snapshots of {day} were made by feature set {name!r}, which is gone; put {name}.sql back"
+                )
+            yield from self._of_set(self._project.feature_sets[name], span)
+
+    def _made_by(self, snapshots: pa.Table) -> pa.ChunkedArray:
+        if SET_COLUMN in snapshots.column_names:
+            return snapshots.column(SET_COLUMN)
+        return pa.chunked_array([pa.repeat(pa.scalar(self._project.feature_set.name), snapshots.num_rows)])
+
+    def _of_set(self, features: FeatureSet, span: Span) -> Iterator[Consistency]:
+        columns = {c.name: c for c in features.columns_of("request", "streaming")}
+
+        def snapshots() -> Iterator[pa.Table]:
+            for part in self._snapshots.read(None, span.low_us, span.high_us):
+                mine = part.filter(pc.equal(self._made_by(part), features.name))
+                if mine.num_rows:
+                    yield mine
 
         def requests() -> Iterator[pa.Table]:
-            return (served_requests(self._project, part) for part in self._snapshots.read(None, low, high))
+            return (served_rows(features, part) for part in snapshots())
 
-        span = Span(self._snapshots.days()[day], low, high)
-        served = self._evaluator("as_served").evaluate(requests, span)
-        happened = self._evaluator("event_time").evaluate(requests, span)
-        parts = self._snapshots.read(None, low, high)
-        for snapshots, (rows, then), (_, all_) in zip(parts, served, happened, strict=True):
-            reproduced = partial(self._reproduce, rows)
-            yield compare(snapshots, then, all_, list(self._columns), reproduced)
+        served = self._evaluator(features, columns, "as_served").evaluate(requests, span)
+        happened = self._evaluator(features, columns, "event_time").evaluate(requests, span)
+        for part, (rows, then), (_, all_) in zip(snapshots(), served, happened, strict=True):
+            reproduced = partial(self._reproduce, columns, rows)
+            yield self._named(features, compare(part, then, all_, list(columns), reproduced))
 
-    def _evaluator(self, visibility: Visibility) -> PieceEvaluator:
-        project = self._project
+    def _named(self, features: FeatureSet, found: Consistency) -> Consistency:
+        """Features of a set that does not serve any more are shown with its name."""
+        if features.name == self._project.feature_set.name:
+            return found
+        return Consistency(tuple(replace(f, feature=f"{features.name}.{f.feature}") for f in found.features))
+
+    def _evaluator(
+        self, features: FeatureSet, columns: Mapping[str, FeatureColumn], visibility: Visibility
+    ) -> PieceEvaluator:
         return PieceEvaluator(
-            project.feature_set,
-            list(self._columns.values()),
-            project.stream_views,
-            project.batch_views,
+            features,
+            list(columns.values()),
+            self._project.stream_views,
+            self._project.batch_views,
             self._events,
             self._table_of,
             visibility=visibility,
             limits=self._limits,
-            scratch=scratch_folder(project, f"consistency-{visibility}"),
+            scratch=scratch_folder(self._project, f"consistency-{visibility}"),
         )
 
-    def _reproduce(self, requests: pa.Table, feature: str, row: int) -> str:
-        return reproduce(self._project, self._columns[feature], requests.slice(row, 1), self._events)
+    def _reproduce(self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int) -> str:
+        return reproduce(self._project, columns[feature], requests.slice(row, 1), self._events)

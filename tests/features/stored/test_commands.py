@@ -1,0 +1,104 @@
+"""The commands over stored data: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from dovetail.platform.cli import main
+
+from .stored_world import FILES, World, events, requests
+
+
+class Ran:
+    """A command's exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, error: str) -> None:
+        self.code, self.out, self.error = code, out, error
+
+
+@pytest.fixture
+def dovetail(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command of the project in ``world``."""
+    world.send(events(60))
+    world.stream("users")
+    world.ask(requests(2))
+    world.archive()
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["dovetail", *arguments, "--project", str(world.folder)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(stopped.value.code or 0), printed.out, " ".join(printed.err.split()))
+
+    return run
+
+
+def test_backfill_prints_a_line_a_day_and_then_nothing_is_left(dovetail: Any, world: World) -> None:
+    out = str(world.folder / "out")
+    ran = dovetail("backfill", "ranking", "--out", out, "--columns", "clicks, hour", "--threads", "1", "--memory", "64")
+    assert ran.code == 0
+    assert "2024-03-18  1 of 2 days" in ran.out
+    assert "2 days written, 30 rows" in " ".join(ran.out.split())
+    assert ds.dataset(out, format="parquet").schema.names == ["request_id", "item_id", "request_time", "hour", "clicks"]
+    again = json.loads(dovetail("backfill", "ranking", "--out", out, "--columns", "clicks,hour", "--json").out)
+    assert (again["written"], again["done_before"]) == ([], ["2024-03-18", "2024-03-19"])
+
+
+def test_backfill_explains_and_writes_nothing(dovetail: Any, world: World) -> None:
+    ran = dovetail("backfill", "ranking", "--out", str(world.folder / "out"), "--explain")
+    assert ran.code == 0
+    assert "-- users (" in ran.out
+    assert not (world.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--from", "yesterday"], "--from 'yesterday': write a day like 2024-02-29"),
+        (["--to", "2024-13-01"], "--to '2024-13-01': write a day"),
+        (["--events", "events"], "--events 'events': write NAME=PATH"),
+        (["--columns", "click"], "has no column 'click'; did you mean clicks?"),
+    ],
+)
+def test_misuse_of_backfill_is_named(dovetail: Any, world: World, arguments: list[str], says: str) -> None:
+    ran = dovetail("backfill", "ranking", "--out", str(world.folder / "out"), *arguments)
+    assert ran.code == 2
+    assert says in ran.error
+
+
+def test_bootstrap_refuses_then_replaces(dovetail: Any) -> None:
+    refused = dovetail("bootstrap", "users")
+    assert refused.code == 1
+    assert "--replace builds it again" in refused.error
+    done = json.loads(dovetail("bootstrap", "users", "--replace", "--json").out)
+    assert done["rows"] == 60
+    shown = dovetail("bootstrap", "users", "--replace")
+    assert "60 rows; the stream goes on at offset" in " ".join(shown.out.split())
+    unknown = dovetail("bootstrap", "user")
+    assert unknown.code == 2
+    assert "there is no streaming view 'user'; did you mean users?" in unknown.error
+
+
+def test_check_shows_the_difference(dovetail: Any, world: World) -> None:
+    assert dovetail("check", "--diff").code == 0
+    assert dovetail("bootstrap", "users", "--replace").code == 0
+    world.write("users", FILES["users"].replace("1 HOUR", "2 HOUR"))
+    ran = dovetail("check", "--diff", "--json")
+    assert ran.code == 1
+    users = next(change for change in json.loads(ran.out) if change["name"] == "users")
+    assert users["change"] == "changed"
+    assert users["refused"]
+    assert users["state"] == "stored state cannot be read; it must be built again"
+
+
+def test_consistency_of_nothing_holds(dovetail: Any) -> None:
+    ran = dovetail("consistency", "--day", "2024-03-18")
+    assert ran.code == 0
+    assert "holds" in ran.out
