@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench services-test format clean
+.PHONY: demo test check nightly bench services-test format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(ARGS)
+
+nightly: $(STAMP)  ## the property tests of the two engines, 2,000 generated cases each
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/language $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dovetail.features.batch.binding import syntax_tree
 from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.expressions import Compiled, NotProven, compile_expression
-from dovetail.features.plan import FeatureSet, StreamView
+from dovetail.features.plan import Cleaned, FeatureSet, StreamView
 from dovetail.features.request import REQUEST
 from dovetail.platform.errors import WireError
 
@@ -168,6 +168,35 @@ class PreparedColumns:
     filters: tuple[pa.Array, ...]
 
 
+def _passing(where: ExpressionSet, events: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
+    """The indices of the events that pass, ascending, and those events."""
+    passed = pc.fill_null(where.evaluate(events)[0], False)
+    kept = np.flatnonzero(np.asarray(passed.to_numpy(zero_copy_only=False), dtype=np.bool_))
+    return kept, events if len(kept) == events.num_rows else events.take(pa.array(kept))
+
+
+class _Cleaner:
+    """What a view's SELECT inside FROM makes of events."""
+
+    def __init__(self, view: StreamView, cleaned: Cleaned) -> None:
+        called = f"{view.file}:{view.line}: {view.name}"
+        self._schema = view.stream.schema.arrow
+        self._where = None
+        if cleaned.where is not None:
+            condition = Expression(cleaned.where, pa.bool_(), f"{called}: WHERE {cleaned.where}")
+            self._where = ExpressionSet([condition], cleaned.raw)
+        types = dict(zip(self._schema.names, self._schema.types, strict=True))
+        columns = [Expression(sql, types[name], f"{called}: {name}") for name, sql in cleaned.columns]
+        self._columns = ExpressionSet(columns, cleaned.raw)
+
+    def clean(self, events: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
+        """The indices of the events that pass, and what becomes of them."""
+        kept = np.arange(events.num_rows, dtype=np.int64)
+        if self._where is not None:
+            kept, events = _passing(self._where, events)
+        return kept, pa.Table.from_arrays(self._columns.evaluate(events), names=self._schema.names)
+
+
 class StreamPreparer:
     """Evaluates a streaming view's WHERE, arguments and filters on events. Threads may share it."""
 
@@ -178,6 +207,7 @@ class StreamPreparer:
         called = f"{view.file}:{view.line}: {view.name}"
         arguments = {i.argument: i.type for i in view.inputs if i.argument is not None}
         filters = dict.fromkeys(i.filter for i in view.inputs if i.filter is not None)
+        self._cleaner = None if view.cleaned is None else _Cleaner(view, view.cleaned)
         self._where = None if view.where is None else ExpressionSet([Expression(view.where, pa.bool_(), where)], schema)
         self._inputs = ExpressionSet(
             [
@@ -203,11 +233,11 @@ class StreamPreparer:
         times = events.column(self.view.stream.event_time).combine_chunks().view(pa.int64())
         event_time = np.asarray(times.to_numpy(zero_copy_only=False), dtype=np.int64)
         kept = np.arange(events.num_rows, dtype=np.int64)
+        if self._cleaner is not None:
+            kept, events = self._cleaner.clean(events)
         if self._where is not None:
-            passed = pc.fill_null(self._where.evaluate(events)[0], False)
-            kept = np.flatnonzero(np.asarray(passed.to_numpy(zero_copy_only=False), dtype=np.bool_))
-            if len(kept) < events.num_rows:
-                events = events.take(pa.array(kept))
+            passed, events = _passing(self._where, events)
+            kept = kept[passed]
         evaluated = self._inputs.evaluate(events)
         entity = tuple(events.column(column).combine_chunks() for column in self.view.entity)
         cut = self._arguments

@@ -168,7 +168,10 @@ class _Reader:
             return type_
         if type_ not in plain:
             raise self.source.refuse(
-                node, f"a feature of type {type_}", "CAST it to a number, VARCHAR, BOOLEAN, DATE or TIMESTAMP"
+                node,
+                f"a feature of type {type_}",
+                "make it a number, VARCHAR, BOOLEAN, DATE or TIMESTAMP: CAST it, or take from a list or map with "
+                "x[1], len(x), list_contains(x, item_id), m[category]",
             )
         return type_
 

@@ -19,6 +19,7 @@ __all__ = [
     "Aggregate",
     "AggregateFunction",
     "BatchView",
+    "Cleaned",
     "Derived",
     "FeatureColumn",
     "FeatureSet",
@@ -149,11 +150,24 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What a view makes of each event before it aggregates: ``(name, SQL over raw)`` columns and a condition.
+
+    ``raw`` is the schema of the stream's events as they arrive.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    where: str | None
+    raw: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
 class StreamView:
     """A streaming feature view: aggregates over windows of one stream, per entity.
 
     ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the statement as written. ``outputs`` names what
-    the view gives, in the order written: aggregates and ``derived`` expressions; empty means every aggregate.
+    the view gives, in the order written: aggregates and ``derived`` expressions; empty means every aggregate. With
+    ``cleaned``, ``stream.schema`` is what the SELECT inside FROM makes of the events, and the rest is about that.
     """
 
     name: str
@@ -168,6 +182,7 @@ class StreamView:
     aggregates: tuple[Aggregate, ...]
     derived: tuple[Derived, ...] = ()
     outputs: tuple[str, ...] = ()
+    cleaned: Cleaned | None = None
 
     @property
     def entity_types(self) -> tuple[pa.DataType, ...]:
@@ -180,6 +195,11 @@ class StreamView:
         types = {aggregate.output: aggregate.type for aggregate in self.aggregates}
         types |= {derived.output: derived.type for derived in self.derived}
         return pa.schema([pa.field(name, types[name]) for name in self.outputs or types])
+
+    @property
+    def event_schema(self) -> pa.Schema:
+        """The columns of the stream's events as they arrive."""
+        return self.stream.schema.arrow if self.cleaned is None else self.cleaned.raw
 
     @property
     def aggregate_schema(self) -> pa.Schema:

@@ -13,6 +13,7 @@ from dovetail.features.definitions import load_definitions
 from dovetail.features.plan import BatchView, FeatureSet, Stream, StreamView, Table
 from dovetail.features.request import request_schema
 from dovetail.features.source import nearest
+from dovetail.features.state import state_of
 from dovetail.platform.config import Config, load_config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.schema import TableSchema
@@ -137,12 +138,6 @@ def _check_names(project: Project) -> None:
 
 
 def _describe_stream_view(view: StreamView) -> Description:
-    plain = [window.size_us for window in view.windows if window.step_us is None]
-    partials: dict[int, int] = {}
-    for window in view.windows:
-        if window.step_us is not None:
-            buckets = -(-window.size_us // window.step_us) + 2
-            partials[window.step_us] = max(partials.get(window.step_us, 0), buckets)
     lateness = view.stream.allowed_lateness_us
     return Description(
         view.name,
@@ -153,14 +148,18 @@ def _describe_stream_view(view: StreamView) -> Description:
         {
             "stream": view.stream.name,
             "windows": [
-                {"name": w.name, "size_s": w.size_us / 1e6, "step_s": None if w.step_us is None else w.step_us / 1e6}
+                {
+                    "name": w.name,
+                    "size_s": w.size_us / 1e6 if w.bounded_us else None,
+                    "step_s": None if w.step_us is None else w.step_us / 1e6,
+                    "rows": w.rows,
+                }
                 for w in view.windows
             ],
             "aggregates": len(view.aggregates),
             "inputs": len(view.inputs),
-            # Rows are kept for the longest plain window; under hop windows only until no request may ask inside a step.
-            "raw_s": (max([*plain, *partials], default=0) + lateness) / 1e6,
-            "partials": sum(buckets + -(-lateness // step) for step, buckets in partials.items()),
+            "derived": [{"name": d.output, "type": str(d.type)} for d in view.derived],
+            **state_of(view, lateness),
         },
     )
 

@@ -125,6 +125,13 @@ class Source:
             over=(tokens[over].end + 1, span[1]),
         )
 
+    def inside(self, span: Span) -> Source:
+        """The statement in the first outermost parentheses of ``span``, at the lines and offsets it has here."""
+        tokens = self._inside(span)
+        opening = next(i for i, token in enumerate(tokens) if token.token_type == TokenType.L_PAREN)
+        start, end = _span(tokens[opening + 1 : _closing(tokens, opening)])
+        return Source(self.file, re.sub(r"\S", " ", self.text[:start]) + self.text[start:end])
+
     def calls(self, span: Span, macros: Collection[str]) -> list[Call]:
         """The window aggregates in ``span``, each with the one of ``macros`` that it is the first argument of."""
         tokens = self._inside(span)

@@ -11,7 +11,8 @@ from sqlglot import TokenType, exp
 
 from dovetail.features.batch.binding import Binder, BindError
 from dovetail.features.calls import MACROS_OF_AGGREGATES, AggregateReader
-from dovetail.features.plan import Aggregate, Derived, Stream, StreamView
+from dovetail.features.cleaned import inner_source, read_cleaned, stream_of
+from dovetail.features.plan import Aggregate, Cleaned, Derived, Stream, StreamView
 from dovetail.features.source import Call, Source, Span, nearest, quoted
 from dovetail.platform.errors import DefinitionError
 
@@ -24,8 +25,7 @@ _MAX_INPUTS = 63
 
 def is_streaming(source: Source, streams: Mapping[str, Stream]) -> bool:
     """Whether the statement reads a declared stream."""
-    table = from_table(source)
-    return table is not None and table.name.lower() in {name.lower() for name in streams}
+    return stream_of(source, streams) is not None
 
 
 def from_table(source: Source) -> exp.Table | None:
@@ -36,8 +36,8 @@ def from_table(source: Source) -> exp.Table | None:
 
 def relation_name(source: Source) -> str:
     """What the outermost FROM's table is called in the statement."""
-    table = from_table(source)
-    return str(table.alias_or_name) if table is not None else ""
+    clause = source.select.args.get("from_") or source.select.args.get("from")
+    return str(clause.this.alias_or_name) if clause is not None else ""
 
 
 def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], binder: Binder) -> StreamView:
@@ -46,13 +46,17 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
     """
-    table = from_table(source)
-    stream = next(s for key, s in streams.items() if table is not None and key.lower() == table.name.lower())
-    return _Reader(name, source, stream, binder).view()
+    stream = cast("Stream", stream_of(source, streams))
+    inner = inner_source(source)
+    if inner is None:
+        return _Reader(name, source, stream, binder, None).view()
+    cleaned, stream = read_cleaned(inner, stream, binder)
+    return _Reader(name, source, stream, Binder({stream.name: stream.schema.arrow}), cleaned).view()
 
 
 class _Reader:
-    def __init__(self, name: str, source: Source, stream: Stream, binder: Binder) -> None:
+    def __init__(self, name: str, source: Source, stream: Stream, binder: Binder, cleaned: Cleaned | None) -> None:
+        self.cleaned = cleaned
         self.name, self.source, self.binder = name, source, binder
         self.stream = stream
         self.relation = relation_name(source)
@@ -64,7 +68,7 @@ class _Reader:
     def view(self) -> StreamView:
         source, select = self.source, self.source.select
         for clause, value in select.args.items():
-            if value and clause not in _CLAUSES:
+            if value and clause not in _CLAUSES and not (clause in ("with_", "with") and self.cleaned is not None):
                 raise source.refuse(
                     value[0] if isinstance(value, list) else value,
                     f"{clause.strip('_').upper()} in a streaming view",
@@ -102,6 +106,7 @@ class _Reader:
             aggregates=tuple(self.aggregates),
             derived=tuple(self.derived),
             outputs=tuple(outputs) if self.derived else (),
+            cleaned=self.cleaned,
         )
 
     def _unique(self, outputs: list[str]) -> None:

@@ -167,6 +167,40 @@ STREAMING = [
     ),
 ]
 
+C = "SELECT user_id, count(*) OVER w AS n\nFROM ({})\nWINDOW w AS (" + W + ")"
+CLEANED = [
+    (C.format("SELECT user_id FROM behaviour"), "2: event_time is not selected; select event_time as it is: it says"),
+    (
+        C.format("SELECT user_id, event_time + INTERVAL 1 HOUR AS event_time FROM behaviour"),
+        "2: event_time is changed; select event_time as it is",
+    ),
+    (
+        C.format("SELECT user_id, event_time FROM behaviour UNION ALL SELECT user_id, event_time FROM behaviour"),
+        "2: UNION in FROM: positions, watermarks and states are kept per stream; make a view of each stream and add",
+    ),
+    (
+        C.format("SELECT user_id, max(event_time) AS event_time FROM behaviour GROUP BY 1"),
+        "2: GROUP in a SELECT that cleans events; write SELECT expressions FROM the stream WHERE",
+    ),
+    (
+        C.format("SELECT user_id, event_time, (SELECT 1) AS one FROM behaviour"),
+        "2: an aggregate or subquery in a SELECT that cleans events; aggregate in the view around it",
+    ),
+    (
+        C.format("SELECT * FROM (SELECT * FROM behaviour)"),
+        "2: a SELECT in FROM of a SELECT that cleans events; write one SELECT over the stream",
+    ),
+    (C.format("SELECT user_id, event_time, wide + 1 FROM behaviour"), "2: wide + 1 has no name; name it with AS"),
+    (C.format("SELECT *, prise AS x FROM behaviour"), "2: stream behaviour has no column prise; did you mean price?"),
+    (C.format("SELECT *, wide AS user_id FROM behaviour"), "2: two columns named user_id; rename one with AS"),
+    (C.format("SELECT *, wide // action AS x FROM behaviour"), "2: Binder Error"),
+    (
+        "WITH a AS (SELECT * FROM behaviour), b AS (SELECT * FROM a)\nSELECT user_id, count(*) OVER w AS n\n"
+        "FROM a WINDOW w AS (" + W + ")",
+        "1: more than one common table expression; write one SELECT over the stream",
+    ),
+]
+
 R = "SELECT request_id, item_id,\n       {}\nFROM request\nLEFT JOIN user_activity USING (user_id)\n{}"
 
 
@@ -254,6 +288,11 @@ def refused(load_project: LoadProject, files: dict[str, str | None], message: st
 
 @pytest.mark.parametrize(("sql", "message"), STREAMING)
 def test_streaming_views(load_project: LoadProject, sql: str, message: str) -> None:
+    refused(load_project, {"sql/x.sql": sql}, f"sql/x.sql:{message}")
+
+
+@pytest.mark.parametrize(("sql", "message"), CLEANED)
+def test_selects_that_clean_events(load_project: LoadProject, sql: str, message: str) -> None:
     refused(load_project, {"sql/x.sql": sql}, f"sql/x.sql:{message}")
 
 

@@ -170,7 +170,27 @@ def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True) -> str:
         f"w{i} AS (PARTITION BY {keys} ORDER BY event_time\n            {frame})" for i, frame in enumerate(windows)
     )
     listed = ",\n       ".join([keys, *columns])
-    return f"SELECT {listed}\nFROM events\n{where}WINDOW {named}"
+    text = f"SELECT {listed}\nFROM @\n{where}WINDOW {named}"
+    inner = f"SELECT {draw(cleaned_columns(schema))}\n      FROM events"
+    if draw(st.booleans()):
+        inner += f" AS e WHERE {draw(conditions(schema))}"
+    form = draw(st.integers(0, 3))
+    if form == 0:
+        return text.replace("@", f"({inner}) AS cleaned")
+    if form == 1:
+        return f"WITH cleaned AS ({inner})\n" + text.replace("@", "cleaned")
+    return text.replace("@", "events")
+
+
+@st.composite
+def cleaned_columns(draw: st.DrawFn, schema: Schema) -> str:
+    """The columns of the schema, some of them made anew from others, of the same type."""
+    made = []
+    for name, type_ in schema.columns.items():
+        other = draw(st.sampled_from(schema.of(type_)))
+        options = [name, f"{other} AS {name}", f"CASE WHEN shop = 'a' THEN {name} ELSE {other} END AS {name}"]
+        made.append(draw(st.sampled_from([*options, f"TRY_CAST(CAST({other} AS VARCHAR) AS {type_}) AS {name}"])))
+    return draw(st.sampled_from(("*", ", ".join(["user_id", "shop", "event_time", *made]))))
 
 
 def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:

@@ -93,8 +93,10 @@ def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
         for macro in MACROS:
             connection.execute(macro)
         connection.register("events", keyed)
-        text = case.sql.replace("SELECT ", "SELECT event_time AS request_time, user_id, shop, ", 1)
-        text = re.sub(r"shop, user_id(, shop)?,", "shop,", text, count=1)
+        head = re.search(r"(?m)^SELECT user_id(, shop)?,$", case.sql)
+        assert head is not None
+        kept = "SELECT event_time AS request_time, user_id, shop,"
+        text = case.sql[: head.start()] + kept + case.sql[head.end() :]
         plain = connection.sql(text).to_arrow_table()
     batch = evaluate_view(case.view, keyed, plain.select(["user_id", "shop", "request_time"])).values
     for name in batch.column_names:

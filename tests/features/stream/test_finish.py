@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.features import finish
+from dovetail.features.stream.wide import spread
 from dovetail.platform.errors import StateError
 
 _LIMIT = 10**38 - 1
@@ -100,3 +101,36 @@ def test_canonical_floats_have_one_zero_and_one_nan(type_: pa.DataType) -> None:
     assert math.copysign(1, nan) == 1
     assert math.isnan(nan)
     assert (least, other) == (-math.inf, 1.5)
+
+
+@given(
+    st.lists(st.integers(-(10**14) + 1, 10**14 - 1) | st.integers(-2, 2), max_size=30), st.integers(0, 3), st.booleans()
+)
+def test_deviations_are_the_exact_fraction_within_two_units(values: list[int], scale: int, sample: bool) -> None:
+    count, total, squares = len(values), sum(values), sum(v * v for v in values)
+    words = [np.array([w & 2**64 - 1], dtype=np.uint64) for w in (total, squares)]
+    highs = [np.array([w >> 64], dtype=np.int64) for w in (total, squares)]
+    one = np.array([count])
+    (got,) = finish.deviation(words[0], highs[0], words[1], highs[1], one, scale, sample=sample, root=False).to_pylist()
+    if count <= sample:
+        assert got is None
+        return
+    exact = Fraction(count * squares - total * total, count * (count - sample) * 100**scale)
+    assert abs(Fraction(got) - exact) <= 2 * Fraction(math.ulp(float(exact)))
+    (root,) = finish.deviation(words[0], highs[0], words[1], highs[1], one, scale, sample=sample, root=True).to_pylist()
+    assert root == math.sqrt(got)
+
+
+@given(st.integers(-(2**80), 2**80), st.integers(0, 2**100), st.integers(0, 2**40))
+def test_the_numerator_is_rounded_once(total: int, more: int, count: int) -> None:
+    squares = total * total // max(count, 1) + more  # Σx² is never below (Σx)² / n
+    squares = min(squares, 2**127 - 1)
+    exact = count * squares - total * total
+    if exact < 0:
+        return
+
+    def words(value: int) -> tuple[int, int]:
+        low = value & 2**64 - 1
+        return low - 2**64 * (low >> 63), value >> 64
+
+    assert spread(*words(total), *words(squares), count) == float(exact)

@@ -22,6 +22,7 @@ from dovetail.features.batch.visibility import recompute_as_served
 from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
 from dovetail.platform.errors import WireError
+from dovetail.platform.positions import OWN_COLUMNS
 
 __all__ = ["EvaluatedView", "Visibility", "evaluate_view"]
 
@@ -67,7 +68,7 @@ def evaluate_view(
     positions = (
         ("_partition", "_offset", "_row") if needs_positions(view) else ("_partition", "_offset")[: 2 * as_served]
     )
-    _require(events, [*view.stream.schema.arrow.names, *positions], "events")
+    _require(events, [*view.event_schema.names, *positions], "events")
     _require(probes, [*view.entity, time_column, *([seen_column] if as_served else [])], "probes")
     connection = connect()
     try:
@@ -130,10 +131,17 @@ def _distinct_probes(
 def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, events: pa.Table) -> None:
     """View ``events``: the rows that pass WHERE and belong to an entity."""
     connection.register("given_events", events)
+    source = "given_events"
+    if view.cleaned is not None:
+        columns = [f"{sql}\n AS {quoted(name)}" for name, sql in view.cleaned.columns]
+        columns += [name for name in OWN_COLUMNS if name in events.column_names]
+        where = f" WHERE {view.cleaned.where}" if view.cleaned.where is not None else ""
+        connection.sql(f"SELECT {', '.join(columns)} FROM given_events{where}").create_view("cleaned_events")
+        source = "cleaned_events"
     conditions = [f"{quoted(column)} IS NOT NULL" for column in view.entity]
     if view.where is not None:
         conditions.append(f"({view.where}\n)")
-    connection.sql(f"SELECT * FROM given_events WHERE {' AND '.join(conditions)}").create_view("events")
+    connection.sql(f"SELECT * FROM {source} WHERE {' AND '.join(conditions)}").create_view("events")
 
 
 def _window_values(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:

@@ -199,5 +199,7 @@ class Layout:
             self.plain_reach_us,
             [(s.step_us, s.reach_us, [tuple(op) for op in s.ops]) for s in self.steps],
         )
+        if view.cleaned is not None:
+            meaning = (*meaning, view.cleaned.columns, view.cleaned.where)  # type: ignore[assignment]
         digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little", signed=True)
