@@ -19,7 +19,8 @@ from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.kernels import Float32
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.modes import train_batch, train_hogwild
+from dovetail.trainer.optimizers import OPTIMIZERS, Ftrl, Optimizer
 
 SEED = 39
 EXAMPLES = 200_000
@@ -77,17 +78,24 @@ def main() -> None:
         f"{EXAMPLES:,} examples, {encoder.width} inputs with the bias, {len(np.unique(encoded.slots)):,} slots touched"
     )
     rows: list[tuple[str, float]] = []
-    for name, optimizer in {
+    optimizers: dict[str, Optimizer] = {
         "ftrl": Ftrl(l1=0.1, l2=0.1),
         "ftrl lr_power=0": Ftrl(l1=0.1, l2=0.1, lr_power=0.0),
         "ftrl lr_power=-0.3": Ftrl(l1=0.1, l2=0.1, lr_power=-0.3),
-    }.items():
+        **{name: kind() for name, kind in OPTIMIZERS.items() if name != "ftrl"},
+    }
+    for name, optimizer in optimizers.items():
         seconds = best(
             lambda records, optimizer=optimizer: optimizer.train(records, encoded, labels, weights),  # type: ignore[misc]
             lambda optimizer=optimizer: optimizer.new_records(BITS),  # type: ignore[misc]
         )
         rows.append((f"train/{name}", seconds))
     ftrl = Ftrl(l1=0.1, l2=0.1)
+    for what, mode in {
+        "train/ftrl, 2 threads": lambda records: train_hogwild(ftrl, records, encoded, labels, weights, threads=2),
+        "train/ftrl, one batch": lambda records: train_batch(ftrl, records, encoded, labels, weights),
+    }.items():
+        rows.append((what, best(mode, lambda: ftrl.new_records(BITS))))
     rows.append(("encode", best(lambda _: encoder.encode(table), lambda: np.zeros((1, 4), np.float32))))
     rows.append(
         (

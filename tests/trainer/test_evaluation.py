@@ -120,3 +120,14 @@ def test_refuses_what_cannot_be_evaluated() -> None:
             Evaluation().add(one * np.float32(bad), one, one)
     with pytest.raises(ModelError, match="1 predictions against 2 labels and 1 weights"):
         Evaluation().add(one, np.ones(2, np.float32), one)
+
+
+def test_the_last_metrics_are_of_one_to_two_windows() -> None:
+    evaluation = Evaluation(window=100, windows=3)
+    assert evaluation.last().samples == 0
+    arrays = examples(450, 2)
+    evaluation.add(*arrays)
+    check(evaluation.last(), *(array[300:] for array in arrays))
+    single = Evaluation(window=100, windows=1)
+    single.add(*arrays)
+    assert single.last().samples == 50

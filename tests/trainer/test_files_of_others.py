@@ -69,6 +69,7 @@ def test_vowpal_wabbit_lines(tmp_path: Path) -> None:
     ("read", "text", "message"),
     [
         (read_libsvm, "1 2:3\nyes 1:1\n", r"x:2: its label is 'yes', not a number; correct the line or remove it"),
+        (read_libsvm, "1 2:1_0\n", r"x:1: its value is '1_0', not a number"),
         (read_libsvm, "1 2:x\n", r"x:1: its value is 'x', not a number"),
         (read_libsvm, "1 2:3:4\n", r"x:1: '2:3:4' is no `name` or `name:value`"),
         (read_vw, "# c\n | a\n", r"x:2: its part before the first bar is not `label \[importance\] \['tag\]`"),

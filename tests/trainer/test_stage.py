@@ -19,13 +19,14 @@ from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireE
 from dovetail.platform.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
 from dovetail.trainer.checkpoint import CheckpointStore
-from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.gate import Gate
 from dovetail.trainer.groups import Groups
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.ogd import Ogd
 from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.slots import SlotPolicy
 from dovetail.trainer.stage import Trained, TrainerStage
 
 MESSAGES = 24
@@ -402,3 +403,46 @@ def test_a_diverging_model_is_neither_published_nor_checkpointed(bench: Bench) -
 def test_a_number_below_one_is_refused(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="full_every >= 1 versions, got 0"):
         bench.stage(full_every=0)
+
+
+def test_where_the_last_version_cannot_be_built_the_next_is_full(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = bench.stage(full_every=100, checkpoint_every=1000)
+    work_of_all(stage, poll(0, 6))
+    directory = ModelDirectory(bench.directory / "models", keep=100)
+    assert directory.fulls() == [1]
+    (bench.directory / "models" / "delta-000000000002.npz").unlink()
+    work_of_all(bench.stage(full_every=100), poll(0, 9))
+    assert "the next version is published in full" in caplog.text
+    assert directory.fulls() == [1, 4]
+    assert directory.load(5).trained == 50
+
+
+@pytest.mark.parametrize("crash_at", [1, 5, 9, 14])
+def test_moments_slots_and_groups_survive_a_crash(bench: Bench, crash_at: int) -> None:
+    inputs = [
+        InputSpec("category"),
+        InputSpec("price", "standardised"),
+        InputSpec(kind="cross", columns=("category", "user_id")),
+    ]
+    encoder = Encoder(inputs, 8)
+    ends = []
+    for folder in ("whole", "crashed"):
+        other = Bench(bench.samples, encoder, bench.ftrl, bench.directory / folder)
+
+        def stage(other: Bench = other) -> TrainerStage:
+            return other.stage(
+                full_every=3, slots=SlotPolicy(admit_after=2), groups=Groups(slices=["category"], values=3)
+            )
+
+        if folder == "crashed":
+            with pytest.raises(Crash):
+                run(stage(), polls([4, 9, 15]), crash_at)
+        last = stage()
+        run(last, polls([7]))
+        learner = last.learner
+        parts = {**learner.groups.state(), **{f"slot {name}": a for name, a in learner.slots.state().items()}}
+        arrays = {name: array.tobytes() for name, array in parts.items()}
+        ends.append((state(last), arrays, learner.moments.tobytes(), other.models()))
+    assert ends[0] == ends[1]

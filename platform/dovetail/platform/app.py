@@ -35,9 +35,10 @@ from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
-from dovetail.platform.config import Config, ModelConfig, PolicyConfig
+from dovetail.platform.config import Config, PolicyConfig
 from dovetail.platform.errors import ConfigError, DefinitionError, WireError
 from dovetail.platform.intake import Intake
+from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Poll, Stage
@@ -46,16 +47,10 @@ from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry import Registry
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.gate import Gate
-from dovetail.trainer.groups import Groups
 from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.mirror import ModelMirror
-from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.publish import ModelDirectory
 from dovetail.trainer.scorer import Scorer as ModelScorer
-from dovetail.trainer.slots import SlotPolicy
 from dovetail.trainer.stage import Trained, TrainerStage
 from dovetail.trainer.telemetry import ModelMetrics, metric_rows
 
@@ -64,11 +59,8 @@ __all__ = [
     "Stores",
     "Worker",
     "assemble",
-    "encoder_of",
     "label_watermark",
     "open_stores",
-    "optimizer_of",
-    "trainer_options",
 ]
 
 #: What ``--agents`` chooses from.
@@ -404,42 +396,6 @@ class NoModel:
     def score(self, table: pa.Table) -> tuple[int, Any]:
         """Version 0 and one half for every row."""
         return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()
-
-
-def encoder_of(model: ModelConfig) -> Encoder:
-    """The encoder that the configured model's trainer and scorer share."""
-    return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits)
-
-
-def optimizer_of(model: ModelConfig) -> Optimizer:
-    """The optimizer that the configured model is trained with.
-
-    Raises:
-        ConfigError: it does not have one of the hyperparameters given.
-    """
-    given = model.optimizer.model_dump(exclude_none=True)
-    return optimizer_named(given.pop("name"), given)
-
-
-def trainer_options(model: ModelConfig) -> dict[str, Any]:
-    """What the configuration says of a trainer stage beyond its encoder and optimizer."""
-    evaluation = model.evaluation
-    return {
-        "publish_every": model.publish_every,
-        "checkpoint_every": model.checkpoint_every,
-        "full_every": model.full_every,
-        "models_topic": model.topic or None,
-        "gate": Gate(**model.gate.model_dump()),
-        "slots": SlotPolicy(**model.slots.model_dump()),
-        "evaluation": Evaluation(evaluation.window, evaluation.windows),
-        "groups": Groups(
-            time="request_time",
-            window_us=evaluation.time_window,
-            windows=evaluation.time_windows,
-            slices=evaluation.slices,
-            values=evaluation.slice_values,
-        ),
-    }
 
 
 def load_table(config: Config, table: Table) -> pa.Table:

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.platform.app import encoder_of, open_stores, optimizer_of
+from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import app
 from dovetail.platform.cli.report import metrics_table
 from dovetail.platform.config import load_config
 from dovetail.platform.errors import ConfigError, DovetailError, ModelError
+from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import DataFile
 from dovetail.trainer.publish import ModelDirectory
@@ -171,8 +172,6 @@ def test_a_seed_is_where_the_worker_goes_on(project: Path) -> None:
     assert "behind 600 samples" in answer["checkpoint"]
     config = load_config(project)
     assert config.model is not None
-    from dovetail.platform.app import trainer_options
-
     stage = TrainerStage(
         "samples", encoder_of(config.model), optimizer_of(config.model), project / ".dovetail/checkpoints/ranking",
         ModelDirectory(project / ".dovetail/models/ranking"), decode=lambda _: pa.table({}), label="label",

@@ -83,8 +83,9 @@ class Scorer:
             return wanted != self.version and self._take(wanted)
         before = self.version
         if before > directory.latest():
-            # It was pinned to a version that is gone, or the directory was emptied: what is there now counts.
-            self._current = None
+            # The directory was emptied and filled anew: what is there now counts, once it has been loaded.
+            fulls = directory.fulls()
+            return bool(fulls) and self._take(fulls[-1])
         while (latest := directory.latest()) > self.version:
             try:
                 if not self._follow():

@@ -133,7 +133,10 @@ class TrainerStage(Stage):
         # What serving has: a delta is the difference to it.
         self._base: Float32 | None = None
         if full_every > 1 and self._published:
-            self._base = models.load(self._published).dense()
+            try:
+                self._base = models.load(self._published).dense()
+            except ModelError as error:
+                _log.warning("the next version is published in full: %s", error)
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.app import encoder_of, open_stores
+from dovetail.platform.app import open_stores
 from dovetail.platform.config import Config, ModelConfig
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.modelling import encoder_of
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.importing import FEATURES, read_libsvm, read_parquet, read_vw
 from dovetail.trainer.publish import Model, ModelDirectory

@@ -13,12 +13,12 @@ import pyarrow as pa
 from rich.console import Console
 
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.app import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.cli.report import metrics_dict, metrics_table
 from dovetail.platform.cli.samples import Samples, find_model, find_samples, model_of
 from dovetail.platform.config import Config, load_config
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.positions import SourceFilter
 from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
 from dovetail.trainer.encoding import Encoder

@@ -1,0 +1,51 @@
+"""The configured model as the trainer's own objects: what worker and command line both train and score with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dovetail.platform.config import ModelConfig
+from dovetail.trainer.encoding import Encoder, InputSpec
+from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.gate import Gate
+from dovetail.trainer.groups import Groups
+from dovetail.trainer.optimizers import Optimizer, optimizer_named
+from dovetail.trainer.slots import SlotPolicy
+
+__all__ = ["encoder_of", "optimizer_of", "trainer_options"]
+
+
+def encoder_of(model: ModelConfig) -> Encoder:
+    """The encoder that the configured model's trainer and scorer share."""
+    return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits)
+
+
+def optimizer_of(model: ModelConfig) -> Optimizer:
+    """The optimizer that the configured model is trained with.
+
+    Raises:
+        ConfigError: it does not have one of the hyperparameters given.
+    """
+    given = model.optimizer.model_dump(exclude_none=True)
+    return optimizer_named(given.pop("name"), given)
+
+
+def trainer_options(model: ModelConfig) -> dict[str, Any]:
+    """What the configuration says of a trainer stage beyond its encoder and optimizer."""
+    evaluation = model.evaluation
+    return {
+        "publish_every": model.publish_every,
+        "checkpoint_every": model.checkpoint_every,
+        "full_every": model.full_every,
+        "models_topic": model.topic or None,
+        "gate": Gate(**model.gate.model_dump()),
+        "slots": SlotPolicy(**model.slots.model_dump()),
+        "evaluation": Evaluation(evaluation.window, evaluation.windows),
+        "groups": Groups(
+            time="request_time",
+            window_us=evaluation.time_window,
+            windows=evaluation.time_windows,
+            slices=evaluation.slices,
+            values=evaluation.slice_values,
+        ),
+    }
