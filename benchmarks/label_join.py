@@ -283,7 +283,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
     random = np.random.default_rng(SEED)
     ddl = "CREATE TABLE label (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, event_time TIMESTAMP NOT NULL)"
     (statement,) = parse_statements(Path("labels.sql"), ddl)
-    intake = Intake(parse_table(statement, Path("labels.sql")), "event_time", None)  # type: ignore[arg-type]
+    intake = Intake(parse_table(statement, Path("labels.sql")), "event_time", None)
     kinds = ("exposure", "click")
     with tempfile.TemporaryDirectory() as folder:
         log = OnDisk(dict.fromkeys([*kinds, "snapshots", "samples", "dead"], 1), Path(folder) / "log")

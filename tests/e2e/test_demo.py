@@ -23,7 +23,7 @@ from dovetail.platform.app import Stores, load_table, open_stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import load_config
 from dovetail.platform.demo.run import project_folder
-from dovetail.platform.reports import served_requests
+from dovetail.platform.jobs import served_rows
 
 ROOT = Path(__file__).parent.parent.parent
 DOVETAIL = Path(sys.executable).parent / "dovetail"
@@ -122,7 +122,7 @@ def test_the_streams_samples_have_the_features_that_duckdb_computes_from_the_log
     wanted = samples.select(KEYS)
     tables = partial(load_table, run.project.config)
     if run.result["consistency"]["late"]:
-        requests = served_requests(run.project, run.dataset("snapshots"))
+        requests = served_rows(run.project.feature_set, run.dataset("snapshots"))
         visibility = "as_served"
     else:
         requests = flatten_requests(run.dataset("requests"))

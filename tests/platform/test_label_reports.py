@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dovetail.toml").write_text(text + TARGETS, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "project_folder", lambda: folder)
-        result = asyncio.run(demo.run_demo(log, folder / "state", on_progress=lambda progress: None))
+        result = asyncio.run(demo.run_demo(log, folder / "state", on_progress=lambda _: None))
     assert result.passed, result.audit.unbalanced
     return folder
 
@@ -112,5 +112,5 @@ def test_people_are_told_the_same(project: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_an_unknown_target_is_refused(project: Path) -> None:
-    with pytest.raises(ConfigError, match="--target x: no such target in .*; there are: buys, quick"):
+    with pytest.raises(ConfigError, match=r"--target x: no such target in .*; there are: buys, quick"):
         join.run(project, None, "x", compare=False, as_json=True)

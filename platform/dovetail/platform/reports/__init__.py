@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dovetail.platform.reports.join import JoinDifference, difference, join_archived
 from dovetail.platform.reports.labels import audit_archived_labels
-from dovetail.platform.reports.verdicts import audit_worker, consistency_of, served_requests
+from dovetail.platform.reports.verdicts import audit_worker, consistency_of
 
 __all__ = [
     "JoinDifference",
@@ -13,5 +13,4 @@ __all__ = [
     "consistency_of",
     "difference",
     "join_archived",
-    "served_requests",
 ]
