@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -347,10 +346,17 @@ def _digest(log: OnDisk) -> tuple[int, int]:
     return count, digest
 
 
+def _peak_bytes() -> int:
+    """Peak resident memory of this process (Linux). ``ru_maxrss`` would start at the parent's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--replay"]:
         result = replay(int(sys.argv[2]), trickle=sys.argv[3] == "1")
-        print(json.dumps([*result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+        print(json.dumps([*result, _peak_bytes()]))
         return
     versions = f"Python {platform.python_version()}, pyarrow {pa.__version__}, DuckDB {duckdb.__version__}"
     print(f"{versions}, NumPy {np.__version__}")

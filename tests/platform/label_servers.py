@@ -14,7 +14,9 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed; it comes with `pip install dovetail[postgresql]`")
     if url := os.environ.get("DOVETAIL_TEST_POSTGRESQL"):
@@ -60,29 +62,29 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = shutil.which("pg_ctl") or (str(programs[-1]) if programs else None)
     if binary is None:
         pytest.skip("no PostgreSQL server is installed and DOVETAIL_TEST_POSTGRESQL is not set")
-    folder = tmp_path_factory.mktemp("postgresql")
-    user = getpass.getuser()
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        user = "postgres"
-        if user not in {entry.pw_name for entry in pwd.getpwall()}:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
-        for parent in (folder, *folder.parents[:3]):
-            parent.chmod(parent.stat().st_mode | 0o711)
-        shutil.chown(folder, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        # Not below pytest's own folder, which is closed to other users.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-postgresql-")))
+        user = getpass.getuser()
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            user = "postgres"
+            if user not in {entry.pw_name for entry in pwd.getpwall()}:
+                pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
+            shutil.chown(folder, user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
 
-    def control(*arguments: str) -> None:
-        command = [binary, "-D", str(folder / "data"), "-l", str(folder / "log"), "-s", "-w", *arguments]
-        subprocess.run(command, check=True, user=user if os.geteuid() == 0 else None, stdout=subprocess.DEVNULL)
+        def control(*arguments: str) -> None:
+            command = [binary, "-D", str(folder / "data"), "-l", str(folder / "log"), "-s", "-w", *arguments]
+            subprocess.run(command, check=True, user=user if os.geteuid() == 0 else None, stdout=subprocess.DEVNULL)
 
-    control("init", "-o", f"--auth=trust --username={user}")
-    control("start", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off")
-    try:
-        yield f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
-    finally:
-        control("stop", "-m", "fast")
+        control("init", "-o", f"--auth=trust --username={user}")
+        control("start", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off")
+        try:
+            yield f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
+        finally:
+            control("stop", "-m", "fast")
 
 
 @pytest.fixture(

@@ -20,6 +20,10 @@ from dovetail.platform.stores.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 TARGETS = """
+[labels.order]
+block_rows = 32
+max_delay = "6h"
+
 [labels.targets.quick]
 policy = "fast_emit"
 window = "15m"
@@ -101,6 +105,12 @@ def test_a_lost_sample_is_named_and_both_commands_fail(
     assert re.search(rf"1 lost, such as {key}", said)
     assert join.run(broken, None, "", compare=True, as_json=False) == 1
     assert "NOT the same as the stream's" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_trainer_has_read_the_samples_in_repaired_order(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.run(project, "", None, as_json=True) == 0
+    checks = {check["what"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["samples: ordered, and trained on"]["left"] >= 32
 
 
 def test_people_are_told_the_same(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,12 +26,12 @@ from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
 from dovetail.features.vetting import vet_events
 from dovetail.joiners.contracts import Scorer
-from dovetail.joiners.labels import LabelStage, label_rows, label_scope
+from dovetail.joiners.labels import LabelStage, label_rows
+from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.samples import Lane, SampleStage, lanes_of
+from dovetail.joiners.progress import label_watermark, retire_labels, sample_lanes
+from dovetail.joiners.samples import SampleStage
 from dovetail.joiners.snapshots import SnapshotStage
-from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
@@ -135,44 +135,6 @@ def _resolved(config: Config, url: str) -> str:
         if url.startswith(scheme):
             return f"{scheme}{config.path(url.removeprefix(scheme)).absolute()}"
     return url if "://" in url else str(config.path(url).absolute())
-
-
-def label_watermark(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> int | None:
-    """The label watermark (µs) as the label store has it; ``end_offset`` None counts as not read to the end."""
-    clocks = {}
-    for kind, stream in config.labels.streams.items():
-        progress = store.progress(label_scope(kind))
-        topic = stream.topic or kind
-        for number in range(stream.partitions):
-            end = end_offset(topic, number)
-            clocks[topic, number] = PartitionClock(progress.get(number), (1 << 62) if end is None else end)
-    return watermark(
-        clocks, allowed_lateness_us=config.labels.allowed_lateness, idle_timeout_us=config.labels.idle_timeout
-    )
-
-
-def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
-    """The lanes of every target of the configuration."""
-    snapshots = config.request.snapshots_topic
-    return [
-        (lane, declared)
-        for target, declared in config.labels.every_target().items()
-        for lane in lanes_of(target, snapshots, declared.held_topics)
-    ]
-
-
-def retire_labels(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> None:
-    """Let the label rows go that no snapshot still to be sampled can ask for."""
-    progress = LaneProgress(store, [lane for lane, _ in sample_lanes(config)], range(config.request.partitions))
-    boundary = boundary_us(
-        progress,
-        end_offset,
-        watermark_us=label_watermark(config, store, end_offset),
-        longest_us=config.labels.longest_us,
-        retention_us=config.labels.retention,
-    )
-    while boundary is not None and store.retire(boundary):
-        pass
 
 
 def assemble(
@@ -282,7 +244,7 @@ class _Parts:
 
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
-        return [
+        stages: list[Stage] = [
             SampleStage(
                 lane,
                 declared.samples_topic,
@@ -297,6 +259,17 @@ class _Parts:
             )
             for lane, declared in sample_lanes(self.config)
         ]
+        if (order := labels.order) is not None:
+            repair = OrderStage(
+                labels.samples_topic,
+                labels.training_topic,
+                self.stores.registry,
+                block_rows=order.block_rows,
+                max_delay_us=order.max_delay,
+                seed=order.seed,
+            )
+            stages.append(repair)
+        return stages
 
     def _trainer(self) -> list[Stage]:
         model = self.config.model
@@ -309,7 +282,7 @@ class _Parts:
             gauges.update(trained, metrics)
 
         stage = TrainerStage(
-            self.config.labels.samples_topic,
+            self.config.labels.training_topic,
             encoder_of(model),
             optimizer_of(model),
             self.stores.checkpoints,

@@ -31,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "ModelInput",
     "OptimizerConfig",
+    "OrderConfig",
     "PolicyConfig",
     "RequestConfig",
     "SlotConfig",
@@ -107,6 +108,15 @@ class LabelStreamConfig(Section):
     partitions: int = Field(default=1, ge=1, le=10_000)
 
 
+class OrderConfig(Section):
+    """Order repair of the primary samples before the trainer: see ``dovetail.joiners.order``."""
+
+    block_rows: int = Field(default=1_000, ge=1, le=500_000)
+    #: Of event time: a block ends when its requests span this much.
+    max_delay: DurationUs = 3_600_000_000
+    seed: int = Field(default=0, ge=0)
+
+
 class LabelConfig(PolicyConfig):
     """Label streams, what they have in common, and the policy of the primary target."""
 
@@ -119,6 +129,8 @@ class LabelConfig(PolicyConfig):
     #: How long a label row is kept after its window has passed; also how far requests may be out of order.
     retention: DurationUs = 86_400_000_000
     streams: dict[Name, LabelStreamConfig]
+    #: Shuffle samples and spread positives before the trainer reads them. None: it reads them as they were made.
+    order: OrderConfig | None = None
     #: Further targets by name: samples of the same snapshots and label streams under another policy.
     targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
 
@@ -134,6 +146,11 @@ class LabelConfig(PolicyConfig):
     def every_target(self) -> dict[str, PolicyConfig]:
         """The primary target, under the empty name, and the further ones."""
         return {"": self, **self.targets}
+
+    @property
+    def training_topic(self) -> str:
+        """The topic the trainer reads."""
+        return self.samples_topic if self.order is None else f"{self.samples_topic}-ordered"
 
     @property
     def longest_us(self) -> int:
@@ -252,6 +269,8 @@ class Config(Section):
             declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]
         if self.model is not None and self.model.topic:
             declared.append((self.model.topic, 1))
+        if self.labels.order is not None:
+            declared.append((self.labels.training_topic, self.request.partitions))
         topics: dict[str, int] = {}
         for topic, partitions in declared:
             if topic in topics:

@@ -45,6 +45,7 @@ def test_a_mismatch_is_counted_and_shown_and_late_values_are_told_apart() -> Non
     assert result.to_json()["features"][1] == {
         "feature": "y",
         "compared": 3,
+        "equal": 3,
         "mismatched": 0,
         "late": 0,
         "examples": [],

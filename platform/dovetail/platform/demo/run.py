@@ -201,6 +201,7 @@ class _Conductor:
             return held is not None and (watermark is None or held >= watermark)
 
         await self._runtime.wait_for(lambda: all(released(stage) for stage in self._worker.samples))
+        await self._handled([name for name in self._worker.stages if name.startswith("order.")])
         await self._handled(["trainer"])
 
     def _at_end(self, stage: str, topic: str) -> bool:

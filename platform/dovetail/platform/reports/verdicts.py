@@ -68,7 +68,10 @@ def audit_worker(worker: Worker) -> Audit:
             marked = labels.get((primary.exposure, "sampled"), 0)
             checks.append(Check("exposed rows: sampled, and exposures marked as sampled", sampled, marked))
     if "trainer" in worker.stages:
-        checks.append(Check("samples: made, and trained on", made, totals.get(("trainer", "trained"), 0)))
+        what, given = "made", made
+        if primary.order is not None:
+            what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
+        checks.append(Check(f"samples: {what}, and trained on", given, totals.get(("trainer", "trained"), 0)))
     if "archive.samples" in worker.stages:
         checks += [
             Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0)),
