@@ -160,15 +160,15 @@ def _days(store: OfflineStore, path: str, time_column: str) -> dict[str, int]:
             found = parquet.schema_arrow.field(time_column).type
             raise WireError(f"{store.path(path)}: {time_column} is {found}, not a timestamp; write it as TIMESTAMP")
         for group in range(parquet.num_row_groups):
-            for day, rows in _group_days(parquet, group, time_column):
+            for day, rows in _group_days(parquet, group, time_column, store.path(path)):
                 counts[day] += rows
     return dict(counts)
 
 
-def _group_days(parquet: pq.ParquetFile, group: int, time_column: str) -> Iterator[tuple[str, int]]:
+def _group_days(parquet: pq.ParquetFile, group: int, time_column: str, path: str) -> Iterator[tuple[str, int]]:
     days = parquet.read_row_group(group, columns=[time_column]).column(time_column).cast(pa.timestamp("us"))
     if days.null_count:
-        raise WireError(f"row group {group} has {days.null_count} rows without {time_column}; leave them out")
+        raise WireError(f"{path}: row group {group} has {days.null_count} rows without {time_column}; leave them out")
     counted = pc.value_counts(days.cast(pa.date32(), safe=False))
     for entry in counted.to_pylist():
         yield entry["values"].isoformat(), entry["counts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,7 +84,8 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         registry=stores.registry,
         out=OfflineStore(out),
         name=out,
-        scratch=scratch_folder(project, "backfill"),
+        # By folder, so that two backfills at once do not meet.
+        scratch=scratch_folder(project, f"backfill-{hashlib.sha256(out.encode()).hexdigest()[:8]}"),
         visibility=asked.visibility,
         limits=asked.limits,
     )

@@ -223,6 +223,18 @@ def test_a_definition_that_has_data_and_changed_is_refused(asked: World) -> None
         job(asked, out="other")
 
 
+def test_as_served_is_what_was_served_and_event_time_is_not(world: World) -> None:
+    world.live(36)
+    job(world, visibility="as_served").run()
+    job(world, out="all", requests="archive").run()
+    by_key = [("request_id", "ascending"), ("item_id", "ascending")]
+    served = read_dataset(world.stores.registry, world.stores.offline, "snapshots").sort_by(by_key)
+    then, happened = rows_of(world).sort_by(by_key), rows_of(world, "all").sort_by(by_key)
+    for name in ("hour", "clicks", "price"):
+        assert then.column(name).equals(served.column(name)), name
+    assert not happened.column("clicks").equals(then.column("clicks")), "some event was late"
+
+
 def test_events_can_come_from_files(asked: World, tmp_path: Path) -> None:
     job(asked).run()
     log = read_dataset(asked.stores.registry, asked.stores.offline, "events")

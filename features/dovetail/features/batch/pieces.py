@@ -41,6 +41,8 @@ OnStep = Callable[[str, int, int], None]
 _ROW = "_row"
 _SEEN = "_seen"
 _VALUES_AT_ONCE = 8_192
+#: Low bits of a key's hash by which events of keys that no probe has are left out.
+_FILTER = np.uint64((1 << 24) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class PieceEvaluator:
         files = Buckets(self._scratch / view.name / "events", cut.buckets)
         for number, part in enumerate(events.read(schema.names, reach, span.high_us)):
             hashes = cut.of([part.column(column) for column in view.entity])
-            wanted = _contained(hashes, keys)
+            wanted = keys[hashes & _FILTER]  # a few others pass, too: they are nobody's events
             part = part.select(schema.names).cast(schema)
             files.write(part.filter(pa.array(wanted)), cut.bucket(hashes[wanted]))
             self._on_step(f"{view.name}: events", number + 1, 0)
@@ -198,10 +200,10 @@ class PieceEvaluator:
             self._on_step(f"{view.name}: values", bucket + 1, cut.buckets)
         return cursors
 
-    def _cut_probes(self, view: StreamView, rows: Rows, cut: KeyHash) -> tuple[Buckets, npt.NDArray[np.uint64]]:
-        """The probes in buckets, numbered in their order, and the distinct hashes of their keys, ascending."""
+    def _cut_probes(self, view: StreamView, rows: Rows, cut: KeyHash) -> tuple[Buckets, npt.NDArray[np.bool_]]:
+        """The probes in buckets, numbered in their order, and which low bits of a hash some probe's key has."""
         files = Buckets(self._scratch / view.name / "probes", cut.buckets)
-        keys = [np.empty(0, dtype=np.uint64)]
+        keys = np.zeros(int(_FILTER) + 1, dtype=np.bool_)
         start = 0
         for table in rows():
             probes = table.select([*view.entity, "request_time"])
@@ -216,10 +218,10 @@ class PieceEvaluator:
             numbers = np.arange(start, start + table.num_rows, dtype=np.int64)
             hashes = cut.of([table.column(column) for column in view.entity])
             files.write(probes.append_column(_ROW, pa.array(numbers)), cut.bucket(hashes))
-            keys.append(np.unique(hashes))
+            keys[hashes & _FILTER] = True
             start += table.num_rows
         files.close()
-        return files, np.unique(np.concatenate(keys))
+        return files, keys
 
     def _piece(self, view: StreamView, events: pa.Table, probes: pa.Table) -> pa.Table:
         """The needed columns of ``view`` and ``_row``, in the order of ``probes``."""
@@ -267,14 +269,6 @@ def _with_all_columns(view: StreamView, events: pa.Table) -> pa.Table:
         if field.name not in events.column_names:
             events = events.append_column(field.name, pa.nulls(events.num_rows, field.type))
     return events
-
-
-def _contained(hashes: npt.NDArray[np.uint64], among: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which of ``hashes`` are in ``among``, ascending and distinct."""
-    if not len(among):
-        return np.zeros(len(hashes), dtype=np.bool_)
-    places = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
-    return np.asarray(among[places] == hashes, dtype=np.bool_)
 
 
 def _times(table: pa.Table, column: str) -> npt.NDArray[np.int64]:

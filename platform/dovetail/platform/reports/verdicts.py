@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -184,7 +185,7 @@ class _Compared:
             self._table_of,
             visibility=visibility,
             limits=self._limits,
-            scratch=scratch_folder(self._project, f"consistency-{visibility}"),
+            scratch=scratch_folder(self._project, f"consistency-{visibility}-{os.getpid()}"),
         )
 
     def _reproduce(self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int) -> str:
