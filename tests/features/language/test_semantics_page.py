@@ -22,7 +22,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "semantics.md").read_text(encoding=
 SCHEMA = Schema(
     {"item": "VARCHAR", "action": "VARCHAR", "price": "DECIMAL(9,2)", "stock": "INTEGER", "score": "DOUBLE"}
 )
-ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
 EVENTS = [row for row in ROWS if row[0].isdigit()]
 EXAMPLES = [row for row in ROWS if row[0].startswith("`")]
 

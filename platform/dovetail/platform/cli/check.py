@@ -31,7 +31,9 @@ def run(project: Path, *, as_json: bool) -> int:
         table.add_column(column)
     for d in described:
         if d.kind == "streaming":
-            state = f"{d.details['raw_s']:g} s of rows, {d.details['partials']} partials"
+            kept = [f"{d.details['raw_s']:g} s of rows, {d.details['partials']} partials"]
+            kept += [f"of {c['of']}: {c['keeps']}" for c in d.details["collections"]]
+            state = "; ".join(kept)
             what = f"{d.details['aggregates']} aggregates; per key {state}"
         elif d.kind == "batch":
             what = f"a version every {d.details['every_s']:g} s from {', '.join(d.details['tables'])}"
