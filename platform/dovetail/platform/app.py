@@ -35,7 +35,7 @@ from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
-from dovetail.platform.config import Config, PolicyConfig
+from dovetail.platform.config import Config
 from dovetail.platform.errors import ConfigError, DefinitionError, WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
