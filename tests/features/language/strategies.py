@@ -94,7 +94,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 @st.composite
 def frames(draw: st.DrawFn, *, rows: bool = True) -> str:
     """Any frame of the language."""
-    size, step = draw(st.integers(0, 40)) * 500, draw(st.integers(1, 12)) * 500
+    size, step = draw(st.sampled_from((0, 5, 20, 60, 120))) * 500, draw(st.integers(1, 12)) * 500
     kinds = [
         f"RANGE BETWEEN INTERVAL '{size} milliseconds' PRECEDING AND CURRENT ROW",
         f"RANGE BETWEEN INTERVAL '{size + 1} milliseconds' - INTERVAL 1 MICROSECOND PRECEDING AND CURRENT ROW",
@@ -163,7 +163,7 @@ def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True) -> str:
     windows = [draw(frames(rows=rows)) for _ in range(draw(st.integers(1, 3)))]
     columns = [
         f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}'))} AS f{i}"
-        for i in range(draw(st.integers(1, 4)))
+        for i in range(draw(st.integers(3, 8)))
     ]
     where = f"WHERE {draw(conditions(schema))}\n" if draw(st.booleans()) else ""
     named = ",\n       ".join(
@@ -206,14 +206,15 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
     """Events in order of arrival with their positions, over up to three partitions; some twice, many at one time."""
     row = st.fixed_dictionaries(
         {
-            "user_id": st.sampled_from((1, 1, 1, 2, None)),
-            "shop": st.sampled_from(("a", "a", "b", None)),
+            "user_id": st.sampled_from((1, 1, 1, 1, 1, 1, 2, None)),
+            "shop": st.sampled_from(("a", "a", "a", "a", "a", "b", None)),
             **{name: st.none() | _VALUES[type_] for name, type_ in schema.columns.items()},
             "event_time": st.integers(-30, 30).map(lambda n: ORIGIN + n * UNIT),
             "_partition": st.integers(0, 2),
         }
     )
-    rows = draw(st.lists(row, max_size=max_rows))
+    # Long logs of one key: an example with two events in a window says more than ten with one.
+    rows = draw(st.lists(row, min_size=draw(st.sampled_from((0, 10, 18))), max_size=max_rows))
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
     if rows and ties and draw(st.booleans()):
@@ -229,9 +230,9 @@ def requests(draw: st.DrawFn) -> pa.Table:
     """Keys and times asked for, unknown and missing keys among them."""
     row = st.fixed_dictionaries(
         {
-            "user_id": st.sampled_from((1, 1, 2, 3, None)),
-            "shop": st.sampled_from(("a", "a", "b", None)),
-            "request_time": st.integers(-40, 60).map(lambda n: ORIGIN + n * UNIT),
+            "user_id": st.sampled_from((1, 1, 1, 1, 2, 3, None)),
+            "shop": st.sampled_from(("a", "a", "a", "b", None)),
+            "request_time": st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
         }
     )
     types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}

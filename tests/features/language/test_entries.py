@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.plan import StreamView
 from dovetail.features.replay import ViewReplay, with_positions
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.entries import decode_states
 from dovetail.features.stream.prepare import NO_WATERMARK
-from dovetail.platform.errors import StateError
+from dovetail.platform.errors import StateError, WireError
 
 from .strategies import ORIGIN, Schema, view_of
 
@@ -114,3 +115,21 @@ def test_a_request_behind_the_lateness_is_not_answered() -> None:
     got = StreamEngine(WANTED).values([BLOB], nobody[:1], nobody, times, NO_WATERMARK)
     assert got.answerable.tolist() == [True, False]
     assert got.table["f"].to_pylist() == ["zwei", None]
+
+
+def test_an_expression_without_value_names_view_and_row() -> None:
+    wanted = view("count(*) OVER w * 9223372036854775807", HOUR)
+    rows = events([0, 1], [1, 2])
+    asked = pa.table({"user_id": [1], "request_time": pa.array([ORIGIN + SECOND]).cast(pa.timestamp("us"))})
+    with pytest.raises(WireError, match=r"sql/view.sql:1: view has no value: Out of Range Error"):
+        evaluate_view(wanted, rows, asked)
+    replay = ViewReplay(wanted)
+    replay.apply(rows)
+    with pytest.raises(WireError, match=r"sql/view.sql:1: view.f: row 0: Out of Range Error"):
+        replay.values(asked)
+
+
+def test_events_without_positions_are_refused_where_ties_must_be_decided() -> None:
+    asked = pa.table({"user_id": [1], "request_time": pa.array([ORIGIN]).cast(pa.timestamp("us"))})
+    with pytest.raises(WireError, match="events have no column '_partition'"):
+        evaluate_view(WANTED, events([0], [1]).drop_columns(["_partition"]), asked)

@@ -104,6 +104,8 @@ def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
         assert expression is not None
         if any(word in expression[1] for word in ("avg", "stddev", "var", "hypot")):
             continue
+        if re.search(r"(arg_m|max_by)", expression[1]) and "event_time" not in expression[1]:
+            continue  # plain DuckDB leaves ties of what it orders by to chance
         column = plain.column(name).combine_chunks()
         if pa.types.is_floating(column.type):
             column = canonical_floats(column)
