@@ -110,7 +110,8 @@ def test_so_they_do_on_every_store(new_store: Factory, world: World, seed: int, 
 def check_stream_against_batch(store: LabelStore, world: World, seed: int, crashes: int, *, retire: bool) -> None:
     """Requests are in order here and labels never precede them, so no retention is needed for exactness."""
     log = world.log()
-    asyncio.run(live_through(world, log, store, seed, crashes, retention_us=0 if retire else None))
+    life = live_through(world, log, store, seed, crashes, retention_us=0 if retire else None)
+    asyncio.run(asyncio.wait_for(life, 120))  # a join that waits forever fails instead
     made = samples_of(log)
     assert made.to_pylist() == oracle(world, log).to_pylist()
     accounts = store.accounts()
