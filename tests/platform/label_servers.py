@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert server.stdout is not None
             if not any("eady to accept connections" in line for line in server.stdout):
                 pytest.fail("redis-server ended before it was ready")
+            # Its log must be read on: a full pipe would stop the server.
+            threading.Thread(target=server.stdout.read, daemon=True).start()
             yield f"unix://{path}"
         finally:
             server.terminate()

@@ -42,6 +42,8 @@ __all__ = ["RedisLabelStore"]
 
 _SEPARATOR = "\x1f"
 _REQUESTS_PER_PIPELINE = 5_000
+#: A Redis that says nothing for this long is an error: the worker ends, and goes on from what is stored.
+_TIMEOUT_S = 30.0
 
 
 class RedisLabelStore(LabelStore):
@@ -55,7 +57,7 @@ class RedisLabelStore(LabelStore):
             StoreError: nobody answers there.
         """
         try:
-            self._redis: Any = redis.Redis.from_url(url, decode_responses=True)
+            self._redis: Any = redis.Redis.from_url(url, decode_responses=True, socket_timeout=_TIMEOUT_S)
         except ValueError as error:
             raise ConfigError(f"store URL {url!r} cannot be used: {error}; try redis://HOST:6379/0") from error
         try:
