@@ -35,6 +35,7 @@ REQUEST_COLUMN = "request"
 #: The column of a snapshot that names the feature set which made it.
 SET_COLUMN = "_feature_set"
 _KEYS = ("request_id", "item_id", "request_time")
+_TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 #: Offset and row of a request in its partition.
 _Request = tuple[int, int]
 
@@ -108,16 +109,12 @@ class SnapshotStage(Stage):
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
-                kept = pa.array(served.answerable)
-                if not served.answerable.all():
-                    too_old = "request_time is older than the feature state can answer exactly (allowed_lateness)"
-                    refused |= dict.fromkeys(_requests(candidates.filter(pa.array(~served.answerable))), too_old)
-                    candidates = candidates.filter(kept)
+                refused |= dict.fromkeys(_requests(candidates.filter(pa.array(~served.answerable))), _TOO_OLD)
+                candidates = candidates.filter(pa.array(served.answerable))
                 answered = candidates.num_rows
-            if served is not None and answered:
-                snapshots = self._snapshot(candidates, served)
-                outgoing += self._messages(poll.partition, snapshots)
-                outgoing += _replies(poll, snapshots)
+                if answered:
+                    snapshots = self._snapshot(candidates, served)
+                    outgoing += [*self._messages(poll.partition, snapshots), *_replies(poll, snapshots)]
         dead = [*received.dead, *_letters(received.table, refused)]
         outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows

@@ -14,7 +14,6 @@ __all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judg
 
 # A prediction p < 1/2 falls into the bin of its float32 exponent and first six mantissa bits, so bins are narrow
 # (1.6 % of p) where click rates are small; p >= 1/2 mirrors 1 - p, which float32 holds exactly.
-_STEPS = 64
 _SHIFT = 23 - 6
 #: Bit pattern of 2**-24, below every clamped prediction, in units of a bin.
 _LOWEST = (127 - 24) << 6
