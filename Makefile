@@ -35,8 +35,8 @@ format: $(STAMP)
 bench: $(STAMP)  ## all benchmarks, ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-services-test: $(STAMP)  ## tests against real servers; today: the client side of Kafka on librdkafka's mock cluster
-	$(BIN)/python -m pytest -m services $(ARGS) || test $$? -eq 5
+services-test: $(STAMP)  ## tests against real Kafka, Redis and PostgreSQL, started and stopped here; INSTALL=--install
+	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dovetail .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

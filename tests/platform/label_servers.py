@@ -1,23 +1,10 @@
-"""Label stores for the conformance suite: SQLite in a file, and real Redis and PostgreSQL servers where there are any.
-
-A server is taken from ``DOVETAIL_TEST_REDIS`` or ``DOVETAIL_TEST_POSTGRESQL`` (a URL), or started here from a
-``redis-server`` or ``pg_ctl`` that is installed, for this test session alone.
-"""
+"""Label stores for the conformance suite: SQLite in a file, and real Redis and PostgreSQL servers."""
 
 from __future__ import annotations
 
-import getpass
-import importlib.util
 import itertools
 import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,64 +17,6 @@ from dovetail.platform.stores.labels import LabelStore
 Factory = Callable[[], LabelStore]
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if url := os.environ.get("DOVETAIL_TEST_REDIS"):
-        yield url
-        return
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("no redis-server is installed and DOVETAIL_TEST_REDIS is not set")
-    path = tmp_path_factory.mktemp("redis") / "redis.sock"
-    command = [binary, "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(path.parent)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            if not any("eady to accept connections" in line for line in server.stdout):
-                pytest.fail("redis-server ended before it was ready")
-            # Its log must be read on: a full pipe would stop the server.
-            threading.Thread(target=server.stdout.read, daemon=True).start()
-            yield f"unix://{path}"
-        finally:
-            server.terminate()
-
-
-@pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed; it comes with `pip install dovetail[postgresql]`")
-    if url := os.environ.get("DOVETAIL_TEST_POSTGRESQL"):
-        yield url
-        return
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    binary = shutil.which("pg_ctl") or (str(programs[-1]) if programs else None)
-    if binary is None:
-        pytest.skip("no PostgreSQL server is installed and DOVETAIL_TEST_POSTGRESQL is not set")
-    with ExitStack() as stack:
-        # Not below pytest's own folder, which is closed to other users.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-postgresql-")))
-        user = getpass.getuser()
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-            user = "postgres"
-            if user not in {entry.pw_name for entry in pwd.getpwall()}:
-                pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
-            shutil.chown(folder, user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-
-        def control(*arguments: str) -> None:
-            command = [binary, "-D", str(folder / "data"), "-l", str(folder / "log"), "-s", "-w", *arguments]
-            subprocess.run(command, check=True, user=user if os.geteuid() == 0 else None, stdout=subprocess.DEVNULL)
-
-        control("init", "-o", f"--auth=trust --username={user}")
-        control("start", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off")
-        try:
-            yield f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
-        finally:
-            control("stop", "-m", "fast")
 
 
 @pytest.fixture(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from label_servers import new_store, postgresql_url, redis_url
+from label_servers import new_store
 
-__all__ = ["new_store", "postgresql_url", "redis_url"]
+__all__ = ["new_store"]
