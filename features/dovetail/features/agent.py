@@ -131,7 +131,7 @@ class FeatureStage(Stage):
             watermark_us=None if watermark == NO_WATERMARK else watermark,
             timestamp_ms=max(stamp_ms, before.timestamp_ms or stamp_ms),
         )
-        return ViewCommit(view.plan.name, before.next_offset, progress, changed), counts
+        return ViewCommit(view.plan.name, before.next_offset, progress, changed, view.plan.retention_us), counts
 
 
 def _since(events: pa.Table, offset: int) -> pa.Table:

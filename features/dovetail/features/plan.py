@@ -185,6 +185,18 @@ class StreamView:
     cleaned: Cleaned | None = None
 
     @property
+    def retention_us(self) -> int | None:
+        """How far the watermark must be beyond a key's newest event for its state to be of no more use; None: for ever.
+
+        A request that is still answered exactly is at most ``allowed_lateness`` behind the watermark, and looks back a
+        window, its tail rounded to a step.
+        """
+        if not all(window.bounded_us for window in self.windows):
+            return None
+        longest = max(window.size_us + (window.step_us or 0) for window in self.windows)
+        return self.stream.allowed_lateness_us + longest
+
+    @property
     def entity_types(self) -> tuple[pa.DataType, ...]:
         """Arrow types of the entity columns."""
         return tuple(self.stream.schema.arrow.field(column).type for column in self.entity)

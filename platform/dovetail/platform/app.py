@@ -45,7 +45,8 @@ from dovetail.platform.stage import Poll, Stage
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.online import SqlOnlineStore
+from dovetail.platform.stores.online import OnlineStore
+from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry import Registry
 from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.mirror import ModelMirror
@@ -71,7 +72,7 @@ ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "arc
 class Stores:
     """Everything durable beside the broker."""
 
-    online: SqlOnlineStore
+    online: OnlineStore
     labels: LabelStore
     registry: Registry
     offline: OfflineStore
@@ -119,9 +120,10 @@ def open_stores(config: Config) -> Stores:
     urls = config.storage
     model = config.model.name if config.model else "none"
     state = config.path(urls.state)
+    redis = config.redis.below(config.root)
     return Stores(
-        SqlOnlineStore(_resolved(config, urls.url("online_store"))),
-        open_label_store(_resolved(config, urls.url("label_store")), config.name),
+        open_online_store(_resolved(config, urls.url("online_store")), config.name, redis),
+        open_label_store(_resolved(config, urls.url("label_store")), config.name, redis),
         Registry(_resolved(config, urls.url("registry"))),
         OfflineStore(_resolved(config, urls.url("offline_store"))),
         ModelDirectory(state / "models" / model),

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.policy_config import PolicyConfig
+from dovetail.platform.redis_config import RedisConfig
 from dovetail.platform.section import Name, Section
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "OptimizerConfig",
     "OrderConfig",
     "PolicyConfig",
+    "RedisConfig",
     "RequestConfig",
     "SlotConfig",
     "StorageConfig",
@@ -243,6 +245,7 @@ class Config(Section):
     name: Name = "dovetail"
     sql: Path = Path("sql")
     storage: StorageConfig = StorageConfig()
+    redis: RedisConfig = RedisConfig()
     streams: dict[Name, StreamConfig]
     tables: dict[Name, TableConfig] = Field(default_factory=dict)
     batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""The label stores that the conformance suite runs over."""
+"""The stores that the conformance suites run over."""
 
 from __future__ import annotations
 
 from label_servers import new_store
+from online_servers import new_online_store, redis_cluster_url
 
-__all__ = ["new_store"]
+__all__ = ["new_online_store", "new_store", "redis_cluster_url"]

@@ -6,10 +6,11 @@ Tables only; the registry puts their changes into its own transactions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from dovetail.platform.stores.bulk import Upsert, columns_of
 from dovetail.platform.stores.engine import Database
 
 __all__ = ["BackfillDay", "DefinitionRecord", "DefinitionTables", "DefinitionUse"]
@@ -93,7 +94,7 @@ class DefinitionTables:
 
     def put(self, connection: sa.Connection, database: Database, records: Sequence[DefinitionRecord]) -> None:
         """Register definitions, replacing those of the same name."""
-        _upsert(connection, database, self._definitions, [record._asdict() for record in records])
+        _upsert(connection, database, self._definitions, records)
 
     def uses(self, connection: sa.Connection) -> list[DefinitionUse]:
         """What was made with which definition."""
@@ -103,8 +104,7 @@ class DefinitionTables:
     def use(self, connection: sa.Connection, database: Database, uses: Sequence[DefinitionUse]) -> None:
         """Note uses; those noted before are left alone."""
         if uses:
-            insert = database.insert(self._uses).on_conflict_do_nothing()
-            connection.execute(insert, [use._asdict() for use in uses])
+            Upsert(database, self._uses).execute(connection, columns_of(sorted(set(uses))))
 
     def backfill(self, connection: sa.Connection, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
         """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
@@ -114,19 +114,20 @@ class DefinitionTables:
 
     def begin_backfill(self, connection: sa.Connection, database: Database, out: str, job: str) -> None:
         """Note what is backfilled into ``out``."""
-        _upsert(connection, database, self._backfills, [{"out": out, "job": job}])
+        _upsert(connection, database, self._backfills, [_Backfill(out, job)])
 
     def finish_day(self, connection: sa.Connection, database: Database, day: BackfillDay) -> None:
         """Note a day as done; done again, it replaces what was noted."""
-        _upsert(connection, database, self._days, [day._asdict()])
+        _upsert(connection, database, self._days, [day])
 
 
-def _upsert(
-    connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[Mapping[str, object]]
-) -> None:
-    if not rows:
-        return
-    keys = [column.name for column in table.primary_key.columns]
-    insert = database.insert(table)
-    changed = {column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys}
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
+class _Backfill(NamedTuple):
+    out: str
+    job: str
+
+
+def _upsert(connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        upsert = Upsert(database, table)
+        upsert.replacing({c.name: upsert.excluded[c.name] for c in table.columns if not c.primary_key})
+        upsert.execute(connection, columns_of(rows))

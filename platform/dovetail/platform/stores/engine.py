@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -14,14 +14,26 @@ from dovetail.platform.errors import ConfigError, StoreError
 
 __all__ = ["Database"]
 
+T = TypeVar("T")
+
 _WRITE = "dovetail_write"
+#: Of libpq: seconds to connect; milliseconds without an answer from the network until the connection counts as lost.
+_POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60_000}
+_STATEMENT_TIMEOUT_MS = 120_000
+_LOCK_TIMEOUT_MS = 60_000
+#: Two transactions met; PostgreSQL has undone this one, and asks for it again: serialization failure, deadlock.
+_AGAIN = ("40001", "40P01")
+_ATTEMPTS = 10
+_CREATING_TABLES = 0x646F7665
 
 
 class Database:
     """A database and the two kinds of transactions Dovetail uses on it.
 
     SQLite runs in WAL mode with ``synchronous=NORMAL``: what is committed survives the death of the process at any
-    point; a power failure may take the last commits, and state and positions go back together.
+    point; a power failure may take the last commits, and state and positions go back together. On PostgreSQL a
+    connection is tried before it is used, so a server that was restarted is found again; a transaction that was open
+    then has failed.
     """
 
     def __init__(self, url: str, metadata: sa.MetaData) -> None:
@@ -33,42 +45,100 @@ class Database:
         """
         try:
             self.url = sa.make_url(url)
+            self.postgresql = self.url.get_backend_name() == "postgresql"
             if self.url.get_backend_name() == "sqlite" and self.url.database not in (None, "", ":memory:"):
                 Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(self.url)
+            options = {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL)} if self.postgresql else {}
+            self.engine = sa.create_engine(self.url, **options)
         except (exc.ArgumentError, ModuleNotFoundError) as error:
             raise ConfigError(f"store URL {url!r} cannot be used: {error}; try sqlite:///PATH") from error
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        if self.postgresql:
+            event.listen(self.engine, "connect", _configure_postgresql)
         try:
-            with self.write() as connection:
+            with self._begin(**{_WRITE: True}) as connection:
+                if self.postgresql:  # CREATE TABLE IF NOT EXISTS fails when two workers start at once
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING_TABLES)))
                 metadata.create_all(connection)
         except exc.SQLAlchemyError as error:
             raise StoreError(f"{self.url.render_as_string()}: cannot be opened: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that will write: it holds the write lock from its start, so compare-and-set cannot be torn."""
-        with self.engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+        """A transaction that will write.
+
+        On SQLite it holds the write lock from its start. On PostgreSQL it sees what others commit meanwhile (READ
+        COMMITTED): what must not be torn is one statement, or behind a row that this transaction has updated.
+
+        Raises:
+            StoreError: the database failed. If it did so while committing, whether it has is not known.
+        """
+        with self._failing(), self._begin(**{_WRITE: True}) as connection:
             yield connection
+
+    def transact(self, work: Callable[[sa.Connection], T]) -> T:
+        """``work`` in a transaction that writes, done again when it met another one in a way that only one survives.
+
+        Raises:
+            StoreError: as :meth:`write`.
+        """
+        with self._failing():
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    with self._begin(**{_WRITE: True}) as connection:
+                        return work(connection)
+                except exc.DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) not in _AGAIN:
+                        raise
+            with self._begin(**{_WRITE: True}) as connection:
+                return work(connection)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads, from one consistent snapshot."""
-        level: dict[str, Any] = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with self.engine.connect().execution_options(**level) as connection, connection.begin():
+        """A transaction that only reads, from one consistent snapshot.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        level: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self.postgresql else {}
+        with self._failing(), self._begin(**level) as connection:
             yield connection
+
+    @contextmanager
+    def _begin(self, **options: Any) -> Iterator[sa.Connection]:
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.SQLAlchemyError as error:
+            what = getattr(error, "orig", None) or error
+            raise StoreError(
+                f"{self.url.render_as_string()}: the database failed: {type(what).__name__}: {what}; this worker ends, "
+                "and goes on from what is stored once the database answers"
+            ) from error
 
     def insert(self, table: sa.Table) -> Any:
         """This dialect's INSERT, which knows ``on_conflict_do_update``."""
-        if self.engine.dialect.name == "postgresql":
+        if self.postgresql:
             from sqlalchemy.dialects import postgresql
 
             return postgresql.insert(table)
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(table)
+
+    def among(self, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+        """The condition that ``column`` is one of the values bound to ``name``, a list."""
+        if self.postgresql:
+            from sqlalchemy.dialects.postgresql import ARRAY
+
+            return column == sa.func.any(sa.bindparam(name, type_=ARRAY(column.type)))
+        return column.in_(sa.bindparam(name, expanding=True))
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -79,6 +149,13 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are ours: the driver would begin them late
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    # Not as libpq's "options": the URL may have those.
+    for name, value in (("statement_timeout", _STATEMENT_TIMEOUT_MS), ("lock_timeout", _LOCK_TIMEOUT_MS)):
+        connection.execute(f"SET {name} = {value}")
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dovetail.platform.redis_config import RedisConfig
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.redis_connection import is_redis_url
 from dovetail.platform.stores.redis_labels import RedisLabelStore
 from dovetail.platform.stores.sql_labels import SqlLabelStore
 
 __all__ = ["open_label_store"]
 
 
-def open_label_store(url: str, name: str) -> LabelStore:
-    """The store at ``redis://``, ``rediss://``, ``unix://`` or any SQLAlchemy URL. In Redis ``name`` is the hash tag.
+def open_label_store(url: str, name: str, redis: RedisConfig | None = None) -> LabelStore:
+    """The store at ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or any SQLAlchemy URL.
+
+    In Redis ``name`` is the hash tag of all keys, and ``redis`` says how to get in.
 
     Raises:
         ConfigError: the URL is malformed or its driver is not installed.
         StoreError: the store cannot be reached.
     """
-    if url.startswith(("redis://", "rediss://", "unix://")):
-        return RedisLabelStore(url, name)
+    if is_redis_url(url):
+        return RedisLabelStore(url, name, redis or RedisConfig())
     return SqlLabelStore(url)

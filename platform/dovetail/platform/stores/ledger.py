@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StaleCommit
+from dovetail.platform.stores.bulk import Upsert, columns_of
 from dovetail.platform.stores.engine import Database
 
 __all__ = ["Ledger", "Progress"]
@@ -126,15 +127,15 @@ class Ledger:
 
     def credit(self, connection: sa.Connection, database: Database, accounts: Iterable[Account]) -> None:
         """Add to the accounts."""
-        table = self._accounts
-        rows = [account._asdict() for account in accounts if account.rows]
+        # In one order everywhere: two workers that credit the same accounts must not wait for each other.
+        credited: dict[tuple[str, str, int, str], int] = {}
+        for account in accounts:
+            credited[account[:4]] = credited.get(account[:4], 0) + account.rows
+        rows = [Account(*key, count) for key, count in sorted(credited.items()) if count]
         if rows:
-            insert = database.insert(table)
-            added = insert.on_conflict_do_update(
-                index_elements=["stage", "topic", "partition", "outcome"],
-                set_={"rows": table.c.rows + insert.excluded.rows},
-            )
-            connection.execute(added, rows)
+            upsert = Upsert(database, self._accounts)
+            added = upsert.replacing({"rows": self._accounts.c.rows + upsert.excluded.rows})
+            added.execute(connection, columns_of(rows))
 
     def accounts(self, connection: sa.Connection) -> list[Account]:
         """All accounts kept in this database."""

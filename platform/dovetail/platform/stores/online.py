@@ -3,6 +3,11 @@
 State is kept per (view, key, source partition). Each source partition has one writer, so its state and its position
 can be committed together without asking anybody; a reader merges the partitions of a key, which every supported
 aggregate allows.
+
+A key's state leaves when event time has passed its last use: when the watermark of its partition is more than the
+view's ``retention_us`` beyond what it was when the state last changed. Each commit removes what has become old, a
+bounded number of keys and the oldest first, together with moving the watermark. A clock on the wall has no say in it:
+a worker that stands still, or replays last month, loses nothing that its positions say is there.
 """
 
 from __future__ import annotations
@@ -16,30 +21,60 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from dovetail.platform.accounts import Account
+from dovetail.platform.stores.bulk import Upsert
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
 
-__all__ = ["KeyStates", "OnlineStore", "SqlOnlineStore", "ViewCommit"]
+__all__ = ["KeyStates", "OnlineStore", "SqlOnlineStore", "ViewCommit", "scope_of"]
 
 _KEYS_PER_QUERY = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class ViewCommit:
-    """The change of one view's state by a part of one partition: keys to new state, and the position after it."""
+    """The change of one view's state by a part of one partition: keys to new state, and the position after it.
+
+    An empty state removes the key. ``retention_us`` is how long, in event time, a state can matter after its last
+    change; None is for ever.
+    """
 
     view: str
     expected: int
     progress: Progress
     changed: Mapping[bytes, bytes]
+    retention_us: int | None = None
+
+    @property
+    def age_us(self) -> int | None:
+        """The watermark that the changed keys are remembered by; None where they stay for ever.
+
+        Rounded up, so that a busy key's is seldom rewritten; and so a key stays up to a sixteenth longer.
+        """
+        if self.retention_us is None or self.progress.watermark_us is None:
+            return None
+        grain = max(1, self.retention_us // 16)
+        return -(-self.progress.watermark_us // grain) * grain
+
+    @property
+    def leaving_before_us(self) -> int | None:
+        """Keys remembered by a watermark below this may leave."""
+        if self.retention_us is None or self.progress.watermark_us is None:
+            return None
+        return self.progress.watermark_us - self.retention_us
+
+    @property
+    def leaving(self) -> int:
+        """How many keys may leave: more than come, and a bounded amount of work."""
+        return 500 + 2 * len(self.changed)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStates:
     """States of the keys asked for, all partitions: ``blobs[i]`` belongs to key ``key_index[i]`` (int32).
 
-    Sorted by key index, then partition. ``progress`` is what these states include, by partition: read in the same
-    snapshot, so a position is never ahead of or behind the states.
+    Sorted by key index, then partition. ``progress`` is what these states include, by partition: a partition's position
+    and its states, of all views asked for, are read in one snapshot, so a position is never ahead of or behind them.
+    Different partitions may be read at slightly different moments; nothing compares their positions.
     """
 
     key_index: npt.NDArray[np.int32]
@@ -56,7 +91,7 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:
-        """States of several views' keys, from one consistent snapshot."""
+        """States of several views' distinct keys, each source partition from one consistent snapshot."""
 
     @abstractmethod
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -64,10 +99,11 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def commit(self, partition: int, commits: Sequence[ViewCommit], accounts: Sequence[Account]) -> None:
-        """Store all of it or none of it.
+        """Store all of it or none of it, and let leave what has become old.
 
         Raises:
             StaleCommit: a view's stored position is not the expected one.
+            StoreError: whether it was stored is not known; the worker must end and read the position again.
         """
 
     @abstractmethod
@@ -102,21 +138,31 @@ class SqlOnlineStore(OnlineStore):
             sa.Column("key", sa.LargeBinary, primary_key=True),
             sa.Column("partition", sa.Integer, primary_key=True),
             sa.Column("state", sa.LargeBinary, nullable=False),
+            sa.Column("age_us", sa.BigInteger),
             sqlite_with_rowid=False,
         )
-        self._database = Database(url, metadata)
         columns = self._state.c
+        aged = columns.age_us.is_not(None)
+        sa.Index(
+            "feature_state_by_age", columns.view, columns.partition, columns.age_us,
+            sqlite_where=aged, postgresql_where=aged,
+        )  # fmt: skip
+        self._database = Database(url, metadata)
+        wanted = self._database.among(columns.key, "keys")
         self._by_keys = sa.select(columns.key, columns.partition, columns.state).where(
-            columns.view == sa.bindparam("view"), columns.key.in_(sa.bindparam("keys", expanding=True))
+            columns.view == sa.bindparam("view"), wanted
         )
-        insert = self._database.insert(self._state)
-        self._upsert = insert.on_conflict_do_update(
-            index_elements=["view", "key", "partition"], set_={"state": insert.excluded.state}
-        )
+        upsert = Upsert(self._database, self._state)
+        self._upsert = upsert.replacing({"state": upsert.excluded.state, "age_us": upsert.excluded.age_us})
+        here = (columns.view == sa.bindparam("in_view")) & (columns.partition == sa.bindparam("in_partition"))
+        self._remove = sa.delete(self._state).where(here, self._database.among(columns.key, "keys"))
+        oldest = sa.select(columns.key).where(here, columns.age_us < sa.bindparam("before_us"))
+        oldest = oldest.order_by(columns.age_us).limit(sa.bindparam("leaving"))
+        self._expire = sa.delete(self._state).where(here, columns.key.in_(oldest))
 
     def progress(self, view: str) -> Mapping[int, Progress]:
         with self._database.read() as connection:
-            return self._ledger.progress(connection, _scope(view))
+            return self._ledger.progress(connection, scope_of(view))
 
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:
         states = {}
@@ -128,7 +174,7 @@ class SqlOnlineStore(OnlineStore):
                 states[view] = KeyStates(
                     np.fromiter((index for index, _, _ in found), dtype=np.int32, count=len(found)),
                     [state for _, _, state in found],
-                    self._ledger.progress(connection, _scope(view)),
+                    self._ledger.progress(connection, scope_of(view)),
                 )
         return states
 
@@ -138,26 +184,26 @@ class SqlOnlineStore(OnlineStore):
         return [mine.get(key) for key in keys]
 
     def commit(self, partition: int, commits: Sequence[ViewCommit], accounts: Sequence[Account]) -> None:
-        with self._database.write() as connection:
+        def work(connection: sa.Connection) -> None:
             for commit in commits:
                 self._ledger.advance(
-                    connection, _scope(commit.view), partition, expected=commit.expected, progress=commit.progress
+                    connection, scope_of(commit.view), partition, expected=commit.expected, progress=commit.progress
                 )
-                rows = [
-                    {"view": commit.view, "key": key, "partition": partition, "state": state}
-                    for key, state in commit.changed.items()
-                ]
-                if rows:
-                    connection.execute(self._upsert, rows)
+                self._change(connection, partition, commit)
             self._ledger.credit(connection, self._database, accounts)
+
+        self._database.transact(work)
 
     def promote(self, source: str, target: str, *, expected: Mapping[int, int]) -> None:
         state = self._state
-        with self._database.write() as connection:
-            self._ledger.rename(connection, _scope(source), _scope(target), expected=expected)
+
+        def work(connection: sa.Connection) -> None:
+            self._ledger.rename(connection, scope_of(source), scope_of(target), expected=expected)
             self._ledger.rename_accounts(connection, f"features.{source}", f"features.{target}")
             connection.execute(sa.delete(state).where(state.c.view == target))
             connection.execute(sa.update(state).where(state.c.view == source).values(view=target))
+
+        self._database.transact(work)
 
     def accounts(self) -> list[Account]:
         with self._database.read() as connection:
@@ -165,6 +211,21 @@ class SqlOnlineStore(OnlineStore):
 
     def close(self) -> None:
         self._database.close()
+
+    def _change(self, connection: sa.Connection, partition: int, commit: ViewCommit) -> None:
+        """Put the changed states, remove the empty and the old ones."""
+        here = {"in_view": commit.view, "in_partition": partition}
+        kept = {key: state for key, state in commit.changed.items() if state}
+        n = len(kept)
+        columns = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
+        columns |= {"state": list(kept.values()), "age_us": [commit.age_us] * n}
+        self._upsert.execute(connection, columns)
+        empty = [key for key, state in commit.changed.items() if not state]
+        for start in range(0, len(empty), _KEYS_PER_QUERY):
+            connection.execute(self._remove, here | {"keys": empty[start : start + _KEYS_PER_QUERY]})
+        if commit.leaving_before_us is not None:
+            bounds = {"before_us": commit.leaving_before_us, "leaving": commit.leaving}
+            connection.execute(self._expire, here | bounds)
 
     def _rows(self, connection: sa.Connection, view: str, keys: Sequence[bytes]) -> list[tuple[bytes, int, bytes]]:
         rows: list[tuple[bytes, int, bytes]] = []
@@ -174,5 +235,6 @@ class SqlOnlineStore(OnlineStore):
         return rows
 
 
-def _scope(view: str) -> str:
+def scope_of(view: str) -> str:
+    """The ledger's name for the reader that keeps ``view``."""
     return f"view:{view}"

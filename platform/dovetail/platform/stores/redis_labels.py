@@ -10,24 +10,23 @@ key                            holds
 =============================  ====================================================================================
 ``{NAME}:request:REQUEST_ID``  hash: ``kind 0x1f item`` to ``effective,event,partition,offset,row,outcome``
 ``{NAME}:effect``              sorted set: request ids by their smallest effective time
-``{NAME}:progress:SCOPE``      hash: partition to ``next_offset`` and, as ``PARTITION:rest``, the rest as JSON
-``{NAME}:accounts``            hash: ``stage 0x1f topic 0x1f partition 0x1f outcome`` to rows
+``{NAME}:progress:SCOPE``,
+``{NAME}:accounts``            the ledger: see ``redis_ledger.py``
 ``{NAME}:outcomes``            hash: ``kind 0x1f outcome`` to rows held
 =============================  ====================================================================================
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import redis
 
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
+from dovetail.platform.redis_config import RedisConfig
+from dovetail.platform.stores import redis_ledger as ledger
 from dovetail.platform.stores.labels import (
     LABEL_ROWS,
     ORDER,
@@ -36,53 +35,42 @@ from dovetail.platform.stores.labels import (
     with_retired,
 )
 from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.redis_connection import RedisClient
 from dovetail.platform.stores.redis_scripts import INSERT, MARK, RETIRE
 
 __all__ = ["RedisLabelStore"]
 
 _SEPARATOR = "\x1f"
 _REQUESTS_PER_PIPELINE = 5_000
-#: A Redis that says nothing for this long is an error: the worker ends, and goes on from what is stored.
-_TIMEOUT_S = 30.0
 
 
 class RedisLabelStore(LabelStore):
-    """The label store on one Redis, or one slot of a cluster. Needs Redis 6.2 or newer."""
+    """The label store on one Redis, or one slot of a cluster. Needs Redis 6.2 or newer.
 
-    def __init__(self, url: str, name: str) -> None:
+    Every call that fails in all its repetitions raises StoreError.
+    """
+
+    def __init__(self, url: str, name: str, config: RedisConfig) -> None:
         """Connect.
 
         Raises:
-            ConfigError: the URL is malformed.
+            ConfigError: the URL or the configuration cannot be used.
             StoreError: nobody answers there.
         """
-        try:
-            self._redis: Any = redis.Redis.from_url(url, decode_responses=True, socket_timeout=_TIMEOUT_S)
-        except ValueError as error:
-            raise ConfigError(f"store URL {url!r} cannot be used: {error}; try redis://HOST:6379/0") from error
-        try:
-            self._redis.ping()
-        except redis.RedisError as error:
-            raise StoreError(f"{url}: Redis does not answer: {error}; is it running, and is the URL right?") from error
+        self._client = RedisClient(url, config, decode=True)
         self._tag = f"{{{name}}}"
-        self._insert = self._redis.register_script(INSERT)
-        self._mark = self._redis.register_script(MARK)
-        self._retire = self._redis.register_script(RETIRE)
+        register = self._client.redis.register_script
+        self._insert, self._mark, self._retire = register(INSERT), register(MARK), register(RETIRE)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
-        stored = self._redis.hgetall(self._key("progress", scope))
-        progress = {}
-        for partition, rest in ((name[:-5], text) for name, text in stored.items() if name.endswith(":rest")):
-            watermark_us, timestamp_ms, sources = json.loads(rest)
-            known = {int(source): last for source, last in sources.items()}
-            progress[int(partition)] = Progress(int(stored[partition]), watermark_us, timestamp_ms, known)
-        return progress
+        with self._client.answering() as redis:
+            return ledger.progress_of(redis.hgetall(ledger.progress_key(self._tag, scope)))
 
     def lookup(self, request_ids: Sequence[str]) -> pa.Table:
         parts = []
         for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
             part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
-            with self._redis.pipeline(transaction=False) as pipeline:
+            with self._client.answering() as redis, redis.pipeline(transaction=False) as pipeline:
                 for request_id in part:
                     pipeline.hgetall(self._key("request", request_id))
                 parts.append(_label_rows(part, pipeline.execute()))
@@ -106,9 +94,9 @@ class RedisLabelStore(LabelStore):
         columns += [first.column(name).to_pylist() for name in ORDER]
         fixed = {READ: rows.num_rows + dead + late, "late": late, "dead_letter": dead, "duplicate": rows.num_rows}
         accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
-        inserted, duplicate = (_account(scope, topic, partition, what) for what in ("inserted", "duplicate"))
-        arguments = [*_commit(partition, expected, progress, accounts), inserted, duplicate, *_flat(columns)]
-        self._run(self._insert, scope, partition, expected, requests, arguments)
+        counters = [ledger.account_field(scope, topic, partition, what) for what in ("inserted", "duplicate")]
+        move = ledger.Move(scope, expected, progress)
+        self._run(self._insert, partition, move, accounts, requests, [*counters, *_flat(columns)])
 
     def mark(
         self,
@@ -127,19 +115,20 @@ class RedisLabelStore(LabelStore):
             outcomes.column("kind").to_pylist(),
             outcomes.column("outcome").to_pylist(),
         ]
-        arguments = [*_commit(partition, expected, progress, accounts), *_flat(columns)]
-        self._run(self._mark, scope, partition, expected, requests, arguments)
+        move = ledger.Move(scope, expected, progress)
+        self._run(self._mark, partition, move, accounts, requests, list(_flat(columns)))
 
     def retire(self, before_us: int, limit: int = 50_000) -> int:
-        requests = self._redis.zrange(
-            self._key("effect"), "-inf", f"({before_us}", byscore=True, offset=0, num=max(1, limit // 16)
-        )
-        if not requests:
-            return 0
-        found = self._retire(
-            keys=[*self._common("none"), *(self._key("request", request) for request in requests)],
-            args=[before_us, *requests],
-        )
+        with self._client.answering() as redis:
+            requests = redis.zrange(
+                self._key("effect"), "-inf", f"({before_us}", byscore=True, offset=0, num=max(1, limit // 16)
+            )
+            if not requests:
+                return 0
+            found = self._retire(
+                keys=[*self._common("none"), *(self._key("request", request) for request in requests)],
+                args=[before_us, *requests],
+            )
         counts = {}
         for name, rows in zip(found[::2], found[1::2], strict=True):
             kind, outcome = name.split(_SEPARATOR)
@@ -150,34 +139,44 @@ class RedisLabelStore(LabelStore):
         return sum(self._held().values())
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        with self._redis.pipeline(transaction=True) as pipeline:
+        with self._client.answering() as redis, redis.pipeline(transaction=True) as pipeline:
             pipeline.hgetall(self._key("outcomes"))
-            pipeline.hgetall(self._key("accounts"))
+            pipeline.hgetall(ledger.accounts_key(self._tag))
             held, accounts = pipeline.execute()
-        return with_retired(_by_outcome(held), _accounts(accounts))
+        return with_retired(_by_outcome(held), ledger.accounts_of(accounts))
 
     def accounts(self) -> list[Account]:
-        return sorted(_accounts(self._redis.hgetall(self._key("accounts"))))
+        with self._client.answering() as redis:
+            return sorted(ledger.accounts_of(redis.hgetall(ledger.accounts_key(self._tag))))
 
     def close(self) -> None:
-        self._redis.close()
+        self._client.close()
 
     def _held(self) -> dict[tuple[str, str], int]:
-        return _by_outcome(self._redis.hgetall(self._key("outcomes")))
+        with self._client.answering() as redis:
+            return _by_outcome(redis.hgetall(self._key("outcomes")))
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._tag, *parts))
 
     def _common(self, scope: str) -> list[str]:
-        return [self._key("progress", scope), self._key("accounts"), self._key("outcomes"), self._key("effect")]
+        ours = [ledger.accounts_key(self._tag), ledger.progress_key(self._tag, scope)]
+        return [*ours, self._key("outcomes"), self._key("effect")]
 
     def _run(
-        self, script: Any, scope: str, partition: int, expected: int, requests: Sequence[str], arguments: Sequence[Any]
+        self,
+        script: Any,
+        partition: int,
+        move: ledger.Move,
+        accounts: Sequence[Account],
+        requests: Sequence[str],
+        arguments: Sequence[Any],
     ) -> None:
-        keys = [*self._common(scope), *(self._key("request", request) for request in requests)]
-        found = script(keys=keys, args=arguments)
-        if found is not None:
-            raise StaleCommit(scope, partition, expected=expected, found=int(found))
+        _, first = ledger.advance(self._tag, partition, [move], accounts)
+        keys = [*self._common(move.scope), *(self._key("request", request) for request in requests)]
+        with self._client.answering():
+            answer = script(keys=keys, args=[*first, *arguments])
+        ledger.raise_if_stale(answer, partition, [move])
 
 
 def _numbered(requests: pa.ChunkedArray) -> tuple[list[str], list[int]]:
@@ -196,26 +195,6 @@ def _fields(rows: pa.Table) -> list[str]:
 
 def _flat(columns: Sequence[Sequence[Any]]) -> Iterable[Any]:
     return (value for row in zip(*columns, strict=True) for value in row)
-
-
-def _account(stage: str, topic: str, partition: int, outcome: str) -> str:
-    return _SEPARATOR.join((stage, topic, str(partition), outcome))
-
-
-def _commit(partition: int, expected: int, progress: Progress, accounts: Sequence[Account]) -> list[Any]:
-    """The arguments every commit begins with: position, progress, accounts."""
-    rest = json.dumps([progress.watermark_us, progress.timestamp_ms, progress.sources])
-    credited = [part for a in accounts if a.rows for part in (_account(*a[:4]), a.rows)]
-    return [partition, expected, progress.next_offset, rest, len(credited) // 2, *credited]
-
-
-def _accounts(stored: Mapping[str, str]) -> list[Account]:
-    accounts = []
-    for name, rows in stored.items():
-        stage, topic, partition, outcome = name.split(_SEPARATOR)
-        if int(rows):
-            accounts.append(Account(stage, topic, int(partition), outcome, int(rows)))
-    return accounts
 
 
 def _by_outcome(stored: Mapping[str, str]) -> dict[tuple[str, str], int]:

@@ -1,24 +1,14 @@
 """The Lua scripts of the Redis label store. Redis runs a script alone, so each is a transaction.
 
-Keys: 1 progress of the scope, 2 accounts, 3 outcomes, 4 requests by effective time, 5... the requests touched.
+Keys: 1 accounts, 2 progress of the scope, 3 outcomes, 4 requests by effective time, 5... the requests touched.
 Numbers are doubles in Lua: times in microseconds and offsets are exact below 2^53.
 """
 
 from __future__ import annotations
 
-__all__ = ["INSERT", "MARK", "RETIRE"]
+from dovetail.platform.stores.redis_ledger import ADVANCE
 
-#: Moves the position or returns the one found; credits accounts; leaves ``at``, the next argument.
-_COMMIT = r"""
-local found = redis.call('HGET', KEYS[1], ARGV[1])
-if (found or '0') ~= ARGV[2] then return found or '0' end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3], ARGV[1] .. ':rest', ARGV[4])
-local at = 6
-for _ = 1, tonumber(ARGV[5]) do
-  redis.call('HINCRBY', KEYS[2], ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-"""
+__all__ = ["INSERT", "MARK", "RETIRE"]
 
 _SPLIT = r"""
 local function split(text)
@@ -31,7 +21,7 @@ end
 #: Rows as: request number, field, kind, then the five numbers that order events of a key.
 INSERT = (
     _SPLIT
-    + _COMMIT
+    + ADVANCE
     + r"""
 local inserted, duplicate = ARGV[at], ARGV[at + 1]
 local new = 0
@@ -55,8 +45,8 @@ for i = at + 2, #ARGV, 8 do
     redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
   end
 end
-redis.call('HINCRBY', KEYS[2], inserted, new)
-if new > 0 then redis.call('HINCRBY', KEYS[2], duplicate, -new) end
+redis.call('HINCRBY', KEYS[1], inserted, new)
+if new > 0 then redis.call('HINCRBY', KEYS[1], duplicate, -new) end
 return nil
 """
 )
@@ -64,7 +54,7 @@ return nil
 #: Rows as: request number, field, kind, outcome.
 MARK = (
     _SPLIT
-    + _COMMIT
+    + ADVANCE
     + r"""
 for i = at, #ARGV, 4 do
   local key, field, kind, outcome = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -111,8 +101,8 @@ for name, rows in pairs(counts) do
   local kind, outcome = string.match(name, '^([^\31]*)\31(.*)$')
   local stage = 'labels.' .. kind .. '.retired\31' .. kind .. '\0310\31'
   redis.call('HINCRBY', KEYS[3], name, -rows)
-  redis.call('HINCRBY', KEYS[2], stage .. 'read', rows)
-  redis.call('HINCRBY', KEYS[2], stage .. outcome, rows)
+  redis.call('HINCRBY', KEYS[1], stage .. 'read', rows)
+  redis.call('HINCRBY', KEYS[1], stage .. outcome, rows)
   answer[#answer + 1] = name
   answer[#answer + 1] = tostring(rows)
 end

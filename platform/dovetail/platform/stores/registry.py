@@ -12,6 +12,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from dovetail.platform.accounts import Account
+from dovetail.platform.stores.bulk import Upsert, columns_of
 from dovetail.platform.stores.definitions import BackfillDay, DefinitionRecord, DefinitionTables, DefinitionUse
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
@@ -122,12 +123,15 @@ class Registry:
         Raises:
             StaleCommit: the stored position is not the expected one.
         """
-        with self._database.write() as connection:
+
+        def work(connection: sa.Connection) -> None:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
             self._definitions.use(connection, self._database, uses)
             self._ledger.credit(connection, self._database, accounts)
+
+        self._database.transact(work)
 
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""
@@ -195,11 +199,9 @@ class Registry:
         """Store metrics; the same model, scope and ``trained`` again replaces them."""
         if not rows:
             return
-        insert = self._database.insert(self._metrics)
-        values = {name: insert.excluded[name] for name in MetricRow._fields[3:]}
-        upsert = insert.on_conflict_do_update(index_elements=["model", "scope", "trained"], set_=values)
-        with self._database.write() as connection:
-            connection.execute(upsert, [row._asdict() for row in rows])
+        upsert = Upsert(self._database, self._metrics)
+        upsert.replacing({name: upsert.excluded[name] for name in MetricRow._fields[3:]})
+        self._database.transact(lambda connection: upsert.execute(connection, columns_of(rows)))
 
     def metrics(self, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""

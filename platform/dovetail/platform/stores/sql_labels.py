@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from dovetail.platform.accounts import READ, Account
+from dovetail.platform.stores.bulk import Upsert, rows_as_arrays
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.labels import (
     KEY,
@@ -45,21 +47,16 @@ class SqlLabelStore(LabelStore):
         self._database = Database(url, metadata)
         columns = self._labels.c
         self._lookup = sa.select(*(columns[name] for name in (*KEY, *ORDER))).where(
-            columns.request_id.in_(sa.bindparam("requests", expanding=True))
+            self._database.among(columns.request_id, "requests")
         )
-        insert = self._database.insert(self._labels)
-        earlier = sa.tuple_(*(insert.excluded[name] for name in ORDER)) < sa.tuple_(*(columns[name] for name in ORDER))
-        self._upsert = insert.on_conflict_do_update(
-            index_elements=KEY, set_={name: insert.excluded[name] for name in ORDER}, where=earlier
-        )
+        self._insert = Upsert(self._database, self._labels)
+        upsert = Upsert(self._database, self._labels)
+        mine, theirs = (sa.tuple_(*(side[name] for name in ORDER)) for side in (upsert.excluded, columns))
+        self._merge = upsert.replacing({name: upsert.excluded[name] for name in ORDER}, where=mine < theirs)
         self._counted = sa.select(columns.kind, columns.outcome, sa.func.count()).group_by(
             columns.kind, columns.outcome
         )
-        self._mark = (
-            sa.update(self._labels)
-            .where(*(columns[name] == sa.bindparam(f"at_{name}") for name in KEY))
-            .values(outcome=sa.bindparam("to_outcome"))
-        )
+        self._mark = self._marking()
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         with self._database.read() as connection:
@@ -82,13 +79,10 @@ class SqlLabelStore(LabelStore):
         late: int = 0,
     ) -> None:
         first = earliest_per_key(rows)
-        with self._database.write() as connection:
+
+        def work(connection: sa.Connection) -> None:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
-            new = 0
-            if first.num_rows:
-                known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
-                new = first.num_rows - pc.sum(pc.is_in(joined_keys(first, KEY), joined_keys(known, KEY))).as_py()
-                connection.execute(self._upsert, first.to_pylist())
+            new = self._put(connection, first) if first.num_rows else 0
             counts = {
                 READ: rows.num_rows + dead + late,
                 "late": late,
@@ -98,6 +92,8 @@ class SqlLabelStore(LabelStore):
             }
             accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in counts.items()]
             self._ledger.credit(connection, self._database, accounts)
+
+        self._database.transact(work)
 
     def mark(
         self,
@@ -109,27 +105,28 @@ class SqlLabelStore(LabelStore):
         outcomes: pa.Table,
         accounts: Sequence[Account],
     ) -> None:
-        with self._database.write() as connection:
+        outcomes = outcomes.sort_by([(name, "ascending") for name in KEY])
+
+        def work(connection: sa.Connection) -> None:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             if outcomes.num_rows:
-                renamed = outcomes.select([*KEY, "outcome"]).rename_columns(
-                    [f"at_{name}" for name in KEY] + ["to_outcome"]
-                )
-                connection.execute(self._mark, renamed.to_pylist())
+                columns = {f"at_{name}": outcomes.column(name).to_pylist() for name in (*KEY, "outcome")}
+                connection.execute(self._mark, columns if self._database.postgresql else _rows(columns))
             self._ledger.credit(connection, self._database, accounts)
+
+        self._database.transact(work)
 
     def retire(self, before_us: int, limit: int = 50_000) -> int:
         effective = self._labels.c.effective_us
         nth = sa.select(effective).where(effective < before_us).order_by(effective).limit(1).offset(limit - 1)
-        with self._database.write() as connection:
+
+        def work(connection: sa.Connection) -> int:
             last = connection.execute(nth).scalar_one_or_none()
-            leaving = effective < before_us if last is None else effective <= last
-            found = connection.execute(self._counted.where(leaving))
-            counts = {(kind, outcome): rows for kind, outcome, rows in found}
-            if counts:
-                connection.execute(sa.delete(self._labels).where(leaving))
-                self._ledger.credit(connection, self._database, retired_accounts(counts))
-        return sum(counts.values())
+            counts = self._remove(connection, effective < before_us if last is None else effective <= last)
+            self._ledger.credit(connection, self._database, retired_accounts(counts))
+            return sum(counts.values())
+
+        return self._database.transact(work)
 
     def rows(self) -> int:
         with self._database.read() as connection:
@@ -147,6 +144,42 @@ class SqlLabelStore(LabelStore):
     def close(self) -> None:
         self._database.close()
 
+    def _put(self, connection: sa.Connection, first: pa.Table) -> int:
+        """Insert or merge rows of different keys; returns how many keys are new."""
+        columns = {name: first.column(name).to_pylist() for name in (*KEY, *ORDER)}
+        columns["outcome"] = ["pending"] * first.num_rows
+        if self._database.postgresql:
+            # Others insert meanwhile: only the INSERT itself knows what was new.
+            new = self._insert.execute(connection, columns)
+            if new < first.num_rows:
+                self._merge.execute(connection, columns)
+            return new
+        known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
+        self._merge.execute(connection, columns)
+        return int(first.num_rows - pc.sum(pc.is_in(joined_keys(first, KEY), joined_keys(known, KEY))).as_py())
+
+    def _marking(self) -> sa.Update:
+        """UPDATE of outcomes by ``at_`` key and ``at_outcome``: of rows one by one, or of arrays."""
+        columns = self._labels.c
+        given: Any = {name: sa.bindparam(f"at_{name}") for name in (*KEY, "outcome")}
+        if self._database.postgresql:
+            arrays = rows_as_arrays([columns[name] for name in (*KEY, "outcome")], "at_")
+            given = {name: arrays.c[f"at_{name}"] for name in (*KEY, "outcome")}
+        matching = (columns[name] == given[name] for name in KEY)
+        return sa.update(self._labels).where(*matching).values(outcome=given["outcome"])
+
+    def _remove(self, connection: sa.Connection, leaving: sa.ColumnElement[bool]) -> dict[tuple[str, str], int]:
+        """Delete rows; what they were, counted as they go: others delete and mark at the same time."""
+        columns = self._labels.c
+        counted = self._counted.where(leaving)
+        if self._database.postgresql:
+            gone = sa.delete(self._labels).where(leaving).returning(columns.kind, columns.outcome).cte("gone")
+            counted = sa.select(gone.c.kind, gone.c.outcome, sa.func.count()).group_by(gone.c.kind, gone.c.outcome)
+        counts = {(kind, outcome): rows for kind, outcome, rows in connection.execute(counted)}
+        if counts and not self._database.postgresql:
+            connection.execute(sa.delete(self._labels).where(leaving))
+        return counts
+
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
         parts = []
         for start in range(0, len(request_ids), _REQUESTS_PER_QUERY):
@@ -156,3 +189,7 @@ class SqlLabelStore(LabelStore):
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
             parts.append(pa.Table.from_arrays(arrays, schema=LABEL_ROWS))
         return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,24 @@
+"""Which online store a URL names."""
+
+from __future__ import annotations
+
+from dovetail.platform.redis_config import RedisConfig
+from dovetail.platform.stores.online import OnlineStore, SqlOnlineStore
+from dovetail.platform.stores.redis_connection import is_redis_url
+from dovetail.platform.stores.redis_online import RedisOnlineStore
+
+__all__ = ["open_online_store"]
+
+
+def open_online_store(url: str, name: str, redis: RedisConfig | None = None) -> OnlineStore:
+    """The store at ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or any SQLAlchemy URL.
+
+    In Redis ``name`` begins the hash tags of all keys, and ``redis`` says how to get in.
+
+    Raises:
+        ConfigError: the URL is malformed or its driver is not installed.
+        StoreError: the store cannot be reached.
+    """
+    if is_redis_url(url):
+        return RedisOnlineStore(url, name, redis or RedisConfig())
+    return SqlOnlineStore(url)

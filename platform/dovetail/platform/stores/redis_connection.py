@@ -1,0 +1,97 @@
+"""Clients for one Redis or a Redis Cluster, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import EqualJitterBackoff, NoBackoff
+from redis.retry import Retry
+
+from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.redis_config import RedisConfig
+
+__all__ = ["RedisClient", "is_redis_url"]
+
+_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+_BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
+_PASSWORD = re.compile(r"(//[^/@]*:|[?&]password=)[^@&]*")
+
+
+def is_redis_url(url: str) -> bool:
+    """Whether ``url`` names a Redis."""
+    return url.startswith(_SCHEMES)
+
+
+class RedisClient:
+    """A client of redis-py that reconnects and repeats failed calls, and the name of what it talks to.
+
+    A call that failed may have been carried out: only what may be done twice goes through it.
+    """
+
+    def __init__(self, url: str, config: RedisConfig, *, decode: bool) -> None:
+        """Connect, once and without patience. ``decode``: replies are text, else bytes.
+
+        Raises:
+            ConfigError: the URL is malformed, a password is not where it should be, a certificate cannot be read.
+            StoreError: nobody answers there, or not to this user.
+        """
+        self.where = _PASSWORD.sub(r"\1***", url)
+        self.cluster = config.cluster or "+cluster://" in url
+        options: dict[str, Any] = {
+            "decode_responses": decode,
+            "socket_connect_timeout": config.connect_timeout / 1e6,
+            "socket_timeout": config.timeout / 1e6,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if config.username:
+            options["username"] = config.username
+        if (password := config.password()) is not None:
+            options["password"] = password
+        plain = url.replace("+cluster://", "://")
+        if plain.startswith("rediss://"):
+            files = {"ssl_ca_certs": config.ca, "ssl_certfile": config.certificate, "ssl_keyfile": config.key}
+            options |= {name: _readable(path) for name, path in files.items() if path is not None}
+        try:
+            self.redis: Any = (redis.RedisCluster if self.cluster else redis.Redis).from_url(plain, **options)
+            self.redis.ping()
+        except ValueError as error:
+            raise ConfigError(f"store URL {self.where!r} cannot be used: {error}; try redis://HOST:6379/0") from error
+        except redis.AuthenticationError as error:
+            raise StoreError(
+                f"{self.where}: Redis refuses this user: {error}; see username and password_env in [redis]"
+            ) from error
+        except redis.RedisError as error:
+            raise StoreError(
+                f"{self.where}: Redis does not answer: {error}; is it running, and is the URL right?"
+            ) from error
+        self.redis.set_retry(Retry(EqualJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S), config.retries))
+
+    @contextmanager
+    def answering(self) -> Iterator[Any]:
+        """The client, for calls whose failure is final.
+
+        Raises:
+            StoreError: Redis did not answer in all the repetitions, or refused.
+        """
+        try:
+            yield self.redis
+        except redis.RedisError as error:
+            raise StoreError(
+                f"{self.where}: Redis failed: {type(error).__name__}: {error}; this worker ends, and goes on from what "
+                "is stored once Redis can be reached"
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.redis.close()
+
+
+def _readable(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"[redis]: {path}: no such file; ca, certificate and key are PEM files")
+    return str(path)
