@@ -19,6 +19,7 @@ from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.section import Name, Section
+from dovetail.platform.worker_config import WorkerConfig
 
 __all__ = [
     "BatchViewConfig",
@@ -38,6 +39,7 @@ __all__ = [
     "StorageConfig",
     "StreamConfig",
     "TableConfig",
+    "WorkerConfig",
     "load_config",
     "parse_duration",
 ]
@@ -249,6 +251,7 @@ class Config(Section):
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
+    worker: WorkerConfig = WorkerConfig()
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
