@@ -13,7 +13,7 @@ state is the position of the block's beginning; a crash reads the block again an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +97,10 @@ class OrderStage(Stage):
             if self._stored.get(partition, Progress()).next_offset != block.stored.next_offset:
                 del self._blocks[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
+
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            self._blocks.pop(partition, None)
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         if poll.partition not in self._blocks:

@@ -12,7 +12,7 @@ is the timer, and only rows that may still give a sample are written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,8 +37,6 @@ from dovetail.platform.stores.ledger import Progress
 
 __all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
 
-#: How often another process's label agent is looked at, in seconds.
-_LOOK_AGAIN_S = 0.5
 
 
 def sample_scope(target: str, lane: int) -> str:
@@ -89,7 +87,9 @@ class SampleStage(Stage):
         moved: Signal,
         on_blocked: Callable[[], None],
         on_released: Callable[[], None],
+        look_again_s: float = 0.5,
     ) -> None:
+        """``look_again_s``: how often the label store is looked at when labels are read in another process."""
         self.name = lane.name
         self.topics = (lane.topic,)
         self._lane = lane
@@ -103,6 +103,10 @@ class SampleStage(Stage):
         self._moved = moved
         self._on_blocked = on_blocked
         self._on_released = on_released
+        self._look_again_s = look_again_s
+        # The partition a poll of which is held back; None when it has gone to another worker meanwhile.
+        self._held: int | None = None
+        self._leaving = False
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
@@ -111,6 +115,21 @@ class SampleStage(Stage):
         self._progress = dict(self._store.progress(self.name))
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        if self._held in partitions:
+            self._held = None
+            self._moved.send()
+
+    def hurry(self) -> None:
+        self._leaving = True
+        self._moved.send()
+
+    @property
+    def waiting(self) -> str | None:
+        """Until which event time it waits for labels."""
+        until_us = self.blocked_until_us
+        return None if until_us is None else f"labels up to event time {until_us} us"
+
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         rows = await asyncio.to_thread(wire.decode_arrow, poll)
         stored = self._progress.get(poll.partition, Progress())
@@ -118,17 +137,23 @@ class SampleStage(Stage):
         offsets = rows.column("_offset").to_numpy()
         end_us = time_us(rows, "request_time") + self._horizon_us
         start = 0
+        self._held = poll.partition
         while start < rows.num_rows:
             stop = await self._wait(offsets, end_us, start)
+            if stop == start:
+                return
             last = int(offsets[stop - 1])
             yield await asyncio.to_thread(self._release, poll, rows.slice(start, stop - start), sources, last + 1)
             start = stop
 
     async def _wait(self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int) -> int:
-        """Wait until at least one whole message from ``start`` is due; return the row after the last one due."""
+        """Wait until at least one whole message from ``start`` is due; return the row after the last one due.
+
+        Returns ``start`` when there is nothing to wait for any more: the worker stops, or the partition has gone.
+        """
         listener = self._moved.listen()
         try:
-            while True:
+            while not self._leaving and self._held is not None:
                 watermark = await asyncio.to_thread(self._watermark)
                 if watermark is not None:
                     stop = _due(offsets[start:], end_us[start:], watermark)
@@ -136,7 +161,8 @@ class SampleStage(Stage):
                         return start + stop
                 self.blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
                 self._on_blocked()
-                await listener.wait(_LOOK_AGAIN_S)
+                await listener.wait(self._look_again_s)
+            return start
         finally:
             self.blocked_until_us = None
             listener.close()

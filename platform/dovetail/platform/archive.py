@@ -7,7 +7,7 @@ in the transaction that moves the archive's position; what a crash leaves unregi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,6 +80,10 @@ class ArchiveStage(Stage):
             if self._stored.get(partition, Progress()).next_offset != buffer.stored.next_offset:
                 del self._buffers[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
+
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            self._buffers.pop(partition, None)
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         buffer = self._buffer(poll.partition)

@@ -20,6 +20,7 @@ from dovetail.platform.errors import ConfigError
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.redis_config import RedisConfig
 from dovetail.platform.section import Name, Section
+from dovetail.platform.worker_config import WorkerConfig
 
 __all__ = [
     "BatchViewConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "StorageConfig",
     "StreamConfig",
     "TableConfig",
+    "WorkerConfig",
     "load_config",
     "parse_duration",
 ]
@@ -252,6 +254,7 @@ class Config(Section):
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
+    worker: WorkerConfig = WorkerConfig()
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@
     ├── TransportError       a broker or an embedded log refused to work
     │   └── LogLocked        another process has the embedded log open
     ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
+    ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
     ├── ModelError           a model or checkpoint cannot be used: what differs is named
     └── AccountsError        rows in and rows accounted for do not add up
 
@@ -33,6 +34,7 @@ __all__ = [
     "StoreError",
     "TransportError",
     "WireError",
+    "WorkerStuck",
 ]
 
 
@@ -93,6 +95,10 @@ class LogLocked(TransportError):
 
 class StateError(DovetailError):
     """Stored feature state cannot give the exact value."""
+
+
+class WorkerStuck(DovetailError):
+    """Partitions have stopped moving while data waits; the worker ends, and its successor goes on."""
 
 
 class ModelError(DovetailError):

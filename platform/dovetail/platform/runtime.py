@@ -18,6 +18,10 @@ Guarantees:
 - A stage works on one poll at a time. While its ``handle`` generator is open, up to ``max_unhandled_polls`` further
   polls of that partition wait; other partitions and stages go on. A poll whose generator has ended but which no work
   has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays unacknowledged.
+- A rebalance waits for works that are being published or committed, and begins no further one before the new positions
+  are known. What has gone to another worker is given up without an effect; what stays goes on.
+- A stop in good order lets what is being handled finish, except what waits for something from outside, gives the stages
+  no further poll, and commits what they owe (:meth:`Stage.drain`).
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0.
 """
@@ -25,22 +29,35 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import ConfigError, TransportError
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
-from dovetail.platform.transports.coalescing import PollSchema
+from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
+from dovetail.platform.waiters import Waiters
 
-__all__ = ["App", "Progress", "Resume", "Runtime", "create_app"]
+__all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
 
 #: Progress by (stage, topic, partition): the offset after the last message.
 Progress = dict[tuple[str, str, int], int]
+
+
+class Observer(Protocol):
+    """Is told what the runtime does; for metrics. Called in the event loop, must be quick and must not raise."""
+
+    def polled(self, stage: str, topic: str, messages: int) -> None:
+        """A stage is given a poll of so many messages."""
+
+    def committed(self, stage: str, seconds: float) -> None:
+        """A commit of a stage took so long."""
 
 
 class Runtime:
@@ -49,12 +66,21 @@ class Runtime:
     Made before the app starts. In a worker process that is all: ``app.main()`` or ``faust -A module worker`` runs
     them. In a process of one's own, :meth:`start` and :meth:`stop`.
 
+    ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
     Raises ConfigError for two stages of one name, a stage without topics, or a topic the app does not declare.
     """
 
-    def __init__(self, app: App, stages: Sequence[Stage], *, on_step: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        stages: Sequence[Stage],
+        *,
+        on_step: Callable[[str, str], None] | None = None,
+        observer: Observer | None = None,
+        grace_s: float = 10.0,
+    ) -> None:
         self.app = app
         self.stages = tuple(stages)
         #: By (stage, topic, partition): the offset after the last poll whose ``handle`` has ended. Not durable.
@@ -63,15 +89,23 @@ class Runtime:
         self.completed: Progress = {}
         #: What ended the worker, None as long as nothing has.
         self.failure: BaseException | None = None
+        #: Steps taken in each (stage, topic, partition): whatever is at work, this moves.
+        self.steps: Counter[tuple[str, str, int]] = Counter()
+        #: What is assigned, and whether a rebalance is going on.
+        self.tenure: Tenure[TP] = Tenure()
         self._on_step = on_step
+        self._observer = observer
+        self._grace_s = grace_s
+        # Polls being handled, by stage: the partition and its tenure.
+        self._at_work: dict[str, tuple[TP, int]] = {}
+        self._idle = asyncio.Condition()
+        self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
         self._stored: Progress = {}
         # The offset after the last poll a stage was given; while its partition stays here, that is where it goes on.
         self._given: Progress = {}
         self._started: list[Stage] = []
-        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._waiters = Waiters()
         self._check()
         for stage in self.stages:
             for topic in stage.topics:
@@ -110,36 +144,92 @@ class Runtime:
         the predicate raises.
         """
         self._raise_failure()
-        if predicate():
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (predicate, waiter)
-        self._waiters.append(entry)
-        try:
-            await waiter
-        finally:
-            self._waiters.remove(entry)
+        await self._waiters.wait_for(predicate)
 
     def end_offset(self, topic: str, partition: int) -> int | None:
         """The offset the next message will get, as far as is known here; None when nothing is. From any thread."""
-        end: int | None = self.app.consumer.highwater(TP(topic, partition))
+        return self.end_offsets({TP(topic, partition)}).get(TP(topic, partition))
+
+    def end_offsets(self, partitions: Collection[TP]) -> Mapping[TP, int]:
+        """The offset the next message will get, of any partitions, as the broker has it now. From any thread.
+
+        What the broker does not tell is left out.
+        """
+        return self.consumer.ends(partitions)
+
+    def ends(self) -> Callable[[str, int], int | None]:
+        """:meth:`end_offset` for one look at several partitions: a topic's are asked for together, when it is first.
+
+        Whatever is read from a store before the first call is no newer than the answers.
+        """
+        known: dict[str, Mapping[TP, int]] = {}
+
+        def end(topic: str, partition: int) -> int | None:
+            if topic not in known:
+                known[topic] = self.end_offsets({TP(topic, number) for number in range(self.app.declared[topic])})
+            return known[topic].get(TP(topic, partition))
+
         return end
 
     def notify(self) -> None:
         """Have predicates tried again: something they look at, outside the runtime, has changed. From any thread."""
-        if threading.get_ident() == self._thread:
-            self._changed()
-        elif self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._changed)
+        self._waiters.notify(self.failure)
 
     # --- what the app calls --------------------------------------------------------------------------------------
 
     async def before_start(self) -> None:
         """Start the stages, in their order."""
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._waiters.listen()
         for stage in self.stages:
             self._started.append(stage)
             await stage.start()
+
+    async def before_stop(self) -> None:
+        """Give no further poll; return when what is being handled has ended, after ``grace_s`` in any case.
+
+        After a failure there is no waiting.
+        """
+        self._stopping = True
+        if self.failure is None:
+            for stage in self._started:
+                stage.hurry()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._grace_s), self._idle:
+                    await self._idle.wait_for(lambda: self.failure is not None or not self._at_work)
+
+    async def on_revoked(self) -> None:
+        """A rebalance begins: return when no work is being published or committed."""
+        await self.tenure.close()
+
+    @property
+    def started(self) -> bool:
+        """Whether every stage has been started."""
+        return len(self._started) == len(self.stages)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has begun."""
+        return self._stopping
+
+    @property
+    def consumer(self) -> CoalescingConsumer:
+        """The app's consumer."""
+        consumer: CoalescingConsumer = self.app.consumer
+        return consumer
+
+    def at_work(self, stage: str) -> TP | None:
+        """The partition a stage is handling a poll of, None while it is idle."""
+        work = self._at_work.get(stage)
+        return None if work is None else work[0]
+
+    def given(self, stage: str, tp: TP) -> int:
+        """The offset after the last poll a stage was given of a partition assigned here."""
+        key = (stage, *tp)
+        return max(self._given.get(key, 0), self._stored.get(key, 0))
+
+    def readers(self, topic: str) -> Sequence[Stage]:
+        """The stages that read a topic."""
+        return self._readers.get(topic, ())
 
     async def after_stop(self) -> None:
         """Let the stages commit what they owe, unless something has failed; then stop them, in reverse order.
@@ -164,7 +254,7 @@ class Runtime:
         for stage in self._started:
             async for work in stage.drain():
                 if work.commit is not None:
-                    await asyncio.to_thread(work.commit)
+                    await self._commit(stage, work.commit)
 
     def on_crash(self, reason: BaseException) -> None:
         """Remember why the app came down. From any thread."""
@@ -174,6 +264,16 @@ class Runtime:
 
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
         """For each assigned partition, the least of what its stages need."""
+        await self.tenure.close()
+        gone = await self.tenure.change(tps)
+        for topic in {tp.topic for tp in gone}:
+            for stage in self._readers[topic]:
+                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
+        async with self._idle:
+            # A stage that still computes on what has gone must not be asked to resume meanwhile.
+            await self._idle.wait_for(
+                lambda: all(self.tenure.number(tp) == number for tp, number in self._at_work.values())
+            )
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         kept = {(stage.name, *tp) for tp in tps for stage in self._readers[tp.topic]}
         for progress in (self._given, self._stored, self.handled, self.completed):
@@ -190,7 +290,8 @@ class Runtime:
                 # A partition kept through a rebalance goes on where its stage is, which may be ahead of the store.
                 position = self._given.get(key, position)
                 positions[tp] = min(positions.get(tp, position), position)
-        self._changed()
+        await self.tenure.open()
+        self.notify()
         return positions
 
     def _read_stored(self, topics: set[str]) -> dict[tuple[str, str], Mapping[int, int]]:
@@ -231,7 +332,11 @@ class Runtime:
         self.app.agent(topic, name=stage.name)(agent)
 
     async def _take(self, stage: Stage, poll: Poll) -> None:
-        key = (stage.name, poll.topic, poll.partition)
+        tp = TP(poll.topic, poll.partition)
+        tenure = self.tenure.number(tp)
+        if tenure is None or self._stopping:
+            return  # somebody else reads it, or the next start does
+        key = (stage.name, *tp)
         after = poll.last + 1
         stored = self._stored.get(key, 0)
         if after <= stored:
@@ -239,34 +344,59 @@ class Runtime:
         todo = poll.since(max(stored, self._given.get(key, 0)))
         if len(todo):
             self._given[key] = after
-            await self._handle(stage, todo)
-        if key in self._stored:  # else the partition has gone to another worker meanwhile
+            self._at_work[stage.name] = tp, tenure
+            try:
+                await self._handle(stage, todo, tenure)
+            except Gone:
+                return
+            finally:
+                async with self._idle:
+                    del self._at_work[stage.name]
+                    self._idle.notify_all()
+        if self.tenure.number(tp) == tenure and not self._stopping:
             self.handled[key] = max(after, self.handled[key])
-            tp = TP(poll.topic, poll.partition)
-            self._consumer().release(tp, self._least(self.handled, tp))
-            self._changed()
+            self.consumer.release(tp, self._least(self.handled, tp))
+            self.notify()
 
-    async def _handle(self, stage: Stage, poll: Poll) -> None:
+    async def _handle(self, stage: Stage, poll: Poll, tenure: int) -> None:
+        if self._observer is not None:
+            self._observer.polled(stage.name, poll.topic, len(poll))
         works = stage.handle(poll)
         try:
             async for work in works:
-                await self._carry_through(stage, poll, work)
+                await self._carry_through(stage, poll, work, tenure)
         finally:
             close = getattr(works, "aclose", None)
             if close is not None:
                 await close()
 
-    async def _carry_through(self, stage: Stage, poll: Poll, work: Work) -> None:
+    async def _carry_through(self, stage: Stage, poll: Poll, work: Work, tenure: int) -> None:
+        tp = TP(poll.topic, poll.partition)
+        self.steps[stage.name, *tp] += 1
         self._step(stage, "computed")
-        if work.outgoing:
-            await self.publish(work.outgoing)
-        self._step(stage, "published")
-        if work.commit is not None:
-            await asyncio.to_thread(work.commit)
-        self._step(stage, "committed")
-        if work.done is not None:
-            self._complete(stage, poll, work.done)
-        self._step(stage, "acknowledged")
+        async with self.tenure.effect(tp, tenure):
+            if work.outgoing:
+                await self.publish(work.outgoing)
+            self._step(stage, "published")
+            if work.commit is not None:
+                await self._commit(stage, work.commit)
+            self._step(stage, "committed")
+            if work.done is not None:
+                self._complete(stage, poll, work.done)
+            self._step(stage, "acknowledged")
+        self.steps[stage.name, *tp] += 1
+
+    async def _commit(self, stage: Stage, commit: Callable[[], None]) -> None:
+        """Commit in a thread. When cancelled, it is let finish first: a thread cannot be stopped."""
+        began = time.perf_counter()
+        committing = asyncio.ensure_future(asyncio.to_thread(commit))
+        try:
+            await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            await asyncio.wait({committing})
+            raise
+        if self._observer is not None:
+            self._observer.committed(stage.name, time.perf_counter() - began)
 
     def _step(self, stage: Stage, step: str) -> None:
         self._raise_failure()
@@ -283,35 +413,21 @@ class Runtime:
         if key in self._stored and done > self.completed[key]:
             self.completed[key] = done
             tp = TP(poll.topic, poll.partition)
-            self._consumer().acknowledge(tp, self._least(self.completed, tp))
-            self._changed()
+            self.consumer.acknowledge(tp, self._least(self.completed, tp))
+            self.notify()
 
     def _least(self, progress: Progress, tp: TP) -> int:
         return min(progress.get((stage.name, *tp), 0) for stage in self._readers[tp.topic])
 
-    def _consumer(self) -> Any:
-        return self.app.consumer
-
-    # --- failing and waiting ----------------------------------------------------------------------------------------
+    # --- failing ----------------------------------------------------------------------------------------------------
 
     async def _fail(self, error: Exception) -> None:
         if self.failure is None:
             self.failure = error
+        async with self._idle:
+            self._idle.notify_all()
         await self.app.crash(error)
 
     def _raise_failure(self) -> None:
         if self.failure is not None:
             raise self.failure
-
-    def _changed(self) -> None:
-        for predicate, waiter in self._waiters:
-            if waiter.done():
-                continue
-            if self.failure is not None:
-                waiter.set_exception(self.failure)
-                continue
-            try:
-                if predicate():
-                    waiter.set_result(None)
-            except Exception as error:  # noqa: BLE001 - belongs to the one who waits
-                waiter.set_exception(error)

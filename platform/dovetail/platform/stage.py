@@ -15,7 +15,7 @@ step 3 reads again, and the stage drops what its stored position already include
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,6 +118,24 @@ class Stage(ABC):
 
     async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Called once, before the first poll."""
+
+    def forget(self, topic: str, partitions: Collection[int]) -> None:  # noqa: B027
+        """These partitions have gone to another worker: drop what is held of them in memory.
+
+        Called in the event loop, before the next :meth:`resume`. A ``handle`` that is busy with one of them is not
+        asked for anything any more: where it waits for something, it returns.
+        """
+
+    def hurry(self) -> None:  # noqa: B027
+        """The worker is about to stop: a ``handle`` that waits for something from outside returns instead.
+
+        Called in the event loop. What a ``handle`` is computing it may finish. Its poll is read again after the stop.
+        """
+
+    @property
+    def waiting(self) -> str | None:
+        """What from outside the stage rightly waits for, in words; None while it is idle or at work."""
+        return None
 
     async def drain(self) -> AsyncIterator[Work]:
         """The commits still owed when the worker stops in good order, after its last poll; none by default.

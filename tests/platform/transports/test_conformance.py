@@ -383,7 +383,7 @@ def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic:
 def test_a_stage_that_never_finishes_can_be_stopped(broker: Broker, topic: str) -> None:
     async def main() -> None:
         gate = Gate([topic])
-        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [gate])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [gate], grace_s=0.01)
         await runtime.start()
         await runtime.publish(numbered(topic, 10, partition=0))
         await gate.entered.wait()

@@ -77,6 +77,10 @@ class CheckpointStore:
         path = self._files.path(sequence)
         return _parse(path, sequence, unpack(path))
 
+    def newest(self) -> int:
+        """The sequence number of the newest checkpoint, 0 when there is none."""
+        return self._files.latest()
+
     def save(self, content: bytes, *, after: int) -> int:
         """Store ``content``, an :func:`image`, as the successor of checkpoint ``after``; returns its sequence number.
 

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,26 +125,40 @@ class TrainerStage(Stage):
         # checkpoint_every may change from run to run; publish_every may not, it is what a version number means.
         self._settings = {"topic": topic, "publish_every": publish_every}
         self._store = CheckpointStore(checkpoints)
-        self._learner = Learner(
-            encoder, optimizer, label=label, weight=weight, evaluation=evaluation, groups=groups, slots=slots
-        )
-        self._restore()
-        # Replayed rows pass versions that serving already has.
-        self._published = models.latest()
-        # What serving has: a delta is the difference to it.
-        self._base: Float32 | None = None
-        if full_every > 1 and self._published:
-            try:
-                self._base = models.load(self._published).dense()
-            except ModelError as error:
-                _log.warning("the next version is published in full: %s", error)
+
+        def untrained() -> Learner:
+            return Learner(
+                encoder,
+                optimizer,
+                label=label,
+                weight=weight,
+                evaluation=deepcopy(evaluation),
+                groups=deepcopy(groups),
+                slots=slots,
+            )
+
+        self._untrained = untrained
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()
-        # False inside a poll. A poll that fails leaves it so: model and positions disagree, nothing may be stored.
-        self._whole = True
+        self._restore()
 
     def _restore(self) -> None:
+        """Go on from the last checkpoint, whoever wrote it."""
+        # Replayed rows pass versions that serving already has.
+        self._published = self._models.latest()
+        # What serving has: a delta is the difference to it.
+        self._base: Float32 | None = None
+        if self._full_every > 1 and self._published:
+            try:
+                self._base = self._models.load(self._published).dense()
+            except ModelError as error:
+                _log.warning("the next version is published in full: %s", error)
+        # False inside a poll. A poll that fails leaves it so: model and positions disagree, nothing may be stored.
+        self._whole = True
+        # True while another worker has the topic: what is in memory here is of the past.
+        self._gone = False
+        self._learner = self._untrained()
         self._sequence = 0
         progress = Progress({}, {}, ())
         checkpoint = self._store.latest()
@@ -168,8 +183,18 @@ class TrainerStage(Stage):
         """The next offset to read, by partition, that the model in memory includes; ahead of :meth:`resume`."""
         return dict(self._next)
 
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        self._gone = True
+
     def resume(self, topic: str) -> Mapping[int, int]:
-        """The next offset to read, by partition, as the last checkpoint has it; empty for a topic it does not read."""
+        """The next offset to read, by partition, as the last checkpoint has it; empty for a topic it does not read.
+
+        A checkpoint that another worker has written since is taken over first.
+
+        :raises ModelError: it is corrupt or was written under another configuration.
+        """
+        if self._gone or self._store.newest() != self._sequence:
+            self._restore()
         return dict(self._stored) if topic == self.topic else {}
 
     def accounts(self) -> list[Account]:
@@ -228,11 +253,13 @@ class TrainerStage(Stage):
             return await self._checkpoint(done=None)
 
     async def stop(self) -> None:
-        """Store a last checkpoint, so that the next start has nothing to train again; not after a failed poll.
+        """Store a last checkpoint, so that the next start has nothing to train again.
+
+        Not after a failed poll, and not when another worker has the topic.
 
         :raises StaleCommit: another trainer has taken the model over.
         """
-        if self._whole:
+        if self._whole and not self._gone:
             work = await self.checkpoint_now()
             if work.commit is not None:
                 await asyncio.to_thread(work.commit)

@@ -6,6 +6,7 @@ A file appears under its name only when it is complete. Whether it *counts* is t
 from __future__ import annotations
 
 import posixpath
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ class OfflineStore:
     def write(self, relative: str, table: pa.Table) -> None:
         """Write ``table``; a file of that name is replaced, and is never seen half written."""
         final = self.path(relative)
-        staged = f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.partial"
+        staged = _staged(final)
         self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
         with self._filesystem.open(staged, "wb") as sink:
             pq.write_table(table, sink, compression="zstd")
@@ -49,7 +50,7 @@ class OfflineStore:
     def writer(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """Write a file row group by row group. Under its name it appears when the block ends, not if that raises."""
         final = self.path(relative)
-        staged = f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.partial"
+        staged = _staged(final)
         self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
         with self._filesystem.open(staged, "wb") as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
             yield writer
@@ -104,3 +105,11 @@ class OfflineStore:
             raise StoreError(
                 f"{self.path(relative)}: registered, but gone; restore it or rebuild the dataset"
             ) from error
+
+
+def _staged(final: str) -> str:
+    """A hidden name beside ``final``, of this writer's own.
+
+    A worker that was paused while it wrote must not go on in a file that its successor has meanwhile put in place.
+    """
+    return f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.{uuid.uuid4().hex}.partial"

@@ -30,6 +30,12 @@ class Attached(Protocol):
     async def before_start(self) -> None:
         """Before the consumer starts. An exception ends the start."""
 
+    async def before_stop(self) -> None:
+        """While everything still runs: the app is about to stop."""
+
+    async def on_revoked(self) -> None:
+        """A rebalance begins; the group waits until this returns."""
+
     async def after_stop(self) -> None:
         """After everything has stopped, also when the start has failed."""
 
@@ -58,6 +64,9 @@ class App(faust.App):
     #: Polls of one partition handed out and not yet handled.
     max_unhandled_polls: int = MAX_UNHANDLED_POLLS
     attached: Attached | None = None
+    #: Topics that every worker of the group reads all of, and topics that one worker reads all of.
+    shared: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
 
     def _new_transport(self) -> Any:
         # By our own table: in Faust's, kafka:// is the stock driver, and changing that would change it for every other
@@ -77,6 +86,15 @@ class App(faust.App):
             await self.transport.declare(self.declared)  # type: ignore[attr-defined]  # ours, by _new_transport
             if self.attached is not None:
                 await self.attached.before_start()
+
+    async def on_stop(self) -> None:
+        """Hand out nothing more and let the stages finish what they have in hand, while broker and group are there."""
+        if self.attached is not None and not self.client_only:
+            consumer = self._consumer
+            if consumer is not None:
+                consumer.stop_flow()
+            await self.attached.before_stop()
+        await super().on_stop()
 
     async def on_shutdown(self) -> None:
         """Let the stages go, after the agents have stopped."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from faust.serializers.schemas import Schema
@@ -56,13 +56,14 @@ class PollSchema(Schema[Any, Poll]):
 class _Partition:
     """Hand-out state of one assigned partition."""
 
-    __slots__ = ("acks", "committed", "handling")
+    __slots__ = ("acks", "committed", "handling", "next_offset")
 
     def __init__(self) -> None:
         self.acks = AckTracker()
         # The same bookkeeping a second time: what is handed out but not yet handled, for flow control.
         self.handling = AckTracker()
         self.committed: int | None = None
+        self.next_offset = 0
 
 
 class _AckList:
@@ -118,6 +119,13 @@ class CoalescingConsumer(Consumer):
     async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
         """The group's committed offsets, where there are any."""
 
+    @abstractmethod
+    def ends(self, tps: Collection[TP]) -> Mapping[TP, int]:
+        """The offset the next message will get, of any partitions, as the broker has it now; unknown ones left out.
+
+        From any thread.
+        """
+
     # --- what the runtime calls ------------------------------------------------------------------------------------
 
     def release(self, tp: TP, offset: int) -> None:
@@ -137,6 +145,21 @@ class CoalescingConsumer(Consumer):
         """The offset the next commit stores; None while nothing has been acknowledged or the partition is not ours."""
         partition = self._partitions.get(tp)
         return None if partition is None else partition.acks.committable
+
+    def handed_out(self, tp: TP) -> int | None:
+        """The offset after the last message handed out or skipped by seeking; None when the partition is not ours."""
+        partition = self._partitions.get(tp)
+        return None if partition is None else partition.next_offset
+
+    def full(self, tp: TP) -> bool:
+        """Whether nothing more is handed out of a partition until something is released."""
+        partition = self._partitions.get(tp)
+        return partition is not None and partition.handling.outstanding >= self._limit
+
+    @property
+    def _limit(self) -> int:
+        limit: int = getattr(self.app, "max_unhandled_polls", MAX_UNHANDLED_POLLS)
+        return limit
 
     def wake(self) -> None:
         """Let the fetch loop look again at what it may fetch."""
@@ -167,18 +190,14 @@ class CoalescingConsumer(Consumer):
     def _fetchable(self) -> set[TP]:
         if not self.flow_active:
             return set()
-        limit = getattr(self.app, "max_unhandled_polls", MAX_UNHANDLED_POLLS)
-        return {
-            tp
-            for tp in self._get_active_partitions()
-            if (partition := self._partitions.get(tp)) is not None and partition.handling.outstanding < limit
-        }
+        return {tp for tp in self._get_active_partitions() if tp in self._partitions and not self.full(tp)}
 
     async def _hand_out(self, poll: Poll) -> None:
         tp = TP(poll.topic, poll.partition)
         partition = self._partitions[tp]
         partition.acks.deliver(poll.first, poll.last)
         partition.handling.deliver(poll.first, poll.last)
+        partition.next_offset = poll.last + 1
         await self.callback(self._to_message(tp, poll))
 
     def _to_message(self, tp: TP, record: Poll) -> ConsumerMessage:
@@ -222,6 +241,7 @@ class CoalescingConsumer(Consumer):
             for tp, position in positions.items():
                 self._partitions[tp].acks.rewind(position)
                 self._partitions[tp].handling.rewind(position)
+                self._partitions[tp].next_offset = position
             await self._seek_all(positions)
 
     def _checked(self, tp: TP, position: int, start: int, end: int) -> int:
@@ -243,6 +263,23 @@ class CoalescingConsumer(Consumer):
         """Faust's name for :meth:`perform_seek`; here the stored positions decide."""
         await self.perform_seek()
         return {tp: position for tp in self._partitions if (position := self.committable(tp)) is not None}
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """A rebalance begins: works end first. The committed offsets go with what is revoked."""
+        attached = getattr(self.app, "attached", None)
+        if attached is not None:
+            await attached.on_revoked()
+            if revoked and not self.app.should_stop:
+                await self.commit()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """The rebalance is over. A member that got nothing has nothing to seek, so it is told here."""
+        await super().on_partitions_assigned(assigned, generation_id)
+        ask: Positions | None = getattr(self.app, "positions", None)
+        if not assigned and ask is not None:
+            self._partitions = {}
+            await ask(set())
 
     # --- instead of Faust's ack lists -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,6 +118,11 @@ class Consumer(CoalescingConsumer):
     def highwater(self, tp: TP) -> int:
         """The offset the next message will get."""
         return self.messages.end_offsets(tp.topic)[tp.partition]
+
+    def ends(self, tps: Collection[TP]) -> Mapping[TP, int]:
+        """The log's ends, as they are now."""
+        known = {topic: self.messages.end_offsets(topic) for topic in {tp.topic for tp in tps}}
+        return {tp: known[tp.topic][tp.partition] for tp in tps}
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """:meth:`highwater` of several."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from faust.types.transports import ConsumerT, ProducerT
 
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.transports.assignment import Assignor
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.partitioning import partition_of_key
 
@@ -34,6 +36,8 @@ __all__ = ["Consumer", "Producer", "Transport"]
 # fetch only, so this bounds what a released partition waits; the stock driver's 1.5 s would stall it that long.
 _FETCH_WAIT_MS = 100
 _POLL_TIMEOUT_MS = 1000
+# How often a thread that waits for an answer looks whether the one who would give it still lives.
+_LOOK_ROUND_S = 0.2
 
 
 class ConsumerThread(stock.AIOKafkaConsumerThread):
@@ -45,7 +49,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: stock.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - the stock driver has no setting for it
+        # The stock driver has no settings for these.
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+        consumer._partition_assignment_strategy = (Assignor(self.app.shared, self.app.whole),)  # noqa: SLF001
         return consumer
 
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
@@ -109,6 +115,25 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         ends = await consumer.end_offsets(partitions)
         return {tp: (starts[tp], ends[tp]) for tp in tps}
 
+    def ends(self, tps: Collection[TP]) -> dict[TP, int]:
+        """Next offsets, asked from the broker. From any thread but this one; blocks. Unknown ones are left out."""
+        if self._consumer is None or not tps or self.thread_loop.is_closed():
+            return {}
+        asked = asyncio.run_coroutine_threadsafe(self._ends(tps), self.thread_loop)
+        while not self._shutdown.is_set():
+            with suppress(TimeoutError):
+                return asked.result(_LOOK_ROUND_S)
+        asked.cancel()
+        return {}
+
+    async def _ends(self, tps: Collection[TP]) -> dict[TP, int]:
+        try:
+            found = await self._ensure_consumer().end_offsets(stock.ensure_aiokafka_TPset(set(tps)))
+        except KafkaError as error:
+            self.log.warning("the broker does not say where topics end: %r", error)
+            return {}
+        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
     async def committed(self, tps: set[TP]) -> dict[TP, int]:
         """The group's committed offsets, where there are any."""
         return dict(await self.call_thread(self._committed, tps))
@@ -148,6 +173,10 @@ class Consumer(CoalescingConsumer, stock.Consumer):
                 f"reading {error} is past: the broker removed messages before they were read, or the topic was "
                 "recreated; lengthen the retention and restart, which will say which"
             ) from error
+
+    def ends(self, tps: Collection[TP]) -> Mapping[TP, int]:
+        """Next offsets, asked from the broker."""
+        return self._thread.ends(tps)
 
     async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
         return await self._thread.bounds(tps)

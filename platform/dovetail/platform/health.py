@@ -1,0 +1,105 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``, from a thread of their own.
+
+A thread, because the answer matters most when the event loop does not turn: then ``/healthz`` still answers, says for
+how long the loop has not, and turns to 503 when that is longer than it may be.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["Health", "HealthServer"]
+
+#: An answer: whether all is well, and the JSON that says so or why not.
+Health = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class HealthServer:
+    """Serves from construction to :meth:`close`.
+
+    ``alive`` and ``ready`` are called in the asker's thread: 200 when all is well, else 503, with their JSON.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+
+    def __init__(self, host: str, port: int, alive: Health, ready: Health, registry: CollectorRegistry) -> None:
+        answers = {"/healthz": _json_of(alive), "/readyz": _json_of(ready), "/metrics": _metrics_of(registry)}
+
+        class Handler(_Handler):
+            routes = answers
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"[worker] health_host and health_port: cannot listen on {host}:{port}: {error}; "
+                "choose another port, or 0 for any free one"
+            ) from error
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+#: Status, content type and body, for the Accept header of a request.
+_Answer = Callable[[str], tuple[int, str, bytes]]
+
+
+def _json_of(health: Health) -> _Answer:
+    def answer(_accept: str) -> tuple[int, str, bytes]:
+        well, body = health()
+        return 200 if well else 503, "application/json", json.dumps(body).encode() + b"\n"
+
+    return answer
+
+
+def _metrics_of(registry: CollectorRegistry) -> _Answer:
+    def answer(accept: str) -> tuple[int, str, bytes]:
+        encode, content_type = choose_encoder(accept)
+        return 200, content_type, encode(registry)
+
+    return answer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    routes: dict[str, _Answer]
+
+    def do_GET(self) -> None:
+        """Answer."""
+        route = self.routes.get(self.path.partition("?")[0])
+        if route is None:
+            status, kind, body = 404, "text/plain", f"there are {', '.join(self.routes)}\n".encode()
+        else:
+            try:
+                status, kind, body = route(self.headers.get("Accept", ""))
+            except Exception as error:  # noqa: BLE001 - a store that does not answer must not look like no worker
+                status, kind, body = 500, "text/plain", f"{error!r}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
+        """Nothing: probes come every few seconds."""

@@ -1,0 +1,68 @@
+"""The roles of a worker, and the consumer group that those who share a set of roles make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dovetail.platform.config import Config
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["ROLES", "all_roles", "group_of", "overlapping", "roles_of"]
+
+#: What ``--agents`` chooses from.
+ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
+
+
+def all_roles(config: Config) -> tuple[str, ...]:
+    """Every role that the configuration has something for: those of a worker that is not told otherwise."""
+    model = config.model
+    without = {"trainer", "models"} if model is None else set() if model.topic else {"models"}
+    return tuple(role for role in ROLES if role not in without)
+
+
+def roles_of(config: Config, agents: Sequence[str]) -> tuple[str, ...]:
+    """The roles named, in the order of :data:`ROLES`; all for none named.
+
+    Raises:
+        ConfigError: an unknown role, or one that the configuration has nothing for.
+    """
+    unknown = sorted(set(agents) - set(ROLES))
+    if unknown:
+        raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")
+    if "trainer" in agents and config.model is None:
+        raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
+    there = all_roles(config)
+    return tuple(role for role in there if role in agents) if agents else there
+
+
+def group_of(config: Config, roles: Sequence[str]) -> str:
+    """The consumer group of workers with these roles: it carries their names, unless they are all.
+
+    Members of one group share the partitions of a topic. Two roles may read the same topic, and each must see all of
+    it; so workers with different roles must not be members of one group.
+    """
+    there = all_roles(config)
+    named = [role for role in there if role in roles]
+    return _base(config) if len(named) == len(there) else f"{_base(config)}.{'+'.join(named)}"
+
+
+def overlapping(config: Config, roles: Sequence[str], groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Which of ``groups`` are of this project and have a role of ``roles`` without being the same group; what shared.
+
+    The models role may run in every group: it only reads.
+    """
+    there, own = all_roles(config), group_of(config, roles)
+    found = {}
+    for group in sorted(groups):
+        base, _, named = group.partition(".")
+        if base != _base(config) or group == own:
+            continue
+        others = set(named.split("+")) if named else set(there)
+        shared = tuple(role for role in there if role in others and role in roles and role != "models")
+        if shared:
+            found[group] = shared
+    return found
+
+
+def _base(config: Config) -> str:
+    return f"dovetail-{config.name}"

@@ -1,0 +1,51 @@
+"""``[worker]`` in ``dovetail.toml``: the process around the stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from dovetail.platform.durations import DurationUs
+from dovetail.platform.section import Section
+
+__all__ = ["WorkerConfig"]
+
+_SECOND_US = 1_000_000
+
+
+class WorkerConfig(Section):
+    """Health server, time-outs, and membership in the Kafka consumer group."""
+
+    health_host: str = "127.0.0.1"
+    #: Port of ``/healthz``, ``/readyz`` and ``/metrics``; 0 takes a free one and says which; None: no server.
+    health_port: int | None = Field(default=None, ge=0, le=65_535)
+    #: From a signal to the end of the process, at most.
+    stop_timeout: DurationUs = 30 * _SECOND_US
+    #: A partition that does not move for this long while data waits ends the worker; 0 for no watchdog.
+    watchdog_timeout: DurationUs = 300 * _SECOND_US
+    #: A worker the Kafka group has not heard of for this long loses its partitions.
+    session_timeout: DurationUs = 20 * _SECOND_US
+    #: How often a worker is heard of.
+    heartbeat: DurationUs = 3 * _SECOND_US
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> WorkerConfig:
+        if self.stop_timeout < _SECOND_US:
+            raise ValueError("stop_timeout must be at least 1s: less would cut every commit off")
+        if self.heartbeat <= 0 or self.heartbeat * 3 > self.session_timeout:
+            raise ValueError(
+                "heartbeat must be no more than a third of session_timeout, "
+                f"got {self.heartbeat / _SECOND_US:g}s and {self.session_timeout / _SECOND_US:g}s"
+            )
+        return self
+
+    def faust_settings(self) -> dict[str, Any]:
+        """These, as Faust calls them."""
+        session = self.session_timeout / _SECOND_US
+        return {
+            "broker_session_timeout": session,
+            "broker_heartbeat_interval": self.heartbeat / _SECOND_US,
+            # Faust wants it no shorter than the session; its default is 90 seconds.
+            "broker_request_timeout": max(90.0, session),
+        }
