@@ -262,8 +262,7 @@ class Transport(stock.Transport):
         """
         conf = self.app.conf
         servers = stock.server_list(self.url, self.default_port)
-        auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
-        admin = AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
+        admin = self._admin()
         try:
             await admin.start()
             # A list of all topics, not a question about ours: brokers create a topic they are asked about.
@@ -287,6 +286,28 @@ class Transport(stock.Transport):
             raise TransportError(f"cannot declare topics at {servers}: {error!r}") from error
         finally:
             await admin.close()
+
+    async def active_groups(self) -> list[str]:
+        """Consumer groups that have members; none when the broker does not tell."""
+        admin = self._admin()
+        try:
+            await admin.start()
+            names = [name for name, *_ in await admin.list_consumer_groups()]
+            found = []
+            for answer in await admin.describe_consumer_groups(names) if names else ():
+                found += [group[1] for group in answer.groups if group[5]]
+        except KafkaError as error:
+            self.app.log.warning("consumer groups are not known: %r", error)
+            return []
+        finally:
+            await admin.close()
+        return found
+
+    def _admin(self) -> AIOKafkaAdminClient:
+        conf = self.app.conf
+        servers = stock.server_list(self.url, self.default_port)
+        auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
+        return AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
 
     async def _create(self, admin: AIOKafkaAdminClient, topics: Mapping[str, int], replication: int) -> None:
         answer = await admin.create_topics([NewTopic(name, total, replication) for name, total in topics.items()])
