@@ -47,6 +47,7 @@ from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry import Registry
+from dovetail.platform.transports.security import credentials
 from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.mirror import ModelMirror
 from dovetail.trainer.publish import ModelDirectory
@@ -156,13 +157,25 @@ def assemble(
     config = project.config
     if "trainer" in roles and config.model is None:
         raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
+    login = credentials(config.broker, config.path)
     stores = open_stores(config)
     try:
         register(project, stores.registry, stores.online)
     except DefinitionError:
         stores.close()
         raise
-    app = create_app(f"dovetail-{config.name}", _resolved(config, config.storage.url("broker")), topics=config.topics())
+    app = create_app(
+        f"dovetail-{config.name}",
+        _resolved(config, config.storage.url("broker")),
+        topics=config.topics(),
+        retention=config.retention(),
+        max_message_bytes=config.broker.max_message_bytes,
+        broker_credentials=login,
+        topic_replication_factor=config.broker.replication,
+        topic_allow_declare=config.broker.create_topics,
+        broker_session_timeout=config.broker.session_timeout / 1e6,
+        broker_heartbeat_interval=config.broker.session_timeout / 10e6,
+    )
     parts = _Parts(project, stores, app, on_trained)
     stages = [stage for role in ROLES if role in roles for stage in parts.make(role)]
     runtime = Runtime(app, stages, on_step=on_step)
