@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from servers import command
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "services"

@@ -267,11 +267,51 @@ def test_checkpoints_on_demand_never_go_back(bench: Bench) -> None:
 
 def test_a_zombie_is_told_and_stores_nothing(bench: Bench) -> None:
     zombie = bench.stage()
+    zombie.resume("samples")
     run(bench.stage(), polls([]))
     stored = {path.name: path.read_bytes() for path in (bench.directory / "checkpoints").iterdir()}
+
+    async def wakes_up() -> None:
+        for each in polls([]):
+            async for work in zombie.handle(each):
+                assert work.commit is not None
+                await asyncio.to_thread(work.commit)
+
     with pytest.raises(StaleCommit, match="this worker expected 0"):
-        run(zombie, polls([]))
+        asyncio.run(wakes_up())
     assert {path.name: path.read_bytes() for path in (bench.directory / "checkpoints").iterdir()} == stored
+
+
+def test_the_model_follows_its_topic_from_worker_to_worker(bench: Bench) -> None:
+    todo = polls([])
+    first, second = bench.stage(), bench.stage()
+    first.resume("samples")
+    second.resume("samples")
+    run(first, todo[: len(todo) // 2])
+    first.forget("samples", {0})
+    run(second, todo)
+    # What the first has in memory is of the past: it must not be stored, not even when its worker stops.
+    run(first, todo)
+    asyncio.run(first.stop())
+    whole = bench.stage()
+    assert state(first) == state(second) == state(whole)
+    assert whole.learner.trained == UNIQUE
+
+
+def test_a_trainer_that_has_lost_its_topic_stores_nothing_when_it_stops(bench: Bench) -> None:
+    stage = bench.stage()
+
+    async def scenario() -> None:
+        stage.resume("samples")
+        async for _ in stage.handle(poll(0, 3)):
+            pass
+        stage.forget("samples", {0})
+        await stage.stop()
+
+    asyncio.run(scenario())
+    assert CheckpointStore(bench.directory / "checkpoints").latest() is None
+    assert stage.resume("samples") == {}
+    assert stage.learner.trained == 0
 
 
 def test_after_a_failed_poll_nothing_is_stored_or_trained(bench: Bench) -> None:

@@ -38,7 +38,6 @@ from dovetail.platform.stores.ledger import Progress
 __all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
 
 
-
 def sample_scope(target: str, lane: int) -> str:
     """Name of the sample agent of a target (empty for the primary one) and lane; also of its positions and accounts."""
     return ".".join(["samples", *([target] if target else []), *([str(lane)] if lane else [])])

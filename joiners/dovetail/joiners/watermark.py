@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["PartitionClock", "clocks_before", "watermark"]
+__all__ = ["PartitionClock", "clocks_before", "silent", "watermark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +49,28 @@ def watermark(
     Adding progress to any partition never makes it smaller, except that an idle partition which speaks again rejoins
     at its own clock; the reader keeps the largest value it has seen.
     """
-    stamps = [
-        p.progress.timestamp_ms for p in partitions.values() if p.progress and p.progress.timestamp_ms is not None
-    ]
-    if not stamps:
-        return None
-    newest_ms = max(stamps)
+    quiet = silent({name: partition.progress for name, partition in partitions.items()}, idle_timeout_us)
     clocks = []
-    for partition in partitions.values():
-        stamp_ms = partition.progress.timestamp_ms if partition.progress else None
-        silent = stamp_ms is None or (newest_ms - stamp_ms) * 1_000 > idle_timeout_us
-        if partition.at_end and silent:
+    for name, partition in partitions.items():
+        if partition.at_end and name in quiet:
             continue
         clock = partition.clock_us(allowed_lateness_us)
         if clock is None:
             return None
         clocks.append(clock)
     return min(clocks) if clocks else None
+
+
+def silent(progress: Mapping[tuple[str, int], Progress | None], idle_timeout_us: int) -> set[tuple[str, int]]:
+    """The partitions whose newest message is older than the newest of all by more than ``idle_timeout_us``.
+
+    None of them while no partition has delivered anything; else those that have delivered nothing are silent too.
+    """
+    stamps = {name: reached.timestamp_ms if reached else None for name, reached in progress.items()}
+    newest_ms = max((stamp for stamp in stamps.values() if stamp is not None), default=None)
+    if newest_ms is None:
+        return set()
+    return {name for name, stamp in stamps.items() if stamp is None or (newest_ms - stamp) * 1_000 > idle_timeout_us}
 
 
 def clocks_before(times_us: npt.NDArray[np.int64], newest_before_us: int | None) -> npt.NDArray[np.int64]:

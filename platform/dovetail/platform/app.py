@@ -36,10 +36,11 @@ from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
 from dovetail.platform.config import Config
-from dovetail.platform.errors import ConfigError, DefinitionError, WireError
+from dovetail.platform.errors import DefinitionError, WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
-from dovetail.platform.runtime import App, Runtime, create_app
+from dovetail.platform.roles import ROLES, group_of, roles_of
+from dovetail.platform.runtime import App, Observer, Runtime, create_app
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Poll, Stage
 from dovetail.platform.stores.label_stores import open_label_store
@@ -48,6 +49,7 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry import Registry
+from dovetail.platform.transports.security import credentials
 from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.mirror import ModelMirror
 from dovetail.trainer.publish import ModelDirectory
@@ -63,9 +65,6 @@ __all__ = [
     "label_watermark",
     "open_stores",
 ]
-
-#: What ``--agents`` chooses from.
-ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,7 @@ class Worker:
     stores: Stores
     runtime: Runtime
     stages: Mapping[str, Stage]
+    roles: tuple[str, ...]
 
     @property
     def samples(self) -> list[SampleStage]:
@@ -142,34 +142,50 @@ def _resolved(config: Config, url: str) -> str:
 def assemble(
     project: Project,
     *,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str] = (),
     on_trained: Callable[[Trained], None] | None = None,
     on_step: Callable[[str, str], None] | None = None,
+    observer: Observer | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
+
+    ``roles``: all that the configuration has something for when left out. They name the consumer group, see
+    :func:`~dovetail.platform.roles.group_of`.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
         DefinitionError: a definition that has data means something else now.
     """
-    unknown = sorted(set(roles) - set(ROLES))
-    if unknown:
-        raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")
     config = project.config
-    if "trainer" in roles and config.model is None:
-        raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
+    roles = roles_of(config, roles)
+    login = credentials(config.broker, config.path)
     stores = open_stores(config)
     try:
         register(project, stores.registry, stores.online)
     except DefinitionError:
         stores.close()
         raise
-    app = create_app(f"dovetail-{config.name}", _resolved(config, config.storage.url("broker")), topics=config.topics())
+    app = create_app(
+        group_of(config, roles),
+        _resolved(config, config.storage.url("broker")),
+        topics=config.topics(),
+        retention=config.retention(),
+        max_message_bytes=config.broker.max_message_bytes,
+        broker_credentials=login,
+        topic_replication_factor=config.broker.replication,
+        topic_allow_declare=config.broker.create_topics,
+        **config.worker.faust_settings(),
+    )
+    if config.model is not None:
+        # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
+        app.shared = frozenset({config.model.topic} - {""})
+        app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
     parts = _Parts(project, stores, app, on_trained)
-    stages = [stage for role in ROLES if role in roles for stage in parts.make(role)]
-    runtime = Runtime(app, stages, on_step=on_step)
+    stages = [stage for role in roles for stage in parts.make(role)]
+    grace_s = config.worker.stop_timeout / 1_000_000 / 2
+    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s)
     parts.runtime = runtime
-    return Worker(project, stores, runtime, {stage.name: stage for stage in stages})
+    return Worker(project, stores, runtime, {stage.name: stage for stage in stages}, roles)
 
 
 class _Parts:
@@ -254,10 +270,10 @@ class _Parts:
                 tuple(labels.streams),
                 self.stores.labels,
                 self.features,
-                watermark=lambda: label_watermark(self.config, self.stores.labels, self._end_offset),
+                watermark=lambda: label_watermark(self.config, self.stores.labels, self._ends()),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self._end_offset),
+                on_released=lambda: retire_labels(self.config, self.stores.labels, self._ends()),
             )
             for lane, declared in sample_lanes(self.config)
         ]
@@ -347,8 +363,8 @@ class _Parts:
     def _label_intake(self, kind: str) -> Intake:
         return Intake(self.project.label_schemas[kind], "event_time", self.config.labels.max_ahead)
 
-    def _end_offset(self, topic: str, number: int) -> int | None:
-        return self.runtime.end_offset(topic, number) if self.runtime is not None else None
+    def _ends(self) -> Callable[[str, int], int | None]:
+        return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None
 
 
 def features_of(project: Project, stores: Stores) -> OnlineFeatures:

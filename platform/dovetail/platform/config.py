@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dovetail.platform.broker_config import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.policy_config import PolicyConfig
@@ -24,6 +25,7 @@ from dovetail.platform.worker_config import WorkerConfig
 
 __all__ = [
     "BatchViewConfig",
+    "BrokerConfig",
     "Config",
     "DurationUs",
     "EvaluationConfig",
@@ -248,6 +250,7 @@ class Config(Section):
     sql: Path = Path("sql")
     storage: StorageConfig = StorageConfig()
     redis: RedisConfig = RedisConfig()
+    broker: BrokerConfig = BrokerConfig()
     streams: dict[Name, StreamConfig]
     tables: dict[Name, TableConfig] = Field(default_factory=dict)
     batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)
@@ -283,6 +286,35 @@ class Config(Section):
                 raise ValueError(f"topic {topic!r} is declared twice; each stream needs a topic of its own")
             topics[topic] = partitions
         return topics
+
+    @model_validator(mode="after")
+    def _snapshots_outlive_their_wait(self) -> Config:
+        keep, needed = self.broker.retention.snapshots, self._wait_ms
+        if keep is not None and keep != FOREVER_MS and keep < needed:
+            raise ValueError(
+                f"broker.retention.snapshots is {keep} ms, but snapshots wait in their topic for their labels, "
+                f"{needed} ms: lengthen it"
+            )
+        return self
+
+    @property
+    def _wait_ms(self) -> int:
+        """How long a snapshot may wait for its labels, in milliseconds."""
+        return (self.labels.longest_us + self.labels.allowed_lateness + self.labels.idle_timeout) // 1_000
+
+    def retention(self) -> dict[str, Retention]:
+        """How long each topic of :meth:`topics` is kept, and must be."""
+        kept, wait = self.broker.retention, self._wait_ms
+        kinds = dict.fromkeys(self.topics(), Retention(kept.inputs))
+        kinds[self.dead_letter_topic] = Retention(kept.dead_letters)
+        kinds[self.request.snapshots_topic] = Retention(kept.snapshots, wait)
+        for policy in self.labels.every_target().values():
+            kinds[policy.samples_topic] = Retention(kept.samples)
+            kinds |= dict.fromkeys(policy.held_topics, Retention(kept.snapshots, wait))
+        kinds[self.labels.training_topic] = Retention(kept.samples)
+        if self.model is not None and self.model.topic:
+            kinds[self.model.topic] = Retention(kept.models)
+        return kinds
 
     @property
     def dead_letter_topic(self) -> str:

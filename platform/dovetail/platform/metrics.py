@@ -97,4 +97,3 @@ class WorkerMetrics(Collector):
         yield GaugeMetricFamily(
             "dovetail_event_loop_lag_seconds", "Since the event loop last had a turn", value=self._loop_lag_s()
         )
-

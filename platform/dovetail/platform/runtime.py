@@ -33,11 +33,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import ConfigError, TransportError
+from dovetail.platform.fitting import fitting
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
@@ -132,10 +133,12 @@ class Runtime:
     async def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Publish messages from outside the stages; returns when the broker has them, in one transaction if embedded.
 
-        Raises TransportError when it has not, and :attr:`failure` when the runtime has failed.
+        A message that is too large for the broker is split by rows. Raises WireError when that cannot be,
+        TransportError when the broker has not taken them, and :attr:`failure` when the runtime has failed.
         """
         self._raise_failure()
-        await self.app.producer.publish(outgoing)  # type: ignore[attr-defined]  # both drivers have it
+        messages = fitting(outgoing, self.app.max_message_bytes)
+        await self.app.producer.publish(messages)  # type: ignore[attr-defined]  # both drivers have it
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.

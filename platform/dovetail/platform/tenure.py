@@ -17,7 +17,7 @@ __all__ = ["Gone", "Tenure"]
 P = TypeVar("P", bound=Hashable)
 
 
-class Gone(Exception):  # noqa: N818 - no error: the partition is somebody else's, and so is its work
+class Gone(Exception):
     """The partition is no longer this worker's; what was being done with it must have no effect."""
 
 

@@ -75,9 +75,7 @@ class Watchdog:
         if stuck:
             raise WorkerStuck(self._message(stuck, partitions))
 
-    def _message(
-        self, stuck: Sequence[tuple[str, str, int]], partitions: Mapping[tuple[str, str, int], Moving]
-    ) -> str:
+    def _message(self, stuck: Sequence[tuple[str, str, int]], partitions: Mapping[tuple[str, str, int], Moving]) -> str:
         where = "; ".join(
             f"stage {stage}, {topic}, partition {number}: at offset {partitions[stage, topic, number].at} of "
             f"{partitions[stage, topic, number].end}"

@@ -22,7 +22,23 @@ from dovetail.platform.positions import with_own_positions
 from dovetail.platform.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll
 
-__all__ = ["DeadLetter", "Decoded", "concat", "decode", "decode_arrow", "encode", "encode_json", "letters_to_outgoing"]
+__all__ = [
+    "LEFT_OUT_HEADER",
+    "REASON_HEADER",
+    "DeadLetter",
+    "Decoded",
+    "concat",
+    "decode",
+    "decode_arrow",
+    "encode",
+    "encode_json",
+    "letters_to_outgoing",
+    "rows_of",
+]
+
+#: Headers of a dead letter: why it is one; and how many bytes it had, when its value was too large to go along.
+REASON_HEADER = "dovetail-reason"
+LEFT_OUT_HEADER = "dovetail-left-out"
 
 #: An Arrow IPC stream starts with this continuation marker; no JSON text does.
 _ARROW_MARKER = b"\xff\xff\xff\xff"
@@ -67,6 +83,16 @@ def encode(table: pa.Table) -> bytes:
         writer.write_table(table.combine_chunks())
     encoded: bytes = sink.getvalue().to_pybytes()
     return encoded
+
+
+def rows_of(value: bytes) -> pa.Table | None:
+    """The rows of a message that :func:`encode` made; None for bytes that are not an Arrow stream."""
+    if not value.startswith(_ARROW_MARKER):
+        return None
+    try:
+        return pa.ipc.open_stream(value, options=_READ).read_all()
+    except (pa.ArrowInvalid, OSError, EOFError):  # a dead letter may be a damaged one
+        return None
 
 
 def encode_json(table: pa.Table) -> list[bytes]:
@@ -147,7 +173,7 @@ def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], s
             value=letter.value or b"",
             partition=0,
             headers=(
-                ("dovetail-reason", letter.reason.encode()),
+                (REASON_HEADER, letter.reason.encode()),
                 ("dovetail-source", f"{poll.topic}[{poll.partition}]@{letter.offset}".encode()),
                 ("dovetail-stage", stage.encode()),
             ),

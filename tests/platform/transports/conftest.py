@@ -1,7 +1,8 @@
-"""Brokers for the conformance suite: the embedded log, and librdkafka's mock cluster speaking real Kafka over TCP."""
+"""Brokers for the conformance suite: the embedded log, librdkafka's mock cluster speaking Kafka over TCP, and Kafka."""
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded_log import EmbeddedLog
@@ -54,7 +56,25 @@ class EmbeddedBroker(Broker):
             log.append(messages)
 
 
-class KafkaBroker(Broker):
+class ConfluentBroker(Broker):
+    """One that a producer of librdkafka writes to: what a foreign program sends."""
+
+    _producer: Producer
+
+    def produce(self, messages: Sequence[Outgoing]) -> None:
+        for message in messages:
+            self._producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                -1 if message.partition is None else message.partition,
+                timestamp=message.timestamp_ms or 0,
+                headers=list(message.headers),
+            )
+        assert self._producer.flush(10) == 0
+
+
+class MockKafka(ConfluentBroker):
     max_message = 4_000_000
     # After a member has left, the mock cluster lets the next one wait for a session time-out; a first one, 3 seconds.
     settings: Mapping[str, Any] = {"broker_session_timeout": 4.0, "broker_heartbeat_interval": 1.0}
@@ -72,33 +92,52 @@ class KafkaBroker(Broker):
             self._producer.list_topics(topic, timeout=10)
         return dict.fromkeys(topics, PARTITIONS)
 
-    def produce(self, messages: Sequence[Outgoing]) -> None:
-        for message in messages:
-            self._producer.produce(
-                message.topic,
-                message.value,
-                message.key,
-                -1 if message.partition is None else message.partition,
-                timestamp=message.timestamp_ms or 0,
-                headers=list(message.headers),
-            )
-        assert self._producer.flush(10) == 0
+
+class RealKafka(ConfluentBroker):
+    max_message = 15_000_000
+    settings: Mapping[str, Any] = {"broker_session_timeout": 6.0, "broker_heartbeat_interval": 0.5}
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = url.removeprefix("kafka://").replace(";", ",")
+        self._producer = Producer({"bootstrap.servers": self.address, "message.max.bytes": 16_000_000})
+        self._admin = AdminClient({"bootstrap.servers": self.address})
+
+    def create(self, *topics: str) -> Mapping[str, int]:
+        missing = set(topics) - set(self._admin.list_topics(timeout=10).topics)
+        limit = {"max.message.bytes": str(16 << 20)}
+        wanted = [NewTopic(topic, PARTITIONS, 1, config=limit) for topic in missing]
+        for made in self._admin.create_topics(wanted).values() if wanted else ():
+            made.result()
+        return dict.fromkeys(topics, PARTITIONS)
 
 
 @pytest.fixture(scope="session")
-def mock_kafka() -> KafkaBroker:
-    return KafkaBroker()
+def mock_kafka() -> MockKafka:
+    return MockKafka()
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session")
+def real_kafka(kafka_url: str) -> RealKafka:
+    return RealKafka(kafka_url)
+
+
+@pytest.fixture(
+    params=[
+        "embedded",
+        pytest.param("mock_kafka", marks=pytest.mark.slow),
+        pytest.param("real_kafka", marks=pytest.mark.services),
+    ]
+)
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Broker:
     if request.param == "embedded":
         return EmbeddedBroker(tmp_path / "Log.db")
-    kafka: Broker = request.getfixturevalue("mock_kafka")
+    kafka: Broker = request.getfixturevalue(request.param)
     return kafka
 
 
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
-    """A topic name of this test's own: the mock cluster serves all of them."""
-    return "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    """A topic name of this test and run: one cluster serves all of them, and a real one may be kept."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return f"{name}-{uuid.uuid4().hex[:8]}"

@@ -1,6 +1,7 @@
 """Command line: what there is to say about arguments, output and exit codes; the doing is elsewhere.
 
-Exit codes: 0 done, 1 the check failed (or the worker did), 2 misuse: a bad argument, configuration or definition.
+Exit codes: 0 done, 1 the check failed (or the worker did), 2 misuse: a bad argument, configuration or definition. A
+worker has more of them: :mod:`dovetail.platform.process`.
 """
 
 from __future__ import annotations
@@ -102,11 +103,24 @@ def audit(
 def worker(
     project: ProjectOption = Path(),
     agents: Annotated[str, typer.Option(help="Comma-separated roles of this worker; all if left out.")] = "",
+    health_host: Annotated[str | None, typer.Option(help="Address of the health server.")] = None,
+    health_port: Annotated[int | None, typer.Option(help="Its port; 0 takes a free one and says which.")] = None,
+    stop_timeout: Annotated[str | None, typer.Option(help="From a signal to the end, at most: 30s.")] = None,
+    watchdog_timeout: Annotated[str | None, typer.Option(help="Stand still this long with data waiting: 5m.")] = None,
+    session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
 ) -> None:
-    """Run the Faust worker until it is told to stop (SIGINT or SIGTERM)."""
+    """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace values of [worker]."""
     from dovetail.platform.cli.worker import run
 
-    run(project, [role.strip() for role in agents.split(",") if role.strip()])
+    given = {
+        "health_host": health_host,
+        "health_port": health_port,
+        "stop_timeout": stop_timeout,
+        "watchdog_timeout": watchdog_timeout,
+        "session_timeout": session_timeout,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    run(project, [role.strip() for role in agents.split(",") if role.strip()], options)
 
 
 register(app)

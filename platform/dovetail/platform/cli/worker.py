@@ -1,29 +1,109 @@
-"""``dovetail worker``: the Faust worker of a project."""
+"""``dovetail worker``: the worker process of a project."""
 
 from __future__ import annotations
 
-import sys
+import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
+from prometheus_client import REGISTRY
 from rich.console import Console
 
 from dovetail.features import load
-from dovetail.platform.app import ROLES, assemble
+from dovetail.platform.app import Worker, assemble, label_watermark
+from dovetail.platform.clock import SystemClock
+from dovetail.platform.errors import StaleCommit
+from dovetail.platform.health import HealthServer
+from dovetail.platform.metrics import WorkerMetrics
+from dovetail.platform.monitor import Monitor, Pulse
+from dovetail.platform.process import run_process
+from dovetail.platform.roles import overlapping
+from dovetail.platform.watchdog import Watchdog
 
 __all__ = ["run"]
 
+_US = 1_000_000
 
-def run(project: Path, roles: Sequence[str]) -> NoReturn:
-    """Run until SIGINT or SIGTERM; a failure ends the process with an exit code other than 0."""
-    loaded = load(project)
-    default = [role for role in ROLES if role != "trainer" or loaded.config.model is not None]
-    worker = assemble(loaded, roles=roles or default)
-    # Faust's own command line takes it from here: signals, logging, exit code.
-    names = ", ".join(worker.stages)
-    Console().print(
-        f"dovetail worker: {names}; broker {worker.runtime.app.conf.broker[0]}; Ctrl-C stops it in good order"
+
+class _Late:
+    """An observer that is made before what it observes."""
+
+    metrics: WorkerMetrics
+
+    def polled(self, stage: str, topic: str, messages: int) -> None:
+        self.metrics.polled(stage, topic, messages)
+
+    def committed(self, stage: str, seconds: float) -> None:
+        self.metrics.committed(stage, seconds)
+
+
+def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
+    """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    loaded = load(project, worker=options) if options else load(project)
+    settings, clock, observer = loaded.config.worker, SystemClock(), _Late()
+    worker = assemble(loaded, roles=roles, observer=observer)
+    pulse, timeout_us = Pulse(), settings.watchdog_timeout
+    monitor = Monitor(worker.runtime, pulse, loop_timeout_s=timeout_us / _US)
+    observer.metrics = WorkerMetrics(
+        REGISTRY,
+        clock,
+        lag=monitor.lag,
+        accounts=worker.accounts,
+        watermark_us=lambda: label_watermark(loaded.config, worker.stores.labels, worker.runtime.ends()),
+        loop_lag_s=pulse.lag_s,
     )
-    sys.argv = [sys.argv[0], "--quiet", "worker", "--without-web", "--loglevel=warn"]
-    worker.runtime.app.main()
+    group = worker.runtime.app.conf.id
+    watchdog = Watchdog(clock, timeout_us, group)
+
+    async def watch() -> None:
+        if not timeout_us:
+            await asyncio.Event().wait()
+        while True:
+            watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
+            await asyncio.sleep(timeout_us / _US / 10)
+
+    console = Console(soft_wrap=True, highlight=False)
+    with ExitStack() as stack:
+        stack.callback(worker.stores.close)
+        if settings.health_port is not None:
+            server = HealthServer(settings.health_host, settings.health_port, monitor.alive, monitor.ready, REGISTRY)
+            stack.callback(server.close)
+            console.print(f"dovetail worker: health at {server.url}/healthz, /readyz, /metrics")
+        names = ", ".join(worker.stages)
+        broker = worker.runtime.app.conf.broker[0]
+        console.print(f"dovetail worker: {names}; broker {broker}; group {group}; Ctrl-C stops it in good order")
+
+        async def started() -> None:
+            await _warn_of_overlap(worker, console)
+            console.print("dovetail worker: started")
+
+        try:
+            run_process(
+                worker.runtime,
+                watch=watch,
+                pulse=pulse,
+                stop_timeout_s=settings.stop_timeout / _US,
+                loop_timeout_s=timeout_us / _US,
+                on_started=started,
+            )
+        except StaleCommit:
+            console.print(
+                f"dovetail worker: if this repeats, another group than {group} has one of the roles "
+                f"{', '.join(worker.roles)}: each role may run in one group only"
+            )
+            raise
+        console.print("dovetail worker: stopped")
+
+
+async def _warn_of_overlap(worker: Worker, console: Console) -> None:
+    """Say so when another consumer group with members has one of this worker's roles: they would fight."""
+    groups = await worker.runtime.app.transport.active_groups()  # type: ignore[attr-defined]  # both drivers have it
+    for group, shared in overlapping(worker.project.config, worker.roles, groups).items():
+        console.print(
+            f"dovetail worker: warning: group {group} is running too and has {', '.join(shared)}; each role may run "
+            "in one group only: one of the two will end with StaleCommit"
+        )

@@ -12,6 +12,7 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from dovetail.platform.broker_config import Retention
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.transports import embedded, kafka
 from dovetail.platform.transports.coalescing import MAX_UNHANDLED_POLLS, Positions
@@ -57,6 +58,10 @@ class App(faust.App):
 
     #: Topics to declare before anything starts: partitions by name.
     declared: Mapping[str, int]
+    #: How long topics are kept, by name; the broker's default for the others.
+    retention: Mapping[str, Retention]
+    #: The largest message that may be published, framing included.
+    max_message_bytes: int
     #: Where to start reading (see ``coalescing``); None leaves it to the broker's committed offsets.
     positions: Positions | None = None
     #: Go on, with a warning, when retention has removed messages that were not read.
@@ -119,15 +124,16 @@ def create_app(
     max_unhandled_polls: int = MAX_UNHANDLED_POLLS,
     allow_gaps: bool = False,
     max_message_bytes: int = 16 << 20,
+    retention: Mapping[str, Retention] | None = None,
     **settings: Any,
 ) -> App:
     """A Faust app set up for stages.
 
     ``broker_url`` is ``kafka://HOST:PORT`` (several separated by ``;``) or ``embedded://PATH``, a relative path being
     taken from the working directory. ``app_id`` is also the consumer group. ``topics`` gives the number of partitions
-    of every topic that is read or written. ``resume`` gives stored positions by topic; a
-    :class:`~dovetail.platform.runtime.Runtime` puts its own in its place. ``settings`` are further Faust settings
-    (credentials, TLS, time-outs) and override what is set here.
+    of every topic that is read or written, ``retention`` how long they are kept. ``resume`` gives stored positions by
+    topic; a :class:`~dovetail.platform.runtime.Runtime` puts its own in its place. ``settings`` are further Faust
+    settings (credentials, TLS, time-outs) and override what is set here.
 
     Raises ConfigError for a URL of another scheme or without a path.
     """
@@ -155,12 +161,14 @@ def create_app(
         "consumer_auto_offset_reset": "earliest" if allow_gaps else "none",
         "producer_acks": -1,
         "producer_linger": 0.0,
-        "producer_max_batch_size": 1 << 20,
+        "producer_max_batch_size": min(1 << 20, max_message_bytes),
         "producer_max_request_size": max_message_bytes,
         "producer_request_timeout": 60.0,
     }
     app = App(app_id, **{**defaults, **settings})
     app.declared = dict(topics or {})
+    app.retention = dict(retention or {})
+    app.max_message_bytes = max_message_bytes
     app.allow_gaps = allow_gaps
     app.max_unhandled_polls = max_unhandled_polls
     if resume is not None:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import aiokafka
 import numpy as np
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError, for_code
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
 from faust.types.transports import ConsumerT, ProducerT
@@ -29,6 +29,7 @@ from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.assignment import Assignor
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.partitioning import partition_of_key
+from dovetail.platform.transports.topics import TopicPlan, declare
 
 __all__ = ["Consumer", "Producer", "Transport"]
 
@@ -201,6 +202,10 @@ class Producer(stock.Producer):
         super().__post_init__()
         self._turns: defaultdict[str, Any] = defaultdict(count)
 
+    def _settings_extra(self) -> Mapping[str, Any]:
+        # A batch that is sent again because its answer got lost is in the topic once, and order survives a retry.
+        return {"acks": "all", "enable_idempotence": True}
+
     async def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Send all messages, in order within a partition; returns when the broker has acknowledged each.
 
@@ -258,41 +263,47 @@ class Transport(stock.Transport):
     async def declare(self, topics: Mapping[str, int]) -> None:
         """Create the topics that are missing, if the app may (``topic_allow_declare``).
 
-        Raises TransportError when one is missing and may not be created, or exists with other partitions.
+        Raises TransportError when one is missing and may not be created, or exists and does not fit (see ``topics``).
         """
         conf = self.app.conf
         servers = stock.server_list(self.url, self.default_port)
-        auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
-        admin = AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
+        plan = TopicPlan(
+            topics,
+            getattr(self.app, "retention", {}),
+            conf.producer_max_request_size,
+            conf.topic_replication_factor,
+            conf.topic_allow_declare,
+        )
+        admin = self._admin()
         try:
             await admin.start()
-            # A list of all topics, not a question about ours: brokers create a topic they are asked about.
-            there = set(await admin.list_topics())
-            present = [topic for topic in topics if topic in there]
-            for found in await admin.describe_topics(present) if present else ():
-                name, partitions = found["topic"], len(found["partitions"])
-                if partitions != topics[name]:
-                    raise TransportError(
-                        f"topic {name!r} at {servers} has {partitions} partitions, {topics[name]} declared; "
-                        "declare what is there, or use a new topic: adding partitions would move keys"
-                    )
-            missing = {topic: partitions for topic, partitions in topics.items() if topic not in there}
-            if missing and not conf.topic_allow_declare:
-                raise TransportError(
-                    f"{servers} has no topic {', '.join(sorted(missing))}, and creating is off: create it"
-                )
-            if missing:
-                await self._create(admin, missing, conf.topic_replication_factor)
+            await declare(admin, servers, plan)
         except KafkaError as error:
             raise TransportError(f"cannot declare topics at {servers}: {error!r}") from error
         finally:
             await admin.close()
 
-    async def _create(self, admin: AIOKafkaAdminClient, topics: Mapping[str, int], replication: int) -> None:
-        answer = await admin.create_topics([NewTopic(name, total, replication) for name, total in topics.items()])
-        for _, code, *_rest in answer.topic_errors:
-            if code:
-                raise for_code(code)
+    async def active_groups(self) -> list[str]:
+        """Consumer groups that have members; none when the broker does not tell."""
+        admin = self._admin()
+        try:
+            await admin.start()
+            names = [name for name, *_ in await admin.list_consumer_groups()]
+            found = []
+            for answer in await admin.describe_consumer_groups(names) if names else ():
+                found += [group[1] for group in answer.groups if group[5]]
+        except KafkaError as error:
+            self.app.log.warning("consumer groups are not known: %r", error)
+            return []
+        finally:
+            await admin.close()
+        return found
+
+    def _admin(self) -> AIOKafkaAdminClient:
+        conf = self.app.conf
+        servers = stock.server_list(self.url, self.default_port)
+        auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
+        return AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
 
 
 _offsets, _timestamps = attrgetter("offset"), attrgetter("timestamp")

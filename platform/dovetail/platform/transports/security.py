@@ -1,0 +1,60 @@
+"""Credentials for Kafka from ``[broker]``: passwords and certificates are read here, before anything is started."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from faust import SASLCredentials, SSLCredentials
+
+from dovetail.platform.broker_config import BrokerConfig
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["credentials"]
+
+
+def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SASLCredentials | SSLCredentials | None:
+    """What Faust logs in with; None for a broker that asks for nothing. ``path`` resolves relative files.
+
+    Raises ConfigError for a password or file that is missing, empty or not what it should be.
+    """
+    context = _context(config, path) if config.tls else None
+    if config.user:
+        password = _password(config, path)
+        return SASLCredentials(username=config.user, password=password, mechanism=config.mechanism, ssl_context=context)
+    return SSLCredentials(context) if context is not None else None
+
+
+def _password(config: BrokerConfig, path: Callable[[Path], Path]) -> str:
+    if config.password_file is None:
+        password = os.environ.get(config.password_env, "")
+        place = f"password_env: the environment variable {config.password_env}"
+    else:
+        file = path(config.password_file)
+        place = f"password_file: {file}"
+        try:
+            password = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"broker.{place} cannot be read: {error}") from error
+    if not password:
+        raise ConfigError(f"broker.{place} is empty; put the password of {config.user!r} there")
+    return password
+
+
+def _context(config: BrokerConfig, path: Callable[[Path], Path]) -> ssl.SSLContext:
+    authorities = None if config.ca_file is None else path(config.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"broker.ca_file: {authorities} is not a file of PEM certificates: {error}") from error
+    if config.cert_file is not None and config.key_file is not None:
+        certificate, key = path(config.cert_file), path(config.key_file)
+        try:
+            context.load_cert_chain(certificate, key)
+        except OSError as error:
+            raise ConfigError(
+                f"broker.cert_file and key_file: {certificate} and {key} are not a PEM certificate and its key: {error}"
+            ) from error
+    return context

@@ -1,0 +1,106 @@
+"""Topics of a Kafka cluster: made as declared where they are missing, refused where what is there does not fit.
+
+All topics are logs that readers resume in by offset, so none is compacted: compaction removes rows of a key before a
+slow reader has come by, and the parts of a published model share a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import IncompatibleBrokerVersion, for_code
+
+from dovetail.platform.broker_config import FOREVER_MS, Retention
+from dovetail.platform.errors import TransportError
+
+__all__ = ["TopicPlan", "declare"]
+
+_BROKER_DEFAULT = Retention()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """What topics should be: partitions and retention by name, and what is the same for all."""
+
+    partitions: Mapping[str, int]
+    retention: Mapping[str, Retention]
+    max_message_bytes: int
+    replication: int
+    may_create: bool
+
+
+async def declare(admin: AIOKafkaAdminClient, servers: str, plan: TopicPlan) -> None:
+    """Create the topics that are missing, check the ones that are there.
+
+    Raises TransportError when a topic is missing and may not be created; or has other partitions than declared, is
+    compacted, keeps messages for less than is needed or takes smaller ones than are sent. KafkaError otherwise.
+    """
+    # A list of all topics, not a question about ours: brokers create a topic they are asked about.
+    there = set(await admin.list_topics())
+    present = [topic for topic in plan.partitions if topic in there]
+    missing = [topic for topic in plan.partitions if topic not in there]
+    for found in await admin.describe_topics(present) if present else ():
+        name, partitions = found["topic"], len(found["partitions"])
+        if partitions != plan.partitions[name]:
+            raise TransportError(
+                f"topic {name!r} at {servers} has {partitions} partitions, {plan.partitions[name]} declared; "
+                "declare what is there, or use a new topic: adding partitions would move keys"
+            )
+    if missing and not plan.may_create:
+        raise TransportError(f"{servers} has no topic {', '.join(sorted(missing))}, and creating is off: create it")
+    if missing:
+        answer = await admin.create_topics([_new(topic, plan) for topic in missing])
+        for _, code, *_rest in answer.topic_errors:
+            if code:
+                raise for_code(code)
+    # Also of those just made: how long they are kept may be the broker's default.
+    for topic, settings in (await _settings(admin, list(plan.partitions))).items():
+        _check(topic, settings, servers, plan)
+
+
+def _new(topic: str, plan: TopicPlan) -> NewTopic:
+    settings = {"cleanup.policy": "delete", "max.message.bytes": str(plan.max_message_bytes)}
+    keep = plan.retention.get(topic, _BROKER_DEFAULT).keep_ms
+    if keep is not None:
+        settings["retention.ms"] = str(keep)
+    return NewTopic(topic, plan.partitions[topic], plan.replication, topic_configs=settings)
+
+
+async def _settings(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
+    """Settings in force, by topic; none from a broker that does not tell."""
+    if not topics:
+        return {}
+    try:
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics])
+    except IncompatibleBrokerVersion:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for answer in answers:
+        for code, _, _, topic, entries in answer.resources:
+            if code:
+                raise for_code(code)
+            found[topic] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+def _check(topic: str, settings: Mapping[str, str], servers: str, plan: TopicPlan) -> None:
+    if "compact" in settings["cleanup.policy"]:
+        raise TransportError(
+            f"topic {topic!r} at {servers} is compacted: rows would be removed before they are read; "
+            "set its cleanup.policy to delete"
+        )
+    keeps, needed = int(settings["retention.ms"]), plan.retention.get(topic, _BROKER_DEFAULT).needed_ms
+    if keeps != FOREVER_MS and keeps < needed:
+        raise TransportError(
+            f"topic {topic!r} at {servers} keeps messages for {keeps} ms, rows wait in it for {needed} ms: "
+            "lengthen its retention.ms"
+        )
+    takes = int(settings["max.message.bytes"])
+    if takes < plan.max_message_bytes:
+        raise TransportError(
+            f"topic {topic!r} at {servers} takes messages of {takes} bytes, broker.max_message_bytes is "
+            f"{plan.max_message_bytes}: lower that, or raise the topic's max.message.bytes"
+        )
