@@ -1,0 +1,181 @@
+"""Worker processes of one world, and the supervisor that an operator would have: who ends by failing is started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dovetail.platform.process import FAILED
+
+__all__ = ["Fleet", "WorkerProcess", "until"]
+
+_MORTAL = Path(__file__).parent / "mortal_worker.py"
+_HEALTH = re.compile(r"health at (\S+)/healthz")
+#: Waiting is for a condition; this is when a condition that does not come is a failure.
+PATIENCE_S = 150.0
+
+
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    patience_s: float = PATIENCE_S,
+    say: Callable[[], object] = lambda: "",
+) -> None:
+    """Wait for ``condition``. Raises TimeoutError saying ``what`` did not come, and what ``say`` says."""
+    end, pause = time.monotonic() + patience_s, threading.Event()
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {patience_s:g} s; {say()}")
+        pause.wait(0.2)
+
+
+class WorkerProcess:
+    """One worker. Its output is in ``log``."""
+
+    def __init__(self, project: Path, log: Path, faults: Sequence[str] = ()) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._start = log.stat().st_size
+            self.process = subprocess.Popen(
+                [sys.executable, str(_MORTAL), str(project), *faults],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # One thread is enough for a small world; the machine has other workers and three servers.
+                env={**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it has said."""
+        return self.log.read_bytes()[self._start :].decode(errors="replace")
+
+    def ready(self) -> bool:
+        """Whether ``/readyz`` says so."""
+        found = _HEALTH.search(self.output)
+        if found is None:
+            return False
+        try:
+            with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
+                return bool(json.load(answer)["ready"])
+        except OSError:
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal, if it is still there."""
+        if self.alive:
+            self.process.send_signal(number)
+
+
+class Fleet:
+    """Keeps ``size`` workers running until it is left; then none is left over.
+
+    ``faults`` are for the first start of the first worker only, unless ``forever``.
+    """
+
+    def __init__(self, project: Path, size: int, *, faults: Sequence[str] = (), forever: bool = False) -> None:
+        self.project, self.size = project, size
+        self._faults, self._forever = tuple(faults), forever
+        self.workers: list[WorkerProcess] = []
+        #: Exit codes of workers that ended without being told to, negative for a signal, in order.
+        self.ended: list[int] = []
+        self._started = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    def __enter__(self) -> Fleet:
+        with self._lock:
+            for _ in range(self.size):
+                self.workers.append(self._start())
+        self._supervisor.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._supervisor.join()
+        for worker in self.workers:
+            worker.send(signal.SIGCONT)
+            worker.send(signal.SIGKILL)
+            worker.process.wait()
+
+    def _start(self) -> WorkerProcess:
+        faults = self._faults if self._started == 0 or self._forever else ()
+        self._started += 1
+        return WorkerProcess(self.project, self.project / f"worker-{self._started}.log", faults)
+
+    def _supervise(self) -> None:
+        while not self._closing.wait(0.1):
+            with self._lock:
+                for place, worker in enumerate(self.workers):
+                    if not worker.alive:
+                        self.ended.append(worker.process.returncode)
+                        self.workers[place] = self._start()
+
+    def ready(self) -> bool:
+        """Whether all workers are."""
+        with self._lock:
+            return all(worker.ready() for worker in self.workers)
+
+    def add(self) -> WorkerProcess:
+        """One worker more."""
+        with self._lock:
+            self.workers.append(self._start())
+            return self.workers[-1]
+
+    def remove(self, place: int) -> int:
+        """SIGTERM to one, which is not replaced; returns its exit code."""
+        with self._lock:
+            worker = self.workers.pop(place)
+        worker.send(signal.SIGTERM)
+        return worker.process.wait(PATIENCE_S)
+
+    def kill(self, place: int) -> None:
+        """SIGKILL to one; the supervisor starts another."""
+        self.workers[place].send(signal.SIGKILL)
+
+    def stop(self) -> list[int]:
+        """SIGTERM to all; returns their exit codes. The supervisor starts none again."""
+        self._closing.set()
+        self._supervisor.join()
+        for worker in self.workers:
+            worker.send(signal.SIGTERM)
+        return [worker.process.wait(PATIENCE_S) for worker in self.workers]
+
+    def failures(self) -> list[int]:
+        """Exit codes of those that failed by themselves: not killed by a signal."""
+        return [code for code in self.ended if code == FAILED]
+
+    def logs(self) -> str:
+        """All that was said, for a message."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(self.project.glob("worker-*.log"))
+        )
+
+    def metrics_of(self, place: int) -> dict[str, Any]:
+        """``/readyz`` of one worker."""
+        found = _HEALTH.search(self.workers[place].output)
+        if found is None:
+            return {}
+        with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
+            body: dict[str, Any] = json.load(answer)
+            return body

@@ -1,0 +1,236 @@
+"""A small world for the fault harness: a simulated log, its project, and everything a producer would send of it.
+
+The same seed gives the same messages. They are sent in the order they arrive in the simulated shop, in *portions*, with
+duplicates, late rows and, where asked for, poison messages and producers whose clocks disagree.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dovetail.features import Project, load
+from dovetail.platform.demo.logs.base import MINUTE_US, RecordedLog
+from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.platform.demo.replay import Replay
+from dovetail.platform.stage import Outgoing
+
+__all__ = ["POISON", "Urls", "World", "make_world"]
+
+_HERE = Path(__file__).parent
+_SHIPPED = _HERE.parents[1] / "sql"
+_SHARED_SQL = ("behaviour", "item", "item_profile", "labels", "request")
+
+#: What no stream takes: not JSON, JSON of another shape, a missing column.
+POISON = (b"\xff\xfe no json", b'{"user_id": 12}', b'[1, 2, 3]', b'{"request_id": null, "item_id": "x"}')
+
+_TOML = """\
+name = "{name}"
+sql = "sql"
+
+[storage]
+state = "{state}"
+broker = "{broker}"
+online_store = "{online}"
+label_store = "{labels}"
+registry = "{registry}"
+
+[worker]
+health_port = 0
+session_timeout = "{session}"
+heartbeat = "500ms"
+stop_timeout = "20s"
+watchdog_timeout = "60s"
+
+# The log is of another year, and brokers remove by the age that messages say they have.
+[broker.retention]
+inputs = "forever"
+snapshots = "forever"
+samples = "forever"
+dead_letters = "forever"
+
+[redis]
+timeout = "5s"
+
+[streams.behaviour]
+topic = "{name}-behaviour"
+key = "user_id"
+partitions = 3
+event_time = "event_time"
+allowed_lateness = "24h"
+
+[tables.item]
+path = "item.parquet"
+
+[batch_views.item_profile]
+every = "1d"
+
+[request]
+topic = "{name}-requests"
+partitions = 2
+feature_set = "ranking"
+snapshots_topic = "{name}-snapshots"
+
+[labels]
+policy = "delayed"
+window = "15m"
+allowed_lateness = "5m"
+idle_timeout = "12h"
+exposure = "exposure"
+positive = "click"
+samples_topic = "{name}-samples"
+
+[labels.streams.exposure]
+topic = "{name}-exposure"
+partitions = 2
+
+[labels.streams.click]
+topic = "{name}-click"
+partitions = 2
+
+[model]
+bits = 14
+publish_every = 200
+checkpoint_every = 300
+inputs = [
+    {{ column = "hour_of_day" }},
+    {{ column = "segment" }},
+    {{ column = "position" }},
+    {{ column = "user_clicks_1h" }},
+    {{ column = "user_events_1d", kind = "numeric" }},
+    {{ column = "user_last_action" }},
+    {{ column = "item_ctr_1d", kind = "numeric" }},
+    {{ column = "category" }},
+    {{ column = "item_score", kind = "numeric" }},
+]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """The servers of a world."""
+
+    broker: str
+    online: str
+    labels: str
+    registry: str
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One seeded run: its project's folder, and what is sent in portions.
+
+    ``portions`` are lists of messages in arrival order; the last one announces the end of time, so that every sample is
+    released. ``poison`` counts the messages among them that must end as dead letters.
+    """
+
+    name: str
+    folder: Path
+    project: Project
+    portions: Sequence[Sequence[Outgoing]]
+    poison: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> dict[str, int]:
+        """Messages by topic."""
+        totals: dict[str, int] = {}
+        for message in (message for portion in self.portions for message in portion):
+            totals[message.topic] = totals.get(message.topic, 0) + 1
+        return totals
+
+
+def make_world(
+    folder: Path,
+    name: str,
+    urls: Urls,
+    seed: int,
+    *,
+    portions: int = 12,
+    poison: int = 0,
+    skew_us: int = 0,
+    requests: int = 240,
+    session: str = "4s",
+) -> World:
+    """Write the project into ``folder`` and make what is sent.
+
+    ``poison`` messages are strewn over the input topics; ``skew_us`` is how far the clock of every second producer is
+    behind: the timestamps of its messages, not their event times.
+    """
+    log = simulate(
+        SimulatorConfig(
+            seed=seed,
+            requests=requests,
+            days=1,
+            users=60,
+            items=80,
+            candidates=20,
+            late=0.05,
+            duplicates=0.05,
+            too_late=0.0,
+            click_rate=0.15,
+        )
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sql").mkdir(exist_ok=True)
+    for definition in (_HERE / "sql").glob("*.sql"):
+        shutil.copy(definition, folder / "sql")
+    for shared in _SHARED_SQL:
+        shutil.copy(_SHIPPED / f"{shared}.sql", folder / "sql")
+    _without_conversion(folder / "sql" / "labels.sql")
+    pq.write_table(log.items, folder / "item.parquet")
+    (folder / "dovetail.toml").write_text(
+        _TOML.format(
+            name=name,
+            state=".dovetail",
+            broker=urls.broker,
+            online=urls.online,
+            labels=urls.labels,
+            registry=urls.registry,
+            session=session,
+        )
+    )
+    project = load(folder)
+    rng = np.random.default_rng([seed, 1])
+    messages = [_skewed(m, skew_us, rng) for m in _messages(log, project)]
+    messages = _strewn(messages, poison, rng, [m.topic for m in messages if m.value])
+    ends = np.linspace(0, len(messages), portions + 1).astype(int)
+    parts = [messages[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    return World(name, folder, project, parts, poison, log.counts)
+
+
+def _without_conversion(path: Path) -> None:
+    """The harness declares two label streams; a third schema would be unused."""
+    text = path.read_text()
+    path.write_text(text[: text.index("CREATE TABLE conversion")])
+
+
+def _messages(log: RecordedLog, project: Project) -> Iterator[Outgoing]:
+    """All of the log, slice by slice, the requests of a slice among its events."""
+    small = replace(log, slice_us=30 * MINUTE_US)
+    for _, phases in Replay(small, project.config).phases():
+        for batches in phases:
+            for batch in batches:
+                yield from batch.messages
+
+
+def _skewed(message: Outgoing, skew_us: int, rng: np.random.Generator) -> Outgoing:
+    if not skew_us or message.timestamp_ms is None or not message.value or rng.random() < 0.5:
+        return message
+    return replace(message, timestamp_ms=message.timestamp_ms - skew_us // 1_000)
+
+
+def _strewn(
+    messages: list[Outgoing], poison: int, rng: np.random.Generator, topics: Sequence[str]
+) -> list[Outgoing]:
+    for number in range(poison):
+        topic = topics[int(rng.integers(len(topics)))]
+        at = int(rng.integers(len(messages)))
+        bad = Outgoing(topic, POISON[number % len(POISON)], partition=0, timestamp_ms=messages[at].timestamp_ms)
+        messages.insert(at, bad)
+    return messages
