@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -217,7 +218,7 @@ class SqlOnlineStore(OnlineStore):
         here = {"in_view": commit.view, "in_partition": partition}
         kept = {key: state for key, state in commit.changed.items() if state}
         n = len(kept)
-        columns = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
+        columns: dict[str, list[Any]] = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
         columns |= {"state": list(kept.values()), "age_us": [commit.age_us] * n}
         self._upsert.execute(connection, columns)
         empty = [key for key, state in commit.changed.items() if not state]
