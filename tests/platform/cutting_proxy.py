@@ -20,7 +20,7 @@ class CuttingProxy:
     """
 
     def __init__(self, url: str) -> None:
-        self._upstream: dict[str, Any] = parse_url(url)
+        self._upstream: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts = 0
