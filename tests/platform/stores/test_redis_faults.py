@@ -17,6 +17,7 @@ from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
+from dovetail.platform.stores.redis_online import RedisOnlineStore
 
 pytestmark = pytest.mark.services
 
@@ -118,4 +119,23 @@ def test_labels_whose_answer_was_lost_are_inserted_and_marked_once(proxy: Cuttin
     counts = {account.outcome: account.rows for account in store.accounts() if account.stage == "labels.click"}
     assert counts == {"read": 6, "inserted": 3, "duplicate": 3}
     assert [account.rows for account in store.accounts() if account.stage == "samples"] == [3]
+    store.close()
+
+
+@pytest.mark.parametrize("partition", [0, 4])
+def test_a_promotion_that_meets_a_commit_changes_nothing(
+    redis_url: str, name: str, partition: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positions read first are right; the script finds others."""
+    store = RedisOnlineStore(redis_url, name, HASTY)
+    store.commit(0, [change(0, b"1"), ViewCommit("w", 0, Progress(7), {b"k": b"new"})], [READ])
+    seen = {view: store._progress(view) for view in ("v", "w")}
+    store.commit(partition, [change(0 if partition else 1, b"2")], [READ])
+    before = contents(store)
+    monkeypatch.setattr(store, "_progress", lambda view: seen[view])
+    with pytest.raises(StaleCommit, match=f"view:v, partition {partition}: "):
+        store.promote("w", "v", expected={0: 1})
+    monkeypatch.undo()
+    assert contents(store) == before
+    assert store.progress("w") == {0: Progress(7)}
     store.close()
