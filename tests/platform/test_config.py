@@ -117,3 +117,20 @@ def test_embedded_urls_are_below_the_state_folder() -> None:
     assert storage.url("label_store") == "sqlite:///there/label_store.sqlite"
     assert storage.url("offline_store") == "there/offline"
     assert storage.url("online_store") == "redis://h/0"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"passwort_env": "X"}, "unknown key 'passwort_env'; did you mean 'password_env'"),
+        ({"password_env": "X", "password_file": "y"}, "two places for one password"),
+        ({"certificate": "c.pem"}, "certificate and key go together"),
+        ({"retries": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_how_redis_is_reached_is_checked(section: dict[str, object], message: str, tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path, redis=section)
+    config = load_config(tmp_path, redis={"username": "u", "ca": "ca.pem", "timeout": "10s"}).redis
+    assert (config.username, config.timeout, config.below(tmp_path).ca) == ("u", 10_000_000, tmp_path / "ca.pem")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Event, Thread
@@ -21,7 +20,7 @@ DAY = 86_400_000_000
 
 
 @pytest.fixture
-def store(new_online_store: OnlineFactory) -> Iterator[OnlineStore]:
+def store(new_online_store: OnlineFactory) -> OnlineStore:
     return new_online_store()
 
 

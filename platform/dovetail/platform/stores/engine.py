@@ -152,6 +152,10 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _configure_postgresql(connection: Any, _record: Any) -> None:
+    if hasattr(connection, "adapters"):  # psycopg 3: arrays go as bytes, which is more than twice as fast as text
+        from psycopg.types.array import ListBinaryDumper
+
+        connection.adapters.register_dumper(list, ListBinaryDumper)
     # Not as libpq's "options": the URL may have those.
     for name, value in (("statement_timeout", _STATEMENT_TIMEOUT_MS), ("lock_timeout", _LOCK_TIMEOUT_MS)):
         connection.execute(f"SET {name} = {value}")

@@ -61,10 +61,14 @@ class Ledger:
             sa.Column("rows", sa.BigInteger, nullable=False),
         )
 
-    def progress(self, connection: sa.Connection, scope: str) -> dict[int, Progress]:
-        """Progress of ``scope`` by partition; a partition never read is absent."""
+    def progress(self, connection: sa.Connection, scope: str, *, hold: bool = False) -> dict[int, Progress]:
+        """Progress of ``scope`` by partition; a partition never read is absent.
+
+        With ``hold``, nobody else moves these positions until the surrounding transaction ends.
+        """
         table = self._progress
-        rows = connection.execute(sa.select(table).where(table.c.scope == scope))
+        query = sa.select(table).where(table.c.scope == scope)
+        rows = connection.execute(query.with_for_update() if hold else query)
         return {
             row.partition: Progress(
                 row.next_offset,
@@ -109,7 +113,8 @@ class Ledger:
             StaleCommit: they are not, or ``source`` has none; the surrounding transaction must not commit.
         """
         table = self._progress
-        found = {partition: progress.next_offset for partition, progress in self.progress(connection, target).items()}
+        held = self.progress(connection, target, hold=True)
+        found = {partition: progress.next_offset for partition, progress in held.items()}
         for partition in sorted(found.keys() | expected.keys()):
             here, wanted = found.get(partition, 0), expected.get(partition, 0)
             if here != wanted:

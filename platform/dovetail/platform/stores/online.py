@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,8 +158,7 @@ class SqlOnlineStore(OnlineStore):
         here = (columns.view == sa.bindparam("in_view")) & (columns.partition == sa.bindparam("in_partition"))
         self._remove = sa.delete(self._state).where(here, self._database.among(columns.key, "keys"))
         oldest = sa.select(columns.key).where(here, columns.age_us < sa.bindparam("before_us"))
-        oldest = oldest.order_by(columns.age_us).limit(sa.bindparam("leaving"))
-        self._expire = sa.delete(self._state).where(here, columns.key.in_(oldest))
+        self._oldest = oldest.order_by(columns.age_us).limit(sa.bindparam("leaving"))
 
     def progress(self, view: str) -> Mapping[int, Progress]:
         with self._database.read() as connection:
@@ -217,15 +217,15 @@ class SqlOnlineStore(OnlineStore):
         here = {"in_view": commit.view, "in_partition": partition}
         kept = {key: state for key, state in commit.changed.items() if state}
         n = len(kept)
-        columns = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
+        columns: dict[str, list[Any]] = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
         columns |= {"state": list(kept.values()), "age_us": [commit.age_us] * n}
         self._upsert.execute(connection, columns)
-        empty = [key for key, state in commit.changed.items() if not state]
-        for start in range(0, len(empty), _KEYS_PER_QUERY):
-            connection.execute(self._remove, here | {"keys": empty[start : start + _KEYS_PER_QUERY]})
+        gone = [key for key, state in commit.changed.items() if not state]
         if commit.leaving_before_us is not None:
             bounds = {"before_us": commit.leaving_before_us, "leaving": commit.leaving}
-            connection.execute(self._expire, here | bounds)
+            gone += connection.execute(self._oldest, here | bounds).scalars()
+        for start in range(0, len(gone), _KEYS_PER_QUERY):
+            connection.execute(self._remove, here | {"keys": gone[start : start + _KEYS_PER_QUERY]})
 
     def _rows(self, connection: sa.Connection, view: str, keys: Sequence[bytes]) -> list[tuple[bytes, int, bytes]]:
         rows: list[tuple[bytes, int, bytes]] = []

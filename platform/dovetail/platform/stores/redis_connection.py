@@ -18,6 +18,7 @@ from dovetail.platform.redis_config import RedisConfig
 __all__ = ["RedisClient", "is_redis_url"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+_FAILURES = (redis.RedisError, redis.RedisClusterException)
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
 _PASSWORD = re.compile(r"(//[^/@]*:|[?&]password=)[^@&]*")
 
@@ -65,7 +66,7 @@ class RedisClient:
             raise StoreError(
                 f"{self.where}: Redis refuses this user: {error}; see username and password_env in [redis]"
             ) from error
-        except redis.RedisError as error:
+        except _FAILURES as error:
             raise StoreError(
                 f"{self.where}: Redis does not answer: {error}; is it running, and is the URL right?"
             ) from error
@@ -80,7 +81,7 @@ class RedisClient:
         """
         try:
             yield self.redis
-        except redis.RedisError as error:
+        except _FAILURES as error:
             raise StoreError(
                 f"{self.where}: Redis failed: {type(error).__name__}: {error}; this worker ends, and goes on from what "
                 "is stored once Redis can be reached"

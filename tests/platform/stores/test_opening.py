@@ -1,0 +1,34 @@
+"""A project's stores on one Redis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dovetail.platform.accounts import Account
+from dovetail.platform.app import open_stores
+from dovetail.platform.config import load_config
+from dovetail.platform.stores.labels import LABEL_ROWS
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.online import ViewCommit
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.services
+def test_online_and_label_store_share_one_redis(redis_url: str, tmp_path: Path) -> None:
+    storage = {"state": str(tmp_path), "online_store": redis_url, "label_store": redis_url}
+    stores = open_stores(load_config(ROOT, storage=storage, name=f"shared_{os.getpid()}"))
+    row = dict(zip(LABEL_ROWS.names, ("r", "1", "click", 1, 1, 0, 0, 0), strict=True))
+    rows = pa.Table.from_pylist([row], LABEL_ROWS)
+    account = Account("features.v", "t", 0, "read", 1)
+    stores.online.commit(0, [ViewCommit("v", 0, Progress(3), {b"k": b"1"})], [account])
+    stores.labels.insert("v", 0, expected=0, progress=Progress(1), rows=rows, topic="click")
+    assert stores.online.progress("v") == {0: Progress(3)}
+    assert stores.labels.progress("v") == {0: Progress(1)}
+    assert stores.online.accounts() == [account]
+    assert {a.stage for a in stores.labels.accounts()} == {"v"}
+    stores.close()

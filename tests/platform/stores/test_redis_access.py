@@ -1,0 +1,107 @@
+"""How the stores get into Redis: users, passwords, TLS, and what is said when they do not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from online_servers import free_port
+
+from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.redis_config import RedisConfig
+from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.online import ViewCommit
+from dovetail.platform.stores.online_stores import open_online_store
+
+
+def test_a_password_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOVETAIL_NO_SUCH", raising=False)
+    with pytest.raises(ConfigError, match="environment variable DOVETAIL_NO_SUCH is not set"):
+        open_online_store("redis://localhost", "x", RedisConfig(password_env="DOVETAIL_NO_SUCH"))
+    with pytest.raises(ConfigError, match=r"password_file: .*none cannot be read"):
+        open_online_store("redis://localhost", "x", RedisConfig(password_file=Path("none")).below(tmp_path))
+    (tmp_path / "secret").write_text("p w\n")
+    assert RedisConfig(password_file=Path("secret")).below(tmp_path).password() == "p w"
+
+
+def test_a_certificate_that_is_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ca\.pem: no such file; ca, certificate and key are PEM files"):
+        open_online_store("rediss://localhost", "x", RedisConfig(ca=tmp_path / "ca.pem"))
+
+
+@pytest.mark.parametrize("url", ["redis://u:secret@localhost:1/0", "redis+cluster://localhost:1?password=secret"])
+def test_messages_keep_passwords_to_themselves(url: str) -> None:
+    with pytest.raises(StoreError, match=r"\*\*\*.*Redis does not answer") as raised:
+        open_online_store(url, "x")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.services
+def test_an_acl_user_gets_in_with_the_password_of_the_environment(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = f"dovetail-{os.getpid()}"
+    with redis.Redis.from_url(redis_url) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", user, "reset", "on", ">pass", "~{acl:*", "+@hash", "+@sortedset",
+            "+@scripting", "+@transaction", "+@connection", "+@keyspace",
+        )  # fmt: skip
+        try:
+            monkeypatch.setenv("DOVETAIL_TEST_PASSWORD", "wrong")
+            config = RedisConfig(username=user, password_env="DOVETAIL_TEST_PASSWORD")
+            with pytest.raises(StoreError, match="Redis refuses this user"):
+                open_online_store(redis_url, "acl", config)
+            monkeypatch.setenv("DOVETAIL_TEST_PASSWORD", "pass")
+            store = open_online_store(redis_url, "acl", config)
+            store.commit(0, [ViewCommit("v", 0, Progress(1), {b"k": b"1"})], [])
+            assert list(store.read({"v": [b"k"]})["v"].blobs) == [b"1"]
+            store.close()
+            other = open_online_store(redis_url, "other", config)
+            with pytest.raises(StoreError, match="Redis failed: NoPermissionError"):
+                other.commit(0, [ViewCommit("v", 0, Progress(1), {b"k": b"1"})], [])
+            other.close()
+        finally:
+            admin.acl_deluser(user)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A Redis that speaks TLS only and asks for client certificates; its URL, and the folder of the PEM files."""
+    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
+    if binary is None or openssl is None:
+        pytest.skip("redis-server and openssl are needed")
+    folder, port = tmp_path_factory.mktemp("tls"), free_port()
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names]
+    subprocess.run(command, check=True, capture_output=True)
+    arguments = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    for option, file in (("key", "key"), ("cert", "certificate"), ("ca-cert", "certificate")):
+        arguments += [f"--tls-{option}-file", str(folder / f"{file}.pem")]
+    with subprocess.Popen([binary, *arguments], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            if not any("eady to accept connections" in line for line in server.stdout):
+                pytest.skip("this redis-server was built without TLS")
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield f"rediss://localhost:{port}", folder
+        finally:
+            server.terminate()
+
+
+@pytest.mark.services
+def test_tls_with_certificates_on_both_sides(tls: tuple[str, Path]) -> None:
+    url, folder = tls
+    config = RedisConfig(ca=Path("certificate.pem"), certificate=Path("certificate.pem"), key=Path("key.pem"))
+    store = open_online_store(url, "tls", config.below(folder))
+    store.commit(0, [ViewCommit("v", 0, Progress(1), {b"k": b"1"})], [])
+    assert store.read_partition("v", 0, [b"k"]) == [b"1"]
+    store.close()
+    with pytest.raises(StoreError, match="Redis does not answer"):
+        open_online_store(url, "tls", RedisConfig(ca=folder / "certificate.pem"))
