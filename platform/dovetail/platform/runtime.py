@@ -20,8 +20,8 @@ Guarantees:
   has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
-- A stop in good order lets what is being handled finish, except what waits for something from outside, gives the stages
-  no further poll, and commits what they owe (:meth:`Stage.drain`).
+- A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
+  its poll), gives no further poll, and commits what is owed (:meth:`Stage.drain`). What waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0.
 """
@@ -365,6 +365,8 @@ class Runtime:
         try:
             async for work in works:
                 await self._carry_through(stage, poll, work, tenure)
+                if self._stopping and work.done is not None:
+                    return  # a point to resume from; the rest of the poll is for the next start
         finally:
             close = getattr(works, "aclose", None)
             if close is not None:
