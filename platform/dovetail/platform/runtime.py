@@ -33,12 +33,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import cast
 
 from faust.types import TP, StreamT
 
-from dovetail.platform.errors import ConfigError, TransportError
-from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.errors import TransportError
+from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check_stages
 from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
@@ -48,16 +48,6 @@ __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
 
 #: Progress by (stage, topic, partition): the offset after the last message.
 Progress = dict[tuple[str, str, int], int]
-
-
-class Observer(Protocol):
-    """Is told what the runtime does; for metrics. Called in the event loop, must be quick and must not raise."""
-
-    def polled(self, stage: str, topic: str, messages: int) -> None:
-        """A stage is given a poll of so many messages."""
-
-    def committed(self, stage: str, seconds: float) -> None:
-        """A commit of a stage took so long."""
 
 
 class Runtime:
@@ -106,7 +96,7 @@ class Runtime:
         self._given: Progress = {}
         self._started: list[Stage] = []
         self._waiters = Waiters()
-        self._check()
+        check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
                 self._readers.setdefault(topic, []).append(stage)
@@ -214,8 +204,7 @@ class Runtime:
     @property
     def consumer(self) -> CoalescingConsumer:
         """The app's consumer."""
-        consumer: CoalescingConsumer = self.app.consumer
-        return consumer
+        return cast("CoalescingConsumer", self.app.consumer)
 
     def at_work(self, stage: str) -> TP | None:
         """The partition a stage is handling a poll of, None while it is idle."""
@@ -298,21 +287,6 @@ class Runtime:
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
 
     # --- agents -----------------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        names = Counter(stage.name for stage in self.stages)
-        twice = sorted(name for name, times in names.items() if times > 1)
-        if twice:
-            raise ConfigError(
-                f"two stages are called {', '.join(twice)}; positions and accounts go by name: rename one"
-            )
-        for stage in self.stages:
-            undeclared = sorted(set(stage.topics) - set(self.app.declared))
-            if undeclared or not stage.topics:
-                raise ConfigError(
-                    f"stage {stage.name} reads {', '.join(undeclared) or 'no topic'}; "
-                    "declare the topics it reads, with their partitions, in create_app(topics=...)"
-                )
 
     def _attach(self, stage: Stage) -> None:
         topic = self.app.topic(*stage.topics, schema=PollSchema(), acks=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
@@ -44,7 +45,7 @@ def test_every_partition_has_one_reader_a_shared_one_all_and_a_whole_topic_a_sin
         if topic in shared:
             assert by_member == [list(range(partitions))] * members
         else:
-            assert sorted(sum(by_member, [])) == list(range(partitions))
+            assert sorted(chain.from_iterable(by_member)) == list(range(partitions))
         if topic in whole:
             assert sorted(map(len, by_member)) == [0] * (members - 1) + [partitions]
 
@@ -56,7 +57,7 @@ def test_partitions_are_spread_evenly_over_all_topics() -> None:
 
 def test_members_get_only_what_they_subscribe_to_and_unknown_topics_are_nobodys() -> None:
     found = assigned(Assignor(), {"a": 2, "b": 2}, {"m0": ["a"], "m1": ["b", "gone"]})
-    assert found == {"m0": {"a": [0, 1]}, "m1": {"b": [0, 1], "gone": []}} or found["m1"]["b"] == [0, 1]
+    assert found == {"m0": {"a": [0, 1]}, "m1": {"b": [0, 1]}}
 
 
 def test_its_name_and_metadata_are_what_the_group_compares() -> None:
