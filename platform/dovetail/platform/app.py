@@ -40,9 +40,9 @@ from dovetail.platform.errors import DefinitionError, WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.roles import ROLES, group_of, roles_of
-from dovetail.platform.runtime import App, Observer, Runtime, create_app
+from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
-from dovetail.platform.stage import Poll, Stage
+from dovetail.platform.stage import Observer, Poll, Stage
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore

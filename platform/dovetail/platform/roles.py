@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dovetail.platform.config import Config
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["ROLES", "all_roles", "group_of", "overlapping", "roles_of"]
+__all__ = ["ROLES", "all_roles", "group_of", "roles_of"]
 
 #: What ``--agents`` chooses from.
 ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
@@ -44,24 +44,6 @@ def group_of(config: Config, roles: Sequence[str]) -> str:
     there = all_roles(config)
     named = [role for role in there if role in roles]
     return _base(config) if len(named) == len(there) else f"{_base(config)}.{'+'.join(named)}"
-
-
-def overlapping(config: Config, roles: Sequence[str], groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Which of ``groups`` are of this project and have a role of ``roles`` without being the same group; what shared.
-
-    The models role may run in every group: it only reads.
-    """
-    there, own = all_roles(config), group_of(config, roles)
-    found = {}
-    for group in sorted(groups):
-        base, _, named = group.partition(".")
-        if base != _base(config) or group == own:
-            continue
-        others = set(named.split("+")) if named else set(there)
-        shared = tuple(role for role in there if role in others and role in roles and role != "models")
-        if shared:
-            found[group] = shared
-    return found
 
 
 def _base(config: Config) -> str:

@@ -20,8 +20,8 @@ Guarantees:
   has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
-- A stop in good order lets what is being handled finish, except what waits for something from outside, gives the stages
-  no further poll, and commits what they owe (:meth:`Stage.drain`).
+- A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
+  its poll), gives no further poll, and commits what is owed (:meth:`Stage.drain`). What waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0.
 """
@@ -33,13 +33,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import cast
 
 from faust.types import TP, StreamT
 
-from dovetail.platform.errors import ConfigError, TransportError
+from dovetail.platform.errors import TransportError
 from dovetail.platform.fitting import fitting
-from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check_stages
 from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
@@ -49,16 +49,6 @@ __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
 
 #: Progress by (stage, topic, partition): the offset after the last message.
 Progress = dict[tuple[str, str, int], int]
-
-
-class Observer(Protocol):
-    """Is told what the runtime does; for metrics. Called in the event loop, must be quick and must not raise."""
-
-    def polled(self, stage: str, topic: str, messages: int) -> None:
-        """A stage is given a poll of so many messages."""
-
-    def committed(self, stage: str, seconds: float) -> None:
-        """A commit of a stage took so long."""
 
 
 class Runtime:
@@ -107,7 +97,7 @@ class Runtime:
         self._given: Progress = {}
         self._started: list[Stage] = []
         self._waiters = Waiters()
-        self._check()
+        check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
                 self._readers.setdefault(topic, []).append(stage)
@@ -217,8 +207,7 @@ class Runtime:
     @property
     def consumer(self) -> CoalescingConsumer:
         """The app's consumer."""
-        consumer: CoalescingConsumer = self.app.consumer
-        return consumer
+        return cast("CoalescingConsumer", self.app.consumer)
 
     def at_work(self, stage: str) -> TP | None:
         """The partition a stage is handling a poll of, None while it is idle."""
@@ -302,21 +291,6 @@ class Runtime:
 
     # --- agents -----------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        names = Counter(stage.name for stage in self.stages)
-        twice = sorted(name for name, times in names.items() if times > 1)
-        if twice:
-            raise ConfigError(
-                f"two stages are called {', '.join(twice)}; positions and accounts go by name: rename one"
-            )
-        for stage in self.stages:
-            undeclared = sorted(set(stage.topics) - set(self.app.declared))
-            if undeclared or not stage.topics:
-                raise ConfigError(
-                    f"stage {stage.name} reads {', '.join(undeclared) or 'no topic'}; "
-                    "declare the topics it reads, with their partitions, in create_app(topics=...)"
-                )
-
     def _attach(self, stage: Stage) -> None:
         topic = self.app.topic(*stage.topics, schema=PollSchema(), acks=False)
 
@@ -368,6 +342,8 @@ class Runtime:
         try:
             async for work in works:
                 await self._carry_through(stage, poll, work, tenure)
+                if self._stopping and work.done is not None:
+                    return  # a point to resume from; the rest of the poll is for the next start
         finally:
             close = getattr(works, "aclose", None)
             if close is not None:

@@ -15,13 +15,17 @@ step 3 reads again, and the stage drops what its stored position already include
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outgoing", "Poll", "Stage", "Work"]
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["Observer", "Outgoing", "Poll", "Stage", "Work", "check_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +152,32 @@ class Stage(ABC):
 
     async def stop(self) -> None:  # noqa: B027
         """Called once, after the last poll."""
+
+
+class Observer(Protocol):
+    """Is told what the runtime does; for metrics. Called in the event loop, must be quick and must not raise."""
+
+    def polled(self, stage: str, topic: str, messages: int) -> None:
+        """A stage is given a poll of so many messages."""
+
+    def committed(self, stage: str, seconds: float) -> None:
+        """A commit of a stage took so long."""
+
+
+def check_stages(stages: Sequence[Stage], declared: Collection[str]) -> None:
+    """That the stages of a worker can be told apart and have something to read.
+
+    Raises:
+        ConfigError: two have one name, one reads nothing, or one reads a topic that is not ``declared``.
+    """
+    names = Counter(stage.name for stage in stages)
+    twice = sorted(name for name, times in names.items() if times > 1)
+    if twice:
+        raise ConfigError(f"two stages are called {', '.join(twice)}; positions and accounts go by name: rename one")
+    for stage in stages:
+        undeclared = sorted(set(stage.topics) - set(declared))
+        if undeclared or not stage.topics:
+            raise ConfigError(
+                f"stage {stage.name} reads {', '.join(undeclared) or 'no topic'}; "
+                "declare the topics it reads, with their partitions, in create_app(topics=...)"
+            )

@@ -13,14 +13,13 @@ from prometheus_client import REGISTRY
 from rich.console import Console
 
 from dovetail.features import load
-from dovetail.platform.app import Worker, assemble, label_watermark
+from dovetail.platform.app import assemble, label_watermark
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.health import HealthServer
 from dovetail.platform.metrics import WorkerMetrics
 from dovetail.platform.monitor import Monitor, Pulse
 from dovetail.platform.process import run_process
-from dovetail.platform.roles import overlapping
 from dovetail.platform.watchdog import Watchdog
 
 __all__ = ["run"]
@@ -78,7 +77,6 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
         console.print(f"dovetail worker: {names}; broker {broker}; group {group}; Ctrl-C stops it in good order")
 
         async def started() -> None:
-            await _warn_of_overlap(worker, console)
             console.print("dovetail worker: started")
 
         try:
@@ -97,13 +95,3 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             )
             raise
         console.print("dovetail worker: stopped")
-
-
-async def _warn_of_overlap(worker: Worker, console: Console) -> None:
-    """Say so when another consumer group with members has one of this worker's roles: they would fight."""
-    groups = await worker.runtime.app.transport.active_groups()  # type: ignore[attr-defined]  # both drivers have it
-    for group, shared in overlapping(worker.project.config, worker.roles, groups).items():
-        console.print(
-            f"dovetail worker: warning: group {group} is running too and has {', '.join(shared)}; each role may run "
-            "in one group only: one of the two will end with StaleCommit"
-        )

@@ -271,7 +271,3 @@ class Transport(base.Transport):
         with EmbeddedLog.open(self.path) as log:
             for topic, partitions in topics.items():
                 log.create_topic(topic, partitions)
-
-    async def active_groups(self) -> list[str]:
-        """Consumer groups that have members: none but this one can, the log serves one process."""
-        return []

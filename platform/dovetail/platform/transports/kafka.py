@@ -52,8 +52,12 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # The stock driver has no settings for these.
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
-        consumer._partition_assignment_strategy = (Assignor(self.app.shared, self.app.whole),)  # noqa: SLF001
+        consumer._partition_assignment_strategy = (self._assignor_of_ours(),)  # noqa: SLF001
         return consumer
+
+    def _assignor_of_ours(self) -> Assignor:
+        # An ordinary Faust app with this driver has neither.
+        return Assignor(getattr(self.app, "shared", ()), getattr(self.app, "whole", ()))
 
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """Run ``fun`` in the thread; raises ConsumerStoppedError when the thread ends before it has answered.
@@ -282,22 +286,6 @@ class Transport(stock.Transport):
             raise TransportError(f"cannot declare topics at {servers}: {error!r}") from error
         finally:
             await admin.close()
-
-    async def active_groups(self) -> list[str]:
-        """Consumer groups that have members; none when the broker does not tell."""
-        admin = self._admin()
-        try:
-            await admin.start()
-            names = [name for name, *_ in await admin.list_consumer_groups()]
-            found = []
-            for answer in await admin.describe_consumer_groups(names) if names else ():
-                found += [group[1] for group in answer.groups if group[5]]
-        except KafkaError as error:
-            self.app.log.warning("consumer groups are not known: %r", error)
-            return []
-        finally:
-            await admin.close()
-        return found
 
     def _admin(self) -> AIOKafkaAdminClient:
         conf = self.app.conf

@@ -1,0 +1,62 @@
+"""Roles, groups and the settings of a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.platform.config import Config, load_config
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.roles import ROLES, group_of, roles_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(**overrides: Any) -> Config:
+    return load_config(ROOT, **overrides)
+
+
+def test_the_group_is_named_after_the_roles_unless_they_are_all() -> None:
+    plain, mirrored = config(), config(model={"topic": "models"})
+    assert roles_of(plain, []) == tuple(role for role in ROLES if role != "models")
+    assert roles_of(mirrored, []) == ROLES
+    assert group_of(plain, roles_of(plain, [])) == "dovetail-demo"
+    assert group_of(plain, roles_of(plain, [role for role in ROLES if role != "models"])) == "dovetail-demo"
+    assert group_of(plain, roles_of(plain, ["labels", "features"])) == "dovetail-demo.features+labels"
+    assert group_of(mirrored, roles_of(mirrored, ["models"])) == "dovetail-demo.models"
+
+
+def test_roles_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--agents: there is no agent 'feature'; choose from features, snapshots"):
+        roles_of(config(), ["feature"])
+    with pytest.raises(ConfigError, match="--agents: trainer needs a \\[model\\] section"):
+        roles_of(config().model_copy(update={"model": None}), ["trainer"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"health_port": 70_000}, "worker.health_port: Input should be less than or equal to 65535"),
+        ({"stop_timeout": "10ms"}, "stop_timeout must be at least 1s"),
+        ({"heartbeat": "0s"}, "heartbeat must be no more than a third of session_timeout, got 0s and 20s"),
+        ({"heartbeat": "7s"}, "heartbeat must be no more than a third of session_timeout, got 7s and 20s"),
+        ({"watchdog_timeout": "soon"}, "'soon' is not a duration"),
+        ({"health_prot": 1}, "did you mean 'health_port'?"),
+    ],
+)
+def test_settings_of_a_worker_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(worker=given)
+    assert message in str(refused.value)
+
+
+def test_settings_reach_faust() -> None:
+    settings = config(worker={"session_timeout": "2m", "heartbeat": "10s"}).worker.faust_settings()
+    assert settings == {
+        "broker_session_timeout": 120.0,
+        "broker_heartbeat_interval": 10.0,
+        "broker_request_timeout": 120.0,
+    }
+    assert config().worker.faust_settings()["broker_request_timeout"] == 90.0
