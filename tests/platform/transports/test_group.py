@@ -23,7 +23,7 @@ from servers import Kafka
 pytestmark = pytest.mark.services
 
 PARTITIONS = 4
-SESSION = {"broker_session_timeout": 1.5, "broker_heartbeat_interval": 0.3}
+SESSION: dict[str, Any] = {"broker_session_timeout": 1.5, "broker_heartbeat_interval": 0.3}
 
 
 class Broker(Protocol):

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.cimpl import NewTopic
 from members import SharedStore, Summing
 
 from dovetail.platform import wire
@@ -145,7 +147,7 @@ def test_the_producer_is_idempotent(real_kafka: Broker, topic: str) -> None:
     run(main())
 
 
-LOGINS = {
+LOGINS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("sasl", {"user": "dovetail", "mechanism": "PLAIN", "password_env": "SECRET"}),
     "scram-256": ("sasl", {"user": "dovetail", "mechanism": "SCRAM-SHA-256", "password_env": "SECRET"}),
     "scram-512": ("sasl", {"user": "dovetail", "password_file": "secret"}),

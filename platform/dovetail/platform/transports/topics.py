@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -42,7 +42,7 @@ class TopicPlan:
     may_create: bool
 
 
-async def declare(admin: AIOKafkaAdminClient, servers: str, plan: TopicPlan) -> None:
+async def declare(admin: AIOKafkaAdminClient, servers: Sequence[str], plan: TopicPlan) -> None:
     """Create the topics that are missing, check the ones that are there.
 
     Raises TransportError when a topic is missing and may not be created; or has other partitions than declared, is
@@ -113,7 +113,7 @@ async def _settings(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, 
     return found
 
 
-def _check(topic: str, partitions: int, settings: Mapping[str, str], servers: str, plan: TopicPlan) -> None:
+def _check(topic: str, partitions: int, settings: Mapping[str, str], servers: Sequence[str], plan: TopicPlan) -> None:
     if partitions != plan.partitions[topic]:
         raise TransportError(
             f"topic {topic!r} at {servers} has {partitions} partitions, {plan.partitions[topic]} declared; "
