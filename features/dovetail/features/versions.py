@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
-from dovetail.features.batch.views import lookup_as_of, run_batch_view
+from dovetail.features.batch.views import VersionIndex, lookup_by_version, run_batch_view
 from dovetail.features.plan import BatchView, Table
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import BatchVersion, Registry
@@ -20,6 +20,8 @@ from dovetail.platform.stores.registry import BatchVersion, Registry
 __all__ = ["BatchVersions"]
 
 _VERSIONS_IN_MEMORY = 32
+#: Requests come for the newest version or two of each view, samples for those a label window older.
+_INDICES_IN_MEMORY = 16
 
 
 class BatchVersions:
@@ -37,6 +39,7 @@ class BatchVersions:
         self._offline = offline
         self._load_table = load_table
         self._loaded: dict[tuple[str, int], pa.Table] = {}
+        self._indices: dict[tuple[str, int], VersionIndex] = {}
         self._running = threading.Lock()
 
     def table(self, view: str, version_us: int) -> pa.Table:
@@ -52,7 +55,17 @@ class BatchVersions:
 
     def lookup(self, view: str, candidates: pa.Table) -> pa.Table:
         """The view's feature columns for each candidate row, as of its ``request_time``; NULL for unknown entities."""
-        return lookup_as_of(self._views[view], candidates, lambda version: self.table(view, version))
+        return lookup_by_version(self._views[view], candidates, lambda version: self._index(view, version))
+
+    def _index(self, view: str, version_us: int) -> VersionIndex:
+        table = self.table(view, version_us)
+        with self._running:
+            key = (view, version_us)
+            if key not in self._indices:
+                self._indices[key] = VersionIndex(self._views[view], table)
+                while len(self._indices) > _INDICES_IN_MEMORY:
+                    self._indices.pop(next(iter(self._indices)))
+            return self._indices[key]
 
     def _stored(self, view: str, version_us: int) -> pa.Table | None:
         for version in self._registry.versions(view):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.features import Project
-from dovetail.features.batch.views import lookup, run_batch_view, versions
+from dovetail.features.batch.views import VersionIndex, run_batch_view, versions
 from dovetail.features.plan import BatchView, Table
 from dovetail.platform.errors import DefinitionError, WireError
 
@@ -70,5 +70,18 @@ def test_lookup_aligns_with_the_keys(stored: list[tuple[Any, Any]], wanted: list
         [{"b": b, "a": a} for a, b in wanted], schema=pa.schema({"b": types["b"], "a": types["a"]})
     )
     found = {(row["a"], row["b"]): row["v"] for row in rows}
-    assert lookup(view, result, keys).column("v").to_pylist() == [found.get(key) for key in wanted]
-    assert lookup(view, result, keys).schema == view.output_schema
+    looked_up = VersionIndex(view, result).lookup(keys)
+    assert looked_up.column("v").to_pylist() == [found.get(key) for key in wanted]
+    assert looked_up.schema == view.output_schema
+
+
+WHOLE = st.integers(-3, 3) | st.sampled_from([-(2**31), 2**31 - 1])
+
+
+@given(stored=st.lists(WHOLE, max_size=8, unique=True), wanted=st.lists(st.none() | WHOLE, max_size=12))
+def test_one_integer_as_key_is_looked_up_alike(stored: list[int], wanted: list[int | None]) -> None:
+    view = BatchView("v", "v.sql", 1, "", (), ("a",), 1, pa.schema({"v": pa.string()}), (pa.int32(),))
+    result = pa.table({"a": pa.array(stored, pa.int32()), "v": pa.array([str(key) for key in stored], pa.string())})
+    looked_up = VersionIndex(view, result).lookup(pa.table({"a": pa.array(wanted, pa.int32())}))
+    assert looked_up.column("v").to_pylist() == [str(key) if key in stored else None for key in wanted]
+    assert looked_up.schema == view.output_schema

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from unittest import mock
 
 import duckdb
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.features.batch import paired
 from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.finish import canonical_floats
@@ -78,6 +80,16 @@ def test_what_was_served_is_what_as_served_recomputes(case: Case, data: st.DataO
     probes = case.probes.append_column("seen", seen)
     recomputed = evaluate_view(case.view, case.events, probes, visibility="as_served")
     agree(case, got.table, recomputed.values, got.answerable)
+
+
+@given(case=cases())
+def test_pairs_and_windows_agree(case: Case) -> None:
+    found = []
+    for pairs_per_row in (10**9, 1, 0):  # every key in pairs, some, none that has both probes and events
+        with mock.patch.object(paired, "_PAIRS_PER_ROW", pairs_per_row):
+            found.append(evaluate_view(case.view, case.events, case.probes).values)
+    agree(case, found[0], found[1])
+    agree(case, found[0], found[2])
 
 
 @given(case=cases(ties=False))

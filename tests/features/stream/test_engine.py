@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features.plan import Input, Window
-from dovetail.features.stream.blobs import decode, encode
+from dovetail.features.stream import blobs
+from dovetail.features.stream.blobs import decode, decode_runs, encode
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.prepare import NO_WATERMARK, from_words, prepare_rows, running_watermark, to_words
 from dovetail.platform.errors import StateError
@@ -50,10 +51,47 @@ def _values(blob: bytes, hours: int = 5, watermark: int = NO_WATERMARK) -> Any:
 
 
 def test_decode_and_encode_are_inverse() -> None:
-    blobs = [_state(), b"", _state()]
+    states = [_state(), b"", _state()]
     layout = StreamEngine(_VIEW).layout
-    assert encode(*decode(layout, blobs)) == blobs
+    assert encode(*decode(layout, states)) == states
     assert encode(*decode(layout, [None, b""])) == [b"", b""]
+
+
+def test_states_are_read_in_runs_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = StreamEngine(_VIEW).layout
+    states = [_state(), None, _state(), _state(), b""]
+    whole, starts = decode(layout, states)
+    for size in (1, len(states[0] or b""), 2 * len(states[0] or b""), 1 << 20):
+        monkeypatch.setattr(blobs, "_RUN_BYTES", size)
+        runs = list(decode_runs(layout, states))
+        assert np.array_equal(np.concatenate([words for _, words, _ in runs]), whole)
+        assert [first for first, _, _ in runs] == np.cumsum([0, *(len(run[2]) - 1 for run in runs)])[:-1].tolist()
+        begins = [run[2][:-1] + starts[run[0]] for run in runs]
+        assert np.concatenate(begins).tolist() == starts[:-1].tolist()
+
+
+def test_values_do_not_depend_on_how_states_are_cut_into_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Store(_VIEW), Store(_VIEW)
+    one.apply(0, [_row(hour, hour) for hour in range(9)])
+    other.apply(1, [_row(hour + 0.5, -3 * hour) for hour in range(9)])
+    states = [*one.states.values(), *other.states.values(), b"", *one.states.values()]
+    owners, codes = np.array([2, 0, 1, 0], dtype=np.int32), np.array([0, 1, 2, 0, -1, 0], dtype=np.int32)
+    times = np.array([9, 9, 9, 20, 9, 0]) * _HOUR
+    found = []
+    for size in (1 << 20, 1):
+        monkeypatch.setattr(blobs, "_RUN_BYTES", size)
+        found.append(StreamEngine(_VIEW).values(states, owners, codes, times, NO_WATERMARK))
+    assert found[0].table.equals(found[1].table)
+    assert found[0].answerable.tolist() == found[1].answerable.tolist() == [True] * 5 + [False]
+    # Key 0 has both states, key 1 none, key 2 the first alone.
+    assert found[1].table.column(0).to_pylist() == [18, 0, 9, 18, 0, None]
+
+
+def test_a_damaged_state_in_a_later_run_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "_RUN_BYTES", 1)
+    layout = StreamEngine(_VIEW).layout
+    with pytest.raises(StateError, match="state 2 of the batch is damaged"):
+        list(decode_runs(layout, [_state(), None, _state()[:-8]]))
 
 
 def test_states_of_another_version_are_refused() -> None:

@@ -1,8 +1,9 @@
 """Streaming views at past moments, in DuckDB: what their values mean, by the definition's own text.
 
 *Value at (key, T)*: put a probe row for key at T among the events, run the definition's window expressions, let the
-probe contribute nothing, keep the probe. DuckDB finds the exact integers (counts, sums, extremes); what turns them into
-feature values is ``finish.py``, which the stream engine uses, too.
+probe contribute nothing, keep the probe. That is how keys with many events and probes are computed; for the others the
+same events are found by a join (``paired.py``). DuckDB finds the exact integers (counts, sums, extremes); what turns
+them into feature values is ``finish.py``, which the stream engine uses, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 from dovetail.features.batch.aggregates import finished, frame_sql, input_sql, needs_positions, parts_sql
 from dovetail.features.batch.connection import connect
 from dovetail.features.batch.lane import DuckLane, LaneError
+from dovetail.features.batch.paired import create_inputs, create_window_keys, paired_sql
 from dovetail.features.batch.visibility import recompute_as_served
 from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
@@ -74,7 +76,8 @@ def evaluate_view(
     try:
         owner = _distinct_probes(connection, view, probes, time_column, seen_column if as_served else None)
         _keyed_events(connection, view, events)
-        exact = _with_row_windows(connection, view, _window_values(connection, view))
+        create_inputs(connection, view, numbered=as_served)
+        exact = _with_row_windows(connection, view, _time_windows(connection, view))
         late = np.zeros(exact.num_rows, dtype=np.bool_)
         if as_served:
             late, exact = recompute_as_served(connection, view, exact)
@@ -144,8 +147,15 @@ def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, event
     connection.sql(f"SELECT * FROM {source} WHERE {' AND '.join(conditions)}").create_view("events")
 
 
-def _window_values(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:
-    """The exact parts of the aggregates over windows of time, in order of ``probes.id``."""
+def _time_windows(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:
+    """The exact parts of the aggregates over windows of time, in order of ``probes.id``, each key the cheaper way."""
+    create_window_keys(connection, view)
+    query = f"SELECT * FROM ({paired_sql(view)} UNION ALL {_windowed_sql(view)}) ORDER BY _id"
+    return connection.sql(query).to_arrow_table()
+
+
+def _windowed_sql(view: StreamView) -> str:
+    """The parts at the probes of ``window_keys``, by the definition's own windows."""
     calls = []
     for index, aggregate in enumerate(view.aggregates):
         window = view.windows[aggregate.window]
@@ -154,15 +164,19 @@ def _window_values(connection: duckdb.DuckDBPyConnection, view: StreamView) -> p
             over = f"FILTER (WHERE NOT _probe AND ({filter_}\n)) OVER {frame_sql(view, window)}"
             calls.append(parts_sql(view, index, argument, by, over, _position(view)))
     keys = ", ".join(f"k{i} AS {quoted(column)}" for i, column in enumerate(view.entity))
-    query = f"""
-        SELECT _probe, _id{"".join(f", {call}" for call in calls)}
-        FROM (
-            SELECT *, false AS _probe, NULL::BIGINT AS _id FROM events
-            UNION ALL BY NAME
-            SELECT {keys}, t AS {quoted(view.stream.event_time)}, true AS _probe, id AS _id FROM probes
-        )
+    same = " AND ".join(f"e.{quoted(column)} = w.k{i}" for i, column in enumerate(view.entity))
+    shared = ", ".join(f"k{i}" for i in range(len(view.entity)))
+    return f"""
+        SELECT * EXCLUDE (_probe) FROM (
+            SELECT _probe, _id{"".join(f", {call}" for call in calls)}
+            FROM (
+                SELECT *, false AS _probe, NULL::BIGINT AS _id FROM events AS e SEMI JOIN window_keys AS w ON {same}
+                UNION ALL BY NAME
+                SELECT {keys}, t AS {quoted(view.stream.event_time)}, true AS _probe, id AS _id
+                FROM probes SEMI JOIN window_keys USING ({shared})
+            )
+        ) WHERE _probe
     """
-    return connection.sql(f"SELECT * EXCLUDE (_probe) FROM ({query}) WHERE _probe ORDER BY _id").to_arrow_table()
 
 
 def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, exact: pa.Table) -> pa.Table:

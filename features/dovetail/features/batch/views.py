@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,7 +16,7 @@ from dovetail.features.plan import BatchView, Table
 from dovetail.features.source import quoted
 from dovetail.platform.errors import DefinitionError, WireError
 
-__all__ = ["lookup", "lookup_as_of", "run_batch_view", "versions"]
+__all__ = ["VersionIndex", "lookup_as_of", "lookup_by_version", "run_batch_view", "versions"]
 
 
 def versions(view: BatchView, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -52,26 +53,43 @@ def run_batch_view(view: BatchView, version_us: int, load_table: Callable[[Table
     return result.combine_chunks()
 
 
-def lookup(view: BatchView, result: pa.Table, keys: pa.Table) -> pa.Table:
-    """The view's value columns for each row of ``keys``, which has the entity columns and may have others.
+class VersionIndex:
+    """A version's values by key: looking up costs what is asked for, however many keys the version has.
 
-    NULL where ``result``, a table of :func:`run_batch_view`, does not have the key.
+    Threads may share it. ``result`` is a table of :func:`run_batch_view`.
     """
-    if not result.num_rows:
-        nothing = [pa.nulls(keys.num_rows, field.type) for field in view.output_schema]
-        return pa.Table.from_arrays(nothing, schema=view.output_schema)
-    wanted = np.zeros(keys.num_rows, dtype=np.int64)
-    stored = np.zeros(result.num_rows, dtype=np.int64)
-    for column in view.entity:
-        # Column by column, keys become one integer; it stays below (rows of result)² because it is made dense again.
-        distinct = pc.unique(result.column(column))
-        found, have = _codes(keys.column(column), distinct), _codes(result.column(column), distinct)
-        wanted = np.where((wanted < 0) | (found < 0), -1, wanted * len(distinct) + found)
-        stored = stored * len(distinct) + have
-        dense = pa.array(np.unique(stored))
-        wanted, stored = _codes(pa.array(wanted), dense), _codes(pa.array(stored), dense)
-    rows = pc.index_in(pa.array(wanted), value_set=pa.array(stored))
-    return result.select(view.output_schema.names).take(rows)
+
+    def __init__(self, view: BatchView, result: pa.Table) -> None:
+        self._entity = list(view.entity)
+        self._values = result.select(view.output_schema.names)
+        # One integer, the usual key, takes 16 bytes a row; anything else a dictionary of Python's values.
+        self._whole = len(self._entity) == 1 and pa.types.is_signed_integer(result.schema.field(self._entity[0]).type)
+        self._order = np.empty(0, dtype=np.int64)
+        self._places: dict[tuple[Any, ...], int] = {}
+        if self._whole:
+            numbers = _integers(result.column(self._entity[0]))
+            self._order = np.argsort(numbers, kind="stable")
+            self._sorted = numbers[self._order]
+        else:
+            self._places = {key: row for row, key in enumerate(self._tuples(result))}
+
+    def lookup(self, keys: pa.Table) -> pa.Table:
+        """The value columns for each row of ``keys``, which has the entity columns and may have others.
+
+        NULL where the version does not have the key.
+        """
+        if self._whole and len(self._order):
+            asked = keys.column(self._entity[0])
+            numbers = _integers(asked)
+            at = np.minimum(np.searchsorted(self._sorted, numbers), len(self._order) - 1)
+            known = (self._sorted[at] == numbers) & np.asarray(asked.is_valid().to_numpy(), dtype=np.bool_)
+            rows = pa.array(self._order[at], mask=~known)
+        else:
+            rows = pa.array([self._places.get(key) for key in self._tuples(keys)], pa.int64())
+        return self._values.take(rows)
+
+    def _tuples(self, table: pa.Table) -> Iterator[tuple[Any, ...]]:
+        return zip(*(table.column(name).to_pylist() for name in self._entity), strict=True)
 
 
 def lookup_as_of(view: BatchView, requests: pa.Table, table_of: Callable[[int], pa.Table]) -> pa.Table:
@@ -79,21 +97,25 @@ def lookup_as_of(view: BatchView, requests: pa.Table, table_of: Callable[[int], 
 
     ``table_of`` gives the result of a version (microseconds).
     """
+    return lookup_by_version(view, requests, lambda version: VersionIndex(view, table_of(version)))
+
+
+def lookup_by_version(view: BatchView, requests: pa.Table, index_of: Callable[[int], VersionIndex]) -> pa.Table:
+    """:func:`lookup_as_of` for whoever keeps the versions' indices."""
     times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
     wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
     parts, order = [view.output_schema.empty_table()], [np.empty(0, dtype=np.int64)]
     for version in np.unique(wanted).tolist():
         mine = np.flatnonzero(wanted == version)
         keys = requests.select(list(view.entity)).take(pa.array(mine))
-        parts.append(lookup(view, table_of(version), keys))
+        parts.append(index_of(version).lookup(keys))
         order.append(mine)
     place = np.argsort(np.concatenate(order))
     return pa.concat_tables(parts).take(pa.array(place)).combine_chunks()
 
 
-def _codes(values: pa.Array | pa.ChunkedArray, distinct: pa.Array) -> npt.NDArray[np.int64]:
-    codes = pc.index_in(values, value_set=distinct).fill_null(-1)
-    return np.asarray(codes.to_numpy() if isinstance(codes, pa.ChunkedArray) else codes, dtype=np.int64)
+def _integers(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(values.cast(pa.int64()).fill_null(0).to_numpy(), dtype=np.int64)
 
 
 def _register(connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table, version_us: int) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.aggregates import lower_bound_sql, needs_positions, parts_sql
+from dovetail.features.batch.paired import input_parts_sql, same_key_sql, with_lows_sql
 from dovetail.features.plan import StreamView
-from dovetail.features.source import quoted
 
 __all__ = ["recompute_as_served"]
 
@@ -26,11 +25,9 @@ def recompute_as_served(
 ) -> tuple[npt.NDArray[np.bool_], pa.Table]:
     """Which probes had not seen an event in one of their windows, and ``exact`` with those computed again.
 
-    Reads ``events`` and ``probes(id, k0 …, t, seen)`` of the connection; ``exact`` is in order of ``id``.
+    Reads ``inputs`` (numbered) and ``probes(id, k0 …, t, seen)``; ``exact`` is in order of ``id``.
     """
-    _inputs(connection, view)
-    lowest = ", ".join(lower_bound_sql(window, "t") for window in view.windows)
-    same_key = " AND ".join(f"e.k{index} = p.k{index}" for index in range(len(view.entity)))
+    same_key = same_key_sql(view)
     unseen = _possibly_unseen(connection)
     late = np.zeros(exact.num_rows, dtype=np.bool_)
     if not len(unseen):
@@ -38,14 +35,15 @@ def recompute_as_served(
     connection.register("unseen", pa.table({"event": unseen}))
     connection.sql(
         f"""
-        SELECT * FROM (SELECT *, least({lowest}) AS low FROM probes) AS p
+        SELECT * FROM (SELECT *, {with_lows_sql(view)} FROM probes) AS p
         WHERE EXISTS (
             FROM inputs AS e SEMI JOIN unseen USING (event)
             WHERE {same_key} AND e.t BETWEEN p.low AND p.t AND {_NOT_SEEN}
         )
         """
     ).create("late")
-    calls = ", ".join(_aggregate(view, index) for index in range(len(view.aggregates)))
+    calls = ", ".join(input_parts_sql(view, index) for index in range(len(view.aggregates)))
+    lows = ", ".join(f"p.low{index}" for index in range(len(view.windows)))
     recency = ""
     if any(window.rows is not None for window in view.windows):
         latest = "e.t DESC, e._partition DESC, e._offset DESC, e._row DESC"
@@ -53,7 +51,7 @@ def recompute_as_served(
     again = connection.sql(
         f"""
         SELECT id AS _id, {calls} FROM (
-            SELECT p.id, p.t AS at, e.*{recency} FROM late AS p
+            SELECT p.id, {lows}, e.*{recency} FROM late AS p
             LEFT JOIN inputs AS e ON {same_key} AND e.t BETWEEN p.low AND p.t AND NOT ({_NOT_SEEN})
         ) AS e GROUP BY id ORDER BY id
         """
@@ -66,26 +64,6 @@ def recompute_as_served(
     source[ids] = exact.num_rows + np.arange(len(ids))
     both = pa.concat_tables([exact, again.select(exact.column_names).cast(exact.schema)])
     return late, both.take(pa.array(source)).combine_chunks()
-
-
-def _inputs(connection: duckdb.DuckDBPyConnection, view: StreamView) -> None:
-    """Table ``inputs``: per event its key, time, position, and every argument and filter."""
-    columns = [f"{quoted(column)} AS k{index}" for index, column in enumerate(view.entity)]
-    columns += [f"{quoted(view.stream.event_time)} AS t", "_partition", "_offset", "row_number() OVER () AS event"]
-    columns += ["_row"] if needs_positions(view) else []
-    for index, wanted in enumerate(view.inputs):
-        columns.append(f"({wanted.argument or 'true'}\n) AS a{index}")
-        columns.append(f"({wanted.filter or 'true'}\n) AS f{index}")
-    connection.sql(f"SELECT {', '.join(columns)} FROM events").create("inputs")
-
-
-def _aggregate(view: StreamView, index: int) -> str:
-    aggregate = view.aggregates[index]
-    window = view.windows[aggregate.window]
-    within = f"e.t >= {lower_bound_sql(window, 'e.at')}" if window.rows is None else f"e.recency <= {window.rows}"
-    over = f"FILTER (WHERE e.f{aggregate.input} AND {within})"
-    by = "NULL" if aggregate.by is None else f"e.a{aggregate.by}"
-    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, "e.t, e._partition, e._offset, e._row")
 
 
 def _possibly_unseen(connection: duckdb.DuckDBPyConnection) -> npt.NDArray[np.int64]:

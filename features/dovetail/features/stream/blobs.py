@@ -14,21 +14,24 @@ is ``b""``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from dovetail.features.stream.kernel import Words
+from dovetail.features.stream.kernel import Words, compiled
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.errors import StateError
 
-__all__ = ["MAGIC", "decode", "encode"]
+__all__ = ["MAGIC", "decode", "decode_runs", "encode"]
 
 #: ``b"DVTLST"`` and format version 1, as a little-endian word.
 MAGIC = int.from_bytes(b"DVTLST" + (1).to_bytes(2, "little"), "little")
 
 _WORD = 8
+#: States decoded at once for reading: as much as stays in a second-level cache, or nearly so.
+_RUN_BYTES = 1 << 20
+_SOUND, _ODD, _SHORT, _FOREIGN, _OTHER, _MISCOUNTED = range(6)
 
 
 def decode(layout: Layout, blobs: Sequence[bytes | None]) -> tuple[Words, Words]:
@@ -37,16 +40,25 @@ def decode(layout: Layout, blobs: Sequence[bytes | None]) -> tuple[Words, Words]
     Raises:
         StateError: a blob is not a state of this layout: other version, other definition, or damaged.
     """
-    present = [blob or b"" for blob in blobs]
-    lengths = np.fromiter(map(len, present), dtype=np.int64, count=len(present))
-    odd = lengths % _WORD != 0
-    if odd.any():
-        raise StateError(_damaged(layout, int(np.argmax(odd)), "its length is not a multiple of 8"))
-    starts = np.zeros(len(present) + 1, dtype=np.int64)
-    np.cumsum(lengths // _WORD, out=starts[1:])
-    words = np.frombuffer(b"".join(present), dtype=np.int64)
-    _check(layout, words, starts)
-    return words, starts
+    present, edges = _sized(blobs)
+    return _joined(layout, present, edges, 0, len(present))
+
+
+def decode_runs(layout: Layout, blobs: Sequence[bytes | None]) -> Iterator[tuple[int, Words, Words]]:
+    """:func:`decode` in runs that stay in the processor's cache: number of the first state, words, starts.
+
+    Many states at once would be copied to fresh memory and read back from there, which takes several times as long.
+
+    Raises:
+        StateError: as :func:`decode`, when the run with that blob is asked for.
+    """
+    present, edges = _sized(blobs)
+    first = 0
+    while first < len(present):
+        last = int(np.searchsorted(edges, edges[first] + _RUN_BYTES, side="right")) - 1
+        last = max(last, first + 1)
+        yield first, *_joined(layout, present, edges, first, last)
+        first = last
 
 
 def encode(words: Words, starts: Words) -> list[bytes]:
@@ -56,36 +68,72 @@ def encode(words: Words, starts: Words) -> list[bytes]:
     return [bytes(data[first:last]) for first, last in pairwise(ends)]
 
 
-def _check(layout: Layout, words: Words, starts: Words) -> None:
-    lengths = np.diff(starts)
-    held = np.flatnonzero(lengths)
-    short = lengths[held] < layout.header_words
-    if short.any():
-        raise StateError(_damaged(layout, int(held[np.argmax(short)]), "it is shorter than its header"))
-    header = words[starts[held, None] + np.arange(layout.header_words)]
-    foreign = header[:, 0] != MAGIC
-    if foreign.any():
-        raise StateError(
-            f"{_of(layout, int(held[np.argmax(foreign)]))} is not a version-1 feature state (it begins with "
-            f"{int(header[np.argmax(foreign), 0]).to_bytes(_WORD, 'little', signed=True)!r}); "
+def _sized(blobs: Sequence[bytes | None]) -> tuple[list[bytes], Words]:
+    """The blobs with ``b""`` for None, and where each begins when they stand in a row, in bytes."""
+    present = [blob or b"" for blob in blobs]
+    edges = np.zeros(len(present) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, present), dtype=np.int64, count=len(present)), out=edges[1:])
+    return present, edges
+
+
+def _joined(layout: Layout, present: list[bytes], edges: Words, first: int, last: int) -> tuple[Words, Words]:
+    mine = edges[first : last + 1] - edges[first]
+    starts = mine // _WORD
+    data = b"".join(present[first:last])
+    words = np.frombuffer(data, dtype=np.int64, count=len(data) // _WORD)
+    state, fault = _first_fault(words, mine, layout.fingerprint, _words_per_item(layout))
+    if fault != _SOUND:
+        raise StateError(_refusal(layout, fault, first + state, words[starts[state] : starts[state] + 1]))
+    return words, starts
+
+
+def _words_per_item(layout: Layout) -> Words:
+    return np.array([layout.row_words, *(step.words for step in layout.steps)], dtype=np.int64)
+
+
+@compiled
+def _first_fault(words: Words, edges: Words, fingerprint: int, words_per_item: Words) -> tuple[int, int]:
+    """The first state that is none of the layout's, and what is wrong with it; ``edges`` in bytes."""
+    header = 3 + words_per_item.size
+    for s in range(edges.size - 1):
+        if (edges[s + 1] - edges[s]) % _WORD != 0:
+            return s, _ODD
+    for s in range(edges.size - 1):
+        base, length = edges[s] // _WORD, (edges[s + 1] - edges[s]) // _WORD
+        if length == 0:
+            continue
+        if length < header:
+            return s, _SHORT
+        if words[base] != MAGIC:
+            return s, _FOREIGN
+        if words[base + 1] != fingerprint:
+            return s, _OTHER
+        expected = header
+        for i in range(words_per_item.size):
+            count = words[base + 3 + i]
+            if count < 0 or count > length:
+                return s, _MISCOUNTED
+            expected += count * words_per_item[i]
+        if expected != length:
+            return s, _MISCOUNTED
+    return -1, _SOUND
+
+
+def _refusal(layout: Layout, fault: int, index: int, begins: Words) -> str:
+    of = f"view {layout.view.name}: state {index} of the batch"
+    if fault == _FOREIGN:
+        return (
+            f"{of} is not a version-1 feature state (it begins with {begins.tobytes()!r}); "
             "use the release that wrote it, or rebuild the state with `dovetail bootstrap`"
         )
-    other = header[:, 1] != layout.fingerprint
-    if other.any():
-        raise StateError(
-            f"{_of(layout, int(held[np.argmax(other)]))} was kept for another definition of the view; "
+    if fault == _OTHER:
+        return (
+            f"{of} was kept for another definition of the view; "
             "restore the definition, give the new one another name, or rebuild the state with `dovetail bootstrap`"
         )
-    counts = header[:, 3:]
-    words_per_item = [layout.row_words] + [step.words for step in layout.steps]
-    wrong = (counts < 0).any(axis=1) | (layout.header_words + counts @ np.array(words_per_item) != lengths[held])
-    if wrong.any():
-        raise StateError(_damaged(layout, int(held[np.argmax(wrong)]), "its length and its counts disagree"))
-
-
-def _of(layout: Layout, index: int) -> str:
-    return f"view {layout.view.name}: state {index} of the batch"
-
-
-def _damaged(layout: Layout, index: int, why: str) -> str:
-    return f"{_of(layout, index)} is damaged: {why}; rebuild the state with `dovetail bootstrap`"
+    why = {
+        _ODD: "its length is not a multiple of 8",
+        _SHORT: "it is shorter than its header",
+        _MISCOUNTED: "its length and its counts disagree",
+    }[fault]
+    return f"{of} is damaged: {why}; rebuild the state with `dovetail bootstrap`"

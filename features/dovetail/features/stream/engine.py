@@ -20,7 +20,7 @@ from dovetail.features.stream import blobs as codec
 from dovetail.features.stream.arrange import arrange_rows
 from dovetail.features.stream.collections import CollectionLayout
 from dovetail.features.stream.entries import States, decode_states, encode_states
-from dovetail.features.stream.evaluate import EvaluationPlan, fold_windows
+from dovetail.features.stream.evaluate import EvaluationPlan, fold_states, probes_by_key
 from dovetail.features.stream.gather import add_entries, collected_values, horizons, member_rows
 from dovetail.features.stream.kernel import Words
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
@@ -80,6 +80,7 @@ class StreamEngine:
         self.layout = Layout(view)
         self._update = UpdatePlan.of(self.layout)
         self._evaluation = EvaluationPlan.of(self.layout)
+        self._identities = self._evaluation.identities
         self.collections = CollectionLayout(view, self.layout)
         self._outputs = [self._output(aggregate) for aggregate in self.layout.folded]
         bounds = [(w.size_us, w.step_us or 0, not w.bounded_us) for w in view.windows]
@@ -197,13 +198,12 @@ class StreamEngine:
         times: Words,
         answerable: npt.NDArray[np.bool_],
     ) -> dict[str, pa.Array]:
-        words, starts = codec.decode(self.layout, blobs)
-        keys = int(max(codes.max(initial=-1), owners.max(initial=-1))) + 1
-        state_starts = np.zeros(keys + 1, dtype=np.int64)
-        np.cumsum(np.bincount(owners, minlength=keys), out=state_starts[1:])
-        states = np.argsort(owners, kind="stable")
-        results = np.empty((self._evaluation.result_words, len(times)), dtype=np.int64)
-        fold_windows(words, starts, states, state_starts, codes, times, self._evaluation, results, answerable)
+        results = np.empty((len(self._identities), len(times)), dtype=np.int64)
+        results[:] = self._identities[:, None]
+        keys = _owned(owners)
+        probes, probe_starts = probes_by_key(codes, keys)
+        for first, words, starts in codec.decode_runs(self.layout, blobs):
+            fold_states(words, starts, keys, first, probes, probe_starts, times, self._evaluation, results, answerable)
         return {output.output: _column(output, results, answerable) for output in self._outputs}
 
     def _answerable(
