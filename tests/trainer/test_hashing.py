@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dovetail.platform.errors import WireError
 from dovetail.trainer.columns import hash_column, number_column
-from dovetail.trainer.hashing import hash_bytes, hash_integers
+from dovetail.trainer.hashing import hash_bytes
 
 PRIME32 = 2654435761
 PRIME64 = 11400714785074694797
@@ -99,7 +99,7 @@ def test_narrow_decimals_hash_as_wide_ones() -> None:
 
 
 def test_times_hash_as_microseconds_and_booleans_as_bits() -> None:
-    expected = hash_integers(np.array([86_400_000_000, 1], np.int64).view(np.uint64), 7).tolist()
+    expected = hash_column(pa.array([86_400_000_000, 1]), column="c", seed=7, null=9).tolist()
     day = [
         pa.array([86_400], pa.timestamp("s")),
         pa.array([86_400_000_000_000], pa.timestamp("ns", tz="UTC")),

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dovetail.platform.errors import WireError
 from dovetail.platform.positions import OWN_COLUMNS
 from dovetail.trainer.columns import number_column
-from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.encoding import Encoder, Room
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.groups import Groups
 from dovetail.trainer.kernels import Float32, Float64
@@ -21,6 +21,10 @@ from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
 __all__ = ["Learner", "Weights", "column_of_numbers"]
+
+# Rows encoded, then trained on, while what they were encoded to is still in a cache. Fewer, and the calls per column
+# show: at 4,096 rows of 39 inputs training from columns takes 10 % longer.
+_BLOCK = 16_384
 
 
 class Weights(NamedTuple):
@@ -59,6 +63,7 @@ class Learner:
         self.slots = SlotState(slots or SlotPolicy(), encoder.bits)
         self.records = optimizer.new_records(encoder.bits) if records is None else records
         self.moments = encoder.new_moments() if moments is None else moments
+        self._room: Room | None = None
         if records is not None:
             self.slots.admit_weights(records)
 
@@ -101,12 +106,12 @@ class Learner:
 
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
         predictions = [np.empty(0, np.float32)]
-        for part, day in self._days(table):
+        for part, day in self._parts(table, whole=batch):
             labels = column_of_numbers(part, self.label, "label").astype(np.float32)
             weights = np.ones(len(labels), np.float32)
             if self.weight is not None:
                 weights = column_of_numbers(part, self.weight, "sample weight").astype(np.float32)
-            encoded = self.encoder.encode(part, self.moments, weights)
+            encoded = self.encoder.encode(part, self.moments, weights, self._room_for(part))
             if not self.slots.policy.idle:
                 self.slots.admit(encoded, weights, self.trained, day)
             if batch:
@@ -119,6 +124,19 @@ class Learner:
             self.groups.add(part, predicted, labels, weights)
             predictions.append(predicted)
         return np.concatenate(predictions)
+
+    def _parts(self, table: pa.Table, *, whole: bool) -> Iterator[tuple[pa.Table, int]]:
+        """``table`` by days, see :meth:`_days`, and unless ``whole`` in blocks."""
+        for part, day in self._days(table):
+            step = max(1, part.num_rows if whole else _BLOCK)
+            for start in range(0, part.num_rows, step):
+                yield part.slice(start, step), day
+
+    def _room_for(self, part: pa.Table) -> Room:
+        """Memory to encode ``part`` in, kept from one part to the next."""
+        if self._room is None or self._room.rows < part.num_rows:
+            self._room = self.encoder.room(part.num_rows)
+        return self._room
 
     def _days(self, table: pa.Table) -> Iterator[tuple[pa.Table, int]]:
         """``table`` cut where a new newest day begins, with that day; whole, with day 1, when nothing expires."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
 from dovetail.trainer.optimizers.base import Optimizer, Range
-from dovetail.trainer.prefetch import prefetch_row
+from dovetail.trainer.memory import prefetch_row
 
 __all__ = ["Ftrl"]
 
