@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from dovetail.platform.errors import WireError
 from dovetail.trainer.hashing import fill_nulls, hash_decimals, hash_integers, hash_strings
-from dovetail.trainer.kernels import Float64, UInt8, UInt32, UInt64
+from dovetail.trainer.kernels import Float64, UInt32, UInt64
 
 __all__ = ["hash_column", "hash_column_into", "number_column"]
 

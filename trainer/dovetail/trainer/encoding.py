@@ -55,7 +55,7 @@ class Room:
         self._values = np.empty((rows, width), np.float32)
 
     def take(self, rows: int) -> tuple[UInt32, UInt32, Float32]:
-        """Columns [width, at least rows], slots and values [rows, width]: what they hold is of the last who took them."""
+        """Columns [width, at least rows], slots and values [rows, width], all as the last who took them left them."""
         return self._columns, self._slots[:rows], self._values[:rows]
 
 

@@ -14,7 +14,19 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MARGIN_LIMIT", "Bool", "Float32", "Float64", "Int32", "Int64", "UInt8", "UInt32", "UInt64", "kernel", "sigmoid"]
+__all__ = [
+    "MARGIN_LIMIT",
+    "Bool",
+    "Float32",
+    "Float64",
+    "Int32",
+    "Int64",
+    "UInt8",
+    "UInt32",
+    "UInt64",
+    "kernel",
+    "sigmoid",
+]
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]

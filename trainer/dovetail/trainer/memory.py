@@ -1,7 +1,8 @@
 """What the processor does with memory and numba has no word for, as something a kernel can call.
 
-**Prefetch.** A table of 2**22 records does not fit into a cache, and which records an example needs is known one
-example ahead. Asking for them early took FTRL from 1.6 to 2.2 M examples/s in ``benchmarks/training.py``.
+**Prefetch.** A table of 2**22 records does not fit into a cache, and which records an example needs is known before
+its turn comes. A read of memory takes 150 ns and an example of 39 inputs about as long, so one example ahead is too
+late for some: four ahead took FTRL from 5.0 to 6.3 M examples/s in ``benchmarks/training.py``.
 
 **Unaligned words.** Strings lie one behind the other in an Arrow buffer; reading eight bytes at once, wherever they
 begin, is one instruction where eight single bytes are fifteen.
@@ -19,7 +20,10 @@ from numba.extending import intrinsic
 
 from dovetail.trainer.kernels import Float32, UInt8
 
-__all__ = ["load_word", "prefetch_row"]
+__all__ = ["AHEAD", "load_word", "prefetch_row"]
+
+#: How many examples ahead to ask for records.
+AHEAD = 4
 
 
 def _prefetch_row(_typing: Any, records: Any, _row: Any) -> tuple[Any, Any]:
