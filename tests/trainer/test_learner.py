@@ -78,7 +78,7 @@ def test_a_refused_example_is_named_with_its_block(
     weights = pa.array([1.0] * 22 + [-1.0] + [1.0] * 7)
     table = table.set_column(table.column_names.index("importance"), "importance", weights)
     monkeypatch.setattr(learner_module, "_BLOCK", 10)
-    with pytest.raises(ModelError, match="rows 20 to 29 of the table: example 2 of this batch was refused: .* -1.0"):
+    with pytest.raises(ModelError, match=r"rows 20 to 29 of the table: example 2 of this batch was refused: .* -1.0"):
         new_learner().learn(table)
 
 

@@ -111,11 +111,8 @@ class Learner:
             every_weight = column_of_numbers(table, self.weight, "sample weight").astype(np.float32)
         predictions = np.empty(table.num_rows, np.float32)
         for rows, day in self._parts(table, whole=batch):
-            part, labels, weights = (
-                table.slice(rows.start, len(rows)),
-                every_label[_cut(rows)],
-                every_weight[_cut(rows)],
-            )
+            cut = slice(rows.start, rows.stop)
+            part, labels, weights = table.slice(rows.start, len(rows)), every_label[cut], every_weight[cut]
             encoded = self.encoder.encode(part, self.moments, weights, self._room_for(part))
             if not self.slots.policy.idle:
                 self.slots.admit(encoded, weights, self.trained, day)
@@ -125,7 +122,7 @@ class Learner:
                 raise ModelError(f"rows {rows.start} to {rows.stop - 1} of the table: {error}") from error
             self.evaluation.add(predicted, labels, weights)
             self.groups.add(part, predicted, labels, weights)
-            predictions[_cut(rows)] = predicted
+            predictions[cut] = predicted
         return predictions
 
     def _train(self, encoded: Encoded, labels: Float32, weights: Float32, *, threads: int, batch: bool) -> Float32:
@@ -160,10 +157,6 @@ class Learner:
             if start in starts:
                 self.slots.sweep(int(days[start]), self.optimizer, self.records)
             yield range(start, end), self.slots.newest_day
-
-
-def _cut(rows: range) -> slice:
-    return slice(rows.start, rows.stop)
 
 
 def column_of_numbers(table: pa.Table, column: str, role: str) -> Float64:

@@ -39,7 +39,7 @@ class Evaluated(NamedTuple):
 def evaluate_model(
     project: Path,
     name: str | None,
-    samples: Sequence[Path],
+    samples: Sequence[str],
     *,
     format_: str = "parquet",
     slices: Sequence[str] = (),
@@ -80,7 +80,7 @@ def evaluate_model(
 
 
 def run(
-    project: Path, name: str | None, samples: Sequence[Path], *, as_json: bool, plot: Path | None, **choices: Any
+    project: Path, name: str | None, samples: Sequence[str], *, as_json: bool, plot: Path | None, **choices: Any
 ) -> int:
     """Evaluate, show, and draw if asked."""
     result = evaluate_model(project, name, samples, **choices)

@@ -131,7 +131,7 @@ def shadow(project: Path, name: str | None, *, off: bool, as_json: bool) -> int:
 
 
 def compare(
-    project: Path, names: Sequence[str], samples: Sequence[Path], *, as_json: bool, plot: Path | None, format_: str
+    project: Path, names: Sequence[str], samples: Sequence[str], *, as_json: bool, plot: Path | None, format_: str
 ) -> int:
     """Two or more models on the same stored samples."""
     results = [evaluate_model(project, name, samples, format_=format_) for name in names]
