@@ -145,6 +145,12 @@ def judged(which: Shop, predictions: Float32, rows: slice = slice(None)) -> Metr
     return evaluation.total()
 
 
+def daily(which: Shop) -> str:
+    """The share of exposures clicked, by day."""
+    day = np.minimum((which.shown_at - SIZE.start_us) // (24 * HOUR_US), DAYS - 1)
+    return " ".join(f"{which.clicked[day == number].mean():.3f}" for number in range(DAYS))
+
+
 def by_day(which: Shop, predictions: Float32) -> list[tuple[str, Metrics]]:
     """Metrics of each day but the first, on which ``delayed`` may have no samples; what is after the last is its."""
     day = np.minimum((which.shown_at - SIZE.start_us) // (24 * HOUR_US), DAYS - 1)
@@ -174,7 +180,7 @@ def main() -> None:
         print(
             f"{temper} clicks: {len(which.clicked):,} exposures in {DAYS} days, {which.clicked.mean():.3f} clicked, "
             f"after {median_us / MINUTE_US:.1f} min in the median, {late:.1%} after the window of "
-            f"{window_us / HOUR_US:.2f} h"
+            f"{window_us / HOUR_US:.2f} h; clicked by day: {daily(which)}"
         )
         print(f"{'':<18} log-loss AUC   Σp/Σy    |  the same in the second half")
         best: dict[float, float] = {}

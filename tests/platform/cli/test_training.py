@@ -184,6 +184,29 @@ def test_a_seed_is_where_the_worker_goes_on(project: Path) -> None:
         call("train", "-p", project, "--seed")
 
 
+@pytest.mark.parametrize("how", [(), ("--batch", 32), ("--threads", 2)])
+def test_a_diverging_model_is_never_published(project: Path, how: tuple[object, ...]) -> None:
+    table = samples(200)
+    table = table.set_column(table.column_names.index("weight"), "weight", pa.array(np.full(200, 3e38, np.float32)))
+    pq.write_table(table, project / "s.parquet")
+    wild = ("--optimizer", "ogd", "--set", "alpha=1e38", "--set", "lr_power=0")
+    for where in (("--out", project / "m"), ("--seed",)):
+        with pytest.raises(ModelError, match=r"diverged|not finite"):
+            call("train", "-p", project, project / "s.parquet", *wild, *how, *where)
+    assert ModelDirectory(project / "m").latest() == 0
+    assert not list(project.rglob("checkpoint-*"))
+
+
+def test_no_samples_give_an_empty_model_and_empty_metrics(project: Path) -> None:
+    pq.write_table(samples(20)[:0], project / "none.parquet")
+    trained = call("train", "-p", project, project / "none.parquet", "--out", project / "m")
+    assert trained["samples"] == trained["non_zero_weights"] == 0
+    scored = call("evaluate", "-p", project, "-m", project / "m", project / "none.parquet")
+    assert scored["total"]["log_loss"] is None
+    assert scored["total"]["auc"] is None
+    assert "0 of 0" not in show("evaluate", "-p", project, "-m", project / "m", project / "none.parquet")
+
+
 def test_text_of_others_needs_no_project(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = rng.integers(0, 9, (300, 3))
