@@ -151,7 +151,8 @@ def _hash_strings(data: UInt8, offsets: Int32 | Int64, seed: np.uint64, out: UIn
         if longest > _EIGHT:
             for i in range(count):
                 if lengths[i] > _EIGHT:
-                    out[start + i] = _hash_range(data, offsets[start + i], np.int64(lengths[i]), seed)
+                    at = offsets[start + i]
+                    out[start + i] = _hash_range(data, at, offsets[start + i + 1] - at, seed)
 
 
 @kernel

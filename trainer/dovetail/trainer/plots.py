@@ -142,8 +142,8 @@ def _svg(chart: Chart, *, alone: bool = True) -> str:
     for number, line in enumerate(chart.lines):
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<path d="{_path(line, at)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        across = _MARGIN + min(150, (_WIDTH - 2 * _MARGIN) // len(chart.lines)) * number
-        parts.append(f'<text x="{across}" y="16" style="fill:{colour}">{html.escape(line.name)}</text>')
+        left_of = _MARGIN + min(150, (_WIDTH - 2 * _MARGIN) // len(chart.lines)) * number
+        parts.append(f'<text x="{left_of}" y="16" style="fill:{colour}">{html.escape(line.name)}</text>')
     return "".join([*parts, "</svg>"]) if alone else "".join(parts[1:])
 
 
