@@ -2,7 +2,7 @@
 
 **Prefetch.** A table of 2**22 records does not fit into a cache, and which records an example needs is known before
 its turn comes. A read of memory takes 150 ns and an example of 39 inputs about as long, so one example ahead is too
-late for some: four ahead took FTRL from 5.0 to 6.3 M examples/s in ``benchmarks/training.py``.
+late for some: four ahead took FTRL from 5.0 to 6.0 M examples/s on those of ``benchmarks/training.py``.
 
 **Unaligned words.** Strings lie one behind the other in an Arrow buffer; reading eight bytes at once, wherever they
 begin, is one instruction where eight single bytes are fifteen.
