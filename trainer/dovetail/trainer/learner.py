@@ -139,10 +139,11 @@ class Learner:
             for start in range(rows.start, max(rows.start + 1, rows.stop), step):
                 yield range(start, min(start + step, rows.stop)), day
 
-    def _room_for(self, part: pa.Table) -> Room:
-        """Memory to encode ``part`` in, kept from one part to the next."""
-        if self._room is None or self._room.rows < part.num_rows:
-            self._room = self.encoder.room(part.num_rows)
+    def _room_for(self, part: pa.Table) -> Room | None:
+        """Memory to encode ``part`` in, kept from one part to the next; none for what is larger than a block."""
+        rows = part.num_rows
+        if rows <= _BLOCK and (self._room is None or self._room.rows < rows):
+            self._room = self.encoder.room(min(_BLOCK, 2 * rows))
         return self._room
 
     def _days(self, table: pa.Table) -> Iterator[tuple[range, int]]:
