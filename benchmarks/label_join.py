@@ -292,7 +292,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
         def now() -> int | None:
             clocks = {k: store.progress(label_scope(k)).get(0) for k in kinds}
             marks = {(k, 0): PartitionClock(clocks[k], log.end_offsets(k)[0]) for k in kinds}
-            return watermark(marks, allowed_lateness_us=WINDOW, idle_timeout_us=10**15)
+            return watermark(marks, allowed_lateness_us=WINDOW)
 
         def retire() -> None:
             boundary = boundary_us(

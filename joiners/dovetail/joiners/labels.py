@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dovetail.joiners.watermark import clocks_before
 from dovetail.platform import wire
-from dovetail.platform.intake import Intake, Received, time_us
+from dovetail.platform.intake import Intake, Received, spoken_ms, time_us
 from dovetail.platform.positions import pack
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
@@ -116,11 +116,12 @@ class LabelStage(Stage):
         late = np.maximum(event_time, clock) > event_time + self._useful_us
         rows = rows.filter(pa.array(~late)) if late.any() else rows
         known = [] if before.watermark_us is None else [before.watermark_us]
-        stamps = [] if before.timestamp_ms is None else [before.timestamp_ms]
         after = Progress(
             poll.last + 1,
             watermark_us=max([*known, *([int(times.max())] if len(times) else [])], default=None),
-            timestamp_ms=max([*stamps, int(poll.timestamps_ms.max())]),
+            timestamp_ms=max(
+                (stamp for stamp in (before.timestamp_ms, spoken_ms(poll)) if stamp is not None), default=None
+            ),
         )
         return received, rows, int(late.sum()), after
 

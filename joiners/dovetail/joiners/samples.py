@@ -72,7 +72,8 @@ class SampleStage(Stage):
 
     ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
     have changed; ``on_blocked`` is called when the agent begins to wait; ``on_released`` in the committing thread after
-    each commit. Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label
+    each commit. ``announce`` gives what to say for silent label partitions, when nothing else keeps the watermark from
+    reaching a time (see :class:`~dovetail.joiners.watermark.SilentPartitions`). Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label
     rows are marked with what became of them by the primary target alone.
     """
 
@@ -89,6 +90,7 @@ class SampleStage(Stage):
         moved: Signal,
         on_blocked: Callable[[], None],
         on_released: Callable[[], None],
+        announce: Callable[[int], Sequence[Outgoing]] = lambda _needed_us: (),
     ) -> None:
         self.name = lane.name
         self.topics = (lane.topic,)
@@ -103,6 +105,7 @@ class SampleStage(Stage):
         self._moved = moved
         self._on_blocked = on_blocked
         self._on_released = on_released
+        self._announce = announce
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
@@ -119,13 +122,21 @@ class SampleStage(Stage):
         end_us = time_us(rows, "request_time") + self._horizon_us
         start = 0
         while start < rows.num_rows:
-            stop = await self._wait(offsets, end_us, start)
+            stop, announcements = await self._wait(offsets, end_us, start)
+            if announcements:
+                yield Work(outgoing=announcements)
+                continue
             last = int(offsets[stop - 1])
             yield await asyncio.to_thread(self._release, poll, rows.slice(start, stop - start), sources, last + 1)
             start = stop
 
-    async def _wait(self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int) -> int:
-        """Wait until at least one whole message from ``start`` is due; return the row after the last one due."""
+    async def _wait(
+        self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int
+    ) -> tuple[int, Sequence[Outgoing]]:
+        """Wait until at least one whole message from ``start`` is due; return the row after the last one due.
+
+        Or return announcements that must be made for that.
+        """
         listener = self._moved.listen()
         try:
             while True:
@@ -133,8 +144,12 @@ class SampleStage(Stage):
                 if watermark is not None:
                     stop = _due(offsets[start:], end_us[start:], watermark)
                     if stop:
-                        return start + stop
-                self.blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
+                        return start + stop, ()
+                blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
+                announcements = await asyncio.to_thread(self._announce, blocked_until_us + 1)
+                if announcements:
+                    return start, announcements
+                self.blocked_until_us = blocked_until_us
                 self._on_blocked()
                 await listener.wait(_LOOK_AGAIN_S)
         finally:

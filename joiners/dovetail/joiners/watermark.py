@@ -1,30 +1,34 @@
-"""How far the labels have come, in event time.
+"""How far a log has come, in event time: the labels', and, where labels are attributed, the requests'.
 
 A partition's *clock* is the newest event time (or announced watermark) it has delivered, minus the allowed lateness.
-The *label watermark* is the smallest clock over all partitions of all label topics. A sample is released when the
-watermark has passed the end of its window, never because the wall clock has.
+The *watermark* is the smallest clock over all partitions. A sample is released when the label watermark has passed the
+end of its window, never because the wall clock has.
 
-A partition that has been read to its end and lies silent while the others have moved on by ``idle_timeout`` (by message
-timestamps) does not hold the watermark back. Both conditions matter: a partition that is merely read later than the
-others, as in the replay of a backlog, still has labels to deliver.
+A partition that has nothing to say would hold everybody back. Nobody passes it over: it is *spoken for*. Once it has
+been read to its end and lies silent while the others have moved on by ``idle_timeout`` (by message timestamps), an
+agent that waits for it, and for no other, writes a watermark announcement into that partition. So what the partition
+is taken to have said stands in its log, and a row that comes after it all the same is late: to the stream, to a replay
+and to the batch join alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.platform.intake import announcement
+from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["PartitionClock", "clocks_before", "watermark"]
+__all__ = ["PartitionClock", "Partitions", "SilentPartitions", "clocks_before", "watermark"]
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionClock:
-    """One partition of a label topic: what the label store includes of it, and where its log ends."""
+    """One partition: what the store includes of it, and where its log ends."""
 
     progress: Progress | None
     end_offset: int
@@ -40,32 +44,59 @@ class PartitionClock:
         """Whether everything in the log is included."""
         return (self.progress.next_offset if self.progress else 0) >= self.end_offset
 
+    def silent(self, newest_ms: int, idle_timeout_us: int) -> bool:
+        """Whether it has been read to its end and its last message is older than the timeout."""
+        stamp_ms = self.progress.timestamp_ms if self.progress else None
+        return self.at_end and (stamp_ms is None or (newest_ms - stamp_ms) * 1_000 > idle_timeout_us)
 
-def watermark(
-    partitions: Mapping[tuple[str, int], PartitionClock], *, allowed_lateness_us: int, idle_timeout_us: int
-) -> int | None:
-    """The label watermark over ``partitions``; None while a partition that is not idle has delivered nothing.
 
-    Adding progress to any partition never makes it smaller, except that an idle partition which speaks again rejoins
-    at its own clock; the reader keeps the largest value it has seen.
+#: Partitions by (topic, number).
+Partitions = Mapping[tuple[str, int], PartitionClock]
+
+
+def watermark(partitions: Partitions, *, allowed_lateness_us: int) -> int | None:
+    """The smallest clock (µs); None while a partition has delivered nothing. Progress never makes it smaller."""
+    clocks = [partition.clock_us(allowed_lateness_us) for partition in partitions.values()]
+    known = [clock for clock in clocks if clock is not None]
+    return min(known) if known and len(known) == len(clocks) else None
+
+
+class SilentPartitions:
+    """Speaks for silent partitions, when they alone are waited for.
+
+    ``partitions`` reads their clocks from the store. One that is read by another process counts as not at its end: it
+    is that process which can tell.
     """
-    stamps = [
-        p.progress.timestamp_ms for p in partitions.values() if p.progress and p.progress.timestamp_ms is not None
-    ]
-    if not stamps:
-        return None
-    newest_ms = max(stamps)
-    clocks = []
-    for partition in partitions.values():
-        stamp_ms = partition.progress.timestamp_ms if partition.progress else None
-        silent = stamp_ms is None or (newest_ms - stamp_ms) * 1_000 > idle_timeout_us
-        if partition.at_end and silent:
-            continue
-        clock = partition.clock_us(allowed_lateness_us)
-        if clock is None:
-            return None
-        clocks.append(clock)
-    return min(clocks) if clocks else None
+
+    def __init__(self, partitions: Callable[[], Partitions], *, allowed_lateness_us: int, idle_timeout_us: int) -> None:
+        self._partitions = partitions
+        self._allowed_lateness_us = allowed_lateness_us
+        self._idle_timeout_us = idle_timeout_us
+        self._announced: dict[tuple[str, int], int] = {}
+
+    def announcements(self, needed_us: int, newest_ms: int | None = None) -> list[Outgoing]:
+        """The messages that let the watermark reach ``needed_us``; none when a partition that speaks is behind it.
+
+        ``newest_ms``: a message timestamp seen elsewhere, which counts for who is silent.
+        """
+        partitions = self._partitions()
+        stamps = [p.progress.timestamp_ms for p in partitions.values() if p.progress]
+        known = [stamp for stamp in (*stamps, newest_ms) if stamp is not None]
+        if not known:
+            return []
+        clocks = {key: partition.clock_us(self._allowed_lateness_us) for key, partition in partitions.items()}
+        silent = {key for key, p in partitions.items() if p.silent(max(known), self._idle_timeout_us)}
+        speaking = [clock for key, clock in clocks.items() if key not in silent]
+        reached = [clock for clock in speaking if clock is not None and clock >= needed_us]
+        if len(reached) < len(speaking):
+            return []
+        # As far as those who speak have come, so that it need not be said again for every row.
+        says = min(reached, default=needed_us) + self._allowed_lateness_us
+        behind = {key for key in silent if (clock := clocks[key]) is None or clock < needed_us}
+        # What was said a moment ago may not have been read yet.
+        fresh = sorted(key for key in behind if self._announced.get(key, says - 1) < says)
+        self._announced |= dict.fromkeys(fresh, says)
+        return [announcement(topic, number, says) for topic, number in fresh]
 
 
 def clocks_before(times_us: npt.NDArray[np.int64], newest_before_us: int | None) -> npt.NDArray[np.int64]:

@@ -29,9 +29,10 @@ from dovetail.joiners.contracts import Scorer
 from dovetail.joiners.labels import LabelStage, label_rows
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.progress import label_watermark, retire_labels, sample_lanes
+from dovetail.joiners.progress import label_clocks, label_watermark, retire_labels, sample_lanes
 from dovetail.joiners.samples import SampleStage
 from dovetail.joiners.snapshots import SnapshotStage
+from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage, Dataset
@@ -244,6 +245,11 @@ class _Parts:
 
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
+        silent = SilentPartitions(
+            lambda: label_clocks(self.config, self.stores.labels, self._end_offset),
+            allowed_lateness_us=labels.allowed_lateness,
+            idle_timeout_us=labels.idle_timeout,
+        )
         stages: list[Stage] = [
             SampleStage(
                 lane,
@@ -252,10 +258,11 @@ class _Parts:
                 tuple(labels.streams),
                 self.stores.labels,
                 self.features,
-                watermark=lambda: label_watermark(self.config, self.stores.labels, self._end_offset),
+                watermark=lambda: label_watermark(self.config, self.stores.labels),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
                 on_released=lambda: retire_labels(self.config, self.stores.labels, self._end_offset),
+                announce=silent.announcements,
             )
             for lane, declared in sample_lanes(self.config)
         ]
