@@ -67,6 +67,7 @@ HOMES = {
     "duckdb": (
         "features/dovetail/features/batch/",
         "joiners/dovetail/joiners/batch_join.py",
+        "joiners/dovetail/joiners/batch_attribution.py",
         "joiners/dovetail/joiners/label_audit.py",
     ),
     "sqlalchemy": ("platform/dovetail/platform/stores/",),

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +45,7 @@ def live(world: World, cuts: list[int], idle_us: int, store: LabelStore) -> Memo
     """The labels come in instalments; between them everybody does what there is to do."""
     log = world.log_of_snapshots()
     bounds = sorted({0, len(world.labels), *(cut % (len(world.labels) + 1) for cut in cuts)})
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         log.append([world.message(label) for label in world.labels[start:stop]])
         asyncio.run(catch_up(world, log, store, idle_us))
     log.append(end_of_time(world.end_us))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
 from polls import poll_of
 
 from dovetail.joiners.watermark import PartitionClock, SilentPartitions, clocks_before, watermark

@@ -7,11 +7,23 @@ from collections.abc import Callable
 from dovetail.joiners.labels import label_scope
 from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.samples import Lane, lanes_of
+from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
 from dovetail.joiners.watermark import PartitionClock, Partitions, watermark
 from dovetail.platform.config import Config, PolicyConfig
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.registry import Registry
 
-__all__ = ["EndOffset", "label_clocks", "label_watermark", "retire_labels", "sample_lanes"]
+__all__ = [
+    "EndOffset",
+    "forget_requests",
+    "label_clocks",
+    "label_watermark",
+    "newest_label_ms",
+    "request_clocks",
+    "request_watermark",
+    "retire_labels",
+    "sample_lanes",
+]
 
 #: The offset after the last message of (topic, partition); None where that is not known.
 EndOffset = Callable[[str, int], int | None]
@@ -32,6 +44,46 @@ def label_watermark(config: Config, store: LabelStore) -> int | None:
     """The label watermark (µs) as the label store has it."""
     clocks = label_clocks(config, store, lambda _topic, _number: None)
     return watermark(clocks, allowed_lateness_us=config.labels.allowed_lateness)
+
+
+def newest_label_ms(config: Config, store: LabelStore) -> int | None:
+    """The newest message timestamp (ms) of any label stored."""
+    progress = [p for kind in config.labels.streams for p in store.progress(label_scope(kind)).values()]
+    return max((p.timestamp_ms for p in progress if p.timestamp_ms is not None), default=None)
+
+
+def request_clocks(config: Config, registry: Registry, end_offset: EndOffset) -> Partitions:
+    """The partitions of the requests as the registry has them."""
+    progress, topic = registry.progress(SNAPSHOT_SCOPE), config.request.topic
+    return {
+        (topic, number): PartitionClock(progress.get(number), _end(end_offset(topic, number)))
+        for number in range(config.request.partitions)
+    }
+
+
+def request_watermark(config: Config, registry: Registry) -> int | None:
+    """The smallest clock of the request partitions (µs)."""
+    clocks = request_clocks(config, registry, lambda _topic, _number: None)
+    return watermark(clocks, allowed_lateness_us=config.request.allowed_lateness)
+
+
+def forget_requests(config: Config, store: LabelStore, registry: Registry) -> None:
+    """Let the requests go that no label still to be attributed can belong to.
+
+    A label that is not too late for every sample happened no longer than the longest horizon before its partition's
+    clock, and its request no longer than ``attribute_within`` before that. ``retention`` more is kept, so that a label
+    store that has lost its last commits finds the requests again.
+    """
+    labels = config.labels
+    within = labels.attributed
+    clocks = {
+        (kind, number): PartitionClock(store.progress(label_scope(kind)).get(number), 0)
+        for kind in within
+        for number in range(labels.streams[kind].partitions)
+    }
+    clock = watermark(clocks, allowed_lateness_us=labels.allowed_lateness)
+    if clock is not None:
+        registry.forget_asked(clock - labels.longest_us - max(within.values()) - labels.retention)
 
 
 def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:

@@ -73,8 +73,9 @@ class SampleStage(Stage):
     ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
     have changed; ``on_blocked`` is called when the agent begins to wait; ``on_released`` in the committing thread after
     each commit. ``announce`` gives what to say for silent label partitions, when nothing else keeps the watermark from
-    reaching a time (see :class:`~dovetail.joiners.watermark.SilentPartitions`). Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label
-    rows are marked with what became of them by the primary target alone.
+    reaching a time (see :class:`~dovetail.joiners.watermark.SilentPartitions`). Samples leave in the order of their
+    snapshots in the log, so a replay gives the same sequence. Label rows are marked with what became of them by the
+    primary target alone.
     """
 
     def __init__(

@@ -19,11 +19,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.platform.intake import announcement
-from dovetail.platform.stage import Outgoing
+from dovetail.platform.intake import Received, announcement, spoken_ms, time_us
+from dovetail.platform.positions import pack
+from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["PartitionClock", "Partitions", "SilentPartitions", "clocks_before", "watermark"]
+__all__ = [
+    "PartitionClock",
+    "Partitions",
+    "SilentPartitions",
+    "clocks_before",
+    "known_times_us",
+    "log_times",
+    "progress_after",
+    "watermark",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,38 @@ class SilentPartitions:
         fresh = sorted(key for key in behind if self._announced.get(key, says - 1) < says)
         self._announced |= dict.fromkeys(fresh, says)
         return [announcement(topic, number, says) for topic, number in fresh]
+
+
+def log_times(received: Received, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Rows and announced watermarks in log order: their times (int64 µs), and which of them are rows (bool)."""
+    rows = time_us(received.table, column)
+    order = pack(received.table.column("_offset").to_numpy(), received.table.column("_row").to_numpy())
+    announced = np.array([time for _, time in received.watermarks], dtype=np.int64)
+    announced_at = np.array([offset for offset, _ in received.watermarks], dtype=np.int64) * (1 << 20)
+    by_log = np.argsort(np.concatenate((order, announced_at)), kind="stable")
+    is_row = np.concatenate((np.ones(len(rows), dtype=np.bool_), np.zeros(len(announced), dtype=np.bool_)))
+    return np.concatenate((rows, announced))[by_log], is_row[by_log]
+
+
+def known_times_us(
+    received: Received, column: str, before: Progress, allowed_lateness_us: int
+) -> npt.NDArray[np.int64]:
+    """When the stream knew of each row, int64 [rows] µs: at its time, or at its partition's clock if that is later."""
+    times, is_row = log_times(received, column)
+    newest_before = clocks_before(times, before.watermark_us)[is_row]
+    no_clock = newest_before == np.iinfo(np.int64).min
+    clock = np.where(no_clock, newest_before, newest_before - allowed_lateness_us)
+    known: npt.NDArray[np.int64] = np.maximum(times[is_row], clock)
+    return known
+
+
+def progress_after(poll: Poll, received: Received, column: str, before: Progress) -> Progress:
+    """The position after ``poll``, with the newest time and message timestamp up to there."""
+    times, _ = log_times(received, column)
+    newest = [int(times.max())] if len(times) else []
+    known = [time for time in (before.watermark_us, *newest) if time is not None]
+    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll)) if stamp is not None]
+    return Progress(poll.last + 1, watermark_us=max(known, default=None), timestamp_ms=max(stamps, default=None))
 
 
 def clocks_before(times_us: npt.NDArray[np.int64], newest_before_us: int | None) -> npt.NDArray[np.int64]:

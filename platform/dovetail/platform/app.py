@@ -25,11 +25,21 @@ from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
 from dovetail.features.vetting import vet_events
+from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import Scorer
 from dovetail.joiners.labels import LabelStage, label_rows
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.progress import label_clocks, label_watermark, retire_labels, sample_lanes
+from dovetail.joiners.progress import (
+    forget_requests,
+    label_clocks,
+    label_watermark,
+    newest_label_ms,
+    request_clocks,
+    request_watermark,
+    retire_labels,
+    sample_lanes,
+)
 from dovetail.joiners.samples import SampleStage
 from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
@@ -56,6 +66,7 @@ from dovetail.trainer.stage import Trained, TrainerStage
 from dovetail.trainer.telemetry import ModelMetrics, metric_rows
 
 __all__ = [
+    "ANNOUNCED",
     "ROLES",
     "Stores",
     "Worker",
@@ -64,6 +75,8 @@ __all__ = [
     "open_stores",
 ]
 
+#: The dataset of the watermarks announced among requests.
+ANNOUNCED = "requests.announced"
 #: What ``--agents`` chooses from.
 ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
 
@@ -225,23 +238,44 @@ class _Parts:
             dead_letter_topic=self.config.dead_letter_topic,
             shadow=shadow,
             feature_set=self.project.feature_set.name,
+            remember=bool(self.config.labels.attributed),
+            allowed_lateness_us=request.allowed_lateness,
+            moved=self.moved,
         )
         return [stage]
 
     def _labels(self) -> list[Stage]:
+        labels = self.config.labels
+        within = labels.attributed
         return [
             LabelStage(
                 kind,
                 stream.topic or kind,
                 self._label_intake(kind),
                 self.stores.labels,
-                allowed_lateness_us=self.config.labels.allowed_lateness,
-                useful_us=self.config.labels.longest_us + self.config.labels.retention,
+                allowed_lateness_us=labels.allowed_lateness,
+                # The request of an attributed label was before it; others' clocks may disagree.
+                useful_us=labels.longest_us + (0 if kind in within else labels.retention),
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
+                attribution=self._attribution(within[kind]) if kind in within else None,
+                on_stored=self._forget_requests if kind in within else lambda: None,
             )
-            for kind, stream in self.config.labels.streams.items()
+            for kind, stream in labels.streams.items()
         ]
+
+    def _attribution(self, within_us: int) -> Attribution:
+        silent = SilentPartitions(
+            lambda: request_clocks(self.config, self.stores.registry, self._end_offset),
+            allowed_lateness_us=self.config.request.allowed_lateness,
+            idle_timeout_us=self.config.labels.idle_timeout,
+        )
+        settled = partial(request_watermark, self.config, self.stores.registry)
+        newest_ms = partial(newest_label_ms, self.config, self.stores.labels)
+        return Attribution(self.stores.registry, settled, silent, self.moved, newest_ms=newest_ms, within_us=within_us)
+
+    def _forget_requests(self) -> None:
+        forget_requests(self.config, self.stores.labels, self.stores.registry)
 
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
@@ -322,6 +356,16 @@ class _Parts:
                 derived=False,
             )
         )
+        if config.labels.attributed:  # when requests were known is told by what was announced among them, too
+            datasets.append(
+                Dataset(
+                    ANNOUNCED,
+                    config.request.topic,
+                    "request_time",
+                    partial(_announced, self._request_intake()),
+                    derived=False,
+                )
+            )
         datasets += [
             Dataset(kind, stream.topic or kind, "event_time", partial(_labels, self._label_intake(kind)), derived=False)
             for kind, stream in config.labels.streams.items()
@@ -396,6 +440,18 @@ def load_table(config: Config, table: Table) -> pa.Table:
 def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
     received = intake.read(poll)
     return received.table, received.dead_rows
+
+
+def _announced(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
+    """The watermarks announced among requests, as rows of their own; everything else is another dataset's."""
+    watermarks = intake.read(poll).watermarks
+    columns = {
+        "request_time": pa.array([time for _, time in watermarks], pa.int64()).cast(pa.timestamp("us")),
+        "_partition": pa.array([poll.partition] * len(watermarks), pa.int32()),
+        "_offset": pa.array([offset for offset, _ in watermarks], pa.int64()),
+        "_row": pa.array([0] * len(watermarks), pa.int32()),
+    }
+    return pa.table(columns), 0
 
 
 def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:

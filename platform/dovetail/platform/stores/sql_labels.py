@@ -80,6 +80,7 @@ class SqlLabelStore(LabelStore):
         topic: str,
         dead: int = 0,
         late: int = 0,
+        unattributed: int = 0,
     ) -> None:
         first = earliest_per_key(rows)
         with self._database.write() as connection:
@@ -90,8 +91,9 @@ class SqlLabelStore(LabelStore):
                 new = first.num_rows - pc.sum(pc.is_in(joined_keys(first, KEY), joined_keys(known, KEY))).as_py()
                 connection.execute(self._upsert, first.to_pylist())
             counts = {
-                READ: rows.num_rows + dead + late,
+                READ: rows.num_rows + dead + late + unattributed,
                 "late": late,
+                "unattributed": unattributed,
                 "inserted": new,
                 "duplicate": rows.num_rows - new,
                 "dead_letter": dead,
