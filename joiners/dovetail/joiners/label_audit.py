@@ -18,8 +18,15 @@ from dovetail.joiners.batch_join import chance_macros, first_label, joined_rows,
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.positions import LANE
 
-__all__ = ["WRONG", "LabelAudit", "Line", "audit_labels"]
+__all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
 
+#: Every row behind the lines, with its key and its position.
+AUDIT_ROWS = pa.schema(
+    [
+        ("what", pa.string()), ("day", pa.string()), ("partition", pa.int32()), ("outcome", pa.string()),
+        ("request_id", pa.string()), ("item_id", pa.string()), ("offset", pa.int64()), ("row", pa.int32()),
+    ]
+)  # fmt: skip
 #: Outcomes that must not occur.
 WRONG = ("lost", "surplus")
 
@@ -41,7 +48,7 @@ class Line(NamedTuple):
 class LabelAudit(NamedTuple):
     """Lines by what, day, partition and outcome; and every row behind them.
 
-    ``rows`` has columns what, day, partition, outcome, request_id, item_id, offset, row.
+    ``rows`` has the columns of :data:`AUDIT_ROWS`.
     """
 
     lines: list[Line]
@@ -95,7 +102,7 @@ def audit_labels(
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
         parts = _Parts(tuple(labels), attributed, policy)
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
-        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table()
+        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
             f"""SELECT what, day, partition, outcome, count(*),
                        list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]

@@ -18,16 +18,14 @@ import pyarrow.dataset as ds
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
-from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import BatchView, StreamView, Table
+from dovetail.features.plan import Table
 from dovetail.features.registration import register
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
-from dovetail.features.vetting import vet_events
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import Scorer
-from dovetail.joiners.labels import LabelStage, label_rows
+from dovetail.joiners.labels import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
@@ -45,14 +43,14 @@ from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
-from dovetail.platform.archive import ArchiveStage, Dataset
+from dovetail.platform.archive import ArchiveStage
 from dovetail.platform.config import Config
+from dovetail.platform.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.platform.errors import ConfigError, DefinitionError, WireError
-from dovetail.platform.intake import Intake
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
-from dovetail.platform.stage import Poll, Stage
+from dovetail.platform.stage import Stage
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
@@ -66,7 +64,6 @@ from dovetail.trainer.stage import Trained, TrainerStage
 from dovetail.trainer.telemetry import ModelMetrics, metric_rows
 
 __all__ = [
-    "ANNOUNCED",
     "ROLES",
     "Stores",
     "Worker",
@@ -75,8 +72,6 @@ __all__ = [
     "open_stores",
 ]
 
-#: The dataset of the watermarks announced among requests.
-ANNOUNCED = "requests.announced"
 #: What ``--agents`` chooses from.
 ROLES = ("features", "snapshots", "labels", "samples", "trainer", "models", "archive")
 
@@ -214,7 +209,7 @@ class _Parts:
         for name, stream in self.project.streams.items():
             views = [view for view in self.project.stream_views.values() if view.stream.name == name]
             if views:
-                intake = self._stream_intake(name)
+                intake = stream_intake(self.project, name)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
         return stages
@@ -230,7 +225,7 @@ class _Parts:
         stage = SnapshotStage(
             request.topic,
             request.snapshots_topic,
-            self._request_intake(),
+            request_intake(self.project),
             flatten_requests,
             self.features,
             scorer,
@@ -251,7 +246,7 @@ class _Parts:
             LabelStage(
                 kind,
                 stream.topic or kind,
-                self._label_intake(kind),
+                label_intake(self.project, kind),
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
                 # The request of an attributed label was before it; others' clocks may disagree.
@@ -342,59 +337,7 @@ class _Parts:
         return [ModelMirror(model.topic, self.stores.models)] if model is not None and model.topic else []
 
     def _archive(self) -> list[Stage]:
-        config = self.config
-        datasets = [
-            Dataset(name, stream.topic, stream.event_time, partial(_outside, self._stream_intake(name)), derived=False)
-            for name, stream in self.project.streams.items()
-        ]
-        datasets.append(
-            Dataset(
-                "requests",
-                config.request.topic,
-                "request_time",
-                partial(_outside, self._request_intake()),
-                derived=False,
-            )
-        )
-        if config.labels.attributed:  # when requests were known is told by what was announced among them, too
-            datasets.append(
-                Dataset(
-                    ANNOUNCED,
-                    config.request.topic,
-                    "request_time",
-                    partial(_announced, self._request_intake()),
-                    derived=False,
-                )
-            )
-        datasets += [
-            Dataset(kind, stream.topic or kind, "event_time", partial(_labels, self._label_intake(kind)), derived=False)
-            for kind, stream in config.labels.streams.items()
-        ]
-        inside = {"snapshots": config.request.snapshots_topic}
-        for target, declared in config.labels.every_target().items():
-            inside[samples_dataset(target)] = declared.samples_topic
-        for name, topic in inside.items():
-            uses = self._uses(batch=name != "snapshots")
-            datasets.append(Dataset(name, topic, "request_time", _inside, derived=True, uses=uses))
-        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
-
-    def _uses(self, *, batch: bool) -> dict[str, str]:
-        """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
-        features = self.project.feature_set
-        both: dict[str, StreamView | BatchView] = {**self.project.stream_views, **self.project.batch_views}
-        views = [both[join.view] for join in features.joins if batch or join.kind == "streaming"]
-        return {d.name: record_of(d).fingerprint for d in (features, *views)}
-
-    def _stream_intake(self, name: str) -> Intake:
-        stream = self.project.streams[name]
-        views = [view for view in self.project.stream_views.values() if view.stream.name == name]
-        return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(views))
-
-    def _request_intake(self) -> Intake:
-        return Intake(self.project.request, "request_time", None)
-
-    def _label_intake(self, kind: str) -> Intake:
-        return Intake(self.project.label_schemas[kind], "event_time", self.config.labels.max_ahead)
+        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
 
     def _end_offset(self, topic: str, number: int) -> int | None:
         return self.runtime.end_offset(topic, number) if self.runtime is not None else None
@@ -404,11 +347,6 @@ def features_of(project: Project, stores: Stores) -> OnlineFeatures:
     """The features as agents have them: served from the online store, batch features looked up as of the request."""
     versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
     return OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
-
-
-def samples_dataset(target: str) -> str:
-    """Name of the archive of a target's samples; the primary target is the empty name."""
-    return f"samples.{target}" if target else "samples"
 
 
 class NoModel:
@@ -435,32 +373,6 @@ def load_table(config: Config, table: Table) -> pa.Table:
         raise WireError(
             f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
         ) from error
-
-
-def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return received.table, received.dead_rows
-
-
-def _announced(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    """The watermarks announced among requests, as rows of their own; everything else is another dataset's."""
-    watermarks = intake.read(poll).watermarks
-    columns = {
-        "request_time": pa.array([time for _, time in watermarks], pa.int64()).cast(pa.timestamp("us")),
-        "_partition": pa.array([poll.partition] * len(watermarks), pa.int32()),
-        "_offset": pa.array([offset for offset, _ in watermarks], pa.int64()),
-        "_row": pa.array([0] * len(watermarks), pa.int32()),
-    }
-    return pa.table(columns), 0
-
-
-def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return label_rows(received, poll.partition), received.dead_rows
-
-
-def _inside(poll: Poll) -> tuple[pa.Table, int]:
-    return wire.decode_arrow(poll), 0
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,14 @@ from dovetail.features import Project
 from dovetail.features.request import flatten_requests
 from dovetail.joiners.batch_attribution import attribute_labels
 from dovetail.joiners.samples import lanes_of
-from dovetail.platform.app import ANNOUNCED, Stores, samples_dataset
+from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import PolicyConfig
+from dovetail.platform.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.positions import OWN_COLUMNS, own_position_columns
 
-__all__ = ["archived_labels", "archived_samples", "released_positions", "target_of"]
+__all__ = ["archived_labels", "archived_letters", "archived_samples", "released_positions", "target_of"]
 
 _POSITIONS_PER_OFFSET = 1 << 20
 
@@ -62,6 +63,15 @@ def archived_labels(project: Project, stores: Stores) -> dict[str, pa.Table]:
             request_lateness_us=project.config.request.allowed_lateness,
         )
     return logs
+
+
+def archived_letters(stores: Stores) -> pa.Table:
+    """The dead letters: sent, stage, topic, partition, offset, rows, reason; one published again is there once."""
+    letters = read_dataset(stores.registry, stores.offline, DEAD_LETTERS)
+    if letters.num_rows == 0:
+        return letters
+    grouped = letters.group_by(["sent", "stage", "topic", "partition", "offset", "rows", "reason"]).aggregate([])
+    return grouped.sort_by([(name, "ascending") for name in ("stage", "partition", "offset")])
 
 
 def archived_samples(stores: Stores, target: str) -> pa.Table:
