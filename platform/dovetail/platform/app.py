@@ -149,16 +149,20 @@ def _resolved(config: Config, url: str) -> str:
 def assemble(
     project: Project,
     *,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str] | None = None,
     on_trained: Callable[[Trained], None] | None = None,
     on_step: Callable[[str, str], None] | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
+    ``roles`` None: all that the configuration has something for.
+
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
         DefinitionError: a definition that has data means something else now.
     """
+    if roles is None:
+        roles = [role for role in ROLES if role != "trainer" or project.config.model is not None]
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
         raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")

@@ -10,7 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from dovetail.features import load
-from dovetail.platform.app import ROLES, assemble
+from dovetail.platform.app import assemble
 
 __all__ = ["run"]
 
@@ -18,8 +18,7 @@ __all__ = ["run"]
 def run(project: Path, roles: Sequence[str]) -> NoReturn:
     """Run until SIGINT or SIGTERM; a failure ends the process with an exit code other than 0."""
     loaded = load(project)
-    default = [role for role in ROLES if role != "trainer" or loaded.config.model is not None]
-    worker = assemble(loaded, roles=roles or default)
+    worker = assemble(loaded, roles=roles or None)
     # Faust's own command line takes it from here: signals, logging, exit code.
     names = ", ".join(worker.stages)
     Console().print(
