@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,8 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-
-sys.path.insert(0, str(Path(__file__).parent))
 from small_project import project_in, run, stores_of, write_project
 
 from dovetail.platform.app import features_of

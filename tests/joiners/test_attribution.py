@@ -30,10 +30,12 @@ from asked_worlds import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from label_servers import Factory
 from worlds import SECOND, micros
 
 from dovetail.joiners.label_audit import LabelAudit, audit_labels
 from dovetail.platform.accounts import balance
+from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry import Registry
 from dovetail.platform.stores.sql_labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
@@ -79,7 +81,8 @@ async def live(agents: Agents, seed: int, crashes: int) -> None:
 
 def brute_force(world: AskedWorld) -> dict[int, str | None]:
     """The request of each click, worked out click by click."""
-    requests, clicks = [], []
+    requests: list[int] = []
+    clicks: list[int] = []
     for rows, times, lateness in (
         (requests, world.requests, world.request_lateness),
         (clicks, world.clicks, world.lateness),
@@ -103,7 +106,7 @@ def brute_force(world: AskedWorld) -> dict[int, str | None]:
     return found
 
 
-def check(world: AskedWorld, log: MemoryLog, registry: Registry, labels: SqlLabelStore) -> LabelAudit | None:
+def check(world: AskedWorld, log: MemoryLog, registry: Registry, labels: LabelStore) -> LabelAudit | None:
     """Samples as DuckDB makes them, clicks attributed as brute force does it, and books that balance."""
     attributed = label_logs(world, log)["click"].to_pylist()
     in_log = [row for row in attributed if row["user_id"] is not None]
@@ -142,6 +145,19 @@ def test_whoever_comes_first_a_label_finds_the_request_that_duckdb_finds(
     check(world, log, registry, labels)
     registry.close()
     labels.close()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(world=asked_worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
+def test_so_it_does_on_every_store(
+    new_store: Factory, tmp_path: Path, world: AskedWorld, seed: int, crashes: int
+) -> None:
+    registry = Registry(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/registry.sqlite")
+    labels = new_store()
+    log = world.log()
+    asyncio.run(asyncio.wait_for(live(Agents(world, log, registry, labels), seed, crashes), 60))
+    check(world, log, registry, labels)
+    registry.close()
 
 
 class Waits(Exception):

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from test_join import audit_of, oracle, published, samples_of
 from worlds import KINDS, SECOND, Label, World, delayed, end_of_time, label_stage, micros, sample_stage, worlds
 
+from dovetail.platform import wire
 from dovetail.platform.accounts import balance
 from dovetail.platform.signal import Signal
+from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.sql_labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
@@ -100,3 +102,28 @@ def test_a_backlog_read_before_its_snapshots_needs_no_announcements(tmp_path: Pa
     assert [log.end_offsets(kind) for kind in KINDS] == before
     assert samples_of(log).num_rows == 1
     store.close()
+
+
+def test_a_week_at_once_gives_the_same_samples_as_the_week_trickled_in(tmp_path: Path) -> None:
+    """A request an hour, labels within half a day of it; everything there from the start, or day by day."""
+    hours = range(7 * 24)
+    shown = [Label("exposure", hour, hour % 2, hour + hour % 3, hour % 2) for hour in hours]
+    clicked = [Label("click", hour, hour % 2, hour + hour % 12, (hour // 2) % 2) for hour in hours if hour % 3]
+    arriving = sorted([*shown, *clicked], key=lambda label: label.seconds)
+    world = World(tuple(hours), 2, tuple(arriving), delayed(4 * 3_600, corrections="6h"), lateness=0, step=3_600)
+    made = []
+    for name, span in (("at once", len(hours)), ("trickled", 24)):
+        log = MemoryLog(dict.fromkeys(KINDS, 2) | dict.fromkeys(("snapshots", "samples", "samples-held-1", "dead"), 1))
+        store = SqlLabelStore(f"sqlite:///{tmp_path / name}.sqlite")
+        for start in range(0, len(hours) + 24, span):
+            asked = [wire.encode(world.snapshot(hour)) for hour in hours if start <= hour < start + span]
+            log.append([Outgoing("snapshots", value, partition=0) for value in asked])
+            log.append([world.message(label) for label in arriving if start <= label.seconds < start + span])
+            asyncio.run(catch_up(world, log, store, idle_us=10**15))
+        log.append(end_of_time(world.end_us))
+        asyncio.run(catch_up(world, log, store, idle_us=10**15))
+        made.append(samples_of(log).to_pylist())
+        assert made[-1] == oracle(world, log).to_pylist()
+        store.close()
+    assert made[0] == made[1]
+    assert len(made[0]) > len(hours)  # corrections, too

@@ -136,7 +136,7 @@ class LabelConfig(PolicyConfig):
     allowed_lateness: DurationUs = 0
     #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
     max_ahead: DurationUs = 3_600_000_000
-    #: A partition silent for this long, by the message timestamps of the others, no longer holds the watermark back.
+    #: A partition silent for this long, by the message timestamps of the others, is spoken for.
     idle_timeout: DurationUs = 300_000_000
     #: How long a label row is kept after its window has passed; also how far requests may be out of order.
     retention: DurationUs = 86_400_000_000
