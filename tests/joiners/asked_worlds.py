@@ -27,7 +27,7 @@ from dovetail.platform.intake import WATERMARK_HEADER, Intake
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.schema import TableSchema, parse_statements, parse_table
-from dovetail.platform.signal import Signal
+from dovetail.platform.signal import Listener, Signal
 from dovetail.platform.stage import Outgoing, Stage
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry import Registry
@@ -168,6 +168,22 @@ class Shop:
         return 1, np.full(table.num_rows, 0.5, dtype=np.float32)
 
 
+class Waits(Exception):
+    """An agent has nothing to do before more comes."""
+
+
+class Impatient(Signal):
+    """Whoever would wait for it is told that it waits."""
+
+    def listen(self) -> Listener:
+        return _Never(self._waiting)
+
+
+class _Never(Listener):
+    async def wait(self, timeout_s: float) -> None:
+        raise Waits
+
+
 @dataclass(frozen=True)
 class Agents:
     """The stages of a world over its stores."""
@@ -177,11 +193,11 @@ class Agents:
     registry: Registry
     labels: LabelStore
     idle_us: int = 10**15
-    on_blocked: Callable[[], None] = lambda: None
+    signal: Callable[[], Signal] = Signal
 
     def stages(self) -> list[Stage]:
         """Snapshots, exposures, clicks, then the lanes of the samples."""
-        world, moved = self.world, Signal()
+        world, moved = self.world, self.signal()
         shop = Shop()
         snapshots = SnapshotStage(
             "requests", "snapshots", Intake(REQUEST, "request_time", None), flatten_requests, shop, shop, self.registry,
@@ -210,7 +226,7 @@ class Agents:
             SampleStage(
                 lane, "samples", policy_of(world.policy), KINDS, self.labels, shop,
                 watermark=lambda: watermark(self._labels(), allowed_lateness_us=world.lateness * SECOND),
-                moved=moved, on_blocked=self.on_blocked, on_released=lambda: None, announce=announce.announcements,
+                moved=moved, on_blocked=lambda: None, on_released=lambda: None, announce=announce.announcements,
             )
             for lane in lanes_of("", "snapshots", world.policy.held_topics)
         ]  # fmt: skip

@@ -20,6 +20,8 @@ from asked_worlds import (
     Asked,
     AskedWorld,
     Click,
+    Impatient,
+    Waits,
     asked_worlds,
     empty_log,
     end_of,
@@ -160,21 +162,13 @@ def test_so_it_does_on_every_store(
     registry.close()
 
 
-class Waits(Exception):
-    """An agent has nothing to do before more comes."""
-
-
 async def catch_up(agents: Agents) -> None:
     """One agent after the other, until none has anything to do; a label agent that waits is given up."""
     ends: list[dict[int, int]] | None = None
     while ends != (ends := [agents.log.end_offsets(topic) for topic in (*OUTSIDE, "samples", "samples-held-1")]):
         for stage in agents.stages():
-            with suppress(Waits, TimeoutError):
-                await asyncio.wait_for(run_stage(stage, agents.log, max_records=lambda: 1), 0.2)
-
-
-def wait() -> None:
-    raise Waits
+            with suppress(Waits):
+                await run_stage(stage, agents.log, max_records=lambda: 1)
 
 
 def test_requests_that_fall_silent_are_spoken_for_and_what_comes_after_does_not_compete(tmp_path: Path) -> None:
@@ -186,7 +180,7 @@ def test_requests_that_fall_silent_are_spoken_for_and_what_comes_after_does_not_
     )  # fmt: skip
     registry, labels = new_stores(tmp_path)
     log = empty_log()
-    agents = Agents(world, log, registry, labels, idle_us=8 * SECOND, on_blocked=wait)
+    agents = Agents(world, log, registry, labels, idle_us=8 * SECOND, signal=Impatient)
     log.append([*world.messages("requests")[:2], *world.messages("click")])
     asyncio.run(catch_up(agents))
     assert labels.progress("labels.click") == {}  # 5 s are not more than 8 s: the click waits
