@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from small_project import project_in, run, stores_of, write_project
+from small_project import TOML, project_in, run, stores_of, write_project
 
 from dovetail.platform.app import features_of
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.cli import audit
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.intake import IDLE_HEADER
 from dovetail.platform.positions import OWN_COLUMNS, SourceFilter
 from dovetail.platform.reports import difference, join_archived
 from dovetail.platform.reports.archived import archived_labels
@@ -84,6 +85,19 @@ def _check(folder: Path) -> None:
     assert compared.equal, compared
     assert batch.num_rows == 7
     assert audit.run(folder, "", None, as_json=True) == 0
+
+
+def test_partitions_that_nobody_writes_to_are_spoken_for(tmp_path: Path) -> None:
+    toml = TOML.replace("[labels.streams.exposure]", "[labels.streams.exposure]\npartitions = 3")
+    toml = toml.replace("[request]", "[request]\npartitions = 2")
+    write_project(tmp_path / "project", toml)
+    run(tmp_path / "project")
+    _check(tmp_path / "project")
+    with EmbeddedLog.open(tmp_path / "project" / "state" / "log.sqlite") as log:
+        for topic, partition in (("exposure", 1), ("exposure", 2), ("requests", 1)):
+            poll = log.read(topic, partition, 0)
+            assert poll is not None
+            assert all(IDLE_HEADER in dict(headers) for headers in poll.headers)
 
 
 @pytest.mark.slow

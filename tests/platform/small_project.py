@@ -13,6 +13,7 @@ from typing import Any
 
 from dovetail.features import Project, load
 from dovetail.platform.app import Stores, Worker, assemble, open_stores
+from dovetail.platform.config import load_config
 from dovetail.platform.intake import WATERMARK_HEADER
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded_log import EmbeddedLog
@@ -102,21 +103,21 @@ MESSAGES: dict[str, list[dict[str, Any] | bytes]] = {
 }
 
 
-def write_project(folder: Path) -> None:
-    """The definitions, and a log with everything in it."""
+def write_project(folder: Path, toml: str = TOML) -> None:
+    """The definitions, and a log with everything in it, ended by announcements a day later in partition 0."""
     (folder / "sql").mkdir(parents=True)
-    (folder / "dovetail.toml").write_text(TOML)
+    (folder / "dovetail.toml").write_text(toml)
     (folder / "sql" / "tables.sql").write_text(SQL)
     (folder / "sql" / "activity.sql").write_text(VIEW)
     (folder / "sql" / "ranking.sql").write_text(FEATURES)
     (folder / "state").mkdir()
     with EmbeddedLog.open(folder / "state" / "log.sqlite") as log:
         for topic, values in MESSAGES.items():
-            log.create_topic(topic, 1)
+            log.create_topic(topic, load_config(folder).topics()[topic])
             sent = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
             log.append([Outgoing(topic, value, partition=0, timestamp_ms=NOON_MS) for value in sent])
             header = ((WATERMARK_HEADER, str(END_US).encode()),)
-            log.append([Outgoing(topic, b"", partition=0, timestamp_ms=NOON_MS, headers=header)])
+            log.append([Outgoing(topic, b"", partition=0, timestamp_ms=END_US // 1_000, headers=header)])
 
 
 def project_in(folder: Path) -> Project:

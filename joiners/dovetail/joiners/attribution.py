@@ -17,7 +17,7 @@ request's doing. Its labels end as ``orphaned``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -102,7 +102,7 @@ class Attribution:
         self._newest_ms = newest_ms
         self._within_us = within_us
 
-    async def wait(self, effective_us: int, stamp_ms: int | None) -> AsyncIterator[list[Outgoing]]:
+    async def wait(self, effective_us: int, stamp_ms: int | None) -> AsyncGenerator[list[Outgoing], None]:
         """Return when every request is known that competes for labels which took effect by ``effective_us``.
 
         Yields announcements that must be made for that. ``stamp_ms``: the newest message timestamp of these labels.
@@ -131,17 +131,16 @@ class Attribution:
             return pa.array([], pa.string())
         users = pc.unique(labels.column(USER_COLUMN).cast(pa.string())).to_pylist()
         asked = self._requests.asked(users, int(event_us.min()) - self._within_us, int(event_us.max()))
+        keyed = pa.table([labels.column(USER_COLUMN), _escaped(labels.column("item_id"))], names=_PAIR)
         given = pa.table(
             {
-                "key": joined_keys(
-                    pa.table([labels.column(USER_COLUMN), _escaped(labels.column("item_id"))], names=_PAIR), _PAIR
-                ),
+                "key": joined_keys(keyed, _PAIR),
                 "label": pa.array(np.arange(labels.num_rows, dtype=np.int64)),
                 "event_us": pa.array(event_us),
                 "effective_us": pa.array(effective_us),
             }
         )
-        pairs = given.join(_candidates(asked, given.column("key")), "key", join_type="inner", use_threads=False)
+        pairs = given.join(_candidates(asked, keyed), "key", join_type="inner", use_threads=False)
         at, event, effective, request, known = (
             pairs.column(name).to_numpy()
             for name in ("label", "event_us", "effective_us", "request_time_us", "known_us")
@@ -157,13 +156,15 @@ class Attribution:
         return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
-def _candidates(asked: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
-    """One row per candidate of ``asked`` whose user and item are among ``keys``."""
+def _candidates(asked: pa.Table, labels: pa.Table) -> pa.Table:
+    """One row per candidate of ``asked`` whose user and item are ``labels``'; ``key`` is both."""
     items = pc.split_pattern(asked.column("items"), ITEM_SEPARATOR).combine_chunks()
-    parents = pc.list_parent_indices(items)
-    flat = pa.table({USER_COLUMN: asked.column(USER_COLUMN).take(parents), "item_id": pc.list_flatten(items)})
-    key = joined_keys(flat, _PAIR)
-    wanted = pc.is_in(key, pc.unique(keys))
+    parents, flat = pc.list_parent_indices(items), pc.list_flatten(items)
+    # By item alone first: most candidates nobody has touched, and a key is dearer than an item.
+    touched = pc.is_in(flat, pc.unique(labels.column("item_id")))
+    parents, flat = parents.filter(touched), flat.filter(touched)
+    key = joined_keys(pa.table([asked.column(USER_COLUMN).take(parents), flat], names=_PAIR), _PAIR)
+    wanted = pc.is_in(key, joined_keys(labels, _PAIR))
     mine = asked.drop_columns(["items", USER_COLUMN]).take(parents.filter(wanted))
     return mine.append_column("key", key.filter(wanted))
 

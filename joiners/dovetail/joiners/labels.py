@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +78,9 @@ class LabelStage(Stage):
         received = await asyncio.to_thread(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
-            async for announcements in self._attribution.wait(int(effective_us.max()), spoken_ms(poll)):
-                yield Work(outgoing=announcements)
+            async with aclosing(self._attribution.wait(int(effective_us.max()), spoken_ms(poll))) as waiting:
+                async for announcements in waiting:
+                    yield Work(outgoing=announcements)
         rows, late, unattributed = await asyncio.to_thread(self._rows, received.table, effective_us)
         after = progress_after(poll, received, "event_time", before)
 

@@ -44,8 +44,8 @@ class AskedTable:
                 sa.Column(f.name, types[f.type], primary_key=f.name in key, autoincrement=False, nullable=False)
                 for f in ASKED
             ),
+            # Not WITHOUT ROWID: in SQLite, rows as wide as these would spill over to pages of their own.
             sa.Index("asked_by_time", "request_time_us"),
-            sqlite_with_rowid=False,
         )
         columns = self._table.c
         self._of_users = sa.select(*(columns[name] for name in ASKED.names)).where(
