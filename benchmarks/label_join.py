@@ -1,8 +1,8 @@
-"""The label-first join against the two older ways: speed of the match, bytes of state, leakage, backlog and trickle.
+"""The label-first join: speed of the match, leakage of the older way, a backlog against a trickle.
 
     python benchmarks/label_join.py
 
-Every number is from this one run. Ids: match, state, leakage, backlog.
+Every number is from this one run. Ids: match, leakage, backlog. The other older way is in ``feature_first.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import sqlalchemy as sa
 
 from dovetail.joiners.labels import LabelStage, label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
@@ -134,55 +133,6 @@ def match() -> None:
     print(f"  DuckDB hash join, 1 thread {rows.num_rows / theirs / 1e6:5.2f} M rows/s (one label kind, no decision)")
 
 
-def state() -> None:
-    """Bytes in a SQLite file: label rows, against snapshot rows held until their labels come, same data and keys."""
-    random = np.random.default_rng(SEED)
-    requests = 500
-    rows = snapshots(random, 0, requests, SECOND)
-    exposures, clicks = feedback(random, rows)
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqlLabelStore(f"sqlite:///{folder}/labels.sqlite")
-        for kind, log in (("exposure", exposures), ("click", clicks)):
-            store.insert(label_scope(kind), 0, expected=0, progress=Progress(1), rows=label_rows(kind, log), topic=kind)
-        store.close()
-        first = sum(file.stat().st_size for file in Path(folder).iterdir())
-    held = feature_first_bytes(rows)
-    print(f"state: one window of {requests} requests, {CANDIDATES} candidates of {FEATURES} doubles, {EXPOSED} exposed")
-    print(
-        f"  label first    {first / 1e6:8.2f} MB in SQLite ({first / (len(exposures) + len(clicks)):.0f} bytes a label)"
-    )
-    print(f"  feature first  {held / 1e6:8.2f} MB in SQLite, one row per candidate with its features packed")
-    print(f"  ratio          {held / first:8.1f}")
-
-
-def feature_first_bytes(rows: pa.Table) -> int:
-    """What a feature-first join holds: every candidate by key, its features as packed doubles, nothing else."""
-    metadata = sa.MetaData()
-    table = sa.Table(
-        "held",
-        metadata,
-        sa.Column("request_id", sa.Text, primary_key=True),
-        sa.Column("item_id", sa.Text, primary_key=True),
-        sa.Column("request_us", sa.BigInteger),
-        sa.Column("features", sa.LargeBinary),
-        sqlite_with_rowid=False,
-    )
-    packed = np.stack([rows.column(f"f{k}").to_numpy() for k in range(FEATURES)], axis=1)
-    keys = zip(rows.column("request_id").to_pylist(), rows.column("item_id").to_pylist(), strict=True)
-    times = time_us(rows, "request_time").tolist()
-    values = [
-        {"request_id": r, "item_id": str(i), "request_us": t, "features": packed[n].tobytes()}
-        for n, ((r, i), t) in enumerate(zip(keys, times, strict=True))
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        engine = sa.create_engine(f"sqlite:///{folder}/held.sqlite")
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            connection.execute(sa.insert(table), values)
-        engine.dispose()
-        return sum(file.stat().st_size for file in Path(folder).iterdir())
-
-
 def leakage() -> None:
     """Features looked up when the label comes have seen the label: AUC of an item's click count, both ways.
 
@@ -221,12 +171,13 @@ def backlog() -> None:
         started = time.perf_counter()
         command = [sys.executable, __file__, "--replay", str(days), str(int(trickle))]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows, digest, left, peak = json.loads(answer)
+        rows, digest, left, resident, peak = json.loads(answer)
         found[name] = (rows, digest, peak)
         print(
             f"  {name:17s} {rows:8,} samples, digest {digest:016x}, {left:5,} label rows left, "
             f"peak {peak / 1e6:6.1f} MB, {time.perf_counter() - started:5.1f} s"
         )
+        print(f"    resident after each day, MB: {' '.join(f'{at / 1e6:.0f}' for at in resident)}")
     same = found["1 week"][:2] == found["1 week, trickled"][:2]
     growth = found["2 weeks"][2] / found["1 week"][2]
     print(f"  the same samples: {same}; peak memory of 2 weeks / 1 week: {growth:.2f}")
@@ -277,8 +228,12 @@ class _Own:
         return snapshot.select([f"f{k}" for k in range(FEATURES)])
 
 
-def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
-    """Samples made of ``days`` days at one request a minute: how many, a digest, and label rows left in the store."""
+def replay(days: int, *, trickle: bool) -> tuple[int, int, int, list[int]]:
+    """Samples made of ``days`` days at one request a minute: how many, a digest, and label rows left in the store.
+
+    And resident memory (bytes) each time a day's worth of samples has left.
+    """
+    resident: list[int] = []
     random = np.random.default_rng(SEED)
     ddl = "CREATE TABLE label (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, event_time TIMESTAMP NOT NULL)"
     (statement,) = parse_statements(Path("labels.sql"), ddl)
@@ -292,7 +247,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
         def now() -> int | None:
             clocks = {k: store.progress(label_scope(k)).get(0) for k in kinds}
             marks = {(k, 0): PartitionClock(clocks[k], log.end_offsets(k)[0]) for k in kinds}
-            return watermark(marks, allowed_lateness_us=WINDOW, idle_timeout_us=10**15)
+            return watermark(marks, allowed_lateness_us=WINDOW)
 
         def retire() -> None:
             boundary = boundary_us(
@@ -301,6 +256,9 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
             )  # fmt: skip
             while boundary is not None and store.retire(boundary):
                 pass
+            progress = store.progress(lane.name).get(0, Progress()).watermark_us or START
+            if (progress - START) // DAY > len(resident) - 1:
+                resident.append(_memory_bytes("VmRSS"))
 
         def stages() -> Iterator[LabelStage | SampleStage]:
             moved = Signal()
@@ -329,7 +287,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int]:
         asyncio.run(catch_up())
         left = store.rows()
         store.close()
-        return *_digest(log), left
+        return *_digest(log), left, resident
 
 
 def _digest(log: OnDisk) -> tuple[int, int]:
@@ -346,22 +304,21 @@ def _digest(log: OnDisk) -> tuple[int, int]:
     return count, digest
 
 
-def _peak_bytes() -> int:
-    """Peak resident memory of this process (Linux). ``ru_maxrss`` would start at the parent's."""
+def _memory_bytes(what: str) -> int:
+    """Resident memory of this process (Linux): VmRSS now, VmHWM at its peak. ``ru_maxrss`` starts at the parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{what}:"))
     return int(line.split()[1]) * 1024
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--replay"]:
         result = replay(int(sys.argv[2]), trickle=sys.argv[3] == "1")
-        print(json.dumps([*result, _peak_bytes()]))
+        print(json.dumps([*result, _memory_bytes("VmHWM")]))
         return
     versions = f"Python {platform.python_version()}, pyarrow {pa.__version__}, DuckDB {duckdb.__version__}"
     print(f"{versions}, NumPy {np.__version__}")
     match()
-    state()
     leakage()
     print("backlog: one request a minute, 200 candidates, ten exposed")
     backlog()

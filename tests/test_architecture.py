@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("platform", "features", "joiners", "trainer")
 #: Modules of the platform that may know every package: where the parts are put together.
-ASSEMBLY = ("app", "cli", "demo", "jobs", "modelling", "reports")
+ASSEMBLY = ("app", "cli", "datasets", "demo", "jobs", "modelling", "reports")
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -67,6 +67,7 @@ HOMES = {
     "duckdb": (
         "features/dovetail/features/batch/",
         "joiners/dovetail/joiners/batch_join.py",
+        "joiners/dovetail/joiners/batch_attribution.py",
         "joiners/dovetail/joiners/label_audit.py",
     ),
     "sqlalchemy": ("platform/dovetail/platform/stores/",),

@@ -27,7 +27,7 @@ _SHIPPED = _HERE.parents[1] / "sql"
 _SHARED_SQL = ("behaviour", "item", "item_profile", "labels", "request")
 
 #: What no stream takes: not JSON, JSON of another shape, a missing column.
-POISON = (b"\xff\xfe no json", b'{"user_id": 12}', b'[1, 2, 3]', b'{"request_id": null, "item_id": "x"}')
+POISON = (b"\xff\xfe no json", b'{"user_id": 12}', b"[1, 2, 3]", b'{"request_id": null, "item_id": "x"}')
 
 _TOML = """\
 name = "{name}"
@@ -225,9 +225,7 @@ def _skewed(message: Outgoing, skew_us: int, rng: np.random.Generator) -> Outgoi
     return replace(message, timestamp_ms=message.timestamp_ms - skew_us // 1_000)
 
 
-def _strewn(
-    messages: list[Outgoing], poison: int, rng: np.random.Generator, topics: Sequence[str]
-) -> list[Outgoing]:
+def _strewn(messages: list[Outgoing], poison: int, rng: np.random.Generator, topics: Sequence[str]) -> list[Outgoing]:
     for number in range(poison):
         topic = topics[int(rng.integers(len(topics)))]
         at = int(rng.integers(len(messages)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from dovetail.joiners.labels import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.samples import Lane, SampleStage, lanes_of
-from dovetail.joiners.watermark import PartitionClock, watermark
+from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartitions, watermark
 from dovetail.platform import wire
 from dovetail.platform.durations import DAY_US
 from dovetail.platform.intake import WATERMARK_HEADER, Intake
@@ -25,6 +26,7 @@ from dovetail.platform.schema import TableSchema, parse_statements, parse_table
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.testing import MemoryLog
 
 KINDS = ("exposure", "click")
@@ -125,28 +127,43 @@ class World:
             logs[kind] = pa.concat_tables(tables)
         return logs
 
+    @property
+    def end_us(self) -> int:
+        """A time past every window."""
+        last = max([*self.times, *(label.seconds for label in self.labels)], default=0) * self.step
+        return micros(last + 1_000) + 10 * self.policy.horizons_us[-1]
+
     def log(self) -> MemoryLog:
         """All messages, snapshots included, and at the end a watermark past every window."""
+        log = self.log_of_snapshots()
+        log.append([self.message(label) for label in self.labels])
+        log.append(end_of_time(self.end_us))
+        return log
+
+    def log_of_snapshots(self) -> MemoryLog:
+        """The snapshots alone."""
         log = MemoryLog(
             dict.fromkeys(KINDS, PARTITIONS)
             | {"snapshots": 1, "samples": 1, "dead": 1}
             | dict.fromkeys(self.policy.held_topics, 1)
         )
-        for label in self.labels:
-            value: dict[str, Any] = {
-                "request_id": f"r{label.request}", "item_id": label.item, "event_time": at(label.seconds * self.step)
-            }  # fmt: skip
-            (message,) = wire.encode_json(pa.Table.from_pylist([value]))
-            log.append([Outgoing(label.kind, message, partition=label.partition)])
         for request in range(len(self.times)):
             log.append([Outgoing("snapshots", wire.encode(self.snapshot(request)), partition=0)])
-        last = max([*self.times, *(label.seconds for label in self.labels)], default=0) * self.step
-        end = micros(last + 1_000) + 10 * self.policy.horizons_us[-1]
-        for kind in KINDS:
-            for partition in range(PARTITIONS):
-                header = ((WATERMARK_HEADER, str(end).encode()),)
-                log.append([Outgoing(kind, b"", partition=partition, headers=header)])
         return log
+
+    def message(self, label: Label) -> Outgoing:
+        """The label as it is sent."""
+        value: dict[str, Any] = {
+            "request_id": f"r{label.request}", "item_id": label.item, "event_time": at(label.seconds * self.step)
+        }  # fmt: skip
+        (message,) = wire.encode_json(pa.Table.from_pylist([value]))
+        return Outgoing(label.kind, message, partition=label.partition, timestamp_ms=label.seconds * self.step * 1_000)
+
+
+def end_of_time(us: int) -> list[Outgoing]:
+    """A watermark for every label partition."""
+    header = ((WATERMARK_HEADER, str(us).encode()),)
+    return [Outgoing(kind, b"", partition=p, headers=header) for kind in KINDS for p in range(PARTITIONS)]
 
 
 class OwnFeatures:
@@ -170,13 +187,22 @@ def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, us
     )
 
 
-def label_watermark(world: World, store: LabelStore, log: MemoryLog) -> int | None:
+def clock_of(progress: Progress | None, end: int) -> PartitionClock:
+    return PartitionClock(progress, lambda: end)
+
+
+def label_clocks(store: LabelStore, log: MemoryLog) -> Partitions:
     clocks = {}
     for kind in KINDS:
         progress = store.progress(label_scope(kind))
         for partition, end in log.end_offsets(kind).items():
-            clocks[kind, partition] = PartitionClock(progress.get(partition), end)
-    return watermark(clocks, allowed_lateness_us=world.lateness * SECOND, idle_timeout_us=10**15)
+            clocks[kind, partition] = clock_of(progress.get(partition), end)
+    return clocks
+
+
+def label_watermark(world: World, store: LabelStore, log: MemoryLog) -> int | None:
+    clocks = label_clocks(store, log)
+    return watermark(clocks, allowed_lateness_us=world.lateness * SECOND)
 
 
 def sample_stage(
@@ -187,8 +213,15 @@ def sample_stage(
     lane: int = 0,
     *,
     retention_us: int | None = None,
+    idle_us: int | None = None,
+    on_blocked: Callable[[], None] = lambda: None,
 ) -> SampleStage:
-    """The agent of a lane. With ``retention_us`` it lets label rows go after each commit."""
+    """The agent of a lane. With ``retention_us`` it lets label rows go after each commit; see SilentPartitions."""
+    silent = SilentPartitions(
+        lambda: label_clocks(store, log),
+        allowed_lateness_us=world.lateness * SECOND,
+        idle_timeout_us=10**15 if idle_us is None else idle_us,
+    )
 
     def released() -> None:
         if retention_us is None:
@@ -212,8 +245,9 @@ def sample_stage(
         OwnFeatures(),
         watermark=lambda: label_watermark(world, store, log),
         moved=moved,
-        on_blocked=lambda: None,
+        on_blocked=on_blocked,
         on_released=released,
+        announce=silent.announcements if idle_us is not None else lambda _needed_us: (),
     )
 
 

@@ -54,7 +54,7 @@ WRONG = {
     ),
     "unknown key, far": (
         MINIMAL + "[request]\nzzz = 3\n",
-        r"request\.zzz: unknown key 'zzz'; known keys: feature_set, partitions",
+        r"request\.zzz: unknown key 'zzz'; known keys: allowed_lateness, feature_set, partitions",
     ),
     "unknown section": (
         "[stream.behaviour]\nkey='u'\n" + MINIMAL,
@@ -70,6 +70,10 @@ WRONG = {
     "role": (
         MINIMAL.replace("[labels]", '[labels]\npositive = "buy"'),
         r"positive = 'buy' is not one of the label streams \['click', 'exposure'\]",
+    ),
+    "within": (
+        MINIMAL + '[labels.streams.buy]\nattribute_within = "1h"\n',
+        r'labels\.streams\.buy: attribute_within needs attribute = "latest_request"; add it or remove attribute_within',
     ),
     "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
     "not toml": ("[labels", r"not valid TOML"),
@@ -89,6 +93,20 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; run `dovetail init DIR`"):
         load_config(tmp_path)
+
+
+def test_labels_without_request_reach_as_far_back_as_any_target_waits_unless_told(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + """
+[labels.streams.buy]
+attribute = "latest_request"
+[labels.streams.cart]
+attribute = "latest_request"
+attribute_within = "1m"
+"""
+    )
+    assert load_config(write(tmp_path, text)).labels.attributed == {"buy": 1_800_000_000, "cart": 60_000_000}
 
 
 def test_several_mistakes_are_named_together(tmp_path: Path) -> None:

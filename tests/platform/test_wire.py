@@ -121,6 +121,15 @@ def test_dead_letters_carry_value_reason_and_source() -> None:
     assert headers["dovetail-source"] == b"behaviour[2]@7"
     assert headers["dovetail-stage"] == b"features"
     assert headers["dovetail-reason"].startswith(b"not valid JSON")
+    head = wire.letter_of(out.headers)
+    assert head[:6] == ("features", "behaviour", 2, 7, 1, 0)
+    assert head.reason.startswith("not valid JSON")
+
+
+@pytest.mark.parametrize("headers", [(), (("dovetail-source", b"behaviour"),), (("dovetail-source", b"b[0]@1"),)])
+def test_what_is_no_dead_letter_is_not_taken_for_one(headers: tuple[tuple[str, bytes], ...]) -> None:
+    with pytest.raises(WireError, match="only Dovetail may write to this topic"):
+        wire.letter_of(headers)
 
 
 def test_an_internal_topic_accepts_arrow_only() -> None:

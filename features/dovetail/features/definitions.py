@@ -181,13 +181,14 @@ class _Declared:
         return schema
 
     def labels(self, request: TableSchema) -> dict[str, TableSchema]:
-        candidates = request.arrow.field(CANDIDATES).type.value_type
-        wanted = {"request_id": request.arrow.field("request_id").type, "item_id": candidates.field("item_id").type}
+        item = request.arrow.field(CANDIDATES).type.value_type.field("item_id").type
         found = {}
-        for name in self._config.labels.streams:
+        for name, stream in self._config.labels.streams.items():
             schema = self._schema(name, f"labels.streams.{name}")
             self._timestamp(schema, "event_time", f"label stream {name}")
-            for column, type_ in wanted.items():
+            key = "request_id" if stream.attribute is None else "user_id"
+            of_request = request.field(key, wanted_by=f"label stream {name}").type
+            for column, type_ in ((key, of_request), ("item_id", item)):
                 field = schema.field(column, wanted_by=f"label stream {name}")
                 if field.type != type_:
                     raise DefinitionError(
@@ -195,6 +196,13 @@ class _Declared:
                         file=schema.file,
                         line=schema.line,
                         remedy="declare the same type in both: labels are found by it",
+                    )
+                if field.nullable:
+                    raise DefinitionError(
+                        f"{name}.{column} may be NULL",
+                        file=schema.file,
+                        line=schema.line,
+                        remedy=f"declare {column} NOT NULL: labels are found by it",
                     )
             found[name] = schema
         return found

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dovetail.platform.durations import DAY_US
 from dovetail.platform.policy_config import PolicyConfig
 
-__all__ = ["CANDIDATE_COLUMNS", "chance_macros", "first_label", "join_samples", "joined_rows", "within"]
+__all__ = ["CANDIDATE_COLUMNS", "chance_macros", "clocked", "first_label", "join_samples", "joined_rows", "within"]
 
 #: What :func:`join_samples` needs of a snapshot row.
 CANDIDATE_COLUMNS = ("request_id", "item_id", "request_time", "score")
@@ -143,15 +143,19 @@ def within(kind: str, horizon_us: int, prefix: str = "") -> str:
     return f"coalesce({prefix}{kind}_effective <= {prefix}request_time + to_microseconds({horizon_us}), false)"
 
 
+def clocked(log: str, time: str, allowed_lateness_us: int) -> str:
+    """SQL: the rows of ``log`` with ``clock``, their partition's clock before each; NULL where it had none."""
+    return f"""
+            SELECT *, max({time}) OVER (
+                PARTITION BY _partition ORDER BY _offset, _row ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) - to_microseconds({allowed_lateness_us}) AS clock
+            FROM {log}"""
+
+
 def first_label(kind: str, allowed_lateness_us: int) -> str:
     """SQL: table expression ``<kind>_first``, the label of each key that counts, with its effective time."""
     return f"""
-        {kind}_clocked AS (
-            SELECT *, max(event_time) OVER (
-                PARTITION BY _partition ORDER BY _offset, _row ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-            ) - to_microseconds({allowed_lateness_us}) AS clock
-            FROM log_{kind}
-        ),
+        {kind}_clocked AS ({clocked(f"log_{kind}", "event_time", allowed_lateness_us)}),
         {kind}_first AS (
             SELECT request_id, item_id, event_time AS {kind}_event_time,
                    greatest(event_time, clock) AS {kind}_effective, _partition, _offset, _row

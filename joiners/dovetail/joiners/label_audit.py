@@ -7,18 +7,26 @@ a sample that is there more than once, or of nothing, is ``surplus``: neither ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
+from dovetail.joiners.batch_attribution import UNATTRIBUTED
 from dovetail.joiners.batch_join import chance_macros, first_label, joined_rows, within
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.positions import LANE
 
-__all__ = ["WRONG", "LabelAudit", "Line", "audit_labels"]
+__all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
 
+#: Every row behind the lines, with its key and its position.
+AUDIT_ROWS = pa.schema(
+    [
+        ("what", pa.string()), ("day", pa.string()), ("partition", pa.int32()), ("outcome", pa.string()),
+        ("request_id", pa.string()), ("item_id", pa.string()), ("offset", pa.int64()), ("row", pa.int32()),
+    ]
+)  # fmt: skip
 #: Outcomes that must not occur.
 WRONG = ("lost", "surplus")
 
@@ -40,7 +48,7 @@ class Line(NamedTuple):
 class LabelAudit(NamedTuple):
     """Lines by what, day, partition and outcome; and every row behind them.
 
-    ``rows`` has columns what, day, partition, outcome, request_id, item_id, offset, row.
+    ``rows`` has the columns of :data:`AUDIT_ROWS`.
     """
 
     lines: list[Line]
@@ -73,8 +81,9 @@ def audit_labels(
     snapshot partition, the first packed position (see ``positions.pack``) not yet released; absent means none.
 
     Outcomes of labels: ``sampled``, ``corrected``, ``down_sampled``, ``unexposed`` (no exposure in time), ``late``
-    (after every window), ``duplicate``, ``orphaned`` (no snapshot, and every window has passed), ``pending``, ``lost``.
-    A snapshot row is ``pending`` before its window has passed, and ``waiting`` while a later lane is to say.
+    (after every window), ``unattributed`` (of no request; its key is ``user_id/item_id``), ``duplicate``, ``orphaned``
+    (no snapshot, and every window has passed), ``pending``, ``lost``. A snapshot row is ``pending`` before its window
+    has passed, and ``waiting`` while a later lane is to say.
     """
     connection = duckdb.connect(config={"threads": 2})
     try:
@@ -90,9 +99,10 @@ def audit_labels(
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
         connection.execute(chance_macros())
-        parts = _Parts(tuple(labels), policy)
+        attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
+        parts = _Parts(tuple(labels), attributed, policy)
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
-        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table()
+        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
             f"""SELECT what, day, partition, outcome, count(*),
                        list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]
@@ -106,8 +116,9 @@ def audit_labels(
 class _Parts:
     """The audit's SQL, for one policy."""
 
-    def __init__(self, kinds: tuple[str, ...], policy: PolicyConfig) -> None:
+    def __init__(self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig) -> None:
         self.kinds = kinds
+        self.attributed = attributed
         self.policy = policy
         #: The lane that sends the first sample of a row.
         self.first = 1 if policy.policy == "return_days" else 0
@@ -119,7 +130,12 @@ class _Parts:
             f"SELECT max(event_time) - to_microseconds({allowed_lateness_us}) AS c FROM log_{kind} GROUP BY _partition"
             for kind in self.kinds
         )
-        kinds = "\nUNION ALL\n".join(self._labels(kind) for kind in self.kinds)
+        kinds = "\nUNION ALL\n".join(
+            [
+                *map(self._labels, self.kinds),
+                *(self._unattributed(kind) for kind in self.kinds if kind in self.attributed),
+            ]
+        )
         lanes = range(len(self.policy.horizons_us))
         free = ", ".join(f"coalesce({self._bound(k)}, 0) > here AS released_{k}" for k in lanes)
         return f"""
@@ -156,6 +172,15 @@ class _Parts:
             LEFT JOIN (FROM known QUALIFY row_number() OVER (PARTITION BY request_id, item_id ORDER BY here) = 1) k
                 ON k.request_id = l.request_id AND k.item_id = l.item_id
             WHERE l.request_id IS NOT NULL"""
+
+    def _unattributed(self, kind: str) -> str:
+        """Labels of no request; one that came after every window was late before anybody looked for its request."""
+        late = f"clock > event_time + to_microseconds({self.policy.horizons_us[-1]})"
+        return f"""
+            SELECT '{kind}', strftime(event_time, '%Y-%m-%d'), _partition,
+                   CASE WHEN coalesce({late}, false) THEN 'late' ELSE 'unattributed' END,
+                   user_id::VARCHAR, item_id::VARCHAR, _offset, _row
+            FROM {kind}_clocked WHERE {UNATTRIBUTED}"""
 
     def _outcome(self, kind: str) -> str:
         """What became of the first label of a key that has a snapshot ``k``."""

@@ -1,21 +1,26 @@
 """The label agent: feedback in, label rows by key.
 
-It does not wait for anything. A label is stored under ``(request_id, item_id)`` the moment it arrives, whether its
-snapshot has been seen or not; the sample agent finds it there when the window has passed.
+A label is stored under ``(request_id, item_id)`` the moment it arrives, whether its snapshot has been seen or not; the
+sample agent finds it there when the window has passed. Only a label that names its user instead of its request waits:
+for the requests it may belong to (see ``attribution.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from dovetail.joiners.watermark import clocks_before
+from dovetail.joiners.attribution import Attribution
+from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform import wire
-from dovetail.platform.intake import Intake, Received, time_us
-from dovetail.platform.positions import pack
+from dovetail.platform.intake import Intake, Received, spoken_ms, time_us
+from dovetail.platform.positions import OWN_COLUMNS
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
@@ -27,17 +32,6 @@ __all__ = ["LabelStage", "label_rows", "label_scope"]
 def label_scope(kind: str) -> str:
     """Name under which the label store keeps the progress of one label stream."""
     return f"labels.{kind}"
-
-
-def _log_times(received: Received) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and announced watermarks in log order: their times (int64 µs), and which of them are rows (bool)."""
-    rows = time_us(received.table, "event_time")
-    order = pack(received.table.column("_offset").to_numpy(), received.table.column("_row").to_numpy())
-    announced = np.array([time for _, time in received.watermarks], dtype=np.int64)
-    announced_at = np.array([offset for offset, _ in received.watermarks], dtype=np.int64) * (1 << 20)
-    by_log = np.argsort(np.concatenate((order, announced_at)), kind="stable")
-    is_row = np.concatenate((np.ones(len(rows), dtype=np.bool_), np.zeros(len(announced), dtype=np.bool_)))
-    return np.concatenate((rows, announced))[by_log], is_row[by_log]
 
 
 class LabelStage(Stage):
@@ -54,8 +48,14 @@ class LabelStage(Stage):
         useful_us: int,
         dead_letter_topic: str,
         moved: Signal,
+        attribution: Attribution | None = None,
+        on_stored: Callable[[], None] = lambda: None,
     ) -> None:
-        """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot."""
+        """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot.
+
+        ``attribution`` finds the requests of labels that name a user instead of one. ``on_stored`` is called in the
+        committing thread after each commit.
+        """
         self.name = label_scope(kind)
         self.topics = (topic,)
         self._kind = kind
@@ -65,15 +65,46 @@ class LabelStage(Stage):
         self._useful_us = useful_us
         self._dead_letter_topic = dead_letter_topic
         self._moved = moved
+        self._attribution = attribution
+        self._on_stored = on_stored
         self._progress: dict[int, Progress] = {}
+        # The partition a poll of which waits for its requests; None when it has gone to another worker meanwhile.
+        self._held: int | None = None
+        self._leaving = False
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._store.progress(self.name))
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        if self._held in partitions:
+            self._held = None
+            self._moved.send()
+
+    def hurry(self) -> None:
+        self._leaving = True
+        self._moved.send()
+
+    @property
+    def waiting(self) -> str | None:
+        """Which labels wait for what."""
+        return None if self._held is None else f"requests that {self._kind} labels of partition {self._held} belong to"
+
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         before = self._progress.get(poll.partition, Progress())
-        received, rows, late, after = await asyncio.to_thread(self._rows, poll, before)
+        received = await asyncio.to_thread(self._intake.read, poll)
+        effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
+        if self._attribution is not None and len(effective_us):
+            self._held = poll.partition
+            wait = self._attribution.wait(int(effective_us.max()), spoken_ms(poll), self._wanted)
+            async with aclosing(wait) as waiting:
+                async for announcements in waiting:
+                    yield Work(outgoing=announcements)
+            if not self._wanted():
+                return
+            self._held = None
+        rows, late, unattributed = await asyncio.to_thread(self._rows, received.table, effective_us)
+        after = progress_after(poll, received, "event_time", before)
 
         def commit() -> None:
             self._store.insert(
@@ -85,44 +116,41 @@ class LabelStage(Stage):
                 topic=poll.topic,
                 dead=received.dead_rows,
                 late=late,
+                unattributed=unattributed,
             )
             self._progress[poll.partition] = after
             self._moved.send()
+            self._on_stored()
 
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
 
-    def _rows(self, poll: Poll, before: Progress) -> tuple[Received, pa.Table, int, Progress]:
-        received = self._intake.read(poll)
-        times, is_row = _log_times(received)
-        newest_before = clocks_before(times, before.watermark_us)[is_row]
-        table = received.table
-        event_time = times[is_row]
+    def _wanted(self) -> bool:
+        return not self._leaving and self._held is not None
+
+    def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
+        """The rows to store (LABEL_ROWS), and how many are too late or of no request."""
         # A row older than the clock is late; to the join it happened when the stream knew of it.
-        no_clock = newest_before == np.iinfo(np.int64).min
-        clock = np.where(no_clock, newest_before, newest_before - self._allowed_lateness_us)
+        event_us = time_us(table, "event_time")
+        useful = effective_us <= event_us + self._useful_us
+        late = len(useful) - int(useful.sum())
+        if late:
+            table, event_us, effective_us = table.filter(pa.array(useful)), event_us[useful], effective_us[useful]
+        if self._attribution is None:
+            request_ids = table.column("request_id").cast(pa.string())
+        else:
+            request_ids = self._attribution.request_ids(table, event_us, effective_us)
         columns = [
-            table.column("request_id").cast(pa.string()),
+            request_ids,
             table.column("item_id").cast(pa.string()),
-            pa.array([self._kind], pa.string()).take(pa.array(np.zeros(table.num_rows, dtype=np.int64))),
-            np.maximum(event_time, clock),
-            event_time,
-            *(table.column(name) for name in ("_partition", "_offset", "_row")),
+            pa.repeat(self._kind, table.num_rows),
+            pa.array(effective_us, pa.int64()),
+            pa.array(event_us, pa.int64()),
+            *(table.column(name) for name in OWN_COLUMNS),
         ]
-        rows = pa.Table.from_arrays(
-            [c if isinstance(c, pa.ChunkedArray | pa.Array) else pa.array(c, pa.int64()) for c in columns],
-            names=LABEL_ROWS.names,
-        ).cast(LABEL_ROWS)
-        late = np.maximum(event_time, clock) > event_time + self._useful_us
-        rows = rows.filter(pa.array(~late)) if late.any() else rows
-        known = [] if before.watermark_us is None else [before.watermark_us]
-        stamps = [] if before.timestamp_ms is None else [before.timestamp_ms]
-        after = Progress(
-            poll.last + 1,
-            watermark_us=max([*known, *([int(times.max())] if len(times) else [])], default=None),
-            timestamp_ms=max([*stamps, int(poll.timestamps_ms.max())]),
-        )
-        return received, rows, int(late.sum()), after
+        rows = pa.table(columns, names=LABEL_ROWS.names)
+        found = rows.filter(pc.is_valid(rows.column("request_id")))
+        return found.cast(LABEL_ROWS), late, rows.num_rows - found.num_rows
 
 
 def label_rows(received: Received, partition: int) -> pa.Table:

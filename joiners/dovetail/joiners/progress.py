@@ -3,44 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from dovetail.joiners.labels import label_scope
 from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.samples import Lane, lanes_of
-from dovetail.joiners.watermark import PartitionClock, silent, watermark
+from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
+from dovetail.joiners.watermark import PartitionClock, Partitions, watermark
 from dovetail.platform.config import Config, PolicyConfig
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.registry import Registry
 
-__all__ = ["label_watermark", "retire_labels", "sample_lanes"]
+__all__ = [
+    "EndOffset",
+    "forget_requests",
+    "label_clocks",
+    "label_watermark",
+    "newest_label_ms",
+    "request_clocks",
+    "request_watermark",
+    "retire_labels",
+    "sample_lanes",
+]
 
-#: An end that is never reached: of a partition that is not known to be read to its end.
-_UNREAD = 1 << 62
+#: The offset after the last message of (topic, partition); None where that is not known.
+EndOffset = Callable[[str, int], int | None]
 
 
-def label_watermark(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> int | None:
-    """The label watermark (µs) as the label store has it; ``end_offset`` None counts as not read to the end.
+def label_clocks(config: Config, store: LabelStore, end_offset: EndOffset) -> Partitions:
+    """The partitions of all label streams as the label store has them."""
+    clocks = {}
+    for kind, stream in config.labels.streams.items():
+        progress = store.progress(label_scope(kind))
+        topic = stream.topic or kind
+        for number in range(stream.partitions):
+            clocks[topic, number] = PartitionClock(progress.get(number), partial(_end, end_offset, topic, number))
+    return clocks
 
-    The same whoever computes it: which partitions this worker reads itself plays no part.
+
+def label_watermark(config: Config, store: LabelStore) -> int | None:
+    """The label watermark (µs) as the label store has it."""
+    clocks = label_clocks(config, store, lambda _topic, _number: None)
+    return watermark(clocks, allowed_lateness_us=config.labels.allowed_lateness)
+
+
+def newest_label_ms(config: Config, store: LabelStore) -> int | None:
+    """The newest message timestamp (ms) of any label stored."""
+    progress = [p for kind in config.labels.streams for p in store.progress(label_scope(kind)).values()]
+    return max((p.timestamp_ms for p in progress if p.timestamp_ms is not None), default=None)
+
+
+def request_clocks(config: Config, registry: Registry, end_offset: EndOffset) -> Partitions:
+    """The partitions of the requests as the registry has them."""
+    progress, topic = registry.progress(SNAPSHOT_SCOPE), config.request.topic
+    return {
+        (topic, number): PartitionClock(progress.get(number), partial(_end, end_offset, topic, number))
+        for number in range(config.request.partitions)
+    }
+
+
+def request_watermark(config: Config, registry: Registry) -> int | None:
+    """The smallest clock of the request partitions (µs)."""
+    clocks = request_clocks(config, registry, lambda _topic, _number: None)
+    return watermark(clocks, allowed_lateness_us=config.request.allowed_lateness)
+
+
+def forget_requests(config: Config, store: LabelStore, registry: Registry) -> None:
+    """Let the requests go that no label still to be attributed can belong to.
+
+    A label that is not too late for every sample happened no longer than the longest horizon before its partition's
+    clock, and its request no longer than ``attribute_within`` before that. ``retention`` more is kept, so that a label
+    store that has lost its last commits finds the requests again.
     """
-    progress = {
-        (stream.topic or kind, number): reached.get(number)
-        for kind, stream in config.labels.streams.items()
-        for reached in (store.progress(label_scope(kind)),)
-        for number in range(stream.partitions)
-    }
-    # Where a log ends matters for silent partitions only; it is asked after the positions have been read.
-    idle_timeout_us = config.labels.idle_timeout
-    quiet = silent(progress, idle_timeout_us)
+    labels = config.labels
+    within = labels.attributed
     clocks = {
-        partition: PartitionClock(reached, _end(end_offset, partition) if partition in quiet else _UNREAD)
-        for partition, reached in progress.items()
+        (kind, number): PartitionClock(store.progress(label_scope(kind)).get(number), lambda: 0)
+        for kind in within
+        for number in range(labels.streams[kind].partitions)
     }
-    return watermark(clocks, allowed_lateness_us=config.labels.allowed_lateness, idle_timeout_us=idle_timeout_us)
-
-
-def _end(end_offset: Callable[[str, int], int | None], partition: tuple[str, int]) -> int:
-    end = end_offset(*partition)
-    return _UNREAD if end is None else end
+    clock = watermark(clocks, allowed_lateness_us=labels.allowed_lateness)
+    if clock is not None:
+        registry.forget_asked(clock - labels.longest_us - max(within.values()) - labels.retention)
 
 
 def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
@@ -53,15 +97,21 @@ def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
     ]
 
 
-def retire_labels(config: Config, store: LabelStore, end_offset: Callable[[str, int], int | None]) -> None:
+def retire_labels(config: Config, store: LabelStore, end_offset: EndOffset) -> None:
     """Let the label rows go that no snapshot still to be sampled can ask for."""
     progress = LaneProgress(store, [lane for lane, _ in sample_lanes(config)], range(config.request.partitions))
     boundary = boundary_us(
         progress,
         end_offset,
-        watermark_us=label_watermark(config, store, end_offset),
+        watermark_us=label_watermark(config, store),
         longest_us=config.labels.longest_us,
         retention_us=config.labels.retention,
     )
     while boundary is not None and store.retire(boundary):
         pass
+
+
+def _end(end_offset: EndOffset, topic: str, number: int) -> int:
+    """What is not known counts as not read to the end."""
+    end = end_offset(topic, number)
+    return (1 << 62) if end is None else end

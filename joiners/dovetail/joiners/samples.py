@@ -69,8 +69,10 @@ class SampleStage(Stage):
 
     ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
     have changed; ``on_blocked`` is called when the agent begins to wait; ``on_released`` in the committing thread after
-    each commit. Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label
-    rows are marked with what became of them by the primary target alone.
+    each commit. ``announce`` gives what to say for silent label partitions, when nothing else keeps the watermark from
+    reaching a time (see :class:`~dovetail.joiners.watermark.SilentPartitions`). Samples leave in the order of their
+    snapshots in the log, so a replay gives the same sequence. Label rows are marked with what became of them by the
+    primary target alone.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class SampleStage(Stage):
         on_blocked: Callable[[], None],
         on_released: Callable[[], None],
         look_again_s: float = 0.5,
+        announce: Callable[[int], Sequence[Outgoing]] = lambda _needed_us: (),
     ) -> None:
         """``look_again_s``: how often the label store is looked at when labels are read in another process."""
         self.name = lane.name
@@ -106,6 +109,7 @@ class SampleStage(Stage):
         # The partition a poll of which is held back; None when it has gone to another worker meanwhile.
         self._held: int | None = None
         self._leaving = False
+        self._announce = announce
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
@@ -138,17 +142,23 @@ class SampleStage(Stage):
         start = 0
         self._held = poll.partition
         while start < rows.num_rows:
-            stop = await self._wait(offsets, end_us, start)
+            stop, announcements = await self._wait(offsets, end_us, start)
+            if announcements:
+                yield Work(outgoing=announcements)
+                continue
             if stop == start:
                 return
             last = int(offsets[stop - 1])
             yield await asyncio.to_thread(self._release, poll, rows.slice(start, stop - start), sources, last + 1)
             start = stop
 
-    async def _wait(self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int) -> int:
+    async def _wait(
+        self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int
+    ) -> tuple[int, Sequence[Outgoing]]:
         """Wait until at least one whole message from ``start`` is due; return the row after the last one due.
 
-        Returns ``start`` when there is nothing to wait for any more: the worker stops, or the partition has gone.
+        Or return announcements that must be made for that. Returns ``start`` and none when there is nothing to wait for
+        any more: the worker stops, or the partition has gone.
         """
         listener = self._moved.listen()
         try:
@@ -157,11 +167,15 @@ class SampleStage(Stage):
                 if watermark is not None:
                     stop = _due(offsets[start:], end_us[start:], watermark)
                     if stop:
-                        return start + stop
-                self.blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
+                        return start + stop, ()
+                blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
+                announcements = await asyncio.to_thread(self._announce, blocked_until_us + 1)
+                if announcements:
+                    return start, announcements
+                self.blocked_until_us = blocked_until_us
                 self._on_blocked()
                 await listener.wait(self._look_again_s)
-            return start
+            return start, ()
         finally:
             self.blocked_until_us = None
             listener.close()

@@ -15,18 +15,32 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Scorer, Served
+from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.errors import WireError
 from dovetail.platform.intake import Intake
 from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
+from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import Registry
 from dovetail.platform.wire import DeadLetter
 
-__all__ = ["REPLY_HEADER", "REQUEST_COLUMN", "SET_COLUMN", "SnapshotStage", "request_rows", "seen_column"]
+__all__ = [
+    "REPLY_HEADER",
+    "REQUEST_COLUMN",
+    "SET_COLUMN",
+    "SNAPSHOT_SCOPE",
+    "SnapshotStage",
+    "request_rows",
+    "seen_column",
+]
+
+#: Name of the snapshot agent; also of its positions and accounts.
+SNAPSHOT_SCOPE = "snapshots"
 
 #: A request message with this header gets its scores as a JSON message to the topic the header names.
 REPLY_HEADER = "dovetail-reply-to"
@@ -74,8 +88,15 @@ class SnapshotStage(Stage):
         feature_set: str = "",
         rows_per_message: int = 20_000,
         shadow: Scorer | None = None,
+        remember: bool = False,
+        allowed_lateness_us: int = 0,
+        moved: Signal | None = None,
     ) -> None:
-        self.name = "snapshots"
+        """``remember``: keep the requests by user, for labels that name no request; ``moved`` is sent when it has.
+
+        ``allowed_lateness_us``: how far the requests of a partition may be out of order for that.
+        """
+        self.name = SNAPSHOT_SCOPE
         self.topics = (topic,)
         self._snapshots_topic = snapshots_topic
         self._intake = intake
@@ -87,11 +108,14 @@ class SnapshotStage(Stage):
         self._dead_letter_topic = dead_letter_topic
         self._feature_set = feature_set
         self._rows_per_message = rows_per_message
-        self._expected: dict[int, int] = {}
+        self._remember = remember
+        self._allowed_lateness_us = allowed_lateness_us
+        self._moved = moved
+        self._progress: dict[int, Progress] = {}
 
     def resume(self, topic: str) -> Mapping[int, int]:
-        self._expected = {p: progress.next_offset for p, progress in self._registry.progress(self.name).items()}
-        return dict(self._expected)
+        self._progress = dict(self._registry.progress(self.name))
+        return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         yield await asyncio.to_thread(self._answer, poll)
@@ -128,12 +152,25 @@ class SnapshotStage(Stage):
             (f"{self.name}.candidates", "dead_letter"): rows_read - answered,
         }
         accounts = [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
+        before = self._progress.get(poll.partition, Progress())
+        progress = progress_after(poll, received, "request_time", before)
+        asked = None
+        if self._remember:
+            known_us = known_times_us(received, "request_time", before, self._allowed_lateness_us)
+            asked = asked_rows(received.table, known_us, self._flatten)
 
         def commit() -> None:
-            expected = self._expected.get(poll.partition, 0)
-            progress = Progress(poll.last + 1)
-            self._registry.commit(self.name, poll.partition, expected=expected, progress=progress, accounts=accounts)
-            self._expected[poll.partition] = progress.next_offset
+            self._registry.commit(
+                self.name,
+                poll.partition,
+                expected=before.next_offset,
+                progress=progress,
+                accounts=accounts,
+                asked=asked,
+            )
+            self._progress[poll.partition] = progress
+            if self._moved is not None:
+                self._moved.send()
 
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 

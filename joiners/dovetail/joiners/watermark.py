@@ -1,33 +1,50 @@
-"""How far the labels have come, in event time.
+"""How far a log has come, in event time: the labels', and, where labels are attributed, the requests'.
 
 A partition's *clock* is the newest event time (or announced watermark) it has delivered, minus the allowed lateness.
-The *label watermark* is the smallest clock over all partitions of all label topics. A sample is released when the
-watermark has passed the end of its window, never because the wall clock has.
+The *watermark* is the smallest clock over all partitions. A sample is released when the label watermark has passed the
+end of its window, never because the wall clock has.
 
-A partition that has been read to its end and lies silent while the others have moved on by ``idle_timeout`` (by message
-timestamps) does not hold the watermark back. Both conditions matter: a partition that is merely read later than the
-others, as in the replay of a backlog, still has labels to deliver.
+A partition that has nothing to say would hold everybody back. Nobody passes it over: it is *spoken for*. Once it has
+been read to its end and lies silent while the others have moved on by ``idle_timeout`` (by message timestamps), an
+agent that waits for it, and for no other, writes a watermark announcement into that partition. So what the partition
+is taken to have said stands in its log, and a row that comes after it all the same is late: to the stream, to a replay
+and to the batch join alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.platform.intake import Received, announcement, spoken_ms, time_us
+from dovetail.platform.positions import pack
+from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.ledger import Progress
 
-__all__ = ["PartitionClock", "clocks_before", "silent", "watermark"]
+__all__ = [
+    "PartitionClock",
+    "Partitions",
+    "SilentPartitions",
+    "clocks_before",
+    "known_times_us",
+    "log_times",
+    "progress_after",
+    "watermark",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionClock:
-    """One partition of a label topic: what the label store includes of it, and where its log ends."""
+    """One partition: what the store includes of it, and how to ask where its log ends.
+
+    The end is asked for only where it matters, and after ``progress`` was read.
+    """
 
     progress: Progress | None
-    end_offset: int
+    end_offset: Callable[[], int]
 
     def clock_us(self, allowed_lateness_us: int) -> int | None:
         """The partition's clock, None while it has delivered nothing."""
@@ -38,39 +55,93 @@ class PartitionClock:
     @property
     def at_end(self) -> bool:
         """Whether everything in the log is included."""
-        return (self.progress.next_offset if self.progress else 0) >= self.end_offset
+        return (self.progress.next_offset if self.progress else 0) >= self.end_offset()
+
+    def silent(self, newest_ms: int, idle_timeout_us: int) -> bool:
+        """Whether it has been read to its end and its last message is older than the timeout."""
+        stamp_ms = self.progress.timestamp_ms if self.progress else None
+        return (stamp_ms is None or (newest_ms - stamp_ms) * 1_000 > idle_timeout_us) and self.at_end
 
 
-def watermark(
-    partitions: Mapping[tuple[str, int], PartitionClock], *, allowed_lateness_us: int, idle_timeout_us: int
-) -> int | None:
-    """The label watermark over ``partitions``; None while a partition that is not idle has delivered nothing.
+#: Partitions by (topic, number).
+Partitions = Mapping[tuple[str, int], PartitionClock]
 
-    Adding progress to any partition never makes it smaller, except that an idle partition which speaks again rejoins
-    at its own clock; the reader keeps the largest value it has seen.
+
+def watermark(partitions: Partitions, *, allowed_lateness_us: int) -> int | None:
+    """The smallest clock (µs); None while a partition has delivered nothing. Progress never makes it smaller."""
+    clocks = [partition.clock_us(allowed_lateness_us) for partition in partitions.values()]
+    known = [clock for clock in clocks if clock is not None]
+    return min(known) if known and len(known) == len(clocks) else None
+
+
+class SilentPartitions:
+    """Speaks for silent partitions, when they alone are waited for.
+
+    ``partitions`` reads their clocks from the store. One that is read by another process counts as not at its end: it
+    is that process which can tell.
     """
-    quiet = silent({name: partition.progress for name, partition in partitions.items()}, idle_timeout_us)
-    clocks = []
-    for name, partition in partitions.items():
-        if partition.at_end and name in quiet:
-            continue
-        clock = partition.clock_us(allowed_lateness_us)
-        if clock is None:
-            return None
-        clocks.append(clock)
-    return min(clocks) if clocks else None
+
+    def __init__(self, partitions: Callable[[], Partitions], *, allowed_lateness_us: int, idle_timeout_us: int) -> None:
+        self._partitions = partitions
+        self._allowed_lateness_us = allowed_lateness_us
+        self._idle_timeout_us = idle_timeout_us
+        self._announced: dict[tuple[str, int], int] = {}
+
+    def announcements(self, needed_us: int, newest_ms: int | None = None) -> list[Outgoing]:
+        """The messages that let the watermark reach ``needed_us``; none when a partition that speaks is behind it.
+
+        ``newest_ms``: a message timestamp seen elsewhere, which counts for who is silent.
+        """
+        partitions = self._partitions()
+        stamps = [p.progress.timestamp_ms for p in partitions.values() if p.progress]
+        known = [stamp for stamp in (*stamps, newest_ms) if stamp is not None]
+        if not known:
+            return []
+        clocks = {key: partition.clock_us(self._allowed_lateness_us) for key, partition in partitions.items()}
+        silent = {key for key, p in partitions.items() if p.silent(max(known), self._idle_timeout_us)}
+        speaking = [clock for key, clock in clocks.items() if key not in silent]
+        reached = [clock for clock in speaking if clock is not None and clock >= needed_us]
+        if len(reached) < len(speaking):
+            return []
+        # As far as those who speak have come, so that it need not be said again for every row.
+        says = min(reached, default=needed_us) + self._allowed_lateness_us
+        behind = {key for key in silent if (clock := clocks[key]) is None or clock < needed_us}
+        # What was said a moment ago may not have been read yet.
+        fresh = sorted(key for key in behind if self._announced.get(key, says - 1) < says)
+        self._announced |= dict.fromkeys(fresh, says)
+        return [announcement(topic, number, says) for topic, number in fresh]
 
 
-def silent(progress: Mapping[tuple[str, int], Progress | None], idle_timeout_us: int) -> set[tuple[str, int]]:
-    """The partitions whose newest message is older than the newest of all by more than ``idle_timeout_us``.
+def log_times(received: Received, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Rows and announced watermarks in log order: their times (int64 µs), and which of them are rows (bool)."""
+    rows = time_us(received.table, column)
+    order = pack(received.table.column("_offset").to_numpy(), received.table.column("_row").to_numpy())
+    announced = np.array([time for _, time in received.watermarks], dtype=np.int64)
+    announced_at = np.array([offset for offset, _ in received.watermarks], dtype=np.int64) * (1 << 20)
+    by_log = np.argsort(np.concatenate((order, announced_at)), kind="stable")
+    is_row = np.concatenate((np.ones(len(rows), dtype=np.bool_), np.zeros(len(announced), dtype=np.bool_)))
+    return np.concatenate((rows, announced))[by_log], is_row[by_log]
 
-    None of them while no partition has delivered anything; else those that have delivered nothing are silent too.
-    """
-    stamps = {name: reached.timestamp_ms if reached else None for name, reached in progress.items()}
-    newest_ms = max((stamp for stamp in stamps.values() if stamp is not None), default=None)
-    if newest_ms is None:
-        return set()
-    return {name for name, stamp in stamps.items() if stamp is None or (newest_ms - stamp) * 1_000 > idle_timeout_us}
+
+def known_times_us(
+    received: Received, column: str, before: Progress, allowed_lateness_us: int
+) -> npt.NDArray[np.int64]:
+    """When the stream knew of each row, int64 [rows] µs: at its time, or at its partition's clock if that is later."""
+    times, is_row = log_times(received, column)
+    newest_before = clocks_before(times, before.watermark_us)[is_row]
+    no_clock = newest_before == np.iinfo(np.int64).min
+    clock = np.where(no_clock, newest_before, newest_before - allowed_lateness_us)
+    known: npt.NDArray[np.int64] = np.maximum(times[is_row], clock)
+    return known
+
+
+def progress_after(poll: Poll, received: Received, column: str, before: Progress) -> Progress:
+    """The position after ``poll``, with the newest time and message timestamp up to there."""
+    times, _ = log_times(received, column)
+    newest = [int(times.max())] if len(times) else []
+    known = [time for time in (before.watermark_us, *newest) if time is not None]
+    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll)) if stamp is not None]
+    return Progress(poll.last + 1, watermark_us=max(known, default=None), timestamp_ms=max(stamps, default=None))
 
 
 def clocks_before(times_us: npt.NDArray[np.int64], newest_before_us: int | None) -> npt.NDArray[np.int64]:

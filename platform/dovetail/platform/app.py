@@ -18,31 +18,40 @@ import pyarrow.dataset as ds
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
-from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import BatchView, StreamView, Table
+from dovetail.features.plan import Table
 from dovetail.features.registration import register
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
-from dovetail.features.vetting import vet_events
+from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import Scorer
-from dovetail.joiners.labels import LabelStage, label_rows
+from dovetail.joiners.labels import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.progress import label_watermark, retire_labels, sample_lanes
+from dovetail.joiners.progress import (
+    forget_requests,
+    label_clocks,
+    label_watermark,
+    newest_label_ms,
+    request_clocks,
+    request_watermark,
+    retire_labels,
+    sample_lanes,
+)
 from dovetail.joiners.samples import SampleStage
 from dovetail.joiners.snapshots import SnapshotStage
+from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
-from dovetail.platform.archive import ArchiveStage, Dataset
+from dovetail.platform.archive import ArchiveStage
 from dovetail.platform.config import Config
+from dovetail.platform.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.platform.errors import DefinitionError, WireError
-from dovetail.platform.intake import Intake
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.roles import ROLES, group_of, roles_of
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
-from dovetail.platform.stage import Observer, Poll, Stage
+from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
@@ -218,7 +227,7 @@ class _Parts:
         for name, stream in self.project.streams.items():
             views = [view for view in self.project.stream_views.values() if view.stream.name == name]
             if views:
-                intake = self._stream_intake(name)
+                intake = stream_intake(self.project, name)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
         return stages
@@ -234,7 +243,7 @@ class _Parts:
         stage = SnapshotStage(
             request.topic,
             request.snapshots_topic,
-            self._request_intake(),
+            request_intake(self.project),
             flatten_requests,
             self.features,
             scorer,
@@ -242,26 +251,52 @@ class _Parts:
             dead_letter_topic=self.config.dead_letter_topic,
             shadow=shadow,
             feature_set=self.project.feature_set.name,
+            remember=bool(self.config.labels.attributed),
+            allowed_lateness_us=request.allowed_lateness,
+            moved=self.moved,
         )
         return [stage]
 
     def _labels(self) -> list[Stage]:
+        labels = self.config.labels
+        within = labels.attributed
         return [
             LabelStage(
                 kind,
                 stream.topic or kind,
-                self._label_intake(kind),
+                label_intake(self.project, kind),
                 self.stores.labels,
-                allowed_lateness_us=self.config.labels.allowed_lateness,
-                useful_us=self.config.labels.longest_us + self.config.labels.retention,
+                allowed_lateness_us=labels.allowed_lateness,
+                # The request of an attributed label was before it; others' clocks may disagree.
+                useful_us=labels.longest_us + (0 if kind in within else labels.retention),
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
+                attribution=self._attribution(within[kind]) if kind in within else None,
+                on_stored=self._forget_requests if kind in within else lambda: None,
             )
-            for kind, stream in self.config.labels.streams.items()
+            for kind, stream in labels.streams.items()
         ]
+
+    def _attribution(self, within_us: int) -> Attribution:
+        silent = SilentPartitions(
+            lambda: request_clocks(self.config, self.stores.registry, self._ends()),
+            allowed_lateness_us=self.config.request.allowed_lateness,
+            idle_timeout_us=self.config.labels.idle_timeout,
+        )
+        settled = partial(request_watermark, self.config, self.stores.registry)
+        newest_ms = partial(newest_label_ms, self.config, self.stores.labels)
+        return Attribution(self.stores.registry, settled, silent, self.moved, newest_ms=newest_ms, within_us=within_us)
+
+    def _forget_requests(self) -> None:
+        forget_requests(self.config, self.stores.labels, self.stores.registry)
 
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
+        silent = SilentPartitions(
+            lambda: label_clocks(self.config, self.stores.labels, self._ends()),
+            allowed_lateness_us=labels.allowed_lateness,
+            idle_timeout_us=labels.idle_timeout,
+        )
         stages: list[Stage] = [
             SampleStage(
                 lane,
@@ -270,10 +305,11 @@ class _Parts:
                 tuple(labels.streams),
                 self.stores.labels,
                 self.features,
-                watermark=lambda: label_watermark(self.config, self.stores.labels, self._ends()),
+                watermark=lambda: label_watermark(self.config, self.stores.labels),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
                 on_released=lambda: retire_labels(self.config, self.stores.labels, self._ends()),
+                announce=silent.announcements,
             )
             for lane, declared in sample_lanes(self.config)
         ]
@@ -319,49 +355,7 @@ class _Parts:
         return [ModelMirror(model.topic, self.stores.models)] if model is not None and model.topic else []
 
     def _archive(self) -> list[Stage]:
-        config = self.config
-        datasets = [
-            Dataset(name, stream.topic, stream.event_time, partial(_outside, self._stream_intake(name)), derived=False)
-            for name, stream in self.project.streams.items()
-        ]
-        datasets.append(
-            Dataset(
-                "requests",
-                config.request.topic,
-                "request_time",
-                partial(_outside, self._request_intake()),
-                derived=False,
-            )
-        )
-        datasets += [
-            Dataset(kind, stream.topic or kind, "event_time", partial(_labels, self._label_intake(kind)), derived=False)
-            for kind, stream in config.labels.streams.items()
-        ]
-        inside = {"snapshots": config.request.snapshots_topic}
-        for target, declared in config.labels.every_target().items():
-            inside[samples_dataset(target)] = declared.samples_topic
-        for name, topic in inside.items():
-            uses = self._uses(batch=name != "snapshots")
-            datasets.append(Dataset(name, topic, "request_time", _inside, derived=True, uses=uses))
-        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
-
-    def _uses(self, *, batch: bool) -> dict[str, str]:
-        """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
-        features = self.project.feature_set
-        both: dict[str, StreamView | BatchView] = {**self.project.stream_views, **self.project.batch_views}
-        views = [both[join.view] for join in features.joins if batch or join.kind == "streaming"]
-        return {d.name: record_of(d).fingerprint for d in (features, *views)}
-
-    def _stream_intake(self, name: str) -> Intake:
-        stream = self.project.streams[name]
-        views = [view for view in self.project.stream_views.values() if view.stream.name == name]
-        return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(views))
-
-    def _request_intake(self) -> Intake:
-        return Intake(self.project.request, "request_time", None)
-
-    def _label_intake(self, kind: str) -> Intake:
-        return Intake(self.project.label_schemas[kind], "event_time", self.config.labels.max_ahead)
+        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None
@@ -371,11 +365,6 @@ def features_of(project: Project, stores: Stores) -> OnlineFeatures:
     """The features as agents have them: served from the online store, batch features looked up as of the request."""
     versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
     return OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
-
-
-def samples_dataset(target: str) -> str:
-    """Name of the archive of a target's samples; the primary target is the empty name."""
-    return f"samples.{target}" if target else "samples"
 
 
 class NoModel:
@@ -402,20 +391,6 @@ def load_table(config: Config, table: Table) -> pa.Table:
         raise WireError(
             f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
         ) from error
-
-
-def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return received.table, received.dead_rows
-
-
-def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return label_rows(received, poll.partition), received.dead_rows
-
-
-def _inside(poll: Poll) -> tuple[pa.Table, int]:
-    return wire.decode_arrow(poll), 0
 
 
 def __getattr__(name: str) -> Any:

@@ -105,13 +105,25 @@ class RequestConfig(Section):
     partitions: int = Field(default=1, ge=1, le=10_000)
     feature_set: Name = "ranking"
     snapshots_topic: str = "snapshots"
+    #: How far the requests of a partition may be out of order; labels to be attributed wait this much longer.
+    allowed_lateness: DurationUs = 0
 
 
 class LabelStreamConfig(Section):
-    """One kind of feedback; its schema has at least ``request_id``, ``item_id`` and ``event_time``."""
+    """One kind of feedback; its schema has ``request_id`` (attributed: ``user_id``), ``item_id`` and ``event_time``."""
 
     topic: str = ""
     partitions: int = Field(default=1, ge=1, le=10_000)
+    #: ``latest_request``: labels name user and item, and belong to the user's latest request that had the item.
+    attribute: Literal["latest_request"] | None = None
+    #: How long before the label that request may be. None: as long as any target waits.
+    attribute_within: DurationUs | None = None
+
+    @model_validator(mode="after")
+    def _within_has_a_rule(self) -> LabelStreamConfig:
+        if self.attribute is None and self.attribute_within is not None:
+            raise ValueError('attribute_within needs attribute = "latest_request"; add it or remove attribute_within')
+        return self
 
 
 class OrderConfig(Section):
@@ -130,7 +142,7 @@ class LabelConfig(PolicyConfig):
     allowed_lateness: DurationUs = 0
     #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
     max_ahead: DurationUs = 3_600_000_000
-    #: A partition silent for this long, by the message timestamps of the others, no longer holds the watermark back.
+    #: A partition silent for this long, by the message timestamps of the others, is spoken for.
     idle_timeout: DurationUs = 300_000_000
     #: How long a label row is kept after its window has passed; also how far requests may be out of order.
     retention: DurationUs = 86_400_000_000
@@ -152,6 +164,16 @@ class LabelConfig(PolicyConfig):
     def every_target(self) -> dict[str, PolicyConfig]:
         """The primary target, under the empty name, and the further ones."""
         return {"": self, **self.targets}
+
+    @property
+    def attributed(self) -> dict[str, int]:
+        """The label streams without request, and how long before a label its request may be, in microseconds."""
+        longest_us = self.longest_us
+        return {
+            kind: longest_us if stream.attribute_within is None else stream.attribute_within
+            for kind, stream in self.streams.items()
+            if stream.attribute is not None
+        }
 
     @property
     def training_topic(self) -> str:

@@ -15,10 +15,20 @@ import pyarrow as pa
 from dovetail.platform import wire
 from dovetail.platform.positions import OWN_COLUMNS
 from dovetail.platform.schema import TableSchema
-from dovetail.platform.stage import Poll
+from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.wire import DeadLetter
 
-__all__ = ["WATERMARK_HEADER", "Intake", "Received", "Vet", "time_us", "watermark_headers"]
+__all__ = [
+    "IDLE_HEADER",
+    "WATERMARK_HEADER",
+    "Intake",
+    "Received",
+    "Vet",
+    "announcement",
+    "spoken_ms",
+    "time_us",
+    "watermark_headers",
+]
 
 #: Rows of a table (by index) that must not pass, with the reason.
 Vet = Callable[[pa.Table], Mapping[int, str]]
@@ -26,6 +36,8 @@ Vet = Callable[[pa.Table], Mapping[int, str]]
 #: A message with this header and no value says: nothing older than this (decimal microseconds since 1970-01-01 UTC)
 #: will follow in this partition. Sources of sparse streams send it so that time goes on where nothing happens.
 WATERMARK_HEADER = "dovetail-watermark"
+#: Beside it: the announcement was made for a silent partition, and does not end its silence.
+IDLE_HEADER = "dovetail-idle"
 
 
 def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
@@ -42,6 +54,19 @@ def watermark_headers(poll: Poll) -> dict[int, int]:
             if name == WATERMARK_HEADER and not poll.values[index] and value.isdigit():
                 announced[index] = int(value)
     return announced
+
+
+def announcement(topic: str, partition: int, time_us: int) -> Outgoing:
+    """The message that announces a watermark for a silent partition."""
+    headers = ((WATERMARK_HEADER, str(time_us).encode()), (IDLE_HEADER, b"1"))
+    return Outgoing(topic, b"", partition=partition, headers=headers)
+
+
+def spoken_ms(poll: Poll) -> int | None:
+    """The newest timestamp (ms) of messages that somebody else than Dovetail sent; None when there is none."""
+    ours = [any(name == IDLE_HEADER for name, _ in headers) for headers in poll.headers]
+    stamps = poll.timestamps_ms[~np.array(ours, dtype=np.bool_)]
+    return int(stamps.max()) if len(stamps) else None
 
 
 @dataclass(frozen=True, slots=True)

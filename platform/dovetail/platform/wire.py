@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +29,13 @@ __all__ = [
     "REASON_HEADER",
     "DeadLetter",
     "Decoded",
+    "LetterHead",
     "concat",
     "decode",
     "decode_arrow",
     "encode",
     "encode_json",
+    "letter_of",
     "letters_to_outgoing",
     "rows_of",
 ]
@@ -56,6 +60,18 @@ class DeadLetter:
     reason: str
     rows: int
     value: bytes | None = field(repr=False)
+
+
+class LetterHead(NamedTuple):
+    """Which stage could not use which message and why; ``sent_ms`` is the message's timestamp, in milliseconds."""
+
+    stage: str
+    topic: str
+    partition: int
+    offset: int
+    rows: int
+    sent_ms: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +182,8 @@ def decode_arrow(poll: Poll) -> pa.Table:
 
 
 def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], stage: str) -> list[Outgoing]:
-    """The dead letters of ``poll`` as messages: the value unchanged, reason and source position in the headers."""
+    """The dead letters of ``poll`` as messages: the value unchanged, all else in the headers (:func:`letter_of`)."""
+    sent_ms = poll.timestamps_ms[np.searchsorted(poll.offsets, [letter.offset for letter in letters])].tolist()
     return [
         Outgoing(
             topic=topic,
@@ -176,10 +193,30 @@ def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], s
                 (REASON_HEADER, letter.reason.encode()),
                 ("dovetail-source", f"{poll.topic}[{poll.partition}]@{letter.offset}".encode()),
                 ("dovetail-stage", stage.encode()),
+                ("dovetail-rows", str(letter.rows).encode()),
+                ("dovetail-sent", str(sent).encode()),
             ),
         )
-        for letter in letters
+        for letter, sent in zip(letters, sent_ms, strict=True)
     ]
+
+
+def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
+    """What the headers of a dead letter say.
+
+    Raises:
+        WireError: it is not a dead letter of Dovetail's.
+    """
+    said = {name: value.decode() for name, value in headers}
+    source = re.fullmatch(r"(.*)\[(\d+)\]@(\d+)", said.get("dovetail-source", ""), re.DOTALL)
+    if source is None or not {"dovetail-reason", "dovetail-stage", "dovetail-rows", "dovetail-sent"} <= said.keys():
+        raise WireError(
+            f"a message in the dead-letter topic has the headers {sorted(said)}; only Dovetail may write to this topic"
+        )
+    return LetterHead(
+        said["dovetail-stage"], source[1], int(source[2]), int(source[3]), int(said["dovetail-rows"]),
+        int(said["dovetail-sent"]), said["dovetail-reason"],
+    )  # fmt: skip
 
 
 def _row_in_message(message_index: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

@@ -311,8 +311,8 @@ REQUEST = """CREATE TABLE request (
     candidates STRUCT(item_id BIGINT, slot INTEGER)[] NOT NULL
 );"""
 TIMES = "event_time TIMESTAMP NOT NULL"
-LABELS = f"CREATE TABLE click (request_id VARCHAR, item_id BIGINT, {TIMES});"
-EXPOSURE = f"CREATE TABLE exposure (request_id VARCHAR, item_id BIGINT, {TIMES});"
+LABELS = f"CREATE TABLE click (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, {TIMES});"
+EXPOSURE = f"CREATE TABLE exposure (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, {TIMES});"
 
 FILES = [
     ({"sql/x.sql": "SELECT 1; SELECT 2"}, "sql/x.sql:1: expected one SELECT, found 2 statements; a file holds either"),
@@ -358,6 +358,10 @@ FILES = [
     (
         {"sql/labels.sql": EXPOSURE + LABELS.replace("item_id BIGINT", "item_id VARCHAR")},
         "sql/labels.sql:1: click.item_id is string, request's is int64; declare the same type in both",
+    ),
+    (
+        {"sql/labels.sql": EXPOSURE + LABELS.replace("request_id VARCHAR NOT NULL", "request_id VARCHAR")},
+        "sql/labels.sql:1: click.request_id may be NULL; declare request_id NOT NULL: labels are found by it",
     ),
     (
         {"sql/labels.sql": EXPOSURE + LABELS.replace("item_id", "item")},

@@ -189,11 +189,12 @@ def test_rows_leave_in_batches(new_store: Factory) -> None:
     assert store.rows() == 10
 
 
-def test_dead_and_late_rows_are_accounted_for(new_store: Factory) -> None:
+def test_rows_that_are_not_stored_are_accounted_for(new_store: Factory) -> None:
     store = new_store()
-    store.insert(SCOPE, 0, expected=0, progress=Progress(5), rows=table([row()]), topic="click", dead=2, late=3)
+    not_stored = {"dead": 2, "late": 3, "unattributed": 4}
+    store.insert(SCOPE, 0, expected=0, progress=Progress(5), rows=table([row()]), topic="click", **not_stored)
     counts = {a.outcome: a.rows for a in store.accounts()}
-    assert counts == {"read": 6, "inserted": 1, "dead_letter": 2, "late": 3}
+    assert counts == {"read": 10, "inserted": 1, "dead_letter": 2, "late": 3, "unattributed": 4}
 
 
 def test_a_lookup_of_many_requests_is_answered_in_one_go(new_store: Factory) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from dovetail.features import load
+from dovetail.joiners.label_audit import LabelAudit, Line
 from dovetail.platform.app import assemble
 from dovetail.platform.audit import Audit
 from dovetail.platform.cli.main import print_json
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.reports import audit_archived_labels, audit_worker
 
 __all__ = ["run"]
 
 
-def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
-    """Audit a stopped worker's stores; 1 when something does not balance."""
+def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
+    """Audit a stopped worker's stores; 1 when something does not balance. ``outcome``: list every key that has it."""
     loaded = load(project)
     worker = assemble(loaded)
     try:
@@ -33,8 +39,9 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
     result = Audit(books.stages, [*books.checks, *checks], wrong)
     if keys is not None and labels.lines:
         pq.write_table(labels.rows, keys, compression="zstd")
+    listed = _listed(labels, outcome) if outcome else []
     if as_json:
-        print_json({**result.to_json(), "labels": labels.to_json()})
+        print_json({**result.to_json(), "labels": labels.to_json(), **({"listed": listed} if outcome else {})})
         return 0 if result.balanced else 1
     console = Console()
     table = Table(title="labels and snapshots, by day and partition")
@@ -44,6 +51,10 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
         shown = ", ".join(line.keys)
         table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", shown)
     console.print(table)
+    for equation in _equations(labels.lines):
+        console.print(equation, highlight=False, markup=False)
+    for row in listed:
+        console.print(" ".join(f"{name}={value}" for name, value in row.items()), highlight=False, markup=False)
     for check in result.checks:
         console.print(
             f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}", highlight=False
@@ -52,3 +63,27 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool) -> int:
         console.print(f"does not balance: {problem}", highlight=False, markup=False)
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
+
+
+def _equations(lines: Sequence[Line]) -> list[str]:
+    """Rows in = rows by outcome, for each what, day and partition."""
+    groups = groupby(sorted(lines), key=lambda line: (line.what, line.day, line.partition))
+    said = []
+    for (what, day, partition), members in groups:
+        outcomes = {line.outcome: line.rows for line in members}
+        terms = " + ".join(f"{rows:,} {outcome}" for outcome, rows in outcomes.items())
+        said.append(f"{what} {day}, partition {partition}: {sum(outcomes.values()):,} in = {terms}")
+    return said
+
+
+def _listed(labels: LabelAudit, outcome: str) -> list[dict[str, Any]]:
+    """Every row with ``outcome``.
+
+    Raises:
+        ConfigError: there is no such outcome.
+    """
+    known = sorted({line.outcome for line in labels.lines})
+    if outcome not in known:
+        raise ConfigError(f"--list {outcome}: no row ended as that; there are: {', '.join(known) or 'none at all'}")
+    rows: list[dict[str, Any]] = labels.rows.filter(pc.equal(labels.rows.column("outcome"), outcome)).to_pylist()
+    return rows

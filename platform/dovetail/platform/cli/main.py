@@ -91,12 +91,13 @@ def audit(
     project: ProjectOption = Path(),
     target: TargetOption = "",
     keys: Annotated[Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.")] = None,
+    outcome: Annotated[str, typer.Option("--list", help="List every row with this outcome, like dead_letter.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Account for every row of a stopped worker: each label and snapshot by outcome, sums that must agree."""
     from dovetail.platform.cli.audit import run
 
-    raise typer.Exit(run(project, target, keys, as_json=as_json))
+    raise typer.Exit(run(project, target, keys, as_json=as_json, outcome=outcome))
 
 
 @app.command()

@@ -52,7 +52,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
         clock,
         lag=monitor.lag,
         accounts=worker.accounts,
-        watermark_us=lambda: label_watermark(loaded.config, worker.stores.labels, worker.runtime.ends()),
+        watermark_us=lambda: label_watermark(loaded.config, worker.stores.labels),
         loop_lag_s=pulse.lag_s,
     )
     group = worker.runtime.app.conf.id

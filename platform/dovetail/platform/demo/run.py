@@ -192,7 +192,7 @@ class _Conductor:
 
     async def _settled(self) -> None:
         """Wait until every sample that the labels release is out, and trained on."""
-        watermark = label_watermark(self._config, self._worker.stores.labels, self._runtime.end_offset)
+        watermark = label_watermark(self._config, self._worker.stores.labels)
 
         def released(stage: SampleStage) -> bool:
             if self._at_end(stage.name, stage.topics[0]):

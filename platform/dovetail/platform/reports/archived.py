@@ -5,14 +5,17 @@ from __future__ import annotations
 import pyarrow as pa
 
 from dovetail.features import Project
+from dovetail.features.request import flatten_requests
+from dovetail.joiners.batch_attribution import attribute_labels
 from dovetail.joiners.samples import lanes_of
-from dovetail.platform.app import Stores, samples_dataset
+from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import PolicyConfig
+from dovetail.platform.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.positions import own_position_columns
+from dovetail.platform.positions import OWN_COLUMNS, own_position_columns
 
-__all__ = ["archived_labels", "archived_samples", "released_positions", "target_of"]
+__all__ = ["archived_labels", "archived_letters", "archived_samples", "released_positions", "target_of"]
 
 _POSITIONS_PER_OFFSET = 1 << 20
 
@@ -31,12 +34,44 @@ def target_of(project: Project, name: str) -> PolicyConfig:
 
 
 def archived_labels(project: Project, stores: Stores) -> dict[str, pa.Table]:
-    """The label logs by kind, announced watermarks included."""
+    """The label logs by kind, announced watermarks included; attributed ones with the requests found in batch."""
     logs = {}
     for kind, schema in project.label_schemas.items():
         empty = pa.schema([*schema.arrow, *own_position_columns()])
         logs[kind] = read_dataset(stores.registry, stores.offline, kind, empty)
+    labels = project.config.labels
+    if not labels.attributed:
+        return logs
+    empty = pa.schema([*project.request.arrow, *own_position_columns()])
+    requests = read_dataset(stores.registry, stores.offline, "requests", empty)
+    clock_columns = ["request_time", *OWN_COLUMNS]
+    log = pa.concat_tables(
+        [
+            requests.select(clock_columns),
+            read_dataset(stores.registry, stores.offline, ANNOUNCED, requests.select(clock_columns).schema),
+        ],
+        promote_options="permissive",
+    )
+    asked = flatten_requests(requests).select(["request_id", "user_id", "item_id", *clock_columns])
+    for kind, within_us in labels.attributed.items():
+        logs[kind] = attribute_labels(
+            logs[kind],
+            asked,
+            log,
+            within_us=within_us,
+            allowed_lateness_us=labels.allowed_lateness,
+            request_lateness_us=project.config.request.allowed_lateness,
+        )
     return logs
+
+
+def archived_letters(stores: Stores) -> pa.Table:
+    """The dead letters: sent, stage, topic, partition, offset, rows, reason; one published again is there once."""
+    letters = read_dataset(stores.registry, stores.offline, DEAD_LETTERS)
+    if letters.num_rows == 0:
+        return letters
+    grouped = letters.group_by(["sent", "stage", "topic", "partition", "offset", "rows", "reason"]).aggregate([])
+    return grouped.sort_by([(name, "ascending") for name in ("stage", "partition", "offset")])
 
 
 def archived_samples(stores: Stores, target: str) -> pa.Table:

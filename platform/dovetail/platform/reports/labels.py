@@ -5,14 +5,24 @@ from __future__ import annotations
 import pyarrow as pa
 
 from dovetail.features import Project
-from dovetail.joiners.label_audit import LabelAudit, audit_labels
+from dovetail.joiners.label_audit import AUDIT_ROWS, LabelAudit, Line, audit_labels
+from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
 from dovetail.platform.accounts import READ
 from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.audit import Check
-from dovetail.platform.reports.archived import archived_labels, archived_samples, released_positions, target_of
+from dovetail.platform.reports.archived import (
+    archived_labels,
+    archived_letters,
+    archived_samples,
+    released_positions,
+    target_of,
+)
 
 __all__ = ["audit_archived_labels"]
+
+#: Keys shown of a line.
+_EXAMPLES = 3
 
 _SAMPLE = pa.schema(
     [
@@ -25,7 +35,8 @@ _SAMPLE = pa.schema(
 def audit_archived_labels(project: Project, stores: Stores, *, target: str = "") -> tuple[LabelAudit, list[Check]]:
     """Every archived label and snapshot row with its outcome, and the checks of its totals against the agents' books.
 
-    Per kind and partition: rows its agent has read = rows archived + dead letters. Nothing is archived: no lines.
+    Per kind and partition: rows its agent has read = rows archived + dead letters. A dead letter has no key but its
+    position, ``topic[partition]@offset``, and the day its message was sent. Nothing is archived: no lines.
     """
     logs = archived_labels(project, stores)
     snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
@@ -40,17 +51,22 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
         allowed_lateness_us=project.config.labels.allowed_lateness,
         released=released_positions(project, stores, target),
     )
+    letters = _letters(project, stores)
+    result = LabelAudit([*result.lines, *letters.lines], pa.concat_tables([result.rows, letters.rows]))
     books: dict[tuple[str, int, str], int] = {}
-    for account in stores.labels.accounts():
+    for account in [*stores.labels.accounts(), *stores.registry.accounts()]:
         key = (account.stage, account.partition, account.outcome)
         books[key] = books.get(key, 0) + account.rows
     checks = []
     for kind, declared in project.config.labels.streams.items():
         for partition in range(declared.partitions):
             given = sum(line.rows for line in result.lines if (line.what, line.partition) == (kind, partition))
-            dead = books.get((f"labels.{kind}", partition, "dead_letter"), 0)
             read = books.get((f"labels.{kind}", partition, READ), 0)
-            checks.append(Check(f"{kind} labels of partition {partition}: read, and outcomes", read, given + dead))
+            checks.append(Check(f"{kind} labels of partition {partition}: read, and outcomes", read, given))
+    for partition in range(project.config.request.partitions):
+        dead = books.get((SNAPSHOT_SCOPE, partition, "dead_letter"), 0)
+        found = sum(line.rows for line in letters.lines if (line.what, line.partition) == ("requests", partition))
+        checks.append(Check(f"requests of partition {partition}: refused, and dead letters", dead, found))
     made = sum(line.rows for line in result.lines if (line.what, line.outcome) == ("snapshots", "pending"))
     total = sum(line.rows for line in result.lines if line.what == "snapshots")
     checks.append(Check("snapshot rows: archived, and outcomes", snapshots.num_rows, total))
@@ -59,3 +75,24 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     again = sum(rows for (stage, _, what), rows in books.items() if stage == scope and what == "duplicate")
     checks.append(Check("snapshot rows: met by the sample agent, and not pending", met - again, total - made))
     return result, checks
+
+
+def _letters(project: Project, stores: Stores) -> LabelAudit:
+    """The dead letters of label streams and requests, as lines and rows of an audit."""
+    whats = {f"labels.{kind}": kind for kind in project.config.labels.streams} | {SNAPSHOT_SCOPE: "requests"}
+    lines: dict[tuple[str, str, int], Line] = {}
+    rows = []
+    for letter in archived_letters(stores).to_pylist():
+        what = whats.get(letter["stage"])
+        if what is None:
+            continue
+        day, partition = letter["sent"].strftime("%Y-%m-%d"), letter["partition"]
+        key = (what, day, partition)
+        line = lines.setdefault(key, Line(what, day, partition, "dead_letter", 0, []))
+        shown = f"{letter['topic']}[{partition}]@{letter['offset']}"
+        lines[key] = line._replace(rows=line.rows + letter["rows"], keys=[*line.keys, shown][:_EXAMPLES])
+        rows += [(*key, "dead_letter", None, None, letter["offset"], n) for n in range(letter["rows"])]
+    columns = list(zip(*rows, strict=True)) or [()] * len(AUDIT_ROWS)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, AUDIT_ROWS, strict=True)]
+    # In the order of AUDIT_ROWS: what, day, partition, outcome, and then the key and where it stood.
+    return LabelAudit([lines[key] for key in sorted(lines)], pa.table(arrays, schema=AUDIT_ROWS))

@@ -115,11 +115,13 @@ class LabelStore(ABC):
         topic: str,
         dead: int = 0,
         late: int = 0,
+        unattributed: int = 0,
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
-        ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window and are not stored.
+        ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window, ``unattributed``
+        ones belong to no request; these are not stored.
 
         Raises:
             StaleCommit: the stored position is not the expected one.

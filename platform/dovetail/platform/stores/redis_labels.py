@@ -87,12 +87,14 @@ class RedisLabelStore(LabelStore):
         topic: str,
         dead: int = 0,
         late: int = 0,
+        unattributed: int = 0,
     ) -> None:
         first = earliest_per_key(rows)
         requests, index = _numbered(first.column("request_id"))
         columns = [index, _fields(first), first.column("kind").to_pylist()]
         columns += [first.column(name).to_pylist() for name in ORDER]
-        fixed = {READ: rows.num_rows + dead + late, "late": late, "dead_letter": dead, "duplicate": rows.num_rows}
+        fixed = {"late": late, "unattributed": unattributed, "dead_letter": dead, "duplicate": rows.num_rows}
+        fixed[READ] = sum(fixed.values())
         accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
         counters = [ledger.account_field(scope, topic, partition, what) for what in ("inserted", "duplicate")]
         move = ledger.Move(scope, expected, progress)

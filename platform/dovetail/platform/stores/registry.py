@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from dovetail.platform.accounts import Account
+from dovetail.platform.stores.asked import ASKED, AskedTable
 from dovetail.platform.stores.bulk import Upsert, columns_of
 from dovetail.platform.stores.definitions import BackfillDay, DefinitionRecord, DefinitionTables, DefinitionUse
 from dovetail.platform.stores.engine import Database
@@ -73,6 +75,7 @@ class Registry:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
+        self._asked = AskedTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -117,8 +120,11 @@ class Registry:
         accounts: Sequence[Account],
         files: Sequence[DataFile] = (),
         uses: Sequence[DefinitionUse] = (),
+        asked: pa.Table | None = None,
     ) -> None:
         """Register files and what they were made with, credit accounts and move a position, all or nothing.
+
+        ``asked``: requests (ASKED) to remember.
 
         Raises:
             StaleCommit: the stored position is not the expected one.
@@ -129,9 +135,22 @@ class Registry:
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
             self._definitions.use(connection, self._database, uses)
+            if asked is not None:
+                self._asked.add(connection, asked)
             self._ledger.credit(connection, self._database, accounts)
 
         self._database.transact(work)
+
+    def asked(self, users: Sequence[str], low_us: int, high_us: int) -> pa.Table:
+        """The remembered requests (ASKED) of these users with ``low_us <= request time <= high_us``."""
+        if not users:
+            return ASKED.empty_table()
+        with self._database.read() as connection:
+            return self._asked.of_users(connection, users, low_us, high_us)
+
+    def forget_asked(self, before_us: int) -> int:
+        """Forget requests older than that; returns how many."""
+        return self._database.transact(lambda connection: self._asked.forget(connection, before_us))
 
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""

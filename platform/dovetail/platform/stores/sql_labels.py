@@ -77,6 +77,7 @@ class SqlLabelStore(LabelStore):
         topic: str,
         dead: int = 0,
         late: int = 0,
+        unattributed: int = 0,
     ) -> None:
         first = earliest_per_key(rows)
 
@@ -84,8 +85,9 @@ class SqlLabelStore(LabelStore):
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             new = self._put(connection, first) if first.num_rows else 0
             counts = {
-                READ: rows.num_rows + dead + late,
+                READ: rows.num_rows + dead + late + unattributed,
                 "late": late,
+                "unattributed": unattributed,
                 "inserted": new,
                 "duplicate": rows.num_rows - new,
                 "dead_letter": dead,

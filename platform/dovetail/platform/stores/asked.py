@@ -1,0 +1,74 @@
+"""What was asked for whom: requests by user, remembered for labels that name user and item but no request.
+
+One row per request, its candidates' items as one text; a table only, the registry puts its changes into the
+transaction that moves the position of whoever reads the requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+__all__ = ["ASKED", "ITEM_SEPARATOR", "AskedTable"]
+
+#: Between the items of a request, which do not contain it.
+ITEM_SEPARATOR = "\x1f"
+#: A request remembered. ``known_us``: when the stream knew of it (see ``dovetail.joiners.attribution``). Times in µs.
+ASKED = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("request_time_us", pa.int64(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("known_us", pa.int64(), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("items", pa.string(), nullable=False),
+    ]
+)
+_USERS_PER_QUERY = 5_000
+
+
+class AskedTable:
+    """The table, declared in the registry's metadata."""
+
+    def __init__(self, metadata: sa.MetaData) -> None:
+        types = {pa.string(): sa.Text, pa.int64(): sa.BigInteger, pa.int32(): sa.Integer}
+        key = ("user_id", "request_time_us", "partition", "offset", "row")
+        self._table = sa.Table(
+            "asked",
+            metadata,
+            *(
+                sa.Column(f.name, types[f.type], primary_key=f.name in key, autoincrement=False, nullable=False)
+                for f in ASKED
+            ),
+            # Not WITHOUT ROWID: in SQLite, rows as wide as these would spill over to pages of their own.
+            sa.Index("asked_by_time", "request_time_us"),
+        )
+        columns = self._table.c
+        self._of_users = sa.select(*(columns[name] for name in ASKED.names)).where(
+            columns.user_id.in_(sa.bindparam("users", expanding=True)),
+            columns.request_time_us.between(sa.bindparam("low"), sa.bindparam("high")),
+        )
+
+    def add(self, connection: sa.Connection, rows: pa.Table) -> None:
+        """Remember requests (ASKED)."""
+        if rows.num_rows:
+            connection.execute(sa.insert(self._table), rows.to_pylist())
+
+    def of_users(self, connection: sa.Connection, users: Sequence[str], low_us: int, high_us: int) -> pa.Table:
+        """The requests (ASKED) of these users with ``low_us <= request time <= high_us``, in no particular order."""
+        parts = []
+        for start in range(0, len(users), _USERS_PER_QUERY):
+            part = list(users[start : start + _USERS_PER_QUERY])
+            rows = connection.execute(self._of_users, {"users": part, "low": low_us, "high": high_us}).all()
+            columns = list(zip(*rows, strict=True)) or [()] * len(ASKED)
+            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, ASKED, strict=True)]
+            parts.append(pa.Table.from_arrays(arrays, schema=ASKED))
+        return pa.concat_tables(parts) if parts else ASKED.empty_table()
+
+    def forget(self, connection: sa.Connection, before_us: int) -> int:
+        """Forget requests older than that; returns how many."""
+        return int(connection.execute(sa.delete(self._table).where(self._table.c.request_time_us < before_us)).rowcount)
