@@ -198,7 +198,7 @@ class _Parts:
     def _features(self) -> list[Stage]:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
-            views = [view for view in self.project.stream_views.values() if view.stream.name == name]
+            views = [view for view in self.project.stream_views.values() if name in view.stream_names]
             if views:
                 intake = self._stream_intake(name)
                 dead = self.config.dead_letter_topic
@@ -336,8 +336,8 @@ class _Parts:
 
     def _stream_intake(self, name: str) -> Intake:
         stream = self.project.streams[name]
-        views = [view for view in self.project.stream_views.values() if view.stream.name == name]
-        return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(views))
+        views = list(self.project.stream_views.values())
+        return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(stream, views))
 
     def _request_intake(self) -> Intake:
         return Intake(self.project.request, "request_time", None)

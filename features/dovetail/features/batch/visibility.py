@@ -1,6 +1,6 @@
 """What a past request could see: events with ``event_time <= T`` that had been applied by then.
 
-Applied means: at an offset below the one the request recorded as seen, in the event's partition. Nearly all events a
+Applied means: at an offset below the one the request recorded as seen, in the event's source. Nearly all events a
 request may see it has seen, so the window pass runs over all of them first; then the few unseen ones are found, and
 only the probes whose window holds one are computed again, directly.
 """
@@ -15,6 +15,7 @@ import pyarrow as pa
 from dovetail.features.batch.aggregates import lower_bound_sql, needs_positions, parts_sql
 from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
+from dovetail.features.sources import order_columns
 
 __all__ = ["recompute_as_served"]
 
@@ -48,7 +49,7 @@ def recompute_as_served(
     calls = ", ".join(_aggregate(view, index) for index in range(len(view.aggregates)))
     recency = ""
     if any(window.rows is not None for window in view.windows):
-        latest = "e.t DESC, e._partition DESC, e._offset DESC, e._row DESC"
+        latest = ", ".join(f"{part} DESC" for part in ["e.t", *order_columns(view, "e.")])
         recency = f", row_number() OVER (PARTITION BY p.id ORDER BY {latest}) AS recency"
     again = connection.sql(
         f"""
@@ -85,7 +86,8 @@ def _aggregate(view: StreamView, index: int) -> str:
     within = f"e.t >= {lower_bound_sql(window, 'e.at')}" if window.rows is None else f"e.recency <= {window.rows}"
     over = f"FILTER (WHERE e.f{aggregate.input} AND {within})"
     by = "NULL" if aggregate.by is None else f"e.a{aggregate.by}"
-    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, "e.t, e._partition, e._offset, e._row")
+    position = ", ".join(["e.t", *order_columns(view, "e.")])
+    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, position)
 
 
 def _possibly_unseen(connection: duckdb.DuckDBPyConnection) -> npt.NDArray[np.int64]:
