@@ -37,8 +37,8 @@ class Relation:
     times: frozenset[str]
 
 
-def cleaned(inner: Source, below: Relation, alias: str) -> Relation:
-    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``.
+def cleaned(inner: Source, below: Relation, alias: str, binder: Binder) -> Relation:
+    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``. Tables of ``binder`` change.
 
     Raises:
         DefinitionError: a clause or expression that is not row by row, or the event time is changed or missing.
@@ -53,11 +53,13 @@ def cleaned(inner: Source, below: Relation, alias: str) -> Relation:
     condition = select.args.get("where")
     if condition is not None:
         where = inner.rewrite(inner.clause(TokenType.WHERE, ()), condition.this, reader.name)
-    if where is None and columns == [(name, quoted(name, simple=True)) for name in below.schema.names]:
+    if where is None and columns == [(name, quoted(name)) for name in below.schema.names]:
         return below
-    same = {quoted(name, simple=True) for name in below.times}
+    same = {quoted(name) for name in below.times}
     times = frozenset(name for name, sql in columns if sql in same)
-    schema = _bound(inner, below, columns, where, times)
+    _refuse_doubled(inner, columns)
+    binder.declare(_ROWS, below.schema)
+    schema = _bound(inner, columns, where, times, binder)
     if not times:
         lost = sorted(below.times)[0]
         changed = any(name.lower() in {time.lower() for time in below.times} for name, _ in columns)
@@ -119,7 +121,7 @@ class _Columns:
         if isinstance(node, exp.Column) and node.table.lower() == self._alias:
             star = node.this
         if isinstance(star, exp.Star) and not any(star.args.values()):
-            return [(name, quoted(name, simple=True)) for name in self._below.schema.names]
+            return [(name, quoted(name)) for name in self._below.schema.names]
         if not node.alias_or_name or node.find(exp.Star, exp.Columns):
             raise self._inner.refuse(node, f"{self._inner.cut(span)} has no name", "name it with AS")
         return [(node.alias_or_name, self._inner.rewrite(span, node.unalias(), self.name))]
@@ -133,31 +135,33 @@ class _Columns:
             raise self._inner.refuse(
                 column, f"{self._below.called} has no column {wanted}", nearest(wanted, [*self._names.values()])
             )
-        return quoted(self._names[wanted], simple=True), 2 if qualified else 1
+        return quoted(self._names[wanted]), 2 if qualified else 1
 
 
-def _bound(
-    inner: Source, below: Relation, columns: list[tuple[str, str]], where: str | None, times: frozenset[str]
-) -> pa.Schema:
-    """The schema that DuckDB gives the columns."""
+def _refuse_doubled(inner: Source, columns: list[tuple[str, str]]) -> None:
     names = [name.lower() for name, _ in columns]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise inner.refuse(inner.select, f"two columns named {doubled}", "rename one with AS")
+
+
+def _bound(
+    inner: Source, columns: list[tuple[str, str]], where: str | None, times: frozenset[str], binder: Binder
+) -> pa.Schema:
+    """The schema that DuckDB gives the columns of ``_ROWS``."""
     listed = ", ".join(f"{sql}\n AS {quoted(name)}" for name, sql in columns)
     condition = f" WHERE {where}" if where is not None else ""
     query = f"SELECT {listed} FROM {_ROWS}{condition}"
-    binder = Binder({_ROWS: below.schema})
     try:
         bound, types = binder.describe(query), binder.types(query)
     except BindError as error:
         raise inner.refuse(inner.select, str(error), "correct the expression") from error
-    again = Binder({_ROWS: bound}).types(f"SELECT * FROM {_ROWS}")
-    for (name, _), type_, kept in zip(columns, types, again, strict=True):
-        if type_ != kept or pa.types.is_null(bound.field(name).type):
+    binder.declare(_ROWS, bound)
+    for field, type_, kept in zip(bound, types, binder.types(f"SELECT * FROM {_ROWS}"), strict=True):
+        if type_ != kept or pa.types.is_null(field.type):
             raise inner.refuse(
                 inner.select,
-                f"{name} is {type_}, which is not kept between SELECTs as it is",
+                f"{field.name} is {type_}, which is not kept between SELECTs as it is",
                 "CAST it to a type that columns are declared with, like VARCHAR, BIGINT or DECIMAL(18,2)",
             )
     return pa.schema([field.with_nullable(field.name not in times) for field in bound])

@@ -199,9 +199,9 @@ class _Cleaner:
 
 
 class StreamPreparer:
-    """Evaluates what a streaming view reads of the events of one of its branches (``view.reads``). Threads may share it.
+    """Evaluates what a streaming view reads of the events of one of its branches (``view.reads``).
 
-    That is: the branch's cleanings in turn, then the view's WHERE, arguments and filters.
+    That is: the branch's cleanings in turn, then the view's WHERE, arguments and filters. Threads may share it.
     """
 
     def __init__(self, view: StreamView, branch: int = 0) -> None:

@@ -84,6 +84,7 @@ class _Reader:
     def __init__(self, source: Source, streams: Mapping[str, Stream]) -> None:
         self._source = source
         self._streams = {name.lower(): stream for name, stream in streams.items()}
+        self._binder = Binder({})
 
     def outermost(self) -> Relation:
         """What the view's own FROM reads."""
@@ -152,7 +153,7 @@ class _Reader:
         select = self._source.statement(span)
         target = _from(select)
         below = self._read(select, scope)
-        return cleaned(select, below, "" if target is None else str(target.alias_or_name))
+        return cleaned(select, below, "" if target is None else str(target.alias_or_name), self._binder)
 
     def _union(self, spans: Sequence[Span], relations: Sequence[Relation]) -> Relation:
         first = relations[0]
@@ -183,7 +184,7 @@ class _Reader:
                 f"SELECT {number} of the UNION ALL has {len(other.schema)} columns, the first has {len(first.schema)}",
                 "select the same columns in the same order",
             )
-        kinds = _type_names(first.schema), _type_names(other.schema)
+        kinds = self._type_names(first.schema), self._type_names(other.schema)
         for one, another, here, there in zip(first.schema, other.schema, *kinds, strict=True):
             if one.type != another.type:
                 raise self._source.refuse(
@@ -192,6 +193,6 @@ class _Reader:
                     f"write CAST({another.name} AS {here}) AS {another.name}, or CAST it in every SELECT",
                 )
 
-
-def _type_names(schema: pa.Schema) -> list[str]:
-    return Binder({"rows": schema}).types("SELECT * FROM rows")
+    def _type_names(self, schema: pa.Schema) -> list[str]:
+        self._binder.declare("columns_of", schema)
+        return self._binder.types("SELECT * FROM columns_of")

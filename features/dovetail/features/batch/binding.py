@@ -26,7 +26,11 @@ class Binder:
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
         self._connection = connect(threads=1)
         for name, schema in tables.items():
-            self._connection.register(name, schema.empty_table())
+            self.declare(name, schema)
+
+    def declare(self, name: str, schema: pa.Schema) -> None:
+        """Let ``name`` be an empty table of ``schema``, whatever it was."""
+        self._connection.register(name, schema.empty_table())
 
     def describe(self, sql: str) -> pa.Schema:
         """The Arrow schema of a query's result.

@@ -46,7 +46,7 @@ def explain_features(
 
 
 def view_script(view: StreamView, visibility: Visibility) -> list[str]:
-    """The statements of evaluating ``view``; they read ``given_probes`` and the tables of :func:`~.relation.given_table`.
+    """The statements of evaluating ``view``; they read ``given_probes`` and what :func:`~.relation.given_table` names.
 
     Macros come first; then what cleans events; then what the values are made of.
     """
