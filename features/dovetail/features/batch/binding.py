@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect
+from dovetail.features.batch.connection import connect, shared_cursor
 
 __all__ = ["BindError", "Binder", "functions_called", "syntax_tree", "unstable_functions"]
 
@@ -24,7 +24,7 @@ class Binder:
     """Binds SQL against empty tables of the given schemas."""
 
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
-        self._connection = connect(threads=1)
+        self._connection = shared_cursor()
         for name, schema in tables.items():
             self.declare(name, schema)
 
