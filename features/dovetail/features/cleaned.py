@@ -8,6 +8,7 @@ column has the type it has in DuckDB and nothing is evaluated for a row that an 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from dovetail.features.batch.binding import Binder, BindError, functions_called
 from dovetail.features.plan import Branch, Cleaning
 from dovetail.features.source import Source, Span, nearest, quoted
 
-__all__ = ["Relation", "cleaned", "renamed"]
+__all__ = ["Relation", "cleaned"]
 
 _CLAUSES = {"expressions", "from_", "from", "where", "kind"}
 _SEVERAL_ROWS = frozenset({"unnest", "unlist", "generate_subscripts"})
@@ -37,18 +38,24 @@ class Relation:
     times: frozenset[str]
 
 
-def cleaned(inner: Source, below: Relation, alias: str, binder: Binder) -> Relation:
-    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``. Tables of ``binder`` change.
+def cleaned(inner: Source, below: Relation, alias: str, names: Sequence[str] | None, binder: Binder) -> Relation:
+    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``.
+
+    ``names`` are its columns' where they go by their place, in a later SELECT of a UNION ALL. Tables of ``binder``
+    change.
 
     Raises:
         DefinitionError: a clause or expression that is not row by row, or the event time is changed or missing.
     """
     select = inner.select
     _refuse_several_rows(inner)
-    reader = _Columns(inner, below, alias)
+    reader = _Columns(inner, below, alias, named=names is None)
     columns: list[tuple[str, str]] = []
     for node, span in zip(select.expressions, inner.items(), strict=True):
         columns += reader.columns(node, span)
+    if names is not None:
+        placed = names if len(names) == len(columns) else [f"_{index}" for index in range(len(columns))]
+        columns = [(name, sql) for name, (_, sql) in zip(placed, columns, strict=True)]
     where = None
     condition = select.args.get("where")
     if condition is not None:
@@ -71,19 +78,6 @@ def cleaned(inner: Source, below: Relation, alias: str, binder: Binder) -> Relat
     cleaning = Cleaning(tuple(columns), where, below.schema, schema)
     branches = tuple(dataclasses.replace(b, cleanings=(*b.cleanings, cleaning)) for b in below.branches)
     return Relation(below.called, branches, schema, times)
-
-
-def renamed(relation: Relation, schema: pa.Schema) -> Relation:
-    """``relation`` with its columns called as in ``schema``, which has as many, of the same types."""
-    if relation.schema.names == schema.names:
-        return relation
-    columns = tuple((new, quoted(old)) for new, old in zip(schema.names, relation.schema.names, strict=True))
-    cleaning = Cleaning(columns, None, relation.schema, schema)
-    branches = tuple(dataclasses.replace(b, cleanings=(*b.cleanings, cleaning)) for b in relation.branches)
-    times = frozenset(
-        new for new, old in zip(schema.names, relation.schema.names, strict=True) if old in relation.times
-    )
-    return Relation(relation.called, branches, schema, times)
 
 
 def _refuse_several_rows(inner: Source) -> None:
@@ -111,8 +105,8 @@ def _refuse_several_rows(inner: Source) -> None:
 class _Columns:
     """The columns of one SELECT, by the names of those it reads."""
 
-    def __init__(self, inner: Source, below: Relation, alias: str) -> None:
-        self._inner, self._below, self._alias = inner, below, alias.lower()
+    def __init__(self, inner: Source, below: Relation, alias: str, *, named: bool) -> None:
+        self._inner, self._below, self._alias, self._named = inner, below, alias.lower(), named
         self._names = {name.lower(): name for name in below.schema.names}
 
     def columns(self, node: exp.Expr, span: Span) -> list[tuple[str, str]]:
@@ -122,7 +116,7 @@ class _Columns:
             star = node.this
         if isinstance(star, exp.Star) and not any(star.args.values()):
             return [(name, quoted(name)) for name in self._below.schema.names]
-        if not node.alias_or_name or node.find(exp.Star, exp.Columns):
+        if (self._named and not isinstance(node, exp.Alias | exp.Column)) or node.find(exp.Star, exp.Columns):
             raise self._inner.refuse(node, f"{self._inner.cut(span)} has no name", "name it with AS")
         return [(node.alias_or_name, self._inner.rewrite(span, node.unalias(), self.name))]
 

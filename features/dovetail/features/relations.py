@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlglot import TokenType, exp
 
 from dovetail.features.batch.binding import Binder
-from dovetail.features.cleaned import Relation, cleaned, renamed
+from dovetail.features.cleaned import Relation, cleaned
 from dovetail.features.plan import Branch, Stream
 from dovetail.features.source import Source, Span, nearest
 from dovetail.platform.schema import TableSchema
@@ -130,7 +130,8 @@ class _Reader:
         stream = self._streams[name]
         return Relation(f"stream {stream.name}", (Branch(stream),), stream.schema.arrow, frozenset({stream.event_time}))
 
-    def _query(self, span: Span, outer: Mapping[str, _Table]) -> Relation:
+    def _query(self, span: Span, outer: Mapping[str, _Table], names: Sequence[str] | None = None) -> Relation:
+        """What the query in ``span`` gives, its columns called ``names`` where a UNION ALL says so."""
         parts = self._source.query(span)
         scope = self._scope(span, outer)
         for operator, query in zip(parts.operators, parts.queries[1:], strict=True):
@@ -141,9 +142,12 @@ class _Reader:
                     "write UNION ALL, with the same columns in the same order in every SELECT",
                 )
         if len(parts.queries) > 1:
-            return self._union(parts.queries, [self._query(query, scope) for query in parts.queries])
+            relations = [self._query(parts.queries[0], scope, names)]
+            names = relations[0].schema.names
+            relations += [self._query(query, scope, names) for query in parts.queries[1:]]
+            return self._union(parts.queries, relations)
         if parts.tables or parts.queries[0] != span:
-            return self._query(parts.queries[0], scope)
+            return self._query(parts.queries[0], scope, names)
         if self._source.words(span)[0] != "SELECT":
             raise self._source.refuse(
                 self._source.line_at(span),
@@ -153,7 +157,7 @@ class _Reader:
         select = self._source.statement(span)
         target = _from(select)
         below = self._read(select, scope)
-        return cleaned(select, below, "" if target is None else str(target.alias_or_name), self._binder)
+        return cleaned(select, below, "" if target is None else str(target.alias_or_name), names, self._binder)
 
     def _union(self, spans: Sequence[Span], relations: Sequence[Relation]) -> Relation:
         first = relations[0]
@@ -164,13 +168,13 @@ class _Reader:
             if not at:
                 raise self._source.refuse(
                     self._source.line_at(span),
-                    f"the event time is {' or '.join(sorted(first.times))} in the first SELECT of the UNION ALL, and "
-                    f"{' or '.join(sorted(other.times))} in SELECT {number} is not the same column",
+                    f"the event time is {' or '.join(sorted(first.times))} in the first SELECT of the UNION ALL; "
+                    f"that of SELECT {number} is at the place of {' or '.join(sorted(other.times))}",
                     "select each stream's event time at the same place",
                 )
-        names = first.schema.names
-        branches = [branch for relation in relations for branch in renamed(relation, first.schema).branches]
-        return Relation("the UNION ALL", tuple(branches), first.schema, frozenset(names[index] for index in at))
+        branches = tuple(branch for relation in relations for branch in relation.branches)
+        times = frozenset(first.schema.names[index] for index in at)
+        return Relation("the UNION ALL", branches, first.schema, times)
 
     @staticmethod
     def _positions_of_time(relation: Relation) -> set[int]:
@@ -185,12 +189,12 @@ class _Reader:
                 "select the same columns in the same order",
             )
         kinds = self._type_names(first.schema), self._type_names(other.schema)
-        for one, another, here, there in zip(first.schema, other.schema, *kinds, strict=True):
-            if one.type != another.type:
+        for column, here, there in zip(first.schema.names, *kinds, strict=True):
+            if here != there:
                 raise self._source.refuse(
                     line,
-                    f"{one.name} is {here} in the first SELECT of the UNION ALL and {there} in SELECT {number}",
-                    f"write CAST({another.name} AS {here}) AS {another.name}, or CAST it in every SELECT",
+                    f"{column} is {here} in the first SELECT of the UNION ALL and {there} in SELECT {number}",
+                    f"write CAST(… AS {here}) there, or one CAST in every SELECT",
                 )
 
     def _type_names(self, schema: pa.Schema) -> list[str]:

@@ -218,6 +218,7 @@ CLEANED = [
     ),
     (C.format("SELECT * FROM behaviour TABLESAMPLE 10%"), "2: SAMPLE after what FROM reads; write FROM the stream"),
     (C.format("SELECT user_id, event_time, wide + 1 FROM behaviour"), "2: wide + 1 has no name; name it with AS"),
+    (C.format("SELECT user_id, event_time, CAST(wide AS INTEGER) FROM behaviour"), "2: CAST(wide AS INTEGER) has no n"),
     (C.format("SELECT *, prise AS x FROM behaviour"), "2: stream behaviour has no column prise; did you mean price?"),
     (C.format("SELECT *, wide AS user_id FROM behaviour"), "2: two columns named user_id; rename one with AS"),
     (C.format("SELECT *, wide // action AS x FROM behaviour"), "2: Binder Error"),
@@ -254,7 +255,7 @@ UNITED = [
     ),
     (
         C.format(f"{FIRST}\nUNION ALL SELECT user_id, event_time, quantity FROM behaviour"),
-        "3: price is DECIMAL(12,2) in the first SELECT of the UNION ALL and INTEGER in SELECT 2; write CAST(quantity A",
+        "3: price is DECIMAL(12,2) in the first SELECT of the UNION ALL and INTEGER in SELECT 2; write CAST(… AS DECI",
     ),
     (
         C.format(f"{FIRST}\nUNION ALL SELECT user_id, event_time, NULL AS price FROM behaviour"),
@@ -265,7 +266,7 @@ UNITED = [
             "SELECT user_id, event_time, other FROM behaviour\nUNION ALL SELECT user_id, other, event_time "
             "FROM behaviour"
         ),
-        "3: the event time is event_time in the first SELECT of the UNION ALL, and event_time in SELECT 2 is not the",
+        "3: the event time is event_time in the first SELECT of the UNION ALL; that of SELECT 2 is at the place of",
     ),
     (C.format(f"{FIRST}\nUNION ALL SELECT item_id, available_at, 1.0 FROM items"), "3: items is no stream; "),
     (C.format(f"{FIRST}\nUNION ALL SELECT 1, event_time, price FROM (VALUES (1))"), "3: VALUES is no stream; write"),
