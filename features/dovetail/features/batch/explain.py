@@ -38,7 +38,7 @@ def explain_features(
             )
             parts.append(batch.sql.strip().rstrip(";") + ";")
     parts.append(f"-- {features.name} ({features.file}:{features.line}), over requests joined with the views")
-    script = []
+    script: list[str] = []
     with resources(Resources(script=script)):
         ColumnEvaluator(features, columns).evaluate(features.inputs.empty_table())
     parts += script
