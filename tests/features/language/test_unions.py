@@ -113,7 +113,7 @@ def test_rows_cleaned_in_parts_and_events_replayed_give_the_same(case: Case, cut
         for part in (events[read.stream.name].slice(0, cut), events[read.stream.name].slice(cut))
     ]
     names = [*case.view.stream.schema.arrow.names, "_partition", "_offset", "_row"]
-    rows = pa.concat_tables([part.select(names) for part in parts])
+    rows = pa.concat_tables([part.select(names) for part in parts], promote_options="permissive")
     for found in (
         evaluate_rows(case.view, rows, case.probes).values,
         replay_view(case.view, events, case.probes, None).values,
