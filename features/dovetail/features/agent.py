@@ -1,4 +1,7 @@
-"""The feature agent: events into the state of every view that reads their stream."""
+"""The feature agent: events into the state of every view that reads their stream.
+
+A view of several streams is fed by the agents of all of them, each its own sources (``sources.py``).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 
 from dovetail.features.evaluate import StreamPreparer
 from dovetail.features.plan import Stream, StreamView
+from dovetail.features.sources import Place, place_of, source_of
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
@@ -26,9 +30,10 @@ __all__ = ["FeatureStage"]
 
 @dataclass(slots=True)
 class _View:
-    """One view's engine, and what its stored state includes of each partition."""
+    """A branch of a view, its engine, and what the stored state includes of each partition of the branch's stream."""
 
     plan: StreamView
+    branch: int
     preparer: StreamPreparer
     engine: StreamEngine
     progress: dict[int, Progress]
@@ -37,12 +42,17 @@ class _View:
     def account(self) -> str:
         return f"features.{self.plan.name}"
 
+    def source(self, partition: int) -> int:
+        """The number under which the view keeps a partition of the stream."""
+        return source_of(self.plan, Place(self.branch, partition))
+
 
 class FeatureStage(Stage):
     """Reads one stream into the online store.
 
-    All views of the stream move together, in one commit per poll; a view that was added later has its own position and
-    takes from each poll what it has not seen.
+    All of ``views`` that read the stream move together, in one commit per poll; those that keep the partition under
+    another source number (views of a UNION ALL) have a commit of their own after it. A view that was added later, or
+    that a crash between two commits left behind, has its own position and takes from each poll what it has not seen.
     """
 
     def __init__(
@@ -59,11 +69,18 @@ class FeatureStage(Stage):
         self._intake = intake
         self._store = store
         self._dead_letter_topic = dead_letter_topic
-        self._views = [_View(view, StreamPreparer(view), StreamEngine(view), {}) for view in views]
+        self._views = [
+            _View(view, number, StreamPreparer(view, number), StreamEngine(view), {})
+            for view in views
+            for number, branch in enumerate(view.reads)
+            if branch.stream.name == stream.name
+        ]
 
     def resume(self, topic: str) -> Mapping[int, int]:
         for view in self._views:
-            view.progress = dict(self._store.progress(view.plan.name))
+            stored = self._store.progress(view.plan.name).items()
+            places = [(place_of(view.plan, source), progress) for source, progress in stored]
+            view.progress = {place.partition: found for place, found in places if place.branch == view.branch}
         partitions = {partition for view in self._views for partition in view.progress}
         return {p: min(view.progress.get(p, Progress()).next_offset for view in self._views) for p in partitions}
 
@@ -72,20 +89,21 @@ class FeatureStage(Stage):
 
     def _work(self, poll: Poll) -> Work:
         received = self._intake.read(poll)
-        commits: list[ViewCommit] = []
-        accounts: list[Account] = []
+        changes: dict[int, tuple[list[ViewCommit], list[Account]]] = {}
         after: list[tuple[_View, Progress]] = []
         for view in self._views:
             before = view.progress.get(poll.partition, Progress())
             if before.next_offset > poll.last:
                 continue
             change, counts = self._apply(view, poll, received, before)
+            commits, accounts = changes.setdefault(view.source(poll.partition), ([], []))
             commits.append(change)
             accounts += [Account(view.account, poll.topic, poll.partition, what, n) for what, n in counts.items()]
             after.append((view, change.progress))
 
         def commit() -> None:
-            self._store.commit(poll.partition, commits, accounts)
+            for source, (commits, accounts) in changes.items():
+                self._store.commit(source, commits, accounts)
             for view, progress in after:
                 view.progress[poll.partition] = progress
 
@@ -104,6 +122,7 @@ class FeatureStage(Stage):
             prepared = view.preparer.prepare(events)
             watermark_before, watermark = running_watermark(prepared.event_time, watermark)
             keys, codes = encode_keys(prepared.entity)
+            source = view.source(poll.partition)
             rows = prepare_rows(
                 view.engine.layout,
                 codes,
@@ -112,9 +131,9 @@ class FeatureStage(Stage):
                 prepared.arguments,
                 prepared.filters,
                 view.engine.collections,
-                Source(poll.partition, positions_of(events)[prepared.kept]),
+                Source(source, positions_of(events)[prepared.kept]),
             )
-            states = self._store.read_partition(view.plan.name, poll.partition, keys)
+            states = self._store.read_partition(view.plan.name, source, keys)
             applied = view.engine.apply(states, rows)
             changed = {
                 key: new for key, old, new in zip(keys, states, applied.blobs, strict=True) if new != (old or b"")

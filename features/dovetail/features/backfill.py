@@ -191,7 +191,7 @@ class Backfill:
         parts = [self.requests.identity(day)]
         for view in self._views():
             reach = earliest_read(view, start)
-            parts.append(self.events[view.stream.name].identity(reach, start + DAY_US - 1))
+            parts += [self.events[name].identity(reach, start + DAY_US - 1) for name in view.stream_names]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
     # --- how -----------------------------------------------------------------------------------------------------
@@ -209,7 +209,11 @@ class Backfill:
 
     def _events_of(self, first: str, last: str) -> int:
         start, end = day_start_us(first), day_start_us(last) + DAY_US - 1
-        return sum(self.events[v.stream.name].rows(earliest_read(v, start), end) for v in self._views())
+        return sum(
+            self.events[branch.stream.name].rows(earliest_read(view, start), end)
+            for view in self._views()
+            for branch in view.reads
+        )
 
     def _span(
         self, days: Sequence[str], inputs: Mapping[str, str], known: Mapping[str, BackfillDay], on_step: OnStep | None

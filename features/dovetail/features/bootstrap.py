@@ -1,6 +1,7 @@
 """Online state for a view from the archived event log: what ``dovetail bootstrap`` does.
 
-The archive's rows go through the feature stage itself, partition by partition in the order of their offsets, into a
+The archives of the streams that the view reads go through the feature stage itself, partition by partition in the
+order of their offsets, into a
 *staged* view beside the real one, with its own positions. When every partition has been read up to where the archive
 was at the start, the staged state takes the real one's place, positions included, in one transaction. Until then the
 real view is as it was; after it the stream goes on at exactly the first row the state does not have. A crash leaves
@@ -19,7 +20,8 @@ import pyarrow as pa
 
 from dovetail.features.agent import FeatureStage
 from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import StreamView
+from dovetail.features.plan import Stream, StreamView
+from dovetail.features.sources import Place, place_of, source_of
 from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StateError
 from dovetail.platform.intake import Intake, Received
@@ -36,11 +38,11 @@ _ROWS_AT_ONCE = 200_000
 
 @dataclass(frozen=True, slots=True)
 class BootstrapResult:
-    """Rows read from the archive by this run, and the positions the view's state has now."""
+    """Rows read from the archives by this run, and the next offsets of the view's state: by stream and partition."""
 
     view: str
     rows: int
-    positions: Mapping[int, int]
+    positions: Mapping[str, Mapping[int, int]]
 
 
 def bootstrap(
@@ -52,38 +54,49 @@ def bootstrap(
     replace_existing: bool = False,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> BootstrapResult:
-    """Fill the state of ``view`` from the archive of its stream. ``on_rows(rows read, of)`` is called as it goes.
+    """Fill the state of ``view`` from the archives of its streams. ``on_rows(rows read, of)`` is called as it goes.
+
+    A stream of which nothing is archived is read by the worker from its first message.
 
     Raises:
-        StateError: the view has state and ``replace_existing`` is False, or the archive is empty.
+        StateError: the view has state and ``replace_existing`` is False, or the archives are empty.
         StaleCommit: the view's state changed meanwhile (a worker runs); nothing was replaced.
     """
     before = {partition: progress.next_offset for partition, progress in online.progress(view.name).items()}
     if before and not replace_existing:
         raise StateError(
-            f"view {view.name} has state (up to {_shown(before)}); --replace builds it again from the archive"
+            f"view {view.name} has state (up to {_shown(view, before)}); --replace builds it again from the archive"
         )
-    name = view.stream.name
-    ends = {partition: progress.next_offset for partition, progress in registry.progress(f"archive.{name}").items()}
-    if not ends:
-        raise StateError(f"nothing is archived of stream {name}; run a worker with the archive agent first")
+    ends = {
+        name: {partition: progress.next_offset for partition, progress in registry.progress(f"archive.{name}").items()}
+        for name in view.stream_names
+    }
+    if not any(ends.values()):
+        names = ", ".join(view.stream_names)
+        raise StateError(f"nothing is archived of stream {names}; run a worker with the archive agent first")
     staged = _Staged(online, view.name, f"{view.name}#{record_of(view).fingerprint}")
-    rows = _ArchivedRows(view)
-    stage = FeatureStage(view.stream, [view], rows, staged, dead_letter_topic="")
-    stage.resume(view.stream.topic)
-    files = registry.files(name)
-    total, read = sum(file.rows for file in files), 0
-    for partition, end in sorted(ends.items()):
-        start = staged.progress(view.name).get(partition, Progress()).next_offset
-        mine = [file for file in files if file.partition == partition]
-        for part in _in_order(offline, mine, start, end):
-            asyncio.run(_apply(stage, rows.poll(partition, part, int(part.column("_offset")[-1].as_py()))))
-            read += part.num_rows
-            if on_rows is not None:
-                on_rows(read, total)
-        staged.finish(partition, end)
+    files = {name: registry.files(name) for name in view.stream_names}
+    total, read = sum(file.rows for mine in files.values() for file in mine), 0
+    for stream in {branch.stream.name: branch.stream for branch in view.reads}.values():
+        rows = _ArchivedRows(stream)
+        stage = FeatureStage(stream, [view], rows, staged, dead_letter_topic="")
+        stage.resume(stream.topic)
+        for partition, end in sorted(ends[stream.name].items()):
+            mine = [file for file in files[stream.name] if file.partition == partition]
+            for part in _in_order(offline, mine, staged.start(view, stream, partition), end):
+                asyncio.run(_apply(stage, rows.poll(partition, part, int(part.column("_offset")[-1].as_py()))))
+                read += part.num_rows
+                if on_rows is not None:
+                    on_rows(read, total)
+            staged.finish(view, stream, partition, end)
     online.promote(staged.name, view.name, expected=before)
     return BootstrapResult(view.name, read, ends)
+
+
+def _sources(view: StreamView, stream: Stream, partition: int) -> list[int]:
+    """The sources of ``view`` that are a partition of ``stream``: one for each branch that reads it."""
+    branches = [number for number, branch in enumerate(view.reads) if branch.stream.name == stream.name]
+    return [source_of(view, Place(branch, partition)) for branch in branches]
 
 
 async def _apply(stage: FeatureStage, poll: Poll) -> None:
@@ -118,10 +131,10 @@ def _in_order(offline: OfflineStore, files: Sequence[DataFile], start: int, end:
 class _ArchivedRows(Intake):
     """Gives the stage what it would have got had it read the topic: rows that passed the intake when archived."""
 
-    def __init__(self, view: StreamView) -> None:
-        super().__init__(view.stream.schema, view.stream.event_time, None)
-        self._topic = view.stream.topic
-        self._rows = view.stream.schema.arrow.empty_table()
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.schema, stream.event_time, None)
+        self._topic = stream.topic
+        self._rows = stream.schema.arrow.empty_table()
 
     def poll(self, partition: int, rows: pa.Table, last_offset: int) -> Poll:
         """A poll that stands for ``rows``; :meth:`read` answers with them."""
@@ -156,12 +169,19 @@ class _Staged(OnlineStore):
         staged = [replace(c, view=self.name, progress=replace(c.progress, timestamp_ms=None)) for c in commits]
         self._store.commit(partition, staged, mine)
 
-    def finish(self, partition: int, end: int) -> None:
+    def start(self, view: StreamView, stream: Stream, partition: int) -> int:
+        """The first offset of a partition that some branch has not read."""
+        found = self.progress(self._view)
+        return min(found.get(source, Progress()).next_offset for source in _sources(view, stream, partition))
+
+    def finish(self, view: StreamView, stream: Stream, partition: int, end: int) -> None:
         """Move the partition's position to ``end``: what is not archived before it was dead."""
-        now = self.progress(self._view).get(partition, Progress())
-        if now.next_offset < end:
-            commit = ViewCommit(self.name, now.next_offset, replace(now, next_offset=end), {})
-            self._store.commit(partition, [commit], [])
+        found = self.progress(self._view)
+        for source in _sources(view, stream, partition):
+            now = found.get(source, Progress())
+            if now.next_offset < end:
+                commit = ViewCommit(self.name, now.next_offset, replace(now, next_offset=end), {})
+                self._store.commit(source, [commit], [])
 
     def promote(self, source: str, target: str, *, expected: Mapping[int, int]) -> None:
         self._store.promote(source, target, expected=expected)
@@ -173,5 +193,8 @@ class _Staged(OnlineStore):
         self._store.close()
 
 
-def _shown(positions: Mapping[int, int]) -> str:
-    return ", ".join(f"offset {offset} of partition {partition}" for partition, offset in sorted(positions.items()))
+def _shown(view: StreamView, positions: Mapping[int, int]) -> str:
+    places = [(place_of(view, source), offset) for source, offset in sorted(positions.items())]
+    of = [view.reads[place.branch].stream.name for place, _ in places]
+    names = [f" of {name}" if len(view.reads) > 1 else "" for name in of]
+    return ", ".join(f"offset {o} of partition {p.partition}{n}" for (p, o), n in zip(places, names, strict=True))

@@ -225,16 +225,19 @@ class AggregateReader:
     def _refused(
         self, call: Call, written: _Written, type_: pa.DataType, by: pa.DataType | None, why: tuple[str, str]
     ) -> DefinitionError:
-        shown = [self.source.cut(span) for span in (written.argument, written.by) if span is not None]
+        source = self.source
+        shown = [source.cut(span) for span in (written.argument, written.by) if span is not None]
         types = " and ".join(sql_type(t) for t in (type_, by) if t is not None)
         remedy = why[1]
         if why[0] == " depends on evaluation order":
-            node = self.source.parse(written.by or written.argument or call.aggregate)
+            node = source.parse(written.by or written.argument or call.aggregate)
             remedy = "make the argument DECIMAL(p,s) or BIGINT"
             if isinstance(node, exp.Column):
                 remedy = f"declare {node.name} DECIMAL(12,2) in {self.stream.schema.file}"
+                if self.stream.schema.file == source.file:
+                    remedy = f"write CAST({node.name} AS DECIMAL(12,2)) AS {node.name} in every SELECT of the UNION ALL"
         name = written.function if written.function != "count_distinct" else "count DISTINCT "
-        return self.source.refuse(call.line, f"{name}({', '.join(shown)}) over {types}{why[0]}", remedy)
+        return source.refuse(call.line, f"{name}({', '.join(shown)}) over {types}{why[0]}", remedy)
 
     def _input(self, argument: str | None, filter_: str | None, type_: pa.DataType) -> int:
         wanted = Input(argument, filter_, type_)

@@ -1,150 +1,161 @@
-"""``FROM (SELECT … FROM stream WHERE …)``: what a view makes of each event before it aggregates.
+"""``SELECT … FROM rows WHERE …`` between a stream and the view that reads it: what is made of each event.
 
-Also written ``WITH name AS (SELECT …) SELECT … FROM name``. Row by row, so that one event gives at most one row, with
-its position: expressions, CASE, casts and WHERE, no aggregates and no joins.
+Row by row, so that a row gives at most one, which keeps its position: expressions, CASE, casts and WHERE, no aggregates
+and no joins. Such SELECTs may follow each other; each is kept as it is written and evaluated by itself, so that every
+column has the type it has in DuckDB and nothing is evaluated for a row that an earlier WHERE removed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.batch.binding import Binder, BindError
-from dovetail.features.plan import Cleaned, Stream
-from dovetail.features.source import Source, nearest, quoted
+from dovetail.features.batch.binding import Binder, BindError, functions_called
+from dovetail.features.plan import Branch, Cleaning
+from dovetail.features.source import Source, Span, nearest, quoted
 
-__all__ = ["inner_source", "read_cleaned", "stream_of"]
+__all__ = ["Relation", "cleaned"]
 
 _CLAUSES = {"expressions", "from_", "from", "where", "kind"}
+_SEVERAL_ROWS = frozenset({"unnest", "unlist", "generate_subscripts"})
+_ROWS = "rows"
 
 
-def inner_source(source: Source) -> Source | None:
-    """The SELECT inside FROM's parentheses, or the common table expression that FROM names; None without one.
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What a FROM reads: the branches that it comes from, and its columns.
 
-    Raises:
-        DefinitionError: it is a UNION, one of several, or reads another SELECT.
+    ``called`` is what people know it by; ``times`` names the columns that hold the event time as it came.
     """
-    target = _target(source)
-    if target is None or isinstance(target, exp.Table):
-        return None
-    if not isinstance(target, exp.Select):
-        raise source.refuse(
-            target,
-            f"{target.key.upper()} in FROM: positions, watermarks and states are kept per stream",
-            "make a view of each stream and add their features up in the feature set",
-        )
-    with_ = source.select.args.get("with_") or source.select.args.get("with")
-    if with_ is not None and (len(with_.expressions) > 1 or with_.args.get("recursive")):
-        raise source.refuse(with_, "more than one common table expression", "write one SELECT over the stream")
-    if with_ is not None:
-        return source.inside(source.clause(TokenType.WITH, (TokenType.SELECT,)))
-    return source.inside(source.clause(TokenType.FROM, (TokenType.WHERE, TokenType.WINDOW)))
+
+    called: str
+    branches: tuple[Branch, ...]
+    schema: pa.Schema
+    times: frozenset[str]
 
 
-def stream_of(source: Source, streams: Mapping[str, Stream]) -> Stream | None:
-    """The stream that FROM reads, itself or inside a SELECT; None when it reads none."""
-    target = _target(source)
-    if target is None:
-        return None
-    read = {table.name.lower() for table in target.find_all(exp.Table)}
-    return next((stream for name, stream in streams.items() if name.lower() in read), None)
+def cleaned(inner: Source, below: Relation, alias: str, names: Sequence[str] | None, binder: Binder) -> Relation:
+    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``.
 
-
-def _target(source: Source) -> exp.Expr | None:
-    """What FROM reads: a table, or the query in parentheses or behind a common table expression's name."""
-    clause = source.select.args.get("from_") or source.select.args.get("from")
-    if clause is None:
-        return None
-    target: exp.Expr = clause.this
-    if isinstance(target, exp.Subquery):
-        return cast("exp.Expr", target.this)
-    with_ = source.select.args.get("with_") or source.select.args.get("with")
-    if with_ is not None and isinstance(target, exp.Table):
-        return next((e.this for e in with_.expressions if e.alias.lower() == target.name.lower()), target)
-    return target
-
-
-def read_cleaned(inner: Source, stream: Stream, binder: Binder) -> tuple[Cleaned, Stream]:
-    """What ``inner`` makes of the stream's events, and the stream as the view around it sees it.
+    ``names`` are its columns' where they go by their place, in a later SELECT of a UNION ALL. Tables of ``binder``
+    change.
 
     Raises:
         DefinitionError: a clause or expression that is not row by row, or the event time is changed or missing.
     """
+    select = inner.select
+    _refuse_several_rows(inner)
+    reader = _Columns(inner, below, alias, named=names is None)
+    columns: list[tuple[str, str]] = []
+    for node, span in zip(select.expressions, inner.items(), strict=True):
+        columns += reader.columns(node, span)
+    if names is not None:
+        placed = names if len(names) == len(columns) else [f"_{index}" for index in range(len(columns))]
+        columns = [(name, sql) for name, (_, sql) in zip(placed, columns, strict=True)]
+    where = None
+    condition = select.args.get("where")
+    if condition is not None:
+        where = inner.rewrite(inner.clause(TokenType.WHERE, ()), condition.this, reader.name)
+    if where is None and columns == [(name, quoted(name)) for name in below.schema.names]:
+        return below
+    same = {quoted(name) for name in below.times}
+    times = frozenset(name for name, sql in columns if sql in same)
+    _refuse_doubled(inner, columns)
+    binder.declare(_ROWS, below.schema)
+    schema = _bound(inner, columns, where, times, binder)
+    if not times:
+        lost = sorted(below.times)[0]
+        changed = any(name.lower() in {time.lower() for time in below.times} for name, _ in columns)
+        raise inner.refuse(
+            select,
+            f"{lost} is {'changed' if changed else 'not selected'}",
+            f"select {lost} as it is: it says when things happened, for watermarks, too",
+        )
+    cleaning = Cleaning(tuple(columns), where, below.schema, schema)
+    branches = tuple(dataclasses.replace(b, cleanings=(*b.cleanings, cleaning)) for b in below.branches)
+    return Relation(below.called, branches, schema, times)
+
+
+def _refuse_several_rows(inner: Source) -> None:
+    """Refuse what makes a row of several, or several of one."""
     select = inner.select
     for clause, value in select.args.items():
         if value and clause not in _CLAUSES:
             node = value[0] if isinstance(value, list) else value
             what = f"{clause.strip('_').upper()} in a SELECT that cleans events"
             raise inner.refuse(node, what, "write SELECT expressions FROM the stream WHERE …: at most a row per event")
-    if not isinstance(_target(inner), exp.Table):
+    where = select.args.get("where")
+    for part in [*select.expressions, *([where] if where is not None else [])]:
+        found = part.find(exp.AggFunc, exp.Window, exp.Query, exp.Subquery)
+        if found is not None:
+            raise inner.refuse(
+                found, "an aggregate or subquery in a SELECT that cleans events", "aggregate in the view around it"
+            )
+    several = sorted(_SEVERAL_ROWS & functions_called(inner.text))
+    if several:
         raise inner.refuse(
-            select, "a SELECT in FROM of a SELECT that cleans events", "write one SELECT over the stream"
+            select, f"{several[0]} in a SELECT that cleans events", "send an event for each: at most a row per event"
         )
-    found = next((node for node in select.find_all(exp.AggFunc, exp.Window, exp.Subquery)), None)
-    if found is not None:
-        raise inner.refuse(
-            found, "an aggregate or subquery in a SELECT that cleans events", "aggregate in the view around it"
-        )
-    reader = _Columns(inner, stream)
-    columns: list[tuple[str, str]] = []
-    for node, span in zip(select.expressions, inner.items(), strict=True):
-        if isinstance(node, exp.Star) and not any(node.args.values()):
-            columns += [(name, quoted(name, simple=True)) for name in stream.schema.arrow.names]
-        elif node.alias_or_name and not node.find(exp.Star):
-            columns.append((node.alias_or_name, inner.rewrite(span, node.unalias(), reader.name)))
-        else:
-            raise inner.refuse(node, f"{inner.cut(span)} has no name", "name it with AS")
-    where = None
-    condition = select.args.get("where")
-    if condition is not None:
-        where = inner.rewrite(inner.clause(TokenType.WHERE, ()), condition.this, reader.name)
-    schema = _bound(inner, stream, columns, where, binder)
-    kept = [sql for name, sql in columns if name.lower() == stream.event_time.lower()]
-    if kept != [quoted(stream.event_time, simple=True)]:
-        raise inner.refuse(
-            select,
-            f"{stream.event_time} is {'changed' if kept else 'not selected'}",
-            f"select {stream.event_time} as it is: it says when things happened, for watermarks, too",
-        )
-    seen = dataclasses.replace(stream, schema=dataclasses.replace(stream.schema, arrow=schema))
-    return Cleaned(tuple(columns), where, stream.schema.arrow), seen
 
 
 class _Columns:
-    def __init__(self, inner: Source, stream: Stream) -> None:
-        self._inner, self._stream = inner, stream
-        clause = inner.select.args.get("from_") or inner.select.args.get("from")
-        self._relation = clause.this.alias_or_name.lower() if clause is not None else ""
-        self._names = {name.lower(): name for name in stream.schema.arrow.names}
+    """The columns of one SELECT, by the names of those it reads."""
+
+    def __init__(self, inner: Source, below: Relation, alias: str, *, named: bool) -> None:
+        self._inner, self._below, self._alias, self._named = inner, below, alias.lower(), named
+        self._names = {name.lower(): name for name in below.schema.names}
+
+    def columns(self, node: exp.Expr, span: Span) -> list[tuple[str, str]]:
+        """What an item of the select list gives: a column, or all of them."""
+        star = node
+        if isinstance(node, exp.Column) and node.table.lower() == self._alias:
+            star = node.this
+        if isinstance(star, exp.Star) and not any(star.args.values()):
+            return [(name, quoted(name)) for name in self._below.schema.names]
+        if (self._named and not isinstance(node, exp.Alias | exp.Column)) or node.find(exp.Star, exp.Columns):
+            raise self._inner.refuse(node, f"{self._inner.cut(span)} has no name", "name it with AS")
+        return [(node.alias_or_name, self._inner.rewrite(span, node.unalias(), self.name))]
 
     def name(self, column: exp.Column) -> tuple[str, int]:
         """The column by its declared name, and how many leading parts that stands for."""
         parts = [part.name.lower() for part in column.parts]
-        qualified = len(parts) > 1 and parts[0] == self._relation
+        qualified = len(parts) > 1 and parts[0] == self._alias
         wanted = parts[1] if qualified else parts[0]
         if wanted not in self._names:
             raise self._inner.refuse(
-                column, f"stream {self._stream.name} has no column {wanted}", nearest(wanted, [*self._names.values()])
+                column, f"{self._below.called} has no column {wanted}", nearest(wanted, [*self._names.values()])
             )
-        return quoted(self._names[wanted], simple=True), 2 if qualified else 1
+        return quoted(self._names[wanted]), 2 if qualified else 1
 
 
-def _bound(
-    inner: Source, stream: Stream, columns: list[tuple[str, str]], where: str | None, binder: Binder
-) -> pa.Schema:
-    listed = ", ".join(f"{sql}\n AS {quoted(name)}" for name, sql in columns)
-    condition = f" WHERE {where}" if where is not None else ""
+def _refuse_doubled(inner: Source, columns: list[tuple[str, str]]) -> None:
     names = [name.lower() for name, _ in columns]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise inner.refuse(inner.select, f"two columns named {doubled}", "rename one with AS")
+
+
+def _bound(
+    inner: Source, columns: list[tuple[str, str]], where: str | None, times: frozenset[str], binder: Binder
+) -> pa.Schema:
+    """The schema that DuckDB gives the columns of ``_ROWS``."""
+    listed = ", ".join(f"{sql}\n AS {quoted(name)}" for name, sql in columns)
+    condition = f" WHERE {where}" if where is not None else ""
+    query = f"SELECT {listed} FROM {_ROWS}{condition}"
     try:
-        bound = binder.describe(f"SELECT {listed} FROM {quoted(stream.name)}{condition}")
+        bound, types = binder.describe(query), binder.types(query)
     except BindError as error:
         raise inner.refuse(inner.select, str(error), "correct the expression") from error
-    time = stream.schema.arrow.field(stream.event_time)
-    return pa.schema([time if field.name == stream.event_time else field for field in bound])
+    binder.declare(_ROWS, bound)
+    for field, type_, kept in zip(bound, types, binder.types(f"SELECT * FROM {_ROWS}"), strict=True):
+        if type_ != kept or pa.types.is_null(field.type):
+            raise inner.refuse(
+                inner.select,
+                f"{field.name} is {type_}, which is not kept between SELECTs as it is",
+                "CAST it to a type that columns are declared with, like VARCHAR, BIGINT or DECIMAL(18,2)",
+            )
+    return pa.schema([field.with_nullable(field.name not in times) for field in bound])

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dovetail.features.batch.binding import syntax_tree
 from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.expressions import Compiled, NotProven, compile_expression
-from dovetail.features.plan import Cleaned, FeatureSet, StreamView
+from dovetail.features.plan import Cleaning, FeatureSet, StreamView
 from dovetail.features.request import REQUEST
 from dovetail.platform.errors import WireError
 
@@ -176,18 +176,19 @@ def _passing(where: ExpressionSet, events: pa.Table) -> tuple[npt.NDArray[np.int
 
 
 class _Cleaner:
-    """What a view's SELECT inside FROM makes of events."""
+    """What a SELECT inside FROM makes of events."""
 
-    def __init__(self, view: StreamView, cleaned: Cleaned) -> None:
-        called = f"{view.file}:{view.line}: {view.name}"
-        self._schema = view.stream.schema.arrow
+    def __init__(self, cleaning: Cleaning, called: str) -> None:
+        self._schema = cleaning.gives
         self._where = None
-        if cleaned.where is not None:
-            condition = Expression(cleaned.where, pa.bool_(), f"{called}: WHERE {cleaned.where}")
-            self._where = ExpressionSet([condition], cleaned.raw)
-        types = dict(zip(self._schema.names, self._schema.types, strict=True))
-        columns = [Expression(sql, types[name], f"{called}: {name}") for name, sql in cleaned.columns]
-        self._columns = ExpressionSet(columns, cleaned.raw)
+        if cleaning.where is not None:
+            condition = Expression(cleaning.where, pa.bool_(), f"{called}: WHERE {cleaning.where}")
+            self._where = ExpressionSet([condition], cleaning.reads)
+        columns = [
+            Expression(sql, type_, f"{called}: {name}")
+            for (name, sql), type_ in zip(cleaning.columns, cleaning.gives.types, strict=True)
+        ]
+        self._columns = ExpressionSet(columns, cleaning.reads)
 
     def clean(self, events: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
         """The indices of the events that pass, and what becomes of them."""
@@ -198,16 +199,20 @@ class _Cleaner:
 
 
 class StreamPreparer:
-    """Evaluates a streaming view's WHERE, arguments and filters on events. Threads may share it."""
+    """Evaluates what a streaming view reads of the events of one of its branches (``view.reads``).
 
-    def __init__(self, view: StreamView) -> None:
+    That is: the branch's cleanings in turn, then the view's WHERE, arguments and filters. Threads may share it.
+    """
+
+    def __init__(self, view: StreamView, branch: int = 0) -> None:
         self.view = view
+        self._branch = view.reads[branch]
         schema = view.stream.schema.arrow
         where = f"{view.file}:{view.line}: WHERE of {view.name}"
         called = f"{view.file}:{view.line}: {view.name}"
         arguments = {i.argument: i.type for i in view.inputs if i.argument is not None}
         filters = dict.fromkeys(i.filter for i in view.inputs if i.filter is not None)
-        self._cleaner = None if view.cleaned is None else _Cleaner(view, view.cleaned)
+        self._cleaners = [_Cleaner(cleaning, called) for cleaning in self._branch.cleanings]
         self._where = None if view.where is None else ExpressionSet([Expression(view.where, pa.bool_(), where)], schema)
         self._inputs = ExpressionSet(
             [
@@ -224,17 +229,18 @@ class StreamPreparer:
         return (*(self._where.lanes if self._where is not None else ()), *self._inputs.lanes)
 
     def prepare(self, events: pa.Table) -> PreparedColumns:
-        """Evaluate ``events``, which have at least the stream's columns.
+        """Evaluate ``events``, which have at least the columns of the branch's stream.
 
         Raises:
             WireError: an expression has no value on an event, which is named by its index in ``events`` for WHERE,
                 among the kept ones otherwise.
         """
-        times = events.column(self.view.stream.event_time).combine_chunks().view(pa.int64())
+        times = events.column(self._branch.stream.event_time).combine_chunks().view(pa.int64())
         event_time = np.asarray(times.to_numpy(zero_copy_only=False), dtype=np.int64)
         kept = np.arange(events.num_rows, dtype=np.int64)
-        if self._cleaner is not None:
-            kept, events = self._cleaner.clean(events)
+        for cleaner in self._cleaners:
+            passed, events = cleaner.clean(events)
+            kept = kept[passed]
         if self._where is not None:
             passed, events = _passing(self._where, events)
             kept = kept[passed]

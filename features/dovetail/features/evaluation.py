@@ -44,8 +44,8 @@ def evaluate(
     features = known[name]
     flat = flatten_requests(requests) if CANDIDATES in requests.column_names else requests
     arrived = {stream: with_positions(rows) for stream, rows in events.items()}
-    missing = [project.stream_views[j.view].stream.name for j in features.joins if j.kind == "streaming"]
-    for stream in missing:
+    views = [project.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
+    for stream in dict.fromkeys(name for view in views for name in view.stream_names):
         if stream not in arrived:
             raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
 
@@ -72,7 +72,7 @@ def _streamed(
         if join.kind == "streaming":
             view = project.stream_views[join.view]
             seen = seen_column(view.name) if visibility == "as_served" else None
-            values = replay_view(view, events[view.stream.name], requests, seen).values
+            values = replay_view(view, events, requests, seen).values
         else:
             batch = project.batch_views[join.view]
             values = lookup_as_of(batch, requests, partial(run_batch_view, batch, load_table=load_table))

@@ -46,15 +46,16 @@ def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionReco
     state = ""
     if isinstance(definition, StreamView):
         kind, outputs = "streaming", definition.output_schema
-        meaning = [_schema(definition.stream.schema), definition.stream.event_time]
+        read = [branch.stream for branch in definition.reads]
+        meaning = [part for stream in read for part in (_schema(stream.schema), stream.event_time)]
         state = f"{Layout(definition).fingerprint:x}"
     elif isinstance(definition, BatchView):
         kind, outputs = "batch", definition.output_schema
         meaning = [str(definition.every_us), *(_schema(t.schema) + t.available_at for t in definition.tables)]
     else:
         kind, outputs = "feature set", definition.schema
-        read = {f"{owner}.{name}" for column in definition.columns for owner, name in column.references}
-        meaning = [f"{name} {type_}" for name, type_ in _inputs(definition) if name in read]
+        named = {f"{owner}.{name}" for column in definition.columns for owner, name in column.references}
+        meaning = [f"{name} {type_}" for name, type_ in _inputs(definition) if name in named]
     fingerprint = _hash([kind, *_tokens(definition.sql), *meaning])
     version = family_of(definition.name)[1]
     return DefinitionRecord(definition.name, kind, version, fingerprint, state, definition.sql, _fields(outputs))

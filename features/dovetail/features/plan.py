@@ -19,7 +19,8 @@ __all__ = [
     "Aggregate",
     "AggregateFunction",
     "BatchView",
-    "Cleaned",
+    "Branch",
+    "Cleaning",
     "Derived",
     "FeatureColumn",
     "FeatureSet",
@@ -60,7 +61,10 @@ AggregateFunction = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A declared event stream: schema, event-time column and how late things may be (microseconds)."""
+    """An event stream: schema, event-time column and how late things may be (microseconds).
+
+    A view's own relation, which is no declared stream, has no topic and no key.
+    """
 
     schema: TableSchema
     topic: str
@@ -150,24 +154,38 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
-    """What a view makes of each event before it aggregates: ``(name, SQL over raw)`` columns and a condition.
+class Cleaning:
+    """One SELECT between a stream and the view that reads it: of each row at most one, whatever the others are.
 
-    ``raw`` is the schema of the stream's events as they arrive.
+    ``columns`` are ``(name, SQL)`` and ``where`` a condition, both over rows of schema ``reads``, and only rows that
+    pass have values; ``gives`` is the schema of what comes out, its names those of ``columns``.
     """
 
     columns: tuple[tuple[str, str], ...]
     where: str | None
-    raw: pa.Schema
+    reads: pa.Schema
+    gives: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One SELECT of the UNION ALL that a view reads, or the only one: a stream, and its events' cleanings in turn.
+
+    ``stream`` is as declared. One stream may be read by several branches; each counts its events.
+    """
+
+    stream: Stream
+    cleanings: tuple[Cleaning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
-    """A streaming feature view: aggregates over windows of one stream, per entity.
+    """A streaming feature view: aggregates over windows of one relation, per entity.
 
-    ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the statement as written. ``outputs`` names what
-    the view gives, in the order written: aggregates and ``derived`` expressions; empty means every aggregate. With
-    ``cleaned``, ``stream.schema`` is what the SELECT inside FROM makes of the events, and the rest is about that.
+    ``stream`` is that relation: a declared stream, or what ``branches`` make of theirs, as if it were one stream; all
+    but ``branches`` is about its columns. ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the
+    statement as written. ``outputs`` names what the view gives, in the order written: aggregates and ``derived``
+    expressions; empty means every aggregate.
     """
 
     name: str
@@ -182,7 +200,17 @@ class StreamView:
     aggregates: tuple[Aggregate, ...]
     derived: tuple[Derived, ...] = ()
     outputs: tuple[str, ...] = ()
-    cleaned: Cleaned | None = None
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Branch, ...]:
+        """What the view reads, in the order of its UNION ALL: at least one branch."""
+        return self.branches or (Branch(self.stream),)
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """The streams that the view reads, each once."""
+        return tuple(dict.fromkeys(branch.stream.name for branch in self.reads))
 
     @property
     def retention_us(self) -> int | None:
@@ -207,11 +235,6 @@ class StreamView:
         types = {aggregate.output: aggregate.type for aggregate in self.aggregates}
         types |= {derived.output: derived.type for derived in self.derived}
         return pa.schema([pa.field(name, types[name]) for name in self.outputs or types])
-
-    @property
-    def event_schema(self) -> pa.Schema:
-        """The columns of the stream's events as they arrive."""
-        return self.stream.schema.arrow if self.cleaned is None else self.cleaned.raw
 
     @property
     def aggregate_schema(self) -> pa.Schema:

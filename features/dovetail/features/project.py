@@ -70,13 +70,13 @@ class Project:
 
         Args:
             requests: as declared by ``CREATE TABLE request``, or already one row per candidate.
-            events: by stream, in order of arrival, with the declared columns; position columns (``_partition``,
+            events: by stream, each in order of arrival, with the declared columns; position columns (``_partition``,
                 ``_offset``, ``_row``) if they have them, else they are one partition.
             engine: ``batch`` is DuckDB. ``stream`` replays the events through the engine that serves: the same bits,
                 NULL where a request is older than the state can answer (never with requests in order of time).
             visibility: ``event_time`` sees all events up to the request's time, by ``stream`` only those that come
                 within ``allowed_lateness``; ``as_served`` those before the positions in the request's
-                ``<view>._seen`` (list<int64> by partition).
+                ``<view>._seen`` (list<int64> by partition; of a UNION ALL by source, see ``sources.py``).
             tables: the offline tables that batch views read, by name.
 
         Raises:
@@ -146,7 +146,7 @@ def _describe_stream_view(view: StreamView) -> Description:
         view.line,
         view.entity,
         {
-            "stream": view.stream.name,
+            "streams": [branch.stream.name for branch in view.reads],
             "windows": [
                 {
                     "name": w.name,

@@ -19,10 +19,11 @@ from sqlglot import Token, TokenType, exp
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.schema import parse_statements
 
-__all__ = ["AggregateSpans", "Call", "Source", "Span", "nearest", "quoted"]
+__all__ = ["AggregateSpans", "Call", "QueryParts", "Source", "Span", "nearest", "quoted"]
 
 _OPENING = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE)
 _CLOSING = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
+_SET_OPERATIONS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
 _SIMPLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -60,6 +61,19 @@ class Call:
     macro: str | None
     rest: Span | None
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueryParts:
+    """A query taken apart: ``WITH tables`` before ``queries``, which ``operators`` stand between, like ``UNION ALL``.
+
+    ``tables`` are the common table expressions as (name, the words between it and its query, its query). One query and
+    no tables: a single SELECT, or something that is no SELECT.
+    """
+
+    tables: tuple[tuple[str, tuple[str, ...], Span], ...]
+    queries: tuple[Span, ...]
+    operators: tuple[str, ...]
 
 
 class Source:
@@ -125,12 +139,54 @@ class Source:
             over=(tokens[over].end + 1, span[1]),
         )
 
-    def inside(self, span: Span) -> Source:
-        """The statement in the first outermost parentheses of ``span``, at the lines and offsets it has here."""
+    @property
+    def whole(self) -> Span:
+        """The statement without what is around it, like its semicolon."""
+        return _span(self._tokens)
+
+    def line_at(self, span: Span) -> int:
+        """The line on which ``span`` begins."""
+        return self.text.count("\n", 0, span[0]) + 1
+
+    def inside(self, span: Span) -> Span:
+        """What is in the first outermost parentheses of ``span``."""
         tokens = self._inside(span)
         opening = next(i for i, token in enumerate(tokens) if token.token_type == TokenType.L_PAREN)
-        start, end = _span(tokens[opening + 1 : _closing(tokens, opening)])
+        return _span(tokens[opening + 1 : _closing(tokens, opening)])
+
+    def statement(self, span: Span) -> Source:
+        """The statement in ``span``, at the lines and offsets it has here."""
+        start, end = span
         return Source(self.file, re.sub(r"\S", " ", self.text[:start]) + self.text[start:end])
+
+    def query(self, span: Span) -> QueryParts:
+        """The query in ``span`` taken apart; parentheses around all of it are nothing."""
+        tokens = _bare(self._inside(span))
+        tables: list[tuple[str, tuple[str, ...], Span]] = []
+        at = 0
+        while tokens[at].token_type == (TokenType.WITH if at == 0 else TokenType.COMMA):
+            opening = next(
+                i
+                for i in range(at + 1, len(tokens))
+                if tokens[i].token_type == TokenType.L_PAREN and tokens[i - 1].text.upper() in ("AS", "MATERIALIZED")
+            )
+            recursive = tokens[at + 1].token_type == TokenType.RECURSIVE
+            name = tokens[at + 1 + recursive]
+            words = tuple(t.text.upper() for t in tokens[at + 1 : opening] if t is not name)
+            closing = _closing(tokens, opening)
+            tables.append((name.text, words, _span(tokens[opening + 1 : closing])))
+            at = closing + 1
+        tokens = _bare(tokens[at:])
+        cuts = [i for i, token in _outermost(tokens) if token.token_type in _SET_OPERATIONS]
+        queries, operators, start = [], [], 0
+        for cut in cuts:
+            end = cut + 1
+            while tokens[end].text.upper() in ("ALL", "DISTINCT", "BY", "NAME"):
+                end += 1
+            queries.append(_span(tokens[start:cut]))
+            operators.append(" ".join(token.text.upper() for token in tokens[cut:end]))
+            start = end
+        return QueryParts(tuple(tables), (*queries, _span(tokens[start:])), tuple(operators))
 
     def calls(self, span: Span, macros: Collection[str]) -> list[Call]:
         """The window aggregates in ``span``, each with the one of ``macros`` that it is the first argument of."""
@@ -146,7 +202,7 @@ class Source:
             if tokens[end].token_type in _OPENING:
                 end = _closing(tokens, end)
             aggregate = _span(tokens[begin : end + 1])
-            line = self.text.count("\n", 0, aggregate[0]) + 1
+            line = self.line_at(aggregate)
             macro = tokens[begin - 2].text.lower() if begin > 1 and tokens[begin - 1].token_type in _OPENING else ""
             if macro in macros:
                 last = _closing(tokens, begin - 1)
@@ -251,6 +307,13 @@ def _opening(tokens: list[Token], closing: int) -> int:
         if depth == 0:
             return index
     return 0
+
+
+def _bare(tokens: list[Token]) -> list[Token]:
+    """``tokens`` without parentheses around all of them."""
+    while tokens[0].token_type == TokenType.L_PAREN and _closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    return tokens
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:

@@ -1,4 +1,7 @@
-"""What a streaming view keeps per key, as ``dovetail check`` says it: bounds that follow from the definition alone."""
+"""What a streaming view keeps per key, as ``dovetail check`` says it: bounds that follow from the definition alone.
+
+A view of a UNION ALL keeps as much for each of its SELECTs.
+"""
 
 from __future__ import annotations
 

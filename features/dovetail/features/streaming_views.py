@@ -11,21 +11,21 @@ from sqlglot import TokenType, exp
 
 from dovetail.features.batch.binding import Binder, BindError
 from dovetail.features.calls import MACROS_OF_AGGREGATES, AggregateReader
-from dovetail.features.cleaned import inner_source, read_cleaned, stream_of
-from dovetail.features.plan import Aggregate, Cleaned, Derived, Stream, StreamView
+from dovetail.features.plan import Aggregate, Branch, Derived, Stream, StreamView
+from dovetail.features.relations import read_relation, reads_stream
 from dovetail.features.source import Call, Source, Span, nearest, quoted
 from dovetail.platform.errors import DefinitionError
 
 __all__ = ["from_table", "is_streaming", "parse_stream_view", "relation_name"]
 
-_CLAUSES = {"expressions", "from_", "from", "where", "windows", "kind"}
+_CLAUSES = {"expressions", "with_", "with", "from_", "from", "where", "windows", "kind"}
 #: A row's validity for every input is one bit of a 64-bit word.
 _MAX_INPUTS = 63
 
 
 def is_streaming(source: Source, streams: Mapping[str, Stream]) -> bool:
     """Whether the statement reads a declared stream."""
-    return stream_of(source, streams) is not None
+    return reads_stream(source, streams)
 
 
 def from_table(source: Source) -> exp.Table | None:
@@ -46,17 +46,20 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
     """
-    stream = cast("Stream", stream_of(source, streams))
-    inner = inner_source(source)
-    if inner is None:
-        return _Reader(name, source, stream, binder, None).view()
-    cleaned, stream = read_cleaned(inner, stream, binder)
-    return _Reader(name, source, stream, Binder({stream.name: stream.schema.arrow}), cleaned).view()
+    branches, stream = read_relation(source, streams)
+    if not branches:
+        return _Reader(name, source, stream, binder, branches).view()
+    view = _Reader(name, source, stream, Binder({stream.name: stream.schema.arrow}), branches).view()
+    try:  # a definition runs in DuckDB as it is, also the parts of it that nothing reads
+        binder.describe(source.cut(source.whole))
+    except BindError as error:
+        raise source.refuse(source.select, str(error), "correct it: a definition runs in DuckDB as it is") from error
+    return view
 
 
 class _Reader:
-    def __init__(self, name: str, source: Source, stream: Stream, binder: Binder, cleaned: Cleaned | None) -> None:
-        self.cleaned = cleaned
+    def __init__(self, name: str, source: Source, stream: Stream, binder: Binder, branches: tuple[Branch, ...]) -> None:
+        self.branches = branches
         self.name, self.source, self.binder = name, source, binder
         self.stream = stream
         self.relation = relation_name(source)
@@ -68,7 +71,7 @@ class _Reader:
     def view(self) -> StreamView:
         source, select = self.source, self.source.select
         for clause, value in select.args.items():
-            if value and clause not in _CLAUSES and not (clause in ("with_", "with") and self.cleaned is not None):
+            if value and clause not in _CLAUSES:
                 raise source.refuse(
                     value[0] if isinstance(value, list) else value,
                     f"{clause.strip('_').upper()} in a streaming view",
@@ -106,7 +109,7 @@ class _Reader:
             aggregates=tuple(self.aggregates),
             derived=tuple(self.derived),
             outputs=tuple(outputs) if self.derived else (),
-            cleaned=self.cleaned,
+            branches=self.branches,
         )
 
     def _unique(self, outputs: list[str]) -> None:

@@ -12,16 +12,21 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import StreamView
+from dovetail.features.plan import Stream, StreamView
 from dovetail.platform.errors import WireError
 from dovetail.platform.intake import Vet
 
 __all__ = ["vet_events"]
 
 
-def vet_events(views: Sequence[StreamView]) -> Vet:
-    """A vet for the intake of the stream that ``views`` read: finds rows on which an expression of theirs fails."""
-    preparers = [StreamPreparer(view) for view in views]
+def vet_events(stream: Stream, views: Sequence[StreamView]) -> Vet:
+    """A vet for the intake of ``stream``: finds rows on which an expression of one of ``views`` fails."""
+    preparers = [
+        StreamPreparer(view, number)
+        for view in views
+        for number, branch in enumerate(view.reads)
+        if branch.stream.name == stream.name
+    ]
 
     def reason(events: pa.Table) -> str | None:
         for preparer in preparers:

@@ -225,7 +225,7 @@ class _Parts:
     def _features(self) -> list[Stage]:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
-            views = [view for view in self.project.stream_views.values() if view.stream.name == name]
+            views = [view for view in self.project.stream_views.values() if name in view.stream_names]
             if views:
                 intake = stream_intake(self.project, name)
                 dead = self.config.dead_letter_topic

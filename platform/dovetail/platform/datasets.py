@@ -36,8 +36,8 @@ DEAD_LETTERS = "dead_letters"
 def stream_intake(project: Project, name: str) -> Intake:
     """What a stream's agents take in."""
     stream = project.streams[name]
-    views = [view for view in project.stream_views.values() if view.stream.name == name]
-    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(views))
+    views = list(project.stream_views.values())
+    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(stream, views))
 
 
 def request_intake(project: Project) -> Intake:

@@ -12,9 +12,12 @@ import pyarrow as pa
 
 from dovetail.features.evaluate import StreamPreparer
 from dovetail.features.plan import StreamView
+from dovetail.features.sources import Place, source_of
 from dovetail.features.stream.engine import StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
+
+from .strategies import by_stream
 
 States = dict[tuple[bytes, int], bytes]
 
@@ -26,26 +29,31 @@ def polls_of(events: pa.Table, cuts: Sequence[int]) -> list[pa.Table]:
 
 
 def streamed(view: StreamView, polls: Sequence[pa.Table]) -> tuple[StreamEngine, States, int]:
-    """The engine, the states after ``polls`` (each of any partitions) and the highest watermark."""
-    engine, preparer = StreamEngine(view), StreamPreparer(view)
+    """The engine, the states after ``polls`` (each of any streams and partitions) and the highest watermark."""
+    engine = StreamEngine(view)
+    preparers = [StreamPreparer(view, branch) for branch in range(len(view.reads))]
     states: States = {}
     watermarks: dict[int, int] = {}
     for poll in polls:
-        partitions = poll.column("_partition").to_numpy()
-        for partition in np.unique(partitions).tolist():
-            rows = poll.take(pa.array(np.flatnonzero(partitions == partition)))
-            prepared = preparer.prepare(rows)
-            before, watermarks[partition] = running_watermark(
-                prepared.event_time, watermarks.get(partition, NO_WATERMARK)
-            )
-            keys, codes = encode_keys(prepared.entity)
-            ready = prepare_rows(
-                engine.layout, codes, prepared.event_time[prepared.kept], before[prepared.kept], prepared.arguments,
-                prepared.filters, engine.collections, Source(partition, positions_of(rows)[prepared.kept]),
-            )  # fmt: skip
-            applied = engine.apply([states.get((key, partition)) for key in keys], ready)
-            assert len(prepared.kept) == applied.applied + applied.expired + applied.unused
-            states.update({(key, partition): blob for key, blob in zip(keys, applied.blobs, strict=True)})
+        arrived = by_stream(poll)
+        for branch, read in enumerate(view.reads):
+            events = arrived[read.stream.name]
+            partitions = events.column("_partition").to_numpy()
+            for partition in np.unique(partitions).tolist():
+                rows = events.take(pa.array(np.flatnonzero(partitions == partition)))
+                source = source_of(view, Place(branch, partition))
+                prepared = preparers[branch].prepare(rows)
+                before, watermarks[source] = running_watermark(
+                    prepared.event_time, watermarks.get(source, NO_WATERMARK)
+                )
+                keys, codes = encode_keys(prepared.entity)
+                ready = prepare_rows(
+                    engine.layout, codes, prepared.event_time[prepared.kept], before[prepared.kept], prepared.arguments,
+                    prepared.filters, engine.collections, Source(source, positions_of(rows)[prepared.kept]),
+                )  # fmt: skip
+                applied = engine.apply([states.get((key, source)) for key in keys], ready)
+                assert len(prepared.kept) == applied.applied + applied.expired + applied.unused
+                states.update({(key, source): blob for key, blob in zip(keys, applied.blobs, strict=True)})
     return engine, states, max(watermarks.values(), default=NO_WATERMARK)
 
 

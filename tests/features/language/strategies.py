@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from hypothesis import strategies as st
 
 from dovetail.features.batch.binding import Binder
@@ -73,15 +74,39 @@ class Schema:
         keys = [pa.field("user_id", pa.int64()), pa.field("shop", pa.string())]
         return pa.schema([*keys, *fields, pa.field("event_time", pa.timestamp("us"), nullable=False)])
 
+    @property
+    def others(self) -> pa.Schema:
+        """The second stream: the same columns in the opposite order, its event time called otherwise."""
+        fields = [field.with_name("at") if field.name == "event_time" else field for field in self.arrow]
+        return pa.schema(reversed(fields))
+
 
 @dataclass(frozen=True)
 class Case:
-    """A definition, its plan, events with positions in order of arrival, and what is asked."""
+    """A definition, its plan, events with positions in order of arrival, and what is asked.
+
+    ``events`` are those of both streams, as of the first; ``_stream`` is 1 where one is of the second.
+    """
 
     sql: str
     view: StreamView
     events: pa.Table
     probes: pa.Table
+
+    def given(self, events: pa.Table | None = None) -> dict[str, pa.Table]:
+        """``events`` (default: all), by stream, as they arrive there."""
+        return by_stream(self.events if events is None else events)
+
+
+def by_stream(events: pa.Table) -> dict[str, pa.Table]:
+    """The events of both streams, apart."""
+    mine = events.drop_columns(["_stream"])
+    names = ["at" if name == "event_time" else name for name in mine.column_names]
+    declared = [name for name in names if not name.startswith("_")]
+    positions = ["_partition", "_offset", "_row"]
+    second = pc.equal(events.column("_stream"), 1)
+    others = mine.filter(second).rename_columns(names).select([*reversed(declared), *positions])
+    return {"events": mine.filter(pc.invert(second)), "others": others}
 
 
 @st.composite
@@ -157,7 +182,7 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str) -> str:
 
 
 @st.composite
-def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True) -> str:
+def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True, twice: bool = True) -> str:
     """The text of a streaming view."""
     keys = draw(st.sampled_from(("user_id", "user_id, shop")))
     windows = [draw(frames(rows=rows)) for _ in range(draw(st.integers(1, 3)))]
@@ -165,45 +190,87 @@ def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True) -> str:
         f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}'))} AS f{i}"
         for i in range(draw(st.integers(3, 8)))
     ]
-    where = f"WHERE {draw(conditions(schema))}\n" if draw(st.booleans()) else ""
+    where = draw(wheres(schema)) + "\n"
     named = ",\n       ".join(
         f"w{i} AS (PARTITION BY {keys} ORDER BY event_time\n            {frame})" for i, frame in enumerate(windows)
     )
     listed = ",\n       ".join([keys, *columns])
     text = f"SELECT {listed}\nFROM @\n{where}WINDOW {named}"
-    inner = f"SELECT {draw(cleaned_columns(schema))}\n      FROM events"
-    if draw(st.booleans()):
-        inner += f" AS e WHERE {draw(conditions(schema))}"
-    form = draw(st.integers(0, 3))
+    form = draw(st.integers(0, 4))
     if form == 0:
-        return text.replace("@", f"({inner}) AS cleaned")
+        return text.replace("@", "events")
+    inner = draw(relations(schema, twice=twice))
     if form == 1:
+        return text.replace("@", f"({inner}) AS cleaned")
+    if form == 2:
         return f"WITH cleaned AS ({inner})\n" + text.replace("@", "cleaned")
-    return text.replace("@", "events")
+    if form == 3:
+        after = f"SELECT {draw(cleaned_columns(schema))} FROM first {draw(wheres(schema))}"
+        return f"WITH first AS ({inner}),\n     second AS ({after})\n" + text.replace("@", "second AS cleaned")
+    last = f"SELECT {draw(cleaned_columns(schema))} FROM shared AS s UNION ALL SELECT * FROM shared"
+    return f"WITH shared AS ({inner})\n" + text.replace("@", f"({last if twice else 'FROM_SHARED'})").replace(
+        "FROM_SHARED", "SELECT * FROM shared"
+    )
 
 
 @st.composite
-def cleaned_columns(draw: st.DrawFn, schema: Schema) -> str:
+def wheres(draw: st.DrawFn, schema: Schema) -> str:
+    """A WHERE clause, or none."""
+    return f"WHERE {draw(conditions(schema))}" if draw(st.booleans()) else ""
+
+
+@st.composite
+def relations(draw: st.DrawFn, schema: Schema, *, twice: bool) -> str:
+    """SELECTs over the streams, nested and put together; ``twice`` lets an event count more than once."""
+    kinds = st.sampled_from((("events",), ("events", "others"), ("others", "events")))
+    streams = draw(kinds | st.lists(st.sampled_from(("events", "others")), min_size=2, max_size=3) if twice else kinds)
+    branches = []
+    for number, stream in enumerate(streams):
+        if stream == "events":
+            text = f"SELECT {draw(cleaned_columns(schema))} FROM events AS e {draw(wheres(schema))}"
+        else:
+            columns = draw(cleaned_columns(schema, star=False))
+            text = f'SELECT {columns.removesuffix("event_time")}"at" AS event_time FROM others {draw(wheres(schema))}'
+        for _ in range(draw(st.integers(0, 2))):
+            text = f"SELECT {draw(cleaned_columns(schema))} FROM ({text}) AS x {draw(wheres(schema))}"
+        if number and draw(st.booleans()):  # names are the first SELECT's
+            text = f"(SELECT user_id AS u, shop AS s, * EXCLUDE (user_id, shop) FROM ({text}))".replace(
+                "* EXCLUDE (user_id, shop)", ", ".join([*schema.columns, "event_time"])
+            )
+        branches.append(text)
+    united = "\n      UNION ALL ".join(branches)
+    if draw(st.booleans()):
+        return f"SELECT {draw(cleaned_columns(schema))} FROM ({united}) {draw(wheres(schema))}"
+    return united
+
+
+@st.composite
+def cleaned_columns(draw: st.DrawFn, schema: Schema, *, star: bool = True) -> str:
     """The columns of the schema, some of them made anew from others, of the same type."""
     made = []
     for name, type_ in schema.columns.items():
         other = draw(st.sampled_from(schema.of(type_)))
         options = [name, f"{other} AS {name}", f"CASE WHEN shop = 'a' THEN {name} ELSE {other} END AS {name}"]
         made.append(draw(st.sampled_from([*options, f"TRY_CAST(CAST({other} AS VARCHAR) AS {type_}) AS {name}"])))
-    return draw(st.sampled_from(("*", ", ".join(["user_id", "shop", "event_time", *made]))))
+    listed = ", ".join(["user_id", "shop", *made, "event_time"])
+    return draw(st.sampled_from(("*", listed))) if star else listed
 
 
 def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
     """The plan of ``sql`` over a stream of ``schema``."""
     stream = Stream(TableSchema("events", "sql/events.sql", 1, schema.arrow, ""), "events", "event_time", "user_id",
                     lateness_us, 0)  # fmt: skip
+    other = Stream(TableSchema("others", "sql/others.sql", 1, schema.others, ""), "others", "at", "user_id",
+                   lateness_us, 0)  # fmt: skip
     source = Source("sql/view.sql", sql)
-    return parse_stream_view("view", source, {"events": stream}, Binder({"events": schema.arrow}))
+    streams = {"events": stream, "others": other}
+    return parse_stream_view("view", source, streams, Binder({"events": schema.arrow, "others": schema.others}))
 
 
 @st.composite
-def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True) -> pa.Table:
-    """Events in order of arrival with their positions, over up to three partitions; some twice, many at one time."""
+def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True, streams: int = 1) -> pa.Table:
+    """Events in order of arrival with their positions, over up to three partitions of each of ``streams``; some twice,
+    many at one time."""
     row = st.fixed_dictionaries(
         {
             "user_id": st.sampled_from((1, 1, 1, 1, 1, 1, 2, None)),
@@ -211,6 +278,7 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
             **{name: st.none() | _VALUES[type_] for name, type_ in schema.columns.items()},
             "event_time": st.integers(-30, 30).map(lambda n: ORIGIN + n * UNIT),
             "_partition": st.integers(0, 2),
+            "_stream": st.integers(0, streams - 1),
         }
     )
     # Long logs of one key: an example with two events in a window says more than ten with one.
@@ -222,6 +290,7 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
     for offset, found in enumerate(rows):
         found["_offset"], found["_row"] = offset // 2, offset % 2
     types = [pa.field("_partition", pa.int32()), pa.field("_offset", pa.int64()), pa.field("_row", pa.int32())]
+    types.append(pa.field("_stream", pa.int8()))
     return pa.Table.from_pylist(rows, schema=pa.schema([*schema.arrow, *types]))
 
 
@@ -243,6 +312,8 @@ def requests(draw: st.DrawFn) -> pa.Table:
 def cases(draw: st.DrawFn, *, rows: bool = True, ties: bool = True, lateness: int | None = None) -> Case:
     """A definition from the whole language, and what happened and is asked."""
     schema = draw(schemas())
-    sql = draw(definitions(schema, rows=rows))
+    sql = draw(definitions(schema, rows=rows, twice=ties))
     allowed = draw(st.integers(0, 80)) if lateness is None else lateness
-    return Case(sql, view_of(sql, schema, allowed * UNIT), draw(logs(schema, ties=ties)), draw(requests()))
+    view = view_of(sql, schema, allowed * UNIT)
+    log = logs(schema, ties=ties, streams=1 + ("others" in view.stream_names))
+    return Case(sql, view, draw(log), draw(requests()))

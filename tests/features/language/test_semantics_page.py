@@ -11,10 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from dovetail.features.batch.binding import Binder
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.plan import StreamView
+from dovetail.features.plan import Stream, StreamView
 from dovetail.features.replay import ViewReplay, with_positions
+from dovetail.features.source import Source
+from dovetail.features.streaming_views import parse_stream_view
 from dovetail.platform.errors import DefinitionError
+from dovetail.platform.schema import TableSchema
 
 from .strategies import Schema, view_of
 
@@ -24,7 +28,11 @@ SCHEMA = Schema(
 )
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
 EVENTS = [row for row in ROWS if row[0].isdigit()]
-EXAMPLES = [row for row in ROWS if row[0].startswith("`")]
+EXAMPLES = [row for row in ROWS if row[0].startswith("`") and len(row) == 4]
+#: Of the view over two streams, the orders of the second, and its text.
+UNITED = [row for row in ROWS if row[0].startswith("`") and len(row) == 3]
+ORDERS = [row for row in ROWS if re.fullmatch(r"o\d", row[0])]
+(UNION,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 
 
 def moment(text: str) -> dt.datetime:
@@ -54,6 +62,23 @@ def view(aggregate: str, frame: str) -> StreamView:
     return view_of(f"SELECT user_id, {over} AS value FROM events WINDOW w AS ({window})", SCHEMA, 3_600_000_000)
 
 
+def united(aggregate: str) -> StreamView:
+    """The page's view over two streams."""
+    orders = pa.schema(
+        {"buyer": pa.int64(), "item": pa.string(), "cents": pa.int32(), "ordered_at": pa.timestamp("us")}
+    )
+    streams = {
+        name: Stream(TableSchema(name, f"sql/{name}.sql", 1, schema, ""), name, time, key, 3_600_000_000, 0)
+        for name, schema, time, key in (
+            ("events", SCHEMA.arrow, "event_time", "user_id"),
+            ("orders", orders, "ordered_at", "buyer"),
+        )
+    }
+    source = Source("sql/view.sql", UNION.replace("value_below", aggregate))
+    binder = Binder({name: stream.schema.arrow for name, stream in streams.items()})
+    return parse_stream_view("view", source, streams, binder)
+
+
 def shown(value: Any) -> str:
     return re.sub(r"Decimal\('([^']*)'\)", r"\1", str(value) if not isinstance(value, list) else repr(value))
 
@@ -61,6 +86,7 @@ def shown(value: Any) -> str:
 def test_the_page_has_examples() -> None:
     assert len(EVENTS) == 5
     assert len(EXAMPLES) > 40
+    assert (len(UNITED), len(ORDERS)) == (6, 3)
 
 
 @pytest.mark.parametrize("row", EXAMPLES, ids=lambda row: f"{row[0]} {row[1]} {row[2]}")
@@ -80,3 +106,19 @@ def test_an_example(row: list[str]) -> None:
     got = replay.values(asked)
     assert shown(batch) == value
     assert shown(got.values["value"].to_pylist()[0]) == (value if got.answerable[0] else "None")
+
+
+@pytest.mark.parametrize("row", UNITED, ids=lambda row: f"{row[0]} {row[1]}")
+def test_an_example_of_two_streams(row: list[str]) -> None:
+    wanted = united(row[0].strip("`"))
+    rows = [
+        {"buyer": 1, "ordered_at": moment(at), "item": item, "cents": None if cents == "NULL" else int(cents)}
+        for _, at, item, cents in ORDERS
+    ]
+    orders = with_positions(pa.Table.from_pylist(rows, schema=wanted.reads[1].stream.schema.arrow))
+    asked = pa.table({"user_id": [1], "request_time": pa.array([moment(row[1])], pa.timestamp("us"))})
+    batch = evaluate_view(wanted, {"events": events(), "orders": orders}, asked).values["value"].to_pylist()
+    replay = ViewReplay(wanted)
+    replay.apply(orders, branch=1)
+    replay.apply(events(), branch=0)
+    assert shown(batch[0]) == shown(replay.values(asked).values["value"].to_pylist()[0]) == row[2]

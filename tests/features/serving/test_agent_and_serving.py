@@ -81,7 +81,7 @@ def store(tmp_path: Path) -> SqlOnlineStore:
 def feature_stage(project: Project, store: SqlOnlineStore) -> FeatureStage:
     stream = project.streams["event"]
     views = list(project.stream_views.values())
-    intake = Intake(stream.schema, stream.event_time, None, vet_events(views))
+    intake = Intake(stream.schema, stream.event_time, None, vet_events(stream, views))
     return FeatureStage(stream, views, intake, store, dead_letter_topic="dead")
 
 

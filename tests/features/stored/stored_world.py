@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,19 @@ FROM request LEFT JOIN users USING (user_id) LEFT JOIN profile USING (item_id)
 class World:
     """A project folder, its stores, and a log in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, toml: str = TOML, files: Mapping[str, str] = FILES) -> None:
         self.folder = folder
         (folder / "sql").mkdir(parents=True)
-        (folder / "dovetail.toml").write_text(TOML, encoding="utf-8")
-        for name, text in FILES.items():
+        (folder / "dovetail.toml").write_text(toml, encoding="utf-8")
+        for name, text in files.items():
             self.write(name, text)
         items = [{"item_id": i, "category": f"c{i}", "available_at": 0} for i in range(3)]
         schema = pa.schema({"item_id": pa.int64(), "category": pa.string(), "available_at": pa.timestamp("us")})
         pq.write_table(pa.Table.from_pylist(items, schema=schema), folder / "items.parquet")
         self.project = self.load()
         self.stores: Stores = open_stores(self.project.config)
-        self.log = MemoryLog({"events": 2, "requests": 1, "snapshots": 1, "dead": 1})
+        streams = {name: declared.partitions for name, declared in self.project.config.streams.items()}
+        self.log = MemoryLog({**streams, "requests": 1, "snapshots": 1, "dead": 1})
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
@@ -86,29 +87,31 @@ class World:
         self.project = load(self.folder, **overrides)
         return self.project
 
-    def send(self, rows: Sequence[dict[str, Any]]) -> None:
-        """One message per row, users to partitions by their last digit; a row None is a message nobody can read."""
-        schema = self.project.streams["events"].schema.arrow
+    def send(self, rows: Sequence[dict[str, Any]], stream: str = "events") -> None:
+        """One message per row, users to partitions by their last digit."""
+        declared = self.project.streams[stream]
+        partitions = self.project.config.streams[stream].partitions
         for row in rows:
-            stamp = row["event_time"] // 1_000
-            value = wire.encode_json(pa.Table.from_pylist([row], schema=schema))[0]
-            partition = int(row["user_id"][-1]) % 2
-            self.log.append([Outgoing("events", value, partition=partition, timestamp_ms=stamp)])
+            stamp = row[declared.event_time] // 1_000
+            value = wire.encode_json(pa.Table.from_pylist([row], schema=declared.schema.arrow))[0]
+            partition = int(row[declared.key][-1]) % partitions
+            self.log.append([Outgoing(stream, value, partition=partition, timestamp_ms=stamp)])
 
     def ask(self, rows: Sequence[dict[str, Any]]) -> None:
         """Requests, one message."""
         table = pa.Table.from_pylist(list(rows), schema=self.project.request.arrow)
         self.log.append([Outgoing("requests", wire.encode(table), partition=0, timestamp_ms=0)])
 
-    def feature_stage(self, *views: str) -> FeatureStage:
-        stream = self.project.streams["events"]
+    def feature_stage(self, *views: str, of: str = "events") -> FeatureStage:
+        stream = self.project.streams[of]
         plans = [self.project.stream_views[view] for view in views]
         intake = Intake(stream.schema, stream.event_time, stream.max_ahead_us)
         return FeatureStage(stream, plans, intake, self.stores.online, dead_letter_topic="dead")
 
     def stream(self, *views: str, max_records: int = 7) -> None:
-        """Run the feature agent to the end of the log."""
-        asyncio.run(run_stage(self.feature_stage(*views), self.log, max_records=lambda: max_records))
+        """Run the feature agent of each stream to the end of the log."""
+        for name in self.project.streams:
+            asyncio.run(run_stage(self.feature_stage(*views, of=name), self.log, max_records=lambda: max_records))
 
     def answer(self) -> None:
         """Run the snapshot agent to the end of the log."""
@@ -147,11 +150,9 @@ class World:
 
     def archive(self) -> None:
         """Run the archive agent to the end of the log, files of a few rows."""
-        stream = self.project.streams["events"]
-        intakes = {
-            "events": Intake(stream.schema, stream.event_time, stream.max_ahead_us),
-            "requests": Intake(self.project.request, "request_time", None),
-        }
+        streams = self.project.streams
+        intakes = {name: Intake(s.schema, s.event_time, s.max_ahead_us) for name, s in streams.items()}
+        intakes["requests"] = Intake(self.project.request, "request_time", None)
 
         def decode(name: str, poll: Poll) -> tuple[pa.Table, int]:
             received = intakes[name].read(poll)
@@ -160,8 +161,8 @@ class World:
         def inside(poll: Poll) -> tuple[pa.Table, int]:
             return wire.decode_arrow(poll), 0
 
-        for name in ("events", "requests", "snapshots"):
-            outside, day_of = name in intakes, "event_time" if name == "events" else "request_time"
+        for name in (*intakes, "snapshots"):
+            outside, day_of = name in intakes, streams[name].event_time if name in streams else "request_time"
             how = partial(decode, name) if outside else inside
             dataset = Dataset(name, name, day_of, how, derived=not outside)
             stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, rows_per_file=20)

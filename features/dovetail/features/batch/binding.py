@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect
+from dovetail.features.batch.connection import connect, shared_cursor
 
 __all__ = ["BindError", "Binder", "functions_called", "syntax_tree", "unstable_functions"]
 
@@ -24,9 +24,13 @@ class Binder:
     """Binds SQL against empty tables of the given schemas."""
 
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
-        self._connection = connect(threads=1)
+        self._connection = shared_cursor()
         for name, schema in tables.items():
-            self._connection.register(name, schema.empty_table())
+            self.declare(name, schema)
+
+    def declare(self, name: str, schema: pa.Schema) -> None:
+        """Let ``name`` be an empty table of ``schema``, whatever it was."""
+        self._connection.register(name, schema.empty_table())
 
     def describe(self, sql: str) -> pa.Schema:
         """The Arrow schema of a query's result.
@@ -36,6 +40,17 @@ class Binder:
         """
         try:
             return self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
+        except duckdb.Error as error:
+            raise BindError(_first_line(error)) from error
+
+    def types(self, sql: str) -> list[str]:
+        """The types of a query's columns, as DuckDB writes them.
+
+        Raises:
+            BindError: a name or type is wrong.
+        """
+        try:
+            return [str(type_) for type_ in self._connection.sql(sql).types]
         except duckdb.Error as error:
             raise BindError(_first_line(error)) from error
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ import duckdb
 from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.trace import TracedConnection
 
-__all__ = ["Resources", "connect", "resources"]
+__all__ = ["Resources", "connect", "resources", "shared_cursor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +71,17 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     for macro in MACROS:
         connection.execute(macro)
     return connection
+
+
+def shared_cursor() -> duckdb.DuckDBPyConnection:
+    """A connection of its own to one database of this process, with one thread: what is registered in it is its own.
+
+    A database takes some 20 ms to open, a cursor microseconds, and a definition has many expressions.
+    """
+    return _shared().cursor()
+
+
+@cache
+def _shared() -> duckdb.DuckDBPyConnection:
+    # In an empty context: whatever the first caller was granted is not for all.
+    return Context().run(connect, threads=1)

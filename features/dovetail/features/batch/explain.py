@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from dovetail.features.batch.connection import Resources, connect, resources
 from dovetail.features.batch.features import ColumnEvaluator
-from dovetail.features.batch.streaming import Visibility, evaluate_view
+from dovetail.features.batch.macros import MACROS
+from dovetail.features.batch.relation import create_relation
+from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
 from dovetail.features.plan import FeatureColumn, FeatureSet, StreamView
 from dovetail.features.project import Project
 from dovetail.platform.positions import own_position_columns
@@ -27,9 +29,8 @@ def explain_features(
             continue
         if join.view in project.stream_views:
             view = project.stream_views[join.view]
-            script = view_script(view, *_unseen(view, visibility), visibility)
             parts.append(f"-- {view.name} ({view.file}:{view.line}), in pieces by hash of {', '.join(view.entity)}")
-            parts += script
+            parts += view_script(view, visibility)
         else:
             batch = project.batch_views[join.view]
             parts.append(
@@ -37,23 +38,36 @@ def explain_features(
             )
             parts.append(batch.sql.strip().rstrip(";") + ";")
     parts.append(f"-- {features.name} ({features.file}:{features.line}), over requests joined with the views")
-    script = []
+    script: list[str] = []
     with resources(Resources(script=script)):
         ColumnEvaluator(features, columns).evaluate(features.inputs.empty_table())
     parts += script
     return "\n".join(parts) + "\n"
 
 
-def view_script(view: StreamView, events: pa.Table, probes: pa.Table, visibility: Visibility) -> list[str]:
-    """The statements of evaluating ``view`` at ``probes``; they read ``given_events`` and ``given_probes``."""
-    script: list[str] = []
-    with resources(Resources(script=script)):
-        evaluate_view(view, events, probes, visibility=visibility)
-    return script
+def view_script(view: StreamView, visibility: Visibility) -> list[str]:
+    """The statements of evaluating ``view``; they read ``given_probes`` and what :func:`~.relation.given_table` names.
+
+    Macros come first; then what cleans events; then what the values are made of.
+    """
+    cleaning: list[str] = []
+    nothing = {
+        branch.stream.name: pa.schema([*branch.stream.schema.arrow, *own_position_columns()]).empty_table()
+        for branch in view.reads
+    }
+    with resources(Resources(script=cleaning)):
+        connection = connect(threads=1)
+    create_relation(connection, view, nothing, positions_read(view, visibility))
+    connection.close()
+    rows, probes = _unseen(view, visibility)
+    evaluating: list[str] = []
+    with resources(Resources(script=evaluating)):
+        evaluate_rows(view, rows, probes, visibility=visibility)
+    return [*cleaning, *evaluating[len(MACROS) :]]
 
 
 def _unseen(view: StreamView, visibility: Visibility) -> tuple[pa.Table, pa.Table]:
-    """Events and probes to take the script down with: none, or for ``as_served`` one that the other had not seen, so
+    """Rows and probes to take the script down with: none, or for ``as_served`` one that the other had not seen, so
     that what is done about late events is in the script, too."""
     rows = 1 if visibility == "as_served" else 0
     moment = pa.array([0] * rows, pa.timestamp("us"))

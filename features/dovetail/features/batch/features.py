@@ -17,7 +17,7 @@ __all__ = ["ColumnEvaluator", "evaluate_feature_set", "seen_column"]
 
 
 def seen_column(view: str) -> str:
-    """The column of the requests that says what streaming view ``view`` had seen: list<int64> by partition."""
+    """The column of the requests that says what streaming view ``view`` had seen: list<int64> by source."""
     return f"{view}._seen"
 
 
@@ -49,7 +49,7 @@ def evaluate_feature_set(
             view = project.stream_views[join.view]
             values = evaluate_view(
                 view,
-                events[view.stream.name],
+                events,
                 requests,
                 seen_column=seen_column(view.name),
                 visibility=visibility,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect
+from dovetail.features.batch.connection import connect, shared_cursor
 
 __all__ = ["DuckLane", "LaneError"]
 
@@ -19,13 +19,13 @@ class LaneError(Exception):
 
 
 class DuckLane:
-    """Expressions over one table's columns. One database per lane; every call has its own cursor, so threads may share.
+    """Expressions over one table's columns. Every call has its own cursor, so threads may share.
 
     A call costs milliseconds whatever the number of rows: put all expressions of a batch into one.
     """
 
     def __init__(self, expressions: Sequence[tuple[str, pa.DataType]], *, threads: int | None = 1) -> None:
-        self._connection = connect(threads=threads)
+        self._connection = shared_cursor() if threads == 1 else connect(threads=threads)
         self._types = [type_ for _, type_ in expressions]
         listed = ", ".join(f"({sql}\n) AS c{index}" for index, (sql, _) in enumerate(expressions))
         self._query = f"SELECT {listed} FROM {_ROWS}"

@@ -12,6 +12,7 @@ import duckdb
 from dovetail.features.batch.aggregates import lower_bound_sql, needs_positions, parts_sql
 from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
+from dovetail.features.sources import order_columns
 
 __all__ = ["create_inputs", "create_window_keys", "input_parts_sql", "paired_sql", "same_key_sql", "with_lows_sql"]
 
@@ -67,7 +68,8 @@ def input_parts_sql(view: StreamView, index: int) -> str:
     within = f"e.t >= e.low{aggregate.window}" if window.rows is None else f"e.recency <= {window.rows}"
     over = f"FILTER (WHERE e.f{aggregate.input} AND {within})"
     by = "NULL" if aggregate.by is None else f"e.a{aggregate.by}"
-    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, "e.t, e._partition, e._offset, e._row")
+    position = ", ".join(["e.t", *order_columns(view, "e.")])
+    return parts_sql(view, index, f"e.a{aggregate.input}", by, over, position)
 
 
 def paired_sql(view: StreamView) -> str:

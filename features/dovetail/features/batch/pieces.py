@@ -21,10 +21,11 @@ from sqlglot import exp
 
 from dovetail.features.batch.connection import Resources, resources
 from dovetail.features.batch.features import ColumnEvaluator, seen_column
+from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.scratch import Buckets, Cursor, KeyHash
-from dovetail.features.batch.streaming import Visibility, evaluate_view
+from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
 from dovetail.features.batch.views import lookup_as_of
-from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, StreamView
+from dovetail.features.plan import BatchView, Branch, FeatureColumn, FeatureSet, StreamView
 from dovetail.features.source import Source
 from dovetail.platform.dayfiles import DayFiles
 from dovetail.platform.errors import WireError
@@ -65,18 +66,21 @@ class Limits:
 
 def earliest_read(view: StreamView, time_us: int) -> int | None:
     """The earliest event time that a value of ``view`` at ``time_us`` depends on; None when there is no bound."""
-    bounds = [window.lower_bound(time_us) for window in view.windows]
-    return None if None in bounds else min(bounds, default=time_us)
+    if not all(window.bounded_us for window in view.windows):
+        return None
+    return min((window.lower_bound(time_us) for window in view.windows), default=time_us)
 
 
-def columns_read(view: StreamView) -> list[str]:
-    """The stream's columns that the view's text names, its entity and its event time; all when it has a ``*``."""
-    names = view.stream.schema.arrow.names
+def columns_read(view: StreamView, branch: Branch | None = None) -> list[str]:
+    """The columns of the branch's stream (default: the view's only one) that the view's text names, among them its
+    entity and event time; all when it has a ``*``."""
+    branch = branch or view.reads[0]
+    names = branch.stream.schema.arrow.names
     select = Source(view.file, view.sql).select
     if any(not isinstance(star.parent, exp.Count) for star in select.find_all(exp.Star)):
         return list(names)
-    named = {column.name.lower() for column in select.find_all(exp.Column)}
-    always = {*view.entity, view.stream.event_time}
+    named = {part.name.lower() for column in select.find_all(exp.Column) for part in column.parts}
+    always = {*view.entity, branch.stream.event_time}
     return [name for name in names if name.lower() in named or name in always]
 
 
@@ -172,14 +176,14 @@ class PieceEvaluator:
 
     def _view(self, view: StreamView, rows: Rows, span: Span) -> list[Cursor]:
         """Every probe's values of ``view``, in files, by probe."""
-        events = self._events[view.stream.name]
         reach = earliest_read(view, span.low_us)
-        total = span.rows + events.rows(reach, span.high_us)
+        logs = [self._events[branch.stream.name] for branch in view.reads]
+        total = span.rows + sum(log.rows(reach, span.high_us) for log in logs)
         cut = KeyHash(view.entity_types, max(1, -(-total // self._limits.piece)))
         probes, keys = self._cut_probes(view, rows, cut)
         schema = _event_schema(view, self._visibility)
         files = Buckets(self._scratch / view.name / "events", cut.buckets)
-        for number, part in enumerate(events.read(schema.names, reach, span.high_us)):
+        for number, part in enumerate(self._parts(view, reach, span.high_us)):
             hashes = cut.of([part.column(column) for column in view.entity])
             wanted = keys[hashes & _FILTER]  # a few others pass, too: they are nobody's events
             part = part.select(schema.names).cast(schema)
@@ -199,6 +203,15 @@ class PieceEvaluator:
             probes.drop(bucket)
             self._on_step(f"{view.name}: values", bucket + 1, cut.buckets)
         return cursors
+
+    def _parts(self, view: StreamView, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
+        """The view's rows of that time, in bounded parts."""
+        for number, branch in enumerate(view.reads):
+            columns = columns_read(view, branch)
+            given = _given_schema(view, branch, columns, self._visibility)
+            for part in self._events[branch.stream.name].read(given.names, low_us, high_us):
+                part = part.select(given.names).cast(given)
+                yield cleaned_rows(view, number, _with_all_columns(branch.stream.schema.arrow, part))
 
     def _cut_probes(self, view: StreamView, rows: Rows, cut: KeyHash) -> tuple[Buckets, npt.NDArray[np.bool_]]:
         """The probes in buckets, numbered in their order, and which low bits of a hash some probe's key has."""
@@ -229,9 +242,8 @@ class PieceEvaluator:
         if halves is not None:
             both = pa.concat_tables([self._piece(view, *half) for half in halves])
             return both.take(pa.array(np.argsort(both.column(_ROW).to_numpy(), kind="stable")))
-        found = evaluate_view(
-            view, _with_all_columns(view, events), probes, seen_column=_SEEN, visibility=self._visibility
-        )
+        rows = _with_all_columns(view.stream.schema.arrow, events)
+        found = evaluate_rows(view, rows, probes, seen_column=_SEEN, visibility=self._visibility)
         return found.values.select(self._needed[view.name]).append_column(_ROW, probes.column(_ROW))
 
     def _halves(self, view: StreamView, events: pa.Table, probes: pa.Table) -> list[tuple[pa.Table, pa.Table]] | None:
@@ -256,16 +268,30 @@ def _silent(what: str, done: int, of: int) -> None:
     """Nobody wants to know."""
 
 
+def _given_schema(view: StreamView, branch: Branch, columns: Sequence[str], visibility: Visibility) -> pa.Schema:
+    """What is read of the events of a branch."""
+    fields = [branch.stream.schema.arrow.field(name) for name in columns]
+    return _nullable([*fields, *_positions(view, visibility)])
+
+
 def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """What is read of the events."""
-    fields = [view.stream.schema.arrow.field(name).with_nullable(True) for name in columns_read(view)]
-    positions = own_position_columns() if visibility == "as_served" else []
-    return pa.schema([*fields, *(field.with_nullable(True) for field in positions)])
+    """What is kept of the view's rows."""
+    names = view.stream.schema.arrow.names if view.branches else columns_read(view)
+    fields = [view.stream.schema.arrow.field(name) for name in names]
+    return _nullable([*fields, *_positions(view, visibility)])
 
 
-def _with_all_columns(view: StreamView, events: pa.Table) -> pa.Table:
+def _positions(view: StreamView, visibility: Visibility) -> list[pa.Field]:
+    return own_position_columns()[: len(positions_read(view, visibility))]
+
+
+def _nullable(fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in fields])
+
+
+def _with_all_columns(schema: pa.Schema, events: pa.Table) -> pa.Table:
     """``events`` with the columns that were not read, all NULL: no expression looks at them."""
-    for field in view.stream.schema.arrow:
+    for field in schema:
         if field.name not in events.column_names:
             events = events.append_column(field.name, pa.nulls(events.num_rows, field.type))
     return events

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from dovetail.features.batch.binding import Binder
 from dovetail.features.batch.connection import connect
 from dovetail.features.batch.explain import view_script
 from dovetail.features.batch.features import seen_column
 from dovetail.features.batch.pieces import columns_read, earliest_read
+from dovetail.features.batch.relation import given_table
 from dovetail.features.plan import FeatureColumn, StreamView
 from dovetail.features.project import Project
 from dovetail.features.source import quoted
+from dovetail.features.sources import Place, place_of
 from dovetail.platform.dayfiles import DayFiles
+from dovetail.platform.positions import OWN_COLUMNS
 
 __all__ = ["reproduce"]
 
@@ -30,7 +34,7 @@ def reproduce(project: Project, column: FeatureColumn, request: pa.Table, events
     for number, view in enumerate(views):
         if number:
             parts.append(f"-- {view.name}: in a session of its own, the tables' names are the same")
-        parts += _view(view, request, events[view.stream.name])
+        parts += _view(view, request, events)
     schema = [name for name in request.column_names if not name.endswith("._seen")]
     literals = [f"{text} AS {quoted(name)}" for name, text in zip(schema, _literals(request, schema), strict=True)]
     if not views:
@@ -38,31 +42,59 @@ def reproduce(project: Project, column: FeatureColumn, request: pa.Table, events
     return "\n".join([*parts, f"-- {column.name} is {column.resolved}"]) + "\n"
 
 
-def _view(view: StreamView, request: pa.Table, events: DayFiles) -> list[str]:
+def _view(view: StreamView, request: pa.Table, events: dict[str, DayFiles]) -> list[str]:
     time_us = int(request.column("request_time")[0].cast(pa.timestamp("us")).value)
-    low = earliest_read(view, time_us)
-    time = quoted(view.stream.event_time)
     keys = _literals(request, view.entity)
-    conditions = [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
+    seen = request.column(seen_column(view.name))[0].as_py() or []
+    until = {place_of(view, source): offset for source, offset in enumerate(seen) if offset}
+    probe = ", ".join(f"{key} AS k{index}" for index, key in enumerate(keys))
+    return [
+        f"-- {view.name} ({view.file}:{view.line}) for {', '.join(keys)} at {request.column('request_time')[0]}",
+        *(_given(view, branch, time_us, keys, until, events) for branch in range(len(view.reads))),
+        f"CREATE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
+        *view_script(view, "event_time"),
+    ]
+
+
+def _given(
+    view: StreamView,
+    number: int,
+    time_us: int,
+    keys: Sequence[str],
+    until: Mapping[Place, int],
+    events: Mapping[str, DayFiles],
+) -> str:
+    """The statement that reads what the request could see of a branch's events."""
+    branch = view.reads[number]
+    low, files = earliest_read(view, time_us), events[branch.stream.name]
+    time = quoted(branch.stream.event_time)
+    conditions = []
+    if not view.branches:  # a key may be made by cleaning
+        conditions = [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
     conditions.append(f"{time} <= make_timestamp({time_us})")
     if low is not None:
         conditions.append(f"{time} >= make_timestamp({low})")
-    seen = request.column(seen_column(view.name))[0].as_py() or []
-    visible = [f"(_partition = {p} AND _offset < {offset})" for p, offset in enumerate(seen) if offset]
+    visible = [f"(_partition = {p} AND _offset < {offset})" for (mine, p), offset in until.items() if mine == number]
     conditions.append(f"({' OR '.join(visible) or 'false'})")
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in events.paths(low, time_us))
-    read = columns_read(view)
-    rows = ", ".join(quoted(n) if n in read else f"NULL AS {quoted(n)}" for n in view.stream.schema.arrow.names)
-    source = f"read_parquet([{files}], union_by_name = true)"
-    probe = ", ".join(f"{key} AS k{index}" for index, key in enumerate(keys))
-    entity = [pa.field(name, type_) for name, type_ in zip(view.entity, view.entity_types, strict=True)]
-    probes = pa.schema([*entity, ("request_time", pa.timestamp("us"))]).empty_table()
-    return [
-        f"-- {view.name} ({view.file}:{view.line}) for {', '.join(keys)} at {request.column('request_time')[0]}",
-        f"CREATE TABLE given_events AS SELECT {rows}\nFROM {source}\nWHERE " + "\n  AND ".join(conditions) + ";",
-        f"CREATE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
-        *view_script(view, view.stream.schema.arrow.empty_table(), probes, "event_time"),
-    ]
+    paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files.paths(low, time_us))
+    source = f"read_parquet([{paths}], union_by_name = true)"
+    schema, read = branch.stream.schema.arrow, columns_read(view, branch)
+    if not paths:  # nothing is archived of this stream yet
+        source, read = "(SELECT 0 AS _partition, 0::BIGINT AS _offset, 0 AS _row)", []
+        conditions = ["false"]
+    kinds = _sql_types(schema)
+    columns = [quoted(n) if n in read else f"CAST(NULL AS {kinds[n]}) AS {quoted(n)}" for n in schema.names]
+    rows = ", ".join([*columns, *OWN_COLUMNS])
+    return (
+        f"CREATE TABLE {given_table(view, number)} AS SELECT {rows}\nFROM {source}\nWHERE "
+        + "\n  AND ".join(conditions)
+        + ";"
+    )
+
+
+def _sql_types(schema: pa.Schema) -> dict[str, str]:
+    types = Binder({"rows": schema}).types("SELECT * FROM rows")
+    return dict(zip(schema.names, types, strict=True))
 
 
 def _literals(row: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ them into feature values is ``finish.py``, which the stream engine uses, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import duckdb
@@ -20,13 +20,15 @@ from dovetail.features.batch.aggregates import finished, frame_sql, input_sql, n
 from dovetail.features.batch.connection import connect
 from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.paired import create_inputs, create_window_keys, paired_sql
+from dovetail.features.batch.relation import RELATION, by_stream, create_relation, given_table
 from dovetail.features.batch.visibility import recompute_as_served
 from dovetail.features.plan import StreamView
 from dovetail.features.source import quoted
+from dovetail.features.sources import order_columns
 from dovetail.platform.errors import WireError
 from dovetail.platform.positions import OWN_COLUMNS
 
-__all__ = ["EvaluatedView", "Visibility", "evaluate_view"]
+__all__ = ["EvaluatedView", "Visibility", "evaluate_rows", "evaluate_view", "positions_read"]
 
 #: ``event_time``: every event up to T, whenever it arrived. ``as_served``: those that had been applied by then.
 Visibility = Literal["event_time", "as_served"]
@@ -43,9 +45,16 @@ class EvaluatedView(NamedTuple):
     late: npt.NDArray[np.bool_]
 
 
+def positions_read(view: StreamView, visibility: Visibility) -> tuple[str, ...]:
+    """The position columns that evaluation needs of the events."""
+    if needs_positions(view):
+        return OWN_COLUMNS
+    return OWN_COLUMNS[:2] if visibility == "as_served" else ()
+
+
 def evaluate_view(
     view: StreamView,
-    events: pa.Table,
+    events: pa.Table | Mapping[str, pa.Table],
     probes: pa.Table,
     *,
     time_column: str = "request_time",
@@ -55,27 +64,66 @@ def evaluate_view(
     """``view`` at each probe.
 
     Args:
-        events: the stream's columns; for ``as_served`` also ``_partition`` and ``_offset``, and where an aggregate
-            depends on the order of events (``first``, ``arg_max``, ROWS windows …) also ``_row``.
+        events: by stream, as they arrived, or those of the one stream: its columns; for ``as_served`` also
+            ``_partition`` and ``_offset``, and where an aggregate depends on the order of events (``first``,
+            ``arg_max``, ROWS windows …) also ``_row``.
         probes: the entity columns and ``time_column`` (timestamp[us]); for ``as_served`` also ``seen_column``,
-            list<int64> by partition: the first offset the probe did *not* see (missing or NULL: it saw nothing).
+            list<int64> by source: the first offset the probe did *not* see (missing or NULL: it saw nothing).
 
     A NULL in the key matches nothing: counts are 0, other aggregates NULL.
 
     Raises:
-        WireError: a missing column, or an expression without value on some event.
+        WireError: a missing column or stream, or an expression without value on some event.
         StateError: a sum has more than 38 digits.
     """
+    given = by_stream(view, events)
+    positions = positions_read(view, visibility)
+    for branch in view.reads:
+        name = branch.stream.name
+        what = "events" if len(view.stream_names) == 1 else f"events of {name}"
+        _require(given[name], [*branch.stream.schema.arrow.names, *positions], what)
+
+    def relation(connection: duckdb.DuckDBPyConnection) -> str:
+        return create_relation(connection, view, given, positions)
+
+    return _evaluated(view, relation, probes, time_column, seen_column, visibility)
+
+
+def evaluate_rows(
+    view: StreamView,
+    rows: pa.Table,
+    probes: pa.Table,
+    *,
+    time_column: str = "request_time",
+    seen_column: str = "seen",
+    visibility: Visibility = "event_time",
+) -> EvaluatedView:
+    """As :func:`evaluate_view`, of ``rows`` that :func:`~.relation.cleaned_rows` gave: the view's own columns, and
+    :func:`positions_read` with sources for partitions."""
+    _require(rows, [*view.stream.schema.arrow.names, *positions_read(view, visibility)], "events")
+
+    def relation(connection: duckdb.DuckDBPyConnection) -> str:
+        name = RELATION if view.branches else given_table(view, 0)
+        connection.register(name, rows)
+        return name
+
+    return _evaluated(view, relation, probes, time_column, seen_column, visibility)
+
+
+def _evaluated(
+    view: StreamView,
+    relation: Callable[[duckdb.DuckDBPyConnection], str],
+    probes: pa.Table,
+    time_column: str,
+    seen_column: str,
+    visibility: Visibility,
+) -> EvaluatedView:
     as_served = visibility == "as_served"
-    positions = (
-        ("_partition", "_offset", "_row") if needs_positions(view) else ("_partition", "_offset")[: 2 * as_served]
-    )
-    _require(events, [*view.event_schema.names, *positions], "events")
     _require(probes, [*view.entity, time_column, *([seen_column] if as_served else [])], "probes")
     connection = connect()
     try:
         owner = _distinct_probes(connection, view, probes, time_column, seen_column if as_served else None)
-        _keyed_events(connection, view, events)
+        _keyed_events(connection, view, relation(connection))
         create_inputs(connection, view, numbered=as_served)
         exact = _with_row_windows(connection, view, _time_windows(connection, view))
         late = np.zeros(exact.num_rows, dtype=np.bool_)
@@ -131,20 +179,12 @@ def _distinct_probes(
     return np.asarray(owner.to_numpy(), dtype=np.int64)
 
 
-def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, events: pa.Table) -> None:
-    """View ``events``: the rows that pass WHERE and belong to an entity."""
-    connection.register("given_events", events)
-    source = "given_events"
-    if view.cleaned is not None:
-        columns = [f"{sql}\n AS {quoted(name)}" for name, sql in view.cleaned.columns]
-        columns += [name for name in OWN_COLUMNS if name in events.column_names]
-        where = f" WHERE {view.cleaned.where}" if view.cleaned.where is not None else ""
-        connection.sql(f"SELECT {', '.join(columns)} FROM given_events{where}").create_view("cleaned_events")
-        source = "cleaned_events"
+def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, relation: str) -> None:
+    """View ``events``: the rows of ``relation`` that pass WHERE and belong to an entity."""
     conditions = [f"{quoted(column)} IS NOT NULL" for column in view.entity]
     if view.where is not None:
         conditions.append(f"({view.where}\n)")
-    connection.sql(f"SELECT * FROM {source} WHERE {' AND '.join(conditions)}").create_view("events")
+    connection.sql(f"SELECT * FROM {relation} WHERE {' AND '.join(conditions)}").create_view("events")
 
 
 def _time_windows(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:
@@ -222,4 +262,4 @@ def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, e
 
 
 def _position(view: StreamView) -> str:
-    return f"{quoted(view.stream.event_time)}, _partition, _offset, _row"
+    return ", ".join([quoted(view.stream.event_time), *order_columns(view)])

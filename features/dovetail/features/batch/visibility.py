@@ -1,6 +1,6 @@
 """What a past request could see: events with ``event_time <= T`` that had been applied by then.
 
-Applied means: at an offset below the one the request recorded as seen, in the event's partition. Nearly all events a
+Applied means: at an offset below the one the request recorded as seen, in the event's source. Nearly all events a
 request may see it has seen, so the window pass runs over all of them first; then the few unseen ones are found, and
 only the probes whose window holds one are computed again, directly.
 """
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dovetail.features.batch.paired import input_parts_sql, same_key_sql, with_lows_sql
 from dovetail.features.plan import StreamView
+from dovetail.features.sources import order_columns
 
 __all__ = ["recompute_as_served"]
 
@@ -46,7 +47,7 @@ def recompute_as_served(
     lows = ", ".join(f"p.low{index}" for index in range(len(view.windows)))
     recency = ""
     if any(window.rows is not None for window in view.windows):
-        latest = "e.t DESC, e._partition DESC, e._offset DESC, e._row DESC"
+        latest = ", ".join(f"{part} DESC" for part in ["e.t", *order_columns(view, "e.")])
         recency = f", row_number() OVER (PARTITION BY p.id ORDER BY {latest}) AS recency"
     again = connection.sql(
         f"""

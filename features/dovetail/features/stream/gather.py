@@ -11,6 +11,7 @@ import pyarrow as pa
 from dovetail.features import finish
 from dovetail.features.aggregates import DEVIATIONS, decimal_scale
 from dovetail.features.plan import TIME_BUCKET_ORIGIN_US, Aggregate
+from dovetail.features.sources import in_order
 from dovetail.features.stream import pick
 from dovetail.features.stream.collections import GROUP, PLAIN_STEP, ROWS, Collection, CollectionLayout, lowest_kept
 from dovetail.features.stream.entries import COUNTS, NOT_NULL, Entries, States, coded
@@ -123,7 +124,7 @@ def collected_values(
     answerable: _Flags,
 ) -> dict[str, pa.Array]:
     """The values of the aggregates that read collections, by output."""
-    sorted_entries = [_by_key(entries, states, owners) for entries in states.entries]
+    sorted_entries = [_by_key(layout, entries, states, owners) for entries in states.entries]
     keys = int(max(codes.max(initial=-1), owners.max(initial=-1))) + 1
     columns = {}
     for aggregate in layout.aggregates:
@@ -155,9 +156,9 @@ def collected_values(
     return columns
 
 
-def _by_key(entries: Entries, states: States, owners: npt.NDArray[np.int32]) -> Entries:
+def _by_key(layout: CollectionLayout, entries: Entries, states: States, owners: npt.NDArray[np.int32]) -> Entries:
     moved = Entries(owners.astype(np.int64)[entries.owners], entries.words, entries.text)
-    partitions = states.partitions[entries.owners]
+    partitions = in_order(layout.view, states.partitions)[entries.owners]
     return moved.take(np.lexsort((moved.words[:, 1], partitions, moved.words[:, 0], moved.owners)))
 
 

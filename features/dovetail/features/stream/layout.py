@@ -199,7 +199,10 @@ class Layout:
             self.plain_reach_us,
             [(s.step_us, s.reach_us, [tuple(op) for op in s.ops]) for s in self.steps],
         )
-        if view.cleaned is not None:
-            meaning = (*meaning, view.cleaned.columns, view.cleaned.where)  # type: ignore[assignment]
+        if view.branches:
+            cleaned = [
+                (b.stream.name, b.stream.event_time, [(c.columns, c.where) for c in b.cleanings]) for b in view.branches
+            ]
+            meaning = (*meaning, cleaned)  # type: ignore[assignment]
         digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little", signed=True)

@@ -39,7 +39,8 @@ NO_WATERMARK = INT64_MIN
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows came from: their partition, and the position of each in it (``positions.pack``), int64 ``[n]``."""
+    """Where rows came from: their source (``sources.py``), and the position of each in it (``positions.pack``), int64
+    ``[n]``."""
 
     partition: int
     positions: Words

@@ -40,6 +40,10 @@ def run(project: Path, view: str, *, replace: bool, as_json: bool) -> int:
     if as_json:
         print_json({"view": result.view, "rows": result.rows, "positions": result.positions})
     else:
-        where = ", ".join(f"{offset} of partition {p}" for p, offset in sorted(result.positions.items()))
+        where = ", ".join(
+            f"{offset} of partition {partition} of {stream}"
+            for stream, partitions in result.positions.items()
+            for partition, offset in sorted(partitions.items())
+        )
         console.print(f"{view}: {result.rows:,} rows; the stream goes on at offset {where}", highlight=False)
     return 0

@@ -34,7 +34,9 @@ def run(project: Path, *, as_json: bool) -> int:
             kept = [f"{d.details['raw_s']:g} s of rows, {d.details['partials']} partials"]
             kept += [f"of {c['of']}: {c['keeps']}" for c in d.details["collections"]]
             state = "; ".join(kept)
-            what = f"{d.details['aggregates']} aggregates; per key {state}"
+            streams = d.details["streams"]
+            per = "per key" if len(streams) == 1 else f"per key, for each SELECT (of {', '.join(streams)}),"
+            what = f"{d.details['aggregates']} aggregates; {per} {state}"
         elif d.kind == "batch":
             what = f"a version every {d.details['every_s']:g} s from {', '.join(d.details['tables'])}"
         else:
