@@ -202,8 +202,11 @@ def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
 
 
 @st.composite
-def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True) -> pa.Table:
-    """Events in order of arrival with their positions, over up to three partitions; some twice, many at one time."""
+def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True, lateness: int = 0) -> pa.Table:
+    """Events in order of arrival with their positions, over up to three partitions; some twice, many at one time.
+
+    Mostly they come at most ``lateness`` late, so that state behind the watermark is folded while the log goes on.
+    """
     row = st.fixed_dictionaries(
         {
             "user_id": st.sampled_from((1, 1, 1, 1, 1, 1, 2, None)),
@@ -213,10 +216,13 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
             "_partition": st.integers(0, 2),
         }
     )
+    delay = st.integers(0, lateness).map(lambda n: n * UNIT)
     # Long logs of one key: an example with two events in a window says more than ten with one.
     rows = draw(st.lists(row, min_size=draw(st.sampled_from((0, 10, 18))), max_size=max_rows))
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
+    if draw(st.sampled_from((True, True, True, False))):
+        rows = [row for _, row in sorted(((row["event_time"] + draw(delay), row) for row in rows), key=lambda r: r[0])]
     if rows and ties and draw(st.booleans()):
         rows.append(dict(draw(st.sampled_from(rows))))
     for offset, found in enumerate(rows):
@@ -226,17 +232,25 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> pa.Table:
-    """Keys and times asked for, unknown and missing keys among them."""
+def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
+    """Keys and times asked for: unknown and missing keys among them, and times at which an event enters or leaves."""
+    happened = events.column("event_time").cast(pa.int64()).to_pylist() or [ORIGIN]
+    sizes = [0, *(window.size_us for window in view.windows), *(window.step_us or 0 for window in view.windows)]
+    at_an_edge = st.builds(
+        lambda time, size, beside: time + size + beside,
+        st.sampled_from(happened),
+        st.sampled_from(sizes),
+        st.sampled_from((0, 0, 1, -1)),
+    )
     row = st.fixed_dictionaries(
         {
             "user_id": st.sampled_from((1, 1, 1, 1, 2, 3, None)),
             "shop": st.sampled_from(("a", "a", "a", "b", None)),
-            "request_time": st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
+            "request_time": at_an_edge | st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
         }
     )
     types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}
-    return pa.Table.from_pylist(draw(st.lists(row, min_size=1, max_size=6)), schema=pa.schema(types))
+    return pa.Table.from_pylist(draw(st.lists(row, min_size=4, max_size=8)), schema=pa.schema(types))
 
 
 @st.composite
@@ -244,5 +258,7 @@ def cases(draw: st.DrawFn, *, rows: bool = True, ties: bool = True, lateness: in
     """A definition from the whole language, and what happened and is asked."""
     schema = draw(schemas())
     sql = draw(definitions(schema, rows=rows))
-    allowed = draw(st.integers(0, 80)) if lateness is None else lateness
-    return Case(sql, view_of(sql, schema, allowed * UNIT), draw(logs(schema, ties=ties)), draw(requests()))
+    allowed = draw(st.sampled_from((0, 1, 4, 10, 30, 80))) if lateness is None else lateness
+    view = view_of(sql, schema, allowed * UNIT)
+    events = draw(logs(schema, ties=ties, lateness=min(allowed, 20)))
+    return Case(sql, view, events, draw(requests(view, events)))

@@ -15,6 +15,7 @@ from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
+from dovetail.joiners.labels import label_rows
 from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.platform import wire
 from dovetail.platform.app import NoModel, Stores, open_stores
@@ -77,7 +78,8 @@ class World:
         pq.write_table(pa.Table.from_pylist(items, schema=schema), folder / "items.parquet")
         self.project = self.load()
         self.stores: Stores = open_stores(self.project.config)
-        self.log = MemoryLog({"events": 2, "requests": 1, "snapshots": 1, "dead": 1})
+        topics = ("requests", "snapshots", "exposure", "click", "samples", "dead")
+        self.log = MemoryLog({"events": 2, **dict.fromkeys(topics, 1)})
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
@@ -145,23 +147,26 @@ class World:
                 self.send([{**newest, "kind": "click", "event_time": newest["event_time"] - 60 * SECOND}])
         self.archive()
 
-    def archive(self) -> None:
-        """Run the archive agent to the end of the log, files of a few rows."""
-        stream = self.project.streams["events"]
+    def archive(self, *names: str) -> None:
+        """Run the archive agents to the end of the log, files of a few rows; by default those of what ``live`` makes."""
+        stream, schemas = self.project.streams["events"], self.project.label_schemas
         intakes = {
             "events": Intake(stream.schema, stream.event_time, stream.max_ahead_us),
             "requests": Intake(self.project.request, "request_time", None),
+            **{kind: Intake(schema, "event_time", None) for kind, schema in schemas.items()},
         }
 
         def decode(name: str, poll: Poll) -> tuple[pa.Table, int]:
             received = intakes[name].read(poll)
-            return received.table, received.dead_rows
+            rows = label_rows(received, poll.partition) if name in schemas else received.table
+            return rows, received.dead_rows
 
         def inside(poll: Poll) -> tuple[pa.Table, int]:
             return wire.decode_arrow(poll), 0
 
-        for name in ("events", "requests", "snapshots"):
-            outside, day_of = name in intakes, "event_time" if name == "events" else "request_time"
+        for name in names or ("events", "requests", "snapshots"):
+            outside = name in intakes
+            day_of = "event_time" if name in ("events", *schemas) else "request_time"
             how = partial(decode, name) if outside else inside
             dataset = Dataset(name, name, day_of, how, derived=not outside)
             stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, rows_per_file=20)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from sqlglot import exp
 
+from dovetail.features.batch.aggregates import needs_positions
 from dovetail.features.batch.connection import Resources, resources
 from dovetail.features.batch.features import ColumnEvaluator, seen_column
 from dovetail.features.batch.scratch import Buckets, Cursor, KeyHash
@@ -70,8 +71,8 @@ def earliest_read(view: StreamView, time_us: int) -> int | None:
 
 
 def columns_read(view: StreamView) -> list[str]:
-    """The stream's columns that the view's text names, its entity and its event time; all when it has a ``*``."""
-    names = view.stream.schema.arrow.names
+    """The events' columns that the view's text names, its entity and its event time; all when it has a ``*``."""
+    names = view.event_schema.names
     select = Source(view.file, view.sql).select
     if any(not isinstance(star.parent, exp.Count) for star in select.find_all(exp.Star)):
         return list(names)
@@ -92,7 +93,7 @@ class PieceEvaluator:
     """Evaluates ``columns`` of a feature set for request rows, in parts.
 
     Args:
-        events: by stream, with position columns for ``as_served``.
+        events: by stream, with position columns for ``as_served`` and for views that order events.
         table_of: gives a batch view's result as of a version (µs).
         scratch: a folder for files that are needed meanwhile; it is emptied.
         on_step: told how the work proceeds.
@@ -257,15 +258,15 @@ def _silent(what: str, done: int, of: int) -> None:
 
 
 def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """What is read of the events."""
-    fields = [view.stream.schema.arrow.field(name).with_nullable(True) for name in columns_read(view)]
-    positions = own_position_columns() if visibility == "as_served" else []
+    """What is read of the events: positions, too, where visibility or ties are decided by them."""
+    fields = [view.event_schema.field(name).with_nullable(True) for name in columns_read(view)]
+    positions = own_position_columns() if visibility == "as_served" or needs_positions(view) else []
     return pa.schema([*fields, *(field.with_nullable(True) for field in positions)])
 
 
 def _with_all_columns(view: StreamView, events: pa.Table) -> pa.Table:
     """``events`` with the columns that were not read, all NULL: no expression looks at them."""
-    for field in view.stream.schema.arrow:
+    for field in view.event_schema:
         if field.name not in events.column_names:
             events = events.append_column(field.name, pa.nulls(events.num_rows, field.type))
     return events

@@ -2,67 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from dovetail.features.batch.aggregates import needs_positions
+from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.connection import connect
 from dovetail.features.batch.explain import view_script
 from dovetail.features.batch.features import seen_column
+from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.pieces import columns_read, earliest_read
+from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan import FeatureColumn, StreamView
 from dovetail.features.project import Project
 from dovetail.features.source import quoted
 from dovetail.platform.dayfiles import DayFiles
+from dovetail.platform.positions import own_position_columns
 
 __all__ = ["reproduce"]
 
 
-def reproduce(project: Project, column: FeatureColumn, request: pa.Table, events: dict[str, DayFiles]) -> str:
-    """The script for ``column`` of one request row, as that request could see its events.
+def reproduce(
+    project: Project,
+    column: FeatureColumn,
+    request: pa.Table,
+    events: Mapping[str, DayFiles],
+    visibility: Visibility = "as_served",
+) -> str:
+    """The script for ``column`` of one request row; its last statement gives the value.
 
-    Per streaming view it ends with a query of the exact parts of every aggregate, in the order of the view; then comes
-    the feature's expression over them.
+    ``as_served`` reads the events that the request had seen, by the positions it recorded; ``event_time`` all up to its
+    time. Per streaming view come a table of the exact parts of every aggregate, then one of the view's values; then the
+    feature's expression over them.
     """
     relations = dict.fromkeys(relation for relation, _ in column.references)
     views = [project.stream_views[relation] for relation in relations if relation in project.stream_views]
-    parts = []
-    for number, view in enumerate(views):
-        if number:
-            parts.append(f"-- {view.name}: in a session of its own, the tables' names are the same")
-        parts += _view(view, request, events[view.stream.name])
-    schema = [name for name in request.column_names if not name.endswith("._seen")]
-    literals = [f"{text} AS {quoted(name)}" for name, text in zip(schema, _literals(request, schema), strict=True)]
-    if not views:
-        return f"SELECT {column.resolved} AS {quoted(column.name)}\nFROM (SELECT {', '.join(literals)});\n"
-    return "\n".join([*parts, f"-- {column.name} is {column.resolved}"]) + "\n"
+    script = [f"{macro};" for macro in (*MACROS, *FINISHERS)] if views else []
+    for view in views:
+        script += _view(view, request, events[view.stream.name], visibility)
+    names = [name for name in request.column_names if not name.endswith("._seen")]
+    literals = [f"{text} AS {quoted(name)}" for name, text in zip(names, _literals(request, names), strict=True)]
+    rows = ", ".join([f"(SELECT {', '.join(literals)})", *(_values(view) for view in views)])
+    return "\n".join([*script, f"SELECT {column.resolved} AS {quoted(column.name)}\nFROM {rows};"]) + "\n"
 
 
-def _view(view: StreamView, request: pa.Table, events: DayFiles) -> list[str]:
+def _values(view: StreamView) -> str:
+    return quoted(f"values of {view.name}")
+
+
+def _view(view: StreamView, request: pa.Table, events: DayFiles, visibility: Visibility) -> list[str]:
     time_us = int(request.column("request_time")[0].cast(pa.timestamp("us")).value)
-    low = earliest_read(view, time_us)
-    time = quoted(view.stream.event_time)
     keys = _literals(request, view.entity)
-    conditions = [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
-    conditions.append(f"{time} <= make_timestamp({time_us})")
-    if low is not None:
-        conditions.append(f"{time} >= make_timestamp({low})")
-    seen = request.column(seen_column(view.name))[0].as_py() or []
-    visible = [f"(_partition = {p} AND _offset < {offset})" for p, offset in enumerate(seen) if offset]
-    conditions.append(f"({' OR '.join(visible) or 'false'})")
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in events.paths(low, time_us))
-    read = columns_read(view)
-    rows = ", ".join(quoted(n) if n in read else f"NULL AS {quoted(n)}" for n in view.stream.schema.arrow.names)
-    source = f"read_parquet([{files}], union_by_name = true)"
     probe = ", ".join(f"{key} AS k{index}" for index, key in enumerate(keys))
-    entity = [pa.field(name, type_) for name, type_ in zip(view.entity, view.entity_types, strict=True)]
-    probes = pa.schema([*entity, ("request_time", pa.timestamp("us"))]).empty_table()
     return [
         f"-- {view.name} ({view.file}:{view.line}) for {', '.join(keys)} at {request.column('request_time')[0]}",
-        f"CREATE TABLE given_events AS SELECT {rows}\nFROM {source}\nWHERE " + "\n  AND ".join(conditions) + ";",
-        f"CREATE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
-        *view_script(view, view.stream.schema.arrow.empty_table(), probes, "event_time"),
+        _given_events(view, keys, time_us, request, events, visibility),
+        f"CREATE OR REPLACE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
+        *_parts(view),
+        *_finish(view),
     ]
+
+
+def _given_events(
+    view: StreamView, keys: Sequence[str], time_us: int, request: pa.Table, events: DayFiles, visibility: Visibility
+) -> str:
+    """The events the request may see of its key, from the files that may have some."""
+    low = earliest_read(view, time_us)
+    time = quoted(view.stream.event_time)
+    conditions = [f"{time} <= make_timestamp({time_us})"]
+    if low is not None:
+        conditions.append(f"{time} >= make_timestamp({low})")
+    if view.cleaned is None:
+        conditions += [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
+    if visibility == "as_served":
+        seen = request.column(seen_column(view.name))[0].as_py() or []
+        visible = [f"(_partition = {p} AND _offset < {offset})" for p, offset in enumerate(seen) if offset]
+        conditions.append(f"({' OR '.join(visible) or 'false'})")
+    read = columns_read(view)
+    columns = [
+        quoted(field.name) if field.name in read else f"NULL::{type_name(field.type)} AS {quoted(field.name)}"
+        for field in view.event_schema
+    ]
+    columns += [field.name for field in _positions(view)]
+    paths = ["'" + path.replace("'", "''") + "'" for path in events.paths(low, time_us)]
+    rows = f"read_parquet([{', '.join(paths)}], union_by_name = true)\nWHERE " + "\n  AND ".join(conditions)
+    if not paths:
+        columns = [f"NULL::{type_name(field.type)} AS {quoted(field.name)}" for field in _given_schema(view)]
+        rows = "range(0)"
+    return f"CREATE OR REPLACE TABLE given_events AS SELECT {', '.join(columns)}\nFROM {rows};"
+
+
+def _positions(view: StreamView) -> list[pa.Field]:
+    return own_position_columns() if needs_positions(view) else []
+
+
+def _given_schema(view: StreamView) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in [*view.event_schema, *_positions(view)]])
+
+
+def _parts(view: StreamView) -> list[str]:
+    """The statements that evaluate the view, each query's result in a table ``parts<n>``."""
+    entity = [pa.field(name, type_) for name, type_ in zip(view.entity, view.entity_types, strict=True)]
+    probes = pa.schema([*entity, ("request_time", pa.timestamp("us"))]).empty_table()
+    script: list[str] = []
+    results = 0
+    for statement in view_script(view, _given_schema(view).empty_table(), probes, "event_time"):
+        head = statement.split(maxsplit=2)[:2]
+        if head == ["CREATE", "MACRO"] or statement.endswith("FROM rows_of_the_batch;"):
+            continue  # macros come once; what is derived is part of the finish
+        if head[0] == "CREATE":
+            script.append(statement.replace("CREATE ", "CREATE OR REPLACE ", 1))
+        else:
+            script.append(f"CREATE OR REPLACE TABLE parts{results} AS\n{statement}")
+            results += 1
+    return script
+
+
+def _finish(view: StreamView) -> list[str]:
+    """The view's values, of the tables of parts; the first of those says whose they are and is not needed."""
+    tables = 1 + len({window.rows for window in view.windows if window.rows is not None})
+    parts = " JOIN ".join(["parts1", *(f"parts{n} USING (_id)" for n in range(2, 1 + tables))])
+    made = [f"{finished_sql(view, i)} AS {quoted(a.output)}" for i, a in enumerate(view.aggregates)]
+    derived = {d.output: f"CAST(({d.sql}\n) AS {type_name(d.type)})" for d in view.derived}
+    names = view.output_schema.names
+    outputs = [f"{derived.get(name, quoted(name))} AS {quoted(f'{view.name}.{name}')}" for name in names]
+    inner = f"SELECT {', '.join(made)}\n      FROM {parts}"
+    return [f"CREATE OR REPLACE TABLE {_values(view)} AS SELECT {', '.join(outputs)}\nFROM ({inner});"]
 
 
 def _literals(row: pa.Table, columns: Sequence[str]) -> list[str]:
