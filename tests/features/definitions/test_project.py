@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dovetail.features import Project, load
 from dovetail.features.plan import Input, Window
 from dovetail.features.stream.layout import supported
 from dovetail.platform.errors import ConfigError
+
+from .conftest import RANKING
 
 ROOT = Path(__file__).parents[3]
 HOUR, DAY = 3_600_000_000, 86_400_000_000

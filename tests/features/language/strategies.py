@@ -218,7 +218,7 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
     )
     delay = st.integers(0, lateness).map(lambda n: n * UNIT)
     # Long logs of one key: an example with two events in a window says more than ten with one.
-    rows = draw(st.lists(row, min_size=draw(st.sampled_from((0, 10, 18))), max_size=max_rows))
+    rows = draw(st.lists(row, min_size=draw(st.sampled_from((18, 18, 12, 0))), max_size=max_rows))
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
     if draw(st.sampled_from((True, True, True, False))):
@@ -234,23 +234,27 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
 @st.composite
 def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
     """Keys and times asked for: unknown and missing keys among them, and times at which an event enters or leaves."""
-    happened = events.column("event_time").cast(pa.int64()).to_pylist() or [ORIGIN]
     sizes = [0, *(window.size_us for window in view.windows), *(window.step_us or 0 for window in view.windows)]
-    at_an_edge = st.builds(
-        lambda time, size, beside: time + size + beside,
-        st.sampled_from(happened),
-        st.sampled_from(sizes),
-        st.sampled_from((0, 0, 1, -1)),
-    )
-    row = st.fixed_dictionaries(
+    times = events.column("event_time").cast(pa.int64()).to_pylist()
+    keys = events.select(["user_id", "shop"]).to_pylist()
+
+    def beside(event: int, size: int, apart: int) -> dict[str, Any]:
+        return {**keys[event], "request_time": times[event] + size + apart}
+
+    anywhere = st.fixed_dictionaries(
         {
-            "user_id": st.sampled_from((1, 1, 1, 1, 2, 3, None)),
+            "user_id": st.sampled_from((1, 2, 3, None)),
             "shop": st.sampled_from(("a", "a", "a", "b", None)),
-            "request_time": at_an_edge | st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
+            "request_time": st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
         }
     )
+    row = anywhere
+    if times:
+        which = st.integers(0, len(times) - 1)
+        edge = st.builds(beside, which, st.sampled_from(sizes), st.sampled_from((0, 0, 0, 1, -1)))
+        row = st.one_of(edge, edge, edge, anywhere)
     types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}
-    return pa.Table.from_pylist(draw(st.lists(row, min_size=4, max_size=8)), schema=pa.schema(types))
+    return pa.Table.from_pylist(draw(st.lists(row, min_size=6, max_size=10)), schema=pa.schema(types))
 
 
 @st.composite
