@@ -126,8 +126,8 @@ def equal_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.
 
 
 def _equal(left: pa.Array, right: pa.Array) -> npt.NDArray[np.bool_]:
-    present, other = (np.asarray(side.is_valid().to_numpy(zero_copy_only=False)) for side in (left, right))
-    same = present == other
+    present, other = _flags(left.is_valid()), _flags(right.is_valid())
+    same: npt.NDArray[np.bool_] = present == other
     rows = np.flatnonzero(present & other)
     if len(rows) < len(left):
         left, right = left.take(pa.array(rows)), right.take(pa.array(rows))
@@ -140,7 +140,10 @@ def _equal_values(left: pa.Array, right: pa.Array) -> npt.NDArray[np.bool_]:
     type_ = left.type
     if pa.types.is_struct(type_):
         members = [_equal(*pair) for pair in zip(left.flatten(), right.flatten(), strict=True)]
-        return np.logical_and.reduce([np.ones(len(left), dtype=np.bool_), *members])
+        same = np.ones(len(left), dtype=np.bool_)
+        for member in members:
+            same &= member
+        return same
     if pa.types.is_map(type_):
         listed = pa.list_(pa.struct([type_.key_field.with_nullable(True), type_.item_field]))
         left, right = left.cast(listed), right.cast(listed)
@@ -149,12 +152,16 @@ def _equal_values(left: pa.Array, right: pa.Array) -> npt.NDArray[np.bool_]:
     if pa.types.is_floating(type_):
         bits = pa.int64() if type_ == pa.float64() else pa.int32()
         left, right = left.view(bits), right.view(bits)
-    return np.asarray(pc.equal(left, right).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return _flags(pc.equal(left, right))
+
+
+def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def _equal_lists(left: pa.ListArray, right: pa.ListArray) -> npt.NDArray[np.bool_]:
     lengths, others = (np.asarray(side.value_lengths().to_numpy(zero_copy_only=False)) for side in (left, right))
-    same = lengths == others
+    same: npt.NDArray[np.bool_] = lengths == others
     rows = np.flatnonzero(same & (lengths > 0))
     mine, theirs = (side.take(pa.array(rows)).flatten() for side in (left, right))
     if len(rows):

@@ -187,9 +187,9 @@ def test_names_in_the_config_must_exist(load_project: LoadProject, toml: str, me
         ("tags", "kind = 'list', length = 2", None),
         ("map_entries(map {'a': page})", "kind = 'list', length = 2", None),
         ("tags", "kind = 'categorical'", 'declare kind = "list" and its length, or select a number like len(x)'),
-        ("map {'a': page}", "kind = 'list', length = 2", 'select map_entries(x), a list of names and numbers'),
+        ("map {'a': page}", "kind = 'list', length = 2", "select map_entries(x), a list of names and numbers"),
         ("ctx", "kind = 'categorical'", "which an input of kind 'categorical' cannot read; select its members"),
-        ("page", "kind = 'list', length = 2", "declare it \"categorical\" or \"numeric\", or select a list"),
+        ("page", "kind = 'list', length = 2", 'declare it "categorical" or "numeric", or select a list'),
     ],
 )
 def test_an_input_has_a_column_of_its_kind(

@@ -222,7 +222,9 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
     if draw(st.sampled_from((True, True, True, False))):
-        rows = [row for _, row in sorted(((row["event_time"] + draw(delay), row) for row in rows), key=lambda r: r[0])]
+        arrived: list[Any] = [row["event_time"] for row in rows]
+        arrived = [time + draw(delay) for time in arrived]
+        rows = [rows[n] for n in sorted(range(len(rows)), key=arrived.__getitem__)]
     if rows and ties and draw(st.booleans()):
         rows.append(dict(draw(st.sampled_from(rows))))
     for offset, found in enumerate(rows):
@@ -255,6 +257,12 @@ def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
         row = st.one_of(edge, edge, edge, anywhere)
     types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}
     return pa.Table.from_pylist(draw(st.lists(row, min_size=6, max_size=10)), schema=pa.schema(types))
+
+
+def cuts(rows: int) -> st.SearchStrategy[list[int]]:
+    """Where a log of so many rows is cut into polls: every row or few, so that states are merged often, or anywhere."""
+    regular = st.sampled_from((1, 1, 3)).map(lambda step: list(range(step, rows, step)))
+    return st.one_of(regular, regular, st.lists(st.integers(0, rows), max_size=3).map(sorted))
 
 
 @st.composite

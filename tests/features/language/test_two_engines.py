@@ -20,7 +20,7 @@ from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.finish import canonical_floats
 
 from .replay import bits, polls_of, streamed, values
-from .strategies import Case, cases
+from .strategies import Case, cases, cuts
 
 
 def agree(case: Case, one: pa.Table, other: pa.Table, rows: npt.NDArray[np.bool_] | None = None) -> None:
@@ -34,8 +34,8 @@ def agree(case: Case, one: pa.Table, other: pa.Table, rows: npt.NDArray[np.bool_
 
 @given(case=cases(), data=st.data())
 def test_stream_and_batch_agree_however_the_log_is_cut(case: Case, data: st.DataObject) -> None:
-    cuts = data.draw(st.lists(st.integers(0, case.events.num_rows), max_size=3).map(sorted))
-    engine, states, watermark = streamed(case.view, polls_of(case.events, cuts))
+    polls = polls_of(case.events, data.draw(cuts(case.events.num_rows)))
+    engine, states, watermark = streamed(case.view, polls)
     got = values(engine, states, watermark, case.probes)
     expected = evaluate_view(case.view, case.events, case.probes).values
     agree(case, got.table, expected, got.answerable)
@@ -47,9 +47,8 @@ def test_stream_and_batch_agree_however_the_log_is_cut(case: Case, data: st.Data
 @given(case=cases(lateness=1_000), data=st.data())
 def test_any_order_of_arrival_gives_the_same_values(case: Case, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(case.events.num_rows)))
-    cuts = data.draw(st.lists(st.integers(0, case.events.num_rows), max_size=2).map(sorted))
     shuffled = case.events.take(pa.array(order, pa.int64()))
-    engine, states, watermark = streamed(case.view, polls_of(shuffled, cuts))
+    engine, states, watermark = streamed(case.view, polls_of(shuffled, data.draw(cuts(case.events.num_rows))))
     got = values(engine, states, watermark, case.probes)
     assert got.answerable.all()
     agree(case, got.table, evaluate_view(case.view, case.events, case.probes).values)
@@ -59,7 +58,7 @@ def test_any_order_of_arrival_gives_the_same_values(case: Case, data: st.DataObj
 def test_what_was_served_is_what_as_served_recomputes(case: Case, data: st.DataObject) -> None:
     seen_rows = data.draw(st.integers(0, case.events.num_rows // 2)) * 2
     served = case.events.slice(0, seen_rows)
-    engine, states, watermark = streamed(case.view, [served])
+    engine, states, watermark = streamed(case.view, polls_of(served, data.draw(cuts(seen_rows))))
     got = values(engine, states, watermark, case.probes)
     offset = seen_rows // 2  # two rows share an offset, whatever their partition
     seen = pa.array([[offset] * 3] * case.probes.num_rows, pa.list_(pa.int64()))

@@ -62,7 +62,7 @@ def main(project: str, out: str, die_at: int) -> None:
     count = mortal(die_at)
     asked = BackfillRequest("ranking", out, limits=Limits(rows_per_piece=30, threads=1))
     code = run(Path(project), asked, first=None, last=None, explain=False, as_json=True)
-    print(json.dumps({"moments": count(), "code": code}))  # noqa: T201
+    print(json.dumps({"moments": count(), "code": code}))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class World:
         self.archive()
 
     def archive(self, *names: str) -> None:
-        """Run the archive agents to the end of the log, files of a few rows; by default those of what ``live`` makes."""
+        """Run the archive agents to the end of the log, files of a few rows; by default of what ``live`` makes."""
         stream, schemas = self.project.streams["events"], self.project.label_schemas
         intakes = {
             "events": Intake(stream.schema, stream.event_time, stream.max_ahead_us),

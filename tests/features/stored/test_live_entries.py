@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from dovetail.features import serving
+from dovetail.features.stream import gather, pick
+from dovetail.features.stream.collections import Collection
+from dovetail.features.stream.engine import Applied, StreamEngine
+from dovetail.features.stream.entries import Entries
 from dovetail.features.stream.keys import encode_keys
+from dovetail.features.stream.layout import Layout
+from dovetail.features.stream.prepare import PreparedRows
+from dovetail.features.stream.update import UpdatePlan
+from dovetail.platform.cli import batch as batch
+from dovetail.platform.cli.main import app
 from dovetail.platform.reports import consistency_of
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.testing import run_stage
@@ -126,21 +140,119 @@ def test_crashes_restarts_and_repetitions_leave_no_trace_in_the_states(tmp_path:
         world.stores.close()
 
 
-@pytest.mark.parametrize("max_records", [1, 7])
-def test_what_is_served_live_is_what_duckdb_recomputes(tmp_path: Path, max_records: int) -> None:
-    world = opened(tmp_path / "shop")
+def live(world: World, max_records: int) -> None:
+    """Events arrive, requests are answered from what has, and all is archived."""
     rows = events(60)
     for number, first in enumerate(range(0, len(rows), 9)):
         world.send(rows[first : first + 9])
         world.stream("users", max_records=max_records)  # a new agent each time, from the stored states
         newest = max(row["event_time"] for row in rows[: first + 9])
-        for turn, back in enumerate((0, 1, 1800 * SECOND)):  # at the newest event, a microsecond before it, within the lateness
-            ask(world, 3 * number + turn, newest - back)
+        # At the newest event, a microsecond before it, three hours after it to the microsecond, within the lateness.
+        for turn, back in enumerate((0, 1, -3 * HOUR, 1800 * SECOND)):
+            ask(world, 4 * number + turn, newest - back)
         world.answer()
     world.archive()
+
+
+@pytest.mark.parametrize("max_records", [1, 7])
+def test_what_is_served_live_is_what_duckdb_recomputes(tmp_path: Path, max_records: int) -> None:
+    world = opened(tmp_path / "shop")
+    live(world, max_records)
     found = consistency_of(world.project, world.stores)
     assert found.mismatched == 0
     assert {f.feature for f in found.features} == set(FEATURES)
     assert min(f.compared for f in found.features) > 100
     assert {f.feature for f in found.features if f.late} >= {"last_kinds", "counts", "spent", "mean_of_five", "events"}
+    world.stores.close()
+
+
+def bound_exclusive(patch: pytest.MonkeyPatch) -> None:
+    """An event exactly at the lower bound is left out."""
+    whole = pick.window_ranges
+
+    def ranges(starts: Any, times: Any, keys: Any, at: Any, size: int, *rest: Any) -> None:
+        whole(starts, times, keys, at, size - 1, *rest)
+
+    patch.setattr(pick, "window_ranges", ranges)
+
+
+def ties_reversed(patch: pytest.MonkeyPatch) -> None:
+    """Of events at one time, the one that came first counts as the last."""
+    whole = gather._by_key
+
+    def by_key(entries: Entries, *rest: Any) -> Entries:
+        found = whole(entries, *rest)
+        return found.take(np.lexsort((-found.words[:, 1], found.words[:, 0], found.owners)))
+
+    patch.setattr(gather, "_by_key", by_key)
+
+
+def filters_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Every row with a value counts, whatever its filter says."""
+    whole = StreamEngine.apply
+
+    def apply(self: StreamEngine, blobs: Any, rows: Any) -> Applied:
+        for collected in rows.collected:
+            collected.counts[:] = collected.not_null
+        return whole(self, blobs, rows)
+
+    patch.setattr(StreamEngine, "apply", apply)
+
+
+def partials_lost(patch: pytest.MonkeyPatch) -> None:
+    """Partials of a hop leave the state before their window has passed them."""
+    whole = UpdatePlan.of
+
+    def of(layout: Layout) -> UpdatePlan:
+        plan = whole(layout)
+        plan.steps[:, 1] -= 20 * HOUR
+        return plan
+
+    patch.setattr(UpdatePlan, "of", of)
+
+
+def late_rows_lost(patch: pytest.MonkeyPatch) -> None:
+    """A row behind the watermark is dropped instead of merged."""
+    whole = gather._fresh
+
+    def fresh(collection: Collection, index: int, rows: PreparedRows) -> Entries:
+        found = whole(collection, index, rows)
+        late = set(rows.event_time[rows.event_time < rows.watermark_before].tolist())
+        return found.take(np.flatnonzero([time not in late for time in found.words[:, 0].tolist()]))
+
+    patch.setattr(gather, "_fresh", fresh)
+
+
+def unseen_visible(patch: pytest.MonkeyPatch) -> None:
+    """The snapshot says it saw one message less than its values include."""
+    whole = serving._dense
+
+    def dense(progress: Any) -> list[int]:
+        return [max(0, offset - 1) for offset in whole(progress)]
+
+    patch.setattr(serving, "_dense", dense)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "feature"),
+    [
+        (bound_exclusive, "counts"),
+        (ties_reversed, "last_kinds"),
+        (filters_ignored, "first_clicked"),
+        (partials_lost, "events"),
+        (late_rows_lost, "spent"),
+        (unseen_visible, "events"),
+    ],
+)
+def test_the_command_catches_a_broken_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None], feature: str
+) -> None:
+    world = opened(tmp_path / "shop")
+    with monkeypatch.context() as patched:
+        mutant(patched)
+        live(world, 7)
+    result = CliRunner().invoke(app, ["consistency", "--project", str(world.folder), "--json"])
+    assert result.exit_code == 1
+    wrong = {f["feature"] for f in json.loads(result.stdout)["features"] if f["mismatched"]}
+    assert feature in wrong
     world.stores.close()

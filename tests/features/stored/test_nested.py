@@ -30,7 +30,7 @@ from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.testing import run_stage
 
-from .stored_world import FILES, World
+from .stored_world import World
 
 USERS = """
 SELECT user_id,
@@ -110,7 +110,9 @@ def test_served_values_are_what_duckdb_makes_of_the_archive(nested: World) -> No
     found = consistency_of(nested.project, nested.stores)
     assert found.mismatched == 0
     late = {f.feature for f in found.features if f.late}
-    assert late >= {"prices", "counts", "spent", "recent", "nested", "scaled"}, "late events explain, in nested values too"
+    assert late >= {"prices", "counts", "spent", "recent", "nested", "scaled"}, (
+        "late events explain, in nested values too"
+    )
     served = snapshots_of(nested)
     for name in ("prices", "counts", "mean", "nested", "both"):
         assert served.schema.field(name).type == nested.project.feature_set.schema.field(name).type
@@ -137,7 +139,9 @@ def test_a_backfill_writes_them(nested: World) -> None:
     same(rows.drop_columns(["request_time"]), recomputed(nested))
     # Any reader of Parquet sees lists and maps.
     files = f"'{out}/*/*.parquet'"
-    types = dict(duckdb.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {files})").fetchall())
+    with duckdb.connect() as connection:
+        found = connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {files})").fetchall()
+    types = dict(found)
     assert types["counts"] == "MAP(VARCHAR, UBIGINT)"
     assert types["scaled"].endswith("[]")
     served = nested.folder / "served"
@@ -146,7 +150,9 @@ def test_a_backfill_writes_them(nested: World) -> None:
     names = [c.name for c in nested.project.feature_set.columns_of("key", "request", "streaming")]
     by_key = [("request_id", "ascending"), ("item_id", "ascending")]
     then = ds.dataset(served, format="parquet").to_table()
-    order, other = (pc.sort_indices(rows.select(["request_id", "item_id"]), by_key) for rows in (then, snapshots_of(nested)))
+    order, other = (
+        pc.sort_indices(rows.select(["request_id", "item_id"]), by_key) for rows in (then, snapshots_of(nested))
+    )
     same(then.take(order).select(names), snapshots_of(nested).take(other).select(names))
 
 

@@ -205,7 +205,9 @@ def test_of_workers_that_register_at_once_one_meaning_stays(world: World, known:
         assert stays != known
     else:
         (refused,) = filter(None, told)
-        assert re.search(r"users\.sql:\d+: streaming view users means something else than the one that another", refused)
+        assert re.search(
+            r"users\.sql:\d+: streaming view users means something else than the one that another", refused
+        )
         assert "users_v2.sql" in refused
         assert stays == (FILES["users"], other)[told.index("")]
 
@@ -226,12 +228,14 @@ def test_a_view_rebuilt_while_another_worker_changes_it_is_refused(world: World)
     registered(world)
     world.write("users", OTHER)
     other = world.load()
-    with (
-        pytest.raises(DefinitionError, match="another worker has registered meanwhile"),
-        register_rebuilt(other, world.stores.registry, world.stores.online, "users"),
-    ):
-        world.write("users", THIRD)
-        register(world.load(), world.stores.registry, world.stores.online)
+
+    def rebuild() -> None:
+        with register_rebuilt(other, world.stores.registry, world.stores.online, "users"):
+            world.write("users", THIRD)
+            register(world.load(), world.stores.registry, world.stores.online)
+
+    with pytest.raises(DefinitionError, match="another worker has registered meanwhile"):
+        rebuild()
 
 
 def sqlite_of(world: World) -> str:

@@ -1,7 +1,7 @@
 """Finishers as plain SQL: what makes feature values of exact parts where there is nothing but DuckDB.
 
-The engines finish in ``finish.py``. Here are the same fractions for the DuckDB shell: the same bits as long as numerator
-and denominator are below 2**53, where doubles are exact; beyond, the last bit may differ.
+The engines finish in ``finish.py``. Here are the same fractions for the DuckDB shell: the same bits as long as
+numerator and denominator are below 2**53, where doubles are exact; beyond, the last bit may differ.
 """
 
 from __future__ import annotations
