@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.features import serving
 from dovetail.features.stream import gather, pick
 from dovetail.features.stream.collections import Collection
 from dovetail.features.stream.engine import Applied, StreamEngine
@@ -223,16 +222,6 @@ def late_rows_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gather, "_fresh", fresh)
 
 
-def unseen_visible(patch: pytest.MonkeyPatch) -> None:
-    """The snapshot says it saw one message less than its values include."""
-    whole = serving._dense
-
-    def dense(progress: Any) -> list[int]:
-        return [max(0, offset - 1) for offset in whole(progress)]
-
-    patch.setattr(serving, "_dense", dense)
-
-
 @pytest.mark.parametrize(
     ("mutant", "feature"),
     [
@@ -241,7 +230,6 @@ def unseen_visible(patch: pytest.MonkeyPatch) -> None:
         (filters_ignored, "first_clicked"),
         (partials_lost, "events"),
         (late_rows_lost, "spent"),
-        (unseen_visible, "events"),
     ],
 )
 def test_the_command_catches_a_broken_engine(
