@@ -115,19 +115,59 @@ def merged(parts: Iterable[Consistency]) -> Consistency:
 
 
 def equal_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Row by row: both NULL, or the same value of the same type; floats by their bits (NaN = NaN, 0.0 ≠ -0.0)."""
+    """Row by row: both NULL, or the same value of the same type; floats by their bits (NaN = NaN, 0.0 ≠ -0.0).
+
+    Lists and maps are the same when they have the same elements in the same order, structs when every member is.
+    """
     if left.type != right.type:
         return np.zeros(len(left), dtype=np.bool_)
-    if pa.types.is_floating(left.type):
-        bits = pa.int64() if left.type == pa.float64() else pa.int32()
-        left, right = (pa.chunked_array([column.combine_chunks().view(bits)]) for column in (left, right))
-    if pa.types.is_nested(left.type):
-        return np.array([a == b for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True)], dtype=np.bool_)
-    same = pc.fill_null(pc.equal(left, right), pa.scalar(value=False))
-    both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-    either_null = pc.or_(pc.is_null(left), pc.is_null(right))
-    result = pc.or_(both_null, pc.and_(same, pc.invert(either_null)))
-    return np.asarray(result.to_numpy(zero_copy_only=False) if isinstance(result, pa.Array) else result.to_numpy())
+    return _equal(pa.concat_arrays(left.chunks or [pa.nulls(0, left.type)]),
+                  pa.concat_arrays(right.chunks or [pa.nulls(0, right.type)]))  # fmt: skip
+
+
+def _equal(left: pa.Array, right: pa.Array) -> npt.NDArray[np.bool_]:
+    present, other = _flags(left.is_valid()), _flags(right.is_valid())
+    same: npt.NDArray[np.bool_] = present == other
+    rows = np.flatnonzero(present & other)
+    if len(rows) < len(left):
+        left, right = left.take(pa.array(rows)), right.take(pa.array(rows))
+    same[rows] = _equal_values(left, right)
+    return same
+
+
+def _equal_values(left: pa.Array, right: pa.Array) -> npt.NDArray[np.bool_]:
+    """Of arrays without NULLs."""
+    type_ = left.type
+    if pa.types.is_struct(type_):
+        members = [_equal(*pair) for pair in zip(left.flatten(), right.flatten(), strict=True)]
+        same = np.ones(len(left), dtype=np.bool_)
+        for member in members:
+            same &= member
+        return same
+    if pa.types.is_map(type_):
+        listed = pa.list_(pa.struct([type_.key_field.with_nullable(True), type_.item_field]))
+        left, right = left.cast(listed), right.cast(listed)
+    if pa.types.is_list(left.type):
+        return _equal_lists(left, right)
+    if pa.types.is_floating(type_):
+        bits = pa.int64() if type_ == pa.float64() else pa.int32()
+        left, right = left.view(bits), right.view(bits)
+    return _flags(pc.equal(left, right))
+
+
+def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _equal_lists(left: pa.ListArray, right: pa.ListArray) -> npt.NDArray[np.bool_]:
+    lengths, others = (np.asarray(side.value_lengths().to_numpy(zero_copy_only=False)) for side in (left, right))
+    same: npt.NDArray[np.bool_] = lengths == others
+    rows = np.flatnonzero(same & (lengths > 0))
+    mine, theirs = (side.take(pa.array(rows)).flatten() for side in (left, right))
+    if len(rows):
+        starts = np.cumsum(lengths[rows]) - lengths[rows]
+        same[rows] = np.logical_and.reduceat(_equal(mine, theirs), starts)
+    return same
 
 
 def compare(

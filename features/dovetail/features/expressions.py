@@ -64,7 +64,7 @@ def compile_expression(tree: Tree, schema: pa.Schema) -> Compiled | None:
     The result's type is DuckDB's for every tree that compiles; ``definitions.py`` checks that against the bound type.
     """
     try:
-        return settle(_node(tree, schema))
+        return settle(_column(tree, schema) if tree["class"] == "COLUMN_REF" else _node(tree, schema))
     except Unsupported:
         return None
 
@@ -89,6 +89,14 @@ def _column(tree: Tree, schema: pa.Schema) -> Node:
         raise Unsupported("column")
     name = str(names[0])
     return Compiled(schema.field(name).type, lambda columns: columns[name])
+
+
+def _operand(tree: Tree, schema: pa.Schema) -> Node:
+    """A column that something is done with: nothing is proven of lists, maps and structs."""
+    node = _column(tree, schema)
+    if isinstance(node, Compiled) and pa.types.is_nested(node.type):
+        raise Unsupported(str(node.type))
+    return node
 
 
 def _constant(tree: Tree, _: pa.Schema) -> Node:
@@ -301,7 +309,7 @@ def _cast(tree: Tree, schema: pa.Schema) -> Node:
 
 
 _HANDLERS: dict[str, Callable[[Tree, pa.Schema], Node]] = {
-    "COLUMN_REF": _column,
+    "COLUMN_REF": _operand,
     "CONSTANT": _constant,
     "FUNCTION": _function,
     "COMPARISON": _comparison,

@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from dovetail.features.batch.binding import Binder, BindError, syntax_tree
 from dovetail.features.expressions import compile_expression
+from dovetail.features.feature_types import feature_type
 from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, JoinedView, StreamView
 from dovetail.features.request import REQUEST
 from dovetail.features.source import Source, Span, nearest, quoted
@@ -163,17 +164,14 @@ class _Reader:
             type_ = binder.describe(f"SELECT {resolved}\n AS value FROM request_rows").field(0).type
         except BindError as error:
             raise self.source.refuse(node, str(error), "correct the expression") from error
-        plain = (pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us"))
-        if pa.types.is_signed_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-            return type_
-        if type_ not in plain:
+        found = feature_type(type_)
+        if found is None:
             raise self.source.refuse(
                 node,
                 f"a feature of type {type_}",
-                "make it a number, VARCHAR, BOOLEAN, DATE or TIMESTAMP: CAST it, or take from a list or map with "
-                "x[1], len(x), list_contains(x, item_id), m[category]",
+                "make it a number, VARCHAR, BOOLEAN, DATE or TIMESTAMP, or a list, map or struct of these: CAST it",
             )
-        return type_
+        return found
 
     def _resolve(self, column: exp.Column) -> tuple[str, str, int]:
         """(relation, declared column, leading parts that say so); further parts are members of a struct."""

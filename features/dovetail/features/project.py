@@ -128,13 +128,30 @@ def _check_names(project: Project) -> None:
         )
     if project.config.model is None:
         return
-    known = project.feature_set.schema.names
-    for number, model_input in enumerate(project.config.model.inputs):
-        if model_input.column not in known:
-            raise ConfigError(
-                f"{file}: model.inputs.{number}: {model_input.column!r} is not an output of feature set {wanted}; "
-                f"{nearest(model_input.column, known)}"
-            )
+    schema = project.feature_set.schema
+    for number, declared in enumerate(project.config.model.inputs):
+        where = f"{file}: model.inputs.{number}"
+        for column in declared.columns or (declared.column,):
+            if column not in schema.names:
+                raise ConfigError(
+                    f"{where}: {column!r} is not an output of feature set {wanted}; {nearest(column, schema.names)}"
+                )
+            _check_kind(where, declared.kind, column, schema.field(column).type)
+
+
+def _check_kind(where: str, kind: str, column: str, type_: pa.DataType) -> None:
+    """Refuse what an input of this kind cannot read, before the first sample says so."""
+    remedy = None
+    if pa.types.is_map(type_):
+        remedy = f'select map_entries({column}), a list of names and numbers, and declare it kind = "list"'
+    elif pa.types.is_struct(type_):
+        remedy = "select its members"
+    elif pa.types.is_list(type_) and kind != "list":
+        remedy = f'declare kind = "list" and its length, or select a number like len({column})'
+    elif kind == "list" and not pa.types.is_list(type_):
+        remedy = 'declare it "categorical" or "numeric", or select a list'
+    if remedy is not None:
+        raise ConfigError(f"{where}: {column!r} is {type_}, which an input of kind {kind!r} cannot read; {remedy}")
 
 
 def _describe_stream_view(view: StreamView) -> Description:

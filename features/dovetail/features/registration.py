@@ -76,9 +76,12 @@ def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -
     return found + [f"{count} days of {dataset}" for dataset, count in days.items()]
 
 
-def changes(project: Project, registry: Registry, online: OnlineStore) -> list[Change]:
-    """Every definition of ``project`` and of the registry, compared."""
-    known, mine = registry.definitions(), {record.name: record for record in records_of(project)}
+def changes(
+    project: Project, registry: Registry, online: OnlineStore, known: Mapping[str, DefinitionRecord] | None = None
+) -> list[Change]:
+    """Every definition of ``project`` and of the registry (or what it had, ``known``), compared."""
+    known = registry.definitions() if known is None else known
+    mine = {record.name: record for record in records_of(project)}
     found = [_change(record, known.get(name), registry, online) for name, record in mine.items()]
     for name, record in known.items():
         if name not in mine:
@@ -87,13 +90,15 @@ def changes(project: Project, registry: Registry, online: OnlineStore) -> list[C
     return found
 
 
-def refuse_changed(project: Project, registry: Registry, online: OnlineStore) -> None:
+def refuse_changed(
+    project: Project, registry: Registry, online: OnlineStore, known: Mapping[str, DefinitionRecord] | None = None
+) -> None:
     """See that no definition that has data means something else now.
 
     Raises:
         DefinitionError: one does.
     """
-    for change in changes(project, registry, online):
+    for change in changes(project, registry, online, known):
         if change.refused:
             raise _refusal(project, change)
 
@@ -101,11 +106,15 @@ def refuse_changed(project: Project, registry: Registry, online: OnlineStore) ->
 def register(project: Project, registry: Registry, online: OnlineStore) -> None:
     """Register the definitions of ``project``, unless one that has data means something else now.
 
+    Two workers may do so at once: with the same meaning both are fine, else the second is refused.
+
     Raises:
-        DefinitionError: one does; nothing was registered.
+        DefinitionError: one does, or another worker registered it with another meaning meanwhile; nothing was
+            registered.
     """
-    refuse_changed(project, registry, online)
-    registry.put_definitions(records_of(project))
+    known = registry.definitions()
+    refuse_changed(project, registry, online, known)
+    _put(project, registry, records_of(project), known)
 
 
 @contextmanager
@@ -113,14 +122,26 @@ def register_rebuilt(project: Project, registry: Registry, online: OnlineStore, 
     """Around building a view's state again: afterwards the view is registered as it is now.
 
     Raises:
-        DefinitionError: it has changed, and more than its online state was made with what it was.
+        DefinitionError: it has changed, and more than its online state was made with what it was; or another worker
+            registered it with another meaning meanwhile.
     """
-    change = next(change for change in changes(project, registry, online) if change.name == view)
+    known = registry.definitions()
+    change = next(change for change in changes(project, registry, online, known) if change.name == view)
     kept = [data for data in change.data if not data.startswith("online state")]
     if change.what == "changed" and kept:
         raise _refusal(project, change)
     yield
-    registry.put_definitions([record for record in records_of(project) if record.name == view])
+    _put(project, registry, [record for record in records_of(project) if record.name == view], known)
+
+
+def _put(
+    project: Project, registry: Registry, records: Sequence[DefinitionRecord], known: Mapping[str, DefinitionRecord]
+) -> None:
+    lost = registry.put_definitions(records, known)
+    if lost:
+        kind = next(record.kind for record in records if record.name == lost[0])
+        meanwhile = Change(lost[0], kind, "changed", (), "", ())
+        raise _refusal(project, meanwhile, than="the one that another worker has registered meanwhile")
 
 
 def _change(
@@ -157,7 +178,7 @@ def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return added + removed + retyped
 
 
-def _refusal(project: Project, change: Change) -> DefinitionError:
+def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionError:
     both: dict[str, StreamView | BatchView | FeatureSet] = {**project.stream_views, **project.batch_views}
     both |= project.feature_sets
     definition = both[change.name]
@@ -166,7 +187,7 @@ def _refusal(project: Project, change: Change) -> DefinitionError:
     taken = {family_of(name)[1] for name in both if family_of(name)[0] == family}
     following = f"{family}_v{max([version, *taken]) + 1}"
     return DefinitionError(
-        f"{kind} {change.name} means something else than the one that made {', '.join(change.data)}",
+        f"{kind} {change.name} means something else than {than or 'the one that made ' + ', '.join(change.data)}",
         file=definition.file,
         line=definition.line,
         remedy=f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dovetail.features import Project, load
 from dovetail.features.plan import Input, Window
 from dovetail.features.stream.layout import supported
 from dovetail.platform.errors import ConfigError
+
+from .conftest import RANKING
 
 ROOT = Path(__file__).parents[3]
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -167,11 +170,38 @@ def test_a_view_that_loads_is_one_the_stream_engine_keeps(load_project: LoadProj
     [
         ('[request]\nfeature_set = "rankin"', "there is no feature set 'rankin'; did you mean ranking"),
         ("[model]\ninputs = [{ column = 'hour_of_dya' }]", "model.inputs.0: 'hour_of_dya' is not an output"),
+        (
+            "[model]\ninputs = [{ kind = 'cross', columns = ['category', 'hour_of_dya'] }]",
+            "model.inputs.0: 'hour_of_dya' is not an output",
+        ),
     ],
 )
 def test_names_in_the_config_must_exist(load_project: LoadProject, toml: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         load_project(more_toml=toml)
+
+
+@pytest.mark.parametrize(
+    ("feature", "declared", "message"),
+    [
+        ("tags", "kind = 'list', length = 2", None),
+        ("map_entries(map {'a': page})", "kind = 'list', length = 2", None),
+        ("tags", "kind = 'categorical'", 'declare kind = "list" and its length, or select a number like len(x)'),
+        ("map {'a': page}", "kind = 'list', length = 2", "select map_entries(x), a list of names and numbers"),
+        ("ctx", "kind = 'categorical'", "which an input of kind 'categorical' cannot read; select its members"),
+        ("page", "kind = 'list', length = 2", 'declare it "categorical" or "numeric", or select a list'),
+    ],
+)
+def test_an_input_has_a_column_of_its_kind(
+    load_project: LoadProject, feature: str, declared: str, message: str | None
+) -> None:
+    ranking = RANKING.replace("hour(request_time)", f"{feature} AS x, hour(request_time)")
+    toml = f"[model]\ninputs = [{{ column = 'x', {declared} }}]"
+    if message is None:
+        assert load_project({"sql/ranking.sql": ranking}, more_toml=toml).config.model is not None
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_project({"sql/ranking.sql": ranking}, more_toml=toml)
 
 
 def test_a_project_needs_no_model(load_project: LoadProject) -> None:

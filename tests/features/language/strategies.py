@@ -268,9 +268,15 @@ def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
 
 
 @st.composite
-def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True, streams: int = 1) -> pa.Table:
+def logs(
+    draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = True, streams: int = 1, lateness: int = 0
+) -> pa.Table:
     """Events in order of arrival with their positions, over up to three partitions of each of ``streams``; some twice,
-    many at one time."""
+    many at one time.
+
+    Mostly they come at most ``lateness`` late, whatever the stream, so that state behind the watermark is folded while
+    the log goes on.
+    """
     row = st.fixed_dictionaries(
         {
             "user_id": st.sampled_from((1, 1, 1, 1, 1, 1, 2, None)),
@@ -281,10 +287,15 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
             "_stream": st.integers(0, streams - 1),
         }
     )
+    delay = st.integers(0, lateness).map(lambda n: n * UNIT)
     # Long logs of one key: an example with two events in a window says more than ten with one.
-    rows = draw(st.lists(row, min_size=draw(st.sampled_from((0, 10, 18))), max_size=max_rows))
+    rows = draw(st.lists(row, min_size=draw(st.sampled_from((18, 18, 12, 0))), max_size=max_rows))
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
+    if draw(st.sampled_from((True, True, True, False))):
+        arrived: list[Any] = [row["event_time"] for row in rows]
+        arrived = [time + draw(delay) for time in arrived]
+        rows = [rows[n] for n in sorted(range(len(rows)), key=arrived.__getitem__)]
     if rows and ties and draw(st.booleans()):
         rows.append(dict(draw(st.sampled_from(rows))))
     for offset, found in enumerate(rows):
@@ -295,17 +306,35 @@ def logs(draw: st.DrawFn, schema: Schema, *, max_rows: int = 24, ties: bool = Tr
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> pa.Table:
-    """Keys and times asked for, unknown and missing keys among them."""
-    row = st.fixed_dictionaries(
+def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
+    """Keys and times asked for: unknown and missing keys among them, and times at which an event enters or leaves."""
+    sizes = [0, *(window.size_us for window in view.windows), *(window.step_us or 0 for window in view.windows)]
+    times = events.column("event_time").cast(pa.int64()).to_pylist()
+    keys = events.select(["user_id", "shop"]).to_pylist()
+
+    def beside(event: int, size: int, apart: int) -> dict[str, Any]:
+        return {**keys[event], "request_time": times[event] + size + apart}
+
+    anywhere = st.fixed_dictionaries(
         {
-            "user_id": st.sampled_from((1, 1, 1, 1, 2, 3, None)),
+            "user_id": st.sampled_from((1, 2, 3, None)),
             "shop": st.sampled_from(("a", "a", "a", "b", None)),
             "request_time": st.integers(-10, 40).map(lambda n: ORIGIN + n * UNIT),
         }
     )
+    row = anywhere
+    if times:
+        which = st.integers(0, len(times) - 1)
+        edge = st.builds(beside, which, st.sampled_from(sizes), st.sampled_from((0, 0, 0, 1, -1)))
+        row = st.one_of(edge, edge, edge, anywhere)
     types = {"user_id": pa.int64(), "shop": pa.string(), "request_time": pa.timestamp("us")}
-    return pa.Table.from_pylist(draw(st.lists(row, min_size=1, max_size=6)), schema=pa.schema(types))
+    return pa.Table.from_pylist(draw(st.lists(row, min_size=6, max_size=10)), schema=pa.schema(types))
+
+
+def cuts(rows: int) -> st.SearchStrategy[list[int]]:
+    """Where a log of so many rows is cut into polls: every row or few, so that states are merged often, or anywhere."""
+    regular = st.sampled_from((1, 1, 3)).map(lambda step: list(range(step, rows, step)))
+    return st.one_of(regular, regular, st.lists(st.integers(0, rows), max_size=3).map(sorted))
 
 
 @st.composite
@@ -313,7 +342,8 @@ def cases(draw: st.DrawFn, *, rows: bool = True, ties: bool = True, lateness: in
     """A definition from the whole language, and what happened and is asked."""
     schema = draw(schemas())
     sql = draw(definitions(schema, rows=rows, twice=ties))
-    allowed = draw(st.integers(0, 80)) if lateness is None else lateness
+    allowed = draw(st.sampled_from((0, 1, 4, 10, 30, 80))) if lateness is None else lateness
     view = view_of(sql, schema, allowed * UNIT)
-    log = logs(schema, ties=ties, streams=1 + ("others" in view.stream_names))
-    return Case(sql, view, draw(log), draw(requests()))
+    streams = 1 + ("others" in view.stream_names)
+    events = draw(logs(schema, ties=ties, streams=streams, lateness=min(allowed, 20)))
+    return Case(sql, view, events, draw(requests(view, events)))

@@ -15,6 +15,7 @@ from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
+from dovetail.joiners.labels import label_rows
 from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.platform import wire
 from dovetail.platform.app import NoModel, Stores, open_stores
@@ -78,7 +79,8 @@ class World:
         self.project = self.load()
         self.stores: Stores = open_stores(self.project.config)
         streams = {name: declared.partitions for name, declared in self.project.config.streams.items()}
-        self.log = MemoryLog({**streams, "requests": 1, "snapshots": 1, "dead": 1})
+        topics = ("requests", "snapshots", "exposure", "click", "samples", "dead")
+        self.log = MemoryLog({**streams, **dict.fromkeys(topics, 1)})
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
@@ -148,21 +150,24 @@ class World:
                 self.send([{**newest, "kind": "click", "event_time": newest["event_time"] - 60 * SECOND}])
         self.archive()
 
-    def archive(self) -> None:
-        """Run the archive agent to the end of the log, files of a few rows."""
-        streams = self.project.streams
+    def archive(self, *names: str) -> None:
+        """Run the archive agents to the end of the log, files of a few rows; by default of what ``live`` makes."""
+        streams, schemas = self.project.streams, self.project.label_schemas
         intakes = {name: Intake(s.schema, s.event_time, s.max_ahead_us) for name, s in streams.items()}
         intakes["requests"] = Intake(self.project.request, "request_time", None)
+        intakes |= {kind: Intake(schema, "event_time", None) for kind, schema in schemas.items()}
+        time_of = {name: stream.event_time for name, stream in streams.items()} | dict.fromkeys(schemas, "event_time")
 
         def decode(name: str, poll: Poll) -> tuple[pa.Table, int]:
             received = intakes[name].read(poll)
-            return received.table, received.dead_rows
+            rows = label_rows(received, poll.partition) if name in schemas else received.table
+            return rows, received.dead_rows
 
         def inside(poll: Poll) -> tuple[pa.Table, int]:
             return wire.decode_arrow(poll), 0
 
-        for name in (*intakes, "snapshots"):
-            outside, day_of = name in intakes, streams[name].event_time if name in streams else "request_time"
+        for name in names or (*streams, "requests", "snapshots"):
+            outside, day_of = name in intakes, time_of.get(name, "request_time")
             how = partial(decode, name) if outside else inside
             dataset = Dataset(name, name, day_of, how, derived=not outside)
             stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, rows_per_file=20)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dovetail.features import Project
 from dovetail.features.bootstrap import bootstrap
-from dovetail.features.fingerprints import family_of
+from dovetail.features.fingerprints import family_of, records_of
 from dovetail.features.registration import Change, changes, data_of, register, register_rebuilt
 from dovetail.platform.app import assemble
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.jobs import BackfillRequest, open_backfill
+from dovetail.platform.stores.definitions import DefinitionRecord
+from dovetail.platform.stores.registry import Registry
 
 from .stored_world import FILES, World, events, requests
 
@@ -142,6 +148,98 @@ def test_state_alone_may_be_built_again_by_the_new_meaning(world: World) -> None
         register_rebuilt(world.project, stores.registry, stores.online, "users"),
     ):
         raise AssertionError("it must not be built")
+
+
+class Together(Registry):
+    """A registry whose readers of the definitions wait for each other, so that none has seen what the other writes."""
+
+    def __init__(self, url: str, barrier: threading.Barrier) -> None:
+        super().__init__(url)
+        self._barrier = barrier
+
+    def definitions(self) -> dict[str, DefinitionRecord]:
+        found = super().definitions()
+        self._barrier.wait(timeout=30)
+        return found
+
+
+def at_once(world: World, projects: Sequence[Project], url: str) -> list[str]:
+    """What each of two workers is told that register at the same moment; empty where all is well."""
+    barrier = threading.Barrier(len(projects))
+    registries = [Together(url, barrier) for _ in projects]
+
+    def one(project: Project, registry: Registry) -> str:
+        try:
+            register(project, registry, world.stores.online)
+        except DefinitionError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(projects)) as pool:
+        told = list(pool.map(one, projects, registries))
+    for registry in registries:
+        registry.close()
+    return told
+
+
+THIRD = FILES["users"].replace("'click'", "'order'")
+
+
+@pytest.mark.parametrize("known", [None, FILES["users"], OTHER], ids=["nothing", "the one", "the other"])
+@pytest.mark.parametrize("other", [FILES["users"], OTHER, THIRD], ids=["same", "other", "third"])
+def test_of_workers_that_register_at_once_one_meaning_stays(world: World, known: str | None, other: str) -> None:
+    url = sqlite_of(world)
+    one = world.load()
+    if known is not None:
+        world.write("users", known)
+        register(world.load(), world.stores.registry, world.stores.online)
+    world.write("users", other)
+    two = world.load()
+    told = at_once(world, [one, two], url)
+    stays = world.stores.registry.definitions()["users"].text
+    if other == FILES["users"]:
+        assert told == ["", ""]
+        assert stays == other
+    elif told == ["", ""]:  # the one that changes nothing was first: as if it had come long before
+        assert known in (FILES["users"], other)
+        assert stays != known
+    else:
+        (refused,) = filter(None, told)
+        assert re.search(
+            r"users\.sql:\d+: streaming view users means something else than the one that another", refused
+        )
+        assert "users_v2.sql" in refused
+        assert stays == (FILES["users"], other)[told.index("")]
+
+
+def test_a_refused_registration_leaves_nothing(world: World) -> None:
+    """``profile`` comes before ``users`` and would have been new."""
+    registry = world.stores.registry
+    late = [record for record in records_of(world.project) if record.name != "ranking"]
+    world.write("users", OTHER)
+    first = [record for record in records_of(world.load()) if record.name == "users"]
+    assert registry.put_definitions(first, {}) == []
+    assert registry.put_definitions(late, {}) == ["users"]
+    assert set(registry.definitions()) == {"users"}
+    assert registry.definitions()["users"].text == OTHER
+
+
+def test_a_view_rebuilt_while_another_worker_changes_it_is_refused(world: World) -> None:
+    registered(world)
+    world.write("users", OTHER)
+    other = world.load()
+
+    def rebuild() -> None:
+        with register_rebuilt(other, world.stores.registry, world.stores.online, "users"):
+            world.write("users", THIRD)
+            register(world.load(), world.stores.registry, world.stores.online)
+
+    with pytest.raises(DefinitionError, match="another worker has registered meanwhile"):
+        rebuild()
+
+
+def sqlite_of(world: World) -> str:
+    return f"sqlite:///{world.project.config.path(world.project.config.storage.state) / 'registry.sqlite'}"
 
 
 @pytest.mark.parametrize(

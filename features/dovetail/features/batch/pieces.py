@@ -96,7 +96,7 @@ class PieceEvaluator:
     """Evaluates ``columns`` of a feature set for request rows, in parts.
 
     Args:
-        events: by stream, with position columns for ``as_served``.
+        events: by stream, with position columns for ``as_served`` and for views that order events.
         table_of: gives a batch view's result as of a version (µs).
         scratch: a folder for files that are needed meanwhile; it is emptied.
         on_step: told how the work proceeds.
@@ -275,7 +275,7 @@ def _given_schema(view: StreamView, branch: Branch, columns: Sequence[str], visi
 
 
 def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """What is kept of the view's rows."""
+    """What is kept of the view's rows: positions, too, where visibility or ties are decided by them."""
     names = view.stream.schema.arrow.names if view.branches else columns_read(view)
     fields = [view.stream.schema.arrow.field(name) for name in names]
     return _nullable([*fields, *_positions(view, visibility)])

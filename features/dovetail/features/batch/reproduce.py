@@ -6,95 +6,131 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.binding import Binder
+from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.connection import connect
 from dovetail.features.batch.explain import view_script
 from dovetail.features.batch.features import seen_column
+from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.pieces import columns_read, earliest_read
 from dovetail.features.batch.relation import given_table
+from dovetail.features.batch.streaming import Visibility, positions_read
 from dovetail.features.plan import FeatureColumn, StreamView
 from dovetail.features.project import Project
 from dovetail.features.source import quoted
-from dovetail.features.sources import Place, place_of
+from dovetail.features.sources import place_of
 from dovetail.platform.dayfiles import DayFiles
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.positions import own_position_columns
 
 __all__ = ["reproduce"]
 
 
-def reproduce(project: Project, column: FeatureColumn, request: pa.Table, events: dict[str, DayFiles]) -> str:
-    """The script for ``column`` of one request row, as that request could see its events.
+def reproduce(
+    project: Project,
+    column: FeatureColumn,
+    request: pa.Table,
+    events: Mapping[str, DayFiles],
+    visibility: Visibility = "as_served",
+) -> str:
+    """The script for ``column`` of one request row; its last statement gives the value.
 
-    Per streaming view it ends with a query of the exact parts of every aggregate, in the order of the view; then comes
-    the feature's expression over them.
+    ``as_served`` reads the events that the request had seen, by the positions it recorded; ``event_time`` all up to its
+    time. Per streaming view come a table of the exact parts of every aggregate, then one of the view's values; then the
+    feature's expression over them.
     """
     relations = dict.fromkeys(relation for relation, _ in column.references)
     views = [project.stream_views[relation] for relation in relations if relation in project.stream_views]
-    parts = []
-    for number, view in enumerate(views):
-        if number:
-            parts.append(f"-- {view.name}: in a session of its own, the tables' names are the same")
-        parts += _view(view, request, events)
-    schema = [name for name in request.column_names if not name.endswith("._seen")]
-    literals = [f"{text} AS {quoted(name)}" for name, text in zip(schema, _literals(request, schema), strict=True)]
-    if not views:
-        return f"SELECT {column.resolved} AS {quoted(column.name)}\nFROM (SELECT {', '.join(literals)});\n"
-    return "\n".join([*parts, f"-- {column.name} is {column.resolved}"]) + "\n"
+    script = [f"{macro};" for macro in (*MACROS, *FINISHERS)] if views else []
+    for view in views:
+        script += _view(view, request, events, visibility)
+    names = [name for name in request.column_names if not name.endswith("._seen")]
+    literals = [f"{text} AS {quoted(name)}" for name, text in zip(names, _literals(request, names), strict=True)]
+    rows = ", ".join([f"(SELECT {', '.join(literals)})", *(_values(view) for view in views)])
+    return "\n".join([*script, f"SELECT {column.resolved} AS {quoted(column.name)}\nFROM {rows};"]) + "\n"
 
 
-def _view(view: StreamView, request: pa.Table, events: dict[str, DayFiles]) -> list[str]:
+def _values(view: StreamView) -> str:
+    return quoted(f"values of {view.name}")
+
+
+def _view(view: StreamView, request: pa.Table, events: Mapping[str, DayFiles], visibility: Visibility) -> list[str]:
     time_us = int(request.column("request_time")[0].cast(pa.timestamp("us")).value)
     keys = _literals(request, view.entity)
-    seen = request.column(seen_column(view.name))[0].as_py() or []
-    until = {place_of(view, source): offset for source, offset in enumerate(seen) if offset}
     probe = ", ".join(f"{key} AS k{index}" for index, key in enumerate(keys))
+    seen = None
+    if visibility == "as_served":
+        seen = request.column(seen_column(view.name))[0].as_py() or []
     return [
         f"-- {view.name} ({view.file}:{view.line}) for {', '.join(keys)} at {request.column('request_time')[0]}",
-        *(_given(view, branch, time_us, keys, until, events) for branch in range(len(view.reads))),
-        f"CREATE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
-        *view_script(view, "event_time"),
+        *(_given_events(view, number, keys, time_us, seen, events) for number in range(len(view.reads))),
+        f"CREATE OR REPLACE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
+        *_parts(view),
+        *_finish(view),
     ]
 
 
-def _given(
+def _given_events(
     view: StreamView,
     number: int,
-    time_us: int,
     keys: Sequence[str],
-    until: Mapping[Place, int],
+    time_us: int,
+    seen: Sequence[int | None] | None,
     events: Mapping[str, DayFiles],
 ) -> str:
-    """The statement that reads what the request could see of a branch's events."""
-    branch = view.reads[number]
-    low, files = earliest_read(view, time_us), events[branch.stream.name]
+    """The events of a branch that the request may see, from the files that may have some.
+
+    ``seen`` is the first offset it did not see, by source; None where it may see all up to its time.
+    """
+    branch, low = view.reads[number], earliest_read(view, time_us)
     time = quoted(branch.stream.event_time)
-    conditions = []
-    if not view.branches:  # a key may be made by cleaning
-        conditions = [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
-    conditions.append(f"{time} <= make_timestamp({time_us})")
+    conditions = [f"{time} <= make_timestamp({time_us})"]
     if low is not None:
         conditions.append(f"{time} >= make_timestamp({low})")
-    visible = [f"(_partition = {p} AND _offset < {offset})" for (mine, p), offset in until.items() if mine == number]
-    conditions.append(f"({' OR '.join(visible) or 'false'})")
-    paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files.paths(low, time_us))
-    source = f"read_parquet([{paths}], union_by_name = true)"
-    schema, read = branch.stream.schema.arrow, columns_read(view, branch)
-    if not paths:  # nothing is archived of this stream yet
-        source, read = "(SELECT 0 AS _partition, 0::BIGINT AS _offset, 0 AS _row)", []
-        conditions = ["false"]
-    kinds = _sql_types(schema)
-    columns = [quoted(n) if n in read else f"CAST(NULL AS {kinds[n]}) AS {quoted(n)}" for n in schema.names]
-    rows = ", ".join([*columns, *OWN_COLUMNS])
-    return (
-        f"CREATE TABLE {given_table(view, number)} AS SELECT {rows}\nFROM {source}\nWHERE "
-        + "\n  AND ".join(conditions)
-        + ";"
-    )
+    if not view.branches:  # cleaning may make the key
+        conditions += [f"{quoted(name)} = {key}" for name, key in zip(view.entity, keys, strict=True)]
+    if seen is not None:
+        until = [(place_of(view, source), offset) for source, offset in enumerate(seen) if offset]
+        mine = [(place.partition, offset) for place, offset in until if place.branch == number]
+        visible = [f"(_partition = {partition} AND _offset < {offset})" for partition, offset in mine]
+        conditions.append(f"({' OR '.join(visible) or 'false'})")
+    positions = own_position_columns()[: len(positions_read(view, "event_time"))]
+    read = {*columns_read(view, branch), *(field.name for field in positions)}
+    paths = ["'" + path.replace("'", "''") + "'" for path in events[branch.stream.name].paths(low, time_us)]
+    rows = f"read_parquet([{', '.join(paths)}], union_by_name = true)\nWHERE " + "\n  AND ".join(conditions)
+    if not paths:
+        read, rows = set(), "range(0)"
+    columns = [
+        quoted(field.name) if field.name in read else f"NULL::{type_name(field.type)} AS {quoted(field.name)}"
+        for field in [*branch.stream.schema.arrow, *positions]
+    ]
+    return f"CREATE OR REPLACE TABLE {given_table(view, number)} AS SELECT {', '.join(columns)}\nFROM {rows};"
 
 
-def _sql_types(schema: pa.Schema) -> dict[str, str]:
-    types = Binder({"rows": schema}).types("SELECT * FROM rows")
-    return dict(zip(schema.names, types, strict=True))
+def _parts(view: StreamView) -> list[str]:
+    """The statements that evaluate the view, each query's result in a table ``parts<n>``."""
+    script: list[str] = []
+    results = 0
+    for statement in view_script(view, "event_time"):
+        head = statement.split(maxsplit=2)[:2]
+        if head == ["CREATE", "MACRO"] or statement.endswith("FROM rows_of_the_batch;"):
+            continue  # macros come once; what is derived is part of the finish
+        if head[0] == "CREATE":
+            script.append(statement.replace("CREATE ", "CREATE OR REPLACE ", 1))
+        else:
+            script.append(f"CREATE OR REPLACE TABLE parts{results} AS\n{statement}")
+            results += 1
+    return script
+
+
+def _finish(view: StreamView) -> list[str]:
+    """The view's values, of the tables of parts; the first of those says whose they are and is not needed."""
+    tables = 1 + len({window.rows for window in view.windows if window.rows is not None})
+    parts = " JOIN ".join(["parts1", *(f"parts{n} USING (_id)" for n in range(2, 1 + tables))])
+    made = [f"{finished_sql(view, i)} AS {quoted(a.output)}" for i, a in enumerate(view.aggregates)]
+    derived = {d.output: f"CAST(({d.sql}\n) AS {type_name(d.type)})" for d in view.derived}
+    names = view.output_schema.names
+    outputs = [f"{derived.get(name, quoted(name))} AS {quoted(f'{view.name}.{name}')}" for name in names]
+    inner = f"SELECT {', '.join(made)}\n      FROM {parts}"
+    return [f"CREATE OR REPLACE TABLE {_values(view)} AS SELECT {', '.join(outputs)}\nFROM ({inner});"]
 
 
 def _literals(row: pa.Table, columns: Sequence[str]) -> list[str]:

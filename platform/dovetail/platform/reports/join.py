@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.features import Project
+from dovetail.features.consistency import equal_bits
 from dovetail.joiners.batch_samples import batch_samples
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.platform.app import Stores
@@ -79,9 +80,7 @@ def difference(stores: Stores, batch: pa.Table, *, target: str = "") -> JoinDiff
             columns[name] = batch.num_rows
             continue
         left, right = batch.column(name), stream.column(name)
-        same = pc.equal(left, right.cast(left.type)).fill_null(False)
-        both_null = pc.and_(left.is_null(nan_is_null=True), right.is_null(nan_is_null=True))
-        differing = len(left) - int(pc.sum(pc.or_(same, both_null)).as_py() or 0)
+        differing = int((~equal_bits(left, right.cast(left.type))).sum())
         if differing:
             columns[name] = differing
     return JoinDifference(batch.num_rows, only_batch, only_stream, columns)

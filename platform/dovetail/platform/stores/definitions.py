@@ -92,9 +92,33 @@ class DefinitionTables:
         rows = connection.execute(sa.select(self._definitions).order_by(self._definitions.c.name))
         return {row.name: DefinitionRecord(*row) for row in rows}
 
-    def put(self, connection: sa.Connection, database: Database, records: Sequence[DefinitionRecord]) -> None:
-        """Register definitions, replacing those of the same name."""
-        _upsert(connection, database, self._definitions, records)
+    def put(
+        self,
+        connection: sa.Connection,
+        database: Database,
+        records: Sequence[DefinitionRecord],
+        known: Mapping[str, DefinitionRecord],
+    ) -> list[str]:
+        """Register each definition where the registry still has what is ``known``, or the same meaning by now.
+
+        Returns:
+            The names of which it has another meaning; the caller rolls back then. Rows are written in the order of
+            their names, so that two who register at once wait for each other and do not lock each other out.
+        """
+        lost, columns = [], self._definitions.c
+        for record in sorted(records):
+            before = known.get(record.name)
+            if before is None:
+                insert = database.insert(self._definitions).on_conflict_do_nothing()
+                connection.execute(insert, record._asdict())
+            else:
+                still = (columns.fingerprint == before.fingerprint) & (columns.state == before.state)
+                update = sa.update(self._definitions).where((columns.name == record.name) & still)
+                connection.execute(update.values(**record._asdict()))
+            meaning = sa.select(columns.fingerprint, columns.state).where(columns.name == record.name)
+            if tuple(connection.execute(meaning).one()) != (record.fingerprint, record.state):
+                lost.append(record.name)
+        return lost
 
     def uses(self, connection: sa.Connection) -> list[DefinitionUse]:
         """What was made with which definition."""

@@ -188,10 +188,19 @@ class Registry:
         with self._database.read() as connection:
             return self._definitions.definitions(connection)
 
-    def put_definitions(self, records: Sequence[DefinitionRecord]) -> None:
-        """Register definitions, replacing those of the same name. Whether they may be is the caller's to know."""
+    def put_definitions(
+        self, records: Sequence[DefinitionRecord], known: Mapping[str, DefinitionRecord]
+    ) -> Sequence[str]:
+        """Register definitions, all or none: a compare-and-set on what :meth:`definitions` said before.
+
+        Whether ``known`` may be replaced is the caller's to know. Returns the names that others have registered with
+        another meaning since; when there are any, nothing was changed.
+        """
         with self._database.write() as connection:
-            self._definitions.put(connection, self._database, records)
+            lost = self._definitions.put(connection, self._database, records, known)
+            if lost:
+                connection.rollback()
+        return lost
 
     def uses(self) -> list[DefinitionUse]:
         """Which datasets and days were made with which definition."""
