@@ -65,7 +65,7 @@ def write_events(project: Project, store: SqlOnlineStore) -> None:
     ]
     stream = project.streams["behaviour"]
     views = list(project.stream_views.values())
-    intake = Intake(stream.schema, stream.event_time, None, vet_events(views))
+    intake = Intake(stream.schema, stream.event_time, None, vet_events(stream, views))
     log = MemoryLog({stream.topic: 1, "dead": 1})
     log.append([Outgoing(stream.topic, message.encode(), partition=0) for message in messages])
     stage = FeatureStage(stream, views, intake, store, dead_letter_topic="dead")

@@ -94,5 +94,7 @@ def test_a_dead_letter_goes_without_its_value(value: bytes) -> None:
         "dovetail-reason": b"why",
         "dovetail-source": b"events[0]@0",
         "dovetail-stage": b"stage",
+        "dovetail-rows": b"1",
+        "dovetail-sent": b"0",
         "dovetail-left-out": b"5000",
     }
