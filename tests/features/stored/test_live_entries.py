@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dovetail.features.stream import gather, pick
-from dovetail.features.stream.collections import Collection
+from dovetail.features.stream.collections import Collection, CollectionLayout
 from dovetail.features.stream.engine import Applied, StreamEngine
 from dovetail.features.stream.entries import Entries
 from dovetail.features.stream.keys import encode_keys
@@ -179,8 +179,8 @@ def ties_reversed(patch: pytest.MonkeyPatch) -> None:
     """Of events at one time, the one that came first counts as the last."""
     whole = gather._by_key
 
-    def by_key(entries: Entries, *rest: Any) -> Entries:
-        found = whole(entries, *rest)
+    def by_key(layout: CollectionLayout, *rest: Any) -> Entries:
+        found = whole(layout, *rest)
         return found.take(np.lexsort((-found.words[:, 1], found.words[:, 0], found.owners)))
 
     patch.setattr(gather, "_by_key", by_key)
