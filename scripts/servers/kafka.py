@@ -74,11 +74,12 @@ class Kafka(Server):
         make_certificates(self.certificates)
         lines = [f"{key}={value}\n" for key, value in self._settings().items()]
         (self.folder / "server.properties").write_text("".join(lines))
+        # May begin with a dash, which must not look like an option.
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         scram = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
         users = [word for user in scram for word in ("--add-scram", user)]
         properties = self.folder / "server.properties"
-        run([*_java("256m"), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties, *users])
+        run([*_java("256m"), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", properties, *users])
 
     def command(self) -> Sequence[str | Path]:
         """``java kafka.Kafka server.properties``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from servers import Kafka, PostgreSQL, Redis, ServiceError, environment, existing, remove, start, status
 
 pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def topic() -> str:
+    """A topic of this run: the broker may be one that is kept."""
+    return f"services-{uuid.uuid4().hex[:8]}"
 
 
 def test_an_instance_is_found_again_by_its_folder_and_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded_log import EmbeddedLog

@@ -154,7 +154,8 @@ def create_app(
         "stream_wait_empty": False,
         "broker_commit_interval": 1.0,
         "broker_max_poll_records": 10_000,
-        # A partition that is held back is not polled, for as long as its stage holds it; that is no sign of death.
+        # Not polling is no sign of death here: a partition is held back for as long as its stage holds it, and the
+        # driver counts as polling meanwhile.
         "broker_max_poll_interval": 86_400.0,
         "consumer_max_fetch_size": 4 << 20,
         # Positions are always sought, so a reset can only mean that messages were removed unread.

@@ -179,13 +179,17 @@ class CoalescingConsumer(Consumer):
                     if epoch == self._epoch:
                         await self._hand_out(poll)
                 if not tps:
-                    await self._awake.wait()
+                    await self._nothing_to_fetch()
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
         except asyncio.CancelledError:
             if not (fetcher.should_stop or self.app.should_stop):
                 raise
+
+    async def _nothing_to_fetch(self) -> None:
+        """Wait for :meth:`wake` while every partition is held back; that may take as long as a label window."""
+        await self._awake.wait()
 
     def _fetchable(self) -> set[TP]:
         if not self.flow_active:

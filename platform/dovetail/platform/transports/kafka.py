@@ -110,6 +110,14 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         records = {} if fetch.cancelled() else fetch.result()
         return [_coalesce(batch) for batch in records.values()]
 
+    async def touch(self) -> None:
+        """Count as having polled: who polls nothing for ``broker_max_poll_interval`` is taken out of the group."""
+        await self.call_thread(self._touch)
+
+    async def _touch(self) -> None:
+        with self._ensure_consumer()._subscription.fetch_context():  # noqa: SLF001 - the public way reads messages
+            pass
+
     async def bounds(self, tps: set[TP]) -> dict[TP, tuple[int, int]]:
         """First kept and next offset."""
         return dict(await self.call_thread(self._bounds, tps))
@@ -169,6 +177,16 @@ class Consumer(CoalescingConsumer, stock.Consumer):
         """Let the fetch loop look again, also when it is waiting in the consumer thread."""
         super().wake()
         self._thread.wake()
+
+    async def _nothing_to_fetch(self) -> None:
+        # A partition that waits for its labels is no sign of death, however long it takes.
+        awake = asyncio.ensure_future(self._awake.wait())
+        try:
+            while not awake.done():
+                await self._thread.touch()
+                await asyncio.wait({awake}, timeout=self.app.conf.broker_max_poll_interval / 3)
+        finally:
+            awake.cancel()
 
     async def _fetch_polls(self, tps: set[TP]) -> Sequence[Poll]:
         try:

@@ -6,12 +6,20 @@ slow reader has come by, and the parts of a published model share a key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    LeaderNotAvailableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from dovetail.platform.broker_config import FOREVER_MS, Retention
 from dovetail.platform.errors import TransportError
@@ -19,6 +27,8 @@ from dovetail.platform.errors import TransportError
 __all__ = ["TopicPlan", "declare"]
 
 _BROKER_DEFAULT = Retention()
+_SETTLE_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class TopicPlan:
     may_create: bool
 
 
-async def declare(admin: AIOKafkaAdminClient, servers: str, plan: TopicPlan) -> None:
+async def declare(admin: AIOKafkaAdminClient, servers: Sequence[str], plan: TopicPlan) -> None:
     """Create the topics that are missing, check the ones that are there.
 
     Raises TransportError when a topic is missing and may not be created; or has other partitions than declared, is
@@ -40,25 +50,42 @@ async def declare(admin: AIOKafkaAdminClient, servers: str, plan: TopicPlan) -> 
     """
     # A list of all topics, not a question about ours: brokers create a topic they are asked about.
     there = set(await admin.list_topics())
-    present = [topic for topic in plan.partitions if topic in there]
     missing = [topic for topic in plan.partitions if topic not in there]
-    for found in await admin.describe_topics(present) if present else ():
-        name, partitions = found["topic"], len(found["partitions"])
-        if partitions != plan.partitions[name]:
-            raise TransportError(
-                f"topic {name!r} at {servers} has {partitions} partitions, {plan.partitions[name]} declared; "
-                "declare what is there, or use a new topic: adding partitions would move keys"
-            )
     if missing and not plan.may_create:
         raise TransportError(f"{servers} has no topic {', '.join(sorted(missing))}, and creating is off: create it")
     if missing:
         answer = await admin.create_topics([_new(topic, plan) for topic in missing])
         for _, code, *_rest in answer.topic_errors:
-            if code:
+            if code and code != TopicAlreadyExistsError.errno:  # another worker that starts now was faster
                 raise for_code(code)
-    # Also of those just made: how long they are kept may be the broker's default.
-    for topic, settings in (await _settings(admin, list(plan.partitions))).items():
-        _check(topic, settings, servers, plan)
+    # Also those just made: another worker may have declared them otherwise, and a default is the broker's own.
+    for topic, (partitions, settings) in (await _settled(admin, list(plan.partitions))).items():
+        _check(topic, partitions, settings, servers, plan)
+
+
+async def _settled(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, tuple[int, dict[str, str]]]:
+    """Partitions and settings in force, by topic; asked again while the broker does not know what was just made.
+
+    Raises KafkaError when it does not know one for half a minute.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            return await _described(admin, topics)
+        except (UnknownTopicOrPartitionError, LeaderNotAvailableError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+
+async def _described(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, tuple[int, dict[str, str]]]:
+    found: dict[str, int] = {}
+    for topic in await admin.describe_topics(topics) if topics else ():
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])
+        found[topic["topic"]] = len(topic["partitions"])
+    settings = await _settings(admin, topics)
+    return {topic: (partitions, settings.get(topic, {})) for topic, partitions in found.items()}
 
 
 def _new(topic: str, plan: TopicPlan) -> NewTopic:
@@ -86,7 +113,14 @@ async def _settings(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, 
     return found
 
 
-def _check(topic: str, settings: Mapping[str, str], servers: str, plan: TopicPlan) -> None:
+def _check(topic: str, partitions: int, settings: Mapping[str, str], servers: Sequence[str], plan: TopicPlan) -> None:
+    if partitions != plan.partitions[topic]:
+        raise TransportError(
+            f"topic {topic!r} at {servers} has {partitions} partitions, {plan.partitions[topic]} declared; "
+            "declare what is there, or use a new topic: adding partitions would move keys"
+        )
+    if not settings:
+        return
     if "compact" in settings["cleanup.policy"]:
         raise TransportError(
             f"topic {topic!r} at {servers} is compacted: rows would be removed before they are read; "

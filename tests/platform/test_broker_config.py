@@ -1,0 +1,63 @@
+"""``[broker]`` of ``dovetail.toml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.platform.broker_config import FOREVER_MS, Retention
+from dovetail.platform.config import load_config
+from dovetail.platform.errors import ConfigError
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def broker(**settings: Any) -> Any:
+    return load_config(PROJECT, broker=settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"user": "u"}, "user needs its password: give one of password_env and password_file"),
+        ({"user": "u", "password_env": "A", "password_file": "b"}, "give one of password_env and password_file"),
+        ({"password_env": "A"}, "password_env is the password of a user: give user"),
+        ({"ca_file": "ca.pem"}, "ca_file is used with TLS: set tls = true"),
+        ({"tls": True, "cert_file": "c.pem"}, "cert_file and key_file belong together"),
+        ({"password": "p"}, "unknown key 'password'; did you mean 'password_env'?"),
+        ({"retention": {"inputs": "a week"}}, "is not a duration"),
+        (
+            {"retention": {"snapshots": "1h"}},
+            "snapshots wait in their topic for their labels, 88500000 ms",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(PROJECT, broker=settings, labels={"window": "1d"})
+
+
+def test_every_topic_has_its_retention() -> None:
+    kept = {"inputs": "7d", "snapshots": "2d", "samples": "3d", "dead_letters": "30d", "models": "forever"}
+    config = load_config(
+        PROJECT,
+        broker={"retention": kept},
+        model={"topic": "models"},
+        labels={"window": "1d", "order": {}},
+    )
+    day, wait = 86_400_000, 86_400_000 + 5 * 60_000 + 30 * 60_000
+    assert config.retention() == {
+        "behaviour": Retention(7 * day),
+        "exposure": Retention(7 * day),
+        "click": Retention(7 * day),
+        "conversion": Retention(7 * day),
+        "requests": Retention(7 * day),
+        "snapshots": Retention(2 * day, wait),
+        "samples": Retention(3 * day),
+        "samples-ordered": Retention(3 * day),
+        "demo-dead-letters": Retention(30 * day),
+        "models": Retention(FOREVER_MS),
+    }
+    assert broker().retention()["requests"] == Retention()
