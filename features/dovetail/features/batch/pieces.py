@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from sqlglot import exp
 
+from dovetail.features.batch.aggregates import needs_positions
 from dovetail.features.batch.connection import Resources, resources
 from dovetail.features.batch.features import ColumnEvaluator, seen_column
 from dovetail.features.batch.scratch import Buckets, Cursor, KeyHash
@@ -257,9 +258,9 @@ def _silent(what: str, done: int, of: int) -> None:
 
 
 def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """What is read of the events."""
+    """What is read of the events: positions, too, where visibility or ties are decided by them."""
     fields = [view.stream.schema.arrow.field(name).with_nullable(True) for name in columns_read(view)]
-    positions = own_position_columns() if visibility == "as_served" else []
+    positions = own_position_columns() if visibility == "as_served" or needs_positions(view) else []
     return pa.schema([*fields, *(field.with_nullable(True) for field in positions)])
 
 
