@@ -1,4 +1,4 @@
-"""Worker processes of one world, and the supervisor that an operator would have: who ends by failing is started again."""
+"""Worker processes of one world, and the supervisor an operator would have: who ends is started again."""
 
 from __future__ import annotations
 

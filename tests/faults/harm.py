@@ -24,11 +24,11 @@ KILLED = -signal.SIGKILL.value
 STEPS = {"in_mid_batch": "computed", "after_publishing": "published", "before_acknowledging": "committed"}
 
 
-def _nothing(trial: Trial, rng: Generator) -> None:
+def _nothing(_trial: Trial, _: Generator) -> None:
     """The fault is in the world, or in the workers."""
 
 
-def _no_faults(rng: Generator) -> Sequence[str]:
+def _no_faults(_: Generator) -> Sequence[str]:
     return ()
 
 
@@ -52,7 +52,7 @@ def _pause(rng: Generator, longest_s: float) -> None:
     threading.Event().wait(float(rng.uniform(0, longest_s)))
 
 
-# --- workers -----------------------------------------------------------------------------------------------------------
+# --- workers ----------------------------------------------------------------------------------------------------
 
 
 def _killed_at_random(trial: Trial, rng: Generator) -> None:
@@ -118,7 +118,7 @@ def _disk_was_full(trial: Trial, _: Generator) -> None:
     trial.fleet.heal()
 
 
-# --- servers -----------------------------------------------------------------------------------------------------------
+# --- servers ----------------------------------------------------------------------------------------------------
 
 
 def _broker_killed(trial: Trial, rng: Generator) -> None:

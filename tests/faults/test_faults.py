@@ -33,9 +33,7 @@ Try = Callable[[Fault, int, Sequence[str]], Verdict]
 
 
 @pytest.fixture
-def attempt(
-    kafka_server: Kafka, redis_server: Redis, postgresql_server: PostgreSQL, tmp_path: Path
-) -> Iterator[Try]:
+def attempt(kafka_server: Kafka, redis_server: Redis, postgresql_server: PostgreSQL, tmp_path: Path) -> Iterator[Try]:
     """A world of its own for each trial: topics, keys and a schema of its name; all its processes end with the test."""
     servers = Servers(kafka_server, redis_server, postgresql_server)
     engine = sa.create_engine(postgresql_server.url)

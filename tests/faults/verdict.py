@@ -128,7 +128,9 @@ def _state(world: World, worker: Worker, verdict: Verdict) -> None:
     batch = project.evaluate(None, flat, {"behaviour": in_order}, tables={"item": items})
     streaming = [column.name for column in project.feature_set.columns_of("streaming")]
     verdict.counts["state values"] = flat.num_rows * len(streaming)
-    verdict.counts["state values that are not NULL"] = sum(flat.num_rows - batch.column(n).null_count for n in streaming)
+    verdict.counts["state values that are not NULL"] = sum(
+        flat.num_rows - batch.column(n).null_count for n in streaming
+    )
     verdict.expect("probes too old to be answered", int((~online.answerable).sum()), 0)
     wrong = [name for name in streaming if not _same(online.features.column(name), batch.column(name))]
     verdict.expect("features whose state differs from batch", wrong, [])

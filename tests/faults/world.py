@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ _SHIPPED = _HERE.parents[1] / "sql"
 _SHARED_SQL = ("behaviour", "item", "item_profile", "labels", "request")
 
 #: What no stream takes: not JSON, JSON of another shape, a missing column.
-POISON = (b"\xff\xfe no json", b'{"user_id": 12}', b'[1, 2, 3]', b'{"request_id": null, "item_id": "x"}')
+POISON = (b"\xff\xfe no json", b'{"user_id": 12}', b"[1, 2, 3]", b'{"request_id": null, "item_id": "x"}')
 
 _TOML = """\
 name = "{name}"
@@ -57,6 +57,9 @@ dead_letters = "forever"
 
 [redis]
 timeout = "5s"
+
+[archive]
+max_delay = "2s"
 
 [streams.behaviour]
 topic = "{name}-behaviour"
@@ -99,6 +102,7 @@ partitions = 2
 bits = 14
 publish_every = 200
 checkpoint_every = 300
+checkpoint_delay = "2s"
 inputs = [
     {{ column = "hour_of_day" }},
     {{ column = "segment" }},
@@ -211,7 +215,7 @@ def make_world(
         messages = _over_partitions(messages, project)
     messages = _strewn(messages, poison, rng, [m.topic for m in messages if m.value])
     ends = np.linspace(0, len(messages), portions + 1).astype(int)
-    parts = [messages[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [messages[low:high] for low, high in pairwise(ends)]
     return World(name, folder, project, parts, poison, log.counts)
 
 
@@ -245,9 +249,7 @@ def _skewed(message: Outgoing, skew_us: int, rng: np.random.Generator) -> Outgoi
     return replace(message, timestamp_ms=message.timestamp_ms - skew_us // 1_000)
 
 
-def _strewn(
-    messages: list[Outgoing], poison: int, rng: np.random.Generator, topics: Sequence[str]
-) -> list[Outgoing]:
+def _strewn(messages: list[Outgoing], poison: int, rng: np.random.Generator, topics: Sequence[str]) -> list[Outgoing]:
     for number in range(poison):
         topic = topics[int(rng.integers(len(topics)))]
         at = int(rng.integers(len(messages)))

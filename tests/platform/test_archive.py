@@ -48,12 +48,12 @@ def stores(folder: Path) -> tuple[Registry, OfflineStore]:
 @given(
     published=st.lists(st.integers(0, 9), min_size=1, max_size=25),
     lives=st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=4),
-    rows_per_file=st.integers(1, 12),
+    max_rows=st.integers(1, 12),
 )
 def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_dies(
     published: list[int],
     lives: list[tuple[int, bool]],
-    rows_per_file: int,
+    max_rows: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Messages come in order of their source with repetitions; some lives end without draining."""
@@ -66,7 +66,7 @@ def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_d
         numbers.append(min(step, highest))
     log.append([message(number, rows=2) for number in numbers])
     for max_records, drain in [*lives, (5, True)]:
-        stage = ArchiveStage(dataset(derived=True), registry, offline, rows_per_file=rows_per_file)
+        stage = ArchiveStage(dataset(derived=True), registry, offline, max_rows=max_rows)
         asyncio.run(run_stage(stage, log, max_records=lambda n=max_records: n, drain=drain))  # type: ignore[misc]
     rows = read_dataset(registry, offline, "d")
     expected = sorted(set(numbers))

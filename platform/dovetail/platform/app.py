@@ -343,7 +343,8 @@ class _Parts:
         for name, topic in inside.items():
             uses = self._uses(batch=name != "snapshots")
             datasets.append(Dataset(name, topic, "request_time", _inside, derived=True, uses=uses))
-        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets]
+        limits = {"max_rows": config.archive.max_rows, "max_delay_us": config.archive.max_delay}
+        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline, **limits) for dataset in datasets]
 
     def _uses(self, *, batch: bool) -> dict[str, str]:
         """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
