@@ -19,7 +19,7 @@ from dovetail.platform.positions import with_own_positions, with_source_position
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import Registry
-from dovetail.platform.testing import MemoryLog, run_stage
+from dovetail.platform.testing import ManualClock, MemoryLog, run_stage
 
 DAY_US = 86_400_000_000
 
@@ -125,6 +125,43 @@ def test_of_two_archives_of_one_partition_the_slower_is_refused_and_a_reassigned
 
     asyncio.run(both())
     assert sorted(read_dataset(registry, offline, "d").column("number").to_pylist()) == [0, 1, 2, 3]
+    registry.close()
+
+
+def test_rows_are_filed_when_they_have_waited_long_enough_although_nothing_more_comes(tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    log, clock = MemoryLog({"topic": 1}), ManualClock(1_000_000)
+    log.append([message(number) for number in (0, 1, 1, 1)])
+    stage = ArchiveStage(dataset(derived=True), registry, offline, max_delay_us=60_000_000, clock=clock)
+
+    async def settled() -> list[int | None]:
+        works = [work async for work in stage.settle("topic", 0)]
+        for work in works:
+            assert work.commit is not None
+            await asyncio.to_thread(work.commit)
+        return [work.done for work in works]
+
+    async def take(offset: int) -> None:
+        poll = log.poll("topic", 0, offset, 2)
+        assert poll is not None
+        assert [work async for work in stage.handle(poll)] == []
+
+    async def main() -> None:
+        assert await settled() == []  # nothing was read yet
+        await take(0)
+        clock.advance(59_999_999)
+        assert await settled() == []
+        clock.advance(1)
+        assert await settled() == [2]
+        assert await settled() == []
+        await take(2)  # only repetitions: no file, but a position
+        clock.advance(-3_600_000_000)
+        assert await settled() == [4]  # who set the clock back must not make it wait for an hour
+
+    asyncio.run(main())
+    assert read_dataset(registry, offline, "d").column("number").to_pylist() == [0, 1]
+    assert len(registry.files("d")) == 1
+    assert not any(balance(registry.accounts()).values())
     registry.close()
 
 

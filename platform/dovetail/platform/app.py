@@ -78,6 +78,11 @@ class Stores:
     models: ModelDirectory
     checkpoints: Path
 
+    def accounts(self) -> list[Account]:
+        """All accounts of all stores. Stores that share a database share its accounts: each counts once."""
+        accounts = [*self.online.accounts(), *self.labels.accounts(), *self.registry.accounts()]
+        return list({account[:4]: account for account in accounts}.values())
+
     def close(self) -> None:
         """Release connections."""
         for store in (self.online, self.labels, self.registry):
@@ -107,15 +112,15 @@ class Worker:
 
     def accounts(self) -> list[Account]:
         """All accounts of all stores, and the trainer's."""
-        accounts = [*self.stores.online.accounts(), *self.stores.labels.accounts(), *self.stores.registry.accounts()]
-        return accounts + (self.trainer.accounts() if self.trainer is not None else [])
+        return self.stores.accounts() + (self.trainer.accounts() if self.trainer is not None else [])
 
 
 def open_stores(config: Config) -> Stores:
     """Open what the configuration names, creating what is embedded.
 
     Raises:
-        ConfigError, StoreError: a URL cannot be used.
+        ConfigError: a URL cannot be used, or a database is another project's.
+        StoreError: a store cannot be reached.
     """
     urls = config.storage
     model = config.model.name if config.model else "none"
@@ -124,7 +129,7 @@ def open_stores(config: Config) -> Stores:
     return Stores(
         open_online_store(_resolved(config, urls.url("online_store")), config.name, redis),
         open_label_store(_resolved(config, urls.url("label_store")), config.name, redis),
-        Registry(_resolved(config, urls.url("registry"))),
+        Registry(_resolved(config, urls.url("registry")), config.name),
         OfflineStore(_resolved(config, urls.url("offline_store"))),
         ModelDirectory(state / "models" / model),
         state / "checkpoints" / model,

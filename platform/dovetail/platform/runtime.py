@@ -409,7 +409,7 @@ class Runtime:
         if done > given:
             raise TransportError(
                 f"stage {stage.name} says it is done up to offset {done} of {tp.topic}, partition {tp.partition}, "
-                f"but was given offsets up to {given - 1} only: done is the offset after the last message completed"
+                f"but was given offsets below {given} only: done is the offset after the last message completed"
             )
         if key in self._stored and done > self.completed[key]:
             self.completed[key] = done
