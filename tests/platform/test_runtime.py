@@ -360,9 +360,13 @@ def test_a_stage_that_cannot_settle_ends_the_worker(path: Path) -> None:
 
     async def main() -> None:
         runtime = runtime_of(path, Broken(), tick_s=0.001)
-        with pytest.raises(TransportError, match="done up to offset 1 of in, partition 0, but was given .* below 0"):
+
+        async def work() -> None:
             await runtime.start()  # it may be noticed before everything has started
             await runtime.wait_for(lambda: False)
+
+        with pytest.raises(TransportError, match=r"done up to offset 1 of in, partition 0, but was given .* below 0"):
+            await work()
         await runtime.stop()
 
     run(main)
