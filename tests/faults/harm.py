@@ -155,6 +155,7 @@ def _redis_slow(trial: Trial, rng: Generator) -> None:
         trial.load.let_go(2)
         _pause(rng, 0.5)
         trial.servers.redis.hold(milliseconds)
+    trial.servers.redis.ask("PING")  # answered when the hold is over
 
 
 def _postgresql_killed(trial: Trial, rng: Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dovetail.features.request import flatten_requests
 from dovetail.platform import wire
 from dovetail.platform.app import Worker, assemble, features_of
 from dovetail.platform.archive import read_dataset
+from dovetail.platform.errors import DovetailError
 from dovetail.platform.intake import time_us
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.positions import OWN_COLUMNS
@@ -44,12 +46,19 @@ class Verdict:
 def judge(world: World, broker: Broker) -> Verdict:
     """Everything the design promises, of a world whose messages are all read."""
     verdict, worker = Verdict(), assemble(world.project)
+    checks: list[Callable[[], None]] = [
+        lambda: _samples(worker, verdict),
+        lambda: _served_values(worker, verdict),
+        lambda: _everything_once(world, worker, verdict, broker),
+        lambda: _state(world, worker, verdict),
+        lambda: _model(world, broker, verdict),
+    ]
     try:
-        _samples(worker, verdict)
-        _served_values(worker, verdict)
-        _everything_once(world, worker, verdict, broker)
-        _state(world, worker, verdict)
-        _model(world, broker, verdict)
+        for check in checks:
+            try:
+                check()
+            except DovetailError as error:  # what is broken enough cannot even be looked at
+                verdict.wrong.append(f"{type(error).__name__}: {error}")
     finally:
         worker.stores.close()
     return verdict
