@@ -149,12 +149,13 @@ class Fleet:
             self.workers.append(self._start())
             return self.workers[-1]
 
-    def remove(self, place: int) -> int:
-        """SIGTERM to one, which is not replaced; returns its exit code."""
+    def remove(self, place: int) -> WorkerProcess:
+        """SIGTERM to one, which is not replaced; returns it when it has ended."""
         with self._lock:
             worker = self.workers.pop(place)
         worker.send(signal.SIGTERM)
-        return worker.process.wait(PATIENCE_S)
+        worker.process.wait(PATIENCE_S)
+        return worker
 
     def kill(self, place: int) -> None:
         """SIGKILL to one; the supervisor starts another."""

@@ -165,6 +165,28 @@ def test_rows_are_filed_when_they_have_waited_long_enough_although_nothing_more_
     registry.close()
 
 
+def test_a_rebalance_while_a_file_waits_to_be_registered_loses_nothing(tmp_path: Path) -> None:
+    """The runtime asks a stage to resume although its partition stays, and goes on behind what it was given."""
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(number) for number in range(6)])
+    stage = ArchiveStage(dataset(derived=True), registry, offline, max_rows=2)
+
+    async def main() -> None:
+        for offset in (0, 2, 4):
+            poll = log.poll("topic", 0, offset, 2)
+            assert poll is not None
+            stage.resume("topic")
+            async for work in stage.handle(poll):
+                stage.resume("topic")
+                assert work.commit is not None
+                await asyncio.to_thread(work.commit)
+
+    asyncio.run(main())
+    assert read_dataset(registry, offline, "d").column("number").to_pylist() == list(range(6))
+    registry.close()
+
+
 def test_an_empty_dataset_reads_as_its_schema(tmp_path: Path) -> None:
     registry, offline = stores(tmp_path)
     schema = pa.schema([("x", pa.int64())])

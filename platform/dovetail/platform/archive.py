@@ -88,10 +88,6 @@ class ArchiveStage(Stage):
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._stored = self._registry.progress(self.name)
-        for partition, buffer in list(self._buffers.items()):
-            # Somebody else has archived this partition meanwhile; what is buffered here is in their files.
-            if self._stored.get(partition, Progress()).next_offset != buffer.stored.next_offset:
-                del self._buffers[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:

@@ -287,17 +287,12 @@ class Runtime:
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
         """For each assigned partition, the least of what its stages need."""
         await self.tenure.close()
-        gone = await self.tenure.change(tps)
-        for topic in {tp.topic for tp in gone}:
-            for stage in self._readers[topic]:
-                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
-        # A stage that still computes on what has gone must not be asked to resume meanwhile.
-        await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
+        await self._give_up(await self.tenure.change(tps))
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        kept = {(stage.name, *tp) for tp in tps for stage in self._readers[tp.topic]}
-        for progress in (self._given, self._stored, self.handled, self.completed):
-            for key in progress.keys() - kept:
-                del progress[key]
+        if taken := self._taken(stored):
+            await self.tenure.renew(taken)
+            await self._give_up(taken)
+            stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions: dict[TP, int] = {}
         for tp in tps:
             for stage in self._readers[tp.topic]:
@@ -312,6 +307,30 @@ class Runtime:
         await self.tenure.open()
         self.notify()
         return positions
+
+    def _taken(self, stored: Mapping[tuple[str, str], Mapping[int, int]]) -> set[TP]:
+        """What somebody else has had since it was ours, although it has never gone by what we were told.
+
+        That is how it looks to a worker that was paused for longer than its session. What it holds in memory is of the
+        past, of all partitions of the topic: some stages have one state for all.
+        """
+        moved = {
+            topic
+            for (stage, topic, partition), completed in self.completed.items()
+            if stored[stage, topic].get(partition, 0) > completed
+        }
+        return {tp for tp in self.tenure.partitions if tp.topic in moved}
+
+    async def _give_up(self, gone: Collection[TP]) -> None:
+        """Let the stages forget these, and return when none is at work on them."""
+        for topic in {tp.topic for tp in gone}:
+            for stage in self._readers[topic]:
+                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
+        # A stage that still computes on what has gone must not be asked to resume meanwhile.
+        await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
+        for progress in (self._given, self._stored, self.handled, self.completed):
+            for key in [key for key in progress if TP(*key[1:]) in gone]:
+                del progress[key]
 
     def _read_stored(self, topics: set[str]) -> dict[tuple[str, str], Mapping[int, int]]:
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
