@@ -56,7 +56,7 @@ def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_d
     max_rows: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Messages come in order of their source with repetitions; some lives end without draining."""
+    """Messages come in order of their source with repetitions; some lives end without settling."""
     folder = tmp_path_factory.mktemp("archive")
     registry, offline = stores(folder)
     log = MemoryLog({"topic": 1})
@@ -114,14 +114,14 @@ def test_of_two_archives_of_one_partition_the_slower_is_refused_and_a_reassigned
         assert poll is not None
         assert [work async for work in zombie.handle(poll)] == []
         await run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True)
-        (work,) = [work async for work in zombie.drain()]
+        (work,) = [work async for work in zombie.settle("topic", 0, stopping=True)]
         assert work.commit is not None
         with pytest.raises(StaleCommit):
             work.commit()
         again = ArchiveStage(dataset(derived=True), registry, offline)
         again.resume("topic")
         assert [work async for work in again.handle(poll)] == []
-        assert [work async for work in again.drain()] == []
+        assert [work async for work in again.settle("topic", 0, stopping=True)] == []
 
     asyncio.run(both())
     assert sorted(read_dataset(registry, offline, "d").column("number").to_pylist()) == [0, 1, 2, 3]

@@ -105,18 +105,13 @@ class ArchiveStage(Stage):
         if buffer.rows >= self._max_rows:
             yield self._flush(poll.partition, buffer)
 
-    async def settle(self, topic: str, partition: int) -> AsyncIterator[Work]:
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
         buffer = self._buffers.get(partition)
         if buffer is None or buffer.since_us is None:
             return
         # A clock that was set back says nothing about how long it is: then it is long enough.
-        if not 0 <= self._clock.now_us() - buffer.since_us < self._max_delay_us:
+        if stopping or not 0 <= self._clock.now_us() - buffer.since_us < self._max_delay_us:
             yield self._flush(partition, buffer)
-
-    async def drain(self) -> AsyncIterator[Work]:
-        for partition, buffer in sorted(self._buffers.items()):
-            if buffer.since_us is not None:
-                yield self._flush(partition, buffer)
 
     def _buffer(self, partition: int) -> _Buffer:
         if partition not in self._buffers:

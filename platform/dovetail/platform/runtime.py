@@ -171,16 +171,7 @@ class Runtime:
 
     async def tick(self) -> None:
         """Ask every stage to settle what it owes of the partitions it has here, as the runtime does by itself."""
-        for stage in self.stages:
-            for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
-                async with self._turns.turn(stage.name):
-                    tenure = self.tenure.number(tp)
-                    if tenure is None or self._stopping or self.failure is not None:
-                        continue
-                    works = stage.settle(tp.topic, tp.partition)
-                    with suppress(Gone):
-                        async with self._turns.at_work(stage.name, tp, tenure):
-                            await self._carry_all(stage, tp, works, tenure)
+        await self._settle(lambda: not self._stopping)
 
     def notify(self) -> None:
         """Have predicates tried again: something they look at, outside the runtime, has changed. From any thread."""
@@ -198,17 +189,22 @@ class Runtime:
             self._ticking = asyncio.create_task(self._tick_on())
 
     async def before_stop(self) -> None:
-        """Give no further poll; return when what is being handled has ended, after ``grace_s`` in any case.
+        """Give no further poll; return when what is being handled has ended and stages have settled all they owe.
 
-        After a failure there is no waiting.
+        After ``grace_s`` in any case. After a failure there is no waiting and nothing is settled.
         """
         self._stopping = True
         if self.failure is None:
             for stage in self._started:
                 stage.hurry()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._grace_s):
-                    await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
+            try:
+                with suppress(TimeoutError):  # what is not done by then is done again by the next start
+                    async with asyncio.timeout(self._grace_s):
+                        await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
+                        # Now, while the partitions are ours: a commit after the group was left would be a zombie's.
+                        await self._settle(lambda: True, stopping=True)
+            except Exception as error:  # noqa: BLE001 - the app must go on stopping; whoever runs it raises the failure
+                self.on_crash(error)
 
     async def on_revoked(self) -> None:
         """A rebalance begins: return when no work is being published or committed."""
@@ -243,19 +239,12 @@ class Runtime:
         return self._readers.get(topic, ())
 
     async def after_stop(self) -> None:
-        """Let the stages commit what they owe, unless something has failed; then stop them, in reverse order.
-
-        Each is stopped also when another one's stop raises.
-        """
+        """Stop the stages, in reverse order, each also when another one's stop raises."""
         errors: list[Exception] = []
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait({self._ticking})
-        try:
-            if self.failure is None:
-                await self._drain()
-        except Exception as error:  # noqa: BLE001 - raised below, after the stages have stopped
-            errors.append(error)
+        self._forget(await self.tenure.change(()))
         while self._started:
             try:
                 await self._started.pop().stop()
@@ -264,11 +253,17 @@ class Runtime:
         if errors:
             raise errors[0]
 
-    async def _drain(self) -> None:
-        for stage in self._started:
-            async for work in stage.drain():
-                if work.commit is not None:
-                    await self._commit(stage, work.commit)
+    async def _settle(self, may: Callable[[], bool], *, stopping: bool = False) -> None:
+        for stage in self.stages:
+            for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
+                async with self._turns.turn(stage.name):
+                    tenure = self.tenure.number(tp)
+                    if tenure is None or self.failure is not None or not may():
+                        continue
+                    works = stage.settle(tp.topic, tp.partition, stopping=stopping)
+                    with suppress(Gone):
+                        async with self._turns.at_work(stage.name, tp, tenure):
+                            await self._carry_all(stage, tp, works, tenure)
 
     async def _tick_on(self) -> None:
         while not self._stopping and self.failure is None:
@@ -321,11 +316,14 @@ class Runtime:
         }
         return {tp for tp in self.tenure.partitions if tp.topic in moved}
 
-    async def _give_up(self, gone: Collection[TP]) -> None:
-        """Let the stages forget these, and return when none is at work on them."""
+    def _forget(self, gone: Collection[TP]) -> None:
         for topic in {tp.topic for tp in gone}:
             for stage in self._readers[topic]:
                 stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
+
+    async def _give_up(self, gone: Collection[TP]) -> None:
+        """Let the stages forget these, and return when none is at work on them."""
+        self._forget(gone)
         # A stage that still computes on what has gone must not be asked to resume meanwhile.
         await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
         for progress in (self._given, self._stored, self.handled, self.completed):

@@ -248,14 +248,17 @@ class TrainerStage(Stage):
                 yield await self._checkpoint(done=poll.last + 1)
             self._whole = True
 
-    async def settle(self, topic: str, partition: int) -> AsyncIterator[Work]:
-        # A clock that was set back says nothing about how long it is: then it is long enough.
-        if self._since_us is not None and not 0 <= self._clock.now_us() - self._since_us < self._checkpoint_delay_us:
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        if self._since_us is not None and (stopping or self._is_due(self._since_us)):
             yield await self.checkpoint_now()
         stored = self._stored.get(partition, 0)
         if stored > self._told.get(partition, 0):
             self._told[partition] = stored
             yield Work(done=stored)
+
+    def _is_due(self, since_us: int) -> bool:
+        # A clock that was set back says nothing about how long it is: then it is long enough.
+        return not 0 <= self._clock.now_us() - since_us < self._checkpoint_delay_us
 
     async def checkpoint_now(self) -> Work:
         """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
