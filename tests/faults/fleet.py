@@ -157,6 +157,13 @@ class Fleet:
         worker.process.wait(PATIENCE_S)
         return worker
 
+    def lose(self, place: int) -> None:
+        """SIGKILL to one, which is not replaced."""
+        with self._lock:
+            worker = self.workers.pop(place)
+        worker.send(signal.SIGKILL)
+        worker.process.wait(PATIENCE_S)
+
     def kill(self, place: int) -> None:
         """SIGKILL to one; the supervisor starts another."""
         self.workers[place].send(signal.SIGKILL)
