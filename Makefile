@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check nightly bench services-test format clean
+.PHONY: demo test check nightly bench services-test faults format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ bench: $(STAMP)  ## all benchmarks, ratios measured in one run
 
 services-test: $(STAMP)  ## tests against real Kafka, Redis and PostgreSQL, started and stopped here; INSTALL=--install
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services $(ARGS)
+
+faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=N for another number, INSTALL=--install
+	DOVETAIL_FAULT_SEEDS=$${DOVETAIL_FAULT_SEEDS:-20} \
+	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
 	rm -rf $(VENV) .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
-for folder in ("platform", "joiners", "services", "../scripts"):
+for folder in ("platform", "joiners", "services", "faults", "../scripts"):
     sys.path.insert(0, str((TESTS / folder).resolve()))
 
 from real_servers import (  # noqa: E402 - found by the lines above

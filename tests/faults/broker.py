@@ -92,7 +92,9 @@ class Broker:
             self._consumer.assign([TopicPartition(topic, partition, low)])
             found: list[Any] = []
             while not found or found[-1].offset() < high - 1:
-                found += [m for m in self._consumer.consume(10_000, timeout=1.0) if m.error() is None]
+                # As many as may still come: it waits for that many, or for the time to be over.
+                left = high - (found[-1].offset() + 1 if found else low)
+                found += [m for m in self._consumer.consume(left, timeout=0.3) if m.error() is None]
             polls.append(
                 Poll(
                     topic,

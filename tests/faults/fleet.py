@@ -1,4 +1,4 @@
-"""Worker processes of one world, and the supervisor that an operator would have: who ends by failing is started again."""
+"""Worker processes of one world, and the supervisor an operator would have: who ends is started again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from dovetail.platform.process import FAILED
 
 __all__ = ["Fleet", "WorkerProcess", "until"]
 
@@ -76,6 +73,17 @@ class WorkerProcess:
                 return bool(json.load(answer)["ready"])
         except OSError:
             return False
+
+    def partitions(self) -> int:
+        """How many partitions it has, by its own word."""
+        found = _HEALTH.search(self.output)
+        if found is None:
+            return 0
+        try:
+            with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
+                return sum(len(numbers) for numbers in json.load(answer)["partitions"].values())
+        except OSError:
+            return 0
 
     def send(self, number: signal.Signals) -> None:
         """A signal, if it is still there."""
@@ -141,12 +149,20 @@ class Fleet:
             self.workers.append(self._start())
             return self.workers[-1]
 
-    def remove(self, place: int) -> int:
-        """SIGTERM to one, which is not replaced; returns its exit code."""
+    def remove(self, place: int) -> WorkerProcess:
+        """SIGTERM to one, which is not replaced; returns it when it has ended."""
         with self._lock:
             worker = self.workers.pop(place)
         worker.send(signal.SIGTERM)
-        return worker.process.wait(PATIENCE_S)
+        worker.process.wait(PATIENCE_S)
+        return worker
+
+    def lose(self, place: int) -> None:
+        """SIGKILL to one, which is not replaced."""
+        with self._lock:
+            worker = self.workers.pop(place)
+        worker.send(signal.SIGKILL)
+        worker.process.wait(PATIENCE_S)
 
     def kill(self, place: int) -> None:
         """SIGKILL to one; the supervisor starts another."""
@@ -160,9 +176,10 @@ class Fleet:
             worker.send(signal.SIGTERM)
         return [worker.process.wait(PATIENCE_S) for worker in self.workers]
 
-    def failures(self) -> list[int]:
-        """Exit codes of those that failed by themselves: not killed by a signal."""
-        return [code for code in self.ended if code == FAILED]
+    def heal(self) -> None:
+        """Whoever is started from now on has no faults built in."""
+        with self._lock:
+            self._faults = ()
 
     def logs(self) -> str:
         """All that was said, for a message."""
@@ -170,12 +187,3 @@ class Fleet:
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
             for path in sorted(self.project.glob("worker-*.log"))
         )
-
-    def metrics_of(self, place: int) -> dict[str, Any]:
-        """``/readyz`` of one worker."""
-        found = _HEALTH.search(self.workers[place].output)
-        if found is None:
-            return {}
-        with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
-            body: dict[str, Any] = json.load(answer)
-            return body

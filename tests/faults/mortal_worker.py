@@ -105,7 +105,7 @@ def resume_from_broker() -> None:
 
     async def positions(self: Runtime, tps: set[Any]) -> Mapping[Any, int]:
         await ask(self, tps)
-        return {}
+        return await self.consumer._committed(tps)
 
     Runtime._positions = positions  # type: ignore[method-assign]
 

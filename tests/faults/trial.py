@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 from broker import Broker
 from fleet import Fleet, until
+from numpy.random import Generator
 from verdict import Verdict, judge
 from world import World
 
 from dovetail.platform.app import assemble
+from servers import Kafka, PostgreSQL, Redis
 
-__all__ = ["Load", "Stored", "Trial"]
+__all__ = ["Load", "Servers", "Stored", "Trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers of all trials, to be hurt."""
+
+    kafka: Kafka
+    redis: Redis
+    postgresql: PostgreSQL
 
 
 class Load(threading.Thread):
@@ -58,30 +70,49 @@ class Trial:
     world: World
     broker: Broker
     fleet: Fleet
-    load: Load
+    servers: Servers
+    load: Load = field(init=False)
 
-    def run(self, fault: Callable[[Trial], None]) -> Verdict:
+    def __post_init__(self) -> None:
+        self.load = Load(self.world, self.broker)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are to read."""
+        with Stored(self) as stored:
+            return sum(self.world.project.config.topics()[topic] for topic in stored.topics)
+
+    def run(self, act: Callable[[Trial, Generator], None], seed: int) -> Verdict:
         """Load, harm in the middle of it, the rest of the load, calm; then the verdict."""
-        until(self.fleet.ready, "the workers are ready")
+        until(self.fleet.ready, "the workers are ready", say=self.fleet.logs)
         self.load.start()
-        self.load.let_go(len(self.world.portions) // 3)
-        until(lambda: self.load.sent > 0, "the load has begun")
-        fault(self)
+        self.load.let_go(2)
+        until(lambda: self.load.sent > 0 or not self.load.is_alive(), "the load has begun")
+        act(self, np.random.default_rng([seed, 2]))
         self.load.finish()
         with Stored(self) as stored:
-            until(lambda: not stored.behind(buffering=False), "everything is read", say=stored.behind)
+            until(lambda: not stored.behind(buffering=False), "everything is read", say=stored.say)
+        until(self.fleet.ready, "the workers are ready again", say=self.fleet.logs)
         codes = self.fleet.stop()
         for _ in range(3):
             # Told to stop before the last poll had come: it is read by the next who starts, as always.
             with Stored(self) as stored:
                 if not stored.behind():
                     break
-            with Fleet(self.world.folder, 1) as again, Stored(self) as stored:
-                until(again.ready, "the last worker is ready")
-                codes += again.stop()
+                with Fleet(self.world.folder, 1) as again:
+                    until(again.ready, "the last worker is ready")
+                    until(lambda: not stored.behind(buffering=False), "everything is read again", say=stored.say)
+                    codes += again.stop()
         verdict = judge(self.world, self.broker)
+        with Stored(self) as stored:
+            verdict.expect("behind at the end", stored.behind(), {})
         verdict.expect("exit codes of the workers when told to stop", codes, [0] * len(codes))
         return verdict
+
+    def stored(self) -> dict[tuple[str, str, int], int]:
+        """Stored positions, by stage and partition."""
+        with Stored(self) as stored:
+            return stored.positions()
 
 
 class Stored:
@@ -97,21 +128,36 @@ class Stored:
     def __exit__(self, *_: object) -> None:
         self._worker.stores.close()
 
+    @property
+    def topics(self) -> set[str]:
+        """All that any stage reads."""
+        return {topic for stage in self._worker.stages.values() for topic in stage.topics}
+
+    def positions(self) -> dict[tuple[str, str, int], int]:
+        """The next offset, by stage, topic and partition."""
+        return {
+            (stage.name, topic, partition): at
+            for stage in self._worker.stages.values()
+            for topic in stage.topics
+            for partition, at in stage.resume(topic).items()
+        }
+
     def behind(self, *, buffering: bool = True) -> dict[str, tuple[int, int]]:
         """Stored position and end, by stage and partition, where they differ.
 
-        The archive and the trainer store when a file is full or a checkpoint due, and when they are told to stop:
-        ``buffering`` counts them.
+        The archive and the trainer store in large steps, and when they are told to stop: ``buffering`` counts them.
         """
-        trial = self._trial
-        ends = trial.broker.ends(trial.world.project.config.topics())
-        found = {}
+        ends = self._trial.broker.ends(self._trial.world.project.config.topics())
+        found, positions = {}, self.positions()
         for stage in self._worker.stages.values():
             if not buffering and stage.name.startswith(("archive.", "trainer")):
                 continue
-            for topic in stage.topics:
-                stored = stage.resume(topic)
-                for (of, partition), end in ends.items():
-                    if of == topic and stored.get(partition, 0) != end:
-                        found[f"{stage.name} {topic}[{partition}]"] = (stored.get(partition, 0), end)
+            for (topic, partition), end in ends.items():
+                at = positions.get((stage.name, topic, partition), 0)
+                if topic in stage.topics and at != end:
+                    found[f"{stage.name} {topic}[{partition}]"] = (at, end)
         return found
+
+    def say(self) -> str:
+        """For a message: who is behind, and what the workers have said."""
+        return f"{self.behind()}\n{self._trial.fleet.logs()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,16 @@ dead_letters = "forever"
 [redis]
 timeout = "5s"
 
+[archive]
+max_delay = "2s"
+
 [streams.behaviour]
 topic = "{name}-behaviour"
 key = "user_id"
 partitions = 3
 event_time = "event_time"
-allowed_lateness = "24h"
+# A request that waits for as long as the whole log takes is still answered exactly.
+allowed_lateness = "48h"
 
 [tables.item]
 path = "item.parquet"
@@ -97,6 +102,7 @@ partitions = 2
 bits = 14
 publish_every = 200
 checkpoint_every = 300
+checkpoint_delay = "2s"
 inputs = [
     {{ column = "hour_of_day" }},
     {{ column = "segment" }},
@@ -137,6 +143,11 @@ class World:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def inputs(self) -> list[str]:
+        """The topics that are sent to."""
+        return sorted(self.sent)
+
+    @property
     def sent(self) -> dict[str, int]:
         """Messages by topic."""
         totals: dict[str, int] = {}
@@ -156,11 +167,13 @@ def make_world(
     skew_us: int = 0,
     requests: int = 240,
     session: str = "4s",
+    spread: bool = False,
 ) -> World:
     """Write the project into ``folder`` and make what is sent.
 
     ``poison`` messages are strewn over the input topics; ``skew_us`` is how far the clock of every second producer is
-    behind: the timestamps of its messages, not their event times.
+    behind: the timestamps of its messages, not their event times. ``spread`` sends requests to all partitions in turn;
+    without, they are all in one, the samples too, and so the model is a function of the world.
     """
     log = simulate(
         SimulatorConfig(
@@ -198,9 +211,11 @@ def make_world(
     project = load(folder)
     rng = np.random.default_rng([seed, 1])
     messages = [_skewed(m, skew_us, rng) for m in _messages(log, project)]
+    if spread:
+        messages = _over_partitions(messages, project)
     messages = _strewn(messages, poison, rng, [m.topic for m in messages if m.value])
     ends = np.linspace(0, len(messages), portions + 1).astype(int)
-    parts = [messages[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [messages[low:high] for low, high in pairwise(ends)]
     return World(name, folder, project, parts, poison, log.counts)
 
 
@@ -217,6 +232,15 @@ def _messages(log: RecordedLog, project: Project) -> Iterator[Outgoing]:
         for batches in phases:
             for batch in batches:
                 yield from batch.messages
+
+
+def _over_partitions(messages: Sequence[Outgoing], project: Project) -> list[Outgoing]:
+    request = project.config.request
+    turns = count()
+    return [
+        replace(message, partition=next(turns) % request.partitions) if message.topic == request.topic else message
+        for message in messages
+    ]
 
 
 def _skewed(message: Outgoing, skew_us: int, rng: np.random.Generator) -> Outgoing:

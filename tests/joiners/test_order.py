@@ -128,11 +128,31 @@ def test_a_stage_that_lost_its_partition_forgets_what_it_held(tmp_path: Path) ->
         mine.resume("samples")
         assert [work async for work in mine.handle(poll)] == []
         await run_stage(stage(registry), log)
+        mine.forget("samples", [0])
         assert mine.resume("samples") == {0: 2}
         await run_stage(mine, log)
 
     asyncio.run(go())
     assert sorted(ordered(log).column("id").to_pylist()) == list(range(6))
+
+
+def test_a_rebalance_while_a_block_waits_to_be_committed_loses_nothing(tmp_path: Path) -> None:
+    """The runtime asks a stage to resume although its partition stays, and goes on with the poll in hand."""
+    log, registry = log_of([(5, 1), (5, 1), (5, 1)]), Registry(f"sqlite:///{tmp_path}/r.sqlite")
+
+    async def go() -> None:
+        mine = stage(registry)
+        poll = log.poll("samples", 0, 0)
+        assert poll is not None
+        async for work in mine.handle(poll):
+            mine.resume("samples")
+            assert work.commit is not None
+            log.append(work.outgoing)
+            await asyncio.to_thread(work.commit)
+
+    asyncio.run(go())
+    assert sorted(ordered(log).column("id").to_pylist()) == list(range(15))
+    assert {partition: p.next_offset for partition, p in registry.progress("order.samples").items()} == {0: 3}
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(0, 2**32))

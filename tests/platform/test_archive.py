@@ -19,7 +19,7 @@ from dovetail.platform.positions import with_own_positions, with_source_position
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import Registry
-from dovetail.platform.testing import MemoryLog, run_stage
+from dovetail.platform.testing import ManualClock, MemoryLog, run_stage
 
 DAY_US = 86_400_000_000
 
@@ -48,15 +48,15 @@ def stores(folder: Path) -> tuple[Registry, OfflineStore]:
 @given(
     published=st.lists(st.integers(0, 9), min_size=1, max_size=25),
     lives=st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=4),
-    rows_per_file=st.integers(1, 12),
+    max_rows=st.integers(1, 12),
 )
 def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_dies(
     published: list[int],
     lives: list[tuple[int, bool]],
-    rows_per_file: int,
+    max_rows: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Messages come in order of their source with repetitions; some lives end without draining."""
+    """Messages come in order of their source with repetitions; some lives end without settling."""
     folder = tmp_path_factory.mktemp("archive")
     registry, offline = stores(folder)
     log = MemoryLog({"topic": 1})
@@ -66,7 +66,7 @@ def test_each_row_is_archived_once_whatever_is_published_again_and_wherever_it_d
         numbers.append(min(step, highest))
     log.append([message(number, rows=2) for number in numbers])
     for max_records, drain in [*lives, (5, True)]:
-        stage = ArchiveStage(dataset(derived=True), registry, offline, rows_per_file=rows_per_file)
+        stage = ArchiveStage(dataset(derived=True), registry, offline, max_rows=max_rows)
         asyncio.run(run_stage(stage, log, max_records=lambda n=max_records: n, drain=drain))  # type: ignore[misc]
     rows = read_dataset(registry, offline, "d")
     expected = sorted(set(numbers))
@@ -114,17 +114,76 @@ def test_of_two_archives_of_one_partition_the_slower_is_refused_and_a_reassigned
         assert poll is not None
         assert [work async for work in zombie.handle(poll)] == []
         await run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True)
-        (work,) = [work async for work in zombie.drain()]
+        (work,) = [work async for work in zombie.settle("topic", 0, stopping=True)]
         assert work.commit is not None
         with pytest.raises(StaleCommit):
             work.commit()
         again = ArchiveStage(dataset(derived=True), registry, offline)
         again.resume("topic")
         assert [work async for work in again.handle(poll)] == []
-        assert [work async for work in again.drain()] == []
+        assert [work async for work in again.settle("topic", 0, stopping=True)] == []
 
     asyncio.run(both())
     assert sorted(read_dataset(registry, offline, "d").column("number").to_pylist()) == [0, 1, 2, 3]
+    registry.close()
+
+
+def test_rows_are_filed_when_they_have_waited_long_enough_although_nothing_more_comes(tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    log, clock = MemoryLog({"topic": 1}), ManualClock(1_000_000)
+    log.append([message(number) for number in (0, 1, 1, 1)])
+    stage = ArchiveStage(dataset(derived=True), registry, offline, max_delay_us=60_000_000, clock=clock)
+
+    async def settled() -> list[int | None]:
+        works = [work async for work in stage.settle("topic", 0)]
+        for work in works:
+            assert work.commit is not None
+            await asyncio.to_thread(work.commit)
+        return [work.done for work in works]
+
+    async def take(offset: int) -> None:
+        poll = log.poll("topic", 0, offset, 2)
+        assert poll is not None
+        assert [work async for work in stage.handle(poll)] == []
+
+    async def main() -> None:
+        assert await settled() == []  # nothing was read yet
+        await take(0)
+        clock.advance(59_999_999)
+        assert await settled() == []
+        clock.advance(1)
+        assert await settled() == [2]
+        assert await settled() == []
+        await take(2)  # only repetitions: no file, but a position
+        clock.advance(-3_600_000_000)
+        assert await settled() == [4]  # who set the clock back must not make it wait for an hour
+
+    asyncio.run(main())
+    assert read_dataset(registry, offline, "d").column("number").to_pylist() == [0, 1]
+    assert len(registry.files("d")) == 1
+    assert not any(balance(registry.accounts()).values())
+    registry.close()
+
+
+def test_a_rebalance_while_a_file_waits_to_be_registered_loses_nothing(tmp_path: Path) -> None:
+    """The runtime asks a stage to resume although its partition stays, and goes on behind what it was given."""
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(number) for number in range(6)])
+    stage = ArchiveStage(dataset(derived=True), registry, offline, max_rows=2)
+
+    async def main() -> None:
+        for offset in (0, 2, 4):
+            poll = log.poll("topic", 0, offset, 2)
+            assert poll is not None
+            stage.resume("topic")
+            async for work in stage.handle(poll):
+                stage.resume("topic")
+                assert work.commit is not None
+                await asyncio.to_thread(work.commit)
+
+    asyncio.run(main())
+    assert read_dataset(registry, offline, "d").column("number").to_pylist() == list(range(6))
     registry.close()
 
 

@@ -105,8 +105,9 @@ class Summing(Stage):
     def hurry(self):
         say("hurry")
 
-    async def drain(self):
-        yield Work(commit=lambda: say("drained"))
+    async def settle(self, topic, partition, *, stopping=False):
+        if stopping:
+            yield Work(commit=lambda: say("settled"))
 
 def say(line):
     os.write(1, b"%s\\n" % line.encode())
@@ -174,7 +175,7 @@ def test_told_to_stop_in_mid_load_it_stops_in_good_order_and_the_next_goes_on(pr
             worker.send_signal(number)
             out, err = worker.communicate(timeout=60)
         assert (worker.returncode, err) == (0, "")
-        assert "drained" in out
+        assert "settled" in out
         positions.append(state(project)[0])
         assert positions[-2] < positions[-1]
         with EmbeddedLog.open(project / "log.db") as log:

@@ -18,6 +18,7 @@ from dovetail.platform.accounts import Account, balance
 from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireError
 from dovetail.platform.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
+from dovetail.platform.testing import ManualClock
 from dovetail.trainer.checkpoint import CheckpointStore
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.evaluation import Evaluation
@@ -438,6 +439,44 @@ def test_a_diverging_model_is_neither_published_nor_checkpointed(bench: Bench) -
     assert CheckpointStore(bench.directory / "checkpoints").latest() is None
     directory = ModelDirectory(bench.directory / "models", keep=100)
     assert all(np.isfinite(directory.load(version).weights).all() for version in directory.versions())
+
+
+def test_a_checkpoint_is_taken_when_the_oldest_poll_has_waited_long_enough(bench: Bench) -> None:
+    clock = ManualClock()
+    stage = bench.stage(checkpoint_every=10_000, checkpoint_delay_us=60_000_000, clock=clock)
+
+    async def settled(partition: int) -> list[int | None]:
+        done = []
+        async for work in stage.settle("samples", partition):
+            if work.commit is not None:
+                await asyncio.to_thread(work.commit)
+            done.append(work.done)
+        return done
+
+    async def take(*todo: Poll) -> None:
+        for each in todo:
+            async for work in stage.handle(each):
+                if work.commit is not None:
+                    await asyncio.to_thread(work.commit)
+
+    async def main() -> None:
+        assert await settled(0) == []
+        await take(poll(0, 2), poll(2, 3, partition=1))
+        clock.advance(59_999_999)
+        assert await settled(0) == []
+        clock.advance(1)
+        # One checkpoint is of all partitions; each is told when its turn comes.
+        assert await settled(1) == [None, 3]
+        assert stage.resume("samples") == {0: 2, 1: 3}
+        assert await settled(0) == [2]
+        clock.advance(60_000_000)
+        assert await settled(0) == await settled(1) == []
+        await take(poll(2, 4))
+        clock.advance(-3_600_000_000)
+        assert await settled(0) == [None, 4]  # a clock that was set back must not make it wait for an hour
+
+    asyncio.run(main())
+    assert bench.stage().resume("samples") == {0: 4, 1: 3}
 
 
 def test_a_number_below_one_is_refused(bench: Bench) -> None:

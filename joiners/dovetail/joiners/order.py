@@ -92,10 +92,6 @@ class OrderStage(Stage):
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._stored = self._registry.progress(self.name)
-        for partition, block in list(self._blocks.items()):
-            # Somebody else has gone on with this partition; what is held here has left with them.
-            if self._stored.get(partition, Progress()).next_offset != block.stored.next_offset:
-                del self._blocks[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:

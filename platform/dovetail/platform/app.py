@@ -87,6 +87,11 @@ class Stores:
     models: ModelDirectory
     checkpoints: Path
 
+    def accounts(self) -> list[Account]:
+        """All accounts of all stores. Stores that share a database share its accounts: each counts once."""
+        accounts = [*self.online.accounts(), *self.labels.accounts(), *self.registry.accounts()]
+        return list({account[:4]: account for account in accounts}.values())
+
     def close(self) -> None:
         """Release connections."""
         for store in (self.online, self.labels, self.registry):
@@ -116,15 +121,15 @@ class Worker:
 
     def accounts(self) -> list[Account]:
         """All accounts of all stores, and the trainer's."""
-        accounts = [*self.stores.online.accounts(), *self.stores.labels.accounts(), *self.stores.registry.accounts()]
-        return accounts + (self.trainer.accounts() if self.trainer is not None else [])
+        return self.stores.accounts() + (self.trainer.accounts() if self.trainer is not None else [])
 
 
 def open_stores(config: Config) -> Stores:
     """Open what the configuration names, creating what is embedded.
 
     Raises:
-        ConfigError, StoreError: a URL cannot be used.
+        ConfigError: a URL cannot be used, or a database is another project's.
+        StoreError: a store cannot be reached.
     """
     urls = config.storage
     model = config.model.name if config.model else "none"
@@ -133,7 +138,7 @@ def open_stores(config: Config) -> Stores:
     return Stores(
         open_online_store(_resolved(config, urls.url("online_store")), config.name, redis),
         open_label_store(_resolved(config, urls.url("label_store")), config.name, redis),
-        Registry(_resolved(config, urls.url("registry"))),
+        Registry(_resolved(config, urls.url("registry")), config.name),
         OfflineStore(_resolved(config, urls.url("offline_store"))),
         ModelDirectory(state / "models" / model),
         state / "checkpoints" / model,
@@ -355,7 +360,10 @@ class _Parts:
         return [ModelMirror(model.topic, self.stores.models)] if model is not None and model.topic else []
 
     def _archive(self) -> list[Stage]:
-        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
+        archive = self.config.archive
+        limits = {"max_rows": archive.max_rows, "max_delay_us": archive.max_delay}
+        stores = self.stores
+        return [ArchiveStage(dataset, stores.registry, stores.offline, **limits) for dataset in datasets(self.project)]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

@@ -1,6 +1,7 @@
 """Topics as Parquet datasets: every row with its position, in files by UTC day.
 
-The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read. A file is written, then registered
+The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read; it is complete but for the last
+``max_delay``. A file is written, then registered
 in the transaction that moves the archive's position; what a crash leaves unregistered is written again.
 """
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.accounts import READ, Account
+from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.definitions import DefinitionUse
@@ -53,32 +55,39 @@ class _Buffer:
     rows: int = 0
     next_offset: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    #: When the oldest poll in it came; None while there is none.
+    since_us: int | None = None
 
 
 class ArchiveStage(Stage):
     """Writes a topic to the offline store.
 
-    Holds up to ``rows_per_file`` rows per partition in memory; they are read again after a crash.
+    Holds rows of a partition in memory until there are ``max_rows``, or ``max_delay_us`` have passed since the first of
+    them came, by ``clock``; they are read again after a crash.
     """
 
     def __init__(
-        self, dataset: Dataset, registry: Registry, offline: OfflineStore, *, rows_per_file: int = 500_000
+        self,
+        dataset: Dataset,
+        registry: Registry,
+        offline: OfflineStore,
+        *,
+        max_rows: int = 500_000,
+        max_delay_us: int = 300_000_000,
+        clock: Clock | None = None,
     ) -> None:
         self.name = f"archive.{dataset.name}"
         self.topics = (dataset.topic,)
         self._dataset = dataset
         self._registry = registry
         self._offline = offline
-        self._rows_per_file = rows_per_file
+        self._max_rows, self._max_delay_us = max_rows, max_delay_us
+        self._clock = clock or SystemClock()
         self._buffers: dict[int, _Buffer] = {}
         self._stored = registry.progress(self.name)
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._stored = self._registry.progress(self.name)
-        for partition, buffer in list(self._buffers.items()):
-            # Somebody else has archived this partition meanwhile; what is buffered here is in their files.
-            if self._stored.get(partition, Progress()).next_offset != buffer.stored.next_offset:
-                del self._buffers[partition]
         return {partition: progress.next_offset for partition, progress in self._stored.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
@@ -91,13 +100,18 @@ class ArchiveStage(Stage):
         if len(poll) == 0:
             return
         await asyncio.to_thread(self._take, buffer, poll)
-        if buffer.rows >= self._rows_per_file:
+        if buffer.since_us is None:
+            buffer.since_us = self._clock.now_us()
+        if buffer.rows >= self._max_rows:
             yield self._flush(poll.partition, buffer)
 
-    async def drain(self) -> AsyncIterator[Work]:
-        for partition, buffer in sorted(self._buffers.items()):
-            if buffer.next_offset > buffer.stored.next_offset:
-                yield self._flush(partition, buffer)
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        buffer = self._buffers.get(partition)
+        if buffer is None or buffer.since_us is None:
+            return
+        # A clock that was set back says nothing about how long it is: then it is long enough.
+        if stopping or not 0 <= self._clock.now_us() - buffer.since_us < self._max_delay_us:
+            yield self._flush(partition, buffer)
 
     def _buffer(self, partition: int) -> _Buffer:
         if partition not in self._buffers:
@@ -128,7 +142,7 @@ class ArchiveStage(Stage):
         """Hand the buffered rows over to a work; the buffer starts again behind it."""
         progress = Progress(buffer.next_offset, sources=buffer.sources.state)
         tables, counts, expected = buffer.tables, buffer.counts, buffer.stored.next_offset
-        buffer.tables, buffer.counts, buffer.rows, buffer.stored = [], {}, 0, progress
+        buffer.tables, buffer.counts, buffer.rows, buffer.stored, buffer.since_us = [], {}, 0, progress, None
 
         def commit() -> None:
             files = self._write(partition, pa.concat_tables(tables, promote_options="permissive")) if tables else []

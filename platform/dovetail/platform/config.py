@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dovetail.platform.archive_config import ArchiveConfig
 from dovetail.platform.broker_config import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
@@ -24,6 +25,7 @@ from dovetail.platform.section import Name, Section
 from dovetail.platform.worker_config import WorkerConfig
 
 __all__ = [
+    "ArchiveConfig",
     "BatchViewConfig",
     "BrokerConfig",
     "Config",
@@ -263,6 +265,8 @@ class ModelConfig(Section):
     #: Score a candidate beside the serving model and keep both scores in the snapshot.
     shadow: bool = False
     checkpoint_every: int = Field(default=20_000, ge=1)
+    #: What was trained on is in a checkpoint after this long, also when fewer samples came.
+    checkpoint_delay: DurationUs = 300_000_000
 
 
 class Config(Section):
@@ -279,6 +283,7 @@ class Config(Section):
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
+    archive: ArchiveConfig = ArchiveConfig()
     worker: WorkerConfig = WorkerConfig()
     root: Path = Field(default=Path(), exclude=True)
 

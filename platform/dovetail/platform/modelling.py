@@ -36,6 +36,7 @@ def trainer_options(model: ModelConfig) -> dict[str, Any]:
     return {
         "publish_every": model.publish_every,
         "checkpoint_every": model.checkpoint_every,
+        "checkpoint_delay_us": model.checkpoint_delay,
         "full_every": model.full_every,
         "models_topic": model.topic or None,
         "gate": Gate(**model.gate.model_dump()),

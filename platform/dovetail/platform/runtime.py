@@ -15,9 +15,11 @@ Guarantees:
 
 - Polls of a partition reach a stage in order, each message once per life of the runtime; the part of a poll the
   stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once.
-- A stage works on one poll at a time. While its ``handle`` generator is open, up to ``max_unhandled_polls`` further
-  polls of that partition wait; other partitions and stages go on. A poll whose generator has ended but which no work
-  has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays unacknowledged.
+- A stage does one thing at a time: it handles a poll, or settles (:meth:`Stage.settle`), which it is asked to every
+  ``tick_s`` seconds for each partition it has here, between two polls and by the same four steps. While its ``handle``
+  generator is open, up to ``max_unhandled_polls`` further polls of that partition wait; other partitions and stages go
+  on. A poll whose generator has ended but which no work has completed holds nothing back: what a stage keeps for later
+  is the stage's to bound, and it stays unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
@@ -31,7 +33,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -43,6 +45,7 @@ from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check
 from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
+from dovetail.platform.turns import Turns
 from dovetail.platform.waiters import Waiters
 
 __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
@@ -57,6 +60,7 @@ class Runtime:
     Made before the app starts. In a worker process that is all: ``app.main()`` or ``faust -A module worker`` runs
     them. In a process of one's own, :meth:`start` and :meth:`stop`.
 
+    ``tick_s``: how often stages are asked to settle; 0: never, but by :meth:`tick`.
     ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
@@ -71,6 +75,7 @@ class Runtime:
         on_step: Callable[[str, str], None] | None = None,
         observer: Observer | None = None,
         grace_s: float = 10.0,
+        tick_s: float = 1.0,
     ) -> None:
         self.app = app
         self.stages = tuple(stages)
@@ -87,9 +92,9 @@ class Runtime:
         self._on_step = on_step
         self._observer = observer
         self._grace_s = grace_s
-        # Polls being handled, by stage: the partition and its tenure.
-        self._at_work: dict[str, tuple[TP, int]] = {}
-        self._idle = asyncio.Condition()
+        self._tick_s = tick_s
+        self._ticking: asyncio.Task[None] | None = None
+        self._turns: Turns[TP] = Turns()
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
         self._stored: Progress = {}
@@ -164,6 +169,10 @@ class Runtime:
 
         return end
 
+    async def tick(self) -> None:
+        """Ask every stage to settle what it owes of the partitions it has here, as the runtime does by itself."""
+        await self._settle(lambda: not self._stopping)
+
     def notify(self) -> None:
         """Have predicates tried again: something they look at, outside the runtime, has changed. From any thread."""
         self._waiters.notify(self.failure)
@@ -176,19 +185,26 @@ class Runtime:
         for stage in self.stages:
             self._started.append(stage)
             await stage.start()
+        if self._tick_s:
+            self._ticking = asyncio.create_task(self._tick_on())
 
     async def before_stop(self) -> None:
-        """Give no further poll; return when what is being handled has ended, after ``grace_s`` in any case.
+        """Give no further poll; return when what is being handled has ended and stages have settled all they owe.
 
-        After a failure there is no waiting.
+        After ``grace_s`` in any case. After a failure there is no waiting and nothing is settled.
         """
         self._stopping = True
         if self.failure is None:
             for stage in self._started:
                 stage.hurry()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._grace_s), self._idle:
-                    await self._idle.wait_for(lambda: self.failure is not None or not self._at_work)
+            try:
+                with suppress(TimeoutError):  # what is not done by then is done again by the next start
+                    async with asyncio.timeout(self._grace_s):
+                        await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
+                        # Now, while the partitions are ours: a commit after the group was left would be a zombie's.
+                        await self._settle(lambda: True, stopping=True)
+            except Exception as error:  # noqa: BLE001 - the app must go on stopping; whoever runs it raises the failure
+                self.on_crash(error)
 
     async def on_revoked(self) -> None:
         """A rebalance begins: return when no work is being published or committed."""
@@ -210,9 +226,8 @@ class Runtime:
         return cast("CoalescingConsumer", self.app.consumer)
 
     def at_work(self, stage: str) -> TP | None:
-        """The partition a stage is handling a poll of, None while it is idle."""
-        work = self._at_work.get(stage)
-        return None if work is None else work[0]
+        """The partition a stage is at work on, None while it is idle."""
+        return self._turns.partition(stage)
 
     def given(self, stage: str, tp: TP) -> int:
         """The offset after the last poll a stage was given of a partition assigned here."""
@@ -224,16 +239,12 @@ class Runtime:
         return self._readers.get(topic, ())
 
     async def after_stop(self) -> None:
-        """Let the stages commit what they owe, unless something has failed; then stop them, in reverse order.
-
-        Each is stopped also when another one's stop raises.
-        """
+        """Stop the stages, in reverse order, each also when another one's stop raises."""
         errors: list[Exception] = []
-        try:
-            if self.failure is None:
-                await self._drain()
-        except Exception as error:  # noqa: BLE001 - raised below, after the stages have stopped
-            errors.append(error)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait({self._ticking})
+        self._forget(await self.tenure.change(()))
         while self._started:
             try:
                 await self._started.pop().stop()
@@ -242,11 +253,25 @@ class Runtime:
         if errors:
             raise errors[0]
 
-    async def _drain(self) -> None:
-        for stage in self._started:
-            async for work in stage.drain():
-                if work.commit is not None:
-                    await self._commit(stage, work.commit)
+    async def _settle(self, may: Callable[[], bool], *, stopping: bool = False) -> None:
+        for stage in self.stages:
+            for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
+                async with self._turns.turn(stage.name):
+                    tenure = self.tenure.number(tp)
+                    if tenure is None or self.failure is not None or not may():
+                        continue
+                    works = stage.settle(tp.topic, tp.partition, stopping=stopping)
+                    with suppress(Gone):
+                        async with self._turns.at_work(stage.name, tp, tenure):
+                            await self._carry_all(stage, tp, works, tenure)
+
+    async def _tick_on(self) -> None:
+        while not self._stopping and self.failure is None:
+            await asyncio.sleep(self._tick_s)
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
+                await self._fail(error)
 
     def on_crash(self, reason: BaseException) -> None:
         """Remember why the app came down. From any thread."""
@@ -257,20 +282,12 @@ class Runtime:
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
         """For each assigned partition, the least of what its stages need."""
         await self.tenure.close()
-        gone = await self.tenure.change(tps)
-        for topic in {tp.topic for tp in gone}:
-            for stage in self._readers[topic]:
-                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
-        async with self._idle:
-            # A stage that still computes on what has gone must not be asked to resume meanwhile.
-            await self._idle.wait_for(
-                lambda: all(self.tenure.number(tp) == number for tp, number in self._at_work.values())
-            )
+        await self._give_up(await self.tenure.change(tps))
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        kept = {(stage.name, *tp) for tp in tps for stage in self._readers[tp.topic]}
-        for progress in (self._given, self._stored, self.handled, self.completed):
-            for key in progress.keys() - kept:
-                del progress[key]
+        if taken := self._taken(stored):
+            await self.tenure.renew(taken)
+            await self._give_up(taken)
+            stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions: dict[TP, int] = {}
         for tp in tps:
             for stage in self._readers[tp.topic]:
@@ -285,6 +302,33 @@ class Runtime:
         await self.tenure.open()
         self.notify()
         return positions
+
+    def _taken(self, stored: Mapping[tuple[str, str], Mapping[int, int]]) -> set[TP]:
+        """What somebody else has had since it was ours, although it has never gone by what we were told.
+
+        That is how it looks to a worker that was paused for longer than its session. What it holds in memory is of the
+        past, of all partitions of the topic: some stages have one state for all.
+        """
+        moved = {
+            topic
+            for (stage, topic, partition), completed in self.completed.items()
+            if stored[stage, topic].get(partition, 0) > completed
+        }
+        return {tp for tp in self.tenure.partitions if tp.topic in moved}
+
+    def _forget(self, gone: Collection[TP]) -> None:
+        for topic in {tp.topic for tp in gone}:
+            for stage in self._readers[topic]:
+                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
+
+    async def _give_up(self, gone: Collection[TP]) -> None:
+        """Let the stages forget these, and return when none is at work on them."""
+        self._forget(gone)
+        # A stage that still computes on what has gone must not be asked to resume meanwhile.
+        await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
+        for progress in (self._given, self._stored, self.handled, self.completed):
+            for key in [key for key in progress if TP(*key[1:]) in gone]:
+                del progress[key]
 
     def _read_stored(self, topics: set[str]) -> dict[tuple[str, str], Mapping[int, int]]:
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
@@ -301,7 +345,8 @@ class Runtime:
                 if self.failure is not None:
                     return
                 try:
-                    await self._take(stage, poll)
+                    async with self._turns.turn(stage.name):
+                        await self._take(stage, poll)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
                     await self._fail(error)
                     return
@@ -317,40 +362,34 @@ class Runtime:
         after = poll.last + 1
         stored = self._stored.get(key, 0)
         if after <= stored:
-            self._complete(stage, poll, after)
+            self._complete(stage, tp, after)
         todo = poll.since(max(stored, self._given.get(key, 0)))
         if len(todo):
             self._given[key] = after
-            self._at_work[stage.name] = tp, tenure
+            if self._observer is not None:
+                self._observer.polled(stage.name, poll.topic, len(todo))
             try:
-                await self._handle(stage, todo, tenure)
+                async with self._turns.at_work(stage.name, tp, tenure):
+                    await self._carry_all(stage, tp, stage.handle(todo), tenure)
             except Gone:
                 return
-            finally:
-                async with self._idle:
-                    del self._at_work[stage.name]
-                    self._idle.notify_all()
         if self.tenure.number(tp) == tenure and not self._stopping:
             self.handled[key] = max(after, self.handled[key])
             self.consumer.release(tp, self._least(self.handled, tp))
             self.notify()
 
-    async def _handle(self, stage: Stage, poll: Poll, tenure: int) -> None:
-        if self._observer is not None:
-            self._observer.polled(stage.name, poll.topic, len(poll))
-        works = stage.handle(poll)
+    async def _carry_all(self, stage: Stage, tp: TP, works: AsyncIterator[Work], tenure: int) -> None:
         try:
             async for work in works:
-                await self._carry_through(stage, poll, work, tenure)
+                await self._carry_through(stage, tp, work, tenure)
                 if self._stopping and work.done is not None:
-                    return  # a point to resume from; the rest of the poll is for the next start
+                    return  # a point to resume from; the rest is for the next start
         finally:
             close = getattr(works, "aclose", None)
             if close is not None:
                 await close()
 
-    async def _carry_through(self, stage: Stage, poll: Poll, work: Work, tenure: int) -> None:
-        tp = TP(poll.topic, poll.partition)
+    async def _carry_through(self, stage: Stage, tp: TP, work: Work, tenure: int) -> None:
         self.steps[stage.name, *tp] += 1
         self._step(stage, "computed")
         async with self.tenure.effect(tp, tenure):
@@ -361,7 +400,7 @@ class Runtime:
                 await self._commit(stage, work.commit)
             self._step(stage, "committed")
             if work.done is not None:
-                self._complete(stage, poll, work.done)
+                self._complete(stage, tp, work.done)
             self._step(stage, "acknowledged")
         self.steps[stage.name, *tp] += 1
 
@@ -382,16 +421,15 @@ class Runtime:
         if self._on_step is not None:
             self._on_step(stage.name, step)
 
-    def _complete(self, stage: Stage, poll: Poll, done: int) -> None:
-        key = (stage.name, poll.topic, poll.partition)
-        if done > poll.last + 1:
+    def _complete(self, stage: Stage, tp: TP, done: int) -> None:
+        key, given = (stage.name, *tp), self.given(stage.name, tp)
+        if done > given:
             raise TransportError(
-                f"stage {stage.name} says it is done up to offset {done} of {poll.topic}, partition {poll.partition}, "
-                f"but was given offsets up to {poll.last} only: done is the offset after the last message completed"
+                f"stage {stage.name} says it is done up to offset {done} of {tp.topic}, partition {tp.partition}, "
+                f"but was given offsets below {given} only: done is the offset after the last message completed"
             )
         if key in self._stored and done > self.completed[key]:
             self.completed[key] = done
-            tp = TP(poll.topic, poll.partition)
             self.consumer.acknowledge(tp, self._least(self.completed, tp))
             self.notify()
 
@@ -403,8 +441,7 @@ class Runtime:
     async def _fail(self, error: Exception) -> None:
         if self.failure is None:
             self.failure = error
-        async with self._idle:
-            self._idle.notify_all()
+        await self._turns.notify()
         await self.app.crash(error)
 
     def _raise_failure(self) -> None:

@@ -141,17 +141,19 @@ class Stage(ABC):
         """What from outside the stage rightly waits for, in words; None while it is idle or at work."""
         return None
 
-    async def drain(self) -> AsyncIterator[Work]:
-        """The commits still owed when the worker stops in good order, after its last poll; none by default.
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        """What has been owed of this partition for too long: works as of :meth:`handle`, none by default.
 
-        They cannot publish: the broker is gone by then.
+        For a stage that gathers much before it commits. Asked every second or so, between two polls, also when no poll
+        comes any more; ``done`` is no further than what was handled. ``stopping``: the worker stops in good order, so
+        all that is owed, however short; there is no further poll.
         """
         nothing: tuple[Work, ...] = ()
         for work in nothing:
             yield work
 
     async def stop(self) -> None:  # noqa: B027
-        """Called once, after the last poll."""
+        """Called once, after the last poll and :meth:`forget` of all partitions: others may have them by now."""
 
 
 class Observer(Protocol):

@@ -85,6 +85,14 @@ class Tenure(Generic[P]):
             self._changed.notify_all()
         return gone
 
+    async def renew(self, partitions: Iterable[P]) -> None:
+        """These partitions are assigned as if anew: what works on them gets :class:`Gone`."""
+        async with self._changed:
+            for partition in partitions:
+                self._last += 1
+                self._numbers[partition] = self._last
+            self._changed.notify_all()
+
     async def open(self) -> None:
         """The positions are known: works may take effect again."""
         async with self._changed:

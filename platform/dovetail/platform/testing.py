@@ -73,7 +73,7 @@ async def run_stage(
 
     Outgoing messages are appended to ``log`` when it has their topic. Between works the event loop gets a turn, so
     stages that wait for each other can run side by side. ``on_step(stage, step)`` is called after each of the runtime's
-    four steps; what it raises is a crash there.
+    four steps; what it raises is a crash there. ``drain``: at the end it settles, as a worker that stops in good order.
     """
     await stage.start()
     for topic in stage.topics:
@@ -87,8 +87,10 @@ async def run_stage(
                     await _carry_out(work, log, partial(on_step, stage.name))
                 position[partition] = poll.last + 1
     if drain:
-        async for work in stage.drain():
-            await _carry_out(work, log, partial(on_step, stage.name))
+        for topic in stage.topics:
+            for partition in log.end_offsets(topic):
+                async for work in stage.settle(topic, partition, stopping=True):
+                    await _carry_out(work, log, partial(on_step, stage.name))
     await stage.stop()
 
 

@@ -14,6 +14,7 @@ from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
 from dovetail.platform.stores.registry import BatchVersion, DataFile, Registry
+from dovetail.platform.stores.sql_labels import SqlLabelStore
 
 
 @pytest.mark.parametrize("url", ["no url at all", "nosuchdb://host/x"])
@@ -26,6 +27,19 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"this is not a database, however long it is. " * 100)
     with pytest.raises(StoreError, match="cannot be opened"):
         Registry(f"sqlite:///{tmp_path / 'x.sqlite'}")
+
+
+@pytest.mark.parametrize("kind", [SqlOnlineStore, SqlLabelStore, Registry])
+def test_a_database_belongs_to_one_project(kind: type[Registry], tmp_path: Path) -> None:
+    """Views and streams of two projects may have the same names, and so would their positions."""
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    kind(url).close()  # made before databases had owners, or without a project
+    for _ in range(2):
+        kind(url, "shop").close()
+    with pytest.raises(
+        ConfigError, match=r"store.sqlite belongs to project 'shop', this is 'zoo': .* a database of its"
+    ):
+        kind(url, "zoo")
 
 
 def test_of_many_writers_with_the_same_idea_of_the_position_one_wins(tmp_path: Path) -> None:

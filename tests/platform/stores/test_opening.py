@@ -18,6 +18,17 @@ from dovetail.platform.stores.online import ViewCommit
 ROOT = Path(__file__).parents[3]
 
 
+def test_what_stores_of_one_database_account_for_counts_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'all.sqlite'}"
+    storage = {"state": str(tmp_path), "online_store": url, "label_store": url, "registry": url}
+    stores = open_stores(load_config(ROOT, storage=storage))
+    accounts = [Account(stage, "t", 0, "read", 1) for stage in ("features.v", "archive.x")]
+    stores.online.commit(0, [ViewCommit("v", 0, Progress(3), {b"k": b"1"})], accounts[:1])
+    stores.registry.commit("archive.x", 0, expected=0, progress=Progress(1), accounts=accounts[1:])
+    assert sorted(stores.accounts()) == sorted(accounts)
+    stores.close()
+
+
 @pytest.mark.services
 def test_online_and_label_store_share_one_redis(redis_url: str, tmp_path: Path) -> None:
     storage = {"state": str(tmp_path), "online_store": redis_url, "label_store": redis_url}

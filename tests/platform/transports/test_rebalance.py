@@ -141,6 +141,34 @@ def test_what_is_in_hand_of_a_partition_that_has_gone_has_no_effect(tmp_path: Pa
     asyncio.run(main())
 
 
+def test_what_somebody_else_has_had_meanwhile_is_read_from_the_store_although_it_seems_to_have_stayed(
+    tmp_path: Path,
+) -> None:
+    """A worker that was paused: it is told of one assignment, the one after the other worker's."""
+
+    async def main() -> None:
+        stage = Checked()
+        runtime = await started(tmp_path / "log.db", stage)
+        await runtime.publish(numbers(0, 2 * PARTITIONS))
+        await runtime.wait_for(lambda: sum(stage.store.values()) == 2 * PARTITIONS)
+        stage.gates[0], stage.entered = asyncio.Event(), asyncio.Event()
+        await runtime.publish(numbers(8, 2))
+        await stage.entered.wait()
+        stage.store[0] = 3  # somebody else has read the poll that is in hand here
+        assigning = asyncio.create_task(assign(runtime, *range(PARTITIONS)))
+        while not stage.forgotten:  # noqa: ASYNC110 - the loop's turns bring it nearer
+            await asyncio.sleep(0)
+        stage.gates[0].set()
+        await assigning
+        assert sorted(stage.forgotten) == list(range(PARTITIONS))
+        await runtime.publish([Outgoing("t", b"12", partition=0)])
+        await runtime.wait_for(lambda: sum(stage.store.values()) == 2 * PARTITIONS + 3)
+        await runtime.stop()
+        assert sorted(stage.values) == [*range(8), 9, 12]
+
+    asyncio.run(main())
+
+
 def test_a_rebalance_waits_for_a_commit_and_no_work_takes_effect_during_it(tmp_path: Path) -> None:
     async def main() -> None:
         stage = Checked()

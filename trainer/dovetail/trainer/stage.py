@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dovetail.platform.accounts import READ, Account
+from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
@@ -67,8 +68,8 @@ class TrainerStage(Stage):
     published, and the reasons are logged; training goes on.
 
     A checkpoint is due when a multiple of ``checkpoint_every`` trained rows has been reached; it is taken at the end of
-    that poll, where positions, filter and model agree without remembering half a poll. Until then nothing is
-    acknowledged.
+    that poll, where positions, filter and model agree without remembering half a poll. One is due, too, when the oldest
+    poll that is not in any has waited for ``checkpoint_delay_us``. Until then nothing is acknowledged.
 
     :param decode: turns a poll into a table with own and source position columns, in order of position.
     :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`.
@@ -95,6 +96,8 @@ class TrainerStage(Stage):
         weight: str | None = None,
         publish_every: int = 100_000,
         checkpoint_every: int = 1_000_000,
+        checkpoint_delay_us: int = 300_000_000,
+        clock: Clock | None = None,
         full_every: int = 1,
         models_topic: str | None = None,
         gate: Gate | None = None,
@@ -115,7 +118,8 @@ class TrainerStage(Stage):
         self._decode = decode
         self._models = models
         self._publish_every = publish_every
-        self._checkpoint_every = checkpoint_every
+        self._checkpoint_every, self._checkpoint_delay_us = checkpoint_every, checkpoint_delay_us
+        self._clock = clock or SystemClock()
         self._on_publish = on_publish
         self._on_trained = on_trained
         self._on_evaluated = on_evaluated
@@ -172,6 +176,10 @@ class TrainerStage(Stage):
         self._counts = Counter({(a.partition, a.outcome): a.rows for a in progress.accounts})
         # Polls completed by the model in memory, and by the last checkpoint.
         self._polls = self._saved = 0
+        # When the oldest poll that is not in a checkpoint came; None while there is none.
+        self._since_us: int | None = None
+        # By partition, what the runtime knows to be in a checkpoint.
+        self._told = dict(self._stored)
 
     @property
     def learner(self) -> Learner:
@@ -240,6 +248,18 @@ class TrainerStage(Stage):
                 yield await self._checkpoint(done=poll.last + 1)
             self._whole = True
 
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        if self._since_us is not None and (stopping or self._is_due(self._since_us)):
+            yield await self.checkpoint_now()
+        stored = self._stored.get(partition, 0)
+        if stored > self._told.get(partition, 0):
+            self._told[partition] = stored
+            yield Work(done=stored)
+
+    def _is_due(self, since_us: int) -> bool:
+        # A clock that was set back says nothing about how long it is: then it is long enough.
+        return not 0 <= self._clock.now_us() - since_us < self._checkpoint_delay_us
+
     async def checkpoint_now(self) -> Work:
         """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
 
@@ -274,6 +294,8 @@ class TrainerStage(Stage):
         for outcome, rows in ((READ, read), (TRAINED, trained), (DUPLICATE, read - trained)):
             self._counts[poll.partition, outcome] += rows
         self._polls += 1
+        if self._since_us is None:
+            self._since_us = self._clock.now_us()
 
     async def _offer(self, version: int) -> AsyncIterator[Work]:
         """Publish the model as it is now, or refuse it."""
@@ -319,6 +341,7 @@ class TrainerStage(Stage):
         """A work that stores the state as it is now, whatever is trained before its commit runs."""
         progress = Progress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
         content = await asyncio.to_thread(image, self._learner, progress, self._settings)
+        self._since_us = None
         return Work(commit=partial(self._commit, content, self._polls, dict(self._next)), done=done)
 
     def _commit(self, content: bytes, polls: int, positions: dict[int, int]) -> None:

@@ -25,6 +25,7 @@ _LOCK_TIMEOUT_MS = 60_000
 _AGAIN = ("40001", "40P01")
 _ATTEMPTS = 10
 _CREATING_TABLES = 0x646F7665
+_OWNER = sa.Table("owner", sa.MetaData(), sa.Column("project", sa.Text, primary_key=True))
 
 
 class Database:
@@ -36,11 +37,14 @@ class Database:
     then has failed.
     """
 
-    def __init__(self, url: str, metadata: sa.MetaData) -> None:
+    def __init__(self, url: str, metadata: sa.MetaData, owner: str = "") -> None:
         """Open ``url`` and create the tables of ``metadata`` that are missing.
 
+        A database belongs to the first project whose name is given as ``owner``: positions go by names that two
+        projects have in common, and one would resume from the other's.
+
         Raises:
-            ConfigError: the URL is malformed or its driver is not installed.
+            ConfigError: the URL is malformed, its driver is not installed, or the database is another project's.
             StoreError: the database cannot be opened.
         """
         try:
@@ -62,8 +66,25 @@ class Database:
                 if self.postgresql:  # CREATE TABLE IF NOT EXISTS fails when two workers start at once
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING_TABLES)))
                 metadata.create_all(connection)
+                if owner:
+                    self._own(connection, owner)
         except exc.SQLAlchemyError as error:
             raise StoreError(f"{self.url.render_as_string()}: cannot be opened: {error}") from error
+        except ConfigError:
+            self.engine.dispose()
+            raise
+
+    def _own(self, connection: sa.Connection, owner: str) -> None:
+        _OWNER.metadata.create_all(connection)
+        found = connection.execute(sa.select(_OWNER.c.project)).scalars().first()
+        if found is None:
+            connection.execute(sa.insert(_OWNER).values(project=owner))
+        elif found != owner:
+            raise ConfigError(
+                f"{self.url.render_as_string()} belongs to project {found!r}, this is {owner!r}: its positions would "
+                "be taken for ours; give each project a database of its own (PostgreSQL: or a schema, "
+                "?options=-csearch_path%3DSCHEMA), or this one its old name"
+            )
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

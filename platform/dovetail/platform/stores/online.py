@@ -129,7 +129,7 @@ class OnlineStore(ABC):
 class SqlOnlineStore(OnlineStore):
     """The online store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, owner: str = "") -> None:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._state = sa.Table(
@@ -148,7 +148,7 @@ class SqlOnlineStore(OnlineStore):
             "feature_state_by_age", columns.view, columns.partition, columns.age_us,
             sqlite_where=aged, postgresql_where=aged,
         )  # fmt: skip
-        self._database = Database(url, metadata)
+        self._database = Database(url, metadata, owner)
         wanted = self._database.among(columns.key, "keys")
         self._by_keys = sa.select(columns.key, columns.partition, columns.state).where(
             columns.view == sa.bindparam("view"), wanted

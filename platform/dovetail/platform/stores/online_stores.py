@@ -13,12 +13,13 @@ __all__ = ["open_online_store"]
 def open_online_store(url: str, name: str, redis: RedisConfig | None = None) -> OnlineStore:
     """The store at ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or any SQLAlchemy URL.
 
-    In Redis ``name`` begins the hash tags of all keys, and ``redis`` says how to get in.
+    ``name`` is the project: in Redis it begins the hash tags of all keys, a SQL database belongs to it. ``redis`` says
+    how to get in.
 
     Raises:
-        ConfigError: the URL is malformed or its driver is not installed.
+        ConfigError: the URL is malformed, its driver is not installed, or the database is another project's.
         StoreError: the store cannot be reached.
     """
     if is_redis_url(url):
         return RedisOnlineStore(url, name, redis or RedisConfig())
-    return SqlOnlineStore(url)
+    return SqlOnlineStore(url, name)

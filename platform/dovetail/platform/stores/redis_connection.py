@@ -20,7 +20,7 @@ __all__ = ["RedisClient", "is_redis_url"]
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 _FAILURES = (redis.RedisError, redis.RedisClusterException)
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
-_PASSWORD = re.compile(r"(//[^/@]*:|[?&]password=)[^@&]*")
+_PASSWORD = re.compile(r"(//[^/@:]*:(?=[^/]*@)|[?&]password=)[^@&]*")
 
 
 def is_redis_url(url: str) -> bool:

@@ -71,7 +71,8 @@ class MetricRow(NamedTuple):
 class Registry:
     """Files, batch versions, metrics, and the progress of stages that keep no state of their own. Thread-safe."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, owner: str = "") -> None:
+        """At a SQLAlchemy URL; ``owner`` is the project that it belongs to, see :class:`Database`."""
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
@@ -103,7 +104,7 @@ class Registry:
             sa.Column("samples", sa.BigInteger, nullable=False),
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
         )
-        self._database = Database(url, metadata)
+        self._database = Database(url, metadata, owner)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         """How far the reader ``scope`` has come, by partition."""

@@ -32,7 +32,7 @@ _REQUESTS_PER_QUERY = 5_000
 class SqlLabelStore(LabelStore):
     """The label store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, owner: str = "") -> None:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._labels = sa.Table(
@@ -44,7 +44,7 @@ class SqlLabelStore(LabelStore):
             sa.Index("labels_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
-        self._database = Database(url, metadata)
+        self._database = Database(url, metadata, owner)
         columns = self._labels.c
         self._lookup = sa.select(*(columns[name] for name in (*KEY, *ORDER))).where(
             self._database.among(columns.request_id, "requests")

@@ -1,0 +1,95 @@
+"""Two workers and one on the same work, and how long the partitions of a dead worker stay unread.
+
+Real Kafka, Redis and PostgreSQL, started here and removed; workers are processes. Ids and seeds are fixed. Workers are
+ready before the first message is sent; time is taken from then until every stage but archive and trainer has stored
+everything. Servers, sender and workers share the machine: on two cores, two workers have little of their own.
+
+    python benchmarks/scale_out.py [REQUESTS]
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "scripts")]
+
+import sqlalchemy as sa  # noqa: E402 - found by the line above
+from broker import Broker  # noqa: E402
+from fleet import Fleet, until  # noqa: E402
+from trial import Servers, Stored, Trial  # noqa: E402
+from world import Urls, World, make_world  # noqa: E402
+
+from servers import Kafka, PostgreSQL, Redis, remove, start  # noqa: E402
+
+SEED = 1
+SESSION_S = 6
+
+
+def main(requests: int) -> None:
+    """Print seconds, rows per second and the ratio, then the seconds until a dead worker's partitions are read."""
+    folder = Path(tempfile.mkdtemp(prefix="dovetail-scale-out-"))
+    try:
+        kafka, redis, postgresql = start(folder / "servers")
+        assert isinstance(kafka, Kafka)
+        assert isinstance(redis, Redis)
+        assert isinstance(postgresql, PostgreSQL)
+        servers = Servers(kafka, redis, postgresql)
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        seconds = {}
+        for workers in (1, 2):
+            world = world_of(folder, f"scale{workers}", servers, requests)
+            seconds[workers] = measure(world, servers, workers, dies=workers == 2)
+            rows = world.counts["events"] + world.counts["snapshot_rows"]
+            print(f"{workers} worker(s): {seconds[workers]:.1f} s, {rows / seconds[workers]:,.0f} rows/s")
+        print(f"ratio, two workers to one: {seconds[1] / seconds[2]:.2f}")
+    finally:
+        if (folder / "servers").exists():
+            remove(folder / "servers")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def world_of(folder: Path, name: str, servers: Servers, requests: int) -> World:
+    """A world with a database schema of its own."""
+    engine = sa.create_engine(servers.postgresql.url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    engine.dispose()
+    registry = f"{servers.postgresql.url}?options=-csearch_path%3D{name}"
+    urls = Urls(servers.kafka.url, servers.redis.url, servers.redis.url, registry)
+    return make_world(folder / name, name, urls, SEED, requests=requests, spread=True, session=f"{SESSION_S}s")
+
+
+def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> float:
+    """Seconds from the first message until all is read; then, with ``dies``, kill a worker."""
+    broker = Broker(servers.kafka.url)
+    with Fleet(world.folder, workers) as fleet:
+        trial = Trial(world, broker, fleet, servers)
+        until(fleet.ready, "the workers are ready", say=fleet.logs)
+        until(lambda: sum(w.partitions() for w in fleet.workers) == trial.partitions, "each partition has its worker")
+        began = time.perf_counter()
+        trial.load.start()
+        trial.load.finish()
+        with Stored(trial) as stored:
+            until(lambda: not stored.behind(buffering=False), "everything is read", say=stored.say)
+        seconds = time.perf_counter() - began
+        if dies:
+            left = fleet.workers[0]
+            killed = time.perf_counter()
+            fleet.lose(1)
+            until(lambda: left.partitions() == trial.partitions, "its partitions have moved")
+            print(
+                f"killed: the other has its partitions after {time.perf_counter() - killed:.1f} s, session {SESSION_S} s"
+            )
+    broker.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)

@@ -1,0 +1,85 @@
+"""Every fault under load, on real Kafka, Redis and PostgreSQL with two workers: nothing lost, nothing twice.
+
+``DOVETAIL_FAULT_SEEDS`` is how many seeds of each fault are run, one if not said; see `make faults`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from broker import Broker
+from fleet import Fleet
+from harm import FAULTS, Fault, redis_loses_its_last_writes
+from trial import Servers, Trial
+from verdict import Verdict
+from world import Urls, make_world
+
+from servers import Kafka, PostgreSQL, Redis
+
+SEEDS = int(os.environ.get("DOVETAIL_FAULT_SEEDS", "1"))
+FIRST = int(os.environ.get("DOVETAIL_FAULT_FIRST_SEED", "0"))
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+#: Runs one trial of a fault with a seed; with workers broken on purpose, where such are given.
+Try = Callable[[Fault, int, Sequence[str]], Verdict]
+
+
+@pytest.fixture
+def attempt(kafka_server: Kafka, redis_server: Redis, postgresql_server: PostgreSQL, tmp_path: Path) -> Iterator[Try]:
+    """A world of its own for each trial: topics, keys and a schema of its name; all its processes end with the test."""
+    servers = Servers(kafka_server, redis_server, postgresql_server)
+    engine = sa.create_engine(postgresql_server.url)
+    name = f"t{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    registry = f"{postgresql_server.url}?options=-csearch_path%3D{name}"
+    urls = Urls(kafka_server.url, redis_server.url, redis_server.url, registry)
+
+    def run(fault: Fault, seed: int, broken: Sequence[str] = ()) -> Verdict:
+        world = make_world(tmp_path / name, name, urls, seed, spread=bool(seed % 2), **fault.world)
+        built_in = [*fault.workers(np.random.default_rng([seed, 3])), *broken]
+        broker = Broker(urls.broker)
+        try:
+            with Fleet(world.folder, 2, faults=built_in, forever=fault.forever or bool(broken)) as fleet:
+                verdict = Trial(world, broker, fleet, servers).run(fault.act, seed)
+                if not broken:
+                    others = [code for code in fleet.ended if code not in fault.ends]
+                    verdict.expect("exit codes of workers that should not have ended so", others, [])
+                if verdict.wrong:
+                    verdict.wrong.append(fleet.logs())
+        finally:
+            broker.close()
+        return verdict
+
+    yield run
+    servers.redis.start()
+    servers.redis.flush()
+    servers.postgresql.start()
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"DROP SCHEMA {name} CASCADE"))
+    engine.dispose()
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_lost_and_nothing_counted_twice(attempt: Try, fault: str, seed: int) -> None:
+    verdict = attempt(FAULTS[fault], seed, ())
+    assert not verdict.wrong, "\n".join(verdict.wrong)
+    assert verdict.counts["samples"] > 500
+    assert verdict.counts["state values that are not NULL"] > 5_000
+
+
+@pytest.mark.parametrize("broken", ["no-cas", "broker-positions"])
+def test_a_broken_store_and_broken_resuming_are_noticed(attempt: Try, broken: str) -> None:
+    """A harness that passes everything would be worth nothing."""
+    verdict = attempt(Fault(redis_loses_its_last_writes), 0, [broken])
+    assert any("differ" in wrong or "missing" in wrong or "not the recomputed" in wrong for wrong in verdict.wrong)
