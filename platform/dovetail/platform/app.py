@@ -242,6 +242,8 @@ class _Parts:
             dead_letter_topic=self.config.dead_letter_topic,
             shadow=shadow,
             feature_set=self.project.feature_set.name,
+            reply_topics=request.reply_topics,
+            max_message_bytes=self.config.broker.max_message_bytes,
         )
         return [stage]
 
@@ -309,6 +311,7 @@ class _Parts:
             label="label",
             weight="weight",
             **trainer_options(model),
+            max_message_bytes=self.config.broker.max_message_bytes,
             on_trained=self.on_trained,
             on_evaluated=keep,
         )

@@ -105,6 +105,8 @@ class RequestConfig(Section):
     partitions: int = Field(default=1, ge=1, le=10_000)
     feature_set: Name = "ranking"
     snapshots_topic: str = "snapshots"
+    #: Topics that scores may be asked for in, by the header ``dovetail-reply-to`` of a request.
+    reply_topics: tuple[str, ...] = ()
 
 
 class LabelStreamConfig(Section):
@@ -273,6 +275,7 @@ class Config(Section):
             (self.request.topic, self.request.partitions),
             (self.request.snapshots_topic, self.request.partitions),
             (self.dead_letter_topic, 1),
+            *((topic, self.request.partitions) for topic in self.request.reply_topics),
         ]
         for policy in self.labels.every_target().values():
             declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]
