@@ -401,6 +401,12 @@ def load_table(config: Config, table: Table) -> pa.Table:
     path = config.path(table.path)
     try:
         return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)
+    except FileNotFoundError as error:
+        columns = ", ".join(table.schema.arrow.names)
+        raise WireError(
+            f"offline table {table.schema.name}: {path} does not exist; write it, Parquet with the columns {columns}, "
+            f"or correct [tables.{table.schema.name}] path"
+        ) from error
     except (OSError, pa.ArrowInvalid) as error:
         raise WireError(
             f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
