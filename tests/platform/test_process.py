@@ -123,7 +123,8 @@ async def started():
 
 app = create_app("sums", "embedded://log.db", topics={"numbers": 2})
 run_process(
-    Runtime(app, [Summing()], grace_s=0.2 if HOW in ("hang", "compile") else 10), watch=watch, pulse=Pulse(), on_started=started,
+    Runtime(app, [Summing()], grace_s=0.2 if HOW in ("hang", "compile") else 10),
+    watch=watch, pulse=Pulse(), on_started=started,
     stop_timeout_s=1 if "stuck" in HOW else 20, loop_timeout_s=1 if HOW == "block" else 0,
 )
 leave()
