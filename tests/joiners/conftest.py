@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from label_servers import new_store
+from online_servers import redis_cluster_url
 
-__all__ = ["new_store"]
+__all__ = ["new_store", "redis_cluster_url"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def request(name: str, prices: Sequence[float], year: int = 2024) -> bytes:
     ).encode()
 
 
-def stage(registry: Registry, rows_per_message: int = 20_000) -> SnapshotStage:
+def stage(registry: Registry, rows_per_message: int = 20_000, limit: int = 1 << 20) -> SnapshotStage:
     return SnapshotStage(
         "requests",
         "snapshots",
@@ -80,6 +81,8 @@ def stage(registry: Registry, rows_per_message: int = 20_000) -> SnapshotStage:
         registry,
         dead_letter_topic="dead",
         rows_per_message=rows_per_message,
+        reply_topics=["replies"],
+        max_message_bytes=limit,
     )
 
 
@@ -89,11 +92,11 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def answer(
-    registry: Registry, messages: Sequence[Outgoing], rows_per_message: int = 20_000
+    registry: Registry, messages: Sequence[Outgoing], rows_per_message: int = 20_000, limit: int = 1 << 20
 ) -> tuple[MemoryLog, dict[tuple[str, str], int]]:
     log = MemoryLog({"requests": 1, "snapshots": 1, "dead": 1, "replies": 1})
     log.append(messages)
-    asyncio.run(run_stage(stage(registry, rows_per_message), log))
+    asyncio.run(run_stage(stage(registry, rows_per_message, limit), log))
     accounts = registry.accounts()
     assert not any(balance(accounts).values())
     return log, {(a.stage, a.outcome): a.rows for a in accounts if a.rows}
@@ -182,6 +185,57 @@ def test_scores_go_back_to_whoever_asked_for_them(registry: Registry) -> None:
     log, _ = answer(registry, messages)
     ((value, _),) = published(log, "replies")
     assert json.loads(value) == {"request_id": "asking", "model_version": 3, "items": [0, 1], "scores": [4.0, 6.0]}
+
+
+def test_a_request_too_large_for_the_broker_is_a_dead_letter_and_the_others_are_answered(registry: Registry) -> None:
+    noise = np.random.default_rng(1).random(4_000).tolist()
+    header = ((REPLY_HEADER, b"replies"),)
+    messages = [
+        Outgoing("requests", request(name, prices), headers=header)
+        for name, prices in (("small", [1.0]), ("large", noise), ("also small", [4.0]))
+    ]
+    log, accounts = answer(registry, messages, limit=32_000)
+    sent = log.poll("snapshots", 0, 0)
+    assert sent is not None
+    assert wire.decode_arrow(sent).column("request_id").to_pylist() == ["small", "also small"]
+    assert [json.loads(value)["request_id"] for value, _ in published(log, "replies")] == ["small", "also small"]
+    ((value, headers),) = published(log, "dead")
+    assert dict(headers)["dovetail-source"] == b"requests[0]@1"
+    reason = dict(headers)["dovetail-reason"].decode()
+    assert re.fullmatch(r"the request's snapshot would be \d+ bytes, 28000 are allowed: .*", reason)
+    assert wire.rows_of(value).column("request_id").to_pylist() == ["large"]
+    assert accounts == {
+        ("snapshots", "read"): 3,
+        ("snapshots", "snapshotted"): 2,
+        ("snapshots", "dead_letter"): 1,
+        ("snapshots.candidates", "read"): 4_002,
+        ("snapshots.candidates", "snapshotted"): 2,
+        ("snapshots.candidates", "dead_letter"): 4_000,
+    }
+
+
+def test_scores_too_large_for_the_broker_make_a_dead_letter_too(registry: Registry) -> None:
+    # A snapshot of one item over and over compresses, its answer does not.
+    value = re.sub(rb'"item_id": \d+', b'"item_id": 9000000000000000000', request("wide", [1.0] * 5_000))
+    messages = [Outgoing("requests", value, headers=((REPLY_HEADER, b"replies"),))]
+    log, accounts = answer(registry, messages, limit=110_000)
+    assert published(log, "snapshots") == published(log, "replies") == []
+    ((_, headers),) = published(log, "dead")
+    assert b"the request's list of scores would be" in dict(headers)["dovetail-reason"]
+    assert accounts[("snapshots.candidates", "dead_letter")] == 5_000
+
+
+@pytest.mark.parametrize("topic", [b"elsewhere", b"\xff"], ids=["not declared", "not text"])
+def test_scores_go_to_declared_topics_only(registry: Registry, topic: bytes) -> None:
+    messages = [
+        Outgoing("requests", request("asking", [1.0, 1.0]), headers=((REPLY_HEADER, topic),)),
+        Outgoing("requests", request("silent", [1.0])),
+    ]
+    log, accounts = answer(registry, messages)
+    ((_, headers),) = published(log, "dead")
+    assert b"not one of request.reply_topics" in dict(headers)["dovetail-reason"]
+    assert accounts[("snapshots", "snapshotted")] == 1
+    assert accounts[("snapshots.candidates", "dead_letter")] == 2
 
 
 def test_a_second_worker_with_the_same_position_is_refused(registry: Registry) -> None:

@@ -23,6 +23,7 @@ _numbers = itertools.count()
     params=[
         "sqlite",
         pytest.param("redis", marks=pytest.mark.services),
+        pytest.param("redis-cluster", marks=pytest.mark.services),
         pytest.param("postgresql", marks=pytest.mark.services),
     ]
 )
@@ -34,8 +35,8 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Factor
         number = next(_numbers)
         if request.param == "sqlite":
             return f"sqlite:///{tmp_path / f'labels-{number}.sqlite'}"
-        if request.param == "redis":
-            return str(request.getfixturevalue("redis_url"))
+        if request.param != "postgresql":
+            return str(request.getfixturevalue(f"{request.param.replace('-', '_')}_url"))
         server = str(request.getfixturevalue("postgresql_url"))
         engine = sa.create_engine(server)
         with engine.begin() as connection:

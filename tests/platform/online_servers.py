@@ -1,6 +1,6 @@
 """Online stores for the conformance suite: SQLite in a file; Redis, a Redis Cluster and PostgreSQL where there are any.
 
-A cluster is taken from ``DOVETAIL_TEST_REDIS_CLUSTER`` (a URL), or is a single node started here.
+A cluster is taken from ``DOVETAIL_TEST_REDIS_CLUSTER`` (a URL), or is three nodes started here, without replicas.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from dovetail.platform.stores.online_stores import open_online_store
 #: Makes a store: an empty one, or with ``again`` a further connection to the one made last.
 OnlineFactory = Callable[..., OnlineStore]
 
+_NODES = 3
 _numbers = itertools.count()
 
 
@@ -45,7 +47,28 @@ def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("no redis-server is installed and DOVETAIL_TEST_REDIS_CLUSTER is not set")
-    folder, port = tmp_path_factory.mktemp("redis-cluster"), free_port(below=50_000)
+    folder, pause = tmp_path_factory.mktemp("redis-cluster"), threading.Event()
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(_node(binary, folder / str(number))) for number in range(_NODES)]
+        bounds = [16_384 * number // _NODES for number in range(_NODES + 1)]
+        for number, node in enumerate(nodes):
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            node.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        ports = [node.connection_pool.connection_kwargs["port"] for node in nodes]
+        for port in ports[1:]:
+            nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
+        whole = ("cluster_state:ok", f"cluster_known_nodes:{_NODES}", f"cluster_size:{_NODES}")
+        for node in nodes:
+            while not all(line in str(node.execute_command("CLUSTER", "INFO")) for line in whole):
+                pause.wait(0.02)
+        yield f"redis+cluster://127.0.0.1:{ports[0]}"
+
+
+@contextmanager
+def _node(binary: str, folder: Path) -> Iterator[redis.Redis]:
+    """A node that knows no other; its client."""
+    folder.mkdir()
+    port = free_port(below=50_000)
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with subprocess.Popen([*command, "--cluster-enabled", "yes"], stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -54,11 +77,7 @@ def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
                 pytest.fail("redis-server ended before it was ready")
             threading.Thread(target=server.stdout.read, daemon=True).start()
             with redis.Redis(port=port, decode_responses=True) as client:
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-                pause = threading.Event()
-                while "cluster_state:ok" not in str(client.execute_command("CLUSTER", "INFO")):
-                    pause.wait(0.02)
-            yield f"redis+cluster://127.0.0.1:{port}"
+                yield client
         finally:
             server.terminate()
 

@@ -11,7 +11,7 @@ from polls import poll_of
 
 from dovetail.platform import wire
 from dovetail.platform.errors import WireError
-from dovetail.platform.fitting import fitting, wire_size
+from dovetail.platform.fitting import fitting, units_above, wire_size
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Outgoing
 
@@ -77,7 +77,14 @@ def test_rows_without_source_are_cut_anywhere() -> None:
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [(wire.encode(derived([100])), "100 rows of one source position"), (b"{" + b" " * 5_000, "not Arrow")],
+    [
+        (
+            wire.encode(derived([100])),
+            "100 rows of one source position, partition 0, offset 0, row 0 of .*",
+        ),
+        (wire.encode(derived([1], width=5_000).select(["payload"])), "1 rows of one source position"),
+        (b"{" + b" " * 5_000, "not Arrow"),
+    ],
 )
 def test_what_cannot_be_split_is_named(value: bytes, what: str) -> None:
     with pytest.raises(WireError, match=rf"a message for 't' is \d+ bytes \({what}\) and cannot be split; the limit"):
@@ -98,3 +105,32 @@ def test_a_dead_letter_goes_without_its_value(value: bytes) -> None:
         "dovetail-sent": b"0",
         "dovetail-left-out": b"5000",
     }
+
+
+def test_a_dead_letter_is_split_by_rows_whatever_its_columns_are_called() -> None:
+    rows = derived([100]).drop_columns(["_source_offset"])
+    value = wire.encode(rows)
+    letters = wire.letters_to_outgoing("dead", poll_of([value]), [wire.DeadLetter(0, "why", 100, value)], "stage")
+    parts = list(fitting(letters, 3_000))
+    assert len(parts) > 1
+    assert pa.concat_tables([wire.rows_of(part.value) for part in parts]) == rows
+    assert all(dict(part.headers)["dovetail-reason"] == b"why" for part in parts)
+
+
+def test_a_dead_letter_quotes_no_more_than_a_little() -> None:
+    (letter,) = wire.letters_to_outgoing(
+        "dead", poll_of([b""]), [wire.DeadLetter(0, "\u00e9" * 5_000, 1, b"")], "stage"
+    )
+    reason = dict(letter.headers)["dovetail-reason"].decode()
+    assert reason == "\u00e9" * 1_000 + " [...]"
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(3_000, 6_000))
+def test_what_is_too_large_is_found_and_the_rest_fits(requests: list[int], limit: int) -> None:
+    table = derived(requests, width=100)
+    message = Outgoing("t", wire.encode(table))
+    large = {unit.column("_source_offset")[0].as_py(): unit.num_rows for unit in units_above(message, limit)}
+    assert large == {n: rows for n, rows in enumerate(requests) if n in large}
+    rest = table.filter(pa.array([offset not in large for offset in table.column("_source_offset").to_pylist()]))
+    for part in fitting([Outgoing("t", wire.encode(rest))], limit):
+        assert wire_size(part) <= limit

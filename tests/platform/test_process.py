@@ -67,7 +67,7 @@ WORKER = """
 import asyncio, os, sqlite3, sys, threading, time
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.monitor import Pulse
-from dovetail.platform.process import run_process
+from dovetail.platform.process import leave, run_process
 from dovetail.platform.runtime import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
@@ -87,6 +87,8 @@ class Summing(Stage):
             say(f"at {offset}")
             if HOW == "block":
                 threading.Event().wait()
+            if HOW == "compile":
+                await asyncio.to_thread(threading.Event().wait)
             if HOW == "hang":
                 await asyncio.Event().wait()
             yield Work([], lambda: self.commit(poll, offset, int(value)), offset + 1)
@@ -122,9 +124,11 @@ async def started():
 
 app = create_app("sums", "embedded://log.db", topics={"numbers": 2})
 run_process(
-    Runtime(app, [Summing()], grace_s=0.2 if HOW == "hang" else 10), watch=watch, pulse=Pulse(), on_started=started,
+    Runtime(app, [Summing()], grace_s=0.2 if HOW in ("hang", "compile") else 10),
+    watch=watch, pulse=Pulse(), on_started=started,
     stop_timeout_s=1 if "stuck" in HOW else 20, loop_timeout_s=1 if HOW == "block" else 0,
 )
+leave()
 """
 COUNT = 1000
 
@@ -210,6 +214,16 @@ def test_one_that_cannot_stop_or_go_on_ends_with_a_code_and_says_why(
     assert worker.returncode == code
     assert says in err
     assert state(project)[0] in ((0,) if how != "watch" else range(COUNT + 1))
+
+
+@pytest.mark.slow
+def test_a_thread_that_computes_for_ever_does_not_keep_the_process(project: Path) -> None:
+    with start(project, "compile") as worker:
+        read_until(worker, "at 0")
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=60)
+    assert (worker.returncode, err) == (0, "")
+    assert "drained" in out
 
 
 @pytest.mark.slow

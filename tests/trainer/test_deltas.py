@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ModelError, WireError
+from dovetail.platform.fitting import wire_size
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.kernels import Float32
@@ -176,7 +177,8 @@ def test_a_topic_carries_models_to_other_directories(tmp_path: Path) -> None:
             if base is None
             else delta_between(base, model(base).dense(), model(version)).content(version)
         )
-        sent += messages("models", version, content, part_bytes=500)
+        sent += messages("models", version, content, limit=800)
+    assert all(wire_size(message) <= 800 for message in sent)
     assert len(sent) > 6
     mirror = ModelMirror("models", there)
     assert mirror.resume("models") == {}

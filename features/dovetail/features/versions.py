@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dovetail.features.batch.views import VersionIndex, lookup_by_version, run_batch_view
 from dovetail.features.plan import BatchView, Table
+from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import BatchVersion, Registry
 
@@ -43,7 +44,13 @@ class BatchVersions:
         self._running = threading.Lock()
 
     def table(self, view: str, version_us: int) -> pa.Table:
-        """The content of one version: entity columns and features, one row per entity."""
+        """The content of one version: entity columns and features, one row per entity.
+
+        Raises:
+            StoreError: it cannot be computed: an offline table is not there, or does not fit. That is no request's
+                fault, so none is turned away for it: whoever asks ends, and goes on when the table is right.
+            DefinitionError: two rows have the same key.
+        """
         with self._running:
             key = (view, version_us)
             if key not in self._loaded:
@@ -74,7 +81,10 @@ class BatchVersions:
         return None
 
     def _run(self, view: str, version_us: int) -> pa.Table:
-        result = run_batch_view(self._views[view], version_us, self._load_table)
+        try:
+            result = run_batch_view(self._views[view], version_us, self._load_table)
+        except WireError as error:
+            raise StoreError(f"batch view {view} cannot be computed: {error}") from error
         path = f"batch/{view}/{version_us}.parquet"
         self._offline.write(path, result)
         self._registry.add_version(BatchVersion(view, version_us, path, result.num_rows))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
@@ -21,6 +22,7 @@ from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.errors import WireError
+from dovetail.platform.fitting import units_above, wire_size
 from dovetail.platform.intake import Intake
 from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
 from dovetail.platform.signal import Signal
@@ -42,7 +44,8 @@ __all__ = [
 #: Name of the snapshot agent; also of its positions and accounts.
 SNAPSHOT_SCOPE = "snapshots"
 
-#: A request message with this header gets its scores as a JSON message to the topic the header names.
+#: A request message with this header gets its scores as a JSON message to the topic the header names, which must be
+#: one of ``request.reply_topics``.
 REPLY_HEADER = "dovetail-reply-to"
 #: The struct column of a snapshot that holds the request's own columns.
 REQUEST_COLUMN = "request"
@@ -72,6 +75,9 @@ class SnapshotStage(Stage):
 
     ``flatten`` turns request rows into candidate rows (one per candidate, position columns kept). A request that has no
     candidates, is older than the state can answer exactly, or for which an expression has no value, is a dead letter.
+    So is one that asks for its scores in a topic that is not one of ``reply_topics``, and one whose snapshot or scores
+    are too large for the broker: it is not answered. A snapshot is too large from seven eighths of
+    ``max_message_bytes`` on, so that what later stages add to its rows still fits.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class SnapshotStage(Stage):
         remember: bool = False,
         allowed_lateness_us: int = 0,
         moved: Signal | None = None,
+        reply_topics: Collection[str] = (),
+        max_message_bytes: int = 16 << 20,
     ) -> None:
         """``remember``: keep the requests by user, for labels that name no request; ``moved`` is sent when it has.
 
@@ -112,6 +120,9 @@ class SnapshotStage(Stage):
         self._allowed_lateness_us = allowed_lateness_us
         self._moved = moved
         self._progress: dict[int, Progress] = {}
+        self._reply_topics = reply_topics
+        self._reply_limit = max_message_bytes
+        self._snapshot_limit = max_message_bytes // 8 * 7
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._registry.progress(self.name))
@@ -126,7 +137,12 @@ class SnapshotStage(Stage):
         refused = dict.fromkeys(_requests(received.table) - _requests(candidates), "no candidates")
         outgoing: list[Outgoing] = []
         rows_read, answered = candidates.num_rows, 0
-        if rows_read:
+        asked, wrong = self._asked(poll)
+        if wrong:
+            misled = {request: wrong[request[0]] for request in _requests(candidates) if request[0] in wrong}
+            refused |= misled
+            candidates = _without(candidates, misled, OWN_COLUMNS)
+        if candidates.num_rows:
             self._scorer.refresh()
             if self._shadow is not None:
                 self._shadow.refresh()
@@ -135,10 +151,11 @@ class SnapshotStage(Stage):
             if served is not None:
                 refused |= dict.fromkeys(_requests(candidates.filter(pa.array(~served.answerable))), _TOO_OLD)
                 candidates = candidates.filter(pa.array(served.answerable))
-                answered = candidates.num_rows
-                if answered:
-                    snapshots = self._snapshot(candidates, served)
-                    outgoing += [*self._messages(poll.partition, snapshots), *_replies(poll, snapshots)]
+                if candidates.num_rows:
+                    answers, large = self._fit(poll.partition, self._snapshot(candidates, served), asked)
+                    refused |= large
+                    answered = _without(candidates, large, OWN_COLUMNS).num_rows
+                    outgoing += answers
         dead = [*received.dead, *_letters(received.table, refused)]
         outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows
@@ -212,18 +229,59 @@ class SnapshotStage(Stage):
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
         return with_source_positions(pa.table(columns))
 
+    def _fit(
+        self, partition: int, snapshots: pa.Table, asked: Mapping[int, str]
+    ) -> tuple[list[Outgoing], dict[_Request, str]]:
+        """What is published of ``snapshots``, and the requests that are too large for it."""
+        messages = self._messages(partition, snapshots)
+        replies = _replies(asked, snapshots)
+        large = {
+            request: _too_large("snapshot", wire_size(self._message(partition, unit)), self._snapshot_limit)
+            for message in messages
+            for unit in units_above(message, self._snapshot_limit)
+            for request in _requests(unit, SOURCE_COLUMNS)
+        }
+        for request, reply in replies.items():
+            if wire_size(reply) > self._reply_limit:
+                large.setdefault(request, _too_large("list of scores", wire_size(reply), self._reply_limit))
+        if large:
+            messages = self._messages(partition, _without(snapshots, large, SOURCE_COLUMNS))
+        return [*messages, *(reply for request, reply in replies.items() if request not in large)], large
+
     def _messages(self, partition: int, snapshots: pa.Table) -> list[Outgoing]:
         """Whole requests together, several to a message."""
+        if snapshots.num_rows == 0:
+            return []
         starts = _request_starts(snapshots, SOURCE_COLUMNS)
         cuts = [0]
         for start, end in pairwise([*starts, snapshots.num_rows]):
             if end - cuts[-1] > self._rows_per_message and start > cuts[-1]:
                 cuts.append(start)
         cuts.append(snapshots.num_rows)
-        return [
-            Outgoing(self._snapshots_topic, wire.encode(snapshots.slice(a, b - a)), partition=partition)
-            for a, b in pairwise(cuts)
-        ]
+        return [self._message(partition, snapshots.slice(a, b - a)) for a, b in pairwise(cuts)]
+
+    def _message(self, partition: int, snapshots: pa.Table) -> Outgoing:
+        return Outgoing(self._snapshots_topic, wire.encode(snapshots), partition=partition)
+
+    def _asked(self, poll: Poll) -> tuple[dict[int, str], dict[int, str]]:
+        """By offset: the topics that want scores; and what is wrong where a header names another topic."""
+        asked, wrong = {}, {}
+        for index, headers in enumerate(poll.headers):
+            for name, value in headers:
+                if name == REPLY_HEADER:
+                    offset, topic = int(poll.offsets[index]), value.decode(errors="replace")
+                    if topic in self._reply_topics:
+                        asked[offset] = topic
+                    else:
+                        wrong[offset] = f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"
+        return asked, wrong
+
+
+def _too_large(what: str, size: int, limit: int) -> str:
+    return (
+        f"the request's {what} would be {size} bytes, {limit} are allowed: ask for fewer candidates, or raise "
+        "broker.max_message_bytes"
+    )
 
 
 def _request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
@@ -233,17 +291,33 @@ def _request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
     return [int(i) for i in np.flatnonzero(changes)]
 
 
-def _requests(rows: pa.Table) -> set[_Request]:
-    """The requests that ``rows`` (of one partition) belong to."""
-    pairs = np.stack([rows.column(name).to_numpy() for name in OWN_COLUMNS[1:]], axis=1)
+def _requests(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[_Request]:
+    """The requests that ``rows`` (of one partition) belong to, by their position columns."""
+    pairs = np.stack([rows.column(name).to_numpy() for name in position[1:]], axis=1)
     return {(int(offset), int(row)) for offset, row in np.unique(pairs, axis=0)}
+
+
+def _of(rows: pa.Table, request: _Request, position: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """A mask over ``rows``: those of ``request``."""
+    mask: npt.NDArray[np.bool_] = (rows.column(position[1]).to_numpy() == request[0]) & (
+        rows.column(position[2]).to_numpy() == request[1]
+    )
+    return mask
+
+
+def _without(rows: pa.Table, requests: Iterable[_Request], position: Sequence[str]) -> pa.Table:
+    """``rows`` but those of ``requests``."""
+    kept = np.ones(rows.num_rows, dtype=np.bool_)
+    for request in requests:
+        kept &= ~_of(rows, request, position)
+    return rows.filter(pa.array(kept)).combine_chunks()
 
 
 def _letters(requests: pa.Table, refused: Mapping[_Request, str]) -> list[DeadLetter]:
     """A dead letter for each refused request: the request as one Arrow row, whatever it came as."""
     letters = []
     for (offset, row), reason in sorted(refused.items()):
-        at = (requests.column("_offset").to_numpy() == offset) & (requests.column("_row").to_numpy() == row)
+        at = _of(requests, (offset, row), OWN_COLUMNS)
         value = wire.encode(requests.filter(pa.array(at)).drop_columns(list(OWN_COLUMNS)))
         letters.append(DeadLetter(offset, reason, 1, value))
     return letters
@@ -253,32 +327,24 @@ def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.repeat(value, rows)])
 
 
-def _replies(poll: Poll, snapshots: pa.Table) -> list[Outgoing]:
-    """Scores for the requests that asked for an answer."""
-    asked = {
-        int(poll.offsets[index]): value.decode()
-        for index, headers in enumerate(poll.headers)
-        for name, value in headers
-        if name == REPLY_HEADER
-    }
+def _replies(asked: Mapping[int, str], snapshots: pa.Table) -> dict[_Request, Outgoing]:
+    """Scores for the requests in messages, by offset, that ``asked`` for an answer in a topic."""
     if not asked:
-        return []
-    replies = []
+        return {}
+    replies = {}
     starts = _request_starts(snapshots, SOURCE_COLUMNS)
     for start, end in pairwise([*starts, snapshots.num_rows]):
-        rows: Sequence[dict[str, object]] = (
-            snapshots.slice(start, end - start)
-            .select(["request_id", "item_id", "score", "model_version", "_source_offset"])
-            .to_pylist()
-        )
-        topic = asked.get(int(str(rows[0]["_source_offset"])))
-        if topic:
-            answer = {
-                "request_id": rows[0]["request_id"],
-                "model_version": rows[0]["model_version"],
-                "items": [row["item_id"] for row in rows],
-                "scores": [row["score"] for row in rows],
-            }
-            key = str(rows[0]["request_id"]).encode()
-            replies.append(Outgoing(topic, json.dumps(answer).encode(), key=key))
+        mine = snapshots.slice(start, end - start)
+        ((offset, row),) = _requests(mine, SOURCE_COLUMNS)
+        if offset not in asked:
+            continue
+        rows: Sequence[dict[str, object]] = mine.select(["request_id", "item_id", "score", "model_version"]).to_pylist()
+        answer = {
+            "request_id": rows[0]["request_id"],
+            "model_version": rows[0]["model_version"],
+            "items": [item["item_id"] for item in rows],
+            "scores": [item["score"] for item in rows],
+        }
+        key = str(rows[0]["request_id"]).encode()
+        replies[offset, row] = Outgoing(asked[offset], json.dumps(answer).encode(), key=key)
     return replies

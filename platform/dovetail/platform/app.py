@@ -259,6 +259,8 @@ class _Parts:
             remember=bool(self.config.labels.attributed),
             allowed_lateness_us=request.allowed_lateness,
             moved=self.moved,
+            reply_topics=request.reply_topics,
+            max_message_bytes=self.config.broker.max_message_bytes,
         )
         return [stage]
 
@@ -350,6 +352,7 @@ class _Parts:
             label="label",
             weight="weight",
             **trainer_options(model),
+            max_message_bytes=self.config.broker.max_message_bytes,
             on_trained=self.on_trained,
             on_evaluated=keep,
         )
@@ -395,6 +398,12 @@ def load_table(config: Config, table: Table) -> pa.Table:
     path = config.path(table.path)
     try:
         return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)
+    except FileNotFoundError as error:
+        columns = ", ".join(table.schema.arrow.names)
+        raise WireError(
+            f"offline table {table.schema.name}: {path} does not exist; write it, Parquet with the columns {columns}, "
+            f"or correct [tables.{table.schema.name}] path"
+        ) from error
     except (OSError, pa.ArrowInvalid) as error:
         raise WireError(
             f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"

@@ -109,6 +109,8 @@ class RequestConfig(Section):
     snapshots_topic: str = "snapshots"
     #: How far the requests of a partition may be out of order; labels to be attributed wait this much longer.
     allowed_lateness: DurationUs = 0
+    #: Topics that scores may be asked for in, by the header ``dovetail-reply-to`` of a request.
+    reply_topics: tuple[str, ...] = ()
 
 
 class LabelStreamConfig(Section):
@@ -300,6 +302,7 @@ class Config(Section):
             (self.request.topic, self.request.partitions),
             (self.request.snapshots_topic, self.request.partitions),
             (self.dead_letter_topic, 1),
+            *((topic, self.request.partitions) for topic in self.request.reply_topics),
         ]
         for policy in self.labels.every_target().values():
             declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]

@@ -4,6 +4,18 @@ Kafka refuses a message above its topic's limit, and a batch of rows may exceed 
 passes everything through :func:`fitting`. Rows of one source position (a request's candidates) stay in one message,
 because readers drop repetitions by source position and message; order is kept. Where the cuts are does not matter to
 them, so publishing again under another limit is safe.
+
+What cannot be split has a decided outcome, by what it is:
+
+======================  ==============================================================================================
+a snapshot              of one request: the request is a dead letter (``joiners/snapshots.py``, by :func:`units_above`),
+                        held to an eighth less than the limit, so that what later stages add still fits
+a dead letter           goes without its value, which is at its source position, and says so
+a held row              of one candidate: a part of a snapshot, which did fit
+a sample, also ordered  of one candidate: its snapshot did fit, so its batch features are too large. That is not the
+                        fault of a message, and the worker ends with the error of :func:`fitting`
+a model                 is sent in parts as large as the limit allows (``trainer/mirror.py``)
+======================  ==============================================================================================
 """
 
 from __future__ import annotations
@@ -19,7 +31,7 @@ from dovetail.platform.errors import WireError
 from dovetail.platform.positions import SOURCE_COLUMNS
 from dovetail.platform.stage import Outgoing
 
-__all__ = ["fitting", "wire_size"]
+__all__ = ["fitting", "units_above", "value_limit", "wire_size"]
 
 # Of a batch of one record, beyond key, value and headers: 61 bytes before the records, up to 35 of lengths.
 _FRAMING = 128
@@ -30,6 +42,11 @@ def wire_size(message: Outgoing) -> int:
     """At most how many bytes the broker counts for ``message``."""
     headers = sum(len(name.encode()) + len(value) + _PER_HEADER for name, value in message.headers)
     return _FRAMING + len(message.key or b"") + len(message.value or b"") + headers
+
+
+def value_limit(limit: int, message: Outgoing) -> int:
+    """How large the value of a message like ``message``, which has none, may be."""
+    return limit - wire_size(message)
 
 
 def fitting(outgoing: Sequence[Outgoing], limit: int) -> Sequence[Outgoing]:
@@ -44,26 +61,63 @@ def fitting(outgoing: Sequence[Outgoing], limit: int) -> Sequence[Outgoing]:
     return [part for message in outgoing for part in _fit(message, limit)]
 
 
+def units_above(message: Outgoing, limit: int) -> Iterator[pa.Table]:
+    """The rows of each source position of an Arrow ``message`` that are above ``limit`` bytes by themselves."""
+    if wire_size(message) <= limit:
+        return
+    halves = _halves(message)
+    if halves is None:
+        yield wire.rows_of(message.value)
+        return
+    for half in halves:
+        yield from units_above(half, limit)
+
+
 def _fit(message: Outgoing, limit: int) -> Iterator[Outgoing]:
     if wire_size(message) <= limit:
         yield message
         return
-    table = wire.rows_of(message.value)
-    if table is not None and len(starts := _unit_starts(table)) > 1:
-        # The cut next to the middle; what is still too large is cut again.
-        cut = int(starts[1 + np.abs(starts[1:] - table.num_rows / 2).argmin()])
-        for part in (table.slice(0, cut), table.slice(cut)):
-            yield from _fit(replace(message, value=wire.encode(part)), limit)
+    if (halves := _halves(message)) is not None:
+        for half in halves:
+            yield from _fit(half, limit)
         return
-    if any(name == wire.REASON_HEADER for name, _ in message.headers):
+    if _is_dead_letter(message):
         left_out = (wire.LEFT_OUT_HEADER, b"%d" % len(message.value))
         yield replace(message, value=b"", headers=(*message.headers, left_out))
         return
-    rows = "not Arrow" if table is None else f"{table.num_rows} rows of one source position"
     raise WireError(
-        f"a message for {message.topic!r} is {wire_size(message)} bytes ({rows}) and cannot be split; the limit is "
-        f"{limit}: raise broker.max_message_bytes and the topic's max.message.bytes"
+        f"a message for {message.topic!r} is {wire_size(message)} bytes ({_contents(message)}) and cannot be split; "
+        f"the limit is {limit}: raise broker.max_message_bytes and the topic's max.message.bytes"
     )
+
+
+def _halves(message: Outgoing) -> tuple[Outgoing, Outgoing] | None:
+    """Two messages in place of one, cut next to its middle; None when there is nowhere to cut."""
+    table = wire.rows_of(message.value)
+    if table is None:
+        return None
+    starts = np.arange(table.num_rows) if _is_dead_letter(message) else _unit_starts(table)
+    if len(starts) < 2:
+        return None
+    cut = int(starts[1 + np.abs(starts[1:] - table.num_rows / 2).argmin()])
+    left, right = (replace(message, value=wire.encode(part)) for part in (table.slice(0, cut), table.slice(cut)))
+    return left, right
+
+
+def _is_dead_letter(message: Outgoing) -> bool:
+    # What is in it came from outside: columns that look like source positions mean nothing.
+    return any(name == wire.REASON_HEADER for name, _ in message.headers)
+
+
+def _contents(message: Outgoing) -> str:
+    table = wire.rows_of(message.value)
+    if table is None:
+        return "not Arrow"
+    where = ""
+    if SOURCE_COLUMNS[0] in table.column_names:
+        partition, offset, row = (table.column(name)[0].as_py() for name in SOURCE_COLUMNS)
+        where = f", partition {partition}, offset {offset}, row {row} of what it was made from"
+    return f"{table.num_rows} rows of one source position{where}"
 
 
 def _unit_starts(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -21,12 +21,13 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from dovetail.platform.monitor import Pulse
 from dovetail.platform.runtime import Runtime
 
-__all__ = ["FAILED", "LATE", "LoopGuard", "StopSignals", "run_process"]
+__all__ = ["FAILED", "LATE", "LoopGuard", "StopSignals", "leave", "run_process"]
 
 FAILED, LATE = 1, 3
 _GUARD_S = 1.0
@@ -113,8 +114,21 @@ def run_process(
 
     ``watch`` runs beside the worker, and what it raises ends it; ``on_started`` is awaited when polls are flowing.
     ``loop_timeout_s``: an event loop that has not turned for longer ends the process; 0: never.
+
+    Threads may go on computing what was cancelled, without effect; see :func:`leave`.
     """
     asyncio.run(_run(runtime, watch, pulse, stop_timeout_s, loop_timeout_s, on_started))
+
+
+def leave() -> None:
+    """End the process now, with code 0: for one that has stopped in good order and has closed what it had open.
+
+    Python itself would first wait for threads, which cannot be stopped (compiling a kernel may take half a minute),
+    and then take its modules apart, which takes seconds on a busy machine.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _run(
@@ -126,6 +140,8 @@ async def _run(
     on_started: Callable[[], Awaitable[None]],
 ) -> None:
     loop, told = asyncio.get_running_loop(), asyncio.Event()
+    threads = ThreadPoolExecutor()
+    loop.set_default_executor(threads)
     signals = StopSignals(stop_timeout_s, lambda: _call_soon(loop, told.set))
     signals.install()
     if loop_timeout_s:
@@ -145,6 +161,9 @@ async def _run(
     finally:
         beating.cancel()
         stopping.cancel()
+        # The loop waits for the threads of its executor when it closes: it is given one without any.
+        threads.shutdown(wait=False, cancel_futures=True)
+        loop.set_default_executor(ThreadPoolExecutor(1))
     if not running.cancelled():
         running.result()
     if runtime.failure is not None:

@@ -50,6 +50,8 @@ _ARROW_MARKER = b"\xff\xff\xff\xff"
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 _MAX_ROWS_PER_MESSAGE = (1 << 20) - 1
+# A reason may quote what it found, which may be megabytes; a broker bounds headers with the message.
+_MAX_REASON_BYTES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,10 @@ def decode_arrow(poll: Poll) -> pa.Table:
 
 
 def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], stage: str) -> list[Outgoing]:
-    """The dead letters of ``poll`` as messages: the value unchanged, all else in the headers (:func:`letter_of`)."""
+    """The dead letters of ``poll`` as messages: the value unchanged, all else in the headers (:func:`letter_of`).
+
+    A reason above 2,000 bytes is cut off.
+    """
     sent_ms = poll.timestamps_ms[np.searchsorted(poll.offsets, [letter.offset for letter in letters])].tolist()
     return [
         Outgoing(
@@ -190,7 +195,7 @@ def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], s
             value=letter.value or b"",
             partition=0,
             headers=(
-                (REASON_HEADER, letter.reason.encode()),
+                (REASON_HEADER, _shortened(letter.reason)),
                 ("dovetail-source", f"{poll.topic}[{poll.partition}]@{letter.offset}".encode()),
                 ("dovetail-stage", stage.encode()),
                 ("dovetail-rows", str(letter.rows).encode()),
@@ -217,6 +222,13 @@ def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
         said["dovetail-stage"], source[1], int(source[2]), int(source[3]), int(said["dovetail-rows"]),
         int(said["dovetail-sent"]), said["dovetail-reason"],
     )  # fmt: skip
+
+
+def _shortened(reason: str) -> bytes:
+    encoded = reason.encode(errors="replace")
+    if len(encoded) <= _MAX_REASON_BYTES:
+        return encoded
+    return encoded[:_MAX_REASON_BYTES].decode(errors="ignore").encode() + b" [...]"
 
 
 def _row_in_message(message_index: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

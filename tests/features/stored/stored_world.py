@@ -65,10 +65,19 @@ FROM request LEFT JOIN users USING (user_id) LEFT JOIN profile USING (item_id)
 
 
 class World:
-    """A project folder, its stores, and a log in memory."""
+    """A project folder, its stores, and a log in memory. ``online`` is the online store's URL, embedded without one."""
 
-    def __init__(self, folder: Path, toml: str = TOML, files: Mapping[str, str] = FILES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        toml: str = TOML,
+        files: Mapping[str, str] = FILES,
+        *,
+        online: str = "",
+        name: str = "shop",
+    ) -> None:
         self.folder = folder
+        self._own = {"name": name, "storage": {"online_store": online}}
         (folder / "sql").mkdir(parents=True)
         (folder / "dovetail.toml").write_text(toml, encoding="utf-8")
         for name, text in files.items():
@@ -86,7 +95,7 @@ class World:
         (self.folder / "sql" / f"{name}.sql").write_text(text, encoding="utf-8")
 
     def load(self, **overrides: Any) -> Project:
-        self.project = load(self.folder, **overrides)
+        self.project = load(self.folder, **self._own, **overrides)
         return self.project
 
     def send(self, rows: Sequence[dict[str, Any]], stream: str = "events") -> None:

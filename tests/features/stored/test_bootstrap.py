@@ -3,30 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
 from dovetail.features.bootstrap import bootstrap
+from dovetail.features.stream.keys import encode_keys
 from dovetail.platform.audit import audit
 from dovetail.platform.errors import StaleCommit, StateError
-from dovetail.platform.stores.online import SqlOnlineStore
+from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.testing import run_stage
 
 from .stored_world import World, events
 
+_USERS = [f"u{n}" for n in range(5)]
+_numbers = itertools.count()
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.services),
+        pytest.param("postgresql", marks=pytest.mark.services),
+    ]
+)
+def new_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], World]]:
+    """Makes worlds whose online stores are empty and of one kind; closes them at the end."""
+    made: list[World] = []
+
+    def make() -> World:
+        name, url = f"shop_{os.getpid()}_{next(_numbers)}", ""
+        if request.param != "sqlite":
+            url = str(request.getfixturevalue(f"{request.param}_url"))
+        if request.param == "postgresql":
+            engine = sa.create_engine(url)
+            with engine.begin() as connection:
+                connection.execute(sa.text(f'CREATE SCHEMA "{name}"'))
+            engine.dispose()
+            url += f"?options=-csearch_path%3D{name}"
+        made.append(World(tmp_path / name, online=url, name=name))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.stores.close()
+
+
+@pytest.fixture
+def world(new_world: Callable[[], World]) -> World:
+    return new_world()
+
 
 def contents(world: World, view: str) -> tuple[Mapping[int, tuple[int, int | None]], list[tuple[Any, ...]]]:
     """Positions with watermarks, and every key's state by partition."""
-    progress = {p: (x.next_offset, x.watermark_us) for p, x in world.stores.online.progress(view).items()}
-    engine = sa.create_engine(f"sqlite:///{world.folder / '.dovetail' / 'online_store.sqlite'}")
-    with engine.connect() as connection:
-        query = sa.text("SELECT key, partition, state FROM feature_state WHERE view = :view ORDER BY key, partition")
-        rows = [tuple(row) for row in connection.execute(query, {"view": view})]
-    engine.dispose()
-    return progress, rows
+    online = world.stores.online
+    progress = {p: (x.next_offset, x.watermark_us) for p, x in online.progress(view).items()}
+    keys, _ = encode_keys([pa.chunked_array([_USERS])])
+    states = [(key, p, online.read_partition(view, p, [key])[0]) for key in keys for p in (0, 1)]
+    return progress, [state for state in states if state[2] is not None]
 
 
 def run(world: World, **options: Any) -> int:
@@ -35,28 +75,28 @@ def run(world: World, **options: Any) -> int:
     return bootstrap(view, stores.registry, stores.offline, stores.online, **options).rows
 
 
-def test_bootstrap_then_stream_is_stream_from_the_start(world: World, tmp_path: Any) -> None:
+def test_bootstrap_then_stream_is_stream_from_the_start(world: World, new_world: Callable[[], World]) -> None:
     world.send(events(90))
     world.archive()
     assert run(world) == 90
     world.send(events(40, first=90))
     world.stream("users")
-    other = World(tmp_path / "other")
+    other = new_world()
     other.send(events(130))
     other.stream("users", max_records=130)
     assert contents(world, "users") == contents(other, "users")
     assert contents(world, "users")[1]
-    other.stores.close()
     assert audit(world.stores.online.accounts(), []).balanced
 
 
 def test_a_crash_on_the_way_is_gone_on_from(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.send(events(90))
     world.archive()
-    whole = SqlOnlineStore.commit
+    store = type(world.stores.online)
+    whole = store.commit
     commits = 0
 
-    def dies(self: SqlOnlineStore, *arguments: Any) -> None:
+    def dies(self: OnlineStore, *arguments: Any) -> None:
         nonlocal commits
         commits += 1
         if commits == 3:
@@ -64,7 +104,7 @@ def test_a_crash_on_the_way_is_gone_on_from(world: World, monkeypatch: pytest.Mo
         whole(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SqlOnlineStore, "commit", dies)
+        patched.setattr(store, "commit", dies)
         with pytest.raises(KeyboardInterrupt):
             run(world)
     assert contents(world, "users") == ({}, []), "a half-filled state must not be seen"

@@ -51,19 +51,19 @@ def test_messages_say_the_port() -> None:
 def test_an_acl_user_gets_in_with_the_password_of_the_environment(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = f"dovetail-{os.getpid()}"
+    user, name = f"dovetail-{os.getpid()}", f"acl-{os.getpid()}"
     with redis.Redis.from_url(redis_url) as admin:
         admin.execute_command(
-            "ACL", "SETUSER", user, "reset", "on", ">pass", "~{acl:*", "+@hash", "+@sortedset",
+            "ACL", "SETUSER", user, "reset", "on", ">pass", f"~{{{name}:*", "+@hash", "+@sortedset",
             "+@scripting", "+@transaction", "+@connection", "+@keyspace",
         )  # fmt: skip
         try:
             monkeypatch.setenv("DOVETAIL_TEST_PASSWORD", "wrong")
             config = RedisConfig(username=user, password_env="DOVETAIL_TEST_PASSWORD")
             with pytest.raises(StoreError, match="Redis refuses this user"):
-                open_online_store(redis_url, "acl", config)
+                open_online_store(redis_url, name, config)
             monkeypatch.setenv("DOVETAIL_TEST_PASSWORD", "pass")
-            store = open_online_store(redis_url, "acl", config)
+            store = open_online_store(redis_url, name, config)
             store.commit(0, [ViewCommit("v", 0, Progress(1), {b"k": b"1"})], [])
             assert list(store.read({"v": [b"k"]})["v"].blobs) == [b"1"]
             store.close()
@@ -73,6 +73,22 @@ def test_an_acl_user_gets_in_with_the_password_of_the_environment(
             other.close()
         finally:
             admin.acl_deluser(user)
+
+
+@pytest.mark.services
+def test_a_redis_that_evicts_keys_is_refused(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as admin:
+        try:
+            admin.config_set("maxmemory-policy", "allkeys-lru")
+            open_online_store(redis_url, "evicting").close()  # as long as nothing bounds its memory, nothing goes
+            admin.config_set("maxmemory", 1 << 30)
+            with pytest.raises(
+                StoreError, match=r"evicts keys when its 1073741824 bytes .*maxmemory-policy allkeys-lru"
+            ):
+                open_online_store(redis_url, "evicting")
+        finally:
+            admin.config_set("maxmemory", 0)
+            admin.config_set("maxmemory-policy", "noeviction")
 
 
 @pytest.fixture(scope="module")

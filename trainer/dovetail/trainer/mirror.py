@@ -6,35 +6,42 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
 from dovetail.platform.errors import WireError
+from dovetail.platform.fitting import value_limit
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.trainer.publish import ModelDirectory
 
-__all__ = ["PART_BYTES", "ModelMirror", "messages"]
+__all__ = ["ModelMirror", "messages"]
 
-#: Largest message value; brokers take 1 MB by default, headers and framing included.
-PART_BYTES = 900_000
+# Small parts are no slower, and leave room for other messages in between.
+_PART_BYTES = 900_000
 _VERSION, _PART, _PARTS = "dovetail-model-version", "dovetail-part", "dovetail-parts"
 
 
-def messages(topic: str, version: int, content: bytes, *, part_bytes: int = PART_BYTES) -> list[Outgoing]:
-    """A publication as messages of at most ``part_bytes`` to partition 0, which keeps their order."""
+def messages(topic: str, version: int, content: bytes, *, limit: int = 1 << 20) -> list[Outgoing]:
+    """A publication as messages of at most ``limit`` bytes, framing included, to partition 0, which keeps their order.
+
+    Whatever its size, it is published: the number of parts is not bounded.
+    """
+    part_bytes = min(_PART_BYTES, value_limit(limit, _message(topic, version, b"", len(content), len(content))))
     parts = [content[start : start + part_bytes] for start in range(0, len(content), part_bytes)]
-    return [
-        Outgoing(
-            topic,
-            part,
-            key=b"%d" % version,
-            partition=0,
-            headers=((_VERSION, b"%d" % version), (_PART, b"%d" % number), (_PARTS, b"%d" % len(parts))),
-        )
-        for number, part in enumerate(parts)
-    ]
+    return [_message(topic, version, part, number, len(parts)) for number, part in enumerate(parts)]
+
+
+def _message(topic: str, version: int, value: bytes, number: int, parts: int) -> Outgoing:
+    return Outgoing(
+        topic,
+        value,
+        key=b"%d" % version,
+        partition=0,
+        headers=((_VERSION, b"%d" % version), (_PART, b"%d" % number), (_PARTS, b"%d" % parts)),
+    )
 
 
 class ModelMirror(Stage):
     """Installs what is published to a topic into a directory, from which scorers read as if it were the trainer's.
 
     It reads the topic from its beginning at every start and keeps no position: installing again is a no-op. A
+    publication is installed when its last part is here, whole, and not at all before. A
     publication whose first parts are gone (retention) is skipped; if that leaves a gap, scorers keep what they have
     until the next full model.
     """

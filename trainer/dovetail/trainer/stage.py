@@ -72,7 +72,8 @@ class TrainerStage(Stage):
     poll that is not in any has waited for ``checkpoint_delay_us``. Until then nothing is acknowledged.
 
     :param decode: turns a poll into a table with own and source position columns, in order of position.
-    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`.
+    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`; in
+        messages of at most ``max_message_bytes``.
     :param on_publish: called on the event loop with each version, after it is durable.
     :param on_evaluated: called in the thread of a version's commit, before the version is published or refused, with
         the rows trained and the metrics by scope: ``total``, ``recent`` and those of ``groups``.
@@ -100,6 +101,7 @@ class TrainerStage(Stage):
         clock: Clock | None = None,
         full_every: int = 1,
         models_topic: str | None = None,
+        max_message_bytes: int = 1 << 20,
         gate: Gate | None = None,
         slots: SlotPolicy | None = None,
         evaluation: Evaluation | None = None,
@@ -125,6 +127,7 @@ class TrainerStage(Stage):
         self._on_evaluated = on_evaluated
         self._full_every = full_every
         self._models_topic = models_topic
+        self._max_message_bytes = max_message_bytes
         self._gate = gate or Gate()
         # checkpoint_every may change from run to run; publish_every may not, it is what a version number means.
         self._settings = {"topic": topic, "publish_every": publish_every}
@@ -316,7 +319,8 @@ class TrainerStage(Stage):
         if self._models_topic is not None:
             # After the directory: a delta on the topic is always one to what the directory has. A crash in between
             # leaves a gap on the topic, which its readers reject until the next full model.
-            yield Work(outgoing=messages(self._models_topic, version, publication.content(version)))
+            content = await asyncio.to_thread(publication.content, version)
+            yield Work(outgoing=messages(self._models_topic, version, content, limit=self._max_message_bytes))
         if self._on_publish is not None:
             self._on_publish(version)
 

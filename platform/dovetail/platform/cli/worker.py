@@ -12,14 +12,15 @@ from typing import Any
 from prometheus_client import REGISTRY
 from rich.console import Console
 
-from dovetail.features import load
+from dovetail.features import Project, load
 from dovetail.platform.app import assemble, label_watermark
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.errors import StaleCommit
+from dovetail.platform.errors import ConfigError, StaleCommit
 from dovetail.platform.health import HealthServer
 from dovetail.platform.metrics import WorkerMetrics
 from dovetail.platform.monitor import Monitor, Pulse
-from dovetail.platform.process import run_process
+from dovetail.platform.process import leave, run_process
+from dovetail.platform.roles import roles_of
 from dovetail.platform.watchdog import Watchdog
 
 __all__ = ["run"]
@@ -39,10 +40,28 @@ class _Late:
         self.metrics.committed(stage, seconds)
 
 
+def _require_tables(project: Project) -> None:
+    """Find out now, and not at the first request, that batch features have nothing to be computed from.
+
+    Raises:
+        ConfigError: an offline table that a batch view reads is not there.
+    """
+    for view in project.batch_views.values():
+        for table in view.tables:
+            path = project.config.path(table.path)
+            if not path.exists():
+                raise ConfigError(
+                    f"offline table {table.schema.name}, which {view.file} reads: {path} does not exist; write it, "
+                    f"Parquet with the columns of {table.schema.file}, or correct [tables.{table.schema.name}] path"
+                )
+
+
 def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
     """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     loaded = load(project, worker=options) if options else load(project)
+    if {"snapshots", "samples"} & set(roles_of(loaded.config, roles)):
+        _require_tables(loaded)
     settings, clock, observer = loaded.config.worker, SystemClock(), _Late()
     worker = assemble(loaded, roles=roles, observer=observer)
     pulse, timeout_us = Pulse(), settings.watchdog_timeout
@@ -95,3 +114,4 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             )
             raise
         console.print("dovetail worker: stopped")
+    leave()

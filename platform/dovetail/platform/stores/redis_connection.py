@@ -39,7 +39,8 @@ class RedisClient:
 
         Raises:
             ConfigError: the URL is malformed, a password is not where it should be, a certificate cannot be read.
-            StoreError: nobody answers there, or not to this user.
+            StoreError: nobody answers there, or not to this user; or it evicts keys when its memory is full. Where this
+                user may not ask (INFO), that is taken on trust.
         """
         self.where = _PASSWORD.sub(r"\1***", url)
         self.cluster = config.cluster or "+cluster://" in url
@@ -60,6 +61,7 @@ class RedisClient:
         try:
             self.redis: Any = (redis.RedisCluster if self.cluster else redis.Redis).from_url(plain, **options)
             self.redis.ping()
+            memory = self._memory()
         except ValueError as error:
             raise ConfigError(f"store URL {self.where!r} cannot be used: {error}; try redis://HOST:6379/0") from error
         except redis.AuthenticationError as error:
@@ -70,7 +72,24 @@ class RedisClient:
             raise StoreError(
                 f"{self.where}: Redis does not answer: {error}; is it running, and is the URL right?"
             ) from error
+        for node in memory:
+            if node.get("maxmemory") and node.get("maxmemory_policy") != "noeviction":
+                self.redis.close()
+                raise StoreError(
+                    f"{self.where}: this Redis evicts keys when its {node['maxmemory']} bytes are full "
+                    f"(maxmemory-policy {node.get('maxmemory_policy')}): state would be gone while its positions stay; "
+                    "give Dovetail a Redis of its own with maxmemory-policy noeviction"
+                )
         self.redis.set_retry(Retry(EqualJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S), config.retries))
+
+    def _memory(self) -> list[dict[str, Any]]:
+        """What each node says of its memory; nothing where this user may not ask."""
+        try:
+            if not self.cluster:
+                return [self.redis.info("memory")]
+            return list(self.redis.info("memory", target_nodes=redis.RedisCluster.PRIMARIES).values())
+        except redis.ResponseError:
+            return []
 
     @contextmanager
     def answering(self) -> Iterator[Any]:
