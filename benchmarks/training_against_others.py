@@ -5,7 +5,8 @@ nothing else going on: ``python benchmarks/training_against_others.py``.
 
 Vowpal Wabbit runs in this process through its Python package, and reads and trains inside its own C++; its seconds are
 those from construction to the end of its data, so they include the few milliseconds of its start. It parses in one
-thread and learns in another: beside the seconds on the clock stand the seconds of processor time, of both. From its
+thread and learns in another: beside the seconds on the clock stand the seconds of processor time, of both. Everything
+runs in turns, several rounds, and the fastest of each counts: what else the machine does then slows all alike. From its
 cache, its own binary format, it gets the slots Dovetail hashed to as integer names, so both train on the same examples;
 as text it gets the columns' names and values, so both have them to hash.
 """
@@ -13,11 +14,11 @@ as text it gets the columns' names and values, so both have them to hash.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from dovetail.trainer.kernels import Float32, Int64, kernel
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.optimizers import Ftrl
 
-REPEATS = 3
+ROUNDS = 5
 RIVER_EXAMPLES = 3_000
 FTRL = Ftrl(alpha=0.1, beta=1.0, l1=0.1, l2=0.1)
 
@@ -63,8 +64,10 @@ def memory_ns() -> tuple[float, float]:
     shuffled = rng.permutation(size)
     ring = np.empty(size, np.int64)
     ring[shuffled] = np.roll(shuffled, -1)
-    times = [fastest(lambda _: chase(records, ring)), fastest(lambda _: gather(records, shuffled))]
-    return times[0].clock / size * 1e9, times[1].clock / size * 1e9
+    times = fastest(
+        {"dependent": Run(lambda _: chase(records, ring)), "independent": Run(lambda _: gather(records, shuffled))}
+    )
+    return times["dependent"].processor / size * 1e9, times["independent"].processor / size * 1e9
 
 
 class Seconds(NamedTuple):
@@ -74,17 +77,23 @@ class Seconds(NamedTuple):
     processor: float
 
 
-def fastest(
-    action: Callable[[Any], object], repeats: int = REPEATS, prepare: Callable[[], object] = lambda: None
-) -> Seconds:
-    """The fastest of ``repeats`` runs of ``action`` on what ``prepare`` makes, after one that warms up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        given = prepare()
-        start = time.perf_counter(), time.process_time()
-        action(given)
-        seconds.append(Seconds(time.perf_counter() - start[0], time.process_time() - start[1]))
-    return min(seconds[1:])
+class Run(NamedTuple):
+    """``action`` is measured, on what ``prepare`` makes."""
+
+    action: Callable[[Any], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+def fastest(runs: Mapping[str, Run], rounds: int = ROUNDS) -> dict[str, Seconds]:
+    """Each run in turn, ``rounds`` times, after one round that warms up; the least of either kind of seconds."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            given = run.prepare()
+            start = time.perf_counter(), time.process_time()
+            run.action(given)
+            seconds[name].append(Seconds(time.perf_counter() - start[0], time.process_time() - start[1]))
+    return {name: Seconds(*map(min, zip(*each[1:], strict=True))) for name, each in seconds.items()}
 
 
 def new_records() -> Float32:
@@ -94,48 +103,43 @@ def new_records() -> Float32:
     return records
 
 
-def trained(encoded: Encoded, labels: Float32) -> Seconds:
-    """Dovetail's kernel on encoded examples."""
+def dovetail(table: pa.Table, encoder: Encoder, encoded: Encoded, labels: Float32) -> dict[str, Run]:
+    """The kernel on encoded examples; and encoding Arrow columns, training and evaluating."""
     weights = np.ones(len(labels), np.float32)
-    return fastest(lambda records: FTRL.train(records, encoded, labels, weights), prepare=new_records)
+    return {
+        "dovetail, encoded": Run(lambda records: FTRL.train(records, encoded, labels, weights), new_records),
+        "dovetail, from Arrow columns": Run(
+            lambda learner: learner.learn(table),
+            lambda: Learner(encoder, FTRL, label="clicked", evaluation=Evaluation(), records=new_records()),
+        ),
+    }
 
 
-def learned(table: pa.Table, encoder: Encoder) -> Seconds:
-    """Encoding Arrow columns, training and evaluating."""
-    return fastest(
-        lambda learner: learner.learn(table),
-        prepare=lambda: Learner(encoder, FTRL, label="clicked", evaluation=Evaluation(), records=new_records()),
-    )
-
-
-def vowpal_wabbit(table: pa.Table, encoded: Encoded, labels: Float32) -> dict[str, Seconds]:
-    """``--ftrl`` from text and from its cache."""
+def vowpal_wabbit(
+    table: pa.Table, encoded: Encoded, labels: Float32, folder: Path, seen: list[float]
+) -> dict[str, Run]:
+    """``--ftrl`` from text and from its cache; notes how many examples it has seen."""
     vw: Any = importlib.import_module("vowpalwabbit")
     options = (
         f"--ftrl --ftrl_alpha {FTRL.alpha} --ftrl_beta {FTRL.beta} --l1 {FTRL.l1} --l2 {FTRL.l2} "
         f"--loss_function logistic --noconstant -b {BITS} --quiet"
     )
-    seen = []
 
     def run(more: str) -> None:
         workspace = vw.Workspace(f"{options} {more}")
         seen.append(workspace.get_weighted_examples())
         workspace.finish()
 
-    with tempfile.TemporaryDirectory() as folder:
-        integers, names, cache = (Path(folder) / name for name in ("integers.vw", "names.vw", "cache"))
-        inputs = [name for name in table.column_names if name != "clicked"]
-        columns = [[f"{name}={value}" for value in table.column(name).to_pylist()] for name in inputs]
-        write_text(integers, encoded.slots.tolist(), labels)
-        write_text(names, zip(*columns, strict=True), labels)
-        run(f"-d {integers} --cache_file {cache} -k")
-        seconds = {
-            "vw --ftrl, text": fastest(lambda _: run(f"-d {names}")),
-            "vw --ftrl, cache": fastest(lambda _: run(f"-d {integers} --cache_file {cache}")),
-        }
-    if set(seen) != {float(len(labels))}:
-        raise RuntimeError(f"Vowpal Wabbit saw {seen} examples instead of {len(labels)}")
-    return seconds
+    integers, names, cache = (folder / name for name in ("integers.vw", "names.vw", "cache"))
+    inputs = [name for name in table.column_names if name != "clicked"]
+    columns = [[f"{name}={value}" for value in table.column(name).to_pylist()] for name in inputs]
+    write_text(integers, encoded.slots.tolist(), labels)
+    write_text(names, zip(*columns, strict=True), labels)
+    run(f"-d {integers} --cache_file {cache} -k")
+    return {
+        "vw --ftrl, text": Run(lambda _: run(f"-d {names}")),
+        "vw --ftrl, cache": Run(lambda _: run(f"-d {integers} --cache_file {cache}")),
+    }
 
 
 def write_text(path: Path, rows: Iterable[Iterable[object]], labels: Float32) -> None:
@@ -162,7 +166,7 @@ def river(encoded: Encoded, labels: Float32) -> dict[str, Seconds]:
             model.predict_proba_one(row)
             model.learn_one(row, target)
 
-    seconds = fastest(run, 1)
+    (seconds,) = fastest({"": Run(run)}, 1).values()
     return {"river FTRLProximal": Seconds(*(each * EXAMPLES / RIVER_EXAMPLES for each in seconds))}
 
 
@@ -174,29 +178,27 @@ def main() -> None:
     encoded = Encoded(np.ascontiguousarray(with_bias.slots[:, :-1]), np.ascontiguousarray(with_bias.values[:, :-1]))
     labels = table.column("clicked").to_numpy().astype(np.float32)
     features = encoded.slots.shape[1]
-    rows = {"dovetail, encoded": trained(encoded, labels), "dovetail, from Arrow columns": learned(table, encoder)}
-    missing: list[str] = []
-    measures: dict[str, Callable[[], dict[str, Seconds]]] = {
-        "vowpalwabbit": partial(vowpal_wabbit, table, encoded, labels),
-        "river": partial(river, encoded, labels),
-    }
-    for package, measure in measures.items():
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            missing.append(package)
-            continue
-        rows.update(measure())
+    missing = [name for name in ("vowpalwabbit", "river") if importlib.util.find_spec(name) is None]
+    runs, seen = dovetail(table, encoder, encoded, labels), [float(EXAMPLES)]
+    with tempfile.TemporaryDirectory() as folder:
+        if "vowpalwabbit" not in missing:
+            runs.update(vowpal_wabbit(table, encoded, labels, Path(folder), seen))
+        rows = fastest(runs)
+    if set(seen) != {float(EXAMPLES)}:
+        raise RuntimeError(f"Vowpal Wabbit saw {seen} examples instead of {EXAMPLES}")
+    if "river" not in missing:
+        rows.update(river(encoded, labels))
     print(f"{processor()}; {EXAMPLES:,} examples of {features} categorical features, 2^{BITS} slots")
     for name, seconds in rows.items():
-        per_feature = seconds.clock / EXAMPLES / features * 1e9
+        each = [kind / EXAMPLES / features * 1e9 for kind in seconds]
         print(
-            f"{name:<30} {EXAMPLES / seconds.clock:>12,.0f} examples/s  {per_feature:>9.1f} ns/feature  "
-            f"{seconds.processor / seconds.clock:.1f} threads"
+            f"{name:<30} {EXAMPLES / seconds.clock:>12,.0f} examples/s  {each[0]:>8.1f} ns/feature on the clock, "
+            f"{each[1]:>8.1f} of processors"
         )
     dependent, independent = memory_ns()
     print(
-        f"random 16-byte read of a table of that size: {dependent:.1f} ns dependent, {independent:.1f} ns independent"
+        f"random 16-byte read of a table of that size: {dependent:.1f} ns of processor time when dependent, "
+        f"{independent:.1f} ns when independent"
     )
     for ours, other in (
         ("dovetail, encoded", "vw --ftrl, cache"),

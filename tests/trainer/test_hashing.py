@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import WireError
-from dovetail.trainer.columns import hash_column, number_column
-from dovetail.trainer.hashing import hash_bytes, hash_integers
+from dovetail.trainer.columns import hash_column, hash_column_into, number_column
+from dovetail.trainer.hashing import hash_bytes
 
 PRIME32 = 2654435761
 PRIME64 = 11400714785074694797
@@ -99,7 +100,7 @@ def test_narrow_decimals_hash_as_wide_ones() -> None:
 
 
 def test_times_hash_as_microseconds_and_booleans_as_bits() -> None:
-    expected = hash_integers(np.array([86_400_000_000, 1], np.int64).view(np.uint64), 7).tolist()
+    expected = hash_column(pa.array([86_400_000_000, 1]), column="c", seed=7, null=9).tolist()
     day = [
         pa.array([86_400], pa.timestamp("s")),
         pa.array([86_400_000_000_000], pa.timestamp("ns", tz="UTC")),
@@ -146,3 +147,22 @@ def test_unusable_types_are_refused_by_name() -> None:
         hash_column(pa.array([Decimal(1)], pa.decimal256(50, 2)), column="p", seed=7, null=99)
     with pytest.raises(WireError, match="'city' is string, which has no numeric value; declare the input categorical"):
         number_column(pa.array(["x"]), column="city")
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint32])
+def test_short_strings_hash_alike_at_every_place_of_a_buffer(dtype: Any) -> None:
+    """Up to eight bytes are hashed eight strings at a time, and read eight bytes at once where the buffer has them."""
+    texts = [sanity_buffer(length)[-length:] if length else b"" for length in [*range(41), *range(40, -1, -1)] * 9]
+    for last in range(10):
+        array = pa.array([*texts, None, b"x" * last], pa.binary())
+        out = np.empty(len(array), dtype)
+        hash_column_into(out, array, column="c", seed=2**63 + 5, null=99)
+        expected = [*(hash_bytes(text, 2**63 + 5) for text in texts), 99, hash_bytes(b"x" * last, 2**63 + 5)]
+        assert out.tolist() == [number & int(np.iinfo(dtype).max) for number in expected]
+
+
+def test_empty_columns_hash_to_nothing_and_still_have_to_be_of_a_hashable_type() -> None:
+    for type_ in (pa.string(), pa.large_binary(), pa.string_view(), pa.int32(), pa.bool_(), pa.decimal128(9, 2)):
+        assert len(hash_column(pa.array([], type_), column="c", seed=7, null=99)) == 0
+    with pytest.raises(WireError, match="cannot be hashed"):
+        hash_column(pa.array([], pa.list_(pa.int8())), column="c", seed=7, null=99)

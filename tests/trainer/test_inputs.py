@@ -142,14 +142,6 @@ def test_collisions_are_counted() -> None:
     assert collisions(Encoder(inputs, 8), table[:0]).to_pylist()[-1]["share"] == 0.0
 
 
-def test_a_million_distinct_values_encode_and_train() -> None:
-    n = 1_000_000
-    table = pa.table({"id": np.arange(n), "label": np.arange(n) % 3 == 0})
-    learner = Learner(Encoder([InputSpec("id")], 18), Ftrl(), label="label")
-    assert np.isfinite(learner.learn(table)).all()
-    assert learner.evaluation.total().samples == n
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

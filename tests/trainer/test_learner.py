@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.errors import ModelError, WireError
+from dovetail.trainer import learner as learner_module
 from dovetail.trainer.learner import Learner
 
 
@@ -56,3 +57,40 @@ def test_published_weights_are_the_non_zero_ones(
     dense = np.zeros(len(learner.records), np.float32)
     dense[slots] = weights
     assert dense.tobytes() == learner.records[:, 0].tobytes()
+
+
+def test_the_size_of_blocks_changes_no_bit(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = samples(300)
+    whole, blocks = new_learner(), new_learner()
+    together = whole.learn(table)
+    monkeypatch.setattr(learner_module, "_BLOCK", 7)
+    assert blocks.learn(table).tobytes() == together.tobytes()
+    assert blocks.records.tobytes() == whole.records.tobytes()
+    assert blocks.evaluation.total() == whole.evaluation.total()
+
+
+def test_a_refused_example_is_named_with_its_block(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = samples(30)
+    weights = pa.array([1.0] * 22 + [-1.0] + [1.0] * 7)
+    table = table.set_column(table.column_names.index("importance"), "importance", weights)
+    monkeypatch.setattr(learner_module, "_BLOCK", 10)
+    with pytest.raises(ModelError, match=r"rows 20 to 29 of the table: example 2 of this batch was refused: .* -1.0"):
+        new_learner().learn(table)
+
+
+def test_what_is_encoded_in_a_room_equals_what_is_encoded_without(
+    samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]
+) -> None:
+    encoder = new_learner().encoder
+    room = encoder.room(20)
+    for rows in (20, 3, 21, 16, 0):
+        table = samples(rows)
+        own, shared = encoder.encode(table), encoder.encode(table, room=room)
+        assert (own.slots == shared.slots).all()
+        assert (own.values == shared.values).all()
+        assert shared.slots.flags.c_contiguous
+        assert shared.values.flags.c_contiguous

@@ -1,4 +1,4 @@
-"""Passes, shuffles, mini-batches and hot starts over stored samples; plots of what came of them."""
+"""Passes, shuffles, mini-batches and hot starts over stored samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.offline import Schedule, batches, shuffled, train, train_passes
 from dovetail.trainer.optimizers import Ftrl, Optimizer
-from dovetail.trainer.plots import Chart, Line, page, reliability, windows_charts
 
 Cuts = st.lists(st.integers(0, 100), max_size=5)
 fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -103,26 +102,3 @@ def test_wrong_schedules_are_refused() -> None:
         Schedule(0)
     with pytest.raises(ConfigError, match="give either batch or threads"):
         Schedule(batch=8, threads=2)
-
-
-def test_plots_draw_what_they_are_given() -> None:
-    evaluation = Evaluation(50, 3)
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.1, 0.9, 150).astype(np.float32)
-    labels, weights = (rng.random(150) < p).astype(np.float32), np.ones(150, np.float32)
-    evaluation.add(p, labels, weights)
-    windows = [(f"time:{number}", metrics) for number, metrics in enumerate(evaluation.recent())]
-    line = reliability("a & b", p, labels, weights)
-    assert len(line.x) == 20
-    assert line.x == sorted(line.x)
-    assert reliability("none", p, labels, weights * 0).x == []
-    charts = [
-        *windows_charts([("one", windows)]), Chart("reliability", [line], diagonal=True), Chart("empty", []),
-        Chart("broken", [Line("l", [0, 1, 2], [1.0, None, 1.0])]),
-    ]  # fmt: skip
-    html = page("t <title>", charts, ["a < b"])
-    assert html.count("<svg") == 5
-    assert "nothing to draw" in html
-    assert "t &lt;title&gt;" in html
-    assert "a &amp; b" in html
-    assert "NaN" not in html

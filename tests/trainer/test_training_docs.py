@@ -25,7 +25,7 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             exec(compile(text, str(PAGE), "exec"), names)
             continue
         commands = [shlex.split(line.removeprefix("$ dovetail")) for line in text.splitlines()]
-        assert len(commands) == 8
+        assert len(commands) == 10
         for command in commands:
             result = CliRunner().invoke(app, command, catch_exceptions=False)
             assert result.exit_code == 0, (command, result.output)

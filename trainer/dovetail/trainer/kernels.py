@@ -14,11 +14,24 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MARGIN_LIMIT", "Bool", "Float32", "Float64", "Int64", "UInt8", "UInt32", "UInt64", "kernel", "sigmoid"]
+__all__ = [
+    "MARGIN_LIMIT",
+    "Bool",
+    "Float32",
+    "Float64",
+    "Int32",
+    "Int64",
+    "UInt8",
+    "UInt32",
+    "UInt64",
+    "kernel",
+    "sigmoid",
+]
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dovetail.platform.errors import WireError
+from dovetail.platform.errors import ModelError, WireError
 from dovetail.platform.positions import OWN_COLUMNS
 from dovetail.trainer.columns import number_column
-from dovetail.trainer.encoding import Encoder
+from dovetail.trainer.encoding import Encoded, Encoder, Room
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.groups import Groups
 from dovetail.trainer.kernels import Float32, Float64
@@ -21,6 +21,10 @@ from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
 __all__ = ["Learner", "Weights", "column_of_numbers"]
+
+# Rows encoded, then trained on, while what they were encoded to is still in a cache. Fewer, and the calls per column
+# show: at 4,096 rows of 39 inputs training from columns takes 10 % longer.
+_BLOCK = 16_384
 
 
 class Weights(NamedTuple):
@@ -59,6 +63,7 @@ class Learner:
         self.slots = SlotState(slots or SlotPolicy(), encoder.bits)
         self.records = optimizer.new_records(encoder.bits) if records is None else records
         self.moments = encoder.new_moments() if moments is None else moments
+        self._room: Room | None = None
         if records is not None:
             self.slots.admit_weights(records)
 
@@ -100,38 +105,59 @@ class Learner:
         return Weights(slots.astype(np.uint32), column[slots])
 
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
-        predictions = [np.empty(0, np.float32)]
-        for part, day in self._days(table):
-            labels = column_of_numbers(part, self.label, "label").astype(np.float32)
-            weights = np.ones(len(labels), np.float32)
-            if self.weight is not None:
-                weights = column_of_numbers(part, self.weight, "sample weight").astype(np.float32)
-            encoded = self.encoder.encode(part, self.moments, weights)
+        every_label = column_of_numbers(table, self.label, "label").astype(np.float32)
+        every_weight = np.ones(table.num_rows, np.float32)
+        if self.weight is not None:
+            every_weight = column_of_numbers(table, self.weight, "sample weight").astype(np.float32)
+        predictions = np.empty(table.num_rows, np.float32)
+        for rows, day in self._parts(table, whole=batch):
+            cut = slice(rows.start, rows.stop)
+            part, labels, weights = table.slice(rows.start, len(rows)), every_label[cut], every_weight[cut]
+            encoded = self.encoder.encode(part, self.moments, weights, self._room_for(part))
             if not self.slots.policy.idle:
                 self.slots.admit(encoded, weights, self.trained, day)
-            if batch:
-                predicted = train_batch(self.optimizer, self.records, encoded, labels, weights)
-            elif threads:
-                predicted = train_hogwild(self.optimizer, self.records, encoded, labels, weights, threads=threads)
-            else:
-                predicted = self.optimizer.train(self.records, encoded, labels, weights)
+            try:
+                predicted = self._train(encoded, labels, weights, threads=threads, batch=batch)
+            except ModelError as error:
+                raise ModelError(f"rows {rows.start} to {rows.stop - 1} of the table: {error}") from error
             self.evaluation.add(predicted, labels, weights)
             self.groups.add(part, predicted, labels, weights)
-            predictions.append(predicted)
-        return np.concatenate(predictions)
+            predictions[cut] = predicted
+        return predictions
 
-    def _days(self, table: pa.Table) -> Iterator[tuple[pa.Table, int]]:
-        """``table`` cut where a new newest day begins, with that day; whole, with day 1, when nothing expires."""
+    def _train(self, encoded: Encoded, labels: Float32, weights: Float32, *, threads: int, batch: bool) -> Float32:
+        if batch:
+            return train_batch(self.optimizer, self.records, encoded, labels, weights)
+        if threads:
+            return train_hogwild(self.optimizer, self.records, encoded, labels, weights, threads=threads)
+        return self.optimizer.train(self.records, encoded, labels, weights)
+
+    def _parts(self, table: pa.Table, *, whole: bool) -> Iterator[tuple[range, int]]:
+        """The rows of ``table`` by days, see :meth:`_days`, and unless ``whole`` in blocks."""
+        for rows, day in self._days(table):
+            step = max(1, len(rows) if whole else _BLOCK)
+            for start in range(rows.start, max(rows.start + 1, rows.stop), step):
+                yield range(start, min(start + step, rows.stop)), day
+
+    def _room_for(self, part: pa.Table) -> Room | None:
+        """Memory to encode ``part`` in, kept from one part to the next; none for what is larger than a block."""
+        rows = part.num_rows
+        if rows <= _BLOCK and (self._room is None or self._room.rows < rows):
+            self._room = self.encoder.room(min(_BLOCK, 2 * rows))
+        return self._room
+
+    def _days(self, table: pa.Table) -> Iterator[tuple[range, int]]:
+        """Rows cut where a new newest day begins, with that day; all, with day 1, when nothing expires."""
         policy = self.slots.policy
         if not policy.expire_days:
-            yield table, 1
+            yield range(table.num_rows), 1
             return
         days = self.slots.days(column_of_numbers(table, policy.time, "time").astype(np.int64))
         starts = self.slots.boundaries(days)
         for start, end in pairwise(sorted({0, *starts, table.num_rows})):
             if start in starts:
                 self.slots.sweep(int(days[start]), self.optimizer, self.records)
-            yield table.slice(start, end - start), self.slots.newest_day
+            yield range(start, end), self.slots.newest_day
 
 
 def column_of_numbers(table: pa.Table, column: str, role: str) -> Float64:

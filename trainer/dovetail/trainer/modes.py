@@ -10,6 +10,7 @@ import numpy as np
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.encoding import Encoded
 from dovetail.trainer.kernels import Float32, UInt32, kernel
+from dovetail.trainer.memory import AHEAD
 from dovetail.trainer.optimizers.base import Optimizer
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 
@@ -81,7 +82,7 @@ def _gradients(
 ) -> int:
     n, k = slots.shape
     for i in range(n):
-        prefetch_example(records, slots[min(i + 1, n - 1)])
+        prefetch_example(records, slots[min(i + AHEAD, n - 1)])
         p, error = predict_example(records, slots[i], values[i], labels[i], weights[i])
         if math.isnan(p):
             return i

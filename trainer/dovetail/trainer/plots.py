@@ -1,20 +1,24 @@
-"""Plots as one HTML file of inline SVG: no library, no network, opens everywhere."""
+"""Plots as one HTML file of inline SVG, or as SVG alone: no library, no network, opens everywhere. PNG needs one."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dovetail.platform.errors import ConfigError
 from dovetail.trainer.kernels import Float32
 from dovetail.trainer.metrics import Metrics
 
-__all__ = ["Chart", "Line", "page", "reliability", "windows_charts"]
+__all__ = ["Chart", "Line", "drawing", "page", "reliability", "windows_charts", "write_plots"]
 
-_COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900")
+#: Lines by their order, in every format.
+COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900")
 _WIDTH, _HEIGHT, _MARGIN = 640, 260, 48
+_STYLE = "text{font:11px system-ui,sans-serif;fill:#333}"
 
 
 class Line(NamedTuple):
@@ -61,6 +65,40 @@ def reliability(name: str, predictions: Float32, labels: Float32, weights: Float
     return Line(name, x, y)
 
 
+def write_plots(path: Path, title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> None:
+    """Write ``charts`` as the suffix of ``path`` says: .html (with ``notes``), .svg, or .png, which needs matplotlib.
+
+    :raises ConfigError: another suffix, or matplotlib is not installed.
+    """
+    if path.suffix == ".html":
+        path.write_text(page(title, charts, notes), encoding="utf-8")
+    elif path.suffix == ".svg":
+        path.write_text(drawing(title, charts), encoding="utf-8")
+    elif path.suffix == ".png":
+        # A second's import, and a library that is not there everywhere.
+        from dovetail.trainer.png import write_png
+
+        write_png(path, title, charts)
+    else:
+        raise ConfigError(f"{path}: plots are written as .html, .svg or .png; name such a file")
+
+
+def drawing(title: str, charts: Sequence[Chart]) -> str:
+    """``charts`` below one another as one SVG document."""
+    step = _HEIGHT + 24
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {step * len(charts) + 30}" role="img">',
+        f"<style>{_STYLE}.h{{font-weight:600;font-size:13px}}</style><title>{html.escape(title)}</title>",
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        f'<text class="h" x="{_WIDTH / 2:g}" y="20" text-anchor="middle">{html.escape(title)}</text>',
+    ]
+    for number, chart in enumerate(charts):
+        parts.append(f'<g transform="translate(0 {30 + number * step})">')
+        parts.append(f'<text class="h" x="{_MARGIN}" y="14">{html.escape(chart.title)}</text>')
+        parts.append(f'<g transform="translate(0 18)">{_svg(chart, alone=False)}</g></g>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
 def page(title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> str:
     """An HTML page of ``charts`` with ``notes`` below them."""
     body = "\n".join(f"<figure><figcaption>{html.escape(c.title)}</figcaption>{_svg(c)}</figure>" for c in charts)
@@ -68,16 +106,16 @@ def page(title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         "<style>body{font:14px system-ui,sans-serif;margin:2rem;max-width:44rem}figure{margin:0 0 1.5rem}"
-        "figcaption{font-weight:600}svg{width:100%;height:auto}text{font-size:11px;fill:#333}</style></head>"
+        f"figcaption{{font-weight:600}}svg{{width:100%;height:auto}}{_STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>\n{body}\n{text}\n</body></html>\n"
     )
 
 
-def _svg(chart: Chart) -> str:
+def _svg(chart: Chart, *, alone: bool = True) -> str:
     xs = [x for line in chart.lines for x, y in zip(line.x, line.y, strict=True) if y is not None]
     ys = [y for line in chart.lines for y in line.y if y is not None]
     if not xs:
-        return "<p>nothing to draw</p>"
+        return "<p>nothing to draw</p>" if alone else f'<text x="{_MARGIN}" y="30">nothing to draw</text>'
     if chart.diagonal:
         xs, ys = [0.0, *xs, *ys], [0.0, *xs, *ys]
     left, right, low, high = *_range(xs), *_range(ys)
@@ -102,10 +140,11 @@ def _svg(chart: Chart) -> str:
     if chart.diagonal:
         parts.append(f'<path d="M{at(left, left)}L{at(right, right)}" stroke="#999" stroke-dasharray="4 4"/>')
     for number, line in enumerate(chart.lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<path d="{_path(line, at)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        parts.append(f'<text x="{_MARGIN + 150 * number}" y="16" style="fill:{colour}">{html.escape(line.name)}</text>')
-    return "".join([*parts, "</svg>"])
+        left_of = _MARGIN + min(150, (_WIDTH - 2 * _MARGIN) // len(chart.lines)) * number
+        parts.append(f'<text x="{left_of}" y="16" style="fill:{colour}">{html.escape(line.name)}</text>')
+    return "".join([*parts, "</svg>"]) if alone else "".join(parts[1:])
 
 
 def _path(line: Line, at: Callable[[float, float], str]) -> str:

@@ -19,7 +19,7 @@ from dovetail.trainer.groups import Groups
 from dovetail.trainer.kernels import Float32
 from dovetail.trainer.learner import column_of_numbers
 from dovetail.trainer.metrics import Metrics, exact_auc
-from dovetail.trainer.plots import Chart, page, reliability, windows_charts
+from dovetail.trainer.plots import Chart, reliability, windows_charts, write_plots
 from dovetail.trainer.scorer import predict_with
 
 __all__ = ["Evaluated", "evaluate_model", "run"]
@@ -39,7 +39,7 @@ class Evaluated(NamedTuple):
 def evaluate_model(
     project: Path,
     name: str | None,
-    samples: Sequence[Path],
+    samples: Sequence[str],
     *,
     format_: str = "parquet",
     slices: Sequence[str] = (),
@@ -80,7 +80,7 @@ def evaluate_model(
 
 
 def run(
-    project: Path, name: str | None, samples: Sequence[Path], *, as_json: bool, plot: Path | None, **choices: Any
+    project: Path, name: str | None, samples: Sequence[str], *, as_json: bool, plot: Path | None, **choices: Any
 ) -> int:
     """Evaluate, show, and draw if asked."""
     result = evaluate_model(project, name, samples, **choices)
@@ -88,7 +88,7 @@ def run(
         charts = windows_charts([(f"version {result.version}", [g for g in result.groups if g[0].startswith("time:")])])
         line = reliability(f"version {result.version}", result.predictions, result.labels, result.weights)
         charts.append(Chart("reliability: observed rate over mean prediction", [line], diagonal=True))
-        plot.write_text(page(f"model version {result.version}", charts), encoding="utf-8")
+        write_plots(plot, f"model version {result.version}", charts)
     if as_json:
         groups = {scope: metrics_dict(metrics) for scope, metrics in result.groups}
         print_json({"version": result.version, "total": metrics_dict(result.total), "groups": groups})

@@ -24,7 +24,7 @@ from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.exporting import export_model
 from dovetail.trainer.kernels import Float32
 from dovetail.trainer.metrics import Metrics
-from dovetail.trainer.plots import Chart, page, reliability
+from dovetail.trainer.plots import Chart, reliability, write_plots
 
 __all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
 
@@ -131,7 +131,7 @@ def shadow(project: Path, name: str | None, *, off: bool, as_json: bool) -> int:
 
 
 def compare(
-    project: Path, names: Sequence[str], samples: Sequence[Path], *, as_json: bool, plot: Path | None, format_: str
+    project: Path, names: Sequence[str], samples: Sequence[str], *, as_json: bool, plot: Path | None, format_: str
 ) -> int:
     """Two or more models on the same stored samples."""
     results = [evaluate_model(project, name, samples, format_=format_) for name in names]
@@ -176,7 +176,7 @@ def _answer(
     what: str, rows: Sequence[tuple[str, Metrics]], charts: Sequence[Chart], *, as_json: bool, plot: Path | None
 ) -> int:
     if plot is not None:
-        plot.write_text(page(f"models compared on {what}", charts), encoding="utf-8")
+        write_plots(plot, f"models compared on {what}", charts)
     if as_json:
         print_json({name: metrics_dict(metrics) for name, metrics in rows})
     else:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.app import open_stores
 from dovetail.platform.config import Config, ModelConfig
+from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.modelling import encoder_of
+from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.importing import FEATURES, read_libsvm, read_parquet, read_vw
 from dovetail.trainer.publish import Model, ModelDirectory
@@ -23,6 +24,10 @@ __all__ = ["FORMATS", "Samples", "find_model", "find_samples", "model_of"]
 
 #: How samples may be written.
 FORMATS = ("parquet", "libsvm", "vw")
+
+
+#: Later than any time.
+_NEVER_US = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,51 +40,67 @@ class Samples:
 
 
 def find_samples(
-    config: Config | None, paths: Sequence[Path], *, format_: str, first: str | None, last: str | None
+    config: Config | None, names: Sequence[str], *, format_: str, first: str | None, last: str | None
 ) -> Samples:
-    """The samples in ``paths``, or, without any, those that the project has archived.
+    """The samples in the files, folders or fsspec URLs of ``names``, or, without any, those the project has archived.
 
     ``first`` and ``last`` are days (``YYYY-MM-DD``) of ``request_time``, both included.
 
     Raises:
         ConfigError: an unknown format, a day that is none, or neither paths nor a project.
-        WireError: a file cannot be read, or has no ``request_time`` to choose days by.
+        StoreError: a URL cannot be used, or an archived file is gone.
+        WireError: a file cannot be read.
     """
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
     days = _day("--from-day", first), _day("--to-day", last)
     if format_ != "parquet":
-        if not paths or any(days):
+        if not names or any(days):
             raise ConfigError(f"--format {format_} needs files, and text has no days to choose from")
         read = read_libsvm if format_ == "libsvm" else read_vw
-        tables = [table for path in paths for table in read(path)]
+        tables = [table for name in names for table in read(Path(name))]
         longest = max(
             (pc.max(pc.list_value_length(table.column(FEATURES))).as_py() or 0 for table in tables), default=0
         )
         return Samples(lambda: tables, [InputSpec(FEATURES, "list", length=max(1, min(longest, 1024)))])
-    if not paths and config is None:
+    if names:
+        return Samples(lambda: _named(names, *days))
+    if config is None:
         raise ConfigError("no samples: name files or folders, or run in a project whose worker has archived some")
-    if not paths:
-        paths = _archived(config)
-
-    def chosen() -> Iterator[pa.Table]:
-        for table in read_parquet(list(paths)):
-            yield _between(table, *days)
-
-    return Samples(chosen)
+    archived = _archived(config)
+    low_us, high_us = _microseconds(*days)
+    return Samples(lambda: archived.read(None, low_us, high_us))
 
 
-def _archived(config: Config | None) -> list[Path]:
-    stores = open_stores(config) if config is not None else None
-    if stores is None:
-        return []
+def _named(names: Sequence[str], first: date | None, last: date | None) -> Iterator[pa.Table]:
+    for name in names:
+        for table in _read_url(name) if "://" in name else read_parquet([Path(name)]):
+            yield _between(table, first, last)
+
+
+def _read_url(url: str) -> Iterator[pa.Table]:
+    """A Parquet file, or every one in a folder, wherever fsspec has a driver for."""
+    folder, _, leaf = url.rpartition("/")
+    alone = leaf.endswith(".parquet")
+    store = OfflineStore(folder if alone else url)
+    found = [path for path, _ in store.find() if not alone or path == leaf]
+    if not found:
+        raise ConfigError(f"{url}: no Parquet file there; name a .parquet file or a folder that holds some")
+    for path in found:
+        with store.open(path) as file:
+            for batch in file.iter_batches(100_000):
+                yield pa.table(batch)
+
+
+def _archived(config: Config) -> DayFiles:
+    stores = open_stores(config)
     try:
-        files = [Path(stores.offline.path(file.path)) for file in stores.registry.files("samples")]
+        found = DayFiles.archived(stores.registry, stores.offline, "samples", "request_time")
     finally:
         stores.close()
-    if not files:
+    if not found.files:
         raise ConfigError("the project has no archived samples yet; run its worker, or name Parquet files")
-    return files
+    return found
 
 
 def _day(option: str, text: str | None) -> date | None:
@@ -95,13 +116,14 @@ def _between(table: pa.Table, first: date | None, last: date | None) -> pa.Table
     if "request_time" not in table.column_names:
         raise ConfigError("--from-day and --to-day choose by request_time, which these samples do not have")
     times = table.column("request_time").cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    kept = np.ones(len(times), np.bool_)
-    epoch, day = date(1970, 1, 1), 86_400_000_000
-    if first is not None:
-        kept &= times >= (first - epoch).days * day
-    if last is not None:
-        kept &= times < (last + timedelta(days=1) - epoch).days * day
-    return table.filter(pa.array(kept))
+    low_us, high_us = _microseconds(first, last)
+    return table.filter(pa.array((times <= high_us) & (low_us is None or times >= low_us)))
+
+
+def _microseconds(first: date | None, last: date | None) -> tuple[int | None, int]:
+    """The first and the last microsecond of a range of days; the first is None where it is open."""
+    low_us = None if first is None else day_start_us(first.isoformat())
+    return low_us, _NEVER_US if last is None else day_start_us(last.isoformat()) + DAY_US - 1
 
 
 def model_of(config: Config | None) -> ModelConfig:

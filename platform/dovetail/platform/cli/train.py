@@ -40,7 +40,7 @@ class Options:
     """The arguments of ``dovetail train``."""
 
     project: Path
-    samples: list[Path]
+    samples: list[str]
     format: str
     first: str | None
     last: str | None

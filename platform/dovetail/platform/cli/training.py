@@ -14,17 +14,21 @@ __all__ = ["register"]
 _Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Samples = Annotated[
-    list[Path] | None, typer.Argument(help="Files or folders; the project's archived samples if left out.")
+    list[str] | None, typer.Argument(help="Files, folders or URLs; the project's archived samples if left out.")
+]
+_SamplesOption = Annotated[
+    list[str] | None,
+    typer.Option("--samples", help="File, folder or URL, repeatable; the project's archived samples if left out."),
 ]
 _Format = Annotated[str, typer.Option("--format", help="parquet, libsvm or vw (Vowpal Wabbit text).")]
 _First = Annotated[str | None, typer.Option("--from-day", help="First day of request_time, YYYY-MM-DD, UTC.")]
 _Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
-_Plot = Annotated[Path | None, typer.Option("--plot", help="Write plots to this HTML file.")]
+_Plot = Annotated[Path | None, typer.Option("--plot", help="Write plots to this .html, .svg or .png file.")]
 _Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
 
 # The bodies import what takes seconds to import (numba, DuckDB), so that --help need not.
 
-_model = typer.Typer(help="List, show, export, roll back and compare published models.", no_args_is_help=True)
+_model = typer.Typer(help="List, show, export, explain, roll back and compare published models.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -151,7 +155,7 @@ def shadow(
 @_model.command()
 def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Two or more DIR, DIR@VERSION or @VERSION.")] = None,
-    samples: Annotated[list[Path] | None, typer.Option("--samples", help="Files or folders, repeatable.")] = None,
+    samples: _SamplesOption = None,
     live: Annotated[bool, typer.Option("--live", help="Serving against shadow, as both scored live.")] = False,
     project: _Project = Path(),
     sample_format: _Format = "parquet",
@@ -167,4 +171,36 @@ def compare(
         raise typer.Exit(commands.compare_live(project, as_json=as_json, plot=plot))
     raise typer.Exit(
         commands.compare(project, models or [], samples or [], as_json=as_json, plot=plot, format_=sample_format)
+    )
+
+
+@_model.command()
+def explain(
+    model: _Name = None,
+    samples: _SamplesOption = None,
+    row: Annotated[int, typer.Option(help="Which sample, counted from 0.")] = 0,
+    project: _Project = Path(),
+    sample_format: _Format = "parquet",
+    as_json: _Json = False,
+) -> None:
+    """What a model makes of one sample: inputs by name, with slots, weights and contributions."""
+    from dovetail.platform.cli.explaining import explain_row
+
+    raise typer.Exit(explain_row(project, model, samples or [], row=row, format_=sample_format, as_json=as_json))
+
+
+@_model.command()
+def collisions(
+    model: _Name = None,
+    samples: _SamplesOption = None,
+    rows: Annotated[int, typer.Option(help="How many samples to look at.")] = 1_000_000,
+    project: _Project = Path(),
+    sample_format: _Format = "parquet",
+    as_json: _Json = False,
+) -> None:
+    """How many values share a slot, by input."""
+    from dovetail.platform.cli.explaining import report_collisions
+
+    raise typer.Exit(
+        report_collisions(project, model, samples or [], rows=rows, format_=sample_format, as_json=as_json)
     )

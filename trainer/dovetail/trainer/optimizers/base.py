@@ -99,7 +99,9 @@ class Optimizer(ABC):
         Sums run in float64, in the order given.
         """
         distinct, inverse = np.unique(slots, return_inverse=True)
-        sums = np.bincount(inverse, weights=gradients, minlength=len(distinct)).astype(np.float32)
+        # A sum beyond float32 becomes infinite, and is refused where every diverged model is.
+        with np.errstate(over="ignore"):
+            sums = np.bincount(inverse, weights=gradients, minlength=len(distinct)).astype(np.float32)
         self.apply_gradients(records, distinct, sums)
 
     @abstractmethod

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
-from dovetail.trainer.prefetch import prefetch_row
+from dovetail.trainer.memory import prefetch_row
 
 __all__ = ["predict_example", "prefetch_example"]
 

@@ -9,10 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
+from dovetail.trainer.memory import AHEAD, prefetch_row
 from dovetail.trainer.optimizers.base import Optimizer, Range
-from dovetail.trainer.prefetch import prefetch_row
 
 __all__ = ["Ftrl"]
+
+# float32 numbers in a 256-bit vector.
+_LANES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,11 @@ def _progressive(
 ) -> int:
     n, k = slots.shape
     # Separate arrays, separate loops: gathers overlap their cache misses, and the arithmetic between is vectorised.
-    w, z, root, g = np.empty(k, np.float32), np.empty(k, np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
+    # Filled up to whole vectors: behind the last input there is no gradient and all stays zero. Four arrays, not rows
+    # of one: of those the compiler could not tell that they do not overlap.
+    padded = (k + _LANES - 1) // _LANES * _LANES
+    w, z = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
+    root, g = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
     for i in range(n):
         mine = slots[i]
         if not _acceptable(mine, labels[i], weights[i], len(records)):
@@ -256,7 +263,7 @@ def _progressive(
             w[j], z[j], root[j] = records[s, 0], records[s, 1], records[s, 2]
             # Each occurrence signs the spare field; who finds another's signature has a repeated slot.
             records[s, 3] = np.float32(j)
-        _prefetch(records, slots[min(i + 1, n - 1)])
+        _prefetch(records, slots[min(i + AHEAD, n - 1)])
         margin = 0.0
         repeated = False
         for j in range(k):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dovetail.trainer.kernels import Float32, UInt32, kernel
+from dovetail.trainer.memory import AHEAD
 from dovetail.trainer.optimizers.base import Optimizer, Range
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 
@@ -101,7 +102,7 @@ def _progressive(
     n, k = slots.shape
     g = np.empty(k, np.float32)
     for i in range(n):
-        prefetch_example(records, slots[min(i + 1, n - 1)])
+        prefetch_example(records, slots[min(i + AHEAD, n - 1)])
         p, error = predict_example(records, slots[i], values[i], labels[i], weights[i])
         if math.isnan(p):
             return i
