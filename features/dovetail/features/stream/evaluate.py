@@ -119,6 +119,11 @@ def fold_states(
             if time < floor:
                 answerable[p] = False
                 continue
+            if n > probe_starts[key] and times[probes[n - 1]] == time:
+                # The candidates of one request ask for the same user at the same time.
+                for word in range(results.shape[0]):
+                    results[word, p] = results[word, probes[n - 1]]
+                continue
             end = lower_bound(words, raw, raw + rows, time + 1) - raw
             for w in range(windows.shape[0]):
                 step, low = windows[w, 1], time - windows[w, 0]
