@@ -150,7 +150,7 @@ class Database:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are ours: the driver would begin them late
-    # Mapped, a page costs no system call; a commit of another connection, which empties this one's own cache, costs none.
+    # A mapped page costs no system call, also after another connection's commit, which empties this one's own cache.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", f"mmap_size={_MAPPED_BYTES}"):
         connection.execute(f"PRAGMA {pragma}").close()
 

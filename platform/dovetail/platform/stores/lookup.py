@@ -41,7 +41,8 @@ class Lookup:
         found: list[Any] = []
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             part = list(keys[start : start + _KEYS_PER_QUERY])
-            found += self._by_array(connection, part, fixed) if self._postgresql else self._by_list(connection, part, fixed)
+            read = self._by_array if self._postgresql else self._by_list
+            found += read(connection, part, fixed)
         return found
 
     def _by_array(self, connection: sa.Connection, keys: list[Any], fixed: tuple[Any, ...]) -> Sequence[Any]:
