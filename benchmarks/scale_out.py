@@ -85,7 +85,7 @@ def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> floa
             fleet.lose(1)
             until(lambda: left.partitions() == trial.partitions, "its partitions have moved")
             print(
-                f"killed: the other has its partitions after {time.perf_counter() - killed:.1f} s, session {SESSION_S} s"
+                f"killed: its partitions have moved after {time.perf_counter() - killed:.1f} s, session {SESSION_S} s"
             )
     broker.close()
     return seconds

@@ -319,7 +319,8 @@ class Gatherer(Copier):
         await self.go.wait()
         self.held += [value for value in poll.values if value is not None]
         self.after = poll.last + 1
-        for work in ():
+        nothing: tuple[Work, ...] = ()
+        for work in nothing:
             yield work
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:

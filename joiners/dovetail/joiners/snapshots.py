@@ -171,10 +171,10 @@ class SnapshotStage(Stage):
         accounts = [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
         before = self._progress.get(poll.partition, Progress())
         progress = progress_after(poll, received, "request_time", before)
-        asked = None
+        remembered: pa.Table | None = None
         if self._remember:
             known_us = known_times_us(received, "request_time", before, self._allowed_lateness_us)
-            asked = asked_rows(received.table, known_us, self._flatten)
+            remembered = asked_rows(received.table, known_us, self._flatten)
 
         def commit() -> None:
             self._registry.commit(
@@ -183,7 +183,7 @@ class SnapshotStage(Stage):
                 expected=before.next_offset,
                 progress=progress,
                 accounts=accounts,
-                asked=asked,
+                asked=remembered,
             )
             self._progress[poll.partition] = progress
             if self._moved is not None:

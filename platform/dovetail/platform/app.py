@@ -364,9 +364,8 @@ class _Parts:
 
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
-        limits = {"max_rows": archive.max_rows, "max_delay_us": archive.max_delay}
-        stores = self.stores
-        return [ArchiveStage(dataset, stores.registry, stores.offline, **limits) for dataset in datasets(self.project)]
+        make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
+        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

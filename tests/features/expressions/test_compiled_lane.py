@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dovetail.features.batch.binding import Binder, syntax_tree
 from dovetail.features.batch.lane import DuckLane, LaneError
-from dovetail.features.expressions import Compiled, NotProven, compile_expression
+from dovetail.features.expressions import Compiled, NotProven, Rows, Scope, compile_expression
 
 SCHEMA = pa.schema(
     {
@@ -205,3 +205,23 @@ def test_a_kernel_does_not_vouch_beyond_what_was_proven() -> None:
     for sql in ("CAST(total AS DOUBLE)", "hour(t)", "i // j"):
         with pytest.raises(NotProven):
             compiled(sql).evaluate(columns, 1)
+
+
+def test_what_expressions_share_is_evaluated_once() -> None:
+    scope = Scope(SCHEMA)
+    found = [compile_expression(syntax_tree(sql), scope) for sql in ("i / nullif(j, 0)", "ln(1.5 +  i /nullif(j,0))")]
+    first, second = (kernel for kernel in found if kernel is not None)
+    rows = Rows({"i": pa.array([6, 7]), "j": pa.array([3, 0])})
+    first.evaluate(rows, 2)
+    shared = dict(rows.known)
+    second.evaluate(rows, 2)
+    assert all(rows.known[part] is value for part, value in shared.items())
+    assert len(rows.known) == len(shared) + 2  # the sum and its logarithm
+
+
+def test_integers_become_doubles_whatever_their_place_in_a_buffer() -> None:
+    kernel = compiled("CAST(i AS DOUBLE)")
+    numbers = pa.array([1, None, 3, -4])
+    for part in (numbers, numbers[1:], numbers[2:], numbers[:0]):
+        columns = {name: pa.nulls(len(part), SCHEMA.field(name).type) for name in SCHEMA.names} | {"i": part}
+        assert kernel.evaluate(columns, len(part)).to_pylist() == part.to_pylist()

@@ -87,6 +87,19 @@ def test_values_do_not_depend_on_how_states_are_cut_into_runs(monkeypatch: pytes
     assert found[1].table.column(0).to_pylist() == [18, 0, 9, 18, 0, None]
 
 
+def test_probes_of_one_key_and_time_have_the_values_of_one_probe() -> None:
+    one, other = Store(_VIEW), Store(_VIEW)
+    one.apply(0, [_row(hour, hour) for hour in range(9)])
+    other.apply(1, [_row(hour + 0.5, -3 * hour) for hour in range(9)])
+    states, owners = [*one.states.values(), *other.states.values()], np.zeros(2, dtype=np.int32)
+    times = np.array([9, 9, 9, 0, 0, 4, 9, 4, 4]) * _HOUR
+    codes = np.zeros(len(times), dtype=np.int32)
+    together = StreamEngine(_VIEW).values(states, owners, codes, times, NO_WATERMARK)
+    alone = [StreamEngine(_VIEW).values(states, owners, codes[:1], times[i : i + 1], NO_WATERMARK) for i in range(9)]
+    assert together.table.to_pylist() == [values.table.to_pylist()[0] for values in alone]
+    assert together.answerable.tolist() == [bool(values.answerable[0]) for values in alone]
+
+
 def test_a_damaged_state_in_a_later_run_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs, "_RUN_BYTES", 1)
     layout = StreamEngine(_VIEW).layout

@@ -15,7 +15,7 @@ from test_process import read_until
 
 from servers import Kafka
 
-# Copies what it reads, and sums it into a store with its position. With HOW=held it waits for a line before it publishes.
+# Copies what it reads, and sums it into a store with its position. HOW=held: it waits for a line before it publishes.
 WORKER = """
 import asyncio, os, sqlite3, sys
 from dovetail.platform.errors import DovetailError
@@ -123,7 +123,7 @@ def test_publishing_while_the_broker_is_away_ends_the_worker_and_nothing_is_lost
         or consumer.position([TopicPartition(f"{run}-copies", 0)])[0].offset
         < (consumer.get_watermark_offsets(TopicPartition(f"{run}-copies", 0))[1])
     ):
-        copies += [int(m.value()) for m in consumer.consume(1_000, timeout=1)]
+        copies += [int(m.value() or b"") for m in consumer.consume(1_000, timeout=1)]
     consumer.close()
     assert sorted(set(copies)) == list(range(COUNT))
     assert copies[-COUNT:] == list(range(COUNT)) or copies == list(range(COUNT))

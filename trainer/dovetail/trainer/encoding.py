@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.columns import hash_column, hash_column_into, number_column
-from dovetail.trainer.hashing import hash_bytes, hash_pairs
+from dovetail.trainer.hashing import hash_bytes, hash_integers, hash_pairs
 from dovetail.trainer.inputs import InputSpec
 from dovetail.trainer.kernels import Float32, Float64, UInt32, UInt64, kernel
 from dovetail.trainer.moments import new_moments, standardise, standardise_training, usable
@@ -72,6 +72,7 @@ class _Salted:
     number: int
     empty: int
     padding: UInt64
+    boundaries: Float64
 
 
 class Encoder:
@@ -217,21 +218,25 @@ class Encoder:
         else:
             numbers = number_column(chunk, column=spec.column)
             if spec.kind == "bucketed":
-                buckets = np.searchsorted(np.asarray(spec.boundaries), numbers, side="right")
-                filled = pa.array(buckets, pa.int64(), mask=np.isnan(numbers))
-                hash_column_into(hashes[:, 0], filled, column=spec.column, seed=salted.seed, null=salted.missing)
+                buckets = salted.boundaries.searchsorted(numbers, side="right").astype(np.int64, copy=False)
+                hash_integers(buckets.view(np.uint64), salted.seed, hashes[:, 0])
+                absent = np.isnan(numbers)
+                if absent.any():
+                    hashes[absent, 0] = np.uint64(salted.missing).astype(hashes.dtype)
                 return
             if spec.kind == "numeric":
                 here = np.isfinite(numbers)
-                values[:, 0] = signed_log(np.where(here, numbers, 0.0))
+                values[:, 0] = signed_log(numbers if here.all() else np.where(here, numbers, 0.0))
             else:
                 here, own = usable(numbers), moments[salted.moments]
                 if weights is None:
                     values[:, 0] = standardise(numbers, own)
                 else:
                     values[:, 0] = standardise_training(numbers, own, weights)
-            values[~here, 0] = 1.0
-            hashes[:, 0] = np.where(here, np.uint64(salted.number), np.uint64(salted.missing))
+            hashes[:, 0] = np.uint64(salted.number).astype(hashes.dtype)
+            if not here.all():
+                values[~here, 0] = 1.0
+                hashes[~here, 0] = np.uint64(salted.missing).astype(hashes.dtype)
 
     def _salt(self) -> list[_Salted]:
         salted, place, standardised = [], 0, 0
@@ -247,6 +252,7 @@ class Encoder:
                     number=hash_bytes(name, _NUMBER),
                     empty=hash_bytes(name, _EMPTY),
                     padding=np.array([hash_bytes(name, _PADDING + i) for i in range(spec.length)], np.uint64),
+                    boundaries=np.asarray(spec.boundaries, np.float64),
                 )
             )
             place += spec.width

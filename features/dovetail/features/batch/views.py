@@ -86,7 +86,7 @@ class VersionIndex:
             rows = pa.array(self._order[at], mask=~known)
         else:
             rows = pa.array([self._places.get(key) for key in self._tuples(keys)], pa.int64())
-        return self._values.take(rows)
+        return self._values.take(rows).combine_chunks()
 
     def _tuples(self, table: pa.Table) -> Iterator[tuple[Any, ...]]:
         return zip(*(table.column(name).to_pylist() for name in self._entity), strict=True)
@@ -104,6 +104,8 @@ def lookup_by_version(view: BatchView, requests: pa.Table, index_of: Callable[[i
     """:func:`lookup_as_of` for whoever keeps the versions' indices."""
     times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
     wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
+    if len(wanted) and (wanted == wanted[0]).all():
+        return index_of(int(wanted[0])).lookup(requests)
     parts, order = [view.output_schema.empty_table()], [np.empty(0, dtype=np.int64)]
     for version in np.unique(wanted).tolist():
         mine = np.flatnonzero(wanted == version)

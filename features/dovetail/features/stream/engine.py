@@ -53,15 +53,13 @@ class Values(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """A folded aggregate: its function, and the words of the result it is finished from."""
+    """A folded aggregate: its function, and the words of the result that are its :class:`Parts`."""
 
     output: str
     function: AggregateFunction
     type: pa.DataType
     scale: int  # of the argument
-    count_word: int
-    folded_word: int
-    squares_word: int
+    words: tuple[int, ...]
 
 
 class StreamEngine:
@@ -178,17 +176,15 @@ class StreamEngine:
             if self.layout.folded:
                 columns = self._folded_values(states.folded, owners, asked, times, answerable)
             columns |= collected_values(self.collections, states, owners, asked, times, answerable)
-        table = pa.table([columns[a.output] for a in self.view.aggregates], schema=self.view.aggregate_schema)
-        return Values(self._outputs_of(table), answerable)
+        return Values(self._outputs_of(columns, len(times)), answerable)
 
-    def _outputs_of(self, aggregates: pa.Table) -> pa.Table:
+    def _outputs_of(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
         """The view's outputs: aggregates, and what is derived of them."""
-        columns = dict(zip(aggregates.column_names, aggregates.columns, strict=True))
         if self._derived is not None:
-            values = self._derived.evaluate(aggregates)
-            columns |= {d.output: value for d, value in zip(self.view.derived, values, strict=True)}
+            values = self._derived.evaluate_columns(columns, rows)
+            columns = columns | {d.output: value for d, value in zip(self.view.derived, values, strict=True)}
         schema = self.view.output_schema
-        return pa.table([columns[name] for name in schema.names], schema=schema)
+        return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     def _folded_values(
         self,
@@ -223,9 +219,11 @@ class StreamEngine:
 
     def _output(self, aggregate: Aggregate) -> _Output:
         words = [self._evaluation.result_word(aggregate.window, op) for op in self.layout.ops_of(aggregate)]
-        count, folded, squares = (*words, -1, -1)[:3]
         scale = decimal_scale(self.view.inputs[aggregate.input].type)
-        return _Output(aggregate.output, aggregate.function, aggregate.type, scale, count, folded, squares)
+        # What a part that the function does not have stands for does not matter.
+        last = len(self._identities) - 1
+        parts = [words[0], *(min(at + i, last) for at in (*words[1:], 0, 0)[:2] for i in (0, 1))]
+        return _Output(aggregate.output, aggregate.function, aggregate.type, scale, tuple(parts))
 
     def _require_times(self, times: Words, what: str) -> None:
         wrong = (times < -TIME_LIMIT_US) | (times > TIME_LIMIT_US)
@@ -238,15 +236,11 @@ class StreamEngine:
 
 
 def _column(output: _Output, results: Words, answerable: npt.NDArray[np.bool_]) -> pa.Array:
-    count = results[output.count_word]
-    wide = [
-        results[at + i] if at >= 0 and at + i < len(results) else count
-        for at in (output.folded_word, output.squares_word)
-        for i in (0, 1)
-    ]
-    return finished(output.function, output.type, output.scale, Parts(count, *wide), answerable)
+    parts = Parts(*[results[word] for word in output.words])
+    return finished(output.function, output.type, output.scale, parts, answerable)
 
 
 def _owned(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> Words:
     """As contiguous, writeable int64: kernels compile once per combination of those."""
-    return np.require(array, dtype=np.int64, requirements=["C", "W"])
+    owned: Words = np.require(array, dtype=np.int64, requirements=["C", "W"])
+    return owned

@@ -82,7 +82,13 @@ def probes_by_key(codes: Words, owners: Words) -> tuple[Words, Words]:
 
 
 @compiled
-def fold_states(
+def _tail(low: int, width: int) -> int:
+    """Where a window that begins at ``low`` begins when its tail moves in steps of ``width``."""
+    return INT64_MIN if width == UNBOUNDED_STEP else bucket_of(low, width)
+
+
+@compiled
+def fold_states(  # noqa: C901 - split up, arrays would be handed on, see below
     words: Words,
     starts: Words,
     owners: Words,
@@ -119,13 +125,17 @@ def fold_states(
             if time < floor:
                 answerable[p] = False
                 continue
+            if n > probe_starts[key] and times[probes[n - 1]] == time:
+                # The candidates of one request ask for the same user at the same time.
+                results[:, p] = results[:, probes[n - 1]]
+                continue
             end = lower_bound(words, raw, raw + rows, time + 1) - raw
             for w in range(windows.shape[0]):
                 step, low = windows[w, 1], time - windows[w, 0]
                 first, last, at = 0, 0, 0
                 if step >= 0:
                     width = steps[step, 0]
-                    low = INT64_MIN if width == UNBOUNDED_STEP else bucket_of(low, width)
+                    low = _tail(low, width)
                     at = raw + rows * row_words
                     for other in range(step):
                         at += words[base + 4 + other] * steps[other, 1]

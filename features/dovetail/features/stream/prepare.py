@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.finish import canonical_floats, decimal_array, decimal_words, validity_buffer
+from dovetail.features.finish import canonical_floats, decimal_of_words, decimal_words, validity_buffer
 from dovetail.features.stream.collections import CollectionLayout
 from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words
 from dovetail.features.stream.layout import Layout
@@ -195,17 +195,18 @@ def to_words(array: pa.Array | pa.ChunkedArray) -> Words:
 
 def from_words(words: Words, present: npt.NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
     """The inverse of :func:`to_words`: an array of ``type_``, NULL where ``present`` is False."""
-    words = np.where(present, words, 0)
+    validity = validity_buffer(present)
+    words = np.ascontiguousarray(words) if validity is None else np.where(present, words, 0)
     if isinstance(type_, pa.Decimal128Type):
-        return decimal_array(words.view(np.uint64), words >> 63, present, type_)
+        return decimal_of_words(words, present, type_)
     if pa.types.is_floating(type_):
         doubles = _flip(words).view(np.float64)
         exact = doubles.astype(type_.to_pandas_dtype())
-        return pa.Array.from_buffers(type_, len(exact), [validity_buffer(present), pa.py_buffer(exact)])
-    whole = pa.Array.from_buffers(pa.int64(), len(words), [validity_buffer(present), pa.py_buffer(words)])
+        return pa.Array.from_buffers(type_, len(exact), [validity, pa.py_buffer(exact)])
+    whole = pa.Array.from_buffers(pa.int64(), len(words), [validity, pa.py_buffer(words)])
     if pa.types.is_date32(type_):
         return whole.cast(pa.int32()).view(type_)
-    return whole.cast(type_)
+    return whole if type_ == whole.type else whole.cast(type_)
 
 
 def _flip(bits: Words) -> Words:

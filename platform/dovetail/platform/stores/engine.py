@@ -24,6 +24,8 @@ _LOCK_TIMEOUT_MS = 60_000
 #: Two transactions met; PostgreSQL has undone this one, and asks for it again: serialization failure, deadlock.
 _AGAIN = ("40001", "40P01")
 _ATTEMPTS = 10
+#: Of a SQLite file, per connection; what lies beyond is read page by page.
+_MAPPED_BYTES = 1 << 28
 _CREATING_TABLES = 0x646F7665
 _OWNER = sa.Table("owner", sa.MetaData(), sa.Column("project", sa.Text, primary_key=True))
 
@@ -134,9 +136,10 @@ class Database:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
+        # The driver's own errors come from `lookup.py`, which goes past SQLAlchemy.
         try:
             yield
-        except exc.SQLAlchemyError as error:
+        except (exc.SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             what = getattr(error, "orig", None) or error
             raise StoreError(
                 f"{self.url.render_as_string()}: the database failed: {type(what).__name__}: {what}; this worker ends, "
@@ -168,7 +171,8 @@ class Database:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are ours: the driver would begin them late
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
+    # A mapped page costs no system call, also after another connection's commit, which empties this one's own cache.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", f"mmap_size={_MAPPED_BYTES}"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

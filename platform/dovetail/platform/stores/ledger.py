@@ -7,7 +7,7 @@ compare-and-set: it moves a position only from where the caller believes it to b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.stores.bulk import Upsert, columns_of
 from dovetail.platform.stores.engine import Database
+from dovetail.platform.stores.lookup import Lookup
 
 __all__ = ["Ledger", "Progress"]
 
@@ -69,15 +70,19 @@ class Ledger:
         table = self._progress
         query = sa.select(table).where(table.c.scope == scope)
         rows = connection.execute(query.with_for_update() if hold else query)
-        return {
-            row.partition: Progress(
-                row.next_offset,
-                row.watermark_us,
-                row.timestamp_ms,
-                {int(partition): last for partition, last in json.loads(row.sources).items()},
-            )
-            for row in rows
-        }
+        return {partition: _progress(*of) for _, partition, *of in rows}
+
+    def reader(self, database: Database) -> Callable[[sa.Connection, Sequence[str]], dict[str, dict[int, Progress]]]:
+        """What reads :meth:`progress` of several scopes in one statement; a scope never read has no partitions."""
+        lookup = Lookup(database, list(self._progress.c), among=self._progress.c.scope, fixed=None)
+
+        def read(connection: sa.Connection, scopes: Sequence[str]) -> dict[str, dict[int, Progress]]:
+            found: dict[str, dict[int, Progress]] = {scope: {} for scope in scopes}
+            for scope, partition, *of in lookup.rows(connection, scopes):
+                found[scope][partition] = _progress(*of)
+            return found
+
+        return read
 
     def advance(
         self, connection: sa.Connection, scope: str, partition: int, *, expected: int, progress: Progress
@@ -147,3 +152,8 @@ class Ledger:
         table = self._accounts
         rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
         return [Account(row.stage, row.topic, row.partition, row.outcome, row.rows) for row in rows]
+
+
+def _progress(next_offset: int, watermark_us: int | None, timestamp_ms: int | None, sources: str) -> Progress:
+    included = {} if sources == "{}" else {int(partition): last for partition, last in json.loads(sources).items()}
+    return Progress(next_offset, watermark_us, timestamp_ms, included)

@@ -25,6 +25,7 @@ from dovetail.platform.accounts import Account
 from dovetail.platform.stores.bulk import Upsert
 from dovetail.platform.stores.engine import Database
 from dovetail.platform.stores.ledger import Ledger, Progress
+from dovetail.platform.stores.lookup import Lookup
 
 __all__ = ["KeyStates", "OnlineStore", "SqlOnlineStore", "ViewCommit", "scope_of"]
 
@@ -149,10 +150,9 @@ class SqlOnlineStore(OnlineStore):
             sqlite_where=aged, postgresql_where=aged,
         )  # fmt: skip
         self._database = Database(url, metadata, owner)
-        wanted = self._database.among(columns.key, "keys")
-        self._by_keys = sa.select(columns.key, columns.partition, columns.state).where(
-            columns.view == sa.bindparam("view"), wanted
-        )
+        self._read_progress = self._ledger.reader(self._database)
+        wanted = [columns.key, columns.partition, columns.state]
+        self._by_keys = Lookup(self._database, wanted, among=columns.key, fixed=columns.view)
         upsert = Upsert(self._database, self._state)
         self._upsert = upsert.replacing({"state": upsert.excluded.state, "age_us": upsert.excluded.age_us})
         here = (columns.view == sa.bindparam("in_view")) & (columns.partition == sa.bindparam("in_partition"))
@@ -165,22 +165,15 @@ class SqlOnlineStore(OnlineStore):
             return self._ledger.progress(connection, scope_of(view))
 
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:
-        states = {}
         with self._database.read() as connection:
-            for view, wanted in keys.items():
-                rows = self._rows(connection, view, wanted)
-                index_of = {key: index for index, key in enumerate(wanted)}
-                found = sorted((index_of[key], partition, state) for key, partition, state in rows)
-                states[view] = KeyStates(
-                    np.fromiter((index for index, _, _ in found), dtype=np.int32, count=len(found)),
-                    [state for _, _, state in found],
-                    self._ledger.progress(connection, scope_of(view)),
-                )
-        return states
+            progress = self._read_progress(connection, [scope_of(view) for view in keys])
+            rows = {view: self._by_keys.rows(connection, wanted, view) for view, wanted in keys.items()}
+        return {view: _in_order(wanted, rows[view], progress[scope_of(view)]) for view, wanted in keys.items()}
 
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._database.read() as connection:
-            mine = {key: state for key, owner, state in self._rows(connection, view, keys) if owner == partition}
+            rows = self._by_keys.rows(connection, keys, view)
+        mine = {key: state for key, owner, state in rows if owner == partition}
         return [mine.get(key) for key in keys]
 
     def commit(self, partition: int, commits: Sequence[ViewCommit], accounts: Sequence[Account]) -> None:
@@ -227,14 +220,15 @@ class SqlOnlineStore(OnlineStore):
         for start in range(0, len(gone), _KEYS_PER_QUERY):
             connection.execute(self._remove, here | {"keys": gone[start : start + _KEYS_PER_QUERY]})
 
-    def _rows(self, connection: sa.Connection, view: str, keys: Sequence[bytes]) -> list[tuple[bytes, int, bytes]]:
-        rows: list[tuple[bytes, int, bytes]] = []
-        for start in range(0, len(keys), _KEYS_PER_QUERY):
-            part = list(keys[start : start + _KEYS_PER_QUERY])
-            rows += [tuple(row) for row in connection.execute(self._by_keys, {"view": view, "keys": part})]
-        return rows
-
 
 def scope_of(view: str) -> str:
     """The ledger's name for the reader that keeps ``view``."""
     return f"view:{view}"
+
+
+def _in_order(
+    wanted: Sequence[bytes], rows: Sequence[tuple[bytes, int, bytes]], progress: Mapping[int, Progress]
+) -> KeyStates:
+    index_of = {key: index for index, key in enumerate(wanted)}
+    found = sorted([(index_of[key], partition, state) for key, partition, state in rows])
+    return KeyStates(np.array([row[0] for row in found], dtype=np.int32), [row[2] for row in found], progress)
