@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -65,7 +66,7 @@ def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 
 @contextmanager
-def _node(binary: str, folder: Path) -> Iterator[redis.Redis]:
+def _node(binary: str, folder: Path) -> Iterator[Any]:
     """A node that knows no other; its client."""
     folder.mkdir()
     port = free_port(below=50_000)
