@@ -42,6 +42,11 @@ def test_messages_keep_passwords_to_themselves(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+def test_messages_name_the_port() -> None:
+    with pytest.raises(StoreError, match=r"^redis://localhost:1/0: Redis does not answer"):
+        open_online_store("redis://localhost:1/0", "x")
+
+
 @pytest.mark.services
 def test_an_acl_user_gets_in_with_the_password_of_the_environment(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
