@@ -21,6 +21,7 @@ ELSEWHERE = {
     "training.md": "tests/trainer/test_training_docs.py",
     "semantics.md": "tests/features/language/test_semantics_page.py",
     "backfill.md": "tests/features/stored/test_docs.py",
+    "operations.md": "tests/platform/test_operations_docs.py",
 }
 
 

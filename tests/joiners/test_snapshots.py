@@ -203,9 +203,7 @@ def test_a_request_too_large_for_the_broker_is_a_dead_letter_and_the_others_are_
     assert dict(headers)["dovetail-source"] == b"requests[0]@1"
     reason = dict(headers)["dovetail-reason"].decode()
     assert re.fullmatch(r"the request's snapshot would be \d+ bytes, 28000 are allowed: .*", reason)
-    rows = wire.rows_of(value)
-    assert rows is not None
-    assert rows.column("request_id").to_pylist() == ["large"]
+    assert pa.ipc.open_stream(value).read_all().column("request_id").to_pylist() == ["large"]
     assert accounts == {
         ("snapshots", "read"): 3,
         ("snapshots", "snapshotted"): 2,

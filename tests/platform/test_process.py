@@ -49,12 +49,13 @@ def test_a_stop_that_takes_too_long_ends_with_its_code(failed: bool, capfd: pyte
     timers, codes = Timers(), list[int]()
     stop = signals(timers, [], codes)
     if failed:
-        stop.arm(FAILED)
+        stop.arm(FAILED, "failed: ValueError: no")
     stop.receive(signal.SIGTERM)
     [(_, goes_off)] = timers.made
     goes_off()
     assert codes == [FAILED if failed else LATE]
-    assert "not stopped within 30 s ([worker] stop_timeout)" in capfd.readouterr().err
+    said = "dovetail worker: failed: ValueError: no; and not" if failed else "dovetail worker: not"
+    assert f"{said} stopped within 30 s ([worker] stop_timeout)" in capfd.readouterr().err
 
 
 def test_a_loop_hangs_when_it_has_not_beaten_for_so_many_looks() -> None:

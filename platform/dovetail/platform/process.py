@@ -66,15 +66,16 @@ class StopSignals:
         self.arm(LATE)
         self._on_stop()
 
-    def arm(self, code: int) -> None:
-        """From now on the process has ``timeout_s`` to end by itself; else it ends with ``code``."""
+    def arm(self, code: int, why: str = "") -> None:
+        """From now on the process has ``timeout_s`` to end by itself; else it ends with ``code``, and says ``why``."""
         if self._armed:
             return
         self._armed = True
 
         def late() -> None:
+            failed = f"{why}; and " if why else ""
             _say(
-                f"not stopped within {self._timeout_s:g} s ([worker] stop_timeout): ends at once; "
+                f"{failed}not stopped within {self._timeout_s:g} s ([worker] stop_timeout): ends at once; "
                 "nothing is lost, the next start resumes from the stored positions"
             )
             self._exit(code)
@@ -155,7 +156,8 @@ async def _run(
             # Told to stop: the start, or the watch, is over.
             running.cancel()
         else:
-            signals.arm(FAILED)
+            error = running.exception()
+            signals.arm(FAILED, f"failed: {type(error).__name__}: {error}")
         await asyncio.wait({running})
         await runtime.stop()
     finally:

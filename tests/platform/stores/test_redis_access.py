@@ -42,7 +42,7 @@ def test_messages_keep_passwords_to_themselves(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_messages_say_the_port() -> None:
+def test_messages_name_the_port() -> None:
     with pytest.raises(StoreError, match=r"^redis://localhost:1/0: Redis does not answer"):
         open_online_store("redis://localhost:1/0", "x")
 

@@ -15,7 +15,7 @@ from test_process import read_until
 
 from servers import Kafka
 
-# Copies what it reads, and sums it into a store with its position. HOW=held: it waits for a line before it publishes.
+# Copies what it reads, and sums it into a store with its position. HOW=held: waits for a line before it publishes.
 WORKER = """
 import asyncio, os, sqlite3, sys
 from dovetail.platform.errors import DovetailError

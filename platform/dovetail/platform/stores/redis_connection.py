@@ -20,7 +20,7 @@ __all__ = ["RedisClient", "is_redis_url"]
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 _FAILURES = (redis.RedisError, redis.RedisClusterException)
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
-_PASSWORD = re.compile(r"(//[^/@:]*:(?=[^/]*@)|[?&]password=)[^@&]*")
+_PASSWORD = re.compile(r"(//[^/@:]*:)[^@]*(?=@)|([?&]password=)[^&]*")
 
 
 def is_redis_url(url: str) -> bool:
@@ -42,7 +42,7 @@ class RedisClient:
             StoreError: nobody answers there, or not to this user; or it evicts keys when its memory is full. Where this
                 user may not ask (INFO), that is taken on trust.
         """
-        self.where = _PASSWORD.sub(r"\1***", url)
+        self.where = _PASSWORD.sub(r"\1\2***", url)
         self.cluster = config.cluster or "+cluster://" in url
         options: dict[str, Any] = {
             "decode_responses": decode,

@@ -231,16 +231,18 @@ class Producer(stock.Producer):
     async def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Send all messages, in order within a partition; returns when the broker has acknowledged each.
 
-        Raises TransportError when it has not; part of the messages may be in the topics then.
+        Raises TransportError when it has not, in twice ``producer_request_timeout`` at most: aiokafka gives up a batch
+        after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics.
         """
         producer = self._ensure_producer()
         try:
-            totals = {topic: len(await producer.partitions_for(topic)) for topic in {m.topic for m in outgoing}}
-            runs: defaultdict[tuple[str, int], list[Outgoing]] = defaultdict(list)
-            for message in outgoing:
-                runs[message.topic, self._place(message, totals[message.topic])].append(message)
-            await asyncio.gather(*(self._publish_run(*place, run) for place, run in runs.items()))
-        except KafkaError as error:
+            async with asyncio.timeout(2 * self.app.conf.producer_request_timeout):
+                totals = {topic: len(await producer.partitions_for(topic)) for topic in {m.topic for m in outgoing}}
+                runs: defaultdict[tuple[str, int], list[Outgoing]] = defaultdict(list)
+                for message in outgoing:
+                    runs[message.topic, self._place(message, totals[message.topic])].append(message)
+                await asyncio.gather(*(self._publish_run(*place, run) for place, run in runs.items()))
+        except (KafkaError, TimeoutError) as error:
             raise TransportError(
                 f"publishing {len(outgoing)} messages to {', '.join(sorted({m.topic for m in outgoing}))} "
                 f"at {';'.join(str(url) for url in self.transport.url)} failed: {error!r}"
