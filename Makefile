@@ -19,8 +19,8 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(ARGS)
 
-nightly: $(STAMP)  ## the property tests of the two engines, 2,000 generated cases each
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/language $(ARGS)
+nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, more seeds
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/language tests/features/stored $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

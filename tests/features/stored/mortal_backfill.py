@@ -1,6 +1,8 @@
 """``dovetail backfill`` that can be told when to die: SIGKILL at the n-th moment something becomes visible on disk.
 
-Usage: mortal_backfill.py PROJECT OUT DIE_AT. With DIE_AT 0 it lives, and prints how many moments there were.
+Each line of its input is one run, JSON ``[PROJECT, OUT, DIE_AT]``, in a process forked from this one, which has
+imported all that is needed and has done nothing yet. With DIE_AT 0 the run lives. It answers with a line of JSON: the
+``signal`` that ended the run (0: none), its exit ``code``, and how many ``moments`` there were, null where it died.
 """
 
 from __future__ import annotations
@@ -58,12 +60,29 @@ def mortal(die_at: int) -> Callable[[], int]:
     return lambda: moments
 
 
-def main(project: str, out: str, die_at: int) -> None:
+def backfill(project: str, out: str, die_at: int, answer: int) -> None:
+    """One run; says into the descriptor ``answer`` how many moments it had."""
     count = mortal(die_at)
     asked = BackfillRequest("ranking", out, limits=Limits(rows_per_piece=30, threads=1))
-    code = run(Path(project), asked, first=None, last=None, explain=False, as_json=True)
-    print(json.dumps({"moments": count(), "code": code}))
+    code = run(Path(project), asked, first=None, last=None, explain=False, as_json=False)
+    os.write(answer, json.dumps({"moments": count(), "code": code}).encode())
+
+
+def main() -> None:
+    for line in sys.stdin:
+        answers, answer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the command prints is no answer
+            backfill(*json.loads(line), answer)
+            os._exit(0)
+        os.close(answer)
+        with os.fdopen(answers) as said:
+            text = said.read()
+        status = os.waitpid(child, 0)[1]
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        print(json.dumps({"moments": None, "code": None, "signal": ended} | json.loads(text or "{}")), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main()
