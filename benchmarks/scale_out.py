@@ -84,9 +84,8 @@ def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> floa
             killed = time.perf_counter()
             fleet.lose(1)
             until(lambda: left.partitions() == trial.partitions, "its partitions have moved")
-            print(
-                f"killed: the other has its partitions after {time.perf_counter() - killed:.1f} s, session {SESSION_S} s"
-            )
+            moved = time.perf_counter() - killed
+            print(f"killed: the other has its partitions after {moved:.1f} s, session time-out {SESSION_S} s")
     broker.close()
     return seconds
 

@@ -311,7 +311,8 @@ class Gatherer(Copier):
 
     def __init__(self) -> None:
         super().__init__("gatherer")
-        self.held, self.after = [], 0  # type: ignore[var-annotated]
+        self.held: list[bytes] = []
+        self.after = 0
         self.entered, self.go = asyncio.Event(), asyncio.Event()
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
@@ -319,7 +320,8 @@ class Gatherer(Copier):
         await self.go.wait()
         self.held += [value for value in poll.values if value is not None]
         self.after = poll.last + 1
-        for work in ():
+        nothing: tuple[Work, ...] = ()
+        for work in nothing:
             yield work
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:

@@ -348,8 +348,16 @@ class _Parts:
         for name, topic in inside.items():
             uses = self._uses(batch=name != "snapshots")
             datasets.append(Dataset(name, topic, "request_time", _inside, derived=True, uses=uses))
-        limits = {"max_rows": config.archive.max_rows, "max_delay_us": config.archive.max_delay}
-        return [ArchiveStage(dataset, self.stores.registry, self.stores.offline, **limits) for dataset in datasets]
+        return [
+            ArchiveStage(
+                dataset,
+                self.stores.registry,
+                self.stores.offline,
+                max_rows=config.archive.max_rows,
+                max_delay_us=config.archive.max_delay,
+            )
+            for dataset in datasets
+        ]
 
     def _uses(self, *, batch: bool) -> dict[str, str]:
         """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""

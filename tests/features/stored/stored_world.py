@@ -164,7 +164,7 @@ class World:
             outside, day_of = name in intakes, "event_time" if name == "events" else "request_time"
             how = partial(decode, name) if outside else inside
             dataset = Dataset(name, name, day_of, how, derived=not outside)
-            stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, rows_per_file=20)
+            stage = ArchiveStage(dataset, self.stores.registry, self.stores.offline, max_rows=20)
             asyncio.run(run_stage(stage, self.log, max_records=lambda: 5, drain=True))
 
 
