@@ -35,8 +35,9 @@ SESSION_S = 6
 def main(requests: int) -> None:
     """Print seconds, rows per second and the ratio, then the seconds until a dead worker's partitions are read."""
     folder = Path(tempfile.mkdtemp(prefix="dovetail-scale-out-"))
+    own = Path(tempfile.mkdtemp(prefix="dovetail-scale-out-servers-"))
     try:
-        kafka, redis, postgresql = start(folder / "servers")
+        kafka, redis, postgresql = start(own)
         assert isinstance(kafka, Kafka)
         assert isinstance(redis, Redis)
         assert isinstance(postgresql, PostgreSQL)
@@ -50,8 +51,7 @@ def main(requests: int) -> None:
             print(f"{workers} worker(s): {seconds[workers]:.1f} s, {rows / seconds[workers]:,.0f} rows/s")
         print(f"ratio, two workers to one: {seconds[1] / seconds[2]:.2f}")
     finally:
-        if (folder / "servers").exists():
-            remove(folder / "servers")
+        remove(own)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -84,9 +84,8 @@ def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> floa
             killed = time.perf_counter()
             fleet.lose(1)
             until(lambda: left.partitions() == trial.partitions, "its partitions have moved")
-            print(
-                f"killed: its partitions have moved after {time.perf_counter() - killed:.1f} s, session {SESSION_S} s"
-            )
+            moved = time.perf_counter() - killed
+            print(f"killed: the other has its partitions after {moved:.1f} s, session time-out {SESSION_S} s")
     broker.close()
     return seconds
 

@@ -15,14 +15,14 @@ from dovetail.platform.transports.partitioning import partition_of_key
 __all__ = ["Broker"]
 
 _SECONDS = 20.0
-_QUIET: dict[str, Any] = {"log_level": 0}
+_QUIET: dict[str, str | int | float | bool] = {"log_level": 0}
 
 
 class Broker:
     """A client of the broker at ``url``; it waits for one that is down."""
 
     def __init__(self, url: str) -> None:
-        servers: dict[str, Any] = {"bootstrap.servers": url.removeprefix("kafka://"), **_QUIET}
+        servers: dict[str, str | int | float | bool] = {"bootstrap.servers": url.removeprefix("kafka://"), **_QUIET}
         self._producer = Producer(
             {**servers, "enable.idempotence": True, "message.timeout.ms": 120_000, "linger.ms": 5}
         )

@@ -65,7 +65,7 @@ def _killed_at_random(trial: Trial, rng: Generator) -> None:
 
 
 def _killed_at(step: str) -> Callable[[Generator], Sequence[str]]:
-    return lambda rng: [f"die:*:{step}:{int(rng.integers(1, 40))}"]
+    return lambda rng: [f"die:*:{step}:{int(rng.integers(1, 12))}"]
 
 
 def _until_it_has_died(trial: Trial, _: Generator) -> None:

@@ -29,8 +29,8 @@ def main(project: str, faults: Sequence[str]) -> None:
         forget_to_compare()  # before the scripts are put together
     from dovetail.platform.cli import worker
 
+    # Any: the name is not one that the module offers.
     command: Any = worker
-
     assemble = command.assemble
 
     def mortal(*arguments: Any, **named: Any) -> Any:

@@ -45,7 +45,7 @@ registry = "{registry}"
 health_port = 0
 session_timeout = "{session}"
 heartbeat = "500ms"
-stop_timeout = "20s"
+stop_timeout = "60s"
 watchdog_timeout = "60s"
 
 # The log is of another year, and brokers remove by the age that messages say they have.

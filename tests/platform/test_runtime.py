@@ -311,7 +311,8 @@ class Gatherer(Copier):
 
     def __init__(self) -> None:
         super().__init__("gatherer")
-        self.held, self.after = [], 0  # type: ignore[var-annotated]
+        self.held: list[bytes] = []
+        self.after = 0
         self.entered, self.go = asyncio.Event(), asyncio.Event()
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
