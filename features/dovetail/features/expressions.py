@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.features import arrow_kernels as kernels
-from dovetail.features.arrow_kernels import Columns, NotProven, Value
+from dovetail.features.arrow_kernels import NotProven, Value
 from dovetail.features.operands import (
     INTEGERS,
     Compiled,
@@ -286,7 +286,7 @@ def _nullif(value: Compiled, other: Node) -> Compiled:
     same = _compare("equal", value, other)
     nothing = pa.scalar(None, value.type)
 
-    def run(columns: Columns) -> Value:
+    def run(columns: Rows) -> Value:
         return pc.if_else(kernels.truth(same.run(columns)), nothing, value.run(columns))
 
     return Compiled(value.type, run)
@@ -302,7 +302,7 @@ def _case(checks: list[tuple[Compiled, Node]], otherwise: Node) -> Compiled:
     branches = [(_truth(when), as_type(then, type_)) for when, then in checks]
     last = as_type(otherwise, type_)
 
-    def run(columns: Columns) -> Value:
+    def run(columns: Rows) -> Value:
         result = last.run(columns)
         for when, then in reversed(branches):
             result = pc.if_else(kernels.truth(when.run(columns)), then.run(columns), result)
