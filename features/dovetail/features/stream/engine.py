@@ -7,7 +7,7 @@ has one writer and one position, so state and position commit together, and a re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -242,5 +242,6 @@ def _column(output: _Output, results: Words, answerable: npt.NDArray[np.bool_]) 
 
 def _owned(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> Words:
     """As contiguous, writeable int64: kernels compile once per combination of those."""
-    owned: Words = np.require(array, dtype=np.int64, requirements=["C", "W"])
-    return owned
+    if array.dtype == np.int64 and array.flags.c_contiguous and array.flags.writeable:
+        return cast("Words", array)
+    return np.require(array, dtype=np.int64, requirements=["C", "W"])

@@ -82,13 +82,7 @@ def probes_by_key(codes: Words, owners: Words) -> tuple[Words, Words]:
 
 
 @compiled
-def _tail(low: int, width: int) -> int:
-    """Where a window that begins at ``low`` begins when its tail moves in steps of ``width``."""
-    return INT64_MIN if width == UNBOUNDED_STEP else bucket_of(low, width)
-
-
-@compiled
-def fold_states(  # noqa: C901 - split up, arrays would be handed on, see below
+def fold_states(
     words: Words,
     starts: Words,
     owners: Words,
@@ -135,7 +129,7 @@ def fold_states(  # noqa: C901 - split up, arrays would be handed on, see below
                 first, last, at = 0, 0, 0
                 if step >= 0:
                     width = steps[step, 0]
-                    low = _tail(low, width)
+                    low = INT64_MIN if width == UNBOUNDED_STEP else bucket_of(low, width)
                     at = raw + rows * row_words
                     for other in range(step):
                         at += words[base + 4 + other] * steps[other, 1]
@@ -145,11 +139,11 @@ def fold_states(  # noqa: C901 - split up, arrays would be handed on, see below
                 begin = lower_bound(words, raw, raw + end, low) - raw
                 for o in range(op_offsets[w], op_offsets[w + 1]):
                     kind, out = ops[o, 0], ops[o, 4]
-                    x, y = results[out, p], results[out + 1, p] if words_of(kind) == 2 else 0
+                    end_of_out = out + words_of(kind) - 1
+                    x, y = results[out, p], results[end_of_out, p]
                     if first < last:
                         x, y = fold_partials(x, y, kind, words, at + ops[o, 3] * last, last, first, last)
                     if begin < end:
                         x, y = fold_rows(x, y, kind, ops[o, 1], ops[o, 2], words, raw, rows, begin, end)
+                    results[end_of_out, p] = y  # of one word: overwritten by x
                     results[out, p] = x
-                    if words_of(kind) == 2:
-                        results[out + 1, p] = y
