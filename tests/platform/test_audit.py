@@ -39,3 +39,8 @@ def test_a_check_that_fails_unbalances_the_audit() -> None:
     result = audit(accounts(4), [Check("given and got", 3, 2)])
     assert result.unbalanced == ["given and got: 3 and 2"]
     assert result.to_json()["checks"][0]["holds"] is False
+
+
+def test_what_is_on_the_way_is_no_difference_but_nothing_comes_from_nowhere() -> None:
+    assert audit(accounts(4), [Check("given and got", 3, 2, on_the_way=True)]).balanced
+    assert audit(accounts(4), [Check("given and got", 2, 3, on_the_way=True)]).unbalanced == ["given and got: 2 and 3"]

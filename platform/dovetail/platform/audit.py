@@ -25,16 +25,20 @@ class StageAccount(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Two numbers that must be equal: what one stage gave and the next one got."""
+    """Two numbers that must be equal: what one stage gave and the next one got.
+
+    ``on_the_way``: the next one may not have read all of it yet; then it must not have got more than was given.
+    """
 
     what: str
     left: int
     right: int
+    on_the_way: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether they are equal."""
-        return self.left == self.right
+        """Whether they are as they must be."""
+        return self.left >= self.right if self.on_the_way else self.left == self.right
 
 
 class Audit(NamedTuple):

@@ -28,7 +28,7 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome
     loaded = load(project)
     worker = assemble(loaded)
     try:
-        books = audit_worker(worker)
+        books = audit_worker(worker, settled=False)
         labels, checks = audit_archived_labels(loaded, worker.stores, target=target)
     finally:
         worker.stores.close()
@@ -56,9 +56,9 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome
     for row in listed:
         console.print(" ".join(f"{name}={value}" for name, value in row.items()), highlight=False, markup=False)
     for check in result.checks:
-        console.print(
-            f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}", highlight=False
-        )
+        sign = "≠" if not check.holds else "=" if check.left == check.right else "…"
+        way = f", {check.left - check.right:,} on the way" if sign == "…" else ""
+        console.print(f"{sign} {check.what}: {check.left:,} and {check.right:,}{way}", highlight=False)
     for problem in wrong:
         console.print(f"does not balance: {problem}", highlight=False, markup=False)
     console.print("audit holds" if result.balanced else "audit FAILS")

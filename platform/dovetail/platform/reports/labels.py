@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from dovetail.features import Project
 from dovetail.joiners.label_audit import AUDIT_ROWS, LabelAudit, Line, audit_labels
+from dovetail.joiners.labels import label_scope
 from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
 from dovetail.platform.accounts import READ
 from dovetail.platform.app import Stores
@@ -18,6 +19,7 @@ from dovetail.platform.reports.archived import (
     released_positions,
     target_of,
 )
+from dovetail.platform.stores.ledger import Progress
 
 __all__ = ["audit_archived_labels"]
 
@@ -62,7 +64,12 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
         for partition in range(declared.partitions):
             given = sum(line.rows for line in result.lines if (line.what, line.partition) == (kind, partition))
             read = books.get((f"labels.{kind}", partition, READ), 0)
-            checks.append(Check(f"{kind} labels of partition {partition}: read, and outcomes", read, given))
+            ahead = _ahead(stores, label_scope(kind), kind, partition)
+            what = f"{kind} labels of partition {partition}: read, and outcomes"
+            if ahead < 0:  # the archive is: what it holds beyond is pending, and no agent's yet
+                checks.append(Check(what.replace("read, and outcomes", "outcomes, and read"), given, read, True))
+            else:
+                checks.append(Check(what, read, given, ahead > 0))
     for partition in range(project.config.request.partitions):
         dead = books.get((SNAPSHOT_SCOPE, partition, "dead_letter"), 0)
         found = sum(line.rows for line in letters.lines if (line.what, line.partition) == ("requests", partition))
@@ -73,8 +80,18 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     scope = "samples" if not target else f"samples.{target}"
     met = sum(rows for (stage, _, what), rows in books.items() if stage == scope and what == READ)
     again = sum(rows for (stage, _, what), rows in books.items() if stage == scope and what == "duplicate")
-    checks.append(Check("snapshot rows: met by the sample agent, and not pending", met - again, total - made))
+    partitions = range(project.config.request.partitions)
+    ahead_of_archive = any(_ahead(stores, scope, "snapshots", partition) > 0 for partition in partitions)
+    what = "snapshot rows: met by the sample agent, and not pending"
+    checks.append(Check(what, met - again, total - made, ahead_of_archive))
     return result, checks
+
+
+def _ahead(stores: Stores, agent: str, dataset: str, partition: int) -> int:
+    """How many messages of a partition its agent has read and the archive has not; negative the other way round."""
+    nothing = Progress()
+    read = stores.labels.progress(agent).get(partition, nothing).next_offset
+    return read - stores.registry.progress(f"archive.{dataset}").get(partition, nothing).next_offset
 
 
 def _letters(project: Project, stores: Stores) -> LabelAudit:

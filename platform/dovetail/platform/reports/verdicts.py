@@ -30,13 +30,18 @@ from dovetail.platform.jobs import archived_events, batch_versions, scratch_fold
 __all__ = ["audit_worker", "consistency_of"]
 
 
-def audit_worker(worker: Worker) -> Audit:
-    """All accounts of a stopped worker, and that what one stage gave is what the next one got."""
+def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
+    """All accounts of a stopped worker, and that what one stage gave is what the next one got.
+
+    ``settled``: every stage has read its topics to their end. Without it, rows may be on the way from one stage to the
+    next wherever the stored positions do not say otherwise.
+    """
     accounts = worker.accounts()
     totals = _totals(accounts)
     labels = worker.stores.labels.outcomes()
     kinds = worker.project.config.labels.streams
     snapshots = totals.get(("snapshots.candidates", "snapshotted"), 0)
+    archived = totals.get(("archive.snapshots", "archived"), 0)
     primary = worker.project.config.labels
     lanes = lanes_of("", primary.samples_topic, primary.held_topics)
     made = sum(totals.get((f"{lane.name}.made", READ), 0) for lane in lanes)
@@ -54,6 +59,7 @@ def audit_worker(worker: Worker) -> Audit:
                 "snapshot rows: taken, and met by the sample agent",
                 snapshots,
                 _met(totals, lanes[0]),
+                not settled and not (archived == snapshots and _as_far(worker.stores, lanes[0].name, "snapshots")),
             ),
         ]
         checks += [
@@ -72,13 +78,20 @@ def audit_worker(worker: Worker) -> Audit:
         what, given = "made", made
         if primary.order is not None:
             what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
-        checks.append(Check(f"samples: {what}, and trained on", given, totals.get(("trainer", "trained"), 0)))
+        trained = totals.get(("trainer", "trained"), 0)
+        checks.append(Check(f"samples: {what}, and trained on", given, trained, not settled))
     if "archive.samples" in worker.stages:
         checks += [
-            Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0)),
-            Check("snapshot rows: taken, and archived", snapshots, totals.get(("archive.snapshots", "archived"), 0)),
+            Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0), not settled),
+            Check("snapshot rows: taken, and archived", snapshots, archived, not settled),
         ]
     return audit(accounts, checks)
+
+
+def _as_far(stores: Stores, lane: str, dataset: str) -> bool:
+    """Whether a lane's agent has read exactly as far as the archive of its topic."""
+    read, kept = stores.labels.progress(lane), stores.registry.progress(f"archive.{dataset}")
+    return {p: at.next_offset for p, at in read.items()} == {p: at.next_offset for p, at in kept.items()}
 
 
 def _met(totals: Mapping[tuple[str, str], int], lane: Lane) -> int:

@@ -24,8 +24,6 @@ _LOCK_TIMEOUT_MS = 60_000
 #: Two transactions met; PostgreSQL has undone this one, and asks for it again: serialization failure, deadlock.
 _AGAIN = ("40001", "40P01")
 _ATTEMPTS = 10
-#: Of a SQLite file, per connection; what lies beyond is read page by page.
-_MAPPED_BYTES = 1 << 28
 _CREATING_TABLES = 0x646F7665
 _OWNER = sa.Table("owner", sa.MetaData(), sa.Column("project", sa.Text, primary_key=True))
 
@@ -172,7 +170,7 @@ class Database:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are ours: the driver would begin them late
     # A mapped page costs no system call, also after another connection's commit, which empties this one's own cache.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", f"mmap_size={_MAPPED_BYTES}"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
