@@ -169,7 +169,6 @@ class Database:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are ours: the driver would begin them late
-    # A mapped page costs no system call, also after another connection's commit, which empties this one's own cache.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
