@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,18 @@ class Mismatch:
     recomputed: str
     distance: float = math.inf
     sql: str = ""
+    script: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    def written(self) -> Mismatch:
+        """With its ``sql``, which ``script`` writes: only for what is shown in the end."""
+        return self if self.script is None else replace(self, sql=self.script(), script=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        shown = {
+            name: getattr(self, name) for name in ("request_id", "item_id", "request_time", "served", "recomputed")
+        }
+        return {**shown, "distance": str(self.distance), "sql": self.sql}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,11 @@ class Consistency:
         """Values that were right when served and would be others had every row arrived in time."""
         return sum(feature.late for feature in self.features)
 
+    def written(self) -> Consistency:
+        """With the SQL of every example."""
+        features = [replace(f, examples=[example.written() for example in f.examples]) for f in self.features]
+        return Consistency(tuple(features))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data."""
         return {
@@ -90,7 +107,7 @@ class Consistency:
                     "equal": f.equal,
                     "mismatched": f.mismatched,
                     "late": f.late,
-                    "examples": [asdict(e) | {"distance": str(e.distance)} for e in f.examples],
+                    "examples": [example.to_json() for example in f.examples],
                 }
                 for f in self.features
             ],
@@ -175,11 +192,11 @@ def compare(
     as_served: pa.Table,
     event_time: pa.Table | None,
     features: Sequence[str],
-    reproduce: Callable[[str, int], str] | None = None,
+    reproduce: Callable[[str, int], Callable[[], str]] | None = None,
 ) -> Consistency:
     """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length).
 
-    ``reproduce(feature, row)`` gives the SQL of an example.
+    ``reproduce(feature, row)`` gives what writes the SQL of an example; see :meth:`Consistency.written`.
     """
     results = []
     keys: Mapping[str, pa.ChunkedArray] = {
@@ -201,7 +218,7 @@ def compare(
                 repr(served[row].as_py()),
                 repr(recomputed[row].as_py()),
                 float(_distances(served, recomputed, np.array([row]))[0]),
-                reproduce(name, row) if reproduce is not None else "",
+                script=reproduce(name, row) if reproduce is not None else None,
             )
             for row in worst
         ]

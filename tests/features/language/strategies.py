@@ -313,7 +313,8 @@ def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
     """Keys and times asked for: unknown and missing keys among them, times at which an event enters or leaves, and the
     earliest that is still answered."""
     sizes = [0, *(window.size_us for window in view.windows), *(window.step_us or 0 for window in view.windows)]
-    sizes.append(-view.stream.allowed_lateness_us)
+    if view.stream.allowed_lateness_us < 1_000 * UNIT:
+        sizes.append(-view.stream.allowed_lateness_us)
     times = events.column("event_time").cast(pa.int64()).to_pylist()
     keys = events.select(["user_id", "shop"]).to_pylist()
 

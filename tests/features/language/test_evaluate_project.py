@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,6 +15,7 @@ from dovetail.features import Project, load
 from dovetail.features.batch.binding import Binder
 from dovetail.features.batch.features import seen_column
 from dovetail.features.batch.streaming import evaluate_view
+from dovetail.features.batch.views import run_batch_view
 from dovetail.features.plan import StreamView
 from dovetail.features.replay import replay_view, with_positions
 from dovetail.features.request import flatten_requests
@@ -83,6 +86,39 @@ def views(project: Project) -> dict[str, StreamView]:
     source = Source("sql/rich.sql", RICH)
     binder = Binder({name: stream.schema.arrow for name, stream in project.streams.items()})
     return {**project.stream_views, "rich": parse_stream_view("rich", source, project.streams, binder)}
+
+
+def test_every_shipped_file_is_among_what_is_compared(project: Project) -> None:
+    """Every file of ``sql/`` is a schema or a definition of one of three kinds, each of which a test below compares."""
+    compared = {*project.stream_views, *project.feature_sets, *project.batch_views}
+    schemas = {*project.streams, *project.tables, *project.label_schemas, "request"}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "sql").glob("*.sql")}
+    definitions = {name for name, text in files.items() if "CREATE TABLE" not in text}
+    assert definitions == compared
+    declared = {name for text in files.values() for name in re.findall(r"CREATE TABLE (\w+)", text)}
+    assert declared == schemas
+    read = {join.view for features in project.feature_sets.values() for join in features.joins}
+    assert {*project.stream_views, *project.batch_views} == read
+
+
+def test_every_batch_view_of_every_log(project: Project, log: RecordedLog) -> None:
+    """As of any version, it is what plain DuckDB makes of the rows that were known by then."""
+    given = {"item": log.items}
+    for view in project.batch_views.values():
+        tables = {table.schema.name: table for table in view.tables}
+        known = {
+            name: np.asarray(given[name].column(table.available_at).cast(pa.int64()).to_numpy())
+            for name, table in tables.items()
+        }
+        for share in (0.5, 1.0):
+            version = max(int(np.quantile(times, share)) for times in known.values())
+            with duckdb.connect(config={"threads": 1}) as connection:
+                for name, times in known.items():
+                    connection.register(name, given[name].filter(pa.array(times <= version)))
+                plain = connection.sql(view.sql).to_arrow_table()
+            found = run_batch_view(view, version, lambda table: given[table.schema.name])
+            by = [(name, "ascending") for name in view.entity]
+            equal(found.sort_by(by), plain.select(found.column_names).cast(found.schema).sort_by(by))
 
 
 def test_every_streaming_view_of_every_log(views: dict[str, StreamView], log: RecordedLog) -> None:

@@ -186,8 +186,18 @@ def test_the_worst_examples_are_kept() -> None:
     both = merged([part, part])
     assert (both.compared, both.mismatched) == (40, 38)
     assert [e.distance for e in both.features[0].examples] == [math.inf, math.inf, 18, 18, 17]
-    text = compare(
-        pa.table({**ids, "x": ["a"] * 20}), pa.table({"x": ["b"] * 20}), None, ["x"], lambda name, row: f"{name}{row}"
-    )
+    asked = []
+
+    def reproduce(name: str, row: int) -> Callable[[], str]:
+        def script() -> str:
+            asked.append(row)
+            return f"{name}{row}"
+
+        return script
+
+    other = compare(pa.table({**ids, "x": ["a"] * 20}), pa.table({"x": ["b"] * 20}), None, ["x"], reproduce)
+    text = merged([other, other]).written()
     assert text.features[0].examples[0] == Mismatch("r0", "0", "t", "'a'", "'b'", math.inf, "x0")
+    assert asked == [0, 1, 2, 3, 4], "only what is shown is written"
+    assert text.written() == text
     assert text.to_json()["features"][0]["examples"][0]["distance"] == "inf"

@@ -242,7 +242,7 @@ def test_a_broken_engine_is_caught_and_the_right_value_shown(two: World, monkeyp
     found = of(consistency_of(two.project, two.stores), "clicks")
     assert found.mismatched > 0
     for example in found.examples:
-        assert str(by_hand(example.sql)["v0"]) == example.recomputed
+        assert str(by_hand(example.sql)["clicks"]) == example.recomputed
 
 
 def test_the_order_of_the_union_is_part_of_what_a_view_means(two: World) -> None:

@@ -6,6 +6,8 @@ numerator and denominator are below 2**53, where doubles are exact; beyond, the 
 
 from __future__ import annotations
 
+from functools import cache
+
 import pyarrow as pa
 
 from dovetail.features.aggregates import DEVIATIONS, decimal_scale
@@ -25,6 +27,7 @@ FINISHERS = (
 )
 
 
+@cache
 def type_name(type_: pa.DataType) -> str:
     """The type as DuckDB writes it."""
     connection = connect(threads=1)

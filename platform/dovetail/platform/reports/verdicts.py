@@ -132,7 +132,7 @@ def consistency_of(
         results.append(merged([*results[-1:], *compared.day(day)]))
         if on_day is not None:
             on_day(day, number, len(chosen))
-    return results[-1] if results else Consistency()
+    return results[-1].written() if results else Consistency()
 
 
 class _Compared:
@@ -201,5 +201,8 @@ class _Compared:
             scratch=scratch_folder(self._project, f"consistency-{visibility}-{os.getpid()}"),
         )
 
-    def _reproduce(self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int) -> str:
-        return reproduce(self._project, columns[feature], requests.slice(row, 1), self._events)
+    def _reproduce(
+        self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int
+    ) -> Callable[[], str]:
+        """What writes the script for one value; it holds on to that request alone."""
+        return partial(reproduce, self._project, columns[feature], requests.take([row]), self._events)

@@ -11,6 +11,7 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
+from dovetail.features import Project, load
 from dovetail.platform.config import Config, load_config
 from dovetail.platform.demo.logs.base import (
     ARRIVAL,
@@ -25,7 +26,11 @@ from dovetail.platform.demo.logs.simulator import SimulatorConfig
 from dovetail.platform.schema import TableSchema, parse_statements, parse_table
 
 HOP = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
-STREAMING = ("user_activity", "item_stats")
+
+
+@pytest.fixture(scope="module")
+def project(project_root: Path) -> Project:
+    return load(project_root)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +67,12 @@ def test_logs_have_the_declared_columns(tables: dict[str, TableSchema]) -> None:
 
 
 def test_config_declares_what_sql_defines(
-    config: Config, selects: dict[str, str], tables: dict[str, TableSchema]
+    project: Project, config: Config, selects: dict[str, str], tables: dict[str, TableSchema]
 ) -> None:
     assert {*config.streams, *config.tables, *config.labels.streams, "request"} == set(tables)
-    assert set(config.batch_views) == {"item_profile"}
-    assert {*STREAMING, *config.batch_views, config.request.feature_set} == set(selects)
+    assert set(config.batch_views) == set(project.batch_views)
+    assert config.request.feature_set in project.feature_sets
+    assert {*project.stream_views, *project.batch_views, *project.feature_sets} == set(selects)
     for name, stream in config.streams.items():
         assert {stream.key, stream.event_time} <= set(tables[name].arrow.names)
 
@@ -76,21 +82,24 @@ def test_simulator_is_late_by_what_the_config_allows(config: Config) -> None:
     assert config.labels.window == SimulatorConfig().label_window_us
 
 
-def test_no_expression_mixes_streaming_and_batch_views(config: Config, selects: dict[str, str]) -> None:
-    query = sqlglot.parse_one(selects[config.request.feature_set], dialect="duckdb")
-    assert isinstance(query, exp.Query)
-    for column in query.selects:
-        views = {part.table for part in column.find_all(exp.Column)} - {""}
-        assert not (views & set(STREAMING) and views & set(config.batch_views)), column.alias_or_name
+def test_no_expression_mixes_streaming_and_batch_views(project: Project, selects: dict[str, str]) -> None:
+    for name in project.feature_sets:
+        query = sqlglot.parse_one(selects[name], dialect="duckdb")
+        assert isinstance(query, exp.Query)
+        for column in query.selects:
+            views = {part.table for part in column.find_all(exp.Column)} - {""}
+            assert not (views & set(project.stream_views) and views & set(project.batch_views)), column.alias_or_name
 
 
-def test_every_definition_runs_in_duckdb(config: Config, selects: dict[str, str], log: RecordedLog) -> None:
+def test_every_definition_runs_in_duckdb(
+    project: Project, config: Config, selects: dict[str, str], log: RecordedLog
+) -> None:
     requests = log.requests.slice(0, 200)
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute(HOP)
         connection.register("behaviour", log.events.slice(0, 3_000))
         connection.register("item", log.items)
-        for name in (*STREAMING, *config.batch_views):
+        for name in (*project.stream_views, *project.batch_views):
             rows = _run(connection, selects[name])
             assert rows.num_rows > 0, name
             connection.register(name, _one_per_key(rows))
