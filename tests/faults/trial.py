@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from verdict import Verdict, judge
 from world import World
 
 from dovetail.platform.app import assemble
+from dovetail.platform.roles import all_roles, group_of
 from servers import Kafka, PostgreSQL, Redis
 
 __all__ = ["Load", "Servers", "Stored", "Trial"]
@@ -108,6 +109,17 @@ class Trial:
             verdict.expect("behind at the end", stored.behind(), {})
         verdict.expect("exit codes of the workers when told to stop", codes, [0] * len(codes))
         return verdict
+
+    def committed_beyond(self, stored: Mapping[tuple[str, str, int], int]) -> bool:
+        """Whether the group's offset of some events is beyond what the features had stored: it would lose them."""
+        config = self.world.project.config
+        committed = self.broker.committed(group_of(config, all_roles(config)))
+        return any(
+            offset > stored.get((f"features.{name}", topic, partition), 0)
+            for name, stream in config.streams.items()
+            for (topic, partition), offset in committed.items()
+            if topic == stream.topic
+        )
 
     def stored(self) -> dict[tuple[str, str, int], int]:
         """Stored positions, by stage and partition."""
