@@ -23,7 +23,7 @@ Guarantees:
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
-  its poll), gives no further poll, and commits what is owed (:meth:`Stage.drain`). What waits for labels does not.
+  its poll), gives no further poll, and commits what is owed (:meth:`Stage.settle`). What waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0.
 """
