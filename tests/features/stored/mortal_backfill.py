@@ -74,7 +74,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the command prints is no answer
-            backfill(*json.loads(line), answer)
+            project, out, die_at = json.loads(line)
+            backfill(project, out, die_at, answer)
             os._exit(0)
         os.close(answer)
         with os.fdopen(answers) as said:
