@@ -17,7 +17,9 @@ SCHEMA = Schema({"c0": "BIGINT"})
 HOP = "RANGE BETWEEN hop(event_time, INTERVAL 60 SECOND, INTERVAL 5 SECOND) PRECEDING AND CURRENT ROW"
 TEN = "RANGE BETWEEN INTERVAL 10 SECOND PRECEDING AND CURRENT ROW"
 ORDERED = "first(c0) OVER w AS f, last(c0) OVER w AS l, arg_max(c0, event_time, 3) OVER w AS k"
-ADDED = "count(*) OVER w AS n, sum(c0) OVER w AS s, max(c0) OVER w AS m, histogram(c0) OVER w AS h, avg(c0) OVER w AS a"
+ADDED = """count(*) OVER w AS n, sum(c0) OVER w AS s, max(c0) OVER w AS m, histogram(c0) OVER w AS h,
+           avg(c0) OVER w AS a, top_k(histogram(c0) OVER w, 2) AS t, sum_by(list({'k': shop, 'v': c0}) OVER w) AS b"""
+MOST, LEAST = 2**63 - 1, -(2**63)
 
 Event = tuple[float, int, int, int]
 
@@ -40,10 +42,36 @@ def seconds(time: float) -> int:
             [(1, 7, 0, 0), (2, 7, 0, 1), (30, 2, 0, 2), (1.5, 7, 0, 3), (0.5, 7, 0, 4), (31, 7, 0, 5), (3, 9, 0, 6)],
             [31, 40, 61],
         ),
+        # Sums of more than 64 bits, up and down, of rows, of partials, and of merged entries.
+        (
+            ADDED,
+            HOP,
+            0,
+            [
+                (1, MOST, 0, 0),
+                (2, MOST, 0, 1),
+                (7, MOST, 0, 2),
+                (8, LEAST, 0, 3),
+                (9, LEAST, 0, 4),
+                (30, MOST, 0, 5),
+                (31, -1, 0, 6),
+                (32, -1, 0, 7),
+                (40, 1, 0, 8),
+            ],
+            [40, 61, 66, 68],
+        ),
+        # As often as another: the lesser value is listed.
+        (ADDED, HOP, 0, [(1, 3, 0, 0), (2, 1, 0, 1), (7, 2, 0, 2), (8, 5, 0, 3), (9, 5, 0, 4)], [9, 40]),
         # Of two rows on either side of the earliest time that is still answered, both are needed.
         (ORDERED, TEN, 4, [(6, 1, 0, 0), (6.5, 2, 0, 1), (10, 3, 0, 2)], [6, 6.4, 6.5, 16]),
     ],
-    ids=["ties across partitions", "rows behind what is folded", "the earliest answer"],
+    ids=[
+        "ties across partitions",
+        "rows behind what is folded",
+        "sums of 128 bits",
+        "equal counts",
+        "the earliest answer",
+    ],
 )
 def test_the_engines_agree(
     columns: str, frame: str, lateness: int, events: Sequence[Event], asked: Sequence[float], step: int
@@ -53,7 +81,14 @@ def test_the_engines_agree(
     view = view_of(sql, SCHEMA, lateness * 1_000_000)
     types = {"_partition": pa.int32(), "_offset": pa.int64(), "_row": pa.int32(), "_stream": pa.int8()}
     rows: list[dict[str, Any]] = [
-        {"user_id": 1, "c0": value, "event_time": seconds(time), "_partition": partition, "_offset": offset}
+        {
+            "user_id": 1,
+            "shop": "a",
+            "c0": value,
+            "event_time": seconds(time),
+            "_partition": partition,
+            "_offset": offset,
+        }
         for time, value, partition, offset in events
     ]
     rows = [{**row, "_row": 0, "_stream": 0} for row in rows]
