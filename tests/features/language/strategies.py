@@ -68,6 +68,10 @@ class Schema:
         """The columns of these types."""
         return [name for name, type_ in self.columns.items() if type_ in types]
 
+    def added(self) -> list[tuple[str, str]]:
+        """The columns that can be added, and their types."""
+        return [(name, type_) for name, type_ in self.columns.items() if type_ in _ADDED]
+
     @property
     def arrow(self) -> pa.Schema:
         fields = [pa.field(name, TYPES[type_]) for name, type_ in self.columns.items()]
@@ -293,6 +297,9 @@ def logs(
     delay = st.integers(0, lateness).map(lambda n: n * UNIT)
     # Long logs of one key: an example with two events in a window says more than ten with one.
     rows = draw(st.lists(row, min_size=draw(st.sampled_from((18, 18, 12, 0))), max_size=max_rows))
+    if draw(st.booleans()):  # which rows were chosen, and in which order, shows only where their values differ
+        for number, found in enumerate(rows):
+            found.update({name: Decimal(number) if type_[:3] == "DEC" else number for name, type_ in schema.added()})
     if not ties:
         rows = list({row["event_time"]: row for row in rows}.values())
     if draw(st.booleans()):

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from dovetail.features import serving
 from dovetail.features.stream import gather, pick
-from dovetail.features.stream.collections import Collection, CollectionLayout
+from dovetail.features.stream.collections import BEST, Collection, CollectionLayout
 from dovetail.features.stream.engine import Applied, StreamEngine
 from dovetail.features.stream.entries import Entries
 from dovetail.features.stream.keys import encode_keys
@@ -222,6 +223,24 @@ def late_rows_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gather, "_fresh", fresh)
 
 
+def nulls_counted(patch: pytest.MonkeyPatch) -> None:
+    """A row without a value is among the last and the first."""
+    whole = gather._fresh
+
+    def fresh(collection: Collection, index: int, rows: PreparedRows) -> Entries:
+        if collection.rule == BEST:
+            rows.collected[index].counts[:] |= ~rows.collected[index].not_null
+        return whole(collection, index, rows)
+
+    patch.setattr(gather, "_fresh", fresh)
+
+
+def unseen_rows_visible(patch: pytest.MonkeyPatch) -> None:
+    """Values hold one message more of each partition than the snapshot says they do."""
+    whole = serving._dense
+    patch.setattr(serving, "_dense", lambda progress: [max(0, offset - 1) for offset in whole(progress)])
+
+
 @pytest.mark.parametrize(
     ("mutant", "feature"),
     [
@@ -230,6 +249,8 @@ def late_rows_lost(patch: pytest.MonkeyPatch) -> None:
         (filters_ignored, "first_clicked"),
         (partials_lost, "events"),
         (late_rows_lost, "spent"),
+        (nulls_counted, "last_kinds"),
+        (unseen_rows_visible, "events"),
     ],
 )
 def test_the_command_catches_a_broken_engine(
