@@ -231,7 +231,15 @@ class CoalescingConsumer(Consumer):
 
         A stored position must lie within the log: past its end the topic is not the one the position belongs to, and
         before its start messages have been removed unread. Both raise TransportError rather than lose rows silently.
+        In an app that stops, whose consumer no longer answers, there is nothing to seek.
         """
+        try:
+            await self._seek_to_stored()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _seek_to_stored(self) -> None:
         assigned = set(self.assignment())
         ask: Positions | None = getattr(self.app, "positions", None)
         positions = dict(await (ask(assigned) if ask is not None else self._committed(assigned)))

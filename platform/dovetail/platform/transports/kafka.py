@@ -47,6 +47,18 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._wakeup = asyncio.Event()
+        # Set when calls are no longer answered; waited for in the parent's loop only.
+        self._deaf = asyncio.Event()
+
+    async def on_thread_stop(self) -> None:
+        """Stop answering, then stop aiokafka.
+
+        That lets a rebalance end before it leaves the group, and the rebalance asks the main thread: where that would
+        ask here again, nobody would ever be answered, and neither would end.
+        """
+        await self.method_queue.stop()
+        self.parent_loop.call_soon_threadsafe(self._deaf.set)
+        await super().on_thread_stop()
 
     def _create_worker_consumer(self, transport: stock.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -60,7 +72,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         return Assignor(getattr(self.app, "shared", ()), getattr(self.app, "whole", ()))
 
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        """Run ``fun`` in the thread; raises ConsumerStoppedError when the thread ends before it has answered.
+        """Run ``fun`` in the thread; raises ConsumerStoppedError when the thread stops before it has answered.
 
         Faust would wait for good: after a crash the thread ends by itself, and the final commit, and with it the
         worker, would never return.
@@ -68,11 +80,12 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         if self.thread_loop.is_closed():
             raise ConsumerStoppedError
         answer = asyncio.ensure_future(super().call_thread(fun, *args, **kwargs))
-        ended = asyncio.ensure_future(self._shutdown.wait())
+        ended, deaf = asyncio.ensure_future(self._shutdown.wait()), asyncio.ensure_future(self._deaf.wait())
         try:
-            await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answer, ended, deaf}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
+            deaf.cancel()
             if not answer.done():
                 answer.cancel()
         if answer.cancelled() or not answer.done():
