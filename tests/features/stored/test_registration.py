@@ -240,6 +240,26 @@ def test_of_workers_that_register_at_once_one_meaning_stays(
         assert stays == (FILES["users"], other)[told.index("")]
 
 
+def test_workers_whose_definitions_come_in_another_order_wait_for_each_other(
+    world: World, registry_url: str, registry: Registry
+) -> None:
+    """Each holds what the other is about to write, were the rows written in the order given."""
+    record = records_of(world.project)[0]
+    records = [record._replace(name=f"{record.name}_v{number}") for number in range(2, 202)]
+    registries = [Registry(registry_url) for _ in range(2)]
+    barrier = threading.Barrier(2)
+
+    def put(mine: Registry, ordered: Sequence[DefinitionRecord]) -> Sequence[str]:
+        barrier.wait(timeout=30)
+        return mine.put_definitions(ordered, {})
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(put, registries, (records, records[::-1]))) == [[], []]
+    assert set(registry.definitions()) == {record.name for record in records}
+    for mine in registries:
+        mine.close()
+
+
 def test_a_refused_registration_leaves_nothing(world: World, registry: Registry) -> None:
     """``profile`` comes before ``users`` and would have been new."""
     late = [record for record in records_of(world.project) if record.name != "ranking"]
