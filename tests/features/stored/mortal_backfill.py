@@ -1,7 +1,8 @@
 """``dovetail backfill`` that can be told when to die: SIGKILL at the n-th moment something becomes visible on disk.
 
-Each line of its input is one run, JSON ``[PROJECT, OUT, DIE_AT]``, in a process forked from this one, which has
-imported all that is needed and has done nothing yet. With DIE_AT 0 the run lives. It answers with a line of JSON: the
+Each line of its input is one run, JSON ``[PROJECT, WHAT, DIE_AT]``, in a process forked from this one, which has
+imported all that is needed and has done nothing yet. WHAT is the folder of a backfill, or the number of a version of
+batch view ``profile``, which is run alone. With DIE_AT 0 the run lives. It answers with a line of JSON: the
 ``signal`` that ended the run (0: none), its exit ``code``, and how many ``moments`` there were, null where it died.
 """
 
@@ -18,10 +19,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.scratch import Buckets
+from dovetail.platform.app import open_stores
 from dovetail.platform.cli.backfill import run
-from dovetail.platform.jobs import BackfillRequest
+from dovetail.platform.jobs import BackfillRequest, batch_versions
 from dovetail.platform.stores.registry import Registry
 
 #: What is killed before and after: rows into a file, the file under its name, rows of the registry, pieces on disk.
@@ -60,11 +63,24 @@ def mortal(die_at: int) -> Callable[[], int]:
     return lambda: moments
 
 
-def backfill(project: str, out: str, die_at: int, answer: int) -> None:
+def backfill(project: Path, out: str) -> int:
+    asked = BackfillRequest("ranking", out, limits=Limits(rows_per_piece=30, threads=1))
+    return run(project, asked, first=None, last=None, explain=False, as_json=False)
+
+
+def batch_view(project: Path, version_us: int) -> int:
+    """The version as a worker has it that is the first to need it."""
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    batch_versions(loaded, stores).table("profile", version_us)
+    stores.close()
+    return 0
+
+
+def one(project: str, what: str | int, die_at: int, answer: int) -> None:
     """One run; says into the descriptor ``answer`` how many moments it had."""
     count = mortal(die_at)
-    asked = BackfillRequest("ranking", out, limits=Limits(rows_per_piece=30, threads=1))
-    code = run(Path(project), asked, first=None, last=None, explain=False, as_json=False)
+    code = backfill(Path(project), what) if isinstance(what, str) else batch_view(Path(project), what)
     os.write(answer, json.dumps({"moments": count(), "code": code}).encode())
 
 
@@ -74,8 +90,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the command prints is no answer
-            project, out, die_at = json.loads(line)
-            backfill(project, out, die_at, answer)
+            project, what, die_at = json.loads(line)
+            one(project, what, die_at, answer)
             os._exit(0)
         os.close(answer)
         with os.fdopen(answers) as said:

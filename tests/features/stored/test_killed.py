@@ -1,4 +1,4 @@
-"""A backfill killed with SIGKILL at any moment goes on where it was, to the same bytes."""
+"""A backfill, or a batch view, killed with SIGKILL at any moment goes on where it was, to the same bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 
 from dovetail.platform.stores.registry import Registry
 
-from .stored_world import NIGHTLY, World, events, requests
+from .stored_world import NIGHTLY, START, World, events, requests
 
 MORTAL = Path(__file__).parent / "mortal_backfill.py"
 KILLED = {"moments": None, "code": None, "signal": int(signal.SIGKILL)}
 
 
 class Runs:
-    """Backfills in processes of their own."""
+    """Backfills and runs of batch views, in processes of their own."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -32,11 +32,12 @@ class Runs:
                 [sys.executable, str(MORTAL)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
 
-    def run(self, shop: Path, die_at: int) -> int | None:
-        """How many moments it had; None when it was killed."""
+    def run(self, shop: Path, die_at: int, version_us: int | None = None) -> int | None:
+        """How many moments it had; None when it was killed. A version is run alone, without a backfill."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        print(json.dumps([str(shop), str(shop / "out"), die_at]), file=self._server.stdin, flush=True)
+        what = str(shop / "out") if version_us is None else version_us
+        print(json.dumps([str(shop), what, die_at]), file=self._server.stdin, flush=True)
         said: dict[str, int | None] = json.loads(self._server.stdout.readline() or "{}")
         assert said in ({"moments": said.get("moments"), "code": 0, "signal": 0}, KILLED), self._log.read_text()[-4000:]
         return said["moments"]
@@ -120,3 +121,34 @@ def test_every_day_and_version_was_at_stake(undisturbed: tuple[dict[str, Any], i
     expected, _ = undisturbed
     assert len(expected["days"]) == 4
     assert len(expected["versions"]) >= 4
+
+
+def written(shop: Path) -> dict[Path, int]:
+    """The files of the batch views that readers see, and when each was written."""
+    files = (shop / ".dovetail" / "offline" / "batch").rglob("*.parquet")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_batch_view_killed_at_any_moment_comes_to_the_same_bytes(shop: Path, runs: Runs, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(shop, whole)
+    moments = runs.run(whole, 0, START)
+    assert moments is not None
+    assert moments >= 6, "rows into the file, the file under its name, the row of the registry: before and after each"
+    expected = kept(whole)
+    (version,) = expected["versions"]
+    assert (version.version_us, version.rows) == (START, 3)
+    for die_at in range(1, moments + 1):
+        mine = tmp_path / str(die_at)
+        shutil.copytree(shop, mine)
+        assert runs.run(mine, die_at, START) is None
+        # Whatever readers can see by then is whole.
+        seen = kept(mine)
+        assert seen["versions"] in ([], [version])
+        assert seen["versions"] == [] or version.path in {f.removeprefix(".dovetail/offline/") for f in seen}
+        assert all(seen[name] == expected[name] for name in seen if name.endswith(".parquet"))
+        assert runs.run(mine, 0, START) is not None
+        assert kept(mine) == expected
+        times = written(mine)
+        assert runs.run(mine, 0, START) == 0
+        assert written(mine) == times, "a version that is there is read"

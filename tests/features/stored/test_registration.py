@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
 from dovetail.features import Project
 from dovetail.features.bootstrap import bootstrap
@@ -183,20 +186,45 @@ def at_once(world: World, projects: Sequence[Project], url: str) -> list[str]:
 
 
 THIRD = FILES["users"].replace("'click'", "'order'")
+_schemas = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def registry_url(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+    """Where a registry is that knows nothing; on PostgreSQL in a schema of its own."""
+    if request.param == "sqlite":
+        yield sqlite_of(world)
+        return
+    server, schema = str(request.getfixturevalue("postgresql_url")), f"registration{os.getpid()}_{next(_schemas)}"
+    engine = sa.create_engine(server)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
+    yield f"{server}?options=-csearch_path%3D{schema}"
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
+
+
+@pytest.fixture
+def registry(registry_url: str) -> Iterator[Registry]:
+    made = Registry(registry_url)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("known", [None, FILES["users"], OTHER], ids=["nothing", "the one", "the other"])
 @pytest.mark.parametrize("other", [FILES["users"], OTHER, THIRD], ids=["same", "other", "third"])
-def test_of_workers_that_register_at_once_one_meaning_stays(world: World, known: str | None, other: str) -> None:
-    url = sqlite_of(world)
+def test_of_workers_that_register_at_once_one_meaning_stays(
+    world: World, registry: Registry, registry_url: str, known: str | None, other: str
+) -> None:
     one = world.load()
     if known is not None:
         world.write("users", known)
-        register(world.load(), world.stores.registry, world.stores.online)
+        register(world.load(), registry, world.stores.online)
     world.write("users", other)
     two = world.load()
-    told = at_once(world, [one, two], url)
-    stays = world.stores.registry.definitions()["users"].text
+    told = at_once(world, [one, two], registry_url)
+    stays = registry.definitions()["users"].text
     if other == FILES["users"]:
         assert told == ["", ""]
         assert stays == other
@@ -212,9 +240,28 @@ def test_of_workers_that_register_at_once_one_meaning_stays(world: World, known:
         assert stays == (FILES["users"], other)[told.index("")]
 
 
-def test_a_refused_registration_leaves_nothing(world: World) -> None:
+def test_workers_whose_definitions_come_in_another_order_wait_for_each_other(
+    world: World, registry_url: str, registry: Registry
+) -> None:
+    """Each holds what the other is about to write, were the rows written in the order given."""
+    record = records_of(world.project)[0]
+    records = [record._replace(name=f"{record.name}_v{number}") for number in range(2, 202)]
+    registries = [Registry(registry_url) for _ in range(2)]
+    barrier = threading.Barrier(2)
+
+    def put(mine: Registry, ordered: Sequence[DefinitionRecord]) -> Sequence[str]:
+        barrier.wait(timeout=30)
+        return mine.put_definitions(ordered, {})
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(put, registries, (records, records[::-1]))) == [[], []]
+    assert set(registry.definitions()) == {record.name for record in records}
+    for mine in registries:
+        mine.close()
+
+
+def test_a_refused_registration_leaves_nothing(world: World, registry: Registry) -> None:
     """``profile`` comes before ``users`` and would have been new."""
-    registry = world.stores.registry
     late = [record for record in records_of(world.project) if record.name != "ranking"]
     world.write("users", OTHER)
     first = [record for record in records_of(world.load()) if record.name == "users"]
@@ -224,15 +271,15 @@ def test_a_refused_registration_leaves_nothing(world: World) -> None:
     assert registry.definitions()["users"].text == OTHER
 
 
-def test_a_view_rebuilt_while_another_worker_changes_it_is_refused(world: World) -> None:
-    registered(world)
+def test_a_view_rebuilt_while_another_worker_changes_it_is_refused(world: World, registry: Registry) -> None:
+    register(world.project, registry, world.stores.online)
     world.write("users", OTHER)
     other = world.load()
 
     def rebuild() -> None:
-        with register_rebuilt(other, world.stores.registry, world.stores.online, "users"):
+        with register_rebuilt(other, registry, world.stores.online, "users"):
             world.write("users", THIRD)
-            register(world.load(), world.stores.registry, world.stores.online)
+            register(world.load(), registry, world.stores.online)
 
     with pytest.raises(DefinitionError, match="another worker has registered meanwhile"):
         rebuild()

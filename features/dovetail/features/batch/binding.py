@@ -44,15 +44,8 @@ class Binder:
             raise BindError(_first_line(error)) from error
 
     def types(self, sql: str) -> list[str]:
-        """The types of a query's columns, as DuckDB writes them.
-
-        Raises:
-            BindError: a name or type is wrong.
-        """
-        try:
-            return [str(type_) for type_ in self._connection.sql(sql).types]
-        except duckdb.Error as error:
-            raise BindError(_first_line(error)) from error
+        """The types of the columns of a query that :meth:`describe` accepts, as DuckDB writes them."""
+        return [str(type_) for type_ in self._connection.sql(sql).types]
 
     def interval_us(self, sql: str) -> tuple[int, int]:
         """A constant interval as (months, microseconds); a day is 24 hours, as for any TIMESTAMP without zone.
