@@ -36,7 +36,9 @@ Try = Callable[[Fault, int, Sequence[str]], Verdict]
 def attempt(kafka_server: Kafka, redis_server: Redis, postgresql_server: PostgreSQL, tmp_path: Path) -> Iterator[Try]:
     """A world of its own for each trial: topics, keys and a schema of its name; all its processes end with the test."""
     servers = Servers(kafka_server, redis_server, postgresql_server)
-    engine = sa.create_engine(postgresql_server.url)
+    engine = sa.create_engine(
+        postgresql_server.url, poolclass=sa.NullPool
+    )  # one connection may be killed with its server
     name = f"t{uuid.uuid4().hex[:8]}"
     with engine.begin() as connection:
         connection.execute(sa.text(f"CREATE SCHEMA {name}"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -134,14 +136,27 @@ def test_of_two_commits_from_one_position_one_wins(new_store: Factory) -> None:
     assert [bool(held(store, [f"r{number}"])) for number in range(4)] == won
 
 
-def test_marks_move_rows_between_outcomes_and_unknown_keys_are_no_concern(new_store: Factory) -> None:
+def test_marks_move_rows_between_outcomes(new_store: Factory) -> None:
     store = new_store()
     insert(store, [row(item="1"), row(item="2"), row(item="2", kind="exposure")], 0)
-    mark(store, [("r", "1", "click"), ("r", "9", "click"), ("q", "1", "click")], "sampled", 0)
+    mark(store, [("r", "1", "click")], "sampled", 0)
     assert store.outcomes() == {("click", "sampled"): 1, ("click", "pending"): 1, ("exposure", "pending"): 1}
     mark(store, [("r", "1", "click")], "corrected", 1)
     assert store.outcomes()["click", "corrected"] == 1
     assert ("click", "sampled") not in store.outcomes()
+
+
+@pytest.mark.services
+def test_what_redis_has_lost_since_it_was_looked_up_is_not_marked(redis_url: str) -> None:
+    with closing(open_label_store(redis_url, f"lost-{uuid.uuid4().hex}")) as store:
+        insert(store, [row(item="1")], 0)
+        with pytest.raises(
+            StoreError, match=r"^samples, partition 0: rows that were read from Redis a moment ago are g"
+        ):
+            mark(store, [("r", "1", "click"), ("r", "2", "click")], "sampled", 0)
+        assert store.outcomes() == {("click", "pending"): 1}
+        assert store.progress("samples") == {}
+        assert not [account for account in store.accounts() if account.stage == "samples"]
 
 
 def test_an_earlier_event_of_a_marked_row_leaves_its_outcome(new_store: Factory) -> None:

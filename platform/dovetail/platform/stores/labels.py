@@ -140,10 +140,11 @@ class LabelStore(ABC):
     ) -> None:
         """Update label rows by key with what became of them, and move the reader's position, all or nothing.
 
-        ``outcomes`` has string columns request_id, item_id, kind, outcome.
+        ``outcomes`` has string columns request_id, item_id, kind, outcome; their rows have been looked up.
 
         Raises:
             StaleCommit: the stored position is not the expected one.
+            StoreError: a row is gone, in a store that may lose its last commits, and with them a move from position 0.
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dovetail.platform.accounts import Account
-from dovetail.platform.errors import StaleCommit
+from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.stores.ledger import Progress
 
 __all__ = [
@@ -102,9 +102,15 @@ def raise_if_stale(answer: Sequence[Any] | None, partition: int, moves: Sequence
 
     Raises:
         StaleCommit: a position is not the expected one.
+        StoreError: what the commit is about is not there any more (a script answers -1 for a position).
     """
     if answer is not None:
         stale, found = moves[int(answer[0]) - 1], int(answer[1])
+        if found < 0:
+            raise StoreError(
+                f"{stale.scope}, partition {partition}: rows that were read from Redis a moment ago are gone: it has "
+                "lost its last commits. Nothing was written; this worker ends, and goes on from what is stored"
+            )
         raise StaleCommit(stale.scope, partition, expected=stale.expected, found=found)
 
 

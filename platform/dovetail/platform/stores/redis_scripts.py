@@ -52,20 +52,27 @@ return nil
 )
 
 #: Rows as: request number, field, kind, outcome.
+#: A row that is not there any more: Redis has lost it since it was looked up. Then nothing is marked, also where the
+#: position, lost with it, is the expected one because that is 0.
 MARK = (
     _SPLIT
+    + r"""
+local stored = redis.call('HMGET', KEYS[2], ARGV[2], ARGV[2] .. ':token')
+if (stored[1] or '0') == ARGV[4] and stored[2] ~= ARGV[1] then
+  for i = 8 + 2 * tonumber(ARGV[7]), #ARGV, 4 do
+    if redis.call('HEXISTS', KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1]) == 0 then return {1, '-1'} end
+  end
+end
+"""
     + ADVANCE
     + r"""
 for i = at, #ARGV, 4 do
   local key, field, kind, outcome = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local old = redis.call('HGET', key, field)
-  if old then
-    local known = split(old)
-    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. known[6], -1)
-    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. outcome, 1)
-    known[6] = outcome
-    redis.call('HSET', key, field, table.concat(known, ','))
-  end
+  local known = split(redis.call('HGET', key, field))
+  redis.call('HINCRBY', KEYS[3], kind .. '\31' .. known[6], -1)
+  redis.call('HINCRBY', KEYS[3], kind .. '\31' .. outcome, 1)
+  known[6] = outcome
+  redis.call('HSET', key, field, table.concat(known, ','))
 end
 return nil
 """
