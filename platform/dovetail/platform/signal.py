@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 __all__ = ["Signal"]
 
@@ -39,10 +40,10 @@ class Listener:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when a signal came since the last wait, or after ``timeout_s`` seconds."""
-        try:
-            await asyncio.wait_for(self._event.wait(), timeout_s)
-        except TimeoutError:
-            return
+        # Not wait_for: before Python 3.12 that loses a cancellation that comes together with the signal.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
         self._event.clear()
 
     def close(self) -> None:
