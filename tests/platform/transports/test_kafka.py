@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from limited import run
 
 from dovetail.platform.errors import TransportError
 from dovetail.platform.runtime import Runtime, create_app
@@ -23,14 +24,6 @@ class Broker(Protocol):
 
     def create(self, *topics: str) -> Mapping[str, int]: ...
     def produce(self, messages: Sequence[Outgoing]) -> None: ...
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
 
 
 def test_topics_are_checked_against_what_is_there(mock_kafka: Broker, topic: str) -> None:

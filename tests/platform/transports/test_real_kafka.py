@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
+from limited import run
 from members import SharedStore, Summing
 
 from dovetail.platform import wire
@@ -33,14 +34,6 @@ class Broker(Protocol):
 
     def create(self, *topics: str) -> Mapping[str, int]: ...
     def produce(self, messages: Sequence[Outgoing]) -> None: ...
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
 
 
 async def declare(url: str, topics: Mapping[str, int], **settings: Any) -> None:
