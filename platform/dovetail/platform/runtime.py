@@ -210,6 +210,11 @@ class Runtime:
         """A rebalance begins: return when no work is being published or committed."""
         await self.tenure.close()
 
+    async def on_reassigned(self, assigned: set[TP]) -> None:
+        """A rebalance is over while the app stops: what is still here is settled, the rest is given up."""
+        self._forget(await self.tenure.change(self.tenure.partitions & assigned))
+        await self.tenure.open()
+
     @property
     def started(self) -> bool:
         """Whether every stage has been started."""

@@ -193,3 +193,48 @@ def test_a_rebalance_waits_for_a_commit_and_no_work_takes_effect_during_it(tmp_p
         assert stage.values == [0, 1]
 
     asyncio.run(main())
+
+
+class Owing(Checked):
+    """Commits only when it is asked to settle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owed: dict[int, Poll] = {}
+        self.settling = asyncio.Event()
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        self.owed[poll.partition] = poll
+        nothing: tuple[Work, ...] = ()
+        for work in nothing:
+            yield work
+
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        self.settling.set()
+        poll = self.owed.pop(partition, None)
+        if poll is not None and stopping:
+            yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
+
+
+def test_a_stop_in_the_middle_of_a_rebalance_settles_what_stays_and_gives_up_what_has_gone(tmp_path: Path) -> None:
+    """Faust asks no positions of an app that stops; the stop must not wait for them in vain."""
+
+    async def main() -> None:
+        stage = Owing()
+        app = create_app("test", f"embedded://{tmp_path / 'log.db'}", topics={"t": PARTITIONS})
+        runtime = Runtime(app, [stage], tick_s=0, grace_s=3600)
+        await runtime.start()
+        await runtime.publish(numbers(0, PARTITIONS))
+        await runtime.wait_for(lambda: len(stage.owed) == PARTITIONS)
+        consumer: Any = app.consumer
+        await consumer.on_partitions_revoked({TP("t", number) for number in range(PARTITIONS)})
+        stopping = asyncio.create_task(runtime.stop())
+        await stage.settling.wait()
+        assert stage.store == {}  # nothing takes effect while nobody knows whose the partitions are
+        await consumer.on_partitions_assigned({TP("t", 1), TP("t", 2)}, 1)
+        await stopping
+        assert stage.store == {1: 1, 2: 1}
+        assert stage.forgotten[:2] == [0, 3]
+        assert runtime.failure is None
+
+    asyncio.run(main())

@@ -37,6 +37,9 @@ class Attached(Protocol):
     async def on_revoked(self) -> None:
         """A rebalance begins; the group waits until this returns."""
 
+    async def on_reassigned(self, assigned: set[TP]) -> None:
+        """A rebalance is over while the app stops: these partitions are its own. None is read any more."""
+
     async def after_stop(self) -> None:
         """After everything has stopped, also when the start has failed."""
 

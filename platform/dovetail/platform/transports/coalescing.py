@@ -286,8 +286,15 @@ class CoalescingConsumer(Consumer):
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """The rebalance is over. A member that got nothing has nothing to seek, so it is told here."""
+        """The rebalance is over. A member that got nothing has nothing to seek, so it is told here.
+
+        In an app that stops, Faust asks for no positions; who waits for the rebalance's end to commit is told here.
+        """
         await super().on_partitions_assigned(assigned, generation_id)
+        attached = getattr(self.app, "attached", None)
+        if self.app.should_stop and attached is not None:
+            await attached.on_reassigned(assigned)
+            return
         ask: Positions | None = getattr(self.app, "positions", None)
         if not assigned and ask is not None:
             self._partitions = {}
