@@ -21,7 +21,7 @@ from dovetail.platform.archive import read_dataset
 from dovetail.platform.errors import DovetailError
 from dovetail.platform.intake import time_us
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from dovetail.platform.reports import audit_worker, consistency_of, difference, join_archived
 from dovetail.platform.stage import Poll
 from dovetail.trainer.publish import ModelDirectory
@@ -92,10 +92,11 @@ def _everything_once(world: World, worker: Worker, verdict: Verdict, broker: Bro
     requests = snapshots.group_by("request_id").aggregate([]).num_rows if snapshots.num_rows else 0
     verdict.expect("requests answered", requests, world.counts["requests"])
     verdict.expect("snapshot rows archived", snapshots.num_rows, world.counts["snapshot_rows"])
-    events = read_dataset(stores.registry, stores.offline, "behaviour")
-    positions = events.group_by(list(OWN_COLUMNS)).aggregate([]).num_rows if events.num_rows else 0
-    verdict.expect("events archived", events.num_rows, world.counts["events"])
-    verdict.expect("distinct positions of archived events", positions, events.num_rows)
+    for stream, columns in (("behaviour", OWN_COLUMNS), ("behaviour_by_item", SOURCE_COLUMNS)):
+        events = read_dataset(stores.registry, stores.offline, stream)
+        positions = events.group_by(list(columns)).aggregate([]).num_rows if events.num_rows else 0
+        verdict.expect(f"events archived of {stream}", events.num_rows, world.counts["events"])
+        verdict.expect(f"distinct positions of archived events of {stream}", positions, events.num_rows)
     poison = {
         f"{poll.topic}[{poll.partition}]@{offset}"
         for topic in world.inputs
@@ -122,19 +123,19 @@ def _state(world: World, worker: Worker, verdict: Verdict) -> None:
     """
     project, stores = world.project, worker.stores
     requests = read_dataset(stores.registry, stores.offline, "requests")
-    events = read_dataset(stores.registry, stores.offline, "behaviour")
-    if not requests.num_rows or not events.num_rows:
-        return verdict.expect("requests and events in the archive", (requests.num_rows, events.num_rows), "some")
+    events = {name: _in_order(read_dataset(stores.registry, stores.offline, name)) for name in project.streams}
+    sizes = {"requests": requests.num_rows, **{name: table.num_rows for name, table in events.items()}}
+    if not all(sizes.values()):
+        return verdict.expect("requests and events in the archive", sizes, "some")
     names = [name for name in requests.column_names if name not in OWN_COLUMNS]
-    now = np.full(requests.num_rows, time_us(events, "event_time").max())
+    now = np.full(requests.num_rows, time_us(events["behaviour"], "event_time").max())
     probes = requests.select(names).set_column(
         names.index("request_time"), "request_time", pa.array(now).cast(pa.timestamp("us"))
     )
     flat = flatten_requests(probes)
     online = features_of(project, stores).serve(flat)
-    in_order = events.sort_by([(name, "ascending") for name in OWN_COLUMNS])
     items = pq.read_table(world.folder / "item.parquet")
-    batch = project.evaluate(None, flat, {"behaviour": in_order}, tables={"item": items})
+    batch = project.evaluate(None, flat, events, tables={"item": items})
     streaming = [column.name for column in project.feature_set.columns_of("streaming")]
     verdict.counts["state values"] = flat.num_rows * len(streaming)
     verdict.counts["state values that are not NULL"] = sum(
@@ -144,6 +145,10 @@ def _state(world: World, worker: Worker, verdict: Verdict) -> None:
     wrong = [name for name in streaming if not _same(online.features.column(name), batch.column(name))]
     verdict.expect("features whose state differs from batch", wrong, [])
     return None
+
+
+def _in_order(events: pa.Table) -> pa.Table:
+    return events.sort_by([(name, "ascending") for name in OWN_COLUMNS]) if events.num_rows else events
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:

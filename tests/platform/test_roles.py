@@ -19,18 +19,25 @@ def config(**overrides: Any) -> Config:
 
 
 def test_the_group_is_named_after_the_roles_unless_they_are_all() -> None:
-    plain, mirrored = config(), config(model={"topic": "models"})
-    assert roles_of(plain, []) == tuple(role for role in ROLES if role != "models")
+    rekeyed = {"by_item": {"stream": "behaviour", "key": "item_id"}}
+    plain, mirrored = config(), config(model={"topic": "models"}, rekeyed=rekeyed)
+    assert roles_of(plain, []) == tuple(role for role in ROLES if role not in ("rekey", "models"))
     assert roles_of(mirrored, []) == ROLES
     assert group_of(plain, roles_of(plain, [])) == "dovetail-demo"
-    assert group_of(plain, roles_of(plain, [role for role in ROLES if role != "models"])) == "dovetail-demo"
+    assert (
+        group_of(plain, roles_of(plain, [role for role in ROLES if role not in ("rekey", "models")])) == "dovetail-demo"
+    )
     assert group_of(plain, roles_of(plain, ["labels", "features"])) == "dovetail-demo.features+labels"
     assert group_of(mirrored, roles_of(mirrored, ["models"])) == "dovetail-demo.models"
 
 
 def test_roles_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--agents: there is no agent 'feature'; choose from features, snapshots"):
+    with pytest.raises(
+        ConfigError, match="--agents: there is no agent 'feature'; choose from rekey, features, snapshots"
+    ):
         roles_of(config(), ["feature"])
+    with pytest.raises(ConfigError, match=r"--agents: rekey needs a \[rekeyed.NAME\] section"):
+        roles_of(config(), ["rekey"])
     with pytest.raises(ConfigError, match="--agents: trainer needs a \\[model\\] section"):
         roles_of(config().model_copy(update={"model": None}), ["trainer"])
 

@@ -1,6 +1,7 @@
 """The feature agent: events into the state of every view that reads their stream.
 
-A view of several streams is fed by the agents of all of them, each its own sources (``sources.py``).
+A view of several streams is fed by the agents of all of them, each its own sources (``sources.py``). Rows of a re-keyed
+stream that were published again are dropped by the positions they were made from (``rekeying.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of,
 from dovetail.platform import wire
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.intake import Intake, Received
+from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
@@ -66,6 +68,7 @@ class FeatureStage(Stage):
     ) -> None:
         self.name = f"features.{stream.name}"
         self.topics = (stream.topic,)
+        self._rekeyed = stream.rekeyed_from is not None
         self._intake = intake
         self._store = store
         self._dead_letter_topic = dead_letter_topic
@@ -114,10 +117,13 @@ class FeatureStage(Stage):
         self, view: _View, poll: Poll, received: Received, before: Progress
     ) -> tuple[ViewCommit, dict[str, int]]:
         events = _since(received.table, before.next_offset)
+        read, seen = events.num_rows, SourceFilter(before.sources)
+        if self._rekeyed and read:
+            events = events.filter(pa.array(seen.admit(events)))
         dead = sum(letter.rows for letter in received.dead if letter.offset >= before.next_offset)
         changed: dict[bytes, bytes] = {}
         watermark = NO_WATERMARK if before.watermark_us is None else before.watermark_us
-        counts = {READ: events.num_rows + dead, "dead_letter": dead}
+        counts = {READ: read + dead, "dead_letter": dead, "duplicate": read - events.num_rows}
         if events.num_rows:
             prepared = view.preparer.prepare(events)
             watermark_before, watermark = running_watermark(prepared.event_time, watermark)
@@ -149,6 +155,7 @@ class FeatureStage(Stage):
             poll.last + 1,
             watermark_us=None if watermark == NO_WATERMARK else watermark,
             timestamp_ms=max(stamp_ms, before.timestamp_ms or stamp_ms),
+            sources=seen.state,
         )
         return ViewCommit(view.plan.name, before.next_offset, progress, changed, view.plan.retention_us), counts
 

@@ -7,7 +7,7 @@ SELECT is, is read off it: FROM a stream → streaming view; FROM request → fe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,7 +152,8 @@ class _Declared:
         self._toml = config.root / "dovetail.toml"
 
     def streams(self) -> dict[str, Stream]:
-        return {name: self._stream(name) for name in self._config.streams}
+        found = {name: self._stream(name) for name in self._config.streams}
+        return found | {name: self._rekeyed(name, found) for name in self._config.rekeyed}
 
     def _stream(self, name: str) -> Stream:
         declared, schema = self._config.streams[name], self._schema(name, f"streams.{name}")
@@ -165,6 +166,28 @@ class _Declared:
             key=declared.key,
             allowed_lateness_us=declared.allowed_lateness,
             max_ahead_us=declared.max_ahead,
+        )
+
+    def _rekeyed(self, name: str, streams: Mapping[str, Stream]) -> Stream:
+        declared = self._config.rekeyed[name]
+        source = streams[declared.stream]
+        if name in self._schemas:
+            raise DefinitionError(
+                f"{name} is stream {declared.stream} re-keyed, and has its columns",
+                file=self._schemas[name].file,
+                line=self._schemas[name].line,
+                remedy=f"remove CREATE TABLE {name}, or [rekeyed.{name}] from {self._toml.name}",
+            )
+        source.schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
+        lateness = declared.allowed_lateness
+        return Stream(
+            schema=replace(source.schema, name=name),
+            topic=declared.topic or name,
+            event_time=source.event_time,
+            key=declared.key,
+            allowed_lateness_us=source.allowed_lateness_us if lateness is None else lateness,
+            max_ahead_us=source.max_ahead_us,
+            rekeyed_from=declared.stream,
         )
 
     def tables(self) -> dict[str, Table]:

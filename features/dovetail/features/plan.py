@@ -63,7 +63,8 @@ AggregateFunction = Literal[
 class Stream:
     """An event stream: schema, event-time column and how late things may be (microseconds).
 
-    A view's own relation, which is no declared stream, has no topic and no key.
+    A view's own relation, which is no declared stream, has no topic and no key. ``rekeyed_from`` names the stream that
+    a re-keyed one is made of; its rows carry source positions and may be published again (``rekeying.py``).
     """
 
     schema: TableSchema
@@ -72,6 +73,7 @@ class Stream:
     key: str
     allowed_lateness_us: int
     max_ahead_us: int
+    rekeyed_from: str | None = None
 
     @property
     def name(self) -> str:

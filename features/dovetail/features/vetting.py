@@ -20,12 +20,15 @@ __all__ = ["vet_events"]
 
 
 def vet_events(stream: Stream, views: Sequence[StreamView]) -> Vet:
-    """A vet for the intake of ``stream``: finds rows on which an expression of one of ``views`` fails."""
+    """A vet for the intake of ``stream``: finds rows on which an expression of one of ``views`` fails.
+
+    Views of streams that are re-keyed from it count: what they have no value for is turned away before it is re-keyed.
+    """
     preparers = [
         StreamPreparer(view, number)
         for view in views
         for number, branch in enumerate(view.reads)
-        if branch.stream.name == stream.name
+        if stream.name in (branch.stream.name, branch.stream.rekeyed_from)
     ]
 
     def reason(events: pa.Table) -> str | None:

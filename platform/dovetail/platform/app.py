@@ -18,8 +18,9 @@ import pyarrow.dataset as ds
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
-from dovetail.features.plan import Table
+from dovetail.features.plan import StreamView, Table
 from dovetail.features.registration import register
+from dovetail.features.rekeying import RekeyStage
 from dovetail.features.request import flatten_requests
 from dovetail.features.serving import OnlineFeatures
 from dovetail.features.versions import BatchVersions
@@ -217,6 +218,7 @@ class _Parts:
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
         makers: dict[str, Callable[[], list[Stage]]] = {
+            "rekey": self._rekey,
             "features": self._features,
             "snapshots": self._snapshots,
             "labels": self._labels,
@@ -227,11 +229,33 @@ class _Parts:
         }
         return makers[role]()
 
+    def _rekey(self) -> list[Stage]:
+        streams = self.project.streams
+        return [
+            RekeyStage(
+                streams[name],
+                streams[declared.stream].topic,
+                stream_intake(self.project, declared.stream),
+                self.stores.registry,
+                partitions=declared.partitions,
+                # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
+                dead_letter_topic=self.config.dead_letter_topic if name == self._speaker(declared.stream) else None,
+            )
+            for name, declared in self.config.rekeyed.items()
+        ]
+
+    def _speaker(self, stream: str) -> str:
+        """Which stream's agent sends the dead letters of ``stream``: its own, or that of one re-keyed from it."""
+        rekeyed = [name for name, declared in self.config.rekeyed.items() if declared.stream == stream]
+        return stream if self._views_of(stream) or not rekeyed else rekeyed[0]
+
+    def _views_of(self, stream: str) -> list[StreamView]:
+        return [view for view in self.project.stream_views.values() if stream in view.stream_names]
+
     def _features(self) -> list[Stage]:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
-            views = [view for view in self.project.stream_views.values() if name in view.stream_names]
-            if views:
+            if views := self._views_of(name):
                 intake = stream_intake(self.project, name)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))

@@ -19,9 +19,18 @@ from dovetail.platform.archive_config import ArchiveConfig
 from dovetail.platform.broker_config import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.durations import DurationUs, parse_duration
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.model_config import (
+    EvaluationConfig,
+    GateConfig,
+    ModelConfig,
+    ModelInput,
+    OptimizerConfig,
+    SlotConfig,
+)
 from dovetail.platform.policy_config import PolicyConfig
 from dovetail.platform.redis_config import RedisConfig
 from dovetail.platform.section import Name, Section
+from dovetail.platform.stream_config import RekeyedConfig, StreamConfig
 from dovetail.platform.worker_config import WorkerConfig
 
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "OrderConfig",
     "PolicyConfig",
     "RedisConfig",
+    "RekeyedConfig",
     "RequestConfig",
     "SlotConfig",
     "StorageConfig",
@@ -71,19 +81,6 @@ class StorageConfig(Section):
         if kind == "offline_store":
             return str(self.state / "offline")
         return f"sqlite:///{self.state / (kind + '.sqlite')}"
-
-
-class StreamConfig(Section):
-    """A stream of behaviour events; its schema is the ``CREATE TABLE`` of the same name in ``sql/``."""
-
-    topic: str = ""
-    event_time: Name = "event_time"
-    key: Name
-    partitions: int = Field(default=1, ge=1, le=10_000)
-    #: How far behind the newest event of its partition a request may be and still get exact values.
-    allowed_lateness: DurationUs = 3_600_000_000
-    #: An event further ahead of its message's timestamp is dead-lettered: it would expire everybody's state.
-    max_ahead: DurationUs = 3_600_000_000
 
 
 class TableConfig(Section):
@@ -190,87 +187,6 @@ class LabelConfig(PolicyConfig):
         return max(policy.horizons_us[-1] for policy in self.every_target().values())
 
 
-class ModelInput(Section):
-    """One input of the model: a column of the sample, or a cross of several; see ``dovetail.trainer.inputs``."""
-
-    column: str = ""
-    kind: Literal["categorical", "numeric", "bucketed", "standardised", "list", "cross"] = "categorical"
-    boundaries: tuple[float, ...] | None = None
-    columns: tuple[str, ...] = ()
-    length: int = 0
-
-
-class OptimizerConfig(Section):
-    """The optimizer and its hyperparameters, named as in the papers; which one has which is checked at assembly."""
-
-    name: Literal["ftrl", "ogd", "adagrad", "adamom"] = "ftrl"
-    alpha: float = Field(default=0.05, gt=0)
-    beta: float | None = Field(default=None, ge=0)
-    l1: float | None = Field(default=None, ge=0)
-    l2: float | None = Field(default=None, ge=0)
-    lr_power: float | None = Field(default=None, ge=-1, le=0)
-    l2_shrinkage: float | None = Field(default=None, ge=0)
-    initial_accumulator: float | None = Field(default=None, ge=0)
-    beta1: float | None = Field(default=None, ge=0, lt=1)
-    beta2: float | None = Field(default=None, ge=0, le=1)
-    epsilon: float | None = Field(default=None, gt=0)
-    weight_decay: float | None = Field(default=None, ge=0)
-
-
-class SlotConfig(Section):
-    """Admission of rare values and expiry of old ones; both off by default."""
-
-    admit_after: int = Field(default=0, ge=0, le=65_535)
-    admit_probability: float = Field(default=0.0, ge=0, le=1)
-    expire_days: int = Field(default=0, ge=0, le=10_000)
-
-
-class EvaluationConfig(Section):
-    """How the predictions made before training are evaluated."""
-
-    #: Samples per window by count; the gate looks at the last one to two of them.
-    window: int = Field(default=100_000, ge=1)
-    windows: int = Field(default=10, ge=1)
-    time_window: DurationUs = 3_600_000_000
-    time_windows: int = Field(default=24, ge=1)
-    #: Columns of the sample whose values get metrics of their own, the first ``slice_values`` of each.
-    slices: tuple[str, ...] = ()
-    slice_values: int = Field(default=20, ge=1)
-
-
-class GateConfig(Section):
-    """What a candidate's recent metrics must be before it serves; nothing is asked by default."""
-
-    min_samples: int = Field(default=0, ge=0)
-    max_log_loss: float | None = None
-    max_normalised_entropy: float | None = None
-    min_auc: float | None = None
-    min_calibration: float | None = None
-    max_calibration: float | None = None
-
-
-class ModelConfig(Section):
-    """The embedded model: logistic regression over hashed inputs."""
-
-    name: Name = "ranking"
-    inputs: tuple[ModelInput, ...] = Field(min_length=1)
-    bits: int = Field(default=18, ge=8, le=28)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    slots: SlotConfig = SlotConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    gate: GateConfig = GateConfig()
-    publish_every: int = Field(default=2_000, ge=1)
-    #: Every n-th version is a full model, those between are deltas.
-    full_every: int = Field(default=1, ge=1)
-    #: Where published models go beside the directory, for scorers that cannot see it; empty for nowhere.
-    topic: str = ""
-    #: Score a candidate beside the serving model and keep both scores in the snapshot.
-    shadow: bool = False
-    checkpoint_every: int = Field(default=20_000, ge=1)
-    #: What was trained on is in a checkpoint after this long, also when fewer samples came.
-    checkpoint_delay: DurationUs = 300_000_000
-
-
 class Config(Section):
     """All of ``dovetail.toml``; relative paths are relative to ``root``, the folder the file is in."""
 
@@ -280,6 +196,7 @@ class Config(Section):
     redis: RedisConfig = RedisConfig()
     broker: BrokerConfig = BrokerConfig()
     streams: dict[Name, StreamConfig]
+    rekeyed: dict[Name, RekeyedConfig] = Field(default_factory=dict)
     tables: dict[Name, TableConfig] = Field(default_factory=dict)
     batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)
     request: RequestConfig = RequestConfig()
@@ -290,13 +207,26 @@ class Config(Section):
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
+    def _rekeyed_are_of_streams(self) -> Config:
+        for name, declared in self.rekeyed.items():
+            if name in self.streams:
+                raise ValueError(f"rekeyed.{name}: there is a stream of this name; choose another one")
+            if declared.stream not in self.streams:
+                raise ValueError(f"rekeyed.{name}: stream = {declared.stream!r} is not one of {sorted(self.streams)}")
+        return self
+
+    @model_validator(mode="after")
     def _topics_are_distinct(self) -> Config:
         self.topics()
         return self
 
     def topics(self) -> dict[str, int]:
-        """Every topic and its number of partitions; derived topics have as many as what they derive from."""
+        """Every topic and its number of partitions; derived topics have as many as what they derive from.
+
+        But for re-keyed streams, which say how many they have.
+        """
         declared = [(s.topic or name, s.partitions) for name, s in self.streams.items()]
+        declared += [(s.topic or name, s.partitions) for name, s in self.rekeyed.items()]
         declared += [(s.topic or name, s.partitions) for name, s in self.labels.streams.items()]
         declared += [
             (self.request.topic, self.request.partitions),

@@ -9,6 +9,7 @@ import pyarrow as pa
 from dovetail.features import Project
 from dovetail.features.fingerprints import record_of
 from dovetail.features.plan import BatchView, StreamView
+from dovetail.features.rekeying import rekeyed_schema
 from dovetail.features.vetting import vet_events
 from dovetail.joiners.labels import label_rows
 from dovetail.platform import wire
@@ -34,10 +35,12 @@ DEAD_LETTERS = "dead_letters"
 
 
 def stream_intake(project: Project, name: str) -> Intake:
-    """What a stream's agents take in."""
+    """What a stream's agents take in. A re-keyed one's rows have been compared with their messages' time before."""
     stream = project.streams[name]
-    views = list(project.stream_views.values())
-    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet_events(stream, views))
+    vet = vet_events(stream, list(project.stream_views.values()))
+    if stream.rekeyed_from is not None:
+        return Intake(rekeyed_schema(stream.schema), stream.event_time, None, vet)
+    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet)
 
 
 def request_intake(project: Project) -> Intake:
@@ -60,7 +63,13 @@ def datasets(project: Project) -> list[Dataset]:
     config = project.config
     topic, requests = config.request.topic, request_intake(project)
     found = [
-        Dataset(name, stream.topic, stream.event_time, partial(_outside, stream_intake(project, name)), derived=False)
+        Dataset(
+            name,
+            stream.topic,
+            stream.event_time,
+            partial(_outside, stream_intake(project, name)),
+            derived=stream.rekeyed_from is not None,
+        )
         for name, stream in project.streams.items()
     ]
     found.append(Dataset("requests", topic, "request_time", partial(_outside, requests), derived=False))

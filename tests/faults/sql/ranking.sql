@@ -9,6 +9,7 @@ SELECT request_id, item_id,
        user_activity.last_action                                AS user_last_action,
        item_stats.clicks_1d / nullif(item_stats.views_1d, 0)    AS item_ctr_1d,
        item_stats.avg_price_1d                                  AS item_price,
+       item_stats.last_user                                     AS item_last_user,
        item_profile.category,
        item_profile.score                                       AS item_score
 FROM request

@@ -152,7 +152,7 @@ class _Conductor:
         self._replay = Replay(log, self._config)
         self._on_progress = on_progress
         self._last = last
-        streams = [f"features.{name}" for name in self._config.streams]
+        streams = [name for name in worker.stages if name.startswith(("rekey.", "features."))]
         labels = [f"labels.{kind}" for kind in self._config.labels.streams]
         self._phases = (streams, ["snapshots"], labels)
 
@@ -217,7 +217,7 @@ class _Conductor:
 def _summary(worker: Worker, audit: Audit, consistency: Consistency, seconds: float) -> dict[str, Any]:
     """The run as ``--json`` writes it."""
     outcomes = {stage.stage: {READ: stage.read, **stage.outcomes} for stage in audit.stages}
-    streams = [f"archive.{name}" for name in worker.project.streams]
+    streams = [f"archive.{name}" for name in worker.project.config.streams]
     kinds = [f"labels.{kind}" for kind in worker.project.config.labels.streams]
     metrics = worker.trainer.learner.evaluation.total() if worker.trainer is not None else None
     return {

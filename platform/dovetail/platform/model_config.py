@@ -1,0 +1,93 @@
+"""``[model]`` of ``dovetail.toml``: inputs, optimizer, evaluation, gate and publication of the embedded model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dovetail.platform.durations import DurationUs
+from dovetail.platform.section import Name, Section
+
+__all__ = ["EvaluationConfig", "GateConfig", "ModelConfig", "ModelInput", "OptimizerConfig", "SlotConfig"]
+
+
+class ModelInput(Section):
+    """One input of the model: a column of the sample, or a cross of several; see ``dovetail.trainer.inputs``."""
+
+    column: str = ""
+    kind: Literal["categorical", "numeric", "bucketed", "standardised", "list", "cross"] = "categorical"
+    boundaries: tuple[float, ...] | None = None
+    columns: tuple[str, ...] = ()
+    length: int = 0
+
+
+class OptimizerConfig(Section):
+    """The optimizer and its hyperparameters, named as in the papers; which one has which is checked at assembly."""
+
+    name: Literal["ftrl", "ogd", "adagrad", "adamom"] = "ftrl"
+    alpha: float = Field(default=0.05, gt=0)
+    beta: float | None = Field(default=None, ge=0)
+    l1: float | None = Field(default=None, ge=0)
+    l2: float | None = Field(default=None, ge=0)
+    lr_power: float | None = Field(default=None, ge=-1, le=0)
+    l2_shrinkage: float | None = Field(default=None, ge=0)
+    initial_accumulator: float | None = Field(default=None, ge=0)
+    beta1: float | None = Field(default=None, ge=0, lt=1)
+    beta2: float | None = Field(default=None, ge=0, le=1)
+    epsilon: float | None = Field(default=None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+
+
+class SlotConfig(Section):
+    """Admission of rare values and expiry of old ones; both off by default."""
+
+    admit_after: int = Field(default=0, ge=0, le=65_535)
+    admit_probability: float = Field(default=0.0, ge=0, le=1)
+    expire_days: int = Field(default=0, ge=0, le=10_000)
+
+
+class EvaluationConfig(Section):
+    """How the predictions made before training are evaluated."""
+
+    #: Samples per window by count; the gate looks at the last one to two of them.
+    window: int = Field(default=100_000, ge=1)
+    windows: int = Field(default=10, ge=1)
+    time_window: DurationUs = 3_600_000_000
+    time_windows: int = Field(default=24, ge=1)
+    #: Columns of the sample whose values get metrics of their own, the first ``slice_values`` of each.
+    slices: tuple[str, ...] = ()
+    slice_values: int = Field(default=20, ge=1)
+
+
+class GateConfig(Section):
+    """What a candidate's recent metrics must be before it serves; nothing is asked by default."""
+
+    min_samples: int = Field(default=0, ge=0)
+    max_log_loss: float | None = None
+    max_normalised_entropy: float | None = None
+    min_auc: float | None = None
+    min_calibration: float | None = None
+    max_calibration: float | None = None
+
+
+class ModelConfig(Section):
+    """The embedded model: logistic regression over hashed inputs."""
+
+    name: Name = "ranking"
+    inputs: tuple[ModelInput, ...] = Field(min_length=1)
+    bits: int = Field(default=18, ge=8, le=28)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    slots: SlotConfig = SlotConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    publish_every: int = Field(default=2_000, ge=1)
+    #: Every n-th version is a full model, those between are deltas.
+    full_every: int = Field(default=1, ge=1)
+    #: Where published models go beside the directory, for scorers that cannot see it; empty for nowhere.
+    topic: str = ""
+    #: Score a candidate beside the serving model and keep both scores in the snapshot.
+    shadow: bool = False
+    checkpoint_every: int = Field(default=20_000, ge=1)
+    #: What was trained on is in a checkpoint after this long, also when fewer samples came.
+    checkpoint_delay: DurationUs = 300_000_000
