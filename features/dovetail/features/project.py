@@ -90,7 +90,7 @@ class Project:
     def describe(self) -> list[Description]:
         """Each definition: kind, entity, windows, lanes, and the state a streaming view keeps per key."""
         return [
-            *(_describe_stream_view(view) for view in self.stream_views.values()),
+            *(_describe_stream_view(view, self.config) for view in self.stream_views.values()),
             *(_describe_batch_view(view) for view in self.batch_views.values()),
             *(_describe_feature_set(features) for features in self.feature_sets.values()),
         ]
@@ -154,7 +154,7 @@ def _check_kind(where: str, kind: str, column: str, type_: pa.DataType) -> None:
         raise ConfigError(f"{where}: {column!r} is {type_}, which an input of kind {kind!r} cannot read; {remedy}")
 
 
-def _describe_stream_view(view: StreamView) -> Description:
+def _describe_stream_view(view: StreamView, config: Config) -> Description:
     lateness = view.stream.allowed_lateness_us
     return Description(
         view.name,
@@ -176,8 +176,17 @@ def _describe_stream_view(view: StreamView) -> Description:
             "aggregates": len(view.aggregates),
             "inputs": len(view.inputs),
             "derived": [{"name": d.output, "type": str(d.type)} for d in view.derived],
+            "states": _states_per_key(view, config),
             **state_of(view, lateness),
         },
+    )
+
+
+def _states_per_key(view: StreamView, config: Config) -> int:
+    """In how many sources a key's events may be, each with a state of its own: one where the stream has the key."""
+    declared = {**config.streams, **config.rekeyed}
+    return sum(
+        1 if branch.stream.key in view.entity else declared[branch.stream.name].partitions for branch in view.reads
     )
 
 

@@ -37,6 +37,8 @@ def run(project: Path, *, as_json: bool) -> int:
             streams = d.details["streams"]
             per = "per key" if len(streams) == 1 else f"per key, for each SELECT (of {', '.join(streams)}),"
             what = f"{d.details['aggregates']} aggregates; {per} {state}"
+            if (states := d.details["states"]) > len(streams):
+                what += f"; up to {states} such states per key, one per partition ([rekeyed.NAME] brings them together)"
         elif d.kind == "batch":
             what = f"a version every {d.details['every_s']:g} s from {', '.join(d.details['tables'])}"
         else:
