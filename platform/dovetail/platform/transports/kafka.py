@@ -20,6 +20,7 @@ import aiokafka
 import numpy as np
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
+from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
 from faust.types.transports import ConsumerT, ProducerT
@@ -39,6 +40,8 @@ _FETCH_WAIT_MS = 100
 _POLL_TIMEOUT_MS = 1000
 # How often a thread that waits for an answer looks whether the one who would give it still lives.
 _LOOK_ROUND_S = 0.2
+# How long a stop waits for the others of the group to join, when it meets a rebalance.
+_JOIN_PATIENCE_S = 1.0
 
 
 class ConsumerThread(stock.AIOKafkaConsumerThread):
@@ -54,11 +57,37 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         """Stop answering, then stop aiokafka.
 
         That lets a rebalance end before it leaves the group, and the rebalance asks the main thread: where that would
-        ask here again, nobody would ever be answered, and neither would end.
+        ask here again, nobody would ever be answered, and neither would end. A rebalance that waits for others is left.
         """
         await self.method_queue.stop()
         self.parent_loop.call_soon_threadsafe(self._deaf.set)
-        await super().on_thread_stop()
+        closing = asyncio.ensure_future(super().on_thread_stop())
+        await asyncio.wait({closing}, timeout=_JOIN_PATIENCE_S)
+        if not closing.done():
+            await self._leave()
+        await closing
+
+    async def _leave(self) -> None:
+        """Leave the group while it is being joined: the broker answers the join too, then, and aiokafka can close.
+
+        A join is answered when the slowest member has come, which may take longer than we have. By another connection
+        than aiokafka's own: on one connection, a broker answers one after the other.
+        """
+        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - there is no public way
+        if getattr(coordinator, "coordinator_id", None) is None:
+            return  # no group, or nobody who knows it
+        request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+        try:
+            await self._ensure_consumer()._client.send(coordinator.coordinator_id, request)  # noqa: SLF001
+        except KafkaError as error:
+            self.log.warning("the group was not left, its others wait for the session time-out: %r", error)
+
+    def close(self) -> None:
+        """Nothing: :meth:`on_thread_stop` closes aiokafka.
+
+        Faust calls this when a rebalance meets a stop, and would close connections from another thread's event loop,
+        before the group is left by them.
+        """
 
     def _create_worker_consumer(self, transport: stock.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
