@@ -207,7 +207,7 @@ class Agents:
             self._requests, allowed_lateness_us=world.request_lateness * SECOND, idle_timeout_us=self.idle_us
         )
         attribution = Attribution(
-            self.registry, self.settled, silent, moved, newest_ms=self._newest_ms, within_us=world.within * SECOND
+            self.registry, self.settled, silent, newest_ms=self._newest_ms, within_us=world.within * SECOND
         )
         stages: list[Stage] = [snapshots]
         stages += [

@@ -17,7 +17,7 @@ request's doing. Its labels end as ``orphaned``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.positions import OWN_COLUMNS
-from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.asked import ASKED, ITEM_SEPARATOR
 from dovetail.platform.stores.labels import joined_keys
@@ -36,8 +35,6 @@ __all__ = ["USER_COLUMN", "Attribution", "Requests", "asked_rows"]
 
 #: The column of requests and of attributed labels that names the user.
 USER_COLUMN = "user_id"
-#: How often another process's snapshot agent is looked at, in seconds.
-_LOOK_AGAIN_S = 0.5
 _PAIR = [USER_COLUMN, "item_id"]
 _LATEST = ["request_time_us", "partition", "offset", "row"]
 Int64 = npt.NDArray[np.int64]
@@ -78,11 +75,11 @@ def asked_rows(requests: pa.Table, known_us: Int64, flatten: Callable[[pa.Table]
 
 
 class Attribution:
-    """Finds the requests of labels, and waits until they can be found.
+    """Finds the requests of labels, and tells when they can be found.
 
-    ``settled`` reads the smallest clock (µs) of the request partitions from the store; ``moved`` is signalled when it
-    may have changed. ``silent`` speaks for request partitions that are silent while the others, or the labels, go on:
-    ``newest_ms`` reads the newest message timestamp of any label stored.
+    ``settled`` reads the smallest clock (µs) of the request partitions from the store. ``silent`` speaks for request
+    partitions that are silent while the others, or the labels, go on: ``newest_ms`` reads the newest message timestamp
+    of any label stored.
     """
 
     def __init__(
@@ -90,7 +87,6 @@ class Attribution:
         requests: Requests,
         settled: Callable[[], int | None],
         silent: SilentPartitions,
-        moved: Signal,
         *,
         newest_ms: Callable[[], int | None],
         within_us: int,
@@ -98,31 +94,19 @@ class Attribution:
         self._requests = requests
         self._settled = settled
         self._silent = silent
-        self._moved = moved
         self._newest_ms = newest_ms
         self._within_us = within_us
 
-    async def wait(
-        self, effective_us: int, stamp_ms: int | None, wanted: Callable[[], bool] = lambda: True
-    ) -> AsyncGenerator[list[Outgoing], None]:
-        """Return when every request is known that competes for labels which took effect by ``effective_us``.
+    async def look(self, effective_us: int, stamp_ms: int | None) -> list[Outgoing] | None:
+        """Whether every request is known that competes for labels which took effect by ``effective_us``.
 
-        Yields announcements that must be made for that. ``stamp_ms``: the newest message timestamp of these labels.
-        Returns as well when ``wanted()``, asked again whenever something moved, is no longer true.
+        Empty when it is; announcements that must be made for that, or None when that is to be waited for.
+        ``stamp_ms``: the newest message timestamp of these labels.
         """
-        listener = self._moved.listen()
-        try:
-            while wanted():
-                settled = await asyncio.to_thread(self._settled)
-                if settled is not None and settled > effective_us:
-                    return
-                announcements = await asyncio.to_thread(self._announcements, effective_us + 1, stamp_ms)
-                if announcements:
-                    yield announcements
-                    continue
-                await listener.wait(_LOOK_AGAIN_S)
-        finally:
-            listener.close()
+        settled = await asyncio.to_thread(self._settled)
+        if settled is not None and settled > effective_us:
+            return []
+        return await asyncio.to_thread(self._announcements, effective_us + 1, stamp_ms) or None
 
     def _announcements(self, needed_us: int, stamp_ms: int | None) -> list[Outgoing]:
         stamps = [stamp for stamp in (stamp_ms, self._newest_ms()) if stamp is not None]

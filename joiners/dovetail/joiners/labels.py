@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import aclosing
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.joiners.attribution import Attribution
+from dovetail.joiners.hold import Hold
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform import wire
 from dovetail.platform.intake import Intake, Received, spoken_ms, time_us
@@ -68,41 +69,36 @@ class LabelStage(Stage):
         self._attribution = attribution
         self._on_stored = on_stored
         self._progress: dict[int, Progress] = {}
-        # The partition a poll of which waits for its requests; None when it has gone to another worker meanwhile.
-        self._held: int | None = None
-        self._leaving = False
+        # Only while a poll waits for its requests.
+        self._hold = Hold(moved)
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._store.progress(self.name))
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
-        if self._held in partitions:
-            self._held = None
-            self._moved.send()
+        self._hold.forget(partitions)
 
     def hurry(self) -> None:
-        self._leaving = True
-        self._moved.send()
+        self._hold.hurry()
 
     @property
     def waiting(self) -> str | None:
         """Which labels wait for what."""
-        return None if self._held is None else f"requests that {self._kind} labels of partition {self._held} belong to"
+        held = self._hold.partition
+        return None if held is None else f"requests that {self._kind} labels of partition {held} belong to"
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         before = self._progress.get(poll.partition, Progress())
         received = await asyncio.to_thread(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
-            self._held = poll.partition
-            wait = self._attribution.wait(int(effective_us.max()), spoken_ms(poll), self._wanted)
-            async with aclosing(wait) as waiting:
-                async for announcements in waiting:
+            look = partial(self._attribution.look, int(effective_us.max()), spoken_ms(poll))
+            with self._hold.of(poll.partition):
+                while announcements := await self._hold.until(look):
                     yield Work(outgoing=announcements)
-            if not self._wanted():
-                return
-            self._held = None
+                if not self._hold.wanted:
+                    return
         rows, late, unattributed = await asyncio.to_thread(self._rows, received.table, effective_us)
         after = progress_after(poll, received, "event_time", before)
 
@@ -124,9 +120,6 @@ class LabelStage(Stage):
 
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
-
-    def _wanted(self) -> bool:
-        return not self._leaving and self._held is not None
 
     def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
         """The rows to store (LABEL_ROWS), and how many are too late or of no request."""

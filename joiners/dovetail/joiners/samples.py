@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.assemble import assemble_samples, known_times
 from dovetail.joiners.contracts import BatchFeatures
+from dovetail.joiners.hold import Hold
 from dovetail.joiners.matching import Matched, chance, keys_of, match_labels
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
@@ -102,13 +103,9 @@ class SampleStage(Stage):
         self._store = store
         self._features = features
         self._watermark = watermark
-        self._moved = moved
+        self._hold = Hold(moved, look_again_s)
         self._on_blocked = on_blocked
         self._on_released = on_released
-        self._look_again_s = look_again_s
-        # The partition a poll of which is held back; None when it has gone to another worker meanwhile.
-        self._held: int | None = None
-        self._leaving = False
         self._announce = announce
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
@@ -119,13 +116,10 @@ class SampleStage(Stage):
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
-        if self._held in partitions:
-            self._held = None
-            self._moved.send()
+        self._hold.forget(partitions)
 
     def hurry(self) -> None:
-        self._leaving = True
-        self._moved.send()
+        self._hold.hurry()
 
     @property
     def waiting(self) -> str | None:
@@ -140,45 +134,45 @@ class SampleStage(Stage):
         offsets = rows.column("_offset").to_numpy()
         end_us = time_us(rows, "request_time") + self._horizon_us
         start = 0
-        self._held = poll.partition
-        while start < rows.num_rows:
-            stop, announcements = await self._wait(offsets, end_us, start)
-            if announcements:
-                yield Work(outgoing=announcements)
-                continue
-            if stop == start:
-                return
-            last = int(offsets[stop - 1])
-            yield await asyncio.to_thread(self._release, poll, rows.slice(start, stop - start), sources, last + 1)
-            start = stop
+        with self._hold.of(poll.partition):
+            while start < rows.num_rows:
+                found = await self._wait(offsets[start:], end_us[start:])
+                if found is None:
+                    return
+                due, announcements = found
+                if announcements:
+                    yield Work(outgoing=announcements)
+                    continue
+                last = int(offsets[start + due - 1])
+                yield await asyncio.to_thread(self._release, poll, rows.slice(start, due), sources, last + 1)
+                start += due
 
     async def _wait(
-        self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], start: int
-    ) -> tuple[int, Sequence[Outgoing]]:
-        """Wait until at least one whole message from ``start`` is due; return the row after the last one due.
+        self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64]
+    ) -> tuple[int, Sequence[Outgoing]] | None:
+        """Wait until at least one whole message is due; return the number of leading rows that are.
 
-        Or return announcements that must be made for that. Returns ``start`` and none when there is nothing to wait for
-        any more: the worker stops, or the partition has gone.
+        Or return announcements that must be made for that. None when there is nothing to wait for any more: the worker
+        stops, or the partition has gone.
         """
-        listener = self._moved.listen()
         try:
-            while not self._leaving and self._held is not None:
-                watermark = await asyncio.to_thread(self._watermark)
-                if watermark is not None:
-                    stop = _due(offsets[start:], end_us[start:], watermark)
-                    if stop:
-                        return start + stop, ()
-                blocked_until_us = int(end_us[start:][offsets[start:] == offsets[start]].max())
-                announcements = await asyncio.to_thread(self._announce, blocked_until_us + 1)
-                if announcements:
-                    return start, announcements
-                self.blocked_until_us = blocked_until_us
-                self._on_blocked()
-                await listener.wait(self._look_again_s)
-            return start, ()
+            return await self._hold.until(partial(self._look, offsets, end_us))
         finally:
             self.blocked_until_us = None
-            listener.close()
+
+    async def _look(
+        self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64]
+    ) -> tuple[int, Sequence[Outgoing]] | None:
+        """As :meth:`_wait`, of what is so now; None when neither is."""
+        watermark = await asyncio.to_thread(self._watermark)
+        if watermark is not None and (due := _due(offsets, end_us, watermark)):
+            return due, ()
+        blocked_until_us = int(end_us[offsets == offsets[0]].max())
+        if announcements := await asyncio.to_thread(self._announce, blocked_until_us + 1):
+            return 0, announcements
+        self.blocked_until_us = blocked_until_us
+        self._on_blocked()
+        return None
 
     def _release(self, poll: Poll, rows: pa.Table, sources: SourceFilter, next_offset: int) -> Work:
         read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())

@@ -316,7 +316,7 @@ class _Parts:
         )
         settled = partial(request_watermark, self.config, self.stores.registry)
         newest_ms = partial(newest_label_ms, self.config, self.stores.labels)
-        return Attribution(self.stores.registry, settled, silent, self.moved, newest_ms=newest_ms, within_us=within_us)
+        return Attribution(self.stores.registry, settled, silent, newest_ms=newest_ms, within_us=within_us)
 
     def _forget_requests(self) -> None:
         forget_requests(self.config, self.stores.labels, self.stores.registry)

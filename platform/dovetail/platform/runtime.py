@@ -1,15 +1,4 @@
-"""Runs stages in a Faust app: one agent per stage, four steps per work, and no way past a failure.
-
-For each poll a stage is given, and for each work it yields, in this order (see :mod:`dovetail.platform.stage`):
-
-====================  =================================================================================
-step                  afterwards
-====================  =================================================================================
-``computed``          nothing outside the stage has changed
-``published``         the broker has acknowledged every outgoing message
-``committed``         state, positions and accounts are in the store, in one transaction
-``acknowledged``      the offset may be committed to the broker, once all stages of the topic are there
-====================  =================================================================================
+"""Runs stages in a Faust app: one agent per stage, four steps per work (``steps.py``), and no way past a failure.
 
 Guarantees:
 
@@ -31,17 +20,17 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
 from faust.types import TP, StreamT
 
-from dovetail.platform.errors import TransportError
 from dovetail.platform.fitting import fitting
-from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check_stages
+from dovetail.platform.offsets import Offsets, Progress, Stored
+from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, check_stages
+from dovetail.platform.steps import Steps
 from dovetail.platform.tenure import Gone, Tenure
 from dovetail.platform.transports.app import App, Resume, create_app
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
@@ -49,9 +38,6 @@ from dovetail.platform.turns import Turns
 from dovetail.platform.waiters import Waiters
 
 __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
-
-#: Progress by (stage, topic, partition): the offset after the last message.
-Progress = dict[tuple[str, str, int], int]
 
 
 class Runtime:
@@ -79,14 +65,8 @@ class Runtime:
     ) -> None:
         self.app = app
         self.stages = tuple(stages)
-        #: By (stage, topic, partition): the offset after the last poll whose ``handle`` has ended. Not durable.
-        self.handled: Progress = {}
-        #: By (stage, topic, partition): the offset below which everything is completed, durably.
-        self.completed: Progress = {}
         #: What ended the worker, None as long as nothing has.
         self.failure: BaseException | None = None
-        #: Steps taken in each (stage, topic, partition): whatever is at work, this moves.
-        self.steps: Counter[tuple[str, str, int]] = Counter()
         #: What is assigned, and whether a rebalance is going on.
         self.tenure: Tenure[TP] = Tenure()
         self._on_step = on_step
@@ -97,9 +77,8 @@ class Runtime:
         self._turns: Turns[TP] = Turns()
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
-        self._stored: Progress = {}
-        # The offset after the last poll a stage was given; while its partition stays here, that is where it goes on.
-        self._given: Progress = {}
+        self._offsets: Offsets[TP] = Offsets(self.stages)
+        self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
         self._started: list[Stage] = []
         self._waiters = Waiters()
         check_stages(self.stages, app.declared)
@@ -234,10 +213,24 @@ class Runtime:
         """The partition a stage is at work on, None while it is idle."""
         return self._turns.partition(stage)
 
+    @property
+    def handled(self) -> Progress:
+        """By (stage, topic, partition): the offset after the last poll whose ``handle`` has ended. Not durable."""
+        return self._offsets.handled
+
+    @property
+    def completed(self) -> Progress:
+        """By (stage, topic, partition): the offset below which everything is completed, durably."""
+        return self._offsets.completed
+
+    @property
+    def steps(self) -> Counter[tuple[str, str, int]]:
+        """Steps taken in each (stage, topic, partition): whatever is at work, this moves."""
+        return self._steps.taken
+
     def given(self, stage: str, tp: TP) -> int:
         """The offset after the last poll a stage was given of a partition assigned here."""
-        key = (stage, *tp)
-        return max(self._given.get(key, 0), self._stored.get(key, 0))
+        return self._offsets.given(stage, tp)
 
     def readers(self, topic: str) -> Sequence[Stage]:
         """The stages that read a topic."""
@@ -268,7 +261,7 @@ class Runtime:
                     works = stage.settle(tp.topic, tp.partition, stopping=stopping)
                     with suppress(Gone):
                         async with self._turns.at_work(stage.name, tp, tenure):
-                            await self._carry_all(stage, tp, works, tenure)
+                            await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
 
     async def _tick_on(self) -> None:
         while not self._stopping and self.failure is None:
@@ -293,32 +286,18 @@ class Runtime:
             await self.tenure.renew(taken)
             await self._give_up(taken)
             stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        positions: dict[TP, int] = {}
-        for tp in tps:
-            for stage in self._readers[tp.topic]:
-                key = (stage.name, *tp)
-                position = stored[stage.name, tp.topic].get(tp.partition, 0)
-                self._stored[key] = position
-                self.handled.setdefault(key, position)
-                self.completed.setdefault(key, position)
-                # A partition kept through a rebalance goes on where its stage is, which may be ahead of the store.
-                position = self._given.get(key, position)
-                positions[tp] = min(positions.get(tp, position), position)
+        positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
         await self.tenure.open()
         self.notify()
         return positions
 
-    def _taken(self, stored: Mapping[tuple[str, str], Mapping[int, int]]) -> set[TP]:
+    def _taken(self, stored: Stored) -> set[TP]:
         """What somebody else has had since it was ours, although it has never gone by what we were told.
 
         That is how it looks to a worker that was paused for longer than its session. What it holds in memory is of the
         past, of all partitions of the topic: some stages have one state for all.
         """
-        moved = {
-            topic
-            for (stage, topic, partition), completed in self.completed.items()
-            if stored[stage, topic].get(partition, 0) > completed
-        }
+        moved = self._offsets.overtaken(stored)
         return {tp for tp in self.tenure.partitions if tp.topic in moved}
 
     def _forget(self, gone: Collection[TP]) -> None:
@@ -331,11 +310,9 @@ class Runtime:
         self._forget(gone)
         # A stage that still computes on what has gone must not be asked to resume meanwhile.
         await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
-        for progress in (self._given, self._stored, self.handled, self.completed):
-            for key in [key for key in progress if TP(*key[1:]) in gone]:
-                del progress[key]
+        self._offsets.forget(gone)
 
-    def _read_stored(self, topics: set[str]) -> dict[tuple[str, str], Mapping[int, int]]:
+    def _read_stored(self, topics: set[str]) -> Stored:
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
 
     # --- agents -----------------------------------------------------------------------------------------------------
@@ -363,63 +340,22 @@ class Runtime:
         tenure = self.tenure.number(tp)
         if tenure is None or self._stopping:
             return  # somebody else reads it, or the next start does
-        key = (stage.name, *tp)
         after = poll.last + 1
-        stored = self._stored.get(key, 0)
-        if after <= stored:
+        if after <= self._offsets.stored(stage.name, tp):
             self._complete(stage, tp, after)
-        todo = poll.since(max(stored, self._given.get(key, 0)))
+        todo = self._offsets.give(stage.name, poll, tp)
         if len(todo):
-            self._given[key] = after
             if self._observer is not None:
                 self._observer.polled(stage.name, poll.topic, len(todo))
             try:
                 async with self._turns.at_work(stage.name, tp, tenure):
-                    await self._carry_all(stage, tp, stage.handle(todo), tenure)
+                    # When a stop has begun, up to a point to resume from; the rest is for the next start.
+                    await self._steps.take_all(stage, tp, stage.handle(todo), tenure, lambda: self._stopping)
             except Gone:
                 return
         if self.tenure.number(tp) == tenure and not self._stopping:
-            self.handled[key] = max(after, self.handled[key])
-            self.consumer.release(tp, self._least(self.handled, tp))
+            self.consumer.release(tp, self._offsets.handle(stage.name, tp, after))
             self.notify()
-
-    async def _carry_all(self, stage: Stage, tp: TP, works: AsyncIterator[Work], tenure: int) -> None:
-        try:
-            async for work in works:
-                await self._carry_through(stage, tp, work, tenure)
-                if self._stopping and work.done is not None:
-                    return  # a point to resume from; the rest is for the next start
-        finally:
-            close = getattr(works, "aclose", None)
-            if close is not None:
-                await close()
-
-    async def _carry_through(self, stage: Stage, tp: TP, work: Work, tenure: int) -> None:
-        self.steps[stage.name, *tp] += 1
-        self._step(stage, "computed")
-        async with self.tenure.effect(tp, tenure):
-            if work.outgoing:
-                await self.publish(work.outgoing)
-            self._step(stage, "published")
-            if work.commit is not None:
-                await self._commit(stage, work.commit)
-            self._step(stage, "committed")
-            if work.done is not None:
-                self._complete(stage, tp, work.done)
-            self._step(stage, "acknowledged")
-        self.steps[stage.name, *tp] += 1
-
-    async def _commit(self, stage: Stage, commit: Callable[[], None]) -> None:
-        """Commit in a thread. When cancelled, it is let finish first: a thread cannot be stopped."""
-        began = time.perf_counter()
-        committing = asyncio.ensure_future(asyncio.to_thread(commit))
-        try:
-            await asyncio.shield(committing)
-        except asyncio.CancelledError:
-            await asyncio.wait({committing})
-            raise
-        if self._observer is not None:
-            self._observer.committed(stage.name, time.perf_counter() - began)
 
     def _step(self, stage: Stage, step: str) -> None:
         self._raise_failure()
@@ -427,19 +363,10 @@ class Runtime:
             self._on_step(stage.name, step)
 
     def _complete(self, stage: Stage, tp: TP, done: int) -> None:
-        key, given = (stage.name, *tp), self.given(stage.name, tp)
-        if done > given:
-            raise TransportError(
-                f"stage {stage.name} says it is done up to offset {done} of {tp.topic}, partition {tp.partition}, "
-                f"but was given offsets below {given} only: done is the offset after the last message completed"
-            )
-        if key in self._stored and done > self.completed[key]:
-            self.completed[key] = done
-            self.consumer.acknowledge(tp, self._least(self.completed, tp))
+        completed = self._offsets.complete(stage.name, tp, done)
+        if completed is not None:
+            self.consumer.acknowledge(tp, completed)
             self.notify()
-
-    def _least(self, progress: Progress, tp: TP) -> int:
-        return min(progress.get((stage.name, *tp), 0) for stage in self._readers[tp.topic])
 
     # --- failing ----------------------------------------------------------------------------------------------------
 

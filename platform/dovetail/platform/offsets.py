@@ -1,0 +1,106 @@
+"""How far each stage has come in each partition that is assigned here: four offsets, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from dovetail.platform.errors import TransportError
+from dovetail.platform.stage import Poll, Stage
+
+__all__ = ["Offsets", "Progress", "Stored"]
+
+#: Progress by (stage, topic, partition): the offset after the last message.
+Progress = dict[tuple[str, str, int], int]
+#: What stages say to :meth:`Stage.resume`: by (stage, topic), the next offset to read by partition.
+Stored = Mapping[tuple[str, str], Mapping[int, int]]
+
+P = TypeVar("P", bound=tuple[str, int])
+
+
+class Offsets(Generic[P]):
+    """The offsets of ``stages`` by partition, which is (topic, partition). Belongs to the event loop."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        #: The offset after the last poll whose ``handle`` has ended. Not durable.
+        self.handled: Progress = {}
+        #: The offset below which everything is completed, durably.
+        self.completed: Progress = {}
+        self._stored: Progress = {}
+        # The offset after the last poll a stage was given; while its partition stays here, that is where it goes on.
+        self._given: Progress = {}
+        self._readers: dict[str, list[str]] = {}
+        for stage in stages:
+            for topic in stage.topics:
+                self._readers.setdefault(topic, []).append(stage.name)
+
+    def given(self, stage: str, partition: P) -> int:
+        """The offset after the last poll a stage was given."""
+        key = (stage, *partition)
+        return max(self._given.get(key, 0), self._stored.get(key, 0))
+
+    def resume(self, partition: P, stored: Stored) -> int:
+        """The partition is assigned, anew or still; ``stored`` says how far. Returns the least its stages need."""
+        needed = []
+        for stage in self._readers[partition[0]]:
+            key = (stage, *partition)
+            position = stored[stage, partition[0]].get(partition[1], 0)
+            self._stored[key] = position
+            self.handled.setdefault(key, position)
+            self.completed.setdefault(key, position)
+            # A partition kept through a rebalance goes on where its stage is, which may be ahead of the store.
+            needed.append(self._given.get(key, position))
+        return min(needed)
+
+    def overtaken(self, stored: Stored) -> set[str]:
+        """The topics of which ``stored`` says more than has been completed here: somebody else has had them."""
+        return {
+            topic
+            for (stage, topic, partition), completed in self.completed.items()
+            if stored[stage, topic].get(partition, 0) > completed
+        }
+
+    def forget(self, gone: Collection[P]) -> None:
+        """These partitions have gone to another worker."""
+        for progress in (self._given, self._stored, self.handled, self.completed):
+            for key in [key for key in progress if key[1:] in gone]:
+                del progress[key]
+
+    def stored(self, stage: str, partition: P) -> int:
+        """Where the stage was when the partition was last assigned, by its store."""
+        return self._stored.get((stage, *partition), 0)
+
+    def give(self, stage: str, poll: Poll, partition: P) -> Poll:
+        """The part of ``poll`` that the stage has not had yet, which it is given now; may be empty."""
+        todo = poll.since(self.given(stage, partition))
+        if len(todo):
+            self._given[stage, *partition] = poll.last + 1
+        return todo
+
+    def handle(self, stage: str, partition: P, after: int) -> int:
+        """A poll up to ``after`` has been handled; returns what every stage of the topic has handled."""
+        self.handled[stage, *partition] = max(after, self.handled[stage, *partition])
+        return self._least(self.handled, partition)
+
+    def complete(self, stage: str, partition: P, done: int) -> int | None:
+        """All before ``done`` is completed; returns what every stage of the topic has completed.
+
+        None when the stage has said so before, or the partition is not here.
+
+        Raises:
+            TransportError: ``done`` is beyond what the stage was given.
+        """
+        given = self.given(stage, partition)
+        if done > given:
+            raise TransportError(
+                f"stage {stage} says it is done up to offset {done} of {partition[0]}, partition {partition[1]}, "
+                f"but was given offsets below {given} only: done is the offset after the last message completed"
+            )
+        key = (stage, *partition)
+        if key not in self._stored or done <= self.completed[key]:
+            return None
+        self.completed[key] = done
+        return self._least(self.completed, partition)
+
+    def _least(self, progress: Progress, partition: P) -> int:
+        return min(progress.get((stage, *partition), 0) for stage in self._readers[partition[0]])
