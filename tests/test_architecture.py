@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("platform", "features", "joiners", "trainer")
 #: Modules of the platform that may know every package: where the parts are put together.
-ASSEMBLY = ("app", "cli", "datasets", "demo", "jobs", "modelling", "reports")
+ASSEMBLY = ("app", "cli", "datasets", "demo", "jobs", "modelling", "reports", "storage")
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -19,11 +19,11 @@ from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.consistency import equal_bits
 from dovetail.features.request import flatten_requests
 from dovetail.joiners.batch_join import join_samples
-from dovetail.platform.app import Stores, load_table, open_stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import load_config
 from dovetail.platform.demo.run import project_folder
 from dovetail.platform.jobs import served_rows
+from dovetail.platform.storage import Stores, load_table, open_stores
 
 ROOT = Path(__file__).parent.parent.parent
 DOVETAIL = Path(sys.executable).parent / "dovetail"

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from dovetail.features import load
-from dovetail.platform.app import assemble, open_stores
+from dovetail.features.bootstrap import bootstrap
+from dovetail.features.request import flatten_requests
+from dovetail.platform.app import assemble, features_of
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.demo.run import DemoResult, project_folder, run_demo
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.storage import open_stores
 
 REKEYED = {"behaviour_by_item": {"stream": "behaviour", "key": "item_id", "partitions": 3}}
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]
@@ -71,6 +74,26 @@ def test_everything_served_is_recomputed_from_the_re_keyed_archive(runs: dict[st
     assert accounts["features.item_stats"].read == events
     assert "re-keyed, and archived as behaviour_by_item" in " ".join(check.what for check in result.audit.checks)
     assert result.summary["events"] == events
+
+
+def test_a_view_of_a_re_keyed_stream_gets_its_past_from_the_archive_of_it(
+    runs: dict[str, tuple[Path, DemoResult]],
+) -> None:
+    keep, _ = runs["rekeyed"]
+    overrides = {"sql": str(keep.parent / "sql"), "rekeyed": REKEYED}
+    project = load(project_folder(), storage={"state": str(keep.absolute())}, **overrides)
+    stores = open_stores(project.config)
+    requests = read_dataset(stores.registry, stores.offline, "requests")
+    asked = flatten_requests(requests.sort_by([("request_time", "descending")]).slice(0, 20))
+    features, view = features_of(project, stores), project.stream_views["item_stats"]
+    before = features.serve(asked)
+    assert before.answerable.any()
+    result = bootstrap(view, stores.registry, stores.offline, stores.online, replace_existing=True)
+    after = features.serve(asked)
+    stores.close()
+    assert before.features.equals(after.features)
+    assert before.seen == after.seen
+    assert list(result.positions) == ["behaviour_by_item"]
 
 
 def test_re_keying_is_a_role_of_its_own(tmp_path: Path) -> None:

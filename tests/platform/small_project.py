@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.features import Project, load
-from dovetail.platform.app import Stores, Worker, assemble, open_stores
+from dovetail.platform.app import Worker, assemble
 from dovetail.platform.config import load_config
 from dovetail.platform.intake import WATERMARK_HEADER
 from dovetail.platform.stage import Outgoing
+from dovetail.platform.storage import Stores, open_stores
 from dovetail.platform.transports.embedded_log import EmbeddedLog
 
 #: 2024-01-01 12:00 UTC.

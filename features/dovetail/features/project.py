@@ -184,10 +184,8 @@ def _describe_stream_view(view: StreamView, config: Config) -> Description:
 
 def _states_per_key(view: StreamView, config: Config) -> int:
     """In how many sources a key's events may be, each with a state of its own: one where the stream has the key."""
-    declared = {**config.streams, **config.rekeyed}
-    return sum(
-        1 if branch.stream.key in view.entity else declared[branch.stream.name].partitions for branch in view.reads
-    )
+    topics = config.topics()
+    return sum(1 if branch.stream.key in view.entity else topics[branch.stream.topic] for branch in view.reads)
 
 
 def _describe_batch_view(view: BatchView) -> Description:

@@ -10,15 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from dovetail.features import Project, load
 from dovetail.features.agent import FeatureStage
-from dovetail.features.plan import StreamView, Table
+from dovetail.features.plan import StreamView
 from dovetail.features.registration import register
 from dovetail.features.rekeying import RekeyStage
 from dovetail.features.request import flatten_requests
@@ -45,58 +43,27 @@ from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform import wire
 from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage
-from dovetail.platform.config import Config
 from dovetail.platform.datasets import datasets, label_intake, request_intake, stream_intake
-from dovetail.platform.errors import DefinitionError, WireError
+from dovetail.platform.errors import DefinitionError
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
 from dovetail.platform.roles import ROLES, group_of, roles_of
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Observer, Stage
-from dovetail.platform.stores.label_stores import open_label_store
-from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.online import OnlineStore
-from dovetail.platform.stores.online_stores import open_online_store
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.storage import Stores, load_table, open_stores, resolved
 from dovetail.platform.transports.security import credentials
 from dovetail.trainer.metrics import Metrics
 from dovetail.trainer.mirror import ModelMirror
-from dovetail.trainer.publish import ModelDirectory
 from dovetail.trainer.scorer import Scorer as ModelScorer
 from dovetail.trainer.stage import Trained, TrainerStage
 from dovetail.trainer.telemetry import ModelMetrics, metric_rows
 
 __all__ = [
     "ROLES",
-    "Stores",
     "Worker",
     "assemble",
     "label_watermark",
-    "open_stores",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Everything durable beside the broker."""
-
-    online: OnlineStore
-    labels: LabelStore
-    registry: Registry
-    offline: OfflineStore
-    models: ModelDirectory
-    checkpoints: Path
-
-    def accounts(self) -> list[Account]:
-        """All accounts of all stores. Stores that share a database share its accounts: each counts once."""
-        accounts = [*self.online.accounts(), *self.labels.accounts(), *self.registry.accounts()]
-        return list({account[:4]: account for account in accounts}.values())
-
-    def close(self) -> None:
-        """Release connections."""
-        for store in (self.online, self.labels, self.registry):
-            store.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,35 +90,6 @@ class Worker:
     def accounts(self) -> list[Account]:
         """All accounts of all stores, and the trainer's."""
         return self.stores.accounts() + (self.trainer.accounts() if self.trainer is not None else [])
-
-
-def open_stores(config: Config) -> Stores:
-    """Open what the configuration names, creating what is embedded.
-
-    Raises:
-        ConfigError: a URL cannot be used, or a database is another project's.
-        StoreError: a store cannot be reached.
-    """
-    urls = config.storage
-    model = config.model.name if config.model else "none"
-    state = config.path(urls.state)
-    redis = config.redis.below(config.root)
-    return Stores(
-        open_online_store(_resolved(config, urls.url("online_store")), config.name, redis),
-        open_label_store(_resolved(config, urls.url("label_store")), config.name, redis),
-        Registry(_resolved(config, urls.url("registry")), config.name),
-        OfflineStore(_resolved(config, urls.url("offline_store"))),
-        ModelDirectory(state / "models" / model),
-        state / "checkpoints" / model,
-    )
-
-
-def _resolved(config: Config, url: str) -> str:
-    """``url`` with a relative path taken from the project's folder."""
-    for scheme in ("sqlite:///", "embedded://"):
-        if url.startswith(scheme):
-            return f"{scheme}{config.path(url.removeprefix(scheme)).absolute()}"
-    return url if "://" in url else str(config.path(url).absolute())
 
 
 def assemble(
@@ -182,7 +120,7 @@ def assemble(
         raise
     app = create_app(
         group_of(config, roles),
-        _resolved(config, config.storage.url("broker")),
+        resolved(config, config.storage.url("broker")),
         topics=config.topics(),
         retention=config.retention(),
         max_message_bytes=config.broker.max_message_bytes,
@@ -410,27 +348,6 @@ class NoModel:
     def score(self, table: pa.Table) -> tuple[int, Any]:
         """Version 0 and one half for every row."""
         return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()
-
-
-def load_table(config: Config, table: Table) -> pa.Table:
-    """An offline table: a Parquet file or a folder of them.
-
-    Raises:
-        WireError: it cannot be read, or lacks a declared column.
-    """
-    path = config.path(table.path)
-    try:
-        return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)
-    except FileNotFoundError as error:
-        columns = ", ".join(table.schema.arrow.names)
-        raise WireError(
-            f"offline table {table.schema.name}: {path} does not exist; write it, Parquet with the columns {columns}, "
-            f"or correct [tables.{table.schema.name}] path"
-        ) from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise WireError(
-            f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
-        ) from error
 
 
 def __getattr__(name: str) -> Any:

@@ -21,9 +21,9 @@ from dovetail.features.requests import RequestLog
 from dovetail.features.source import nearest
 from dovetail.features.versions import BatchVersions
 from dovetail.joiners.snapshots import request_rows, seen_column
-from dovetail.platform.app import Stores, load_table
 from dovetail.platform.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.storage import Stores, load_table
 from dovetail.platform.stores.offline import OfflineStore
 
 __all__ = [

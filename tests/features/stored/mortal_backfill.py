@@ -22,9 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.scratch import Buckets
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.backfill import run
 from dovetail.platform.jobs import BackfillRequest, batch_versions
+from dovetail.platform.storage import open_stores
 from dovetail.platform.stores.registry import Registry
 
 #: What is killed before and after: rows into a file, the file under its name, rows of the registry, pieces on disk.

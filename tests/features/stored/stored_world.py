@@ -19,11 +19,12 @@ from dovetail.features.serving import OnlineFeatures
 from dovetail.joiners.labels import label_rows
 from dovetail.joiners.snapshots import SnapshotStage
 from dovetail.platform import wire
-from dovetail.platform.app import NoModel, Stores, open_stores
+from dovetail.platform.app import NoModel
 from dovetail.platform.archive import ArchiveStage, Dataset
 from dovetail.platform.intake import Intake
 from dovetail.platform.jobs import batch_versions
 from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.storage import Stores, open_stores
 from dovetail.platform.testing import MemoryLog, run_stage
 
 #: Whether there is time for more seeds.

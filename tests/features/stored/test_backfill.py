@@ -14,10 +14,10 @@ from dovetail.features.backfill import Backfill
 from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.request import flatten_requests
-from dovetail.platform.app import load_table
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.errors import ConfigError, DefinitionError, StoreError, WireError
 from dovetail.platform.jobs import BackfillRequest, open_backfill
+from dovetail.platform.storage import load_table
 
 from .stored_world import START, World, events, requests
 

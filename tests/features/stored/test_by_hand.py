@@ -17,11 +17,11 @@ from dovetail.features.batch.features import evaluate_feature_set
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.consistency import equal_bits
-from dovetail.platform.app import load_table
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.cli import batch as batch
 from dovetail.platform.cli.main import app
 from dovetail.platform.jobs import archived_events, served_rows
+from dovetail.platform.storage import load_table
 
 from .stored_world import World
 

@@ -19,7 +19,6 @@ from dovetail.joiners.labels import LabelStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.samples import SampleStage, lanes_of
 from dovetail.platform import wire
-from dovetail.platform.app import load_table
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.intake import Intake
 from dovetail.platform.jobs import BackfillRequest, batch_versions, open_backfill
@@ -28,6 +27,7 @@ from dovetail.platform.reports import consistency_of
 from dovetail.platform.reports.join import difference, join_archived
 from dovetail.platform.signal import Signal
 from dovetail.platform.stage import Outgoing
+from dovetail.platform.storage import load_table
 from dovetail.platform.testing import run_stage
 
 from .stored_world import World

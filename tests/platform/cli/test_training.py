@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import app
 from dovetail.platform.cli.report import metrics_table
 from dovetail.platform.config import load_config
 from dovetail.platform.errors import ConfigError, DovetailError, ModelError, StoreError
 from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.platform.storage import open_stores
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import DataFile
 from dovetail.trainer.publish import ModelDirectory

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.accounts import Account
-from dovetail.platform.app import open_stores
 from dovetail.platform.config import load_config
+from dovetail.platform.storage import open_stores
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import ViewCommit

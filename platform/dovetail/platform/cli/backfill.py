@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from dovetail.features import load
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.cli.progress import DayProgress
 from dovetail.platform.jobs import BackfillRequest, open_backfill
+from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

@@ -10,10 +10,10 @@ from dovetail.features import load
 from dovetail.features.bootstrap import bootstrap
 from dovetail.features.registration import register_rebuilt
 from dovetail.features.source import nearest
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.cli.progress import DayProgress
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

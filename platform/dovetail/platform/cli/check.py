@@ -9,8 +9,8 @@ from rich.table import Table
 
 from dovetail.features import load
 from dovetail.features.registration import changes
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
+from dovetail.platform.storage import open_stores
 
 __all__ = ["run", "run_diff"]
 

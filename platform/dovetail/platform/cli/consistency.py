@@ -11,10 +11,10 @@ from rich.table import Table
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.consistency import Consistency
-from dovetail.platform.app import open_stores
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.cli.progress import DayProgress
 from dovetail.platform.reports import consistency_of
+from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

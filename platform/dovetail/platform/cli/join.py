@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from dovetail.features import load
-from dovetail.platform.app import features_of, open_stores
+from dovetail.platform.app import features_of
 from dovetail.platform.cli.main import print_json
 from dovetail.platform.reports import difference, join_archived
+from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from dovetail.platform.app import open_stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.cli.evaluate import evaluate_model
 from dovetail.platform.cli.main import print_json
@@ -20,6 +19,7 @@ from dovetail.platform.cli.report import metrics_dict, metrics_table
 from dovetail.platform.cli.samples import find_model
 from dovetail.platform.cli.train import project_config
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.storage import open_stores
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.exporting import export_model
 from dovetail.trainer.kernels import Float32

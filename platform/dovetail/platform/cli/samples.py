@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.app import open_stores
 from dovetail.platform.config import Config, ModelConfig
 from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.modelling import encoder_of
+from dovetail.platform.storage import open_stores
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.importing import FEATURES, read_libsvm, read_parquet, read_vw

@@ -8,12 +8,12 @@ from dovetail.features import Project
 from dovetail.features.request import flatten_requests
 from dovetail.joiners.batch_attribution import attribute_labels
 from dovetail.joiners.samples import lanes_of
-from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.config import PolicyConfig
 from dovetail.platform.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.positions import OWN_COLUMNS, own_position_columns
+from dovetail.platform.storage import Stores
 
 __all__ = ["archived_labels", "archived_letters", "archived_samples", "released_positions", "target_of"]
 

@@ -12,10 +12,10 @@ from dovetail.features import Project
 from dovetail.features.consistency import equal_bits
 from dovetail.joiners.batch_samples import batch_samples
 from dovetail.joiners.contracts import BatchFeatures
-from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.positions import LANE, OWN_COLUMNS, SOURCE_COLUMNS, pack
 from dovetail.platform.reports.archived import archived_labels, archived_samples, released_positions, target_of
+from dovetail.platform.storage import Stores
 
 __all__ = ["JoinDifference", "difference", "join_archived"]
 

@@ -9,7 +9,6 @@ from dovetail.joiners.label_audit import AUDIT_ROWS, LabelAudit, Line, audit_lab
 from dovetail.joiners.labels import label_scope
 from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
 from dovetail.platform.accounts import READ
-from dovetail.platform.app import Stores
 from dovetail.platform.archive import read_dataset
 from dovetail.platform.audit import Check
 from dovetail.platform.reports.archived import (
@@ -19,6 +18,7 @@ from dovetail.platform.reports.archived import (
     released_positions,
     target_of,
 )
+from dovetail.platform.storage import Stores
 from dovetail.platform.stores.ledger import Progress
 
 __all__ = ["audit_archived_labels"]

@@ -21,11 +21,12 @@ from dovetail.features.registration import refuse_changed
 from dovetail.joiners.samples import Lane, lanes_of
 from dovetail.joiners.snapshots import SET_COLUMN
 from dovetail.platform.accounts import READ, Account
-from dovetail.platform.app import Stores, Worker
+from dovetail.platform.app import Worker
 from dovetail.platform.audit import Audit, Check, audit
 from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.jobs import archived_events, batch_versions, scratch_folder, served_rows
+from dovetail.platform.storage import Stores
 
 __all__ = ["audit_worker", "consistency_of"]
 

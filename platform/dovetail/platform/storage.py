@@ -1,0 +1,95 @@
+"""Everything durable beside the broker: what the configuration names, opened; and the offline tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from dovetail.features.plan import Table
+from dovetail.platform.accounts import Account
+from dovetail.platform.config import Config
+from dovetail.platform.errors import WireError
+from dovetail.platform.stores.label_stores import open_label_store
+from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import OnlineStore
+from dovetail.platform.stores.online_stores import open_online_store
+from dovetail.platform.stores.registry import Registry
+from dovetail.trainer.publish import ModelDirectory
+
+__all__ = ["Stores", "load_table", "open_stores", "resolved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything durable beside the broker."""
+
+    online: OnlineStore
+    labels: LabelStore
+    registry: Registry
+    offline: OfflineStore
+    models: ModelDirectory
+    checkpoints: Path
+
+    def accounts(self) -> list[Account]:
+        """All accounts of all stores. Stores that share a database share its accounts: each counts once."""
+        accounts = [*self.online.accounts(), *self.labels.accounts(), *self.registry.accounts()]
+        return list({account[:4]: account for account in accounts}.values())
+
+    def close(self) -> None:
+        """Release connections."""
+        for store in (self.online, self.labels, self.registry):
+            store.close()
+
+
+def open_stores(config: Config) -> Stores:
+    """Open what the configuration names, creating what is embedded.
+
+    Raises:
+        ConfigError: a URL cannot be used, or a database is another project's.
+        StoreError: a store cannot be reached.
+    """
+    urls = config.storage
+    model = config.model.name if config.model else "none"
+    state = config.path(urls.state)
+    redis = config.redis.below(config.root)
+    return Stores(
+        open_online_store(resolved(config, urls.url("online_store")), config.name, redis),
+        open_label_store(resolved(config, urls.url("label_store")), config.name, redis),
+        Registry(resolved(config, urls.url("registry")), config.name),
+        OfflineStore(resolved(config, urls.url("offline_store"))),
+        ModelDirectory(state / "models" / model),
+        state / "checkpoints" / model,
+    )
+
+
+def resolved(config: Config, url: str) -> str:
+    """``url`` with a relative path taken from the project's folder."""
+    for scheme in ("sqlite:///", "embedded://"):
+        if url.startswith(scheme):
+            return f"{scheme}{config.path(url.removeprefix(scheme)).absolute()}"
+    return url if "://" in url else str(config.path(url).absolute())
+
+
+def load_table(config: Config, table: Table) -> pa.Table:
+    """An offline table: a Parquet file or a folder of them.
+
+    Raises:
+        WireError: it cannot be read, or lacks a declared column.
+    """
+    path = config.path(table.path)
+    try:
+        return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)
+    except FileNotFoundError as error:
+        columns = ", ".join(table.schema.arrow.names)
+        raise WireError(
+            f"offline table {table.schema.name}: {path} does not exist; write it, Parquet with the columns {columns}, "
+            f"or correct [tables.{table.schema.name}] path"
+        ) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise WireError(
+            f"offline table {table.schema.name} at {path} does not fit {table.schema.file}: {error}"
+        ) from error
