@@ -134,14 +134,15 @@ async def live(folder: Path, on_step: Callable[[str, str], None] | None = None) 
     worker = assemble(project_in(folder), roles=("snapshots", "labels", "samples", "archive"), on_step=on_step)
     try:
         await worker.runtime.start()
-        await worker.runtime.wait_for(lambda: _finished(worker))
+        await worker.runtime.wait_for(lambda: finished(worker))
         await worker.runtime.stop()
     finally:
         await worker.runtime.stop()
         worker.stores.close()
 
 
-def _finished(worker: Worker) -> bool:
+def finished(worker: Worker) -> bool:
+    """Whether every stage has handled all that its topics hold."""
     runtime, topics = worker.runtime, worker.project.config.topics()
     return all(
         runtime.handled.get((name, topic, partition), 0) >= (runtime.end_offset(topic, partition) or 0)
