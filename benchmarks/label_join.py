@@ -251,7 +251,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int, list[int]]:
 
         def retire() -> None:
             boundary = boundary_us(
-                LaneProgress(store, [lane], [0]), lambda topic, p: log.end_offsets(topic)[p], watermark_us=now(),
+                (), LaneProgress(store, [lane], [0]), lambda topic, p: log.end_offsets(topic)[p], watermark_us=now(),
                 longest_us=WINDOW, retention_us=HOUR,
             )  # fmt: skip
             while boundary is not None and store.retire(boundary):

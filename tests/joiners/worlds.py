@@ -227,6 +227,7 @@ def sample_stage(
         if retention_us is None:
             return
         boundary = boundary_us(
+            (),
             LaneProgress(store, world.lanes, [0]),
             lambda topic, partition: log.end_offsets(topic)[partition],
             watermark_us=label_watermark(world, store, log),

@@ -97,10 +97,12 @@ def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
     ]
 
 
-def retire_labels(config: Config, store: LabelStore, end_offset: EndOffset) -> None:
-    """Let the label rows go that no snapshot still to be sampled can ask for."""
+def retire_labels(config: Config, store: LabelStore, registry: Registry, end_offset: EndOffset) -> None:
+    """Let the label rows go that no snapshot still to be taken or sampled can ask for."""
+    requests = request_clocks(config, registry, end_offset)
     progress = LaneProgress(store, [lane for lane, _ in sample_lanes(config)], range(config.request.partitions))
     boundary = boundary_us(
+        requests.values(),
         progress,
         end_offset,
         watermark_us=label_watermark(config, store),

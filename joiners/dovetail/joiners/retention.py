@@ -2,9 +2,9 @@
 
 A snapshot of a request at T asks for labels that took effect from T on (they cannot precede it by more than clocks
 disagree). So rows that took effect before the oldest snapshot still to come are of no use, and with ``retention`` as
-the allowance for clocks that disagree and requests out of order, that is the boundary. How far the sample agents have
-come is read from their stored positions, never from the wall clock: a backlog keeps its labels for as long as its
-snapshots wait.
+the allowance for clocks that disagree and requests out of order, that is the boundary. How far the snapshot agents and
+the sample agents have come is read from their stored positions, never from the wall clock: a backlog keeps its labels
+for as long as its requests wait to be answered and its snapshots to be sampled.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from dovetail.joiners.samples import Lane
+from dovetail.joiners.watermark import PartitionClock
 from dovetail.platform.accounts import READ
 from dovetail.platform.stores.labels import LabelStore
 
@@ -48,6 +49,7 @@ class LaneProgress:
 
 
 def boundary_us(
+    requests: Iterable[PartitionClock],
     progress: LaneProgress,
     end_offset: Callable[[str, int], int | None],
     *,
@@ -57,12 +59,20 @@ def boundary_us(
 ) -> int | None:
     """Label rows that took effect before this (µs) may leave; None while that cannot be told.
 
-    A lane that has read all there is holds nothing back beyond the label watermark itself. ``end_offset`` None counts
-    as not read to the end.
+    ``requests`` are the partitions of the requests as the snapshot agents have answered them, read before ``progress``
+    was: what they answered since is in the snapshots, at the end of which no lane is yet. Whoever has read all there is
+    holds nothing back beyond the label watermark itself. ``end_offset`` None counts as not read to the end.
     """
     if watermark_us is None:
         return None
     oldest = watermark_us - longest_us
+    for partition_clock in requests:
+        if partition_clock.at_end:
+            continue
+        answered = partition_clock.clock_us(0)
+        if answered is None:
+            return None
+        oldest = min(oldest, answered)
     before: Lane | None = None
     for lane in progress.lanes:
         for partition in progress.partitions:

@@ -277,7 +277,7 @@ class _Parts:
                 watermark=lambda: label_watermark(self.config, self.stores.labels),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self._ends()),
+                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
                 announce=silent.announcements,
             )
             for lane, declared in sample_lanes(self.config)
