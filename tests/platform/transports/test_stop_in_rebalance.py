@@ -55,7 +55,7 @@ def member(broker: Broker, topic: str, store: SharedStore) -> Runtime:
 @contextmanager
 def held_worker(broker: Broker, topic: str, place: str) -> Iterator[subprocess.Popen[str]]:
     """A worker process held at ``place``; none is left over."""
-    command = [sys.executable, WORKER, broker.url, topic, place]
+    command = [sys.executable, str(WORKER), broker.url, topic, place]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
         try:
             yield worker
