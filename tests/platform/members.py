@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
 from dovetail.platform.errors import StaleCommit
+from dovetail.platform.runtime import Runtime
 from dovetail.platform.stage import Poll, Stage, Work
 
 
@@ -59,6 +60,19 @@ class Summing(Stage):
         self.entered.set()
         await self.gate.wait()
         yield Work(commit=lambda: self.store.commit(poll), done=poll.last + 1)
+
+
+async def until(holds: Callable[[], bool], *runtimes: Runtime) -> None:
+    """Until ``holds()``, tried whenever one of the runtimes gets on. Raises what one of them has failed with."""
+    waiting = {asyncio.ensure_future(runtime.wait_for(holds)) for runtime in runtimes}
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        for one in waiting:
+            one.cancel()
+        await asyncio.wait(waiting)
 
 
 def group(address: str, name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+from members import until
 
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.runtime import Runtime, create_app
@@ -85,12 +86,8 @@ class Worker:
         return sum(tp.topic == topic for tp in self.runtime.tenure.partitions) if self.runtime.tenure.settled else -1
 
 
-async def until(predicate: Callable[[], bool], *workers: Worker) -> None:
-    """Wait for something that both workers move."""
-    while not predicate():
-        for worker in workers:
-            assert worker.runtime.failure is None
-        await asyncio.sleep(0.02)
+async def got(holds: Callable[[], bool], *workers: Worker) -> None:
+    await until(holds, *(worker.runtime for worker in workers))
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -116,16 +113,16 @@ def test_workers_share_partitions_hand_them_over_and_read_shared_topics_whole(ka
 
         first, second = Worker(kafka, name, store), Worker(kafka, name, store)
         await first.runtime.start()
-        await until(lambda: first.has(f"{name}-split") == PARTITIONS, first)
+        await got(lambda: first.has(f"{name}-split") == PARTITIONS, first)
         await first.runtime.publish([Outgoing(f"{name}-shared", b"%d" % n) for n in range(10)])
         loading = asyncio.create_task(send(first.runtime, 5000))
         await second.runtime.start()
-        await until(lambda: first.has(f"{name}-split") == second.has(f"{name}-split") == 2, first, second)
+        await got(lambda: first.has(f"{name}-split") == second.has(f"{name}-split") == 2, first, second)
         assert sorted([first.has(f"{name}-whole"), second.has(f"{name}-whole")]) == [0, PARTITIONS]
         await loading
-        await until(lambda: len(store.values) == sent, first, second)
+        await got(lambda: len(store.values) == sent, first, second)
         for worker in (first, second):
-            await until(lambda seen=worker.all: sum(map(len, seen.polls)) >= 10, first, second)  # type: ignore[misc]
+            await got(lambda seen=worker.all: sum(map(len, seen.polls)) >= 10, first, second)  # type: ignore[misc]
             # Also where it does not read itself, each knows where a log ends.
             ends = await asyncio.to_thread(
                 worker.runtime.end_offsets, {TP(f"{name}-split", number) for number in range(PARTITIONS)}
@@ -133,9 +130,9 @@ def test_workers_share_partitions_hand_them_over_and_read_shared_topics_whole(ka
             assert sum(ends.values()) == sent
         loading = asyncio.create_task(send(second.runtime, 5000))
         await first.runtime.stop()
-        await until(lambda: second.has(f"{name}-split") == PARTITIONS, second)
+        await got(lambda: second.has(f"{name}-split") == PARTITIONS, second)
         await loading
-        await until(lambda: len(store.values) == sent, second)
+        await got(lambda: len(store.values) == sent, second)
         await second.runtime.stop()
         assert sorted(store.values) == list(range(sent))
 

@@ -34,7 +34,8 @@ class RedisConfig(Section):
     connect_timeout: DurationUs = 5_000_000
     #: A Redis that says nothing for this long has failed the call.
     timeout: DurationUs = 30_000_000
-    #: A failed call is repeated this often, after 0.1, 0.2, 0.4 ... 2 seconds, less some chance.
+    #: A failed call is repeated this often, after 0.1, 0.2, 0.4 ... 2 seconds, less some chance. A cluster's failover
+    #: takes its ``cluster-node-timeout`` and a second or two; 8 repetitions wait for at least 5.5 seconds, 24 for 21.
     retries: int = Field(default=8, ge=0, le=100)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from online_servers import free_port
+from redis_cluster import free_port
 
 from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.redis_config import RedisConfig

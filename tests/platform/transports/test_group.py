@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
-from members import SharedStore, Summing, member_ids
+from members import SharedStore, Summing, member_ids, until
 
 from dovetail.platform.runtime import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Work
@@ -51,8 +51,8 @@ def member(broker: Broker, topic: str, stage: Summing, **settings: Any) -> Runti
     return Runtime(app, [stage])
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Until something outside of this loop holds; the test's own deadline ends it."""
+async def until_broker(holds: Callable[[], bool]) -> None:
+    """Until what the broker thinks holds, or a thread has done what it does; the test's own deadline ends it."""
     while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - there is no event for what a broker thinks
         await asyncio.sleep(0.05)
 
@@ -85,7 +85,7 @@ def test_two_members_share_the_partitions_and_each_number_counts_once(real_kafka
         await second.publish(numbers(topic, 6_000, 2_000))
         await leaving
         await second.wait_for(lambda: len(second.completed) == PARTITIONS)
-        await until(lambda: store.count() == 8_000)
+        await until(lambda: store.count() == 8_000, first, second)
         assert (first.failure, second.failure) == (None, None)
         await second.stop()
         assert sorted(n for values in store.values.values() for n in values) == list(range(8_000))
@@ -106,13 +106,13 @@ def test_a_rebalance_while_positions_are_read_starts_over(real_kafka: Broker, to
         starting = asyncio.create_task(one.start())
         await asyncio.to_thread(slow.asked.wait)
         joining = asyncio.create_task(two.start())
-        await until(lambda: len(member_ids(real_kafka.address, topic)) == 2)
+        await until_broker(lambda: len(member_ids(real_kafka.address, topic)) == 2)
         slow.resuming.set()
         await asyncio.gather(starting, joining)
         await one.wait_for(lambda: len(one.completed) == PARTITIONS / 2)
         await two.wait_for(lambda: len(two.completed) == PARTITIONS / 2)
         await one.publish(numbers(topic, 400, 400))
-        await until(lambda: store.count() == 800)
+        await until(lambda: store.count() == 800, one, two)
         await one.stop()
         await two.stop()
         assert sorted(n for values in store.values.values() for n in values) == list(range(800))
@@ -157,7 +157,7 @@ def test_what_is_held_back_is_not_committed(real_kafka: Broker, topic: str) -> N
         await runtime.start()
         messages = numbers(topic, 0, 400)
         await runtime.publish([message for message in messages if message.partition])
-        await until(lambda: committed(real_kafka, topic, topic) == {1: 100, 2: 100, 3: 100})
+        await until_broker(lambda: committed(real_kafka, topic, topic) == {1: 100, 2: 100, 3: 100})
         stage.gate.clear()
         stage.entered.clear()
         await runtime.publish([message for message in messages if not message.partition])
@@ -165,7 +165,7 @@ def test_what_is_held_back_is_not_committed(real_kafka: Broker, topic: str) -> N
         await runtime.app.consumer.commit()
         assert await asyncio.to_thread(committed, real_kafka, topic, topic) == {1: 100, 2: 100, 3: 100}
         stage.gate.set()
-        await until(lambda: committed(real_kafka, topic, topic) == dict.fromkeys(range(PARTITIONS), 100))
+        await until_broker(lambda: committed(real_kafka, topic, topic) == dict.fromkeys(range(PARTITIONS), 100))
         await runtime.stop()
 
     run(main)
@@ -208,7 +208,7 @@ def test_a_member_that_has_nothing_to_poll_for_longer_than_any_limit_stays(
         if held:
             stage.gate.clear()
             await runtime.publish(numbers(topic, 0, PARTITIONS))
-            await until(lambda: not runtime.app.consumer._fetchable())  # type: ignore[attr-defined]
+            await until_broker(lambda: not runtime.app.consumer._fetchable())  # type: ignore[attr-defined]
             # aiokafka takes a poll that was cancelled for one that still goes on, which would hide what is tested here.
             runtime.app.consumer._thread._consumer._subscription._fetch_count = 0  # type: ignore[attr-defined]
         before = await asyncio.to_thread(member_ids, real_kafka.address, topic)
@@ -217,7 +217,7 @@ def test_a_member_that_has_nothing_to_poll_for_longer_than_any_limit_stays(
         assert len(before) == 1
         stage.gate.set()
         await runtime.publish(numbers(topic, PARTITIONS, 100 - (PARTITIONS if held else 0)))
-        await until(lambda: store.count() == 100)
+        await runtime.wait_for(lambda: store.count() == 100)
         await runtime.stop()
 
     run(main)

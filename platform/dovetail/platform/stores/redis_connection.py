@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
+from redis import exceptions
 from redis.backoff import EqualJitterBackoff, NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from dovetail.platform.errors import ConfigError, StoreError
@@ -19,8 +20,20 @@ __all__ = ["RedisClient", "is_redis_url"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 _FAILURES = (redis.RedisError, redis.RedisClusterException)
+# What a cluster says while one of its nodes is away or its slots move, besides what a single Redis says.
+_FAILING_OVER = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.RedisClusterException,
+    exceptions.AskError,  # MOVED, too
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+)
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
+_SEEDS = re.compile(r"(rediss?://(?:[^/?]*@)?)([^/?]*)(.*)")
 _PASSWORD = re.compile(r"(//[^/@:]*:)[^@]*(?=@)|([?&]password=)[^&]*")
+
+T = TypeVar("T")
 
 
 def is_redis_url(url: str) -> bool:
@@ -36,6 +49,8 @@ class RedisClient:
 
     def __init__(self, url: str, config: RedisConfig, *, decode: bool) -> None:
         """Connect, once and without patience. ``decode``: replies are text, else bytes.
+
+        The URL of a cluster may name several of its nodes, separated by commas: one that answers is enough.
 
         Raises:
             ConfigError: the URL is malformed, a password is not where it should be, a certificate cannot be read.
@@ -59,7 +74,7 @@ class RedisClient:
             files = {"ssl_ca_certs": config.ca, "ssl_certfile": config.certificate, "ssl_keyfile": config.key}
             options |= {name: _readable(path) for name, path in files.items() if path is not None}
         try:
-            self.redis: Any = (redis.RedisCluster if self.cluster else redis.Redis).from_url(plain, **options)
+            self.redis: Any = _cluster_of(plain, options) if self.cluster else redis.Redis.from_url(plain, **options)
             self.redis.ping()
             memory = self._memory()
         except ValueError as error:
@@ -80,7 +95,11 @@ class RedisClient:
                     f"(maxmemory-policy {node.get('maxmemory_policy')}): state would be gone while its positions stay; "
                     "give Dovetail a Redis of its own with maxmemory-policy noeviction"
                 )
-        self.redis.set_retry(Retry(EqualJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S), config.retries))
+        patience = EqualJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S)
+        # A cluster's client repeats without a pause, and is through before a replica has been promoted: it need not.
+        self._patience = Retry(patience, config.retries, _FAILING_OVER) if self.cluster else Retry(NoBackoff(), 0)
+        if not self.cluster:
+            self.redis.set_retry(Retry(patience, config.retries))
 
     def _memory(self) -> list[dict[str, Any]]:
         """What each node says of its memory; nothing where this user may not ask."""
@@ -91,24 +110,53 @@ class RedisClient:
         except redis.ResponseError:
             return []
 
-    @contextmanager
-    def answering(self) -> Iterator[Any]:
-        """The client, for calls whose failure is final.
+    def call(self, do: Callable[[Any], T]) -> T:
+        """What ``do`` returns of the client. It may be done several times; its failure is final.
 
         Raises:
             StoreError: Redis did not answer in all the repetitions, or refused.
         """
         try:
-            yield self.redis
+            done: T = self._patience.call_with_retry(lambda: do(self.redis), lambda _: None)
         except _FAILURES as error:
             raise StoreError(
                 f"{self.where}: Redis failed: {type(error).__name__}: {error}; this worker ends, and goes on from what "
                 "is stored once Redis can be reached"
             ) from error
+        return done
+
+    def ask(self, commands: Callable[[Any], None], *, together: bool) -> list[Any]:
+        """The answers to what ``commands`` puts into a pipeline; ``together``: all of one moment, and of one slot.
+
+        Raises:
+            StoreError: as :meth:`call`.
+        """
+
+        def do(client: Any) -> list[Any]:
+            with client.pipeline(transaction=together) as pipeline:
+                commands(pipeline)
+                answers: list[Any] = pipeline.execute()
+                return answers
+
+        return self.call(do)
 
     def close(self) -> None:
         """Close all connections."""
         self.redis.close()
+
+
+def _cluster_of(url: str, options: dict[str, Any]) -> Any:
+    found = _SEEDS.fullmatch(url)
+    before, seeds, after = found.groups() if found else ("", url, "")
+    first, *others = seeds.split(",")
+    nodes = [(host.strip("[]"), int(port)) for host, _, port in (seed.rpartition(":") for seed in others)]
+    # Ask who has which slot after each error: what failed may have been the node that had it.
+    return redis.RedisCluster.from_url(
+        f"{before}{first}{after}",
+        startup_nodes=[ClusterNode(host, port) for host, port in nodes],  # type: ignore[no-untyped-call]
+        reinitialize_steps=1,
+        **options,
+    )
 
 
 def _readable(path: Path) -> str:

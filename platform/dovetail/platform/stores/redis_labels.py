@@ -63,17 +63,15 @@ class RedisLabelStore(LabelStore):
         self._insert, self._mark, self._retire = register(INSERT), register(MARK), register(RETIRE)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
-        with self._client.answering() as redis:
-            return ledger.progress_of(redis.hgetall(ledger.progress_key(self._tag, scope)))
+        [found] = self._hashes([ledger.progress_key(self._tag, scope)], together=False)
+        return ledger.progress_of(found)
 
     def lookup(self, request_ids: Sequence[str]) -> pa.Table:
         parts = []
         for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
             part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
-            with self._client.answering() as redis, redis.pipeline(transaction=False) as pipeline:
-                for request_id in part:
-                    pipeline.hgetall(self._key("request", request_id))
-                parts.append(_label_rows(part, pipeline.execute()))
+            keys = [self._key("request", request_id) for request_id in part]
+            parts.append(_label_rows(part, self._hashes(keys, together=False)))
         return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
 
     def insert(
@@ -121,16 +119,14 @@ class RedisLabelStore(LabelStore):
         self._run(self._mark, partition, move, accounts, requests, list(_flat(columns)))
 
     def retire(self, before_us: int, limit: int = 50_000) -> int:
-        with self._client.answering() as redis:
-            requests = redis.zrange(
-                self._key("effect"), "-inf", f"({before_us}", byscore=True, offset=0, num=max(1, limit // 16)
-            )
-            if not requests:
-                return 0
-            found = self._retire(
-                keys=[*self._common("none"), *(self._key("request", request) for request in requests)],
-                args=[before_us, *requests],
-            )
+        effect, last, num = self._key("effect"), f"({before_us}", max(1, limit // 16)
+        requests = self._client.call(
+            lambda redis: redis.zrange(effect, "-inf", last, byscore=True, offset=0, num=num),
+        )
+        if not requests:
+            return 0
+        keys = [*self._common("none"), *(self._key("request", request) for request in requests)]
+        found = self._client.call(lambda _: self._retire(keys=keys, args=[before_us, *requests]))
         counts = {}
         for name, rows in zip(found[::2], found[1::2], strict=True):
             kind, outcome = name.split(_SEPARATOR)
@@ -141,22 +137,26 @@ class RedisLabelStore(LabelStore):
         return sum(self._held().values())
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        with self._client.answering() as redis, redis.pipeline(transaction=True) as pipeline:
-            pipeline.hgetall(self._key("outcomes"))
-            pipeline.hgetall(ledger.accounts_key(self._tag))
-            held, accounts = pipeline.execute()
+        held, accounts = self._hashes([self._key("outcomes"), ledger.accounts_key(self._tag)], together=True)
         return with_retired(_by_outcome(held), ledger.accounts_of(accounts))
 
     def accounts(self) -> list[Account]:
-        with self._client.answering() as redis:
-            return sorted(ledger.accounts_of(redis.hgetall(ledger.accounts_key(self._tag))))
+        [found] = self._hashes([ledger.accounts_key(self._tag)], together=False)
+        return sorted(ledger.accounts_of(found))
 
     def close(self) -> None:
         self._client.close()
 
     def _held(self) -> dict[tuple[str, str], int]:
-        with self._client.answering() as redis:
-            return _by_outcome(redis.hgetall(self._key("outcomes")))
+        [found] = self._hashes([self._key("outcomes")], together=False)
+        return _by_outcome(found)
+
+    def _hashes(self, keys: Sequence[str], *, together: bool) -> list[Mapping[str, str]]:
+        def ask(pipeline: Any) -> None:
+            for key in keys:
+                pipeline.hgetall(key)
+
+        return self._client.ask(ask, together=together)
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._tag, *parts))
@@ -176,8 +176,7 @@ class RedisLabelStore(LabelStore):
     ) -> None:
         _, first = ledger.advance(self._tag, partition, [move], accounts)
         keys = [*self._common(move.scope), *(self._key("request", request) for request in requests)]
-        with self._client.answering():
-            answer = script(keys=keys, args=[*first, *arguments])
+        answer = self._client.call(lambda _: script(keys=keys, args=[*first, *arguments]))
         ledger.raise_if_stale(answer, partition, [move])
 
 

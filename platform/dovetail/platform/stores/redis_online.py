@@ -24,6 +24,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice, product
 from typing import Any
 
@@ -81,10 +82,12 @@ class RedisOnlineStore(OnlineStore):
             self._known |= {view: known[view] | found[view] for view in keys}
 
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._client.answering() as redis, redis.pipeline(transaction=self._groups == 1) as pipeline:
+        def ask(pipeline: Any) -> None:
             for part in _parts(keys, _KEYS_PER_COMMAND):
                 pipeline.hmget(self._state_key(view, partition), part)
-            return [state for states in pipeline.execute() for state in states]
+
+        answers = self._client.ask(ask, together=self._groups == 1)
+        return [state for states in answers for state in states]
 
     def commit(self, partition: int, commits: Sequence[ViewCommit], accounts: Sequence[Account]) -> None:
         moves = [ledger.Move(scope_of(commit.view), commit.expected, commit.progress) for commit in commits]
@@ -95,8 +98,7 @@ class RedisOnlineStore(OnlineStore):
             parts = list(_packed(commit.changed))
             arguments += ["" if age is None else age, 0 if before is None else before, commit.leaving, len(parts)]
             arguments += [argument for part in parts for argument in part]
-        with self._client.answering():
-            answer = self._commit(keys=keys, args=arguments)
+        answer = self._client.call(partial(_run, self._commit, keys, arguments))
         ledger.raise_if_stale(answer, partition, moves)
 
     def promote(self, source: str, target: str, *, expected: Mapping[int, int]) -> None:
@@ -123,16 +125,17 @@ class RedisOnlineStore(OnlineStore):
                 for view in (source, target):
                     keys += [self._state_key(view, partition), self._age_key(view, partition)]
                 arguments += [partition, expected.get(partition, 0)]
-            with self._client.answering():
-                answer = self._promote(keys=keys, args=arguments)
+            answer = self._client.call(partial(_run, self._promote, keys, arguments))
             if answer is not None:
                 raise _stale(target, int(answer[0]), expected, int(answer[1]))
 
     def accounts(self) -> list[Account]:
-        with self._client.answering() as redis, redis.pipeline(transaction=self._groups == 1) as pipeline:
+        def ask(pipeline: Any) -> None:
             for tag in self._tags:
                 pipeline.hgetall(ledger.accounts_key(tag))
-            found = [account for stored in pipeline.execute() for account in ledger.accounts_of(stored)]
+
+        answers = self._client.ask(ask, together=self._groups == 1)
+        found = [account for stored in answers for account in ledger.accounts_of(stored)]
         rows: dict[tuple[str, str, int, str], int] = {}
         for account in found:
             rows[account[:4]] = rows.get(account[:4], 0) + account.rows
@@ -154,11 +157,13 @@ class RedisOnlineStore(OnlineStore):
 
     def _progress(self, view: str) -> list[tuple[str, dict[int, Progress]]]:
         """The positions of each group, by its tag."""
-        with self._client.answering() as redis, redis.pipeline(transaction=self._groups == 1) as pipeline:
+
+        def ask(pipeline: Any) -> None:
             for tag in self._tags:
                 pipeline.hgetall(ledger.progress_key(tag, scope_of(view)))
-            found = [ledger.progress_of(stored) for stored in pipeline.execute()]
-        return list(zip(self._tags, found, strict=True))
+
+        answers = self._client.ask(ask, together=self._groups == 1)
+        return list(zip(self._tags, map(ledger.progress_of, answers), strict=True))
 
     def _read_groups(
         self, keys: Mapping[str, Sequence[bytes]], known: Mapping[str, frozenset[int]]
@@ -169,13 +174,15 @@ class RedisOnlineStore(OnlineStore):
 
         def read(groups: Sequence[int], *, together: bool) -> None:
             mine = [(v, p) for v in keys for p in sorted(known[v]) if together and p % self._groups == groups[0]]
-            with self._client.answering() as redis, redis.pipeline(transaction=together) as pipeline:
+
+            def ask(pipeline: Any) -> None:
                 for group, view in product(groups, keys):
                     pipeline.hgetall(ledger.progress_key(self._tags[group], scope_of(view)))
                 for view, partition in mine:
                     for part in _parts(keys[view], _KEYS_PER_COMMAND):
                         pipeline.hmget(self._state_key(view, partition), part)
-                answers = iter(pipeline.execute())
+
+            answers = iter(self._client.ask(ask, together=together))
             for _, view in product(groups, keys):
                 progress[view] |= ledger.progress_of(next(answers))
             for view, partition in mine:
@@ -190,6 +197,10 @@ class RedisOnlineStore(OnlineStore):
         # The others hold nothing that is known of; positions alone need no transaction.
         read([group for group in range(self._groups) if group not in busy], together=False)
         return progress, states
+
+
+def _run(script: Any, keys: Sequence[str], arguments: Sequence[Any], client: Any) -> Any:
+    return script(keys=keys, args=arguments, client=client)
 
 
 def _key_states(states: Mapping[int, list[bytes | None]], progress: Mapping[int, Progress]) -> KeyStates:
