@@ -11,6 +11,7 @@ from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
 from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.warm import example_rows, small_encoder
 
 __all__ = ["Scored", "Scorer", "predict_with"]
 
@@ -58,6 +59,14 @@ class Scorer:
         self._prior = np.float32(prior)
         self._role = role
         self._current: _Serving | None = None
+
+    def warm(self, schema: pa.Schema) -> None:
+        """Compile what scoring rows of ``schema`` runs, also while there is no model yet.
+
+        :raises WireError: a model input column is absent or of a wrong type.
+        """
+        encoder = small_encoder(self._encoder)
+        predict_with(encoder, np.zeros(1 << encoder.bits, np.float32), encoder.new_moments(), example_rows(schema))
 
     @property
     def version(self) -> int:

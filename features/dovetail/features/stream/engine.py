@@ -24,7 +24,7 @@ from dovetail.features.stream.evaluate import EvaluationPlan, fold_states, probe
 from dovetail.features.stream.gather import add_entries, collected_values, horizons, member_rows
 from dovetail.features.stream.kernel import Words
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
-from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows
+from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, Source, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
 from dovetail.platform.errors import StateError
@@ -119,6 +119,27 @@ class StreamEngine:
         used = mine & ~expired & ((rows.valid != 0) | member_rows(self.collections, rows))
         applied = int(used.sum())
         return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum()))
+
+    def warm_apply(self) -> None:
+        """Compile what :meth:`apply` runs: it is given a row that counts for nothing, of a key without state."""
+        types = {i.argument: i.type for i in self.view.inputs if i.argument is not None}
+        one, none = np.zeros(1, dtype=np.int64), np.full(1, NO_WATERMARK)
+        rows = prepare_rows(
+            self.layout,
+            np.zeros(1, dtype=np.int32),
+            one,
+            none,
+            [pa.nulls(1, types[argument]) for argument in self.layout.arguments],
+            [pa.array([False]) for _ in self.layout.filters],
+            self.collections,
+            Source(0, one),
+        )
+        self.apply([None], rows)
+
+    def warm_values(self) -> None:
+        """Compile what :meth:`values` runs: it is asked for a key without state."""
+        one = np.zeros(1, dtype=np.int32)
+        self.values([b""], one, one, np.zeros(1, dtype=np.int64), NO_WATERMARK)
 
     def _fold(self, blobs: Sequence[bytes | None], rows: PreparedRows) -> Applied:
         """The folded aggregates' states after ``rows``."""
