@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.examples import example_rows
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
 from dovetail.trainer.publish import ModelDirectory
-from dovetail.trainer.warm import example_rows, small_encoder
 
 __all__ = ["Scored", "Scorer", "predict_with"]
 
@@ -65,7 +65,7 @@ class Scorer:
 
         :raises WireError: a model input column is absent or of a wrong type.
         """
-        encoder = small_encoder(self._encoder)
+        encoder = self._encoder.small()
         predict_with(encoder, np.zeros(1 << encoder.bits, np.float32), encoder.new_moments(), example_rows(schema))
 
     @property

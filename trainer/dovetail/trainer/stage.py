@@ -17,6 +17,7 @@ import pyarrow as pa
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.examples import example_rows
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
@@ -30,7 +31,6 @@ from dovetail.trainer.mirror import messages
 from dovetail.trainer.optimizers.base import Optimizer
 from dovetail.trainer.publish import Delta, Model, ModelDirectory, delta_between
 from dovetail.trainer.slots import SlotPolicy
-from dovetail.trainer.warm import example_rows, small_encoder
 
 __all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerStage"]
 
@@ -149,7 +149,7 @@ class TrainerStage(Stage):
 
         def warm() -> None:
             if rows is not None:
-                untrained(small_encoder(encoder)).learn(example_rows(rows))
+                untrained(encoder.small()).learn(example_rows(rows))
 
         self._untrained, self._warm = untrained, warm
         # One poll at a time: partitions share the model.
