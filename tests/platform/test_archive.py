@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dovetail.platform import wire
 from dovetail.platform.accounts import balance
 from dovetail.platform.archive import ArchiveStage, Dataset, read_dataset
-from dovetail.platform.errors import StaleCommit
+from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.positions import with_own_positions, with_source_positions
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
@@ -98,6 +98,38 @@ def test_a_file_left_by_a_crash_does_not_count(tmp_path: Path) -> None:
     offline.write("d/day=1970-01-01/left-over.parquet", pa.table({"number": [99]}))
     asyncio.run(run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True))
     assert read_dataset(registry, offline, "d").column("number").to_pylist() == [0]
+    registry.close()
+
+
+def test_a_draft_left_by_a_crash_is_removed_by_who_archives_its_rows_and_no_other(tmp_path: Path) -> None:
+    """The dead one cut its files elsewhere; nobody will ever write them under these names."""
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(number) for number in range(5)])  # three of one day, two of the next
+    names = {
+        "left by the dead": (
+            "1970-01-01/00000-000000000000-000000000001",
+            "1970-01-02/00000-000000000004-000000000004",
+        ),
+        "of others": ("1970-01-01/00001-000000000000-000000000001", "1970-01-03/00000-000000000000-000000000001"),
+        "of what comes": ("1970-01-02/00000-000000000005-000000000009",),
+        "of nobody known": ("1970-01-01/other",),
+    }
+    open_files, drafts = [], {}
+    for what, paths in names.items():
+        for path in paths:
+            before = set((tmp_path / "offline").rglob("*.partial"))
+            open_files.append(writer := offline.writer(f"d/day={path}.parquet", pa.schema([("number", pa.int64())])))
+            writer.__enter__()
+            (draft,) = set((tmp_path / "offline").rglob("*.partial")) - before
+            drafts[draft] = what
+    asyncio.run(run_stage(ArchiveStage(dataset(derived=True), registry, offline), log, drain=True))
+    assert {what for draft, what in drafts.items() if draft.exists()} == set(names) - {"left by the dead"}
+    assert sum(draft.exists() for draft in drafts) == 4
+    assert read_dataset(registry, offline, "d").num_rows == 5
+    # It was not dead but slow: its commit would have been refused.
+    with pytest.raises(StoreError, match="this one's rows no longer count"):
+        open_files[0].__exit__(None, None, None)
     registry.close()
 
 

@@ -79,6 +79,10 @@ class FeatureStage(Stage):
             if branch.stream.name == stream.name
         ]
 
+    async def start(self) -> None:
+        for view in self._views:
+            await asyncio.to_thread(view.engine.warm_apply)
+
     def resume(self, topic: str) -> Mapping[int, int]:
         for view in self._views:
             stored = self._store.progress(view.plan.name).items()

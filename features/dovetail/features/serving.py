@@ -58,6 +58,11 @@ class OnlineFeatures:
         self._versions = versions
         self.snapshot_columns = tuple(column.name for column in feature_set.columns_of(*_SNAPSHOT_ORIGINS))
 
+    def warm(self) -> None:
+        """Compile what :meth:`serve` runs for streaming views."""
+        for engine in self._engines.values():
+            engine.warm_values()
+
     def serve(self, candidates: pa.Table) -> ServedFeatures:
         """All features of flattened request rows, each row as of its own ``request_time``."""
         times = time_us(candidates, "request_time")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from dovetail.joiners.kernels import find_pairs, hash_pairs
 from dovetail.joiners.policies.base import NEVER, Int64
 
-__all__ = ["Keys", "Matched", "chance", "keys_of", "match_labels"]
+__all__ = ["Keys", "Matched", "chance", "keys_of", "match_labels", "warm"]
 
 #: Effective and event time by row, int64 µs, NEVER where there is no label.
 Matched = dict[str, tuple[Int64, Int64]]
@@ -59,6 +59,12 @@ def chance(keys: Keys) -> npt.NDArray[np.float64]:
     """A number in [0, 1) per row, float64 [n]: the upper 53 bits of the key's hash. The same key, the same number."""
     drawn: npt.NDArray[np.float64] = (keys.hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return drawn
+
+
+def warm() -> None:
+    """Compile what :func:`keys_of` and :func:`match_labels` run."""
+    keys = keys_of(pa.table({"request_id": ["r"], "item_id": ["i"]}))
+    find_pairs(*keys, *keys)
 
 
 def _strings(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], Int64]:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from dovetail.joiners.assemble import assemble_samples, known_times
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.matching import Matched, chance, keys_of, match_labels
+from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
 from dovetail.platform import wire
@@ -110,6 +110,9 @@ class SampleStage(Stage):
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
+
+    async def start(self) -> None:
+        await asyncio.to_thread(warm)
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._store.progress(self.name))

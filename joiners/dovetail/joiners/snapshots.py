@@ -99,10 +99,12 @@ class SnapshotStage(Stage):
         moved: Signal | None = None,
         reply_topics: Collection[str] = (),
         max_message_bytes: int = 16 << 20,
+        warm: Sequence[Callable[[], None]] = (),
     ) -> None:
         """``remember``: keep the requests by user, for labels that name no request; ``moved`` is sent when it has.
 
-        ``allowed_lateness_us``: how far the requests of a partition may be out of order for that.
+        ``allowed_lateness_us``: how far the requests of a partition may be out of order for that. ``warm`` are called
+        once, in a thread, before the first poll: they compile what serving and scoring run.
         """
         self.name = SNAPSHOT_SCOPE
         self.topics = (topic,)
@@ -123,6 +125,11 @@ class SnapshotStage(Stage):
         self._reply_topics = reply_topics
         self._reply_limit = max_message_bytes
         self._snapshot_limit = max_message_bytes // 8 * 7
+        self._warm = warm
+
+    async def start(self) -> None:
+        for warm in self._warm:
+            await asyncio.to_thread(warm)
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._registry.progress(self.name))

@@ -45,7 +45,7 @@ from dovetail.platform.accounts import Account
 from dovetail.platform.archive import ArchiveStage
 from dovetail.platform.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.platform.modelling import encoder_of, optimizer_of, trained_rows, trainer_options
 from dovetail.platform.roles import ROLES, group_of, roles_of
 from dovetail.platform.runtime import App, Runtime, create_app
 from dovetail.platform.signal import Signal
@@ -202,10 +202,12 @@ class _Parts:
     def _snapshots(self) -> list[Stage]:
         scorer: Scorer = NoModel()
         shadow: Scorer | None = None
+        warm = [self.features.warm]
         model = self.config.model
         if model is not None:
-            scorer = ModelScorer(self.stores.models, encoder_of(model))
+            scorer = own = ModelScorer(self.stores.models, encoder_of(model))
             shadow = ModelScorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
+            warm.append(partial(own.warm, trained_rows(model, self.project.feature_set.schema)))
         request = self.config.request
         stage = SnapshotStage(
             request.topic,
@@ -223,6 +225,7 @@ class _Parts:
             moved=self.moved,
             reply_topics=request.reply_topics,
             max_message_bytes=self.config.broker.max_message_bytes,
+            warm=warm,
         )
         return [stage]
 
@@ -314,6 +317,7 @@ class _Parts:
             label="label",
             weight="weight",
             **trainer_options(model),
+            rows=trained_rows(model, self.project.feature_set.schema),
             max_message_bytes=self.config.broker.max_message_bytes,
             on_trained=self.on_trained,
             on_evaluated=keep,

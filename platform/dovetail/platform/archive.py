@@ -3,11 +3,18 @@
 The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read; it is complete but for the last
 ``max_delay``. A file is written, then registered
 in the transaction that moves the archive's position; what a crash leaves unregistered is written again.
+
+What is half written when a process dies (a draft, see ``stores/offline.py``) is of rows from some offset on, of a
+partition whose archive was at that offset or before it. When the archive has been moved beyond, that writer's
+compare-and-set would be refused, so the draft comes to nothing, whether its writer is dead or only slow. Whoever has
+moved it beyond has just written those rows again, into the same folder: it removes the draft there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import posixpath
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +32,8 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry import DataFile, Registry
 
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
+
+_FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,8 @@ class ArchiveStage(Stage):
             self._registry.commit(
                 self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
             )
+            for folder in sorted({posixpath.dirname(file.path) for file in files}):
+                self._offline.clear(folder, lambda name: _is_behind(name, partition, progress.next_offset))
 
         return Work(commit=commit, done=progress.next_offset)
 
@@ -170,6 +181,12 @@ class ArchiveStage(Stage):
             self._offline.write(path, mine)
             files.append(DataFile(self._dataset.name, str(day), path, mine.num_rows, partition, first, last))
         return files
+
+
+def _is_behind(name: str, partition: int, position: int) -> bool:
+    """Whether a file of that name is one of ``partition`` which begins before ``position``."""
+    file = _FILE.fullmatch(name)
+    return file is not None and int(file["partition"]) == partition and int(file["first"]) < position
 
 
 def read_dataset(registry: Registry, offline: OfflineStore, dataset: str, schema: pa.Schema | None = None) -> pa.Table:

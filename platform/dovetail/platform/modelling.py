@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from dovetail.platform.config import ModelConfig
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.evaluation import Evaluation
@@ -12,7 +14,7 @@ from dovetail.trainer.groups import Groups
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.slots import SlotPolicy
 
-__all__ = ["encoder_of", "optimizer_of", "trainer_options"]
+__all__ = ["encoder_of", "optimizer_of", "trained_rows", "trainer_options"]
 
 
 def encoder_of(model: ModelConfig) -> Encoder:
@@ -28,6 +30,17 @@ def optimizer_of(model: ModelConfig) -> Optimizer:
     """
     given = model.optimizer.model_dump(exclude_none=True)
     return optimizer_named(given.pop("name"), given)
+
+
+def trained_rows(model: ModelConfig, features: pa.Schema) -> pa.Schema:
+    """The columns of samples that the configured trainer reads; ``features`` are the feature set's."""
+    read = {name for spec in encoder_of(model).inputs for name in spec.reads} | {*model.evaluation.slices}
+    fields = {field.name: field for field in features if field.name in read}
+    for name in model.evaluation.slices:
+        fields.setdefault(name, pa.field(name, pa.string()))  # one of the join's own columns
+    for name, type_ in (("request_time", pa.timestamp("us")), ("label", pa.int8()), ("weight", pa.float32())):
+        fields[name] = pa.field(name, type_, nullable=False)
+    return pa.schema(fields.values())
 
 
 def trainer_options(model: ModelConfig) -> dict[str, Any]:

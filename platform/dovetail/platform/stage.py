@@ -121,7 +121,11 @@ class Stage(ABC):
         """Turn a poll into works. The runtime finishes each work before it asks for the next."""
 
     async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
-        """Called once, before the first poll."""
+        """Called once, before the worker joins its group: what would make the first poll slow is done here.
+
+        Compiling kernels above all, which takes long where nobody has run them before: a worker that has partitions
+        must be able to give them back soon.
+        """
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:  # noqa: B027
         """These partitions have gone to another worker: drop what is held of them in memory.

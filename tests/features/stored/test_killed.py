@@ -111,6 +111,7 @@ def test_killed_it_goes_on_to_the_same_bytes(
     runs.run(mine, second)
     assert runs.run(mine, 0) is not None
     assert kept(mine) == expected
+    assert not list(mine.rglob("*.partial")), "what the dead left"
     times = {path: path.stat().st_mtime_ns for path in (mine / "out").rglob("*")}
     assert runs.run(mine, 0) is not None
     assert kept(mine) == expected
@@ -149,6 +150,7 @@ def test_a_batch_view_killed_at_any_moment_comes_to_the_same_bytes(shop: Path, r
         assert all(seen[name] == expected[name] for name in seen if name.endswith(".parquet"))
         assert runs.run(mine, 0, START) is not None
         assert kept(mine) == expected
+        assert not list(mine.rglob("*.partial")), "what the dead left"
         times = written(mine)
         assert runs.run(mine, 0, START) == 0
         assert written(mine) == times, "a version that is there is read"

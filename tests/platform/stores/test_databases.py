@@ -5,13 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from dovetail.platform.accounts import Account
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
 from dovetail.platform.stores.registry import BatchVersion, DataFile, Registry
 from dovetail.platform.stores.sql_labels import SqlLabelStore
@@ -80,23 +78,3 @@ def test_a_batch_version_registered_twice_is_one(tmp_path: Path) -> None:
         registry.add_version(BatchVersion("v", 86_400_000_000, "p", rows))
     assert registry.versions("v") == [BatchVersion("v", 86_400_000_000, "p", 2)]
     registry.close()
-
-
-def test_the_offline_store_writes_whole_files_and_says_when_one_is_gone(tmp_path: Path) -> None:
-    store = OfflineStore(str(tmp_path))
-    store.write("a/b/c.parquet", pa.table({"x": [1, 2], "y": ["a", "b"]}))
-    assert store.read("a/b/c.parquet", columns=["y"]).to_pylist() == [{"y": "a"}, {"y": "b"}]
-    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["c.parquet"]
-    with pytest.raises(StoreError, match="registered, but gone"):
-        store.read("a/missing.parquet")
-
-
-def test_an_unknown_offline_filesystem_is_refused() -> None:
-    with pytest.raises(StoreError, match="cannot be used"):
-        OfflineStore("nosuchfs://bucket/x")
-
-
-def test_the_offline_store_takes_any_fsspec_url() -> None:
-    store = OfflineStore("memory://dovetail-test")
-    store.write("a/b.parquet", pa.table({"x": [1]}))
-    assert store.read("a/b.parquet").to_pylist() == [{"x": 1}]

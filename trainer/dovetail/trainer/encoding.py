@@ -23,6 +23,8 @@ __all__ = ["Encoded", "Encoder", "InputSpec", "Room"]
 #: Part of every fingerprint; raised when the meaning of an input changes.
 _FORMAT = 1
 
+_FEW_BITS = 4
+
 # Slots in a cache line.
 _LINE = 16
 
@@ -123,6 +125,10 @@ class Encoder:
             "bits": self.bits,
             "inputs": [spec.describe() for spec in self.inputs],
         }
+
+    def small(self) -> Encoder:
+        """An encoder of the same inputs into few slots: what it is compiled with runs for any number of them."""
+        return Encoder(self.inputs, _FEW_BITS)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Encoder:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.examples import example_rows
 from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
 from dovetail.trainer.publish import ModelDirectory
@@ -58,6 +59,14 @@ class Scorer:
         self._prior = np.float32(prior)
         self._role = role
         self._current: _Serving | None = None
+
+    def warm(self, schema: pa.Schema) -> None:
+        """Compile what scoring rows of ``schema`` runs, also while there is no model yet.
+
+        :raises WireError: a model input column is absent or of a wrong type.
+        """
+        encoder = self._encoder.small()
+        predict_with(encoder, np.zeros(1 << encoder.bits, np.float32), encoder.new_moments(), example_rows(schema))
 
     @property
     def version(self) -> int:

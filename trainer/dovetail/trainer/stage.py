@@ -17,6 +17,7 @@ import pyarrow as pa
 from dovetail.platform.accounts import READ, Account
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.examples import example_rows
 from dovetail.platform.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
@@ -74,6 +75,7 @@ class TrainerStage(Stage):
     :param decode: turns a poll into a table with own and source position columns, in order of position.
     :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`; in
         messages of at most ``max_message_bytes``.
+    :param rows: the columns of what is trained on; :meth:`start` compiles what training on such rows runs.
     :param on_publish: called on the event loop with each version, after it is durable.
     :param on_evaluated: called in the thread of a version's commit, before the version is published or refused, with
         the rows trained and the metrics by scope: ``total``, ``recent`` and those of ``groups``.
@@ -106,6 +108,7 @@ class TrainerStage(Stage):
         slots: SlotPolicy | None = None,
         evaluation: Evaluation | None = None,
         groups: Groups | None = None,
+        rows: pa.Schema | None = None,
         on_publish: Callable[[int], None] | None = None,
         on_trained: Callable[[Trained], None] | None = None,
         on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
@@ -133,7 +136,7 @@ class TrainerStage(Stage):
         self._settings = {"topic": topic, "publish_every": publish_every}
         self._store = CheckpointStore(checkpoints)
 
-        def untrained() -> Learner:
+        def untrained(encoder: Encoder = encoder) -> Learner:
             return Learner(
                 encoder,
                 optimizer,
@@ -144,7 +147,11 @@ class TrainerStage(Stage):
                 slots=slots,
             )
 
-        self._untrained = untrained
+        def warm() -> None:
+            if rows is not None:
+                untrained(encoder.small()).learn(example_rows(rows))
+
+        self._untrained, self._warm = untrained, warm
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()
@@ -193,6 +200,9 @@ class TrainerStage(Stage):
     def trained_through(self) -> dict[int, int]:
         """The next offset to read, by partition, that the model in memory includes; ahead of :meth:`resume`."""
         return dict(self._next)
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._warm)
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
         self._gone = True

@@ -24,10 +24,11 @@ from dovetail.features.stream.evaluate import EvaluationPlan, fold_states, probe
 from dovetail.features.stream.gather import add_entries, collected_values, horizons, member_rows
 from dovetail.features.stream.kernel import Words
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
-from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows
+from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, Source, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
 from dovetail.platform.errors import StateError
+from dovetail.platform.examples import zero_of
 
 __all__ = ["Applied", "StreamEngine", "Values"]
 
@@ -119,6 +120,33 @@ class StreamEngine:
         used = mine & ~expired & ((rows.valid != 0) | member_rows(self.collections, rows))
         applied = int(used.sum())
         return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum()))
+
+    def warm_apply(self) -> None:
+        """Compile what :meth:`apply` runs."""
+        self._example()
+
+    def warm_values(self) -> None:
+        """Compile what :meth:`values` runs."""
+        # A state without entries is enough where there are none, and takes none of the update's kernels.
+        blobs = self._example() if self.collections.collections else [b""]
+        one = np.zeros(1, dtype=np.int32)
+        self.values(blobs, one, one, np.zeros(1, dtype=np.int64), NO_WATERMARK)
+
+    def _example(self) -> list[bytes]:
+        """The state after one row of zeros."""
+        types = {i.argument: i.type for i in self.view.inputs if i.argument is not None}
+        one = np.zeros(1, dtype=np.int64)
+        rows = prepare_rows(
+            self.layout,
+            np.zeros(1, dtype=np.int32),
+            one,
+            np.full(1, NO_WATERMARK),
+            [pa.array([zero_of(types[argument])], types[argument]) for argument in self.layout.arguments],
+            [pa.array([True]) for _ in self.layout.filters],
+            self.collections,
+            Source(0, one),
+        )
+        return self.apply([None], rows).blobs
 
     def _fold(self, blobs: Sequence[bytes | None], rows: PreparedRows) -> Applied:
         """The folded aggregates' states after ``rows``."""

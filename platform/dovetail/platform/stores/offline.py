@@ -1,14 +1,22 @@
 """The offline store: Parquet datasets in a folder or at any fsspec URL.
 
 A file appears under its name only when it is complete. Whether it *counts* is the registry's word.
+
+Until then it is a *draft*, hidden beside its name. A process that is killed leaves its draft behind, and nobody can see
+whether the writer of a draft is dead or slow. So drafts are removed by what they are for, not by whose they are: once a
+file is there, every draft of it is superfluous, since two that write one file write the same rows. A writer that
+lives and finds its draft gone has nothing left to do. Which other drafts can come to nothing is for the owner of the
+files to say (:meth:`OfflineStore.clear`).
 """
 
 from __future__ import annotations
 
 import posixpath
+import re
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -17,6 +25,8 @@ import pyarrow.parquet as pq
 from dovetail.platform.errors import StoreError
 
 __all__ = ["OfflineStore"]
+
+_DRAFT = re.compile(r"_(?P<name>.+)\.[0-9a-f]{32}\.partial")
 
 
 class OfflineStore:
@@ -38,23 +48,64 @@ class OfflineStore:
         return posixpath.join(self._root, relative)
 
     def write(self, relative: str, table: pa.Table) -> None:
-        """Write ``table``; a file of that name is replaced, and is never seen half written."""
-        final = self.path(relative)
-        staged = _staged(final)
-        self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
-        with self._filesystem.open(staged, "wb") as sink:
+        """Write ``table``; a file of that name is replaced, and is never seen half written.
+
+        Whoever else writes ``relative`` meanwhile must be writing the same rows. On an error nothing is left.
+
+        Raises:
+            StoreError: what was being written has been cleared away, by somebody who has gone further.
+        """
+        with self._draft(relative) as sink:
             pq.write_table(table, sink, compression="zstd")
-        self._filesystem.mv(staged, final)
 
     @contextmanager
     def writer(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-        """Write a file row group by row group. Under its name it appears when the block ends, not if that raises."""
-        final = self.path(relative)
-        staged = _staged(final)
-        self._filesystem.makedirs(posixpath.dirname(final), exist_ok=True)
-        with self._filesystem.open(staged, "wb") as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        """Write a file row group by row group. Under its name it appears when the block ends, not if that raises.
+
+        Otherwise as :meth:`write`.
+        """
+        with self._draft(relative) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
             yield writer
-        self._filesystem.mv(staged, final)
+
+    @contextmanager
+    def _draft(self, relative: str) -> Iterator[BinaryIO]:
+        """A file to write into, which is put in place of ``relative`` when the block ends, and removed if it raises."""
+        final = self.path(relative)
+        folder, name = posixpath.split(final)
+        # A name of this writer's own: one that was paused while it wrote must not go on in a file that its successor
+        # has meanwhile put in place.
+        draft = f"{folder}/_{name}.{uuid.uuid4().hex}.partial"
+        self._filesystem.makedirs(folder, exist_ok=True)
+        try:
+            with self._filesystem.open(draft, "wb") as sink:
+                yield sink
+            self._put(draft, final)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                self._filesystem.rm(draft)
+            raise
+        self.clear(posixpath.dirname(relative), lambda other: other == name)
+
+    def _put(self, draft: str, final: str) -> None:
+        try:
+            self._filesystem.mv(draft, final)
+        except FileNotFoundError as error:
+            self._filesystem.invalidate_cache(posixpath.dirname(final))
+            if not self._filesystem.exists(final):
+                raise StoreError(
+                    f"{final}: what this process was writing has been removed: another one has gone further meanwhile, "
+                    "and this one's rows no longer count; start it again"
+                ) from error
+
+    def clear(self, folder: str, superseded: Callable[[str], bool]) -> None:
+        """Remove the drafts in ``folder`` of files with a ``superseded`` name, whoever writes or wrote them."""
+        path = self.path(folder)
+        self._filesystem.invalidate_cache(path)  # drafts are other processes'
+        for file in self._filesystem.ls(path, detail=False):
+            draft = _DRAFT.fullmatch(posixpath.basename(file))
+            if draft is not None and superseded(draft["name"]):
+                with suppress(FileNotFoundError):  # somebody else was faster
+                    self._filesystem.rm(file)
 
     @contextmanager
     def open(self, relative: str) -> Iterator[pq.ParquetFile]:
@@ -105,11 +156,3 @@ class OfflineStore:
             raise StoreError(
                 f"{self.path(relative)}: registered, but gone; restore it or rebuild the dataset"
             ) from error
-
-
-def _staged(final: str) -> str:
-    """A hidden name beside ``final``, of this writer's own.
-
-    A worker that was paused while it wrote must not go on in a file that its successor has meanwhile put in place.
-    """
-    return f"{posixpath.dirname(final)}/_{posixpath.basename(final)}.{uuid.uuid4().hex}.partial"
