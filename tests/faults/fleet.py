@@ -42,6 +42,7 @@ class WorkerProcess:
 
     def __init__(self, project: Path, log: Path, faults: Sequence[str] = ()) -> None:
         self.log = log
+        self.faulty = bool(faults)
         with log.open("ab") as output:
             self._start = log.stat().st_size
             self.process = subprocess.Popen(
@@ -177,9 +178,12 @@ class Fleet:
         return [worker.process.wait(PATIENCE_S) for worker in self.workers]
 
     def heal(self) -> None:
-        """Whoever is started from now on has no faults built in."""
+        """Whoever has faults built in is killed; those started from now on have none."""
         with self._lock:
             self._faults = ()
+            for worker in self.workers:
+                if worker.faulty:
+                    worker.send(signal.SIGKILL)
 
     def logs(self) -> str:
         """All that was said, for a message."""

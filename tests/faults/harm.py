@@ -137,7 +137,9 @@ def redis_loses_its_last_writes(trial: Trial, rng: Generator) -> None:
     trial.servers.redis.save()
     before = trial.stored()
     trial.load.let_go(4)
-    until(lambda: trial.committed_beyond(before), "the broker's offsets are beyond what was saved")
+    until(
+        lambda: trial.committed_beyond(before), "the broker's offsets are beyond what was saved", say=trial.fleet.logs
+    )
     trial.servers.redis.kill()
     trial.servers.redis.start()
 
@@ -186,10 +188,16 @@ FAULTS: Mapping[str, Fault] = {
     "redis_slow": Fault(_redis_slow, ends=_FAILS),
     "postgresql_killed": Fault(_postgresql_killed, ends=_FAILS),
     "no_space_for_parquet": Fault(
-        _disk_was_full, workers=lambda rng: [f"full:parquet:{int(rng.integers(1, 12))}"], ends=_FAILS, forever=True
+        _disk_was_full,
+        workers=lambda rng: [f"full:parquet:{int(rng.integers(1, 12))}"],
+        ends=_FAILS | {KILLED},
+        forever=True,
     ),
     "no_space_for_checkpoints": Fault(
-        _disk_was_full, workers=lambda rng: [f"full:checkpoint:{int(rng.integers(1, 4))}"], ends=_FAILS, forever=True
+        _disk_was_full,
+        workers=lambda rng: [f"full:checkpoint:{int(rng.integers(1, 4))}"],
+        ends=_FAILS | {KILLED},
+        forever=True,
     ),
     "poison_and_skewed_clocks": Fault(world={"poison": 12, "skew_us": 20 * 60_000_000}),
 }
