@@ -12,10 +12,10 @@ from dovetail.joiners.progress import retire_labels
 from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
 from dovetail.platform.accounts import READ
 from dovetail.platform.config import Config, load_config
-from dovetail.platform.stores.label_stores import SqlLabelStore
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.sql_labels import SqlLabelStore
 
 ROOT = Path(__file__).parents[2]
 HOUR_US = 3_600_000_000
