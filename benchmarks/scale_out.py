@@ -4,7 +4,11 @@ Real Kafka, Redis and PostgreSQL, started here and removed; workers are processe
 ready before the first message is sent; time is taken from then until every stage but archive and trainer has stored
 everything. Servers, sender and workers share the machine: on two cores, two workers have little of their own.
 
-    python benchmarks/scale_out.py [REQUESTS]
+So it is measured again with commits that take LATENCY_MS longer, as they do where stores are other machines, and polls
+of at most 100 messages, as they are where events come one by one (they grow while a commit waits, which would hide it).
+Then workers wait more than they compute, and the ratio says what sharing the partitions gives.
+
+    python benchmarks/scale_out.py [REQUESTS [LATENCY_MS]]
 """
 
 from __future__ import annotations
@@ -30,10 +34,11 @@ from servers import Kafka, PostgreSQL, Redis, remove, start  # noqa: E402
 
 SEED = 1
 SESSION_S = 6
+SMALL_POLL = 100
 
 
-def main(requests: int) -> None:
-    """Print seconds, rows per second and the ratio, then the seconds until a dead worker's partitions are read."""
+def main(requests: int, latency_ms: int) -> None:
+    """Print seconds, rows per second and the ratios, and the seconds until a dead worker's partitions are read."""
     folder = Path(tempfile.mkdtemp(prefix="dovetail-scale-out-"))
     own = Path(tempfile.mkdtemp(prefix="dovetail-scale-out-servers-"))
     try:
@@ -43,13 +48,16 @@ def main(requests: int) -> None:
         assert isinstance(postgresql, PostgreSQL)
         servers = Servers(kafka, redis, postgresql)
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-        seconds = {}
-        for workers in (1, 2):
-            world = world_of(folder, f"scale{workers}", servers, requests)
-            seconds[workers] = measure(world, servers, workers, dies=workers == 2)
-            rows = world.counts["events"] + world.counts["snapshot_rows"]
-            print(f"{workers} worker(s): {seconds[workers]:.1f} s, {rows / seconds[workers]:,.0f} rows/s")
-        print(f"ratio, two workers to one: {seconds[1] / seconds[2]:.2f}")
+        measure(world_of(folder, "warm", servers, 100), servers, 1, 0, dies=False)  # compiles the kernels
+        for late_ms in (0, latency_ms):
+            seconds = {}
+            for workers in (1, 2):
+                world = world_of(folder, f"scale{workers}late{late_ms}", servers, requests)
+                seconds[workers] = measure(world, servers, workers, late_ms, dies=workers == 2 and not late_ms)
+                rows = world.counts["events"] + world.counts["snapshot_rows"]
+                print(f"{workers} worker(s): {seconds[workers]:.1f} s, {rows / seconds[workers]:,.0f} rows/s")
+            ratio, load = seconds[1] / seconds[2], os.getloadavg()[0]
+            print(f"ratio, two workers to one, commits {late_ms} ms late: {ratio:.2f}, load {load:.1f}")
     finally:
         remove(own)
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,13 +71,16 @@ def world_of(folder: Path, name: str, servers: Servers, requests: int) -> World:
     engine.dispose()
     registry = f"{servers.postgresql.url}?options=-csearch_path%3D{name}"
     urls = Urls(servers.kafka.url, servers.redis.url, servers.redis.url, registry)
-    return make_world(folder / name, name, urls, SEED, requests=requests, spread=True, session=f"{SESSION_S}s")
+    return make_world(
+        folder / name, name, urls, SEED, requests=requests, spread=True, session=f"{SESSION_S}s", partitions=4
+    )
 
 
-def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> float:
+def measure(world: World, servers: Servers, workers: int, late_ms: int, *, dies: bool) -> float:
     """Seconds from the first message until all is read; then, with ``dies``, kill a worker."""
     broker = Broker(servers.kafka.url)
-    with Fleet(world.folder, workers) as fleet:
+    faults = [f"late:{late_ms}", f"polls:{SMALL_POLL}"] if late_ms else ()
+    with Fleet(world.folder, workers, faults=faults, forever=True) as fleet:
         trial = Trial(world, broker, fleet, servers)
         until(fleet.ready, "the workers are ready", say=fleet.logs)
         until(lambda: sum(w.partitions() for w in fleet.workers) == trial.partitions, "each partition has its worker")
@@ -91,4 +102,4 @@ def measure(world: World, servers: Servers, workers: int, *, dies: bool) -> floa
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000, int(sys.argv[2]) if len(sys.argv) > 2 else 200)

@@ -5,6 +5,8 @@ Usage: mortal_worker.py PROJECT FAULT..., each FAULT one of
 ``die:STAGE:STEP:N``  SIGKILL itself when stage STAGE has done step STEP (computed, published, committed, acknowledged)
                       for the N-th time; ``*`` is any stage, or any step
 ``die:start``         SIGKILL itself when stores are open and stages made, before the first poll
+``late:MS``           every commit takes MS milliseconds longer, as it does to a store in another building
+``polls:N``           no poll has more than N messages
 ``full:WHAT:N``       there is no space for the N-th and every later file of WHAT: ``parquet`` or ``checkpoint``
 ``no-cas``            a commit takes any stored position for the expected one: a store without its compare-and-set
 ``broker-positions``  reading resumes from the offsets committed to the broker instead of those in the stores
@@ -16,6 +18,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,10 @@ def main(project: str, faults: Sequence[str]) -> None:
     for fault in parsed:
         if fault[0] == "full":
             fill_disk(fault[1], int(fault[2]))
+        if fault[0] == "late":
+            delay_commits(int(fault[1]) / 1_000)
+        if fault[0] == "polls":
+            limit_polls(int(fault[1]))
     if ["broker-positions"] in parsed:
         resume_from_broker()
     sys.argv = ["dovetail", "worker", "--project", project]
@@ -87,6 +94,37 @@ def fill_disk(what: str, at: int) -> None:
     method = "write" if what == "parquet" else "save"
     original = getattr(store, method)
     setattr(store, method, write)
+
+
+def delay_commits(seconds: float) -> None:
+    """Let the thread that commits wait first: what a distant store costs, and no processor time."""
+    from dovetail.platform.runtime import Runtime
+    from dovetail.platform.stage import Stage
+
+    commit_now = Runtime._commit
+
+    async def commit(self: Runtime, stage: Stage, commit: Callable[[], None]) -> None:
+        def late() -> None:
+            time.sleep(seconds)
+            commit()
+
+        await commit_now(self, stage, late)
+
+    Runtime._commit = commit  # type: ignore[method-assign]
+
+
+def limit_polls(messages: int) -> None:
+    """Let polls be as small as they are when messages come one by one."""
+    from dovetail.platform.transports.kafka import ConsumerThread
+
+    create = ConsumerThread._create_worker_consumer
+
+    def limited(self: Any, transport: Any) -> Any:
+        consumer = create(self, transport)
+        consumer._max_poll_records = messages
+        return consumer
+
+    ConsumerThread._create_worker_consumer = limited  # type: ignore[method-assign]
 
 
 def forget_to_compare() -> None:

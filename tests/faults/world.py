@@ -64,7 +64,7 @@ max_delay = "2s"
 [streams.behaviour]
 topic = "{name}-behaviour"
 key = "user_id"
-partitions = 3
+partitions = {partitions}
 event_time = "event_time"
 # A request that waits for as long as the whole log takes is still answered exactly.
 allowed_lateness = "48h"
@@ -175,12 +175,14 @@ def make_world(
     requests: int = 240,
     session: str = "4s",
     spread: bool = False,
+    partitions: int = 3,
 ) -> World:
     """Write the project into ``folder`` and make what is sent.
 
     ``poison`` messages are strewn over the input topics; ``skew_us`` is how far the clock of every second producer is
     behind: the timestamps of its messages, not their event times. ``spread`` sends requests to all partitions in turn;
-    without, they are all in one, the samples too, and so the model is a function of the world.
+    without, they are all in one, the samples too, and so the model is a function of the world. ``partitions`` are those
+    of events.
     """
     log = simulate(
         SimulatorConfig(
@@ -213,6 +215,7 @@ def make_world(
             labels=urls.labels,
             registry=urls.registry,
             session=session,
+            partitions=partitions,
         )
     )
     project = load(folder)

@@ -121,10 +121,12 @@ def test_a_rebalance_while_positions_are_read_starts_over(real_kafka: Broker, to
 
 
 class Poisoned(Summing):
-    """Fails on the number 666."""
+    """Fails on the number 666, when it may."""
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         if b"666" in poll.values:
+            self.entered.set()
+            await self.gate.wait()
             raise ValueError("poisoned")
         async for work in super().handle(poll):
             yield work
@@ -134,11 +136,17 @@ def test_the_committed_offset_never_passes_what_has_failed(real_kafka: Broker, t
     real_kafka.create(topic)
 
     async def main() -> None:
-        runtime = member(real_kafka, topic, Poisoned(topic, SharedStore()), broker_commit_interval=0.05)
+        stage = Poisoned(topic, SharedStore())
+        runtime = member(real_kafka, topic, stage, broker_commit_interval=0.05)
         await runtime.start()
         await runtime.publish([Outgoing(topic, b"%d" % n, partition=0) for n in range(10)])
         await runtime.wait_for(lambda: runtime.completed["summing", topic, 0] == 10)
+        stage.entered.clear()
+        stage.gate.clear()
         await runtime.publish([Outgoing(topic, b"666", partition=0)])
+        await stage.entered.wait()
+        await runtime.app.consumer.commit()
+        stage.gate.set()
         with pytest.raises(ValueError, match="poisoned"):
             await runtime.wait_for(lambda: False)
         await runtime.stop()
@@ -279,10 +287,13 @@ def test_an_exception_in_an_agent_ends_the_worker(real_kafka: Broker, topic: str
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as worker:
-        if value == b"fine":
-            assert worker.stdout is not None
-            assert any(line.strip() == "done" for line in worker.stdout)
-            worker.send_signal(signal.SIGTERM)
-        _, err = worker.communicate(timeout=60)
+        try:
+            if value == b"fine":
+                assert worker.stdout is not None
+                assert any(line.strip() == "done" for line in worker.stdout)
+                worker.send_signal(signal.SIGTERM)
+            _, err = worker.communicate(timeout=40)
+        finally:
+            worker.kill()
     assert (worker.returncode == 0) == (value == b"fine")
     assert ("poisoned" in err) == (value == b"poison")
