@@ -80,6 +80,11 @@ class Summing(Stage):
     name, topics = "summing", ("numbers",)
     owed = None
 
+    async def start(self):
+        if HOW == "warm":
+            say("warming")
+            await asyncio.to_thread(threading.Event().wait)
+
     def resume(self, topic):
         return dict(STORE.execute("SELECT partition, position FROM state"))
 
@@ -225,6 +230,16 @@ def test_a_thread_that_computes_for_ever_does_not_keep_the_process(project: Path
         out, err = worker.communicate(timeout=60)
     assert (worker.returncode, err) == (0, "")
     assert "hurry" in out
+
+
+@pytest.mark.slow
+def test_a_signal_while_kernels_are_compiled_ends_the_worker_before_it_has_joined(project: Path) -> None:
+    with start(project, "warm") as worker:
+        read_until(worker, "warming")
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=60)
+    assert (worker.returncode, err) == (0, "")
+    assert "at 0" not in out
 
 
 @pytest.mark.slow

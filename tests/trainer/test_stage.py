@@ -19,7 +19,7 @@ from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireE
 from dovetail.platform.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
-from dovetail.trainer.checkpoint import CheckpointStore
+from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
 from dovetail.trainer.encoding import Encoder, InputSpec
 from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.gate import Gate
@@ -127,6 +127,17 @@ async def drive(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None 
 
 def run(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None = None, *, after: bool = False) -> None:
     asyncio.run(drive(stage, todo, crash_at, after=after))
+
+
+def test_compiling_before_the_first_poll_leaves_the_model_as_it_was(bench: Bench) -> None:
+    rows = bench.samples.schema
+    for name in ("clicked", "importance"):
+        where = rows.get_field_index(name)
+        rows = rows.set(where, rows.field(where).with_nullable(False))
+    stage = bench.stage(rows=rows, slots=SlotPolicy(admit_after=2), groups=Groups(slices=["category"]))
+    before = image(stage.learner, Progress({}, {}, ()), {})
+    asyncio.run(stage.start())
+    assert image(stage.learner, Progress({}, {}, ()), {}) == before
 
 
 def state(stage: TrainerStage) -> tuple[object, ...]:
