@@ -66,6 +66,7 @@ REQUESTS: list[dict[str, Any] | bytes] = [
     request("empty", [], 21),
     b"[]",
     {**request("half", [1], 22), "request_time": None},
+    {**request("tomorrow", [1], 22), "request_time": "2024-01-02T12:00:22Z"},  # would keep the next waiting for a day
     request("also good", [2], 23),
 ]
 LABELS: dict[str, list[dict[str, Any] | bytes]] = {
@@ -154,7 +155,7 @@ def test_every_bad_message_is_counted_where_it_was_read(lived: tuple[Worker, Aud
     }
     assert outcomes["features.user_activity"] == {"read": 13, "applied": 5, "dead_letter": 8}
     assert outcomes["archive.behaviour"] == {"read": 13, "archived": 5, "dead_letter": 8}
-    assert outcomes["snapshots"] == {"read": 5, "snapshotted": 2, "dead_letter": 3}
+    assert outcomes["snapshots"] == {"read": 6, "snapshotted": 2, "dead_letter": 4}
     assert outcomes["labels.exposure"] == {"read": 7, "inserted": 5, "duplicate": 1, "dead_letter": 1}
     assert outcomes["labels.click"] == {"read": 3, "inserted": 2, "dead_letter": 1}
     assert outcomes["labels.conversion"] == {"read": 1, "dead_letter": 1}
@@ -178,9 +179,10 @@ def test_dead_letters_hold_the_message_its_reason_and_where_it_came_from(lived: 
         while (poll := log.read(topic, 0, offset)) is not None:
             letters += [(dict(h), v) for h, v in zip(poll.headers, poll.values, strict=True)]
             offset = poll.last + 1
-    assert len(letters) == 8 + 3 + 1 + 1 + 1
+    assert len(letters) == 8 + 4 + 1 + 1 + 1
     reasons = sorted(headers["dovetail-reason"].decode() for headers, _ in letters)
-    assert any("max_ahead" in reason for reason in reasons)
+    for time in ("event_time", "request_time"):
+        assert f"{time} is more than max_ahead (3600 s) after the message's timestamp" in reasons
     assert any("requires scale 3" in reason for reason in reasons)
     sources = {headers["dovetail-source"].decode().split("@")[0] for headers, _ in letters}
     assert sources == {"behaviour[0]", "behaviour[1]", "requests[0]", "exposure[0]", "click[0]", "conversion[0]"}

@@ -54,7 +54,7 @@ WRONG = {
     ),
     "unknown key, far": (
         MINIMAL + "[request]\nzzz = 3\n",
-        r"request\.zzz: unknown key 'zzz'; known keys: allowed_lateness, feature_set, partitions",
+        r"request\.zzz: unknown key 'zzz'; known keys: allowed_lateness, feature_set, max_ahead, partitions",
     ),
     "unknown section": (
         "[stream.behaviour]\nkey='u'\n" + MINIMAL,

@@ -17,7 +17,12 @@ from dovetail.features.stream.layout import Layout
 from dovetail.platform.schema import TableSchema
 from dovetail.platform.stores.definitions import DefinitionRecord
 
-__all__ = ["family_of", "record_of", "records_of"]
+__all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "record_of", "records_of"]
+
+#: The kind of a re-keyed stream's record.
+REKEYED = "re-keyed stream"
+#: Before its name there; no view has a dot in its name.
+REKEYED_PREFIX = "rekeyed."
 
 _VERSIONED = re.compile(r"(?P<family>.+)_v(?P<version>[1-9][0-9]*)")
 
@@ -29,12 +34,21 @@ def family_of(name: str) -> tuple[str, int]:
 
 
 def records_of(project: Project) -> list[DefinitionRecord]:
-    """Every view and feature set of ``project`` as the registry keeps it."""
-    return [
+    """Every view, feature set and re-keyed stream of ``project`` as the registry keeps it."""
+    made = [
         record_of(definition)
         for kind in (project.stream_views, project.batch_views, project.feature_sets)
         for definition in kind.values()
     ]
+    return made + [_rekeyed(project, name) for name in project.config.rekeyed]
+
+
+def _rekeyed(project: Project, name: str) -> DefinitionRecord:
+    """A re-keyed stream by what decides where a row goes: published again, it must come to where it came before."""
+    declared = project.config.rekeyed[name]
+    parts = {"stream": declared.stream, "key": declared.key, "partitions": str(declared.partitions)}
+    said = "\n".join(f"{part} {value}" for part, value in {**parts, "topic": project.streams[name].topic}.items())
+    return DefinitionRecord(REKEYED_PREFIX + name, REKEYED, 1, _hash([REKEYED, said]), "", said, said)
 
 
 def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionRecord:

@@ -1,9 +1,9 @@
 """Definitions and the data made with them: what may change under its name, and what may not.
 
 A definition that has data keeps its meaning as long as it keeps its name. Data are: a streaming view's online state, a
-batch view's stored versions, and snapshots, samples or backfills that used it. Another meaning gets another name,
-``user_activity_v2`` for ``user_activity``: then both live side by side, and every row says by its columns and the
-registry which of them made it.
+batch view's stored versions, a re-keyed stream's topic, and snapshots, samples or backfills that used it. Another
+meaning gets another name, ``user_activity_v2`` for ``user_activity``: then both live side by side, and every row says
+by its columns and the registry which of them made it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.features.fingerprints import family_of, records_of
+from dovetail.features.fingerprints import REKEYED, REKEYED_PREFIX, family_of, records_of
 from dovetail.features.plan import BatchView, FeatureSet, StreamView
 from dovetail.features.project import Project
+from dovetail.features.rekeying import stage_name
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.stores.definitions import DefinitionRecord
 from dovetail.platform.stores.online import OnlineStore
@@ -69,6 +70,11 @@ def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -
         versions = registry.versions(record.name)
         if versions:
             found.append(f"{len(versions)} stored versions")
+    if record.kind == REKEYED:
+        positions = registry.progress(stage_name(record.name.removeprefix(REKEYED_PREFIX)))
+        if positions:
+            rows = sum(progress.next_offset for progress in positions.values())
+            found.append(f"a topic of {rows:,} messages")
     days: dict[str, int] = {}
     for use in registry.uses():
         if use.definition == record.name and use.fingerprint == record.fingerprint:
@@ -179,6 +185,8 @@ def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 
 
 def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionError:
+    if change.kind == REKEYED:
+        return _rekeyed_refusal(project, change, than)
     both: dict[str, StreamView | BatchView | FeatureSet] = {**project.stream_views, **project.batch_views}
     both |= project.feature_sets
     definition = both[change.name]
@@ -191,4 +199,17 @@ def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionE
         file=definition.file,
         line=definition.line,
         remedy=f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both",
+    )
+
+
+def _rekeyed_refusal(project: Project, change: Change, than: str) -> DefinitionError:
+    changed = f" ({', '.join(change.columns)})" if change.columns else ""
+    file = project.config.root / "dovetail.toml"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return DefinitionError(
+        f"[{change.name}] is declared otherwise than {than or 'what made ' + ', '.join(change.data)}{changed}: a row "
+        "published again after a crash must come to where it came before",
+        file=file,
+        line=next((number for number, line in enumerate(lines, 1) if line.strip() == f"[{change.name}]"), 1),
+        remedy="put it back, and declare the new one under another name, which gets a topic of its own",
     )

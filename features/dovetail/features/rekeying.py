@@ -29,7 +29,12 @@ from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.registry import Registry
 
-__all__ = ["RekeyStage", "rekeyed_schema"]
+__all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
+
+
+def stage_name(rekeyed: str) -> str:
+    """Under which the agent that makes stream ``rekeyed`` has its positions and accounts."""
+    return f"rekey.{rekeyed}"
 
 
 def rekeyed_schema(schema: TableSchema) -> TableSchema:
@@ -58,7 +63,7 @@ class RekeyStage(Stage):
         partitions: int,
         dead_letter_topic: str | None,
     ) -> None:
-        self.name = f"rekey.{rekeyed.name}"
+        self.name = stage_name(rekeyed.name)
         self.topics = (topic,)
         self._rekeyed = rekeyed
         self._intake = intake

@@ -106,6 +106,8 @@ class RequestConfig(Section):
     snapshots_topic: str = "snapshots"
     #: How far the requests of a partition may be out of order; labels to be attributed wait this much longer.
     allowed_lateness: DurationUs = 0
+    #: A request further ahead of its message's timestamp is dead-lettered: all behind it would wait for its labels.
+    max_ahead: DurationUs = 3_600_000_000
     #: Topics that scores may be asked for in, by the header ``dovetail-reply-to`` of a request.
     reply_topics: tuple[str, ...] = ()
 

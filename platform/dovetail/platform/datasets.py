@@ -45,7 +45,7 @@ def stream_intake(project: Project, name: str) -> Intake:
 
 def request_intake(project: Project) -> Intake:
     """What the agents of requests take in."""
-    return Intake(project.request, "request_time", None)
+    return Intake(project.request, "request_time", project.config.request.max_ahead)
 
 
 def label_intake(project: Project, kind: str) -> Intake:

@@ -87,7 +87,8 @@ class Intake:
     """Decodes polls of one outside topic.
 
     A row whose ``time_column`` is more than ``max_ahead_us`` ahead of its message's timestamp is a dead letter: one
-    date from the future would move the watermark past everybody's state and labels. None turns the check off.
+    date from the future would move the watermark past everybody's state and labels, and a request from there would
+    keep all behind it waiting for its labels. None turns the check off.
     ``vet`` may turn further rows away.
     """
 

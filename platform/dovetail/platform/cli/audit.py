@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dovetail.features import load
@@ -49,7 +50,7 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome
         table.add_column(column, justify="right" if column in ("partition", "rows") else "left")
     for line in labels.lines:
         shown = ", ".join(line.keys)
-        table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", shown)
+        table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", escape(shown))
     console.print(table)
     for equation in _equations(labels.lines):
         console.print(equation, highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dovetail.features import load
@@ -44,7 +45,7 @@ def run(project: Path, *, as_json: bool) -> int:
         else:
             lanes = [column["lane"] for column in d.details["columns"]]
             what = f"{len(lanes)} columns: {lanes.count('compiled')} compiled, {lanes.count('duckdb')} in DuckDB"
-        table.add_row(d.name, d.kind, ", ".join(d.entity), what, f"{d.file}:{d.line}")
+        table.add_row(d.name, d.kind, ", ".join(d.entity), escape(what), escape(f"{d.file}:{d.line}"))
     Console().print(table)
     return 0
 

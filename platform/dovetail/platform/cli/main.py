@@ -69,7 +69,7 @@ def check(
     raise typer.Exit(run_diff(project, as_json=as_json) if diff else run(project, as_json=as_json))
 
 
-TargetOption = Annotated[str, typer.Option(help="A target of [labels.targets]; the primary one if left out.")]
+TargetOption = Annotated[str, typer.Option(help="One of labels.targets; the primary one if left out.")]
 
 
 @app.command()
@@ -110,7 +110,7 @@ def worker(
     watchdog_timeout: Annotated[str | None, typer.Option(help="Stand still this long with data waiting: 5m.")] = None,
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
 ) -> None:
-    """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace values of [worker]."""
+    """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
     from dovetail.platform.cli.worker import run
 
     given = {

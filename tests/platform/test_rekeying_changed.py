@@ -1,0 +1,78 @@
+"""A re-keyed stream that has rows stays declared as it is: published again, a row must come to where it came before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_project import TOML, VIEW, write_project
+
+from dovetail.features import load
+from dovetail.features.registration import changes
+from dovetail.platform.app import assemble
+from dovetail.platform.errors import DefinitionError
+from dovetail.platform.storage import open_stores
+from dovetail.platform.stores.ledger import Progress
+
+REKEYED = """
+[streams.other]
+key = "user_id"
+
+[rekeyed.again]
+stream = "behaviour"
+key = "user_id"
+partitions = 2
+topic = "again"
+"""
+OTHER = "CREATE TABLE other (user_id VARCHAR NOT NULL, event_time TIMESTAMP NOT NULL);"
+CHANGES = {
+    'stream = "behaviour"': 'stream = "other"',
+    'key = "user_id"\npartitions': 'key = "event_time"\npartitions',
+    "partitions = 2": "partitions = 3",
+    'topic = "again"': 'topic = "again2"',
+}
+
+
+def declare(folder: Path, text: str) -> None:
+    if not folder.exists():
+        write_project(folder, TOML)
+    (folder / "dovetail.toml").write_text(TOML + text)
+    (folder / "sql" / "activity.sql").write_text(VIEW.replace("FROM behaviour", "FROM again"))
+    (folder / "sql" / "other.sql").write_text(OTHER)
+
+
+def start(folder: Path) -> None:
+    assemble(load(folder), roles=["rekey"]).stores.close()
+
+
+@pytest.mark.parametrize("before", CHANGES, ids=["stream", "key", "partitions", "topic"])
+def test_what_decides_where_its_rows_go_does_not_change(tmp_path: Path, before: str) -> None:
+    declare(tmp_path / "project", REKEYED.replace(before, CHANGES[before]))
+    start(tmp_path / "project")  # nothing has been re-keyed yet: it may still change
+    declare(tmp_path / "project", REKEYED)
+    start(tmp_path / "project")
+    stores = open_stores(load(tmp_path / "project").config)
+    stores.registry.commit("rekey.again", 1, expected=0, progress=Progress(7), accounts=[])
+    stores.close()
+    start(tmp_path / "project")
+    declare(tmp_path / "project", REKEYED.replace(before, CHANGES[before]))
+    line = (TOML + REKEYED).splitlines().index("[rekeyed.again]") + 1
+    with pytest.raises(DefinitionError) as refused:
+        start(tmp_path / "project")
+    assert (
+        f"dovetail.toml:{line}: [rekeyed.again] is declared otherwise than what made a topic of 7 messages (~ "
+        in str(refused.value)
+    )
+    assert "under another name" in str(refused.value)
+
+
+def test_the_difference_is_shown_by_what_was_declared(tmp_path: Path) -> None:
+    declare(tmp_path / "project", REKEYED)
+    start(tmp_path / "project")
+    declare(tmp_path / "project", REKEYED.replace("partitions = 2", "partitions = 3"))
+    project = load(tmp_path / "project")
+    stores = open_stores(project.config)
+    found = {change.name: change for change in changes(project, stores.registry, stores.online)}
+    stores.close()
+    assert list(found["rekeyed.again"].columns) == ["~ partitions 2 -> 3"]
+    assert not found["rekeyed.again"].refused
