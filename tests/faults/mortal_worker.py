@@ -98,19 +98,19 @@ def fill_disk(what: str, at: int) -> None:
 
 def delay_commits(seconds: float) -> None:
     """Let the thread that commits wait first: what a distant store costs, and no processor time."""
-    from dovetail.platform.runtime import Runtime
     from dovetail.platform.stage import Stage
+    from dovetail.platform.steps import Steps
 
-    commit_now = Runtime._commit
+    commit_now = Steps._commit
 
-    async def commit(self: Runtime, stage: Stage, commit: Callable[[], None]) -> None:
+    async def commit(self: Steps[Any], stage: Stage, commit: Callable[[], None]) -> None:
         def late() -> None:
             time.sleep(seconds)
             commit()
 
         await commit_now(self, stage, late)
 
-    Runtime._commit = commit  # type: ignore[method-assign]
+    Steps._commit = commit  # type: ignore[method-assign]
 
 
 def limit_polls(messages: int) -> None:

@@ -72,6 +72,9 @@ class RekeyStage(Stage):
         self._dead_letter_topic = dead_letter_topic
         self._stored: dict[int, Progress] = {}
 
+    async def start(self) -> None:
+        await asyncio.to_thread(partitions_of, pa.array(["any"]), self._partitions)
+
     def resume(self, topic: str) -> Mapping[int, int]:
         self._stored = dict(self._registry.progress(self.name))
         return {partition: progress.next_offset for partition, progress in self._stored.items()}

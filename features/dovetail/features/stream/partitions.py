@@ -30,6 +30,8 @@ def partitions_of(keys: pa.Array | pa.ChunkedArray, partitions: int) -> Words:
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    for words in (text, bounds):
+        words.setflags(write=False)  # one signature for the kernel, whoever owns the memory
     return _hashes(text, bounds) % partitions
 
 
