@@ -178,7 +178,14 @@ class _Declared:
                 line=self._schemas[name].line,
                 remedy=f"remove CREATE TABLE {name}, or [rekeyed.{name}] from {self._toml.name}",
             )
-        source.schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
+        key = source.schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
+        if pa.types.is_nested(key.type):
+            raise DefinitionError(
+                f"column {key.name}, the key of re-keyed stream {name}, is {key.type}, which makes no key",
+                file=source.schema.file,
+                line=source.schema.line,
+                remedy=f"name a column that is no list or struct as key of [rekeyed.{name}] in {self._toml.name}",
+            )
         lateness = declared.allowed_lateness
         return Stream(
             schema=replace(source.schema, name=name),

@@ -264,3 +264,14 @@ def test_a_re_keyed_stream_has_no_table_of_its_own(shop: Shop) -> None:
     )
     with pytest.raises(DefinitionError, match="event_by_item is stream event re-keyed, and has its columns"):
         load(root)
+
+
+def test_a_list_is_no_key_to_re_key_by(shop: Shop) -> None:
+    root = shop.project.config.root
+    schemas = next(file for file in (root / "sql").glob("*.sql") if "CREATE TABLE event " in file.read_text())
+    schemas.write_text(schemas.read_text().replace("n BIGINT)", "n BIGINT, tags VARCHAR[])"))
+    (root / "dovetail.toml").write_text(TOML.replace('key = "item_id"', 'key = "tags"'))
+    with pytest.raises(
+        DefinitionError, match=r"tags, the key of re-keyed stream event_by_item, is list<.*>, which makes"
+    ):
+        load(root)

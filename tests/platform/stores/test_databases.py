@@ -17,13 +17,19 @@ from dovetail.platform.stores.sql_labels import SqlLabelStore
 
 @pytest.mark.parametrize("url", ["no url at all", "nosuchdb://host/x"])
 def test_a_store_url_that_cannot_be_used_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"store URL .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"store URL .* cannot be used: .*; use sqlite:///PATH, postgresql"):
         Registry(url)
+
+
+def test_a_password_in_a_url_that_cannot_be_used_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"'nosuchdb://me:\*\*\*@host/x' cannot be used") as refused:
+        Registry("nosuchdb://me:secret@host/x")
+    assert refused.value.__cause__ is None
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"this is not a database, however long it is. " * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match=r"cannot be opened: .*; is it there, and are URL and login right"):
         Registry(f"sqlite:///{tmp_path / 'x.sqlite'}")
 
 

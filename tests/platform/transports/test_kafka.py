@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import NotLeaderForPartitionError
 from limited import run
 
 from dovetail.platform.errors import TransportError
@@ -68,7 +69,7 @@ def test_a_broker_that_is_not_there_is_named(topic: str) -> None:
         app = create_app("test", "kafka://127.0.0.1:9", topics={topic: 1})
         await app.transport.declare({topic: 1})  # type: ignore[attr-defined]
 
-    with pytest.raises(TransportError, match=r"cannot declare topics at \['127.0.0.1:9'\]"):
+    with pytest.raises(TransportError, match=r"cannot declare topics at \['127.0.0.1:9'\]: .* is the broker running"):
         run(main())
 
 
@@ -86,6 +87,38 @@ def test_a_publication_that_fails_is_an_error(mock_kafka: Broker, topic: str) ->
         await producer.stop()
 
     run(main())
+
+
+def test_behind_a_message_that_did_not_arrive_none_of_its_partition_is_sent(mock_kafka: Broker, topic: str) -> None:
+    """Readers drop by position: what came behind a gap would have the gap's own messages dropped, published again."""
+    sent: list[int] = []
+
+    async def main() -> None:
+        app = create_app("test", mock_kafka.url, topics=mock_kafka.create(topic))
+        producer: Any = app.producer
+        await producer.start()
+        send = producer._producer.send_batch
+
+        async def lose_the_second(batch: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
+            sent.append(partition)
+            if sent.count(0) == 2 and partition == 0:
+                lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                lost.set_exception(NotLeaderForPartitionError())
+                return lost
+            answer: asyncio.Future[Any] = await send(batch, topic, partition=partition)
+            return answer
+
+        producer._producer.send_batch = lose_the_second
+        # Two do not fit into one batch, which holds 1 MiB.
+        large = [Outgoing(topic, b"x" * 700_000, partition=number % 2) for number in range(6)]
+        try:
+            with pytest.raises(TransportError, match="NotLeaderForPartitionError"):
+                await producer.publish(large)
+        finally:
+            await producer.stop()
+
+    run(main())
+    assert sent.count(0) == 2
 
 
 def test_offsets_the_broker_no_longer_has_end_the_worker(mock_kafka: Broker, topic: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,11 @@ class Database:
             options = {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL)} if self.postgresql else {}
             self.engine = sa.create_engine(self.url, **options)
         except (exc.ArgumentError, ModuleNotFoundError) as error:
-            raise ConfigError(f"store URL {url!r} cannot be used: {error}; try sqlite:///PATH") from error
+            raise ConfigError(
+                f"store URL {_without_password(url)!r} cannot be used: {error}; use sqlite:///PATH, "
+                "postgresql+psycopg://HOST/DB (its driver: pip install 'psycopg[binary]') or, for online and label "
+                "store, redis://HOST:6379/0"
+            ) from None
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -69,7 +74,10 @@ class Database:
                 if owner:
                     self._own(connection, owner)
         except exc.SQLAlchemyError as error:
-            raise StoreError(f"{self.url.render_as_string()}: cannot be opened: {error}") from error
+            said = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise StoreError(
+                f"{self.url.render_as_string()}: cannot be opened: {said}; is it there, and are URL and login right?"
+            ) from error
         except ConfigError:
             self.engine.dispose()
             raise
@@ -187,3 +195,8 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get(_WRITE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _without_password(url: str) -> str:
+    """A URL that could not be understood, as it may be shown."""
+    return re.sub(r":[^:/@]*@", ":***@", url)

@@ -274,7 +274,8 @@ class Producer(stock.Producer):
         """Send all messages, in order within a partition; returns when the broker has acknowledged each.
 
         Raises TransportError when it has not, in twice ``producer_request_timeout`` at most: aiokafka gives up a batch
-        after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics.
+        after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics:
+        in each partition the first ones, with no gap. Readers drop by position, and would drop what filled a gap later.
         """
         producer = self._ensure_producer()
         try:
@@ -304,7 +305,7 @@ class Producer(stock.Producer):
     async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> None:
         producer = self._ensure_producer()
         now_ms = time.time_ns() // 1_000_000
-        batch, sent = producer.create_batch(), []
+        batch = producer.create_batch()
         for message in run:
             record = {
                 "key": message.key,
@@ -313,11 +314,14 @@ class Producer(stock.Producer):
                 "headers": list(message.headers),
             }
             if batch.append(**record) is None:  # full; an empty batch takes a message of any size
-                sent.append(await producer.send_batch(batch, topic, partition=partition))
+                await self._send(batch, topic, partition)
                 batch = producer.create_batch()
                 batch.append(**record)
-        sent.append(await producer.send_batch(batch, topic, partition=partition))
-        await asyncio.gather(*sent)
+        await self._send(batch, topic, partition)
+
+    async def _send(self, batch: Any, topic: str, partition: int) -> None:
+        """Send a batch; returns when the broker has it. No time is lost: aiokafka has one of a partition on its way."""
+        await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
 
 
 class Transport(stock.Transport):
@@ -345,7 +349,10 @@ class Transport(stock.Transport):
             await admin.start()
             await declare(admin, servers, plan)
         except KafkaError as error:
-            raise TransportError(f"cannot declare topics at {servers}: {error!r}") from error
+            raise TransportError(
+                f"cannot declare topics at {servers}: {error!r}; is the broker running, and are storage.broker and the "
+                "login in [broker] right?"
+            ) from error
         finally:
             await admin.close()
 
