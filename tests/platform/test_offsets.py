@@ -84,8 +84,9 @@ def test_a_partition_kept_through_a_rebalance_goes_on_where_its_stages_are() -> 
         offsets.give(stage, poll(3, 9), T0)
     assert offsets.resume(T0, stored(3, 5)) == 9
     offsets.complete("a", T0, 6)
-    assert offsets.overtaken(stored(6, 5)) == set()
-    assert offsets.overtaken(stored(7, 5)) == {"t"}
+    assert offsets.moved(stored(6, 5)) == set()
+    assert offsets.moved(stored(7, 5)) == {"t"}  # somebody else has had it
+    assert offsets.moved(stored(0, 5)) == {"t"}  # the store has lost it
 
 
 def test_a_partition_that_was_gone_goes_on_where_the_stores_are() -> None:

@@ -188,6 +188,16 @@ def test_a_topic_carries_models_to_other_directories(tmp_path: Path) -> None:
     handled(mirror, sent)
     assert there.versions() == here.versions() == [1, 2, 3]
     assert there.load(3).dense().tobytes() == here.load(3).dense().tobytes()
+    # In the middle of a model a rebalance changes nothing, unless the partition goes: then all is read again.
+    assert mirror.resume("models") == {0: len(sent)}
+    later = messages("models", 5, model(5).content(5), limit=800)
+    handled(mirror, later[:2])
+    assert mirror.resume("models") == {0: 2}
+    handled(mirror, later[2:])
+    assert there.versions() == [1, 2, 3, 5]
+    handled(mirror, later[:2])
+    mirror.forget("models", {0})
+    assert mirror.resume("models") == {}
     with pytest.raises(WireError, match="models, partition 0, offset 0: not part of a model"):
         handled(mirror, [Outgoing("models", b"?", partition=0)])
     with pytest.raises(ModelError, match="published model: torn or corrupt"):

@@ -52,12 +52,15 @@ class Offsets(Generic[P]):
             needed.append(self._given.get(key, position))
         return min(needed)
 
-    def overtaken(self, stored: Stored) -> set[str]:
-        """The topics of which ``stored`` says more than has been completed here: somebody else has had them."""
+    def moved(self, stored: Stored) -> set[str]:
+        """The topics of which ``stored`` does not say what has been completed here.
+
+        It says more where somebody else has had them, and less where the store has lost its last commits.
+        """
         return {
             topic
             for (stage, topic, partition), completed in self.completed.items()
-            if stored[stage, topic].get(partition, 0) > completed
+            if stored[stage, topic].get(partition, 0) != completed
         }
 
     def forget(self, gone: Collection[P]) -> None:

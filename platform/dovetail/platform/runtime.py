@@ -282,22 +282,23 @@ class Runtime:
         await self.tenure.close()
         await self._give_up(await self.tenure.change(tps))
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        if taken := self._taken(stored):
-            await self.tenure.renew(taken)
-            await self._give_up(taken)
+        if moved := self._moved(stored):
+            await self.tenure.renew(moved)
+            await self._give_up(moved)
             stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
         await self.tenure.open()
         self.notify()
         return positions
 
-    def _taken(self, stored: Stored) -> set[TP]:
-        """What somebody else has had since it was ours, although it has never gone by what we were told.
+    def _moved(self, stored: Stored) -> set[TP]:
+        """What is not where we left it, although it has never gone by what we were told.
 
-        That is how it looks to a worker that was paused for longer than its session. What it holds in memory is of the
-        past, of all partitions of the topic: some stages have one state for all.
+        Somebody else has had it: that is how it looks to a worker that was paused for longer than its session. Or the
+        store has lost its last commits: to go on from what is in memory would leave a gap. What is held here belongs
+        to a state that is not there any more, of all partitions of the topic: some stages have one state for all.
         """
-        moved = self._offsets.overtaken(stored)
+        moved = self._offsets.moved(stored)
         return {tp for tp in self.tenure.partitions if tp.topic in moved}
 
     def _forget(self, gone: Collection[TP]) -> None:

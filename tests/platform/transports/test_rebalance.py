@@ -169,6 +169,24 @@ def test_what_somebody_else_has_had_meanwhile_is_read_from_the_store_although_it
     asyncio.run(main())
 
 
+def test_what_the_store_has_lost_is_read_again_although_the_partition_has_stayed(tmp_path: Path) -> None:
+    """To go on from memory would leave a gap: the store would take the next poll for the first one."""
+
+    async def main() -> None:
+        stage = Checked()
+        runtime = await started(tmp_path / "log.db", stage)
+        await runtime.publish(numbers(0, 2 * PARTITIONS))
+        await runtime.wait_for(lambda: sum(stage.store.values()) == 2 * PARTITIONS)
+        del stage.store[0]  # flushed, or back at its last save
+        await assign(runtime, *range(PARTITIONS))
+        await runtime.publish(numbers(2 * PARTITIONS, PARTITIONS))
+        await runtime.wait_for(lambda: sum(stage.store.values()) == 3 * PARTITIONS)
+        await runtime.stop()
+        assert sorted(stage.values) == sorted([*range(3 * PARTITIONS), 0, PARTITIONS])
+
+    asyncio.run(main())
+
+
 def test_a_rebalance_waits_for_a_commit_and_no_work_takes_effect_during_it(tmp_path: Path) -> None:
     async def main() -> None:
         stage = Checked()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from dovetail.platform.errors import WireError
 from dovetail.platform.fitting import value_limit
@@ -40,8 +39,8 @@ def _message(topic: str, version: int, value: bytes, number: int, parts: int) ->
 class ModelMirror(Stage):
     """Installs what is published to a topic into a directory, from which scorers read as if it were the trainer's.
 
-    It reads the topic from its beginning at every start and keeps no position: installing again is a no-op. A
-    publication is installed when its last part is here, whole, and not at all before. A
+    It reads the topic from its beginning at every start and keeps its position in memory only: installing again is a
+    no-op. A publication is installed when its last part is here, whole, and not at all before. A
     publication whose first parts are gone (retention) is skipped; if that leaves a gap, scorers keep what they have
     until the next full model.
     """
@@ -53,10 +52,14 @@ class ModelMirror(Stage):
         self._directory = directory
         self._version = 0
         self._parts: list[bytes] = []
+        self._read: dict[int, int] = {}
 
     def resume(self, topic: str) -> Mapping[int, int]:
+        return dict(self._read)
+
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
         self._parts = []
-        return {}
+        self._read.clear()
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Install every publication that is complete.
@@ -69,7 +72,13 @@ class ModelMirror(Stage):
             content = self._collect(poll, offset, value or b"", dict(headers))
             if content is not None:
                 complete.append(content)
-        yield Work(commit=partial(self._install, complete), done=poll.last + 1)
+
+        def commit() -> None:
+            for content in complete:
+                self._directory.install(content)
+            self._read[poll.partition] = poll.last + 1
+
+        yield Work(commit=commit, done=poll.last + 1)
 
     def _collect(self, poll: Poll, offset: int, value: bytes, headers: Mapping[str, bytes]) -> bytes | None:
         try:
@@ -89,7 +98,3 @@ class ModelMirror(Stage):
             return None
         content, self._parts = b"".join(self._parts), []
         return content
-
-    def _install(self, publications: list[bytes]) -> None:
-        for content in publications:
-            self._directory.install(content)
