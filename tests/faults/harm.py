@@ -195,7 +195,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "no_space_for_checkpoints": Fault(
         _disk_was_full,
-        workers=lambda rng: ["full:checkpoint:1"],
+        workers=lambda _: ["full:checkpoint:1"],
         ends=_FAILS | {KILLED},
         forever=True,
     ),
