@@ -86,12 +86,18 @@ def _killed_at_start(trial: Trial, rng: Generator) -> None:
 def _paused(trial: Trial, rng: Generator) -> None:
     """SIGSTOP for longer than the session: the others have taken its partitions over when it wakes up."""
     place = int(rng.integers(2))
-    zombie, other = trial.fleet.workers[place], trial.fleet.workers[1 - place]
+    zombie = trial.fleet.workers[place]
+
+    def others() -> int:
+        return trial.fleet.workers[1 - place].partitions()
+
     trial.load.let_go(2)
     _pause(rng, 0.7)
     zombie.send(signal.SIGSTOP)
     trial.load.let_go(2)
-    until(lambda: other.partitions() == trial.partitions, "the other has all partitions", say=other.partitions)
+    until(
+        lambda: others() == trial.partitions, "the other has all partitions", say=lambda: (others(), trial.fleet.logs())
+    )
     trial.load.let_go(2)
     _pause(rng, 1.0)
     zombie.send(signal.SIGCONT)

@@ -309,8 +309,8 @@ def test_retention_that_overtakes_a_running_reader_is_an_error(path: Path) -> No
 class Gatherer(Copier):
     """Keeps what it reads until it is asked to settle."""
 
-    def __init__(self) -> None:
-        super().__init__("gatherer")
+    def __init__(self, name: str = "gatherer") -> None:
+        super().__init__(name)
         self.held: list[bytes] = []
         self.after = 0
         self.entered, self.go = asyncio.Event(), asyncio.Event()
@@ -352,6 +352,25 @@ def test_a_stage_settles_between_two_polls_by_the_same_steps(path: Path) -> None
 
     run(main)
     assert contents(path, "out") == [b"ab"]
+
+
+def test_a_stage_that_waits_does_not_keep_the_others_from_settling(path: Path) -> None:
+    """A snapshot may wait for its labels for days; the archive stores after max_delay all the same."""
+
+    async def main() -> None:
+        waiting, gatherer = Gatherer("waiting"), Gatherer()
+        gatherer.go.set()
+        runtime = runtime_of(path, waiting, gatherer, tick_s=0.001)
+        await runtime.start()
+        await runtime.publish([Outgoing("in", b"a")])
+        await waiting.entered.wait()
+        await runtime.wait_for(lambda: runtime.completed.get(("gatherer", "in", 0)) == 1)
+        assert runtime.at_work("waiting") == TP("in", 0)
+        waiting.go.set()
+        await runtime.wait_for(lambda: runtime.completed.get(("waiting", "in", 0)) == 1)
+        await runtime.stop()
+
+    run(main)
 
 
 def test_a_stop_lets_stages_settle_while_their_partitions_are_theirs_and_then_forget(path: Path) -> None:

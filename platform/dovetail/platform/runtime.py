@@ -73,7 +73,7 @@ class Runtime:
         self._observer = observer
         self._grace_s = grace_s
         self._tick_s = tick_s
-        self._ticking: asyncio.Task[None] | None = None
+        self._ticking: list[asyncio.Task[None]] = []
         self._turns: Turns[TP] = Turns()
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
@@ -150,7 +150,7 @@ class Runtime:
 
     async def tick(self) -> None:
         """Ask every stage to settle what it owes of the partitions it has here, as the runtime does by itself."""
-        await self._settle(lambda: not self._stopping)
+        await asyncio.gather(*(self._settle(stage, lambda: not self._stopping) for stage in self.stages))
 
     def notify(self) -> None:
         """Have predicates tried again: something they look at, outside the runtime, has changed. From any thread."""
@@ -165,7 +165,8 @@ class Runtime:
             self._started.append(stage)
             await stage.start()
         if self._tick_s:
-            self._ticking = asyncio.create_task(self._tick_on())
+            # Each by itself: a stage that waits for something from outside does not keep the others from settling.
+            self._ticking = [asyncio.create_task(self._tick_on(stage)) for stage in self.stages]
 
     async def before_stop(self) -> None:
         """Give no further poll; return when what is being handled has ended and stages have settled all they owe.
@@ -181,7 +182,8 @@ class Runtime:
                     async with asyncio.timeout(self._grace_s):
                         await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
                         # Now, while the partitions are ours: a commit after the group was left would be a zombie's.
-                        await self._settle(lambda: True, stopping=True)
+                        for stage in self.stages:
+                            await self._settle(stage, lambda: True, stopping=True)
             except Exception as error:  # noqa: BLE001 - the app must go on stopping; whoever runs it raises the failure
                 self.on_crash(error)
 
@@ -239,9 +241,9 @@ class Runtime:
     async def after_stop(self) -> None:
         """Stop the stages, in reverse order, each also when another one's stop raises."""
         errors: list[Exception] = []
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.wait({self._ticking})
+        for ticking in self._ticking:
+            ticking.cancel()
+        await asyncio.gather(*self._ticking, return_exceptions=True)
         self._forget(await self.tenure.change(()))
         while self._started:
             try:
@@ -251,23 +253,22 @@ class Runtime:
         if errors:
             raise errors[0]
 
-    async def _settle(self, may: Callable[[], bool], *, stopping: bool = False) -> None:
-        for stage in self.stages:
-            for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
-                async with self._turns.turn(stage.name):
-                    tenure = self.tenure.number(tp)
-                    if tenure is None or self.failure is not None or not may():
-                        continue
-                    works = stage.settle(tp.topic, tp.partition, stopping=stopping)
-                    with suppress(Gone):
-                        async with self._turns.at_work(stage.name, tp, tenure):
-                            await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
+    async def _settle(self, stage: Stage, may: Callable[[], bool], *, stopping: bool = False) -> None:
+        for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
+            async with self._turns.turn(stage.name):
+                tenure = self.tenure.number(tp)
+                if tenure is None or self.failure is not None or not may():
+                    continue
+                works = stage.settle(tp.topic, tp.partition, stopping=stopping)
+                with suppress(Gone):
+                    async with self._turns.at_work(stage.name, tp, tenure):
+                        await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
 
-    async def _tick_on(self) -> None:
+    async def _tick_on(self, stage: Stage) -> None:
         while not self._stopping and self.failure is None:
             await asyncio.sleep(self._tick_s)
             try:
-                await self.tick()
+                await self._settle(stage, lambda: not self._stopping)
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
                 await self._fail(error)
 
