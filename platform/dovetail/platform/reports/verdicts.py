@@ -18,6 +18,7 @@ from dovetail.features.batch.streaming import Visibility
 from dovetail.features.consistency import Consistency, compare, merged
 from dovetail.features.plan import FeatureColumn, FeatureSet
 from dovetail.features.registration import refuse_changed
+from dovetail.features.rekeying import stage_name
 from dovetail.joiners.samples import Lane, lanes_of
 from dovetail.joiners.snapshots import SET_COLUMN
 from dovetail.platform.accounts import READ, Account
@@ -94,7 +95,7 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
 
 def _rekeyed(totals: Mapping[tuple[str, str], int], name: str, stream: str, settled: bool) -> Check:
     """What was re-keyed is archived, or a dead letter: a view that came later may have no value for it."""
-    given, archived = totals.get((f"rekey.{name}", "rekeyed"), 0), totals.get((f"archive.{name}", "archived"), 0)
+    given, archived = totals.get((stage_name(name), "rekeyed"), 0), totals.get((f"archive.{name}", "archived"), 0)
     # A dead letter published again after a crash is counted again: it has no position to be known by.
     dead = min(totals.get((f"archive.{name}", "dead_letter"), 0), max(0, given - archived))
     return Check(f"events of {stream}: re-keyed, and archived as {name}", given, archived + dead, not settled)
