@@ -20,7 +20,7 @@ test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(ARGS)
 
 nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, more seeds
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/language tests/features/stored $(ARGS)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/parity tests/features/stored $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

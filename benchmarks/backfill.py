@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dovetail.features import load
-from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
-from dovetail.platform.dayfiles import DAY_US, DayFiles
+from dovetail.features.duck.macros import MACROS
+from dovetail.platform.archive.dayfiles import DAY_US, DayFiles
 
 SEED = 20240229
 START = 19_700 * DAY_US

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from label_join import CANDIDATES, EXPOSED, FEATURES, POLICY, SECOND, SEED, WINDOW, feedback, label_rows, snapshots
 
-from dovetail.joiners.labels import label_scope
+from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
 from dovetail.joiners.policies import Candidates, policy_of
-from dovetail.platform.intake import time_us
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.rows.intake import time_us
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.stores.sql.ledger import Progress
 
 SAMPLE = ["request_id", "item_id", *(f"f{k}" for k in range(FEATURES))]
 

@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 from confluent_kafka import Producer
 
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Poll, Stage, Work
 
 SEED = 20240601

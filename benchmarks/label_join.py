@@ -23,22 +23,22 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from dovetail.joiners.labels import LabelStage, label_scope
+from dovetail.joiners.label_agent import LabelStage, label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
 from dovetail.joiners.policies import Candidates, policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.samples import SampleStage, lanes_of
+from dovetail.joiners.sample_agent import SampleStage, lanes_of
 from dovetail.joiners.watermark import PartitionClock, watermark
-from dovetail.platform import wire
-from dovetail.platform.intake import WATERMARK_HEADER, Intake, time_us
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.positions import SourceFilter, with_own_positions, with_source_positions
-from dovetail.platform.schema import parse_statements, parse_table
-from dovetail.platform.signal import Signal
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, time_us
+from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.schema import parse_statements, parse_table
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LABEL_ROWS
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SEED = 20240304

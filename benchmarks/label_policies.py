@@ -19,15 +19,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.demo.logs.base import HOUR_US, MINUTE_US, SECOND_US, RecordedLog
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.logs.recorded import (
+    HOUR_US,
+    MINUTE_US,
+    SECOND_US,
+    RecordedLog,
+)
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.delayed_labels import fnc_calibrated, fnw_weights
-from dovetail.trainer.encoding import Encoded, Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.kernels import Float32
-from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.plots import write_plots
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers import Ftrl
-from dovetail.trainer.plots import Chart, reliability, windows_charts, write_plots
+from dovetail.trainer.samples.encoding import Encoded, Encoder, InputSpec
 
 Int64 = npt.NDArray[np.int64]
 

@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dovetail.app.datasets import stream_intake
 from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.rekeying import RekeyStage
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
-from dovetail.platform import wire
-from dovetail.platform.datasets import stream_intake
+from dovetail.platform.rows import wire
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.online import SqlOnlineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SEED, EVENTS, USERS, ITEMS, PER_MESSAGE = 20240306, 400_000, 20_000, 2_000, 5_000

@@ -27,20 +27,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.app.modelling import encoder_of
 from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
-from dovetail.features.versions import BatchVersions
-from dovetail.features.vetting import vet_events
-from dovetail.platform.intake import Intake
-from dovetail.platform.modelling import encoder_of
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.serving.versions import BatchVersions
+from dovetail.features.stream.vetting import vet_events
+from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
-from dovetail.trainer.scorer import predict_with
+from dovetail.trainer.models.scorer import predict_with
 
 SEED = 20240229
 EVENTS, USERS, ITEMS = 200_000, 2_000, 2_000

@@ -22,15 +22,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT)]
 
 import sqlalchemy as sa  # noqa: E402 - found by the line above
-from broker import Broker  # noqa: E402
-from fleet import Fleet, until  # noqa: E402
-from trial import Servers, Stored, Trial  # noqa: E402
-from world import Urls, World, make_world  # noqa: E402
 
-from servers import Kafka, PostgreSQL, Redis, remove, start  # noqa: E402
+from scripts.servers import Kafka, PostgreSQL, Redis, remove, start  # noqa: E402
+from tests.faults.broker import Broker  # noqa: E402
+from tests.faults.fleet import Fleet, until  # noqa: E402
+from tests.faults.trial import Servers, Stored, Trial  # noqa: E402
+from tests.faults.world import Urls, World, make_world  # noqa: E402
 
 SEED = 1
 SESSION_S = 6

@@ -16,11 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.plan import Aggregate, AggregateFunction, Input, Stream, StreamView, Window
+from dovetail.features.plan.definitions import (
+    Aggregate,
+    AggregateFunction,
+    Input,
+    Stream,
+    StreamView,
+    Window,
+)
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, prepare_rows, running_watermark
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.schema import TableSchema
 
 SEED = 20240229
 HOUR = 3_600_000_000

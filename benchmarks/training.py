@@ -15,12 +15,12 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers import OPTIMIZERS, Ftrl, Optimizer
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 SEED = 39
 EXAMPLES = 200_000

@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 from training import BITS, EXAMPLES, processor, zipf_samples
 
-from dovetail.trainer.encoding import Encoded, Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.kernels import Float32, Int64, kernel
+from dovetail.trainer.arithmetic import Float32, Int64, kernel
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers import Ftrl
+from dovetail.trainer.samples.encoding import Encoded, Encoder, InputSpec
 
 ROUNDS = 5
 RIVER_EXAMPLES = 3_000

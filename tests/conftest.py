@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-TESTS = Path(__file__).parent
-for folder in ("platform", "joiners", "services", "faults", "../scripts"):
-    sys.path.insert(0, str((TESTS / folder).resolve()))
-
-from real_servers import (  # noqa: E402 - found by the lines above
+from tests.places import ROOT
+from tests.real_servers import (
     kafka_server,
     kafka_url,
     postgresql_server,
@@ -42,7 +38,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 @pytest.fixture(scope="session")
 def recorded_logs() -> Path:
     """The folder of recorded logs; tests that need it are skipped where it is not."""
-    folder = TESTS.parent.parent / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the recorded logs are not here (they are not part of the repository)")
     return folder

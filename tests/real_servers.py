@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import pytest
 
-from servers import Kafka, PostgreSQL, Redis, Server, existing, remove, start
+from scripts.servers import Kafka, PostgreSQL, Redis, Server, existing, remove, start
 
 __all__ = [
     "kafka_server",

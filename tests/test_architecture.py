@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 PACKAGES = ("platform", "features", "joiners", "trainer")
 #: Modules of the platform that may know every package: where the parts are put together.
 ASSEMBLY = ("app", "cli", "datasets", "demo", "jobs", "modelling", "reports", "storage")
@@ -57,8 +58,8 @@ def test_imports_run_one_way(path: Path) -> None:
 #: Where a library may be imported; everywhere else it is a leak.
 _FAUST = (
     "platform/dovetail/platform/transports/",
-    "platform/dovetail/platform/runtime.py",
-    "platform/dovetail/platform/app.py",
+    "platform/dovetail/platform/runtime/runner.py",
+    "platform/dovetail/app/worker.py",
 )
 HOMES = {
     "faust": _FAUST,
@@ -66,17 +67,17 @@ HOMES = {
     "aiokafka": ("platform/dovetail/platform/transports/",),
     "duckdb": (
         "features/dovetail/features/batch/",
-        "joiners/dovetail/joiners/batch_join.py",
-        "joiners/dovetail/joiners/batch_attribution.py",
-        "joiners/dovetail/joiners/label_audit.py",
+        "joiners/dovetail/joiners/batch/join.py",
+        "joiners/dovetail/joiners/batch/attributed.py",
+        "joiners/dovetail/joiners/batch/label_audit.py",
     ),
     "sqlalchemy": ("platform/dovetail/platform/stores/",),
     "sqlite3": ("platform/dovetail/platform/transports/",),
     "numba": (
         "features/dovetail/features/stream/",
-        "features/dovetail/features/finish.py",
+        "features/dovetail/features/kernels/finish.py",
         "trainer/dovetail/trainer/",
-        "joiners/dovetail/joiners/kernels.py",
+        "joiners/dovetail/joiners/pairs.py",
     ),
     "redis": ("platform/dovetail/platform/stores/",),
 }

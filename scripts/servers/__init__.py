@@ -5,11 +5,11 @@ Standard library only, and nothing of Dovetail: it must run before anything is i
 
 from __future__ import annotations
 
-from servers.base import Server, ServiceError
-from servers.instances import DEFAULT_FOLDER, NAMES, environment, existing, remove, start, status
-from servers.kafka import Kafka
-from servers.postgresql import PostgreSQL
-from servers.redis import Redis
+from scripts.servers.base import Server, ServiceError
+from scripts.servers.instances import DEFAULT_FOLDER, NAMES, environment, existing, remove, start, status
+from scripts.servers.kafka import Kafka
+from scripts.servers.postgresql import PostgreSQL
+from scripts.servers.redis import Redis
 
 __all__ = [
     "DEFAULT_FOLDER",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from servers import processes
+from scripts.servers import processes
 
 __all__ = ["Server", "ServiceError", "free_ports", "run", "unprivileged_user"]
 

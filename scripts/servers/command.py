@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from servers import instances
-from servers.base import ServiceError, run
+from scripts.servers import instances
+from scripts.servers.base import ServiceError, run
 
 __all__ = ["main"]
 

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from servers.base import Server, ServiceError, free_ports
-from servers.kafka import Kafka
-from servers.postgresql import PostgreSQL
-from servers.redis import Redis
+from scripts.servers.base import Server, ServiceError, free_ports
+from scripts.servers.kafka import Kafka
+from scripts.servers.postgresql import PostgreSQL
+from scripts.servers.redis import Redis
 
 __all__ = ["DEFAULT_FOLDER", "KINDS", "NAMES", "environment", "existing", "remove", "start", "status"]
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from servers.base import Server, run
-from servers.tls import make_certificates
+from scripts.servers.base import Server, run
+from scripts.servers.tls import make_certificates
 
 __all__ = ["PASSWORD", "USER", "Kafka"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from servers.base import Server, run, unprivileged_user
+from scripts.servers.base import Server, run, unprivileged_user
 
 __all__ = ["PostgreSQL"]
 

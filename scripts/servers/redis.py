@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from servers.base import Server, ServiceError
+from scripts.servers.base import Server, ServiceError
 
 __all__ = ["Redis"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servers.base import run
+from scripts.servers.base import run
 
 __all__ = ["make_certificates"]
 

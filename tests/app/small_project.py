@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dovetail.app.storage import Stores, open_stores
+from dovetail.app.worker import Worker, assemble
 from dovetail.features import Project, load
-from dovetail.platform.app import Worker, assemble
-from dovetail.platform.config import load_config
-from dovetail.platform.intake import WATERMARK_HEADER
+from dovetail.platform.config.load import load_config
+from dovetail.platform.rows.intake import WATERMARK_HEADER
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.storage import Stores, open_stores
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 #: 2024-01-01 12:00 UTC.
 NOON_MS = 1_704_110_400_000

@@ -12,13 +12,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.platform.cli import audit, join
-from dovetail.platform.demo import run as demo
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.cli.stored import audit, join
+from dovetail.demo import run as demo
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TARGETS = """
 [labels.order]
 block_rows = 32

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_project import TOML, VIEW, write_project
 
+from dovetail.app.storage import open_stores
+from dovetail.app.worker import assemble
 from dovetail.features import load
-from dovetail.features.registration import changes
-from dovetail.platform.app import assemble
+from dovetail.features.stored.registration import changes
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.storage import open_stores
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.app.small_project import TOML, VIEW, write_project
 
 REKEYED = """
 [streams.other]

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from small_project import NOON_MS, TOML, VIEW, finished, project_in, write_project
 
-from dovetail.platform.app import assemble
-from dovetail.platform.reports import audit_worker
+from dovetail.app.reports import audit_worker
+from dovetail.app.worker import assemble
+from dovetail.platform.rows.wire import letter_of
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
-from dovetail.platform.wire import letter_of
+from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests.app.small_project import NOON_MS, TOML, VIEW, finished, project_in, write_project
 
 REKEYED = '\n[rekeyed.again]\nstream = "behaviour"\nkey = "user_id"\npartitions = 2\n'
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from faust.types import TP
-from members import until
 
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from tests.platform.transports.members import until
 
 PARTITIONS = 4
 pytestmark = [pytest.mark.services, pytest.mark.slow]

@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from dovetail.platform.cli import main
-
-from .stored_world import FILES, World, events, requests
+from dovetail.cli import main
+from tests.features.stored.stored_world import FILES, World, events, requests
 
 
 class Ran:

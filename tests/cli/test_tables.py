@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_project import TOML, write_project
 from typer.testing import CliRunner
 
-from dovetail.platform.cli.main import app
+from dovetail.cli.main import app
+from tests.app.small_project import TOML, write_project
 
 BY_KIND = """
 SELECT kind, count(*) OVER w AS events FROM behaviour

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.platform.cli.main import app
-from dovetail.platform.cli.report import metrics_table
-from dovetail.platform.config import load_config
+from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.app.storage import open_stores
+from dovetail.cli.main import app
+from dovetail.cli.models.report import metrics_table
+from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError, DovetailError, ModelError, StoreError
-from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
-from dovetail.platform.storage import open_stores
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.registry import DataFile
-from dovetail.trainer.publish import ModelDirectory
-from dovetail.trainer.stage import TrainerStage
+from dovetail.platform.stores.registry.store import DataFile
+from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.training import TrainerStage
 
 PROJECT = """
 name = "shop"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.cli import main
 from dovetail.features import load
-from dovetail.platform.cli import main
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 TOML = """
 name = "shop"
@@ -55,7 +55,7 @@ SELECT request_id, item_id, hour(request_time) AS hour_of_day, users.views
 FROM request LEFT JOIN users USING (user_id)
 """,
 }
-WORKER = (sys.executable, "-c", "from dovetail.platform.cli import main; main()", "worker")
+WORKER = (sys.executable, "-c", "from dovetail.cli import main; main()", "worker")
 NOON_MS = 1_767_268_800_000
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.platform.config import load_config
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.replay import Replay, slice_ends
-from dovetail.platform.demo.run import project_folder
-from dovetail.platform.intake import WATERMARK_HEADER
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.replay import Replay, slice_ends
+from dovetail.demo.run import project_folder
+from dovetail.platform.config.load import load_config
+from dovetail.platform.rows.intake import WATERMARK_HEADER
 
 
 def ends_of(events: list[tuple[int, int]], requests: list[int], slice_us: int) -> list[int]:

@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from dovetail.platform.cli import main
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.run import project_folder, run_demo
+from dovetail.cli import main
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.run import project_folder, run_demo
+from tests.places import ROOT
 
-DOC = Path(__file__).parents[3] / "docs" / "backfill.md"
+DOC = ROOT / "docs" / "backfill.md"
 
 
 @pytest.fixture

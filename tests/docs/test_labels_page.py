@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import doctest
-from pathlib import Path
+
+from tests.places import ROOT
 
 
 def test_the_examples_of_the_labels_page_are_true() -> None:
-    page = Path(__file__).parents[1] / "docs" / "labels.md"
+    page = ROOT / "docs" / "labels.md"
     blocks = page.read_text(encoding="utf-8").replace("```python\n", "").replace("\n```", "")
     test = doctest.DocTestParser().get_doctest(blocks, {}, page.name, str(page), 0)
     result = doctest.DocTestRunner(verbose=False).run(test)

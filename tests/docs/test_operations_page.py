@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from polls import poll_of
 
 from dovetail.features import load
-from dovetail.platform import wire
-
-ROOT = Path(__file__).parent.parent.parent
+from dovetail.platform.rows import wire
+from tests.places import ROOT
+from tests.platform.polls import poll_of
 
 
 @pytest.mark.services

@@ -5,24 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from dovetail.features.batch.binding import Binder
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.plan import Stream, StreamView
-from dovetail.features.replay import ViewReplay, with_positions
-from dovetail.features.source import Source
-from dovetail.features.streaming_views import parse_stream_view
+from dovetail.features.duck.binding import Binder
+from dovetail.features.language.source import Source
+from dovetail.features.language.streaming_views import parse_stream_view
+from dovetail.features.plan.definitions import Stream, StreamView
+from dovetail.features.stream.rerun import ViewReplay, with_positions
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.schema import TableSchema
+from tests.features.parity.strategies import Schema, view_of
+from tests.places import ROOT
 
-from .strategies import Schema, view_of
-
-PAGE = (Path(__file__).parents[3] / "docs" / "semantics.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "semantics.md").read_text(encoding="utf-8")
 SCHEMA = Schema(
     {"item": "VARCHAR", "action": "VARCHAR", "price": "DECIMAL(9,2)", "stock": "INTEGER", "score": "DOUBLE"}
 )

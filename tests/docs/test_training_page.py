@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.platform.cli.main import app
+from dovetail.cli.main import app
+from tests.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+PAGE = ROOT / "docs" / "training.md"
 
 
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ import signal
 import sys
 from pathlib import Path
 
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.logs.find import find_log
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.run import run_demo
+from dovetail.demo.logs.find import find_log
+from dovetail.demo.logs.recorded import RecordedLog
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.run import run_demo
 
 
 def the_log(name: str) -> RecordedLog:

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dovetail.app.reports import audit_worker, consistency_of
+from dovetail.app.worker import Worker, assemble
+from dovetail.demo.run import project_folder
 from dovetail.features import load
-from dovetail.platform.app import Worker, assemble
-from dovetail.platform.audit import Audit
-from dovetail.platform.demo.run import project_folder
-from dovetail.platform.intake import WATERMARK_HEADER
-from dovetail.platform.reports import audit_worker, consistency_of
+from dovetail.platform.rows.audit import Audit
+from dovetail.platform.rows.intake import WATERMARK_HEADER
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 #: 2024-01-01 12:00 UTC.
 NOON_MS = 1_704_110_400_000

@@ -14,18 +14,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from dovetail.app.jobs import served_rows
+from dovetail.app.storage import Stores, load_table, open_stores
+from dovetail.demo.run import project_folder
 from dovetail.features import Project, load
-from dovetail.features.batch.features import evaluate_feature_set
-from dovetail.features.consistency import equal_bits
-from dovetail.features.request import flatten_requests
-from dovetail.joiners.batch_join import join_samples
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.config import load_config
-from dovetail.platform.demo.run import project_folder
-from dovetail.platform.jobs import served_rows
-from dovetail.platform.storage import Stores, load_table, open_stores
+from dovetail.features.batch.point_in_time import evaluate_feature_set
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.stored.consistency import equal_bits
+from dovetail.joiners.batch.join import join_samples
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.config.load import load_config
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 DOVETAIL = Path(sys.executable).parent / "dovetail"
 LOGS = ("simulator", "obd-40k", "jd-actions-89k")
 KEYS = ["request_id", "item_id"]
@@ -130,7 +130,14 @@ def test_the_streams_samples_have_the_features_that_duckdb_computes_from_the_log
     at = pa.array(range(requests.num_rows), pa.int64())
     chosen = requests.select(KEYS).append_column("at", at).join(wanted, keys=KEYS, join_type="left semi")
     requests = by_key(requests.take(chosen.column("at").combine_chunks()))
-    features = evaluate_feature_set(run.project, requests, run.events(), tables, visibility=visibility)  # type: ignore[arg-type]
+    features = evaluate_feature_set(
+        run.project,
+        run.project.feature_set,
+        requests,
+        run.events(),
+        tables,
+        visibility=visibility,  # type: ignore[arg-type]
+    )
     assert features.num_rows == samples.num_rows
     for column in run.project.feature_set.columns:
         assert equal_bits(samples.column(column.name), features.column(column.name)).all(), column.name

@@ -15,18 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from small_project import TOML, project_in, run, stores_of, write_project
 
-from dovetail.platform.app import features_of
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.cli import audit
+from dovetail.app.reports import difference, join_archived
+from dovetail.app.reports.archived import archived_labels
+from dovetail.app.worker import features_of
+from dovetail.cli.stored import audit
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.intake import IDLE_HEADER
-from dovetail.platform.positions import OWN_COLUMNS, SourceFilter
-from dovetail.platform.reports import difference, join_archived
-from dovetail.platform.reports.archived import archived_labels
-from dovetail.platform.transports.embedded_log import EmbeddedLog
-from dovetail.platform.wire import decode_arrow
+from dovetail.platform.rows.intake import IDLE_HEADER
+from dovetail.platform.rows.positions import OWN_COLUMNS, SourceFilter
+from dovetail.platform.rows.wire import decode_arrow
+from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests.app.small_project import TOML, project_in, run, stores_of, write_project
 
 JOIN = ("snapshots", "labels.exposure", "labels.click", "samples", "samples.1", "order.samples")
 STEPS = ("computed", "published", "committed", "acknowledged")

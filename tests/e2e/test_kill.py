@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 
 MORTAL = Path(__file__).parent / "mortal_demo.py"
 SEEDS = range(10)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from dovetail.app.storage import open_stores
+from dovetail.app.worker import assemble, features_of
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.run import DemoResult, project_folder, run_demo
 from dovetail.features import load
-from dovetail.features.bootstrap import bootstrap
-from dovetail.features.request import flatten_requests
-from dovetail.platform.app import assemble, features_of
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.run import DemoResult, project_folder, run_demo
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.stored.bootstrap import bootstrap
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.storage import open_stores
 
 REKEYED = {"behaviour_by_item": {"stream": "behaviour", "key": "item_id", "partitions": 3}}
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]

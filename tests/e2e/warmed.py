@@ -18,15 +18,15 @@ import pyarrow as pa
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from dovetail.features.batch.binding import Binder
-from dovetail.features.plan import Stream
-from dovetail.features.replay import ViewReplay, with_positions
-from dovetail.features.source import Source
-from dovetail.features.streaming_views import parse_stream_view
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.run import run_demo
-from dovetail.platform.runtime import Runtime
-from dovetail.platform.schema import TableSchema
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.run import run_demo
+from dovetail.features.duck.binding import Binder
+from dovetail.features.language.source import Source
+from dovetail.features.language.streaming_views import parse_stream_view
+from dovetail.features.plan.definitions import Stream
+from dovetail.features.stream.rerun import ViewReplay, with_positions
+from dovetail.platform.rows.schema import TableSchema
+from dovetail.platform.runtime.runner import Runtime
 
 Compiled = set[tuple[str, str]]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet import until
 from numpy.random import Generator
-from trial import Trial
 
-from dovetail.platform.process import FAILED
+from dovetail.platform.process.lifecycle import FAILED
+from tests.faults.fleet import until
+from tests.faults.trial import Trial
 
 __all__ = ["FAULTS", "Fault", "redis_loses_its_last_writes"]
 

@@ -30,7 +30,7 @@ def main(project: str, faults: Sequence[str]) -> None:
     parsed = [fault.split(":") for fault in faults]
     if ["no-cas"] in parsed:
         forget_to_compare()  # before the scripts are put together
-    from dovetail.platform.cli import worker
+    from dovetail.cli import worker
 
     # Any: the name is not one that the module offers.
     command: Any = worker
@@ -53,7 +53,7 @@ def main(project: str, faults: Sequence[str]) -> None:
     if ["broker-positions"] in parsed:
         resume_from_broker()
     sys.argv = ["dovetail", "worker", "--project", project]
-    from dovetail.platform.cli import main as run
+    from dovetail.cli import main as run
 
     run()
 
@@ -79,7 +79,7 @@ def deaths(faults: Sequence[Sequence[str]]) -> Step:
 def fill_disk(what: str, at: int) -> None:
     """Let writing fail as it does on a full disk, in the middle of a file."""
     from dovetail.platform.stores.offline import OfflineStore
-    from dovetail.trainer.checkpoint import CheckpointStore
+    from dovetail.trainer.models.checkpoint import CheckpointStore
 
     files = 0
 
@@ -98,8 +98,8 @@ def fill_disk(what: str, at: int) -> None:
 
 def delay_commits(seconds: float) -> None:
     """Let the thread that commits wait first: what a distant store costs, and no processor time."""
+    from dovetail.platform.runtime.steps import Steps
     from dovetail.platform.stage import Stage
-    from dovetail.platform.steps import Steps
 
     commit_now = Steps._commit
 
@@ -115,7 +115,7 @@ def delay_commits(seconds: float) -> None:
 
 def limit_polls(messages: int) -> None:
     """Let polls be as small as they are when messages come one by one."""
-    from dovetail.platform.transports.kafka import ConsumerThread
+    from dovetail.platform.transports.kafka.driver import ConsumerThread
 
     create = ConsumerThread._create_worker_consumer
 
@@ -129,7 +129,7 @@ def limit_polls(messages: int) -> None:
 
 def forget_to_compare() -> None:
     """Break the stores: commits overwrite whatever position is there."""
-    from dovetail.platform.stores import redis_ledger
+    from dovetail.platform.stores.redis import ledger as redis_ledger
 
     compare = "(stored[1] or '0') ~= ARGV[at]"
     if compare not in redis_ledger.ADVANCE:
@@ -139,7 +139,7 @@ def forget_to_compare() -> None:
 
 def resume_from_broker() -> None:
     """Break resuming: the stores are asked, and not listened to."""
-    from dovetail.platform.runtime import Runtime
+    from dovetail.platform.runtime.runner import Runtime
 
     ask = Runtime._positions
 

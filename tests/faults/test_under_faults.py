@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from broker import Broker
-from fleet import Fleet
-from harm import FAULTS, Fault, redis_loses_its_last_writes
-from trial import Servers, Trial
-from verdict import Verdict
-from world import Urls, make_world
 
-from servers import Kafka, PostgreSQL, Redis
+from scripts.servers import Kafka, PostgreSQL, Redis
+from tests.faults.broker import Broker
+from tests.faults.fleet import Fleet
+from tests.faults.harm import FAULTS, Fault, redis_loses_its_last_writes
+from tests.faults.trial import Servers, Trial
+from tests.faults.verdict import Verdict
+from tests.faults.world import Urls, make_world
 
 SEEDS = int(os.environ.get("DOVETAIL_FAULT_SEEDS", "1"))
 FIRST = int(os.environ.get("DOVETAIL_FAULT_FIRST_SEED", "0"))

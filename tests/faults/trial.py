@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from broker import Broker
-from fleet import Fleet, until
 from numpy.random import Generator
-from verdict import Verdict, judge
-from world import World
 
-from dovetail.platform.app import assemble
-from dovetail.platform.roles import all_roles, group_of
-from servers import Kafka, PostgreSQL, Redis
+from dovetail.app.worker import assemble
+from dovetail.platform.config.roles import all_roles, group_of
+from scripts.servers import Kafka, PostgreSQL, Redis
+from tests.faults.broker import Broker
+from tests.faults.fleet import Fleet, until
+from tests.faults.verdict import Verdict, judge
+from tests.faults.world import World
 
 __all__ = ["Load", "Servers", "Stored", "Trial"]
 

@@ -11,21 +11,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from broker import Broker
-from world import POISON, World
 
-from dovetail.features.request import flatten_requests
-from dovetail.platform import wire
-from dovetail.platform.app import Worker, assemble, features_of
-from dovetail.platform.archive import read_dataset
+from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.app.reports import (
+    audit_worker,
+    consistency_of,
+    difference,
+    join_archived,
+)
+from dovetail.app.worker import Worker, assemble, features_of
+from dovetail.features.plan.request import flatten_requests
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import DovetailError
-from dovetail.platform.intake import time_us
-from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
-from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS
-from dovetail.platform.reports import audit_worker, consistency_of, difference, join_archived
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from dovetail.platform.stage import Poll
-from dovetail.trainer.publish import ModelDirectory
-from dovetail.trainer.stage import TrainerStage
+from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.training import TrainerStage
+from tests.faults.broker import Broker
+from tests.faults.world import POISON, World
 
 __all__ = ["Verdict", "judge"]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from dovetail.demo.logs.recorded import MINUTE_US, RecordedLog
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.replay import Replay
 from dovetail.features import Project, load
-from dovetail.platform.demo.logs.base import MINUTE_US, RecordedLog
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.replay import Replay
 from dovetail.platform.stage import Outgoing
 
 __all__ = ["POISON", "Urls", "World", "make_world"]

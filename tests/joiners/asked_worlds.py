@@ -11,27 +11,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from hypothesis import strategies as st
-from worlds import SECOND, at, clock_of, micros
 
-from dovetail.features.request import flatten_requests
+from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.batch_attribution import attribute_labels
-from dovetail.joiners.batch_join import join_samples
-from dovetail.joiners.labels import LabelStage, label_rows, label_scope
+from dovetail.joiners.batch.attributed import attribute_labels
+from dovetail.joiners.batch.join import join_samples
+from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.samples import SampleStage, lanes_of
-from dovetail.joiners.snapshots import SNAPSHOT_SCOPE, SnapshotStage
+from dovetail.joiners.sample_agent import SampleStage, lanes_of
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, SnapshotStage
 from dovetail.joiners.watermark import Partitions, SilentPartitions, watermark
-from dovetail.platform import wire
-from dovetail.platform.intake import WATERMARK_HEADER, Intake
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.positions import SourceFilter
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
-from dovetail.platform.signal import Listener, Signal
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.runtime.signal import Listener, Signal
 from dovetail.platform.stage import Outgoing, Stage
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog
+from tests.joiners.worlds import SECOND, at, clock_of, micros
 
 PARTITIONS = 2
 KINDS = ("exposure", "click")

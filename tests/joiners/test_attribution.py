@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from asked_worlds import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dovetail.joiners.batch.label_audit import LabelAudit, audit_labels
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.testing import MemoryLog, run_stage
+from tests.joiners.asked_worlds import (
     ITEMS,
     OUTSIDE,
     PARTITIONS,
@@ -30,17 +39,8 @@ from asked_worlds import (
     samples_of,
     snapshots_of,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from label_servers import Factory
-from worlds import SECOND, micros
-
-from dovetail.joiners.label_audit import LabelAudit, audit_labels
-from dovetail.platform.accounts import balance
-from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.registry import Registry
-from dovetail.platform.stores.sql_labels import SqlLabelStore
-from dovetail.platform.testing import MemoryLog, run_stage
+from tests.joiners.worlds import SECOND, micros
+from tests.platform.stores.label_servers import Factory
 
 NOT_COMPARED = {"one", "score", "model_version", "_lane", "_at"}
 

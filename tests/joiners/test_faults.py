@@ -8,13 +8,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from test_join import oracle, samples_of
-from worlds import KINDS, Label, World, delayed, label_stage, sample_stage
 
-from dovetail.platform.accounts import Account, balance
-from dovetail.platform.signal import Signal
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.rows.accounts import Account, balance
+from dovetail.platform.runtime.signal import Signal
+from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.joiners.test_join import oracle, samples_of
+from tests.joiners.worlds import KINDS, Label, World, delayed, label_stage, sample_stage
 
 POLICIES = {
     "delayed": delayed(5, corrections="10s", unexposed_fraction=0.5, negative_fraction=0.5),

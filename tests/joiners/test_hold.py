@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from asked_worlds import Agents, Asked, AskedWorld, Click
-from worlds import World, delayed, micros, sample_stage
 
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.samples import SampleStage
-from dovetail.platform.signal import Listener, Signal
+from dovetail.joiners.sample_agent import SampleStage
+from dovetail.platform.runtime.signal import Listener, Signal
 from dovetail.platform.stage import Stage
-from dovetail.platform.stores.registry import Registry
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from tests.joiners.asked_worlds import Agents, Asked, AskedWorld, Click
+from tests.joiners.worlds import World, delayed, micros, sample_stage
 
 #: So long that a test which needs it has missed a signal.
 NEVER_S = 1e6

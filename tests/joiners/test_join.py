@@ -12,19 +12,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from label_servers import Factory
-from worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
 
-from dovetail.joiners.batch_join import join_samples
-from dovetail.joiners.label_audit import LabelAudit, audit_labels
-from dovetail.platform.accounts import balance
+from dovetail.joiners.batch.join import join_samples
+from dovetail.joiners.batch.label_audit import LabelAudit, audit_labels
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.positions import LANE, SourceFilter
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.positions import LANE, SourceFilter
+from dovetail.platform.rows.wire import decode_arrow
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
-from dovetail.platform.wire import decode_arrow
+from tests.joiners.worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
+from tests.platform.stores.label_servers import Factory
 
 OWN = ["_partition", "_offset", "_row", "_source_partition", "_source_offset", "_source_row"]
 NOT_LABELS = ["feature", "score", "model_version"]

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dovetail.joiners.order import OrderStage, spread_order
-from dovetail.platform import wire
-from dovetail.platform.accounts import balance
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.positions import SourceFilter
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SECOND = 1_000_000

@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dovetail.joiners.kernels import find_pairs, hash_pairs
+from dovetail.joiners.batch.selection import seed_and_recent
 from dovetail.joiners.matching import Keys, chance, keys_of
+from dovetail.joiners.pairs import find_pairs, hash_pairs
 from dovetail.joiners.policies.delayed import recalibrate
 from dovetail.joiners.policies.fast_emit import fnc_calibrate, fnw_weight
-from dovetail.joiners.selection import seed_and_recent
-from dovetail.platform.config import load_config
-from dovetail.platform.durations import DAY_US
+from dovetail.platform.config.durations import DAY_US
+from dovetail.platform.config.load import load_config
+from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.policy_config import PolicyConfig
-
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
 
 
 def test_fnw_weights_are_the_published_ones() -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dovetail.joiners.labels import label_scope
+from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.progress import retire_labels
-from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
-from dovetail.platform.accounts import READ
-from dovetail.platform.config import Config, load_config
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
+from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.rows.accounts import READ
 from dovetail.platform.stores.labels import LABEL_ROWS
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.registry import Registry
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 HOUR_US = 3_600_000_000
 T0_US = 1_704_110_400_000_000
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from dovetail.joiners.snapshots import SnapshotStage
-from dovetail.platform.stores.registry import Registry
+from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.platform.stores.registry.store import Registry
 
 
 class Fixed:

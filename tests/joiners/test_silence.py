@@ -11,16 +11,27 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_join import audit_of, oracle, published, samples_of
-from worlds import KINDS, SECOND, Label, World, delayed, end_of_time, label_stage, micros, sample_stage, worlds
 
-from dovetail.platform import wire
-from dovetail.platform.accounts import balance
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.joiners.test_join import audit_of, oracle, published, samples_of
+from tests.joiners.worlds import (
+    KINDS,
+    SECOND,
+    Label,
+    World,
+    delayed,
+    end_of_time,
+    label_stage,
+    micros,
+    sample_stage,
+    worlds,
+)
 
 
 class Waits(Exception):

@@ -15,15 +15,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from dovetail.features.request import flatten_requests
-from dovetail.joiners.snapshots import REPLY_HEADER, SnapshotStage, request_rows, seen_column
-from dovetail.platform import wire
-from dovetail.platform.accounts import balance
+from dovetail.features.plan.request import flatten_requests
+from dovetail.joiners.snapshot_agent import (
+    REPLY_HEADER,
+    SnapshotStage,
+    request_rows,
+    seen_column,
+)
 from dovetail.platform.errors import StaleCommit, WireError
-from dovetail.platform.intake import Intake
-from dovetail.platform.schema import parse_statements, parse_table
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
 
 DDL = """CREATE TABLE request (request_id VARCHAR NOT NULL, user_id VARCHAR, request_time TIMESTAMP NOT NULL,

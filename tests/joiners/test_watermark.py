@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from polls import poll_of
 
 from dovetail.joiners.watermark import PartitionClock, SilentPartitions, clocks_before, watermark
-from dovetail.platform.intake import IDLE_HEADER, WATERMARK_HEADER, announcement, spoken_ms
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.intake import (
+    IDLE_HEADER,
+    WATERMARK_HEADER,
+    announcement,
+    spoken_ms,
+)
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.platform.polls import poll_of
 
 MINUTE_MS, MINUTE_US = 60_000, 60_000_000
 

@@ -12,21 +12,21 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from dovetail.joiners.labels import LabelStage, label_rows, label_scope
+from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.samples import Lane, SampleStage, lanes_of
+from dovetail.joiners.sample_agent import Lane, SampleStage, lanes_of
 from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartitions, watermark
-from dovetail.platform import wire
-from dovetail.platform.durations import DAY_US
-from dovetail.platform.intake import WATERMARK_HEADER, Intake
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.positions import with_own_positions, with_source_positions
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
-from dovetail.platform.signal import Signal
+from dovetail.platform.config.durations import DAY_US
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.rows.positions import with_own_positions, with_source_positions
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog
 
 KINDS = ("exposure", "click")

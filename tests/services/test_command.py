@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from servers import command
+from scripts.servers import command
+from tests.places import ROOT
 
-SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "services"
+SCRIPT = ROOT / "scripts" / "services"
 
 
 @pytest.mark.parametrize(

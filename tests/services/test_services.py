@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from servers import Kafka, PostgreSQL, Redis, ServiceError, environment, existing, remove, start, status
+from scripts.servers import Kafka, PostgreSQL, Redis, ServiceError, environment, existing, remove, start, status
 
 pytestmark = pytest.mark.services
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 
 @pytest.fixture

@@ -12,11 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.evaluation import Evaluation
+from dovetail.trainer.batch_training import (
+    Schedule,
+    batches,
+    shuffled,
+    train,
+    train_passes,
+)
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.offline import Schedule, batches, shuffled, train, train_passes
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers import Ftrl, Optimizer
+from dovetail.trainer.samples.encoding import Encoder
 
 Cuts = st.lists(st.integers(0, 100), max_size=5)
 fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

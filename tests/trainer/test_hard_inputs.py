@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.errors import ModelError
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.explain import collisions
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.models.contributions import collisions
+from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.optimizers import OPTIMIZERS
-from dovetail.trainer.optimizers.base import WEIGHT
-from dovetail.trainer.publish import Model, ModelDirectory
+from dovetail.trainer.optimizers.optimizer import WEIGHT
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 INPUTS = [
     InputSpec("name"),

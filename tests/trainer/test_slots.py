@@ -13,12 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.groups import Groups
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.checkpoint import (
+    CheckpointStore,
+    Progress,
+    image,
+    resume,
+)
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.slots import SlotPolicy
 
 DAY = 86_400_000_000

@@ -14,21 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dovetail.platform.accounts import Account, balance
 from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireError
-from dovetail.platform.positions import with_own_positions
+from dovetail.platform.rows.accounts import Account, balance
+from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
-from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.gate import Gate
-from dovetail.trainer.groups import Groups
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.ogd import Ogd
-from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.slots import SlotPolicy
-from dovetail.trainer.stage import Trained, TrainerStage
+from dovetail.trainer.training import Trained, TrainerStage
 
 MESSAGES = 24
 #: Rows per message: two requests of three candidates.

@@ -8,15 +8,14 @@ from typing import Literal
 
 import pyarrow as pa
 
-from dovetail.features.batch.features import evaluate_feature_set, seen_column
+from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
-from dovetail.features.evaluate import FeatureSetEvaluator
-from dovetail.features.plan import FeatureSet, Table
-from dovetail.features.project import Project
-from dovetail.features.replay import replay_view, with_positions
-from dovetail.features.request import CANDIDATES, flatten_requests
-from dovetail.features.source import nearest
+from dovetail.features.expressions.execute import FeatureSetEvaluator
+from dovetail.features.language.source import nearest
+from dovetail.features.plan.definitions import Definitions, FeatureSet, Table
+from dovetail.features.plan.request import CANDIDATES, flatten_requests
+from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Engine", "evaluate"]
@@ -25,8 +24,8 @@ Engine = Literal["batch", "stream"]
 
 
 def evaluate(
-    project: Project,
-    feature_set: str | None,
+    definitions: Definitions,
+    name: str,
     requests: pa.Table,
     events: Mapping[str, pa.Table],
     *,
@@ -34,9 +33,8 @@ def evaluate(
     visibility: Visibility = "event_time",
     tables: Mapping[str, pa.Table] | None = None,
 ) -> pa.Table:
-    """See :meth:`Project.evaluate`."""
-    known = project.feature_sets
-    name = feature_set or project.config.request.feature_set
+    """See :meth:`~dovetail.features.project.Project.evaluate`; ``name`` is the feature set's."""
+    known = definitions.feature_sets
     if name not in known:
         raise ConfigError(f"there is no feature set {name!r}; {nearest(name, list(known))}")
     if engine not in ("batch", "stream"):
@@ -44,7 +42,7 @@ def evaluate(
     features = known[name]
     flat = flatten_requests(requests) if CANDIDATES in requests.column_names else requests
     arrived = {stream: with_positions(rows) for stream, rows in events.items()}
-    views = [project.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
+    views = [definitions.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
     for stream in dict.fromkeys(name for view in views for name in view.stream_names):
         if stream not in arrived:
             raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
@@ -55,12 +53,12 @@ def evaluate(
         return tables[table.schema.name]
 
     if engine == "batch":
-        return evaluate_feature_set(project, flat, arrived, load_table, features=features, visibility=visibility)
-    return _streamed(project, features, flat, arrived, load_table, visibility)
+        return evaluate_feature_set(definitions, known[name], flat, arrived, load_table, visibility=visibility)
+    return _streamed(definitions, known[name], flat, arrived, load_table, visibility)
 
 
 def _streamed(
-    project: Project,
+    definitions: Definitions,
     features: FeatureSet,
     requests: pa.Table,
     events: Mapping[str, pa.Table],
@@ -70,11 +68,11 @@ def _streamed(
     rows = requests
     for join in features.joins:
         if join.kind == "streaming":
-            view = project.stream_views[join.view]
+            view = definitions.stream_views[join.view]
             seen = seen_column(view.name) if visibility == "as_served" else None
             values = replay_view(view, events, requests, seen).values
         else:
-            batch = project.batch_views[join.view]
+            batch = definitions.batch_views[join.view]
             values = lookup_as_of(batch, requests, partial(run_batch_view, batch, load_table=load_table))
         for column in values.column_names:
             rows = rows.append_column(f"{join.view}.{column}", values.column(column))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from dovetail.features.definitions import load_definitions
-from dovetail.features.plan import BatchView, FeatureSet, Stream, StreamView, Table
-from dovetail.features.request import request_schema
-from dovetail.features.source import nearest
-from dovetail.features.state import state_of
-from dovetail.platform.config import Config, load_config
+from dovetail.features.evaluation import evaluate
+from dovetail.features.language.catalogue import load_definitions
+from dovetail.features.language.source import nearest
+from dovetail.features.plan.definitions import (
+    BatchView,
+    Definitions,
+    FeatureSet,
+    StreamView,
+)
+from dovetail.features.plan.request import request_schema
+from dovetail.features.stream.footprint import state_of
+from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.schema import TableSchema
 
 __all__ = ["Description", "Project", "load"]
 
@@ -34,17 +39,10 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
-    """Everything declared, by name, consistent with itself."""
+class Project(Definitions):
+    """Everything declared, by name, consistent with itself: the definitions, and the configuration that they serve."""
 
     config: Config
-    streams: Mapping[str, Stream]
-    tables: Mapping[str, Table]
-    request: TableSchema
-    label_schemas: Mapping[str, TableSchema]
-    stream_views: Mapping[str, StreamView]
-    batch_views: Mapping[str, BatchView]
-    feature_sets: Mapping[str, FeatureSet]
 
     @property
     def request_schema(self) -> pa.Schema:
@@ -83,9 +81,8 @@ class Project:
             ConfigError: an unknown feature set or engine, or a stream or table that is not given.
             WireError, StateError: a value that has no meaning; the message names the expression and the row.
         """
-        from dovetail.features.evaluation import evaluate
-
-        return evaluate(self, feature_set, requests, events, engine=engine, visibility=visibility, tables=tables)
+        name = feature_set or self.config.request.feature_set
+        return evaluate(self, name, requests, events, engine=engine, visibility=visibility, tables=tables)
 
     def describe(self) -> list[Description]:
         """Each definition: kind, entity, windows, lanes, and the state a streaming view keeps per key."""
@@ -105,16 +102,7 @@ def load(path: str | Path, **overrides: Any) -> Project:
     """
     config = load_config(path, **overrides)
     found = load_definitions(config.path(config.sql), config)
-    project = Project(
-        config=config,
-        streams=found.streams,
-        tables=found.tables,
-        request=found.request,
-        label_schemas=found.label_schemas,
-        stream_views=found.stream_views,
-        batch_views=found.batch_views,
-        feature_sets=found.feature_sets,
-    )
+    project = Project(**{field.name: getattr(found, field.name) for field in fields(found)}, config=config)
     _check_names(project)
     return project
 

@@ -10,8 +10,8 @@ a label when it was known no later than the label took effect. So the label agen
 clocks of all request partitions have passed what it has read, and then it knows every request that competes. Labels
 wait in the log, and with them the label watermark: samples are released when both sides are there.
 
-A request that was refused (see ``snapshots.py``) competes like any other: what its user saw after it was not an older
-request's doing. Its labels end as ``orphaned``.
+A request that was refused (see ``snapshot_agent.py``) competes like any other: what its user saw after it was not an
+older request's doing. Its labels end as ``orphaned``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.joiners.watermark import SilentPartitions
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.stores.asked import ASKED, ITEM_SEPARATOR
 from dovetail.platform.stores.labels import joined_keys
+from dovetail.platform.stores.registry.asked import ASKED, ITEM_SEPARATOR
 
 __all__ = ["USER_COLUMN", "Attribution", "Requests", "asked_rows"]
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from dovetail.platform.signal import Signal
+from dovetail.platform.runtime.signal import Signal
 
 __all__ = ["Hold"]
 

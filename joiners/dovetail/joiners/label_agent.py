@@ -19,13 +19,18 @@ import pyarrow.compute as pc
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.hold import Hold
 from dovetail.joiners.watermark import known_times_us, progress_after
-from dovetail.platform import wire
-from dovetail.platform.intake import Intake, Received, spoken_ms, time_us
-from dovetail.platform.positions import OWN_COLUMNS
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import (
+    Intake,
+    Received,
+    spoken_ms,
+    time_us,
+)
+from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.joiners.kernels import find_pairs, hash_pairs
-from dovetail.joiners.policies.base import NEVER, Int64
+from dovetail.joiners.pairs import find_pairs, hash_pairs
+from dovetail.joiners.policies.policy import NEVER, Int64
 
 __all__ = ["Keys", "Matched", "chance", "keys_of", "match_labels", "warm"]
 

@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.platform import wire
-from dovetail.platform.accounts import READ, Account
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.intake import time_us
-from dovetail.platform.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["OrderStage", "spread_order"]
 

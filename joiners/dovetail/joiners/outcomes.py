@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy
-from dovetail.joiners.policies.base import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED
-from dovetail.platform import wire
+from dovetail.joiners.policies.policy import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED
+from dovetail.platform.rows import wire
 
 __all__ = ["LABEL_OUTCOMES", "label_outcomes"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from dovetail.joiners.labels import label_scope
+from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.samples import Lane, lanes_of
-from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
+from dovetail.joiners.sample_agent import Lane, lanes_of
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.joiners.watermark import PartitionClock, Partitions, watermark
-from dovetail.platform.config import Config, PolicyConfig
+from dovetail.platform.config.load import Config, PolicyConfig
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = [
     "EndOffset",

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from dovetail.joiners.samples import Lane
+from dovetail.joiners.sample_agent import Lane
 from dovetail.joiners.watermark import PartitionClock
-from dovetail.platform.accounts import READ
+from dovetail.platform.rows.accounts import READ
 from dovetail.platform.stores.labels import LabelStore
 
 __all__ = ["LaneProgress", "boundary_us"]

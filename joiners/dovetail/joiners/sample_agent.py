@@ -27,14 +27,14 @@ from dovetail.joiners.hold import Hold
 from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
-from dovetail.platform import wire
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.intake import time_us
-from dovetail.platform.positions import SourceFilter, in_lane, with_source_positions
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import SourceFilter, in_lane, with_source_positions
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
 

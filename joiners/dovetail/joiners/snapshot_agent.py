@@ -19,17 +19,17 @@ import pyarrow as pa
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Scorer, Served
 from dovetail.joiners.watermark import known_times_us, progress_after
-from dovetail.platform import wire
-from dovetail.platform.accounts import READ, Account
 from dovetail.platform.errors import WireError
-from dovetail.platform.fitting import units_above, wire_size
-from dovetail.platform.intake import Intake
-from dovetail.platform.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.fitting import units_above, wire_size
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
+from dovetail.platform.rows.wire import DeadLetter
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.registry import Registry
-from dovetail.platform.wire import DeadLetter
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "REPLY_HEADER",

@@ -19,10 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.platform.intake import Received, announcement, spoken_ms, time_us
-from dovetail.platform.positions import pack
+from dovetail.platform.rows.intake import (
+    Received,
+    announcement,
+    spoken_ms,
+    time_us,
+)
+from dovetail.platform.rows.positions import pack
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "PartitionClock",

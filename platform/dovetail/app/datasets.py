@@ -7,15 +7,15 @@ from functools import partial
 import pyarrow as pa
 
 from dovetail.features import Project
-from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import BatchView, StreamView
-from dovetail.features.rekeying import rekeyed_schema
-from dovetail.features.vetting import vet_events
-from dovetail.joiners.labels import label_rows
-from dovetail.platform import wire
-from dovetail.platform.archive import Dataset
-from dovetail.platform.intake import Intake
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.features.plan.definitions import BatchView, StreamView
+from dovetail.features.serving.rekeying import rekeyed_schema
+from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stream.vetting import vet_events
+from dovetail.joiners.label_agent import label_rows
+from dovetail.platform.archive.writer import Dataset
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.stage import Poll
 
 __all__ = [

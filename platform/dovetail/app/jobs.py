@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dovetail.app.storage import Stores, load_table
 from dovetail.features import Project
-from dovetail.features.backfill import Backfill, chosen_columns, needed_fields
-from dovetail.features.batch.features import seen_column as batch_seen_column
 from dovetail.features.batch.pieces import Limits
+from dovetail.features.batch.point_in_time import seen_column as batch_seen_column
 from dovetail.features.batch.streaming import Visibility
-from dovetail.features.plan import FeatureSet
-from dovetail.features.registration import register
-from dovetail.features.requests import RequestLog
-from dovetail.features.source import nearest
-from dovetail.features.versions import BatchVersions
-from dovetail.joiners.snapshots import request_rows, seen_column
-from dovetail.platform.dayfiles import DayFiles
+from dovetail.features.language.source import nearest
+from dovetail.features.plan.definitions import FeatureSet
+from dovetail.features.serving.versions import BatchVersions
+from dovetail.features.stored.backfill import Backfill, chosen_columns, needed_fields
+from dovetail.features.stored.past_requests import RequestLog
+from dovetail.features.stored.registration import register
+from dovetail.joiners.snapshot_agent import request_rows, seen_column
+from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.storage import Stores, load_table
 from dovetail.platform.stores.offline import OfflineStore
 
 __all__ = [

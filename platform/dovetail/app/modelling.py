@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.platform.config import ModelConfig
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.gate import Gate
-from dovetail.trainer.groups import Groups
+from dovetail.platform.config.load import ModelConfig
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = ["encoder_of", "optimizer_of", "trained_rows", "trainer_options"]

@@ -8,17 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from dovetail.features.plan import Table
-from dovetail.platform.accounts import Account
-from dovetail.platform.config import Config
+from dovetail.features.plan.definitions import Table
+from dovetail.platform.config.load import Config
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.online_stores import open_online_store
-from dovetail.platform.stores.registry import Registry
-from dovetail.trainer.publish import ModelDirectory
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.trainer.models.publish import ModelDirectory
 
 __all__ = ["Stores", "load_table", "open_stores", "resolved"]
 

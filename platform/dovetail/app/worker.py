@@ -1,6 +1,6 @@
 """The worker: configuration and definitions in, stages on a Faust app out.
 
-``dovetail worker`` and ``faust -A dovetail.platform.app worker`` run what :func:`assemble` puts together; so does the
+``dovetail worker`` and ``faust -A dovetail.app worker`` run what :func:`assemble` puts together; so does the
 demo, in its own process. This is the one place that knows every package.
 """
 
@@ -14,17 +14,35 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.plan import StreamView
-from dovetail.features.registration import register
-from dovetail.features.rekeying import RekeyStage
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
-from dovetail.features.versions import BatchVersions
+from dovetail.app.datasets import (
+    datasets,
+    label_intake,
+    request_intake,
+    stream_intake,
+)
+from dovetail.app.modelling import (
+    encoder_of,
+    optimizer_of,
+    trained_rows,
+    trainer_options,
+)
+from dovetail.app.storage import (
+    Stores,
+    load_table,
+    open_stores,
+    resolved,
+)
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.project import Project, load
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.serving.rekeying import RekeyStage
+from dovetail.features.serving.versions import BatchVersions
+from dovetail.features.stored.registration import register
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import Scorer
-from dovetail.joiners.labels import LabelStage
+from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
@@ -37,31 +55,29 @@ from dovetail.joiners.progress import (
     retire_labels,
     sample_lanes,
 )
-from dovetail.joiners.samples import SampleStage
-from dovetail.joiners.snapshots import SnapshotStage
+from dovetail.joiners.sample_agent import SampleStage
+from dovetail.joiners.snapshot_agent import SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
-from dovetail.platform import wire
-from dovetail.platform.accounts import Account
-from dovetail.platform.archive import ArchiveStage
-from dovetail.platform.datasets import datasets, label_intake, request_intake, stream_intake
+from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.modelling import encoder_of, optimizer_of, trained_rows, trainer_options
-from dovetail.platform.roles import ROLES, group_of, roles_of
-from dovetail.platform.runtime import App, Runtime, create_app
-from dovetail.platform.signal import Signal
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.runtime.runner import App, Runtime, create_app
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Observer, Stage
-from dovetail.platform.storage import Stores, load_table, open_stores, resolved
-from dovetail.platform.transports.security import credentials
-from dovetail.trainer.metrics import Metrics
-from dovetail.trainer.mirror import ModelMirror
-from dovetail.trainer.scorer import Scorer as ModelScorer
-from dovetail.trainer.stage import Trained, TrainerStage
-from dovetail.trainer.telemetry import ModelMetrics, metric_rows
+from dovetail.platform.transports.kafka.security import credentials
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
+from dovetail.trainer.models.mirror import ModelMirror
+from dovetail.trainer.models.scorer import Scorer as ModelScorer
+from dovetail.trainer.training import Trained, TrainerStage
 
 __all__ = [
     "ROLES",
     "Worker",
     "assemble",
+    "configured_app",
     "label_watermark",
 ]
 
@@ -103,7 +119,7 @@ def assemble(
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
-    :func:`~dovetail.platform.roles.group_of`.
+    :func:`~dovetail.platform.config.roles.group_of`.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -354,10 +370,6 @@ class NoModel:
         return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()
 
 
-def __getattr__(name: str) -> Any:
-    """``app`` for ``faust -A dovetail.platform.app``: the worker of the project in ``$DOVETAIL_PROJECT``."""
-    if name == "app":
-        app = assemble(load(os.environ.get("DOVETAIL_PROJECT", "."))).runtime.app
-        globals()["app"] = app
-        return app
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def configured_app() -> App:
+    """The Faust app of the project in ``$DOVETAIL_PROJECT``, or else in the working directory."""
+    return assemble(load(os.environ.get("DOVETAIL_PROJECT", "."))).runtime.app

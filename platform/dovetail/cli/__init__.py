@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dovetail.platform.cli import batch as batch  # adds its commands
-from dovetail.platform.cli.main import main
+from dovetail.cli.main import main
 
 __all__ = ["main"]

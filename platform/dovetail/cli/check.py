@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dovetail.app.storage import open_stores
+from dovetail.cli.output import print_json
 from dovetail.features import load
-from dovetail.features.registration import changes
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.storage import open_stores
+from dovetail.features.stored.registration import changes
 
 __all__ = ["run", "run_diff"]
 

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dovetail.platform.demo.logs.find import find_log
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.platform.demo.run import DemoResult, Progress, run_demo
+from dovetail.demo.logs.find import find_log
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.run import DemoResult, Progress, run_demo
 
 __all__ = ["run"]
 

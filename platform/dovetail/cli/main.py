@@ -1,23 +1,24 @@
 """Command line: what there is to say about arguments, output and exit codes; the doing is elsewhere.
 
 Exit codes: 0 done, 1 the check failed (or the worker did), 2 misuse: a bad argument, configuration or definition. A
-worker has more of them: :mod:`dovetail.platform.process`.
+worker has more of them: :mod:`dovetail.platform.process.lifecycle`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from dovetail.platform.cli.training import register
+from dovetail.cli.models import commands as models
+from dovetail.cli.options import JsonOption, ProjectOption
+from dovetail.cli.output import errors
+from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
 
-__all__ = ["ProjectOption", "app", "main", "print_json"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="dovetail",
@@ -26,9 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_errors = Console(stderr=True)
-
-ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
 
 
 @app.command()
@@ -42,7 +40,7 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="Simulator: the seed.")] = None,
 ) -> None:
     """Run the whole flow, embedded, on a real log or the built-in simulator."""
-    from dovetail.platform.cli.demo import run  # imports numba and DuckDB: seconds that --help need not take
+    from dovetail.cli.demo import run  # imports numba and DuckDB: seconds that --help need not take
 
     if data is not None and (requests is not None or seed is not None):
         raise ConfigError("--requests and --seed are for the simulator; leave them out with --data")
@@ -52,7 +50,7 @@ def demo(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="The new project's folder.")]) -> None:
     """Start a new project: dovetail.toml, sql/, one sample of each kind of definition."""
-    from dovetail.platform.cli.init import run
+    from dovetail.cli.init import run
 
     raise typer.Exit(run(folder))
 
@@ -60,11 +58,11 @@ def init(folder: Annotated[Path, typer.Argument(help="The new project's folder."
 @app.command()
 def check(
     project: ProjectOption = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     diff: Annotated[bool, typer.Option("--diff", help="Compare with what is registered, and what it made.")] = False,
 ) -> None:
     """Validate every definition; show kind, entity, lanes and the state kept per key."""
-    from dovetail.platform.cli.check import run, run_diff
+    from dovetail.cli.check import run, run_diff
 
     raise typer.Exit(run_diff(project, as_json=as_json) if diff else run(project, as_json=as_json))
 
@@ -78,10 +76,10 @@ def join(
     out: Annotated[Path | None, typer.Option(help="Write the samples here, as Parquet by request day.")] = None,
     target: TargetOption = "",
     compare: Annotated[bool, typer.Option("--compare", help="Compare with the stream's; exit 1 if different.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the samples in batch, from archived snapshots and label logs."""
-    from dovetail.platform.cli.join import run
+    from dovetail.cli.stored.join import run
 
     raise typer.Exit(run(project, out, target, compare=compare, as_json=as_json))
 
@@ -92,10 +90,10 @@ def audit(
     target: TargetOption = "",
     keys: Annotated[Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.")] = None,
     outcome: Annotated[str, typer.Option("--list", help="List every row with this outcome, like dead_letter.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Account for every row of a stopped worker: each label and snapshot by outcome, sums that must agree."""
-    from dovetail.platform.cli.audit import run
+    from dovetail.cli.stored.audit import run
 
     raise typer.Exit(run(project, target, keys, as_json=as_json, outcome=outcome))
 
@@ -111,7 +109,7 @@ def worker(
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
-    from dovetail.platform.cli.worker import run
+    from dovetail.cli.worker import run
 
     given = {
         "health_host": health_host,
@@ -124,7 +122,8 @@ def worker(
     run(project, [role.strip() for role in agents.split(",") if role.strip()], options)
 
 
-register(app)
+stored.register(app)
+models.register(app)
 
 
 def main() -> None:
@@ -132,21 +131,16 @@ def main() -> None:
     try:
         app()
     except (ConfigError, DefinitionError) as error:
-        _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except DovetailError as error:
-        _errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        _errors.print("interrupted; the same command goes on from here if its state was kept")
+        errors.print("interrupted; the same command goes on from here if its state was kept")
         sys.exit(130)
 
 
 def _plain(error: Exception) -> str:
     """The message with rich's markup switched off."""
     return str(error).replace("[", r"\[")
-
-
-def print_json(data: object) -> None:
-    """JSON to standard output, for programs."""
-    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")

@@ -12,16 +12,16 @@ from typing import Any
 from prometheus_client import REGISTRY
 from rich.console import Console
 
+from dovetail.app.worker import assemble, label_watermark
 from dovetail.features import Project, load
-from dovetail.platform.app import assemble, label_watermark
 from dovetail.platform.clock import SystemClock
+from dovetail.platform.config.roles import roles_of
 from dovetail.platform.errors import ConfigError, StaleCommit
-from dovetail.platform.health import HealthServer
-from dovetail.platform.metrics import WorkerMetrics
-from dovetail.platform.monitor import Monitor, Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.roles import roles_of
-from dovetail.platform.watchdog import Watchdog
+from dovetail.platform.process.health import HealthServer
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.process.metrics import WorkerMetrics
+from dovetail.platform.process.monitor import Monitor, Pulse
+from dovetail.platform.process.watchdog import Watchdog
 
 __all__ = ["run"]
 

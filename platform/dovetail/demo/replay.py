@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.platform import wire
-from dovetail.platform.config import Config
-from dovetail.platform.demo.logs.base import ARRIVAL, RecordedLog
-from dovetail.platform.intake import WATERMARK_HEADER, time_us
+from dovetail.demo.logs.recorded import ARRIVAL, RecordedLog
+from dovetail.platform.config.load import Config
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, time_us
 from dovetail.platform.stage import Outgoing
 
 __all__ = ["Batch", "Replay", "slice_ends"]

@@ -11,19 +11,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from dovetail.app.reports import audit_worker, consistency_of
+from dovetail.app.worker import Worker, assemble, label_watermark
+from dovetail.demo.logs.recorded import RecordedLog
+from dovetail.demo.replay import Batch, Replay
 from dovetail.features import Project, load
-from dovetail.features.consistency import Consistency
-from dovetail.joiners.samples import SampleStage
-from dovetail.platform.accounts import READ
-from dovetail.platform.app import Worker, assemble, label_watermark
-from dovetail.platform.audit import Audit
-from dovetail.platform.config import load_config
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.replay import Batch, Replay
+from dovetail.features.stored.consistency import Consistency
+from dovetail.joiners.sample_agent import SampleStage
+from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.reports import audit_worker, consistency_of
+from dovetail.platform.rows.accounts import READ
+from dovetail.platform.rows.audit import Audit
 from dovetail.platform.stage import Outgoing
-from dovetail.trainer.stage import Trained
+from dovetail.trainer.training import Trained
 
 __all__ = ["DemoResult", "Progress", "project_folder", "run_demo"]
 
@@ -76,8 +76,8 @@ async def run_demo(
 ) -> DemoResult:
     """Replay ``log`` through a worker whose state is in ``keep``; what an earlier run has done there is not done again.
 
-    ``on_step(stage, step)`` is called after each step of each stage's work (see ``runtime.py``). ``overrides`` replace
-    values of the demo's ``dovetail.toml``.
+    ``on_step(stage, step)`` is called after each step of each stage's work (see ``runtime/steps.py``). ``overrides``
+    replace values of the demo's ``dovetail.toml``.
 
     Raises:
         ConfigError: ``keep`` holds the run of another log.

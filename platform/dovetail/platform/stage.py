@@ -1,6 +1,6 @@
 """What an agent does, free of Faust: polls in, work out.
 
-A *stage* turns a poll of a topic into :class:`Work`. The runtime (``runtime.py``) carries every work through the same
+A *stage* turns a poll of a topic into :class:`Work`. The runtime (``runtime/``) carries every work through the same
 four steps, in this order, and crashes the worker if one of them fails:
 
 1. the stage computes; nothing outside it has changed yet;

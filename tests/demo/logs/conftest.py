@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.logs.jd import load_jd
-from dovetail.platform.demo.logs.obd import load_obd
-from dovetail.platform.demo.logs.simulator import simulate
+from dovetail.demo.logs.jd import load_jd
+from dovetail.demo.logs.obd import load_obd
+from dovetail.demo.logs.recorded import RecordedLog
+from dovetail.demo.logs.simulator import simulate
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[4]
 DATA = ROOT.parent / "shared" / "data"
 
 

@@ -11,9 +11,7 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from dovetail.features import Project, load
-from dovetail.platform.config import Config, load_config
-from dovetail.platform.demo.logs.base import (
+from dovetail.demo.logs.recorded import (
     ARRIVAL,
     BEHAVIOUR_SCHEMA,
     ITEM_SCHEMA,
@@ -22,8 +20,10 @@ from dovetail.platform.demo.logs.base import (
     REQUEST_SCHEMA,
     RecordedLog,
 )
-from dovetail.platform.demo.logs.simulator import SimulatorConfig
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
+from dovetail.demo.logs.simulator import SimulatorConfig
+from dovetail.features import Project, load
+from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
 
 HOP = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.demo.logs.base import RecordedLog
+from dovetail.demo.logs.recorded import RecordedLog
 
 
 def exploded(log: RecordedLog) -> pa.Table:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.platform.demo.logs.find import find_log
+from dovetail.demo.logs.find import find_log
 from dovetail.platform.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.logs.jd import LABEL_WINDOW_US, is_jd, load_jd
+from dovetail.demo.logs.jd import LABEL_WINDOW_US, is_jd, load_jd
+from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.platform.errors import ConfigError, WireError
 
 START = datetime(2016, 2, 1, 12, 0)  # noqa: DTZ001 - the log's times are UTC without a zone

@@ -6,8 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.logs.obd import CLICK_DELAY_US, EXPOSURE_DELAY_US, is_obd, load_obd
+from dovetail.demo.logs.obd import (
+    CLICK_DELAY_US,
+    EXPOSURE_DELAY_US,
+    is_obd,
+    load_obd,
+)
+from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.platform.errors import ConfigError, WireError
 
 USER = ["aa", "bb", "cc", "dd"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from dovetail.platform.demo.logs.base import (
+from dovetail.demo.logs.recorded import (
     ARRIVAL,
     BEHAVIOUR_SCHEMA,
     ITEM_SCHEMA,

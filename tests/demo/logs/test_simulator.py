@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dovetail.platform.demo.logs.base import MINUTE_US, SECOND_US, RecordedLog
-from dovetail.platform.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.logs.recorded import MINUTE_US, SECOND_US, RecordedLog
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.errors import ConfigError
 
 SMALL = SimulatorConfig(users=50, items=60, requests=200, candidates=20)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dovetail.features import Project
 from dovetail.features.batch.views import VersionIndex, run_batch_view, versions
-from dovetail.features.plan import BatchView, Table
+from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import DefinitionError, WireError
 
 HOUR = 3_600_000_000

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dovetail.features import Project
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.plan import StreamView
+from dovetail.features.plan.definitions import StreamView
 from dovetail.platform.errors import WireError
 
 #: Within time_bucket's first buckets on both sides of its origin, and in half seconds.

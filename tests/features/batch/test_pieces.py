@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.features import Project
-from dovetail.features.batch.features import evaluate_feature_set, seen_column
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span, columns_read, earliest_read
+from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view
-from dovetail.features.plan import Table
-from dovetail.platform.dayfiles import DayFiles
+from dovetail.features.plan.definitions import Table
+from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import WireError
 
 ORIGIN = 946_857_600_000_000
@@ -110,7 +110,7 @@ def test_pieces_give_what_the_whole_gives(
 ) -> None:
     log = event_table(project, events)
     rows = request_table(project, [row for part in requests for row in part])
-    whole = evaluate_feature_set(project, rows, {"events": log}, items, visibility=visibility)
+    whole = evaluate_feature_set(project, project.feature_set, rows, {"events": log}, items, visibility=visibility)
     ends = [sum(map(len, requests[:n])) for n in range(len(requests) + 1)]
     parts = [rows.slice(a, b - a) for a, b in pairwise(ends)]
     cut = in_pieces(project, log, parts, Limits(rows_per_piece=piece, threads=threads), visibility)
@@ -123,7 +123,7 @@ def test_a_hot_key_is_cut_by_time(project: Project) -> None:
     log = event_table(project, [{**row, "event_time": ORIGIN + s * 100_000} for s in range(200)])
     asked = [{"user_id": 1, "item_id": 1, "request_time": ORIGIN + s * 200_000} for s in range(100)]
     rows = request_table(project, asked)
-    whole = evaluate_feature_set(project, rows, {"events": log}, items)
+    whole = evaluate_feature_set(project, project.feature_set, rows, {"events": log}, items)
     assert in_pieces(project, log, [rows], Limits(rows_per_piece=20), "event_time").equals(whole)
 
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features import Project
-from dovetail.features.batch.features import evaluate_feature_set, seen_column
+from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.evaluate import FeatureSetEvaluator
-from dovetail.features.plan import Table
-from dovetail.features.request import flatten_requests
+from dovetail.features.expressions.execute import FeatureSetEvaluator
+from dovetail.features.plan.definitions import Table
+from dovetail.features.plan.request import flatten_requests
 from dovetail.platform.errors import WireError
 
 HOUR, SECOND = 3_600_000_000, 1_000_000
@@ -45,7 +45,9 @@ def requests(project: Project, *users: int | None) -> pa.Table:
 
 
 def test_views_expressions_and_versions_come_together(project: Project) -> None:
-    found = evaluate_feature_set(project, requests(project, 1, 1), {"events": events(project)}, items)
+    found = evaluate_feature_set(
+        project, project.feature_set, requests(project, 1, 1), {"events": events(project)}, items
+    )
     assert found.schema == project.feature_set.schema
     # At AT the newest version is the hour before: 90 seconds after it, category b was not in it.
     assert found.column("loud").to_pylist() == ["a!", None, None, "b!", None]
@@ -57,7 +59,7 @@ def test_views_expressions_and_versions_come_together(project: Project) -> None:
 def test_the_duckdb_path_equals_the_request_time_lane(project: Project) -> None:
     rows = requests(project, 1, None)
     stream = events(project)
-    found = evaluate_feature_set(project, rows, {"events": stream}, items)
+    found = evaluate_feature_set(project, project.feature_set, rows, {"events": stream}, items)
     joined = rows
     for join in project.feature_set.joins:
         if join.kind == "streaming":
@@ -73,13 +75,15 @@ def test_as_served_reads_the_positions_of_each_view(project: Project) -> None:
     seen = {"acts": [1], "users": [2]}
     for view, offsets in seen.items():
         rows = rows.append_column(seen_column(view), pa.array([offsets] * 3, pa.list_(pa.int64())))
-    found = evaluate_feature_set(project, rows, {"events": events(project)}, items, visibility="as_served")
+    found = evaluate_feature_set(
+        project, project.feature_set, rows, {"events": events(project)}, items, visibility="as_served"
+    )
     assert found.column("pair_n").to_pylist() == [0, 0, 0]
     assert found.column("magnitude").to_pylist() == [pytest.approx(0.30103)] * 3
 
 
 def test_no_requests_give_no_rows(project: Project) -> None:
-    found = evaluate_feature_set(project, requests(project), {"events": events(project)}, items)
+    found = evaluate_feature_set(project, project.feature_set, requests(project), {"events": events(project)}, items)
     assert found.num_rows == 0
     assert found.schema == project.feature_set.schema
 
@@ -87,4 +91,4 @@ def test_no_requests_give_no_rows(project: Project) -> None:
 def test_an_expression_without_value_is_an_error(write_project: Callable[[dict[str, str]], Project]) -> None:
     failing = write_project({"ranking": "SELECT request_id, item_id, 7 // (item_id - 11) AS x FROM request"})
     with pytest.raises(WireError, match=r"ranking.sql: ranking has no value: .*Division by zero"):
-        evaluate_feature_set(failing, requests(failing, 1), {}, items)
+        evaluate_feature_set(failing, failing.feature_set, requests(failing, 1), {}, items)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dovetail.features import Project
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import StreamView
+from dovetail.features.expressions.execute import StreamPreparer
+from dovetail.features.plan.definitions import StreamView
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark

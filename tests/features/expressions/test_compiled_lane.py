@@ -12,9 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dovetail.features.batch.binding import Binder, syntax_tree
-from dovetail.features.batch.lane import DuckLane, LaneError
-from dovetail.features.expressions import Compiled, NotProven, Rows, Scope, compile_expression
+from dovetail.features.duck.binding import Binder, syntax_tree
+from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.expressions.compile import (
+    Compiled,
+    NotProven,
+    Rows,
+    Scope,
+    compile_expression,
+)
 
 SCHEMA = pa.schema(
     {

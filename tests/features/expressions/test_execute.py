@@ -9,9 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dovetail.features.batch.lane import DuckLane, LaneError
-from dovetail.features.evaluate import Expression, ExpressionSet, FeatureSetEvaluator, StreamPreparer
-from dovetail.features.plan import (
+from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.expressions.execute import (
+    Expression,
+    ExpressionSet,
+    FeatureSetEvaluator,
+    StreamPreparer,
+)
+from dovetail.features.plan.definitions import (
     Aggregate,
     FeatureColumn,
     FeatureSet,
@@ -22,7 +27,7 @@ from dovetail.features.plan import (
     Window,
 )
 from dovetail.platform.errors import WireError
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.schema import TableSchema
 
 SCHEMA = pa.schema({"a": pa.int64(), "b": pa.int64(), "total": pa.decimal128(38, 2), "word": pa.string()})
 

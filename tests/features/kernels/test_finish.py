@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.features import finish
-from dovetail.features.stream.wide import spread
+from dovetail.features.kernels import finish
+from dovetail.features.kernels.wide import spread
 from dovetail.platform.errors import StateError
 
 _LIMIT = 10**38 - 1

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from dovetail.features import Project, load
-from dovetail.features.plan import Input, Window
+from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream.layout import supported
 from dovetail.platform.errors import ConfigError
+from tests.features.language.conftest import RANKING
+from tests.places import ROOT
 
-from .conftest import RANKING
-
-ROOT = Path(__file__).parents[3]
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 LoadProject = Callable[..., Project]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.request import check_request, flatten_requests, request_schema
-from dovetail.platform.positions import with_own_positions
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
+from dovetail.features.plan.request import check_request, flatten_requests, request_schema
+from dovetail.platform.rows.positions import with_own_positions
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
 
 DDL = """CREATE TABLE request (request_id VARCHAR NOT NULL, user_id BIGINT, request_time TIMESTAMP NOT NULL,
     candidates STRUCT(item_id BIGINT, slot INTEGER)[] NOT NULL)"""

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import StreamView
-from dovetail.features.sources import Place, source_of
+from dovetail.features.expressions.execute import StreamPreparer
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import Place, source_of
 from dovetail.features.stream.engine import StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
-
-from .strategies import by_stream
+from tests.features.parity.strategies import by_stream
 
 States = dict[tuple[bytes, int], bytes]
 

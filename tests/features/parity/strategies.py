@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from hypothesis import strategies as st
 
-from dovetail.features.batch.binding import Binder
-from dovetail.features.plan import Stream, StreamView
-from dovetail.features.source import Source
-from dovetail.features.streaming_views import parse_stream_view
-from dovetail.platform.schema import TableSchema
+from dovetail.features.duck.binding import Binder
+from dovetail.features.language.source import Source
+from dovetail.features.language.streaming_views import parse_stream_view
+from dovetail.features.plan.definitions import Stream, StreamView
+from dovetail.platform.rows.schema import TableSchema
 
 ORIGIN = 946_857_600_000_000
 UNIT = 500_000

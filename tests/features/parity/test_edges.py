@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features.batch.streaming import evaluate_view
-
-from .replay import bits, polls_of, streamed, values
-from .strategies import ORIGIN, Schema, by_stream, view_of
+from tests.features.parity.replay import bits, polls_of, streamed, values
+from tests.features.parity.strategies import ORIGIN, Schema, by_stream, view_of
 
 SCHEMA = Schema({"c0": "BIGINT"})
 HOP = "RANGE BETWEEN hop(event_time, INTERVAL 60 SECOND, INTERVAL 5 SECOND) PRECEDING AND CURRENT ROW"

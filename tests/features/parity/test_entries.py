@@ -9,14 +9,13 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.plan import StreamView
-from dovetail.features.replay import ViewReplay, with_positions
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.stream.collections.entries import decode_states
 from dovetail.features.stream.engine import StreamEngine
-from dovetail.features.stream.entries import decode_states
 from dovetail.features.stream.prepare import NO_WATERMARK
+from dovetail.features.stream.rerun import ViewReplay, with_positions
 from dovetail.platform.errors import StateError, WireError
-
-from .strategies import ORIGIN, Schema, view_of
+from tests.features.parity.strategies import ORIGIN, Schema, view_of
 
 SECOND = 1_000_000
 SCHEMA = Schema({"c0": "BIGINT", "c1": "VARCHAR"})

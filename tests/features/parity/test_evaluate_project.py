@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -11,24 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dovetail.demo.logs.find import find_log
+from dovetail.demo.logs.recorded import ARRIVAL, RecordedLog
+from dovetail.demo.logs.simulator import simulate
 from dovetail.features import Project, load
-from dovetail.features.batch.binding import Binder
-from dovetail.features.batch.features import seen_column
+from dovetail.features.batch.point_in_time import seen_column
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.batch.views import run_batch_view
-from dovetail.features.plan import StreamView
-from dovetail.features.replay import replay_view, with_positions
-from dovetail.features.request import flatten_requests
-from dovetail.features.source import Source
-from dovetail.features.streaming_views import parse_stream_view
-from dovetail.platform.demo.logs.base import ARRIVAL, RecordedLog
-from dovetail.platform.demo.logs.find import find_log
-from dovetail.platform.demo.logs.simulator import simulate
+from dovetail.features.duck.binding import Binder
+from dovetail.features.language.source import Source
+from dovetail.features.language.streaming_views import parse_stream_view
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError, WireError
-
-from .replay import bits
-
-ROOT = Path(__file__).parents[3]
+from tests.features.parity.replay import bits
+from tests.places import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features import Project, load
-
-from .replay import bits
+from tests.features.parity.replay import bits
 
 TOML = """
 [streams.events]

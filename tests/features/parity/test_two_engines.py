@@ -17,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.features.batch import paired
-from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.finish import canonical_floats
-
-from .replay import bits, polls_of, streamed, values
-from .strategies import Case, cases, cuts
+from dovetail.features.duck.macros import MACROS
+from dovetail.features.kernels.finish import canonical_floats
+from tests.features.parity.replay import bits, polls_of, streamed, values
+from tests.features.parity.strategies import Case, cases, cuts
 
 
 def agree(case: Case, one: pa.Table, other: pa.Table, rows: npt.NDArray[np.bool_] | None = None) -> None:

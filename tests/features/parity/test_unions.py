@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.streaming import evaluate_rows, evaluate_view
-from dovetail.features.plan import StreamView
-from dovetail.features.replay import replay_view
-from dovetail.features.sources import in_order
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import in_order
+from dovetail.features.stream.rerun import replay_view
 from dovetail.platform.errors import WireError
-
-from .replay import bits
-from .strategies import ORIGIN, UNIT, Case, Schema, by_stream, cases, view_of
+from tests.features.parity.replay import bits
+from tests.features.parity.strategies import ORIGIN, UNIT, Case, Schema, by_stream, cases, view_of
 
 SCHEMA = Schema({"c0": "BIGINT"})
 VIEW = """

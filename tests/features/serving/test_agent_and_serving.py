@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.plan import Table
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
-from dovetail.features.versions import BatchVersions
-from dovetail.features.vetting import vet_events
-from dovetail.platform.accounts import balance
+from dovetail.features.plan.definitions import Table
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.serving.versions import BatchVersions
+from dovetail.features.stream.vetting import vet_events
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.intake import Intake
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
 
 TOML = """

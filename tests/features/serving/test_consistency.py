@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dovetail.features.consistency import compare, equal_bits
+from dovetail.features.stored.consistency import compare, equal_bits
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,23 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.app.datasets import datasets, stream_intake
 from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.rekeying import RekeyStage
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.serving.rekeying import RekeyStage
+from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.partitions import partitions_of
-from dovetail.features.versions import BatchVersions
-from dovetail.platform import wire
-from dovetail.platform.accounts import balance
-from dovetail.platform.archive import ArchiveStage, read_dataset
-from dovetail.platform.datasets import datasets, stream_intake
+from dovetail.platform.archive.writer import ArchiveStage, read_dataset
 from dovetail.platform.errors import ConfigError, DefinitionError
-from dovetail.platform.positions import SOURCE_COLUMNS
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.positions import SOURCE_COLUMNS
 from dovetail.platform.stage import Outgoing, Stage
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import SqlOnlineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
 
 TOML = """

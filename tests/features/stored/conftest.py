@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .stored_world import World
+from tests.features.stored.stored_world import World
 
 
 @pytest.fixture

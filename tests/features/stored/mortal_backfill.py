@@ -19,13 +19,13 @@ from typing import Any
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from dovetail.app.jobs import BackfillRequest, batch_versions
+from dovetail.app.storage import open_stores
+from dovetail.cli.stored.backfill import run
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.batch.scratch import Buckets
-from dovetail.platform.cli.backfill import run
-from dovetail.platform.jobs import BackfillRequest, batch_versions
-from dovetail.platform.storage import open_stores
-from dovetail.platform.stores.registry import Registry
+from dovetail.features.duck.scratch import Buckets
+from dovetail.platform.stores.registry.store import Registry
 
 #: What is killed before and after: rows into a file, the file under its name, rows of the registry, pieces on disk.
 MOMENTS: list[tuple[type, str]] = [

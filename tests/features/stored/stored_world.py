@@ -12,19 +12,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dovetail.app.jobs import batch_versions
+from dovetail.app.storage import Stores, open_stores
+from dovetail.app.worker import NoModel
 from dovetail.features import Project, load
-from dovetail.features.agent import FeatureStage
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
-from dovetail.joiners.labels import label_rows
-from dovetail.joiners.snapshots import SnapshotStage
-from dovetail.platform import wire
-from dovetail.platform.app import NoModel
-from dovetail.platform.archive import ArchiveStage, Dataset
-from dovetail.platform.intake import Intake
-from dovetail.platform.jobs import batch_versions
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.joiners.label_agent import label_rows
+from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.platform.archive.writer import ArchiveStage, Dataset
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.storage import Stores, open_stores
 from dovetail.platform.testing import MemoryLog, run_stage
 
 #: Whether there is time for more seeds.

@@ -10,16 +10,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.features.backfill import Backfill
-from dovetail.features.batch.features import evaluate_feature_set
+from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.storage import load_table
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.request import flatten_requests
-from dovetail.platform.archive import read_dataset
+from dovetail.features.batch.point_in_time import evaluate_feature_set
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.stored.backfill import Backfill
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, DefinitionError, StoreError, WireError
-from dovetail.platform.jobs import BackfillRequest, open_backfill
-from dovetail.platform.storage import load_table
-
-from .stored_world import START, World, events, requests
+from tests.features.stored.stored_world import START, World, events, requests
 
 
 @pytest.fixture
@@ -50,7 +49,9 @@ def expected(world: World) -> pa.Table:
     flat = flatten_requests(read_dataset(stores.registry, stores.offline, "requests"))
     log = read_dataset(stores.registry, stores.offline, "events")
     config = world.project.config
-    return evaluate_feature_set(world.project, flat, {"events": log}, lambda table: load_table(config, table))
+    return evaluate_feature_set(
+        world.project, world.project.feature_set, flat, {"events": log}, lambda table: load_table(config, table)
+    )
 
 
 def test_every_row_has_what_the_feature_set_says(asked: World) -> None:

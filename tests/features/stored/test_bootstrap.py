@@ -13,14 +13,13 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from dovetail.features.bootstrap import bootstrap
+from dovetail.features.stored.bootstrap import bootstrap
 from dovetail.features.stream.keys import encode_keys
-from dovetail.platform.audit import audit
 from dovetail.platform.errors import StaleCommit, StateError
+from dovetail.platform.rows.audit import audit
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.testing import run_stage
-
-from .stored_world import World, events
+from tests.features.stored.stored_world import World, events
 
 _USERS = [f"u{n}" for n in range(5)]
 _numbers = itertools.count()

@@ -13,17 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.features.batch.features import evaluate_feature_set
+from dovetail.app.jobs import archived_events, served_rows
+from dovetail.app.storage import load_table
+from dovetail.cli.main import app
+from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
-from dovetail.features.consistency import equal_bits
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.cli import batch as batch
-from dovetail.platform.cli.main import app
-from dovetail.platform.jobs import archived_events, served_rows
-from dovetail.platform.storage import load_table
-
-from .stored_world import World
+from dovetail.features.stored.consistency import equal_bits
+from dovetail.platform.archive.writer import read_dataset
+from tests.features.stored.stored_world import World
 
 #: Every finisher, a derived value, ROWS, ties, cleaning with a column made anew, UNION ALL, several views in a feature.
 FILES = {
@@ -95,7 +93,9 @@ def by_hand(script: str) -> pa.ChunkedArray:
 def recomputed(world: World, rows: pa.Table, visibility: Visibility) -> pa.Table:
     stores, config = world.stores, world.project.config
     log = {"events": read_dataset(stores.registry, stores.offline, "events")}
-    return evaluate_feature_set(world.project, rows, log, partial(load_table, config), visibility=visibility)
+    return evaluate_feature_set(
+        world.project, world.project.feature_set, rows, log, partial(load_table, config), visibility=visibility
+    )
 
 
 @pytest.mark.parametrize("visibility", ["as_served", "event_time"])

@@ -15,19 +15,23 @@ import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
+from dovetail.app.jobs import batch_versions
+from dovetail.app.reports import consistency_of
+from dovetail.cli.main import app
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.consistency import Consistency, FeatureConsistency, Mismatch, compare, merged
-from dovetail.features.serving import OnlineFeatures
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.stored.consistency import (
+    Consistency,
+    FeatureConsistency,
+    Mismatch,
+    compare,
+    merged,
+)
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
-from dovetail.joiners.snapshots import request_rows
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.cli import batch as batch
-from dovetail.platform.cli.main import app
+from dovetail.joiners.snapshot_agent import request_rows
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.jobs import batch_versions
-from dovetail.platform.reports import consistency_of
-
-from .stored_world import FILES, World
+from tests.features.stored.stored_world import FILES, World
 
 Step = Callable[..., Any]
 

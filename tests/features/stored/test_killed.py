@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from dovetail.platform.stores.registry import Registry
-
-from .stored_world import NIGHTLY, START, World, events, requests
+from dovetail.platform.stores.registry.store import Registry
+from tests.features.stored.stored_world import NIGHTLY, START, World, events, requests
 
 MORTAL = Path(__file__).parent / "mortal_backfill.py"
 KILLED = {"moments": None, "code": None, "signal": int(signal.SIGKILL)}

@@ -13,22 +13,20 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.features import serving
-from dovetail.features.stream import gather, pick
-from dovetail.features.stream.collections import BEST, Collection, CollectionLayout
+from dovetail.app.reports import consistency_of
+from dovetail.cli.main import app
+from dovetail.features.serving import online_features as serving
+from dovetail.features.stream.collections import gather, pick
+from dovetail.features.stream.collections.entries import Entries
+from dovetail.features.stream.collections.rules import BEST, Collection, CollectionLayout
 from dovetail.features.stream.engine import Applied, StreamEngine
-from dovetail.features.stream.entries import Entries
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.layout import Layout
 from dovetail.features.stream.prepare import PreparedRows
 from dovetail.features.stream.update import UpdatePlan
-from dovetail.platform.cli import batch as batch
-from dovetail.platform.cli.main import app
-from dovetail.platform.reports import consistency_of
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.testing import run_stage
-
-from .stored_world import HOUR, SECOND, START, World
+from tests.features.stored.stored_world import HOUR, SECOND, START, World
 
 USERS = """
 SELECT user_id,

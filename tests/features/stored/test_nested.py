@@ -11,26 +11,25 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.features.batch.features import evaluate_feature_set
-from dovetail.features.consistency import equal_bits
-from dovetail.features.request import flatten_requests
-from dovetail.features.serving import OnlineFeatures
-from dovetail.joiners.labels import LabelStage
+from dovetail.app.jobs import BackfillRequest, batch_versions, open_backfill
+from dovetail.app.modelling import encoder_of
+from dovetail.app.reports import consistency_of
+from dovetail.app.reports.rejoin import difference, join_archived
+from dovetail.app.storage import load_table
+from dovetail.features.batch.point_in_time import evaluate_feature_set
+from dovetail.features.plan.request import flatten_requests
+from dovetail.features.serving.online_features import OnlineFeatures
+from dovetail.features.stored.consistency import equal_bits
+from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.samples import SampleStage, lanes_of
-from dovetail.platform import wire
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.intake import Intake
-from dovetail.platform.jobs import BackfillRequest, batch_versions, open_backfill
-from dovetail.platform.modelling import encoder_of
-from dovetail.platform.reports import consistency_of
-from dovetail.platform.reports.join import difference, join_archived
-from dovetail.platform.signal import Signal
+from dovetail.joiners.sample_agent import SampleStage, lanes_of
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.storage import load_table
 from dovetail.platform.testing import run_stage
-
-from .stored_world import World
+from tests.features.stored.stored_world import World
 
 USERS = """
 SELECT user_id,
@@ -97,7 +96,9 @@ def recomputed(world: World) -> pa.Table:
     stores, config = world.stores, world.project.config
     flat = flatten_requests(read_dataset(stores.registry, stores.offline, "requests"))
     log = read_dataset(stores.registry, stores.offline, "events")
-    return evaluate_feature_set(world.project, flat, {"events": log}, lambda table: load_table(config, table))
+    return evaluate_feature_set(
+        world.project, world.project.feature_set, flat, {"events": log}, lambda table: load_table(config, table)
+    )
 
 
 def same(one: pa.Table, other: pa.Table) -> None:

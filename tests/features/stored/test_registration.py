@@ -12,17 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
+from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.worker import assemble
 from dovetail.features import Project
-from dovetail.features.bootstrap import bootstrap
-from dovetail.features.fingerprints import family_of, records_of
-from dovetail.features.registration import Change, changes, data_of, register, register_rebuilt
-from dovetail.platform.app import assemble
+from dovetail.features.stored.bootstrap import bootstrap
+from dovetail.features.stored.fingerprints import family_of, records_of
+from dovetail.features.stored.registration import (
+    Change,
+    changes,
+    data_of,
+    register,
+    register_rebuilt,
+)
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.jobs import BackfillRequest, open_backfill
-from dovetail.platform.stores.definitions import DefinitionRecord
-from dovetail.platform.stores.registry import Registry
-
-from .stored_world import FILES, World, events, requests
+from dovetail.platform.stores.registry.definition_log import DefinitionRecord
+from dovetail.platform.stores.registry.store import Registry
+from tests.features.stored.stored_world import FILES, World, events, requests
 
 OTHER = FILES["users"].replace("'click'", "'view'")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from dovetail.app.reports import consistency_of
 from dovetail.features.stream.keys import encode_keys
-from dovetail.platform.reports import consistency_of
-
-from .stored_world import DAY, HOUR, START, World
+from tests.features.stored.stored_world import DAY, HOUR, START, World
 
 LATENESS, WINDOW, STEP = HOUR, DAY, HOUR
 

@@ -13,21 +13,20 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from dovetail.features.bootstrap import bootstrap
-from dovetail.features.registration import changes, register
-from dovetail.features.sources import Place, place_of, source_of
+from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.reports import consistency_of
+from dovetail.cli.main import app
+from dovetail.features.plan.sources import Place, place_of, source_of
+from dovetail.features.stored.bootstrap import bootstrap
+from dovetail.features.stored.registration import changes, register
 from dovetail.features.stream.engine import StreamEngine
-from dovetail.platform.accounts import balance
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.cli.main import app
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import StateError
-from dovetail.platform.jobs import BackfillRequest, open_backfill
-from dovetail.platform.reports import consistency_of
+from dovetail.platform.rows.accounts import balance
 from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.testing import run_stage
-
-from .stored_world import FILES, HOUR, SECOND, START, TOML, World
-from .test_consistency import adds_one, by_hand, of
+from tests.features.stored.stored_world import FILES, HOUR, SECOND, START, TOML, World
+from tests.features.stored.test_consistency import adds_one, by_hand, of
 
 TWO = TOML.replace(
     "[tables.items]",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dovetail.app.jobs import batch_versions
 from dovetail.platform.errors import StoreError
-from dovetail.platform.jobs import batch_versions
-
-from .stored_world import START, World
+from tests.features.stored.stored_world import START, World
 
 
 def test_a_version_waits_for_its_tables(world: World) -> None:

@@ -12,13 +12,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features import finish
-from dovetail.features.plan import StreamView
+from dovetail.features.kernels import finish
+from dovetail.features.plan.definitions import StreamView
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark
-
-from .strategies import SCHEMA, WHERE
+from tests.features.stream.strategies import SCHEMA, WHERE
 
 Row = dict[str, Any]
 Probe = tuple[tuple[Any, ...], int]

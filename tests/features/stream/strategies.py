@@ -14,8 +14,15 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from dovetail.features.plan import Aggregate, AggregateFunction, Input, Stream, StreamView, Window
-from dovetail.platform.schema import TableSchema
+from dovetail.features.plan.definitions import (
+    Aggregate,
+    AggregateFunction,
+    Input,
+    Stream,
+    StreamView,
+    Window,
+)
+from dovetail.platform.rows.schema import TableSchema
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 

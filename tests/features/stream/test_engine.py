@@ -11,15 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dovetail.features.plan import Input, Window
+from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream import blobs
 from dovetail.features.stream.blobs import decode, decode_runs, encode
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.prepare import NO_WATERMARK, from_words, prepare_rows, running_watermark, to_words
 from dovetail.platform.errors import StateError
-
-from .harness import Row, Store
-from .strategies import SCHEMA, view_of
+from tests.features.stream.harness import Row, Store
+from tests.features.stream.strategies import SCHEMA, view_of
 
 _HOUR = 3_600_000_000
 _DAY = Window("day", 24 * _HOUR, _HOUR)

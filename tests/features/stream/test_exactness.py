@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from dovetail.features.plan import AggregateFunction, Input, Window
-
-from .harness import Probe, Row, Store, bits, duckdb_values, reference
-from .strategies import INT64_MAX, INT64_MIN, SCHEMA, Case, cases, view_of
+from dovetail.features.plan.definitions import AggregateFunction, Input, Window
+from tests.features.stream.harness import Probe, Row, Store, bits, duckdb_values, reference
+from tests.features.stream.strategies import INT64_MAX, INT64_MIN, SCHEMA, Case, cases, view_of
 
 _SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

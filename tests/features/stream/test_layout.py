@@ -7,10 +7,14 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from dovetail.features.plan import AggregateFunction, Input, StreamView, Window
+from dovetail.features.plan.definitions import (
+    AggregateFunction,
+    Input,
+    StreamView,
+    Window,
+)
 from dovetail.features.stream.layout import Layout, supported
-
-from .strategies import SCHEMA, view_of
+from tests.features.stream.strategies import SCHEMA, view_of
 
 _HOUR = 3_600_000_000
 _PLAIN, _HOP = Window("w", _HOUR, None), Window("h", 24 * _HOUR, _HOUR)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.platform import wire
-from dovetail.platform.accounts import balance
-from dovetail.platform.archive import ArchiveStage, Dataset, read_dataset
+from dovetail.platform.archive.writer import ArchiveStage, Dataset, read_dataset
 from dovetail.platform.errors import StaleCommit, StoreError
-from dovetail.platform.positions import with_own_positions, with_source_positions
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.positions import with_own_positions, with_source_positions
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import ManualClock, MemoryLog, run_stage
 
 DAY_US = 86_400_000_000

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dovetail.platform.broker_config import FOREVER_MS, Retention
-from dovetail.platform.config import load_config
+from dovetail.platform.config.broker import FOREVER_MS, Retention
+from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError
-
-PROJECT = Path(__file__).parent.parent.parent
+from tests.places import ROOT
 
 
 def broker(**settings: Any) -> Any:
-    return load_config(PROJECT, broker=settings)
+    return load_config(ROOT, broker=settings)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +34,13 @@ def broker(**settings: Any) -> Any:
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_config(PROJECT, broker=settings, labels={"window": "1d"})
+        load_config(ROOT, broker=settings, labels={"window": "1d"})
 
 
 def test_every_topic_has_its_retention() -> None:
     kept = {"inputs": "7d", "snapshots": "2d", "samples": "3d", "dead_letters": "30d", "models": "forever"}
     config = load_config(
-        PROJECT,
+        ROOT,
         broker={"retention": kept},
         model={"topic": "models"},
         labels={"window": "1d", "order": {}},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.platform.config import StorageConfig, load_config, parse_duration
+from dovetail.platform.config.load import StorageConfig, load_config, parse_duration
 from dovetail.platform.errors import ConfigError
 
 MINIMAL = """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dovetail.platform.config import Config, load_config
+from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.roles import ROLES, group_of, roles_of
-
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
 
 
 def config(**overrides: Any) -> Config:

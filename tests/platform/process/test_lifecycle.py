@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 
-from dovetail.platform.process import FAILED, LATE, LoopGuard, StopSignals
+from dovetail.platform.process.lifecycle import (
+    FAILED,
+    LATE,
+    LoopGuard,
+    StopSignals,
+)
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 
 class Timers:

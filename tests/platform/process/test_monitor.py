@@ -16,15 +16,15 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry, Gauge
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import ConfigError, WorkerStuck
-from dovetail.platform.health import HealthServer
-from dovetail.platform.metrics import WorkerMetrics
-from dovetail.platform.monitor import FETCH, Monitor, Pulse
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.health import HealthServer
+from dovetail.platform.process.metrics import WorkerMetrics
+from dovetail.platform.process.monitor import FETCH, Monitor, Pulse
+from dovetail.platform.process.watchdog import Watchdog
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.testing import ManualClock
-from dovetail.platform.watchdog import Watchdog
 
 
 class Held(Stage):

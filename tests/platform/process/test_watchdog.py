@@ -7,8 +7,8 @@ import re
 import pytest
 
 from dovetail.platform.errors import WorkerStuck
+from dovetail.platform.process.watchdog import Moving, Watchdog
 from dovetail.platform.testing import ManualClock
-from dovetail.platform.watchdog import Moving, Watchdog
 
 TIMEOUT_US = 60_000_000
 KEY = ("features.clicks", "clicks", 3)

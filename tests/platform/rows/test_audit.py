@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dovetail.platform.accounts import Account
-from dovetail.platform.audit import Check, audit
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.audit import Check, audit
 
 
 def accounts(applied: int) -> list[Account]:

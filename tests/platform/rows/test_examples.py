@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from dovetail.platform.examples import example_rows
+from dovetail.platform.rows.examples import example_rows
 
 POINT = pa.struct([("x", pa.float64()), ("at", pa.timestamp("us"))])
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polls import poll_of
 
-from dovetail.platform import wire
 from dovetail.platform.errors import WireError
-from dovetail.platform.fitting import fitting, units_above, wire_size
-from dovetail.platform.positions import SourceFilter
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.fitting import fitting, units_above, wire_size
+from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Outgoing
+from tests.platform.polls import poll_of
 
 
 def derived(requests: list[int], width: int = 40) -> pa.Table:

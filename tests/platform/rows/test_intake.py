@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-from polls import poll_of
 
-from dovetail.platform import wire
-from dovetail.platform.intake import WATERMARK_HEADER, Intake
-from dovetail.platform.schema import parse_statements, parse_table
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.rows.schema import parse_statements, parse_table
+from tests.platform.polls import poll_of
 
 SCHEMA = parse_table(
     parse_statements(Path("event.sql"), "CREATE TABLE event (user_id VARCHAR, event_time TIMESTAMP NOT NULL)")[0],

@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.platform.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
 
 
 def derived(positions: list[tuple[int, int, int]], messages: list[int] | None = None) -> pa.Table:

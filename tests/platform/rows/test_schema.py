@@ -9,7 +9,7 @@ import pytest
 from sqlglot import exp
 
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
 
 FILE = Path("sql/x.sql")
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polls import poll_of
 
-from dovetail.platform import wire
 from dovetail.platform.errors import WireError
-from dovetail.platform.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
+from tests.platform.polls import poll_of
 
 DDL = """
 CREATE TABLE event (

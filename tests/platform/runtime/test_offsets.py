@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dovetail.platform.errors import TransportError
-from dovetail.platform.offsets import Offsets
+from dovetail.platform.runtime.offsets import Offsets
 from dovetail.platform.stage import Poll, Stage, Work
 
 T0, T1 = ("t", 0), ("t", 1)

@@ -13,9 +13,9 @@ import pytest
 from faust.types import TP
 
 from dovetail.platform.errors import ConfigError, TransportError
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.transports.embedded_log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
 
 STEPS = ("computed", "published", "committed", "acknowledged")
 

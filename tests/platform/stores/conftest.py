@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from label_servers import new_store
-from online_servers import new_online_store, redis_cluster_url
+from tests.platform.stores.label_servers import new_store
+from tests.platform.stores.online_servers import new_online_store, redis_cluster_url
 
 __all__ = ["new_online_store", "new_store", "redis_cluster_url"]

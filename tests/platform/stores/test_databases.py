@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
-from dovetail.platform.stores.registry import BatchVersion, DataFile, Registry
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.registry.store import BatchVersion, DataFile, Registry
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.stores.sql.ledger import Progress
 
 
 @pytest.mark.parametrize("url", ["no url at all", "nosuchdb://host/x"])

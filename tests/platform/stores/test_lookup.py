@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from dovetail.platform.errors import StoreError
-from dovetail.platform.stores.engine import Database
-from dovetail.platform.stores.lookup import Lookup
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.lookup import Lookup
 
 TABLE = sa.Table("pairs", sa.MetaData(), sa.Column("kind", sa.Text), sa.Column("key", sa.LargeBinary))
 

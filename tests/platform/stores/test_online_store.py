@@ -9,12 +9,12 @@ from threading import Event, Thread
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from online_servers import OnlineFactory
 
-from dovetail.platform.accounts import Account, balance
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.platform.stores.online_servers import OnlineFactory
 
 DAY = 86_400_000_000
 

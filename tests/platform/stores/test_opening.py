@@ -8,14 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dovetail.platform.accounts import Account
-from dovetail.platform.config import load_config
-from dovetail.platform.storage import open_stores
+from dovetail.app.storage import open_stores
+from dovetail.platform.config.load import load_config
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.labels import LABEL_ROWS
-from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import ViewCommit
-
-ROOT = Path(__file__).parents[3]
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.places import ROOT
 
 
 def test_what_stores_of_one_database_account_for_counts_once(tmp_path: Path) -> None:

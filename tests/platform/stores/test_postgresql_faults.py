@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StoreError
-from dovetail.platform.stores.engine import Database
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
-from dovetail.platform.stores.ledger import Ledger, Progress
 from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
-from dovetail.platform.stores.registry import MetricRow, Registry
+from dovetail.platform.stores.registry.store import MetricRow, Registry
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.ledger import Ledger, Progress
 
 pytestmark = pytest.mark.services
 

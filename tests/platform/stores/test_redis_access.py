@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from redis_cluster import free_port
 
+from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
-from dovetail.platform.redis_config import RedisConfig
-from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
+from dovetail.platform.stores.sql.ledger import Progress
+from tests.platform.stores.redis_cluster import free_port
 
 
 def test_a_password_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 #: The mock cluster gives this number to every topic it creates.
 PARTITIONS = 4

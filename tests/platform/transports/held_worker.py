@@ -21,12 +21,12 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from faust.types import TP
 
-from dovetail.platform.monitor import Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.process.monitor import Pulse
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.kafka import Consumer
+from dovetail.platform.transports.kafka.driver import Consumer
 
 STOP_TIMEOUT_S = 15.0
 

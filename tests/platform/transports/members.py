@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.runtime import Runtime
+from dovetail.platform.runtime.runner import Runtime
 from dovetail.platform.stage import Poll, Stage, Work
 
 

@@ -10,7 +10,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.platform.transports.assignment import Assignor
+from dovetail.platform.transports.kafka.assignment import Assignor
 
 
 class Cluster:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from test_process import read_until
 
-from servers import Kafka
+from scripts.servers import Kafka
+from tests.platform.process.test_lifecycle import read_until
 
 # Copies what it reads, and sums it into a store with its position. HOW=held: waits for a line before it publishes.
 WORKER = """

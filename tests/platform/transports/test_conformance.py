@@ -11,7 +11,12 @@ import pytest
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import StaleCommit, TransportError
-from dovetail.platform.runtime import App, Resume, Runtime, create_app
+from dovetail.platform.runtime.runner import (
+    App,
+    Resume,
+    Runtime,
+    create_app,
+)
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.transports.coalescing import PollSchema
 

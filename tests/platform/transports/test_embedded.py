@@ -10,11 +10,11 @@ import pytest
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import TransportError
-from dovetail.platform.runtime import create_app
+from dovetail.platform.runtime.runner import create_app
 from dovetail.platform.stage import Poll
-from dovetail.platform.transports import embedded
 from dovetail.platform.transports.coalescing import PollSchema
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded import driver as embedded
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 
 @pytest.mark.parametrize("url", ["embedded://Relative/log.db", "embedded:///", "embedded:///a.db;embedded:///b.db"])

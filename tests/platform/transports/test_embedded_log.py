@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from dovetail.platform.errors import LogLocked, TransportError
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog, Retention
-from dovetail.platform.transports.headers import decode_headers, encode_headers
+from dovetail.platform.transports.embedded.headers import decode_headers, encode_headers
+from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
 from dovetail.platform.transports.partitioning import partition_of_key
 
 

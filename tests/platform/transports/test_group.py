@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
-from members import SharedStore, Summing, member_ids, until
 
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Work
-from servers import Kafka
+from scripts.servers import Kafka
+from tests.platform.transports.members import SharedStore, Summing, member_ids, until
 
 pytestmark = pytest.mark.services
 

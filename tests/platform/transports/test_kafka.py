@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import NotLeaderForPartitionError
-from limited import run
 
 from dovetail.platform.errors import TransportError
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from tests.platform.transports.limited import run
 
 pytestmark = pytest.mark.slow
 

@@ -13,16 +13,16 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
-from limited import run
-from members import SharedStore, Summing
 
-from dovetail.platform import wire
-from dovetail.platform.broker_config import FOREVER_MS, BrokerConfig, Retention
+from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.errors import TransportError
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.rows import wire
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Work
-from dovetail.platform.transports.security import credentials
-from servers import Kafka
+from dovetail.platform.transports.kafka.security import credentials
+from scripts.servers import Kafka
+from tests.platform.transports.limited import run
+from tests.platform.transports.members import SharedStore, Summing
 
 pytestmark = pytest.mark.services
 

@@ -15,7 +15,7 @@ from typing import Any
 from faust.types import TP
 
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 
 PARTITIONS = 4

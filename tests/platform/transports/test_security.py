@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from faust.types.auth import AuthProtocol, SASLMechanism
 
-from dovetail.platform.broker_config import BrokerConfig
+from dovetail.platform.config.broker import BrokerConfig
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.transports.security import credentials
+from dovetail.platform.transports.kafka.security import credentials
 
 
 def login(tmp_path: Path, settings: Mapping[str, Any]) -> Any:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from limited import run
-from members import SharedStore, Summing, member_ids
 
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll
+from tests.platform.transports.limited import run
+from tests.platform.transports.members import SharedStore, Summing, member_ids
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-WORKER = Path(__file__).parent.parent / "held_worker.py"
+WORKER = Path(__file__).parent / "held_worker.py"
 PARTITIONS = 4
 SESSION: dict[str, Any] = {"broker_session_timeout": 20.0, "broker_heartbeat_interval": 0.3}
 

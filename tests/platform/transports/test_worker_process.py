@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 
 # Sums the numbers it reads into an SQLite file, together with its position; says what it is given. The environment
 # says where it fails: by an exception, or by the process dying on the spot.

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.groups import NULL, OTHER, Groups
-from dovetail.trainer.kernels import Float32
-from dovetail.trainer.metrics import Metrics, exact_auc
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.metrics.groups import NULL, OTHER, Groups
+from dovetail.trainer.metrics.measures import Metrics, exact_auc
+from dovetail.trainer.metrics.progressive import Evaluation
 
 HOUR = 3_600_000_000
 

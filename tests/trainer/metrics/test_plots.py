@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.plots import Chart, Line, page, reliability, windows_charts, write_plots
+from dovetail.trainer.metrics.charts import Chart, Line, reliability, windows_charts
+from dovetail.trainer.metrics.plots import page, write_plots
+from dovetail.trainer.metrics.progressive import Evaluation
 
 
 def charts() -> list[Chart]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.evaluation import Evaluation, Metrics
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.metrics.progressive import Evaluation, Metrics
 
 
 def examples(n: int, seed: int) -> tuple[Float32, Float32, Float32]:

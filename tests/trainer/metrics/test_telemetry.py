@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from dovetail.platform.stores.registry import Registry
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.metrics import Metrics
-from dovetail.trainer.telemetry import ModelMetrics, metric_rows
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 
 
 def metrics(positives: int) -> Metrics:

@@ -13,16 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import ModelError, StaleCommit
-from dovetail.trainer import checkpoint as checkpoint_module
-from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
-from dovetail.trainer.container import create, pack, unpack
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.evaluation import Evaluation
+from dovetail.platform.rows.accounts import Account
+from dovetail.trainer.batch_training import train
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.offline import train
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models import checkpoint as checkpoint_module
+from dovetail.trainer.models.checkpoint import (
+    CheckpointStore,
+    Progress,
+    image,
+    resume,
+)
+from dovetail.trainer.models.container import create, pack, unpack
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 PROGRESS = Progress(
     positions={"samples": {0: 12, 3: 2**40}},

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ModelError, WireError
-from dovetail.platform.fitting import wire_size
+from dovetail.platform.rows.fitting import wire_size
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.kernels import Float32
-from dovetail.trainer.mirror import ModelMirror, messages
-from dovetail.trainer.publish import Model, ModelDirectory, delta_between
-from dovetail.trainer.scorer import Scorer
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.models.mirror import ModelMirror, messages
+from dovetail.trainer.models.publish import Model, ModelDirectory, delta_between
+from dovetail.trainer.models.scorer import Scorer
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 ENCODER = Encoder([InputSpec("id"), InputSpec("x", "standardised")], 5)
 TABLE = pa.table({"id": [1, 2, 3], "x": [1.0, 2.0, 3.0]})

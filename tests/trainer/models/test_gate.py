@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer import gate as gate_module
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.gate import Gate
-from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models import gate as gate_module
+from dovetail.trainer.models.gate import Gate
 
 
 def metrics(n: int = 100) -> Metrics:

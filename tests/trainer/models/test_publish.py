@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.container import create, pack
-from dovetail.trainer.encoding import Encoder
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.publish import Model, ModelDirectory
-from dovetail.trainer.scorer import Scorer
+from dovetail.trainer.models.container import create, pack
+from dovetail.trainer.models.publish import Model, ModelDirectory
+from dovetail.trainer.models.scorer import Scorer
+from dovetail.trainer.samples.encoding import Encoder
 
 MODEL = Model("f" * 64, 3, 10, np.array([1, 6], np.uint32), np.array([0.5, -2.0], np.float32))
 

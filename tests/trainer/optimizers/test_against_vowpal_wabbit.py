@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from dovetail.trainer.columns import hash_column
-from dovetail.trainer.encoding import Encoded
-from dovetail.trainer.importing import read_vw
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.samples.columns import hash_column
+from dovetail.trainer.samples.encoding import Encoded
+from dovetail.trainer.samples.importing import read_vw
 
 BITS = 16
 EXAMPLES = 20_000

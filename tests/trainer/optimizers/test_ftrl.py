@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.encoding import Encoded
-from dovetail.trainer.kernels import MARGIN_LIMIT, Float32, sigmoid
+from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, sigmoid
 from dovetail.trainer.optimizers import ftrl as ftrl_module
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.reference import ReferenceFtrl
+from dovetail.trainer.samples.encoding import Encoded
 
 
 def updated(parameters: Ftrl, weights: Sequence[float], gradients: Sequence[Sequence[float]]) -> list[list[float]]:

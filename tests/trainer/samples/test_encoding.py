@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.hashing import hash_bytes
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.samples.hashing import hash_bytes
 
 
 def test_slots_are_the_documented_hash() -> None:

@@ -13,11 +13,17 @@ import pytest
 from sklearn.datasets import dump_svmlight_file
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.exporting import FORMATS, export_model, import_weights
-from dovetail.trainer.importing import FEATURES, SCHEMA, read_libsvm, read_parquet, read_vw
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.publish import Model
+from dovetail.trainer.models.exporting import FORMATS, export_model, import_weights
+from dovetail.trainer.models.publish import Model
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.samples.importing import (
+    FEATURES,
+    SCHEMA,
+    read_libsvm,
+    read_parquet,
+    read_vw,
+)
 
 
 def rows(tables: Iterator[pa.Table]) -> list[tuple[int, float, list[tuple[str, float]]]]:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import WireError
-from dovetail.trainer.columns import hash_column, hash_column_into, number_column
-from dovetail.trainer.hashing import hash_bytes
+from dovetail.trainer.samples.columns import hash_column, hash_column_into, number_column
+from dovetail.trainer.samples.hashing import hash_bytes
 
 PRIME32 = 2654435761
 PRIME64 = 11400714785074694797

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
-from dovetail.trainer import moments as moments_module
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.explain import BIAS, collisions, explain
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.models.contributions import BIAS, collisions, explain
 from dovetail.trainer.optimizers.ftrl import Ftrl
+from dovetail.trainer.samples import moments as moments_module
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 
 def test_a_list_takes_a_place_per_element() -> None:

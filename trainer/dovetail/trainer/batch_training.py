@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.metrics import Metrics
-from dovetail.trainer.optimizers.base import Optimizer
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.optimizers.optimizer import Optimizer
+from dovetail.trainer.samples.encoding import Encoder
 
 __all__ = ["Schedule", "batches", "shuffled", "train", "train_passes"]
 

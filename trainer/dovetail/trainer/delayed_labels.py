@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
 
 __all__ = ["fnc_calibrated", "fnw_weights"]
 

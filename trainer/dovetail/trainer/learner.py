@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ModelError, WireError
-from dovetail.platform.positions import OWN_COLUMNS
-from dovetail.trainer.columns import number_column
-from dovetail.trainer.encoding import Encoded, Encoder, Room
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.groups import Groups
-from dovetail.trainer.kernels import Float32, Float64
+from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.trainer.arithmetic import Float32, Float64
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.modes import train_batch, train_hogwild
-from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
+from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
+from dovetail.trainer.samples.columns import number_column
+from dovetail.trainer.samples.encoding import Encoded, Encoder, Room
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
 __all__ = ["Learner", "Weights", "column_of_numbers"]

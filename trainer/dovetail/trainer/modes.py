@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.encoding import Encoded
-from dovetail.trainer.kernels import Float32, UInt32, kernel
-from dovetail.trainer.memory import AHEAD
-from dovetail.trainer.optimizers.base import Optimizer
+from dovetail.trainer.arithmetic import Float32, UInt32, kernel
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
+from dovetail.trainer.optimizers.optimizer import Optimizer
+from dovetail.trainer.samples.encoding import Encoded
+from dovetail.trainer.samples.memory import AHEAD
 
 __all__ = ["train_batch", "train_hogwild"]
 

@@ -14,10 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.encoding import Encoded
-from dovetail.trainer.hashing import hash_pairs
-from dovetail.trainer.kernels import Bool, Float32, Int64, UInt32, kernel
-from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
+from dovetail.trainer.arithmetic import (
+    Bool,
+    Float32,
+    Int64,
+    UInt32,
+    kernel,
+)
+from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
+from dovetail.trainer.samples.encoding import Encoded
+from dovetail.trainer.samples.hashing import hash_pairs
 
 __all__ = ["SlotPolicy", "SlotState"]
 

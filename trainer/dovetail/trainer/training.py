@@ -14,22 +14,32 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dovetail.platform.accounts import READ, Account
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.platform.examples import example_rows
-from dovetail.platform.positions import SourceFilter
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.examples import example_rows
+from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
-from dovetail.trainer.checkpoint import CheckpointStore, Progress, image, resume
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.evaluation import Evaluation, Metrics
-from dovetail.trainer.gate import Gate
-from dovetail.trainer.groups import Groups
-from dovetail.trainer.kernels import Float32
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.mirror import messages
-from dovetail.trainer.optimizers.base import Optimizer
-from dovetail.trainer.publish import Delta, Model, ModelDirectory, delta_between
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation, Metrics
+from dovetail.trainer.models.checkpoint import (
+    CheckpointStore,
+    Progress,
+    image,
+    resume,
+)
+from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.models.mirror import messages
+from dovetail.trainer.models.publish import (
+    Delta,
+    Model,
+    ModelDirectory,
+    delta_between,
+)
+from dovetail.trainer.optimizers.optimizer import Optimizer
+from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerStage"]
@@ -73,7 +83,7 @@ class TrainerStage(Stage):
     poll that is not in any has waited for ``checkpoint_delay_us``. Until then nothing is acknowledged.
 
     :param decode: turns a poll into a table with own and source position columns, in order of position.
-    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.mirror`; in
+    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.models.mirror`; in
         messages of at most ``max_message_bytes``.
     :param rows: the columns of what is trained on; :meth:`start` compiles what training on such rows runs.
     :param on_publish: called on the event loop with each version, after it is durable.

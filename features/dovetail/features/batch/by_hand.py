@@ -10,9 +10,9 @@ from functools import cache
 
 import pyarrow as pa
 
-from dovetail.features.aggregates import DEVIATIONS, decimal_scale
-from dovetail.features.batch.connection import connect
-from dovetail.features.plan import StreamView
+from dovetail.features.duck.connection import connect
+from dovetail.features.plan.aggregates import DEVIATIONS, decimal_scale
+from dovetail.features.plan.definitions import StreamView
 
 __all__ = ["FINISHERS", "finished_sql", "type_name"]
 

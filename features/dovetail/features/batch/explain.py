@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.connection import Resources, connect, resources
-from dovetail.features.batch.features import ColumnEvaluator
-from dovetail.features.batch.macros import MACROS
+from dovetail.features.batch.point_in_time import ColumnEvaluator
 from dovetail.features.batch.relation import create_relation
 from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
-from dovetail.features.plan import FeatureColumn, FeatureSet, StreamView
-from dovetail.features.project import Project
-from dovetail.platform.positions import own_position_columns
+from dovetail.features.duck.connection import Resources, connect, resources
+from dovetail.features.duck.macros import MACROS
+from dovetail.features.plan.definitions import Definitions, FeatureColumn, FeatureSet, StreamView
+from dovetail.platform.rows.positions import own_position_columns
 
 __all__ = ["explain_features", "view_script"]
 
 
 def explain_features(
-    project: Project, features: FeatureSet, columns: Sequence[FeatureColumn], visibility: Visibility
+    definitions: Definitions, features: FeatureSet, columns: Sequence[FeatureColumn], visibility: Visibility
 ) -> str:
     """Every statement that ``columns`` take, view by view, with comments; ``given_*`` are the tables handed in."""
     relations = {relation for column in columns for relation, _ in column.references}
@@ -27,12 +26,12 @@ def explain_features(
     for join in features.joins:
         if join.view not in relations:
             continue
-        if join.view in project.stream_views:
-            view = project.stream_views[join.view]
+        if join.view in definitions.stream_views:
+            view = definitions.stream_views[join.view]
             parts.append(f"-- {view.name} ({view.file}:{view.line}), in pieces by hash of {', '.join(view.entity)}")
             parts += view_script(view, visibility)
         else:
-            batch = project.batch_views[join.view]
+            batch = definitions.batch_views[join.view]
             parts.append(
                 f"-- {batch.name} ({batch.file}:{batch.line}), once per version: every {batch.every_us / 1e6:g} s"
             )

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect
-from dovetail.features.source import quoted
+from dovetail.features.duck.connection import connect
+from dovetail.features.language.source import quoted
 
 __all__ = ["match_rows"]
 

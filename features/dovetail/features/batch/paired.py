@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import duckdb
 
-from dovetail.features.batch.aggregates import lower_bound_sql, needs_positions, parts_sql
-from dovetail.features.plan import StreamView
-from dovetail.features.source import quoted
-from dovetail.features.sources import order_columns
+from dovetail.features.batch.partials import lower_bound_sql, needs_positions, parts_sql
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import order_columns
 
 __all__ = ["create_inputs", "create_window_keys", "input_parts_sql", "paired_sql", "same_key_sql", "with_lows_sql"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features import finish
-from dovetail.features.aggregates import DEVIATIONS, ORDERED, decimal_scale
-from dovetail.features.plan import Aggregate, StreamView, Window
-from dovetail.features.source import quoted
+from dovetail.features.kernels import finish
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
+from dovetail.features.plan.definitions import Aggregate, StreamView, Window
 
 __all__ = ["finished", "frame_sql", "input_sql", "lower_bound_sql", "needs_positions", "parts_sql"]
 

@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.streaming import Visibility, evaluate_view
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
-from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, Table
-from dovetail.features.project import Project
+from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.plan.definitions import (
+    BatchView,
+    Definitions,
+    FeatureColumn,
+    FeatureSet,
+    Table,
+)
 from dovetail.platform.errors import WireError
 
 __all__ = ["ColumnEvaluator", "evaluate_feature_set", "seen_column"]
@@ -22,15 +27,15 @@ def seen_column(view: str) -> str:
 
 
 def evaluate_feature_set(
-    project: Project,
+    definitions: Definitions,
+    features: FeatureSet,
     requests: pa.Table,
     events: Mapping[str, pa.Table],
     load_table: Callable[[Table], pa.Table],
     *,
-    features: FeatureSet | None = None,
     visibility: Visibility = "event_time",
 ) -> pa.Table:
-    """Every column of ``features`` (default: the one that serves) for each row of ``requests``, in order.
+    """Every column of ``features`` for each row of ``requests``, in order.
 
     Args:
         requests: flat, one row per candidate (``flatten_requests``); for ``as_served`` also ``seen_column(view)`` for
@@ -42,11 +47,10 @@ def evaluate_feature_set(
         WireError, StateError, DefinitionError: as the views' evaluation; WireError also when an expression of the
             feature set has no value on a row.
     """
-    features = features or project.feature_set
     rows = requests
     for join in features.joins:
         if join.kind == "streaming":
-            view = project.stream_views[join.view]
+            view = definitions.stream_views[join.view]
             values = evaluate_view(
                 view,
                 events,
@@ -55,7 +59,7 @@ def evaluate_feature_set(
                 visibility=visibility,
             ).values
         else:
-            values = _batch_values(project.batch_views[join.view], requests, load_table)
+            values = _batch_values(definitions.batch_views[join.view], requests, load_table)
         for field in values.schema:
             rows = rows.append_column(f"{join.view}.{field.name}", values.column(field.name))
     return ColumnEvaluator(features, features.columns).evaluate(rows)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect
-from dovetail.features.plan import StreamView
-from dovetail.features.source import quoted
-from dovetail.features.sources import with_sources
+from dovetail.features.duck.connection import connect
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import with_sources
 from dovetail.platform.errors import WireError
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS
 
 __all__ = ["RELATION", "by_stream", "cleaned_rows", "create_relation", "given_table"]
 

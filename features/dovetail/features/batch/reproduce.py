@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
-from dovetail.features.batch.connection import connect
 from dovetail.features.batch.explain import view_script
-from dovetail.features.batch.features import seen_column
-from dovetail.features.batch.macros import MACROS
 from dovetail.features.batch.pieces import columns_read, earliest_read
+from dovetail.features.batch.point_in_time import seen_column
 from dovetail.features.batch.relation import given_table
 from dovetail.features.batch.streaming import Visibility, positions_read
-from dovetail.features.plan import FeatureColumn, StreamView
-from dovetail.features.project import Project
-from dovetail.features.source import quoted
-from dovetail.features.sources import place_of
-from dovetail.platform.dayfiles import DayFiles
-from dovetail.platform.positions import own_position_columns
+from dovetail.features.duck.connection import connect
+from dovetail.features.duck.macros import MACROS
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.definitions import Definitions, FeatureColumn, StreamView
+from dovetail.features.plan.sources import place_of
+from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.rows.positions import own_position_columns
 
 __all__ = ["reproduce"]
 
 
 def reproduce(
-    project: Project,
+    definitions: Definitions,
     column: FeatureColumn,
     request: pa.Table,
     events: Mapping[str, DayFiles],
@@ -38,7 +37,7 @@ def reproduce(
     feature's expression over them.
     """
     relations = dict.fromkeys(relation for relation, _ in column.references)
-    views = [project.stream_views[relation] for relation in relations if relation in project.stream_views]
+    views = [definitions.stream_views[relation] for relation in relations if relation in definitions.stream_views]
     script = [f"{macro};" for macro in (*MACROS, *FINISHERS)] if views else []
     for view in views:
         script += _view(view, request, events, visibility)

@@ -16,17 +16,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.aggregates import finished, frame_sql, input_sql, needs_positions, parts_sql
-from dovetail.features.batch.connection import connect
-from dovetail.features.batch.lane import DuckLane, LaneError
 from dovetail.features.batch.paired import create_inputs, create_window_keys, paired_sql
+from dovetail.features.batch.partials import (
+    finished,
+    frame_sql,
+    input_sql,
+    needs_positions,
+    parts_sql,
+)
 from dovetail.features.batch.relation import RELATION, by_stream, create_relation, given_table
 from dovetail.features.batch.visibility import recompute_as_served
-from dovetail.features.plan import StreamView
-from dovetail.features.source import quoted
-from dovetail.features.sources import order_columns
+from dovetail.features.duck.connection import connect
+from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import order_columns
 from dovetail.platform.errors import WireError
-from dovetail.platform.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS
 
 __all__ = ["EvaluatedView", "Visibility", "evaluate_rows", "evaluate_view", "positions_read"]
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.batch.connection import connect
-from dovetail.features.plan import BatchView, Table
-from dovetail.features.source import quoted
+from dovetail.features.duck.connection import connect
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import DefinitionError, WireError
 
 __all__ = ["VersionIndex", "lookup_as_of", "lookup_by_version", "run_batch_view", "versions"]

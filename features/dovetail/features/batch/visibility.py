@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.batch.paired import input_parts_sql, same_key_sql, with_lows_sql
-from dovetail.features.plan import StreamView
-from dovetail.features.sources import order_columns
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import order_columns
 
 __all__ = ["recompute_as_served"]
 

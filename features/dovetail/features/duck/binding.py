@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect, shared_cursor
+from dovetail.features.duck.connection import connect, shared_cursor
 
 __all__ = ["BindError", "Binder", "functions_called", "syntax_tree", "unstable_functions"]
 

@@ -12,8 +12,8 @@ from typing import cast
 
 import duckdb
 
-from dovetail.features.batch.macros import MACROS
-from dovetail.features.batch.trace import TracedConnection
+from dovetail.features.duck.macros import MACROS
+from dovetail.features.duck.trace import TracedConnection
 
 __all__ = ["Resources", "connect", "resources", "shared_cursor"]
 

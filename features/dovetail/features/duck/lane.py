@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.batch.connection import connect, shared_cursor
+from dovetail.features.duck.connection import connect, shared_cursor
 
 __all__ = ["DuckLane", "LaneError"]
 

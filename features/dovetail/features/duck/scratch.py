@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from dovetail.features.batch.connection import connect
+from dovetail.features.duck.connection import connect
 
 __all__ = ["Buckets", "Cursor", "KeyHash"]
 

@@ -1,4 +1,4 @@
-"""Arrow kernels with DuckDB's meaning, the vocabulary of ``expressions.py``.
+"""Arrow kernels with DuckDB's meaning, the vocabulary of ``compile.py``.
 
 Each takes and gives Arrow arrays or scalars, NULL in NULL out unless said otherwise, and returns DuckDB's value bit for
 bit (any NaN for NaN) or raises ``pa.ArrowInvalid`` or :class:`NotProven`.
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.finish import decimal_words, validity_buffer
+from dovetail.features.kernels.finish import decimal_words, validity_buffer
 
 __all__ = [
     "DATE_PARTS",

@@ -4,7 +4,7 @@ A DuckDB call costs milliseconds before it touches a row; a ranking request has 
 milliseconds. So expressions made of a *proven* set of operations are compiled to Arrow compute calls, some microseconds
 each. Proven means: property tests compare them with DuckDB bit for bit, over NULL, NaN, infinities and extremes.
 
-The input is DuckDB's own syntax tree (``batch/binding.py`` gets it), so nothing hangs on a second parser reading
+The input is DuckDB's own syntax tree (``duck/binding.py`` gets it), so nothing hangs on a second parser reading
 precedence, ``log`` or ``//`` the way DuckDB does. Whatever is not in the set compiles to None and stays in DuckDB.
 
 A kernel keeps to one contract: **it returns DuckDB's value, or it raises** :class:`NotProven`. It evaluates every
@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features import arrow_kernels as kernels
-from dovetail.features.arrow_kernels import NotProven, Value
-from dovetail.features.operands import (
+from dovetail.features.expressions import arrow_kernels as kernels
+from dovetail.features.expressions.arrow_kernels import NotProven, Value
+from dovetail.features.expressions.operands import (
     INTEGERS,
     Compiled,
     Literal,
@@ -72,7 +72,7 @@ class Scope:
 def compile_expression(tree: Tree, schema: pa.Schema | Scope) -> Compiled | None:
     """``tree`` over columns of ``schema`` as kernels, or None when it is not made of proven operations only.
 
-    The result's type is DuckDB's for every tree that compiles; ``definitions.py`` checks that against the bound type.
+    The result's type is DuckDB's for every tree that compiles; ``catalogue.py`` checks that against the bound type.
     Expressions compiled in one :class:`Scope` and evaluated over one ``Rows`` have their common parts evaluated once.
     """
     try:

@@ -15,11 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.batch.binding import syntax_tree
-from dovetail.features.batch.lane import DuckLane, LaneError
-from dovetail.features.expressions import Compiled, NotProven, Rows, Scope, compile_expression
-from dovetail.features.plan import Cleaning, FeatureSet, StreamView
-from dovetail.features.request import REQUEST
+from dovetail.features.duck.binding import syntax_tree
+from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.expressions.compile import (
+    Compiled,
+    NotProven,
+    Rows,
+    Scope,
+    compile_expression,
+)
+from dovetail.features.plan.definitions import Cleaning, FeatureSet, StreamView
+from dovetail.features.plan.request import REQUEST
 from dovetail.platform.errors import WireError
 
 __all__ = ["Expression", "ExpressionSet", "FeatureSetEvaluator", "PreparedColumns", "StreamPreparer"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.features import arrow_kernels as kernels
-from dovetail.features.arrow_kernels import Columns, NotProven, Value
+from dovetail.features.expressions import arrow_kernels as kernels
+from dovetail.features.expressions.arrow_kernels import Columns, NotProven, Value
 
 __all__ = [
     "INTEGERS",

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.stream.kernel import Words, compiled, unsigned_less
-from dovetail.features.stream.wide import spread
+from dovetail.features.kernels.jit import Words, compiled, unsigned_less
+from dovetail.features.kernels.wide import spread
 from dovetail.platform.errors import StateError
 
 __all__ = [

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
+from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 
 __all__ = [
     "INT64_MAX",

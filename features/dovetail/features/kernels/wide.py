@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from dovetail.features.stream.kernel import Words, compiled
+from dovetail.features.kernels.jit import Words, compiled
 
 __all__ = ["spread"]
 

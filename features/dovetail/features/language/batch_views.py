@@ -1,4 +1,4 @@
-"""A SELECT over offline tables, read as a :class:`~dovetail.features.plan.BatchView`."""
+"""A SELECT over offline tables, read as a :class:`~dovetail.features.plan.definitions.BatchView`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.batch.binding import Binder, BindError, functions_called
-from dovetail.features.plan import BatchView, Table
-from dovetail.features.source import Source, nearest
+from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.language.source import Source, nearest
+from dovetail.features.plan.definitions import BatchView, Table
 
 __all__ = ["parse_batch_view"]
 

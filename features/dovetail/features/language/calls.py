@@ -1,4 +1,4 @@
-"""One call of a window aggregate, read as an :class:`~dovetail.features.plan.Aggregate`."""
+"""One call of a window aggregate, read as an :class:`~dovetail.features.plan.definitions.Aggregate`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ from typing import NamedTuple, cast
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.aggregates import DEVIATIONS, MAX_LISTED, refusal, result_type
-from dovetail.features.batch.binding import Binder, BindError
-from dovetail.features.plan import Aggregate, AggregateFunction, Input, Stream, Window
-from dovetail.features.source import Call, Source, Span, quoted
-from dovetail.features.windows import read_window
+from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.language.source import (
+    Call,
+    Source,
+    Span,
+    quoted,
+)
+from dovetail.features.language.windows import read_window
+from dovetail.features.plan.aggregates import (
+    DEVIATIONS,
+    MAX_LISTED,
+    refusal,
+    result_type,
+)
+from dovetail.features.plan.definitions import (
+    Aggregate,
+    AggregateFunction,
+    Input,
+    Stream,
+    Window,
+)
 from dovetail.platform.errors import DefinitionError
 
 __all__ = ["MACROS_OF_AGGREGATES", "AggregateReader"]

@@ -7,39 +7,46 @@ SELECT is, is read off it: FROM a stream → streaming view; FROM request → fe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.batch.binding import Binder, BindError, functions_called, unstable_functions
-from dovetail.features.batch_views import parse_batch_view
-from dovetail.features.feature_sets import is_feature_set, parse_feature_set
-from dovetail.features.plan import BatchView, FeatureSet, Stream, StreamView, Table
-from dovetail.features.request import CANDIDATES, REQUEST, check_request, request_schema
-from dovetail.features.source import Source, nearest
-from dovetail.features.streaming_views import is_streaming, parse_stream_view
-from dovetail.platform.config import Config
+from dovetail.features.duck.binding import (
+    Binder,
+    BindError,
+    functions_called,
+    unstable_functions,
+)
+from dovetail.features.language.batch_views import parse_batch_view
+from dovetail.features.language.feature_sets import is_feature_set, parse_feature_set
+from dovetail.features.language.source import Source, nearest
+from dovetail.features.language.streaming_views import is_streaming, parse_stream_view
+from dovetail.features.plan.definitions import (
+    BatchView,
+    Definitions,
+    Stream,
+    Table,
+)
+from dovetail.features.plan.request import (
+    CANDIDATES,
+    REQUEST,
+    check_request,
+    request_schema,
+)
+from dovetail.platform.config.load import Config
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.schema import TableSchema, line_of, parse_statements, parse_table
+from dovetail.platform.rows.schema import (
+    TableSchema,
+    line_of,
+    parse_statements,
+    parse_table,
+)
 
-__all__ = ["Definitions", "load_definitions"]
+__all__ = ["load_definitions"]
 
 _TIMESTAMP = pa.timestamp("us")
-
-
-@dataclass(frozen=True, slots=True)
-class Definitions:
-    """All that ``sql/`` declares, checked against ``dovetail.toml``; names are as declared."""
-
-    streams: Mapping[str, Stream]
-    tables: Mapping[str, Table]
-    request: TableSchema
-    label_schemas: Mapping[str, TableSchema]
-    stream_views: Mapping[str, StreamView]
-    batch_views: Mapping[str, BatchView]
-    feature_sets: Mapping[str, FeatureSet]
 
 
 def load_definitions(sql_dir: Path, config: Config) -> Definitions:

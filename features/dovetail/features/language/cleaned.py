@@ -14,9 +14,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.batch.binding import Binder, BindError, functions_called
-from dovetail.features.plan import Branch, Cleaning
-from dovetail.features.source import Source, Span, nearest, quoted
+from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.language.source import (
+    Source,
+    Span,
+    nearest,
+    quoted,
+)
+from dovetail.features.plan.definitions import Branch, Cleaning
 
 __all__ = ["Relation", "cleaned"]
 

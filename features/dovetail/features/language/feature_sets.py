@@ -1,4 +1,4 @@
-"""``SELECT … FROM request LEFT JOIN view USING (…)``, read as a :class:`~dovetail.features.plan.FeatureSet`."""
+"""``SELECT … FROM request LEFT JOIN view USING (…)``, read as a :class:`FeatureSet`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from typing import Literal
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.batch.binding import Binder, BindError, syntax_tree
-from dovetail.features.expressions import compile_expression
-from dovetail.features.feature_types import feature_type
-from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, JoinedView, StreamView
-from dovetail.features.request import REQUEST
-from dovetail.features.source import Source, Span, nearest, quoted
-from dovetail.features.streaming_views import from_table, relation_name
+from dovetail.features.duck.binding import Binder, BindError, syntax_tree
+from dovetail.features.expressions.compile import compile_expression
+from dovetail.features.language.source import (
+    Source,
+    Span,
+    nearest,
+    quoted,
+)
+from dovetail.features.language.streaming_views import from_table, relation_name
+from dovetail.features.plan.definitions import (
+    BatchView,
+    FeatureColumn,
+    FeatureSet,
+    JoinedView,
+    StreamView,
+)
+from dovetail.features.plan.feature_types import feature_type
+from dovetail.features.plan.request import REQUEST
 
 __all__ = ["is_feature_set", "parse_feature_set"]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.batch.binding import Binder
-from dovetail.features.cleaned import Relation, cleaned
-from dovetail.features.plan import Branch, Stream
-from dovetail.features.source import Source, Span, nearest
-from dovetail.platform.schema import TableSchema
+from dovetail.features.duck.binding import Binder
+from dovetail.features.language.cleaned import Relation, cleaned
+from dovetail.features.language.source import Source, Span, nearest
+from dovetail.features.plan.definitions import Branch, Stream
+from dovetail.platform.rows.schema import TableSchema
 
 __all__ = ["read_relation", "reads_stream"]
 

@@ -17,7 +17,7 @@ import sqlglot
 from sqlglot import Token, TokenType, exp
 
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.schema import parse_statements
+from dovetail.platform.rows.schema import parse_statements
 
 __all__ = ["AggregateSpans", "Call", "QueryParts", "Source", "Span", "nearest", "quoted"]
 

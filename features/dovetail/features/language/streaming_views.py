@@ -1,4 +1,4 @@
-"""A SELECT of window aggregates over a stream, read as a :class:`~dovetail.features.plan.StreamView`."""
+"""A SELECT of window aggregates over a stream, read as a :class:`~dovetail.features.plan.definitions.StreamView`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from typing import cast
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.batch.binding import Binder, BindError
-from dovetail.features.calls import MACROS_OF_AGGREGATES, AggregateReader
-from dovetail.features.plan import Aggregate, Branch, Derived, Stream, StreamView
-from dovetail.features.relations import read_relation, reads_stream
-from dovetail.features.source import Call, Source, Span, nearest, quoted
+from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.language.calls import MACROS_OF_AGGREGATES, AggregateReader
+from dovetail.features.language.relations import read_relation, reads_stream
+from dovetail.features.language.source import (
+    Call,
+    Source,
+    Span,
+    nearest,
+    quoted,
+)
+from dovetail.features.plan.definitions import (
+    Aggregate,
+    Branch,
+    Derived,
+    Stream,
+    StreamView,
+)
 from dovetail.platform.errors import DefinitionError
 
 __all__ = ["from_table", "is_streaming", "parse_stream_view", "relation_name"]

@@ -1,4 +1,4 @@
-"""``RANGE BETWEEN … PRECEDING AND CURRENT ROW``, read as a :class:`~dovetail.features.plan.Window`."""
+"""``RANGE BETWEEN … PRECEDING AND CURRENT ROW``, read as a :class:`~dovetail.features.plan.definitions.Window`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
-from dovetail.features.aggregates import MAX_LISTED
-from dovetail.features.batch.binding import Binder, BindError
-from dovetail.features.plan import Stream, Window
-from dovetail.features.source import Source
+from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.language.source import Source
+from dovetail.features.plan.aggregates import MAX_LISTED
+from dovetail.features.plan.definitions import Stream, Window
 
 __all__ = ["read_window"]
 

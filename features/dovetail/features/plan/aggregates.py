@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dovetail.features.plan import AggregateFunction
+from dovetail.features.plan.definitions import AggregateFunction
 
 __all__ = [
     "DEVIATIONS",

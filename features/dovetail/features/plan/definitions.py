@@ -1,6 +1,6 @@
 """What the definitions say, engine-free: the plan both engines execute.
 
-``definitions.py`` makes these from ``sql/``; ``batch/`` runs them in DuckDB, ``stream/`` keeps them incrementally.
+``language/`` makes these from ``sql/``; ``batch/`` runs them in DuckDB, ``stream/`` keeps them incrementally.
 All times and durations are microseconds since 1970-01-01 UTC, int64.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.schema import TableSchema
 
 __all__ = [
     "TIME_BUCKET_ORIGIN_US",
@@ -21,6 +21,7 @@ __all__ = [
     "BatchView",
     "Branch",
     "Cleaning",
+    "Definitions",
     "Derived",
     "FeatureColumn",
     "FeatureSet",
@@ -334,3 +335,16 @@ class FeatureSet:
                 if relation in needed:
                     needed[relation][name] = None
         return {view: tuple(names) for view, names in needed.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """All that ``sql/`` declares, checked against ``dovetail.toml``; names are as declared."""
+
+    streams: Mapping[str, Stream]
+    tables: Mapping[str, Table]
+    request: TableSchema
+    label_schemas: Mapping[str, TableSchema]
+    stream_views: Mapping[str, StreamView]
+    batch_views: Mapping[str, BatchView]
+    feature_sets: Mapping[str, FeatureSet]

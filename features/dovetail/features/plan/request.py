@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.schema import TableSchema
 
 __all__ = ["CANDIDATE", "CANDIDATES", "REQUEST", "check_request", "flatten_requests", "request_schema"]
 

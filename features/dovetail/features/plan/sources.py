@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.plan import StreamView
-from dovetail.platform.positions import LANE
+from dovetail.features.plan.definitions import StreamView
+from dovetail.platform.rows.positions import LANE
 
 __all__ = ["Place", "in_order", "order_columns", "place_of", "source_of", "with_sources"]
 

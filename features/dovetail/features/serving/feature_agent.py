@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import Stream, StreamView
-from dovetail.features.sources import Place, place_of, source_of
+from dovetail.features.expressions.execute import StreamPreparer
+from dovetail.features.plan.definitions import Stream, StreamView
+from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
-from dovetail.platform import wire
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.intake import Intake, Received
-from dovetail.platform.positions import SourceFilter
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.intake import Intake, Received
+from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
-from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["FeatureStage"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.evaluate import FeatureSetEvaluator
-from dovetail.features.plan import FeatureColumn, FeatureSet, StreamView
+from dovetail.features.expressions.execute import FeatureSetEvaluator
+from dovetail.features.plan.definitions import FeatureColumn, FeatureSet, StreamView
+from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
-from dovetail.features.versions import BatchVersions
-from dovetail.platform.intake import time_us
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.intake import time_us
 from dovetail.platform.stores.online import OnlineStore
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["OnlineFeatures", "ServedFeatures"]
 

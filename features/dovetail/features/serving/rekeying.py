@@ -18,16 +18,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.plan import Stream
+from dovetail.features.plan.definitions import Stream
 from dovetail.features.stream.partitions import partitions_of
-from dovetail.platform import wire
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.intake import Intake
-from dovetail.platform.positions import SOURCE_COLUMNS, own_position_columns, with_source_positions
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, own_position_columns, with_source_positions
+from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from dovetail.features.batch.views import VersionIndex, lookup_by_version, run_batch_view
-from dovetail.features.plan import BatchView, Table
+from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.registry import BatchVersion, Registry
+from dovetail.platform.stores.registry.store import BatchVersion, Registry
 
 __all__ = ["BatchVersions"]
 

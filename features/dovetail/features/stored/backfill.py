@@ -22,16 +22,26 @@ import pyarrow as pa
 from dovetail.features.batch.explain import explain_features
 from dovetail.features.batch.pieces import Limits, OnStep, PieceEvaluator, Span, earliest_read
 from dovetail.features.batch.streaming import Visibility
-from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import BatchView, FeatureColumn, FeatureSet, StreamView
+from dovetail.features.language.source import nearest
+from dovetail.features.plan.definitions import (
+    BatchView,
+    FeatureColumn,
+    FeatureSet,
+    StreamView,
+)
 from dovetail.features.project import Project
-from dovetail.features.requests import RequestLog, carried
-from dovetail.features.source import nearest
-from dovetail.platform.dayfiles import DAY_US, DayFiles, day_of, day_start_us
+from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stored.past_requests import RequestLog, carried
+from dovetail.platform.archive.dayfiles import (
+    DAY_US,
+    DayFiles,
+    day_of,
+    day_start_us,
+)
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.stores.definitions import BackfillDay, DefinitionUse
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.definition_log import BackfillDay, DefinitionUse
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["Backfill", "BackfillResult", "chosen_columns", "needed_fields"]
 

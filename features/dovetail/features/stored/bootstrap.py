@@ -18,18 +18,18 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.agent import FeatureStage
-from dovetail.features.fingerprints import record_of
-from dovetail.features.plan import Stream, StreamView
-from dovetail.features.sources import Place, place_of, source_of
-from dovetail.platform.accounts import Account
+from dovetail.features.plan.definitions import Stream, StreamView
+from dovetail.features.plan.sources import Place, place_of, source_of
+from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.stored.fingerprints import record_of
 from dovetail.platform.errors import StateError
-from dovetail.platform.intake import Intake, Received
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.intake import Intake, Received
 from dovetail.platform.stage import Poll
-from dovetail.platform.stores.ledger import Progress
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
-from dovetail.platform.stores.registry import DataFile, Registry
+from dovetail.platform.stores.registry.store import DataFile, Registry
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["BootstrapResult", "bootstrap"]
 

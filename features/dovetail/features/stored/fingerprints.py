@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 import sqlglot
 
-from dovetail.features.plan import BatchView, FeatureSet, StreamView
+from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
+from dovetail.features.plan.request import REQUEST
 from dovetail.features.project import Project
-from dovetail.features.request import REQUEST
 from dovetail.features.stream.layout import Layout
-from dovetail.platform.schema import TableSchema
-from dovetail.platform.stores.definitions import DefinitionRecord
+from dovetail.platform.rows.schema import TableSchema
+from dovetail.platform.stores.registry.definition_log import DefinitionRecord
 
 __all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "record_of", "records_of"]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.matching import match_rows
-from dovetail.features.request import CANDIDATES, flatten_requests
-from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.features.batch.keyed import match_rows
+from dovetail.features.plan.request import CANDIDATES, flatten_requests
+from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import WireError
 
 __all__ = ["CARRIED", "RequestLog", "carried"]

@@ -13,14 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.features.fingerprints import REKEYED, REKEYED_PREFIX, family_of, records_of
-from dovetail.features.plan import BatchView, FeatureSet, StreamView
+from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.project import Project
-from dovetail.features.rekeying import stage_name
+from dovetail.features.serving.rekeying import stage_name
+from dovetail.features.stored.fingerprints import (
+    REKEYED,
+    REKEYED_PREFIX,
+    family_of,
+    records_of,
+)
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.stores.definitions import DefinitionRecord
 from dovetail.platform.stores.online import OnlineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.definition_log import DefinitionRecord
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["Change", "changes", "data_of", "refuse_changed", "register", "register_rebuilt"]
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US
-from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words, bucket_start, compiled
+from dovetail.features.kernels.jit import (
+    INT64_MAX,
+    INT64_MIN,
+    Words,
+    bucket_start,
+    compiled,
+)
+from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 from dovetail.features.stream.layout import TIME_LIMIT_US
 
 __all__ = ["arrange_rows", "horizon_of"]

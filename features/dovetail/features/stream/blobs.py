@@ -19,7 +19,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dovetail.features.stream.kernel import Words, compiled
+from dovetail.features.kernels.jit import Words, compiled
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.errors import StateError
 

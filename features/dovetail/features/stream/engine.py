@@ -13,22 +13,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.aggregates import decimal_scale
-from dovetail.features.evaluate import Expression, ExpressionSet
-from dovetail.features.plan import Aggregate, AggregateFunction, StreamView
+from dovetail.features.expressions.execute import Expression, ExpressionSet
+from dovetail.features.kernels.jit import Words
+from dovetail.features.plan.aggregates import decimal_scale
+from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
 from dovetail.features.stream.arrange import arrange_rows
-from dovetail.features.stream.collections import CollectionLayout
-from dovetail.features.stream.entries import States, decode_states, encode_states
-from dovetail.features.stream.evaluate import EvaluationPlan, fold_states, probes_by_key
-from dovetail.features.stream.gather import add_entries, collected_values, horizons, member_rows
-from dovetail.features.stream.kernel import Words
+from dovetail.features.stream.collections.entries import States, decode_states, encode_states
+from dovetail.features.stream.collections.gather import (
+    add_entries,
+    collected_values,
+    horizons,
+    member_rows,
+)
+from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
 from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, Source, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
+from dovetail.features.stream.values import EvaluationPlan, fold_states, probes_by_key
 from dovetail.platform.errors import StateError
-from dovetail.platform.examples import zero_of
+from dovetail.platform.rows.examples import zero_of
 
 __all__ = ["Applied", "StreamEngine", "Values"]
 

@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words, add128, compiled
+from dovetail.features.kernels.jit import (
+    INT64_MAX,
+    INT64_MIN,
+    Words,
+    add128,
+    compiled,
+)
 from dovetail.features.stream.layout import COUNT, MAX, MIN, SQUARES, SUM
 
 __all__ = ["fold_partials", "fold_rows", "identity", "square128", "words_of"]

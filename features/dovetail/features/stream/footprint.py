@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dovetail.features.plan import StreamView
-from dovetail.features.stream.collections import ALL, BEST, FIRST, GROUP, LATEST, PLAIN_STEP, ROWS, CollectionLayout
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.stream.collections.rules import (
+    ALL,
+    BEST,
+    FIRST,
+    GROUP,
+    LATEST,
+    PLAIN_STEP,
+    ROWS,
+    CollectionLayout,
+)
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout
 
 __all__ = ["state_of"]

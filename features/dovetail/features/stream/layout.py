@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dovetail.features.aggregates import DEVIATIONS, FOLDED, refusal
-from dovetail.features.plan import Aggregate, StreamView, Window
+from dovetail.features.plan.aggregates import DEVIATIONS, FOLDED, refusal
+from dovetail.features.plan.definitions import Aggregate, StreamView, Window
 from dovetail.features.stream.keys import has_canonical_bytes
 
 __all__ = [
@@ -144,7 +144,7 @@ class Layout:
         self.filters = tuple(dict.fromkeys(i.filter for i in inputs if i.filter is not None))
         self.argument_of_input = tuple(None if i.argument is None else self.arguments.index(i.argument) for i in inputs)
         self.filter_of_input = tuple(None if i.filter is None else self.filters.index(i.filter) for i in inputs)
-        #: The aggregates kept as rows and partials; ``collections.py`` keeps the others.
+        #: The aggregates kept as rows and partials; ``collections/`` keeps the others.
         self.folded = tuple(a for a in view.aggregates if is_folded(view, a))
         used = {a.window for a in self.folded}
         self.windows = tuple(w for i, w in enumerate(view.windows) if i in used)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.stream.kernel import Words, compiled
+from dovetail.features.kernels.jit import Words, compiled
 
 __all__ = ["partitions_of"]
 

@@ -15,11 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.finish import canonical_floats, decimal_of_words, decimal_words, validity_buffer
-from dovetail.features.stream.collections import CollectionLayout
-from dovetail.features.stream.kernel import INT64_MAX, INT64_MIN, Words
+from dovetail.features.kernels.finish import (
+    canonical_floats,
+    decimal_of_words,
+    decimal_words,
+    validity_buffer,
+)
+from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
+from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import Layout
-from dovetail.platform.positions import pack
+from dovetail.platform.rows.positions import pack
 
 __all__ = [
     "NO_WATERMARK",

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.batch.relation import by_stream
-from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import StreamView
-from dovetail.features.sources import Place, source_of
+from dovetail.features.expressions.execute import StreamPreparer
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import Place, source_of
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark

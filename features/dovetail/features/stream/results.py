@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features import finish
-from dovetail.features.aggregates import DEVIATIONS
-from dovetail.features.plan import AggregateFunction
-from dovetail.features.stream.kernel import Words
+from dovetail.features.kernels import finish
+from dovetail.features.kernels.jit import Words
+from dovetail.features.plan.aggregates import DEVIATIONS
+from dovetail.features.plan.definitions import AggregateFunction
 from dovetail.features.stream.prepare import from_words
 
 __all__ = ["Parts", "finished"]

@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dovetail.features.stream.blobs import MAGIC
-from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
-from dovetail.features.stream.kernel import (
+from dovetail.features.kernels.jit import (
     INT64_MAX,
     INT64_MIN,
     Words,
@@ -29,6 +27,8 @@ from dovetail.features.stream.kernel import (
     copy_words,
     lower_bound,
 )
+from dovetail.features.stream.blobs import MAGIC
+from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
 from dovetail.features.stream.layout import Layout
 
 __all__ = ["UpdatePlan", "merge_states"]

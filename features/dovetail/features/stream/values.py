@@ -7,8 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.features.kernels.jit import (
+    INT64_MIN,
+    Words,
+    boundary_of,
+    bucket_of,
+    compiled,
+    lower_bound,
+)
 from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
-from dovetail.features.stream.kernel import INT64_MIN, Words, boundary_of, bucket_of, compiled, lower_bound
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, Op, step_of
 
 __all__ = ["EvaluationPlan", "fold_states", "probes_by_key"]

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from dovetail.features.evaluate import StreamPreparer
-from dovetail.features.plan import Stream, StreamView
+from dovetail.features.expressions.execute import StreamPreparer
+from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.platform.errors import WireError
-from dovetail.platform.intake import Vet
+from dovetail.platform.rows.intake import Vet
 
 __all__ = ["vet_events"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pyarrow as pa
 
-from dovetail.joiners.batch_join import clocked
+from dovetail.joiners.batch.join import clocked
 
 __all__ = ["UNATTRIBUTED", "attribute_labels"]
 

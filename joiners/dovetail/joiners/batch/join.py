@@ -11,8 +11,8 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from dovetail.platform.durations import DAY_US
-from dovetail.platform.policy_config import PolicyConfig
+from dovetail.platform.config.durations import DAY_US
+from dovetail.platform.config.policy import PolicyConfig
 
 __all__ = ["CANDIDATE_COLUMNS", "chance_macros", "clocked", "first_label", "join_samples", "joined_rows", "within"]
 

@@ -13,10 +13,15 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from dovetail.joiners.batch_attribution import UNATTRIBUTED
-from dovetail.joiners.batch_join import chance_macros, first_label, joined_rows, within
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.positions import LANE
+from dovetail.joiners.batch.attributed import UNATTRIBUTED
+from dovetail.joiners.batch.join import (
+    chance_macros,
+    first_label,
+    joined_rows,
+    within,
+)
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.rows.positions import LANE
 
 __all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
 

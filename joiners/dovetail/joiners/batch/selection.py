@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.durations import DAY_US
-from dovetail.platform.intake import time_us
+from dovetail.platform.config.durations import DAY_US
+from dovetail.platform.rows.intake import time_us
 
 __all__ = ["seed_and_recent"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.joiners.assemble import assemble_samples
-from dovetail.joiners.batch_join import join_samples
+from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.policies import EMISSIONS
-from dovetail.joiners.policies.base import NEVER
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.positions import LANE, SOURCE_COLUMNS, with_source_positions
+from dovetail.joiners.policies.policy import NEVER
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.rows.positions import LANE, SOURCE_COLUMNS, with_source_positions
 
 __all__ = ["batch_samples"]
 

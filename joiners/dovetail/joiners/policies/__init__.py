@@ -12,11 +12,18 @@ its request: its lanes. Between lanes the rows that may still give a sample wait
 
 from __future__ import annotations
 
-from dovetail.joiners.policies.base import EMISSIONS, NEVER, OUTCOMES, Candidates, Decision, Policy
 from dovetail.joiners.policies.delayed import Delayed
 from dovetail.joiners.policies.fast_emit import FastEmit
+from dovetail.joiners.policies.policy import (
+    EMISSIONS,
+    NEVER,
+    OUTCOMES,
+    Candidates,
+    Decision,
+    Policy,
+)
 from dovetail.joiners.policies.return_days import ReturnDays
-from dovetail.platform.policy_config import PolicyConfig
+from dovetail.platform.config.policy import PolicyConfig
 
 __all__ = [
     "EMISSIONS",

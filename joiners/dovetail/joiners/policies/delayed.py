@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.joiners.policies import base
-from dovetail.joiners.policies.base import Candidates, Decision, Policy
+from dovetail.joiners.policies import policy
+from dovetail.joiners.policies.policy import Candidates, Decision, Policy
 
 __all__ = ["Delayed", "recalibrate"]
 
@@ -50,13 +50,13 @@ class Delayed(Policy):
         exposed = rows.by(self.exposure, window)
         positive = exposed & rows.by(self.positive, window)
         negative = exposed & ~positive
-        outcome = np.where(exposed, base.SAMPLED, base.UNEXPOSED).astype(np.int8)
+        outcome = np.where(exposed, policy.SAMPLED, policy.UNEXPOSED).astype(np.int8)
         if self.unexposed_fraction > 0 or self.negative_fraction < 1:
             chance = rows.chance()
-            outcome[negative & (chance >= self.negative_fraction)] = base.DOWN_SAMPLED
-            outcome[~exposed & (chance < self.unexposed_fraction)] = base.UNEXPOSED_SAMPLED
-        chosen = np.flatnonzero((outcome == base.SAMPLED) | (outcome == base.UNEXPOSED_SAMPLED))
-        unexposed = outcome[chosen] == base.UNEXPOSED_SAMPLED
+            outcome[negative & (chance >= self.negative_fraction)] = policy.DOWN_SAMPLED
+            outcome[~exposed & (chance < self.unexposed_fraction)] = policy.UNEXPOSED_SAMPLED
+        chosen = np.flatnonzero((outcome == policy.SAMPLED) | (outcome == policy.UNEXPOSED_SAMPLED))
+        unexposed = outcome[chosen] == policy.UNEXPOSED_SAMPLED
         weight = np.ones(len(chosen), dtype=np.float32)
         weight[negative[chosen]] = 1 / self.negative_fraction
         if self.unexposed_fraction > 0:
@@ -77,8 +77,8 @@ class Delayed(Policy):
             chosen,
             np.ones(len(chosen), dtype=np.int8),
             np.ones(len(chosen), dtype=np.float32),
-            np.full(len(chosen), base.EMISSIONS.index("correction"), dtype=np.int8),
-            np.where(corrected, base.SAMPLED, base.UNCHANGED).astype(np.int8),
+            np.full(len(chosen), policy.EMISSIONS.index("correction"), dtype=np.int8),
+            np.where(corrected, policy.SAMPLED, policy.UNCHANGED).astype(np.int8),
             np.zeros_like(corrected),
         )
 

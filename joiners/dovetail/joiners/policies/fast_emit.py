@@ -19,8 +19,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.joiners.policies import base
-from dovetail.joiners.policies.base import EMISSIONS, Candidates, Decision, Policy
+from dovetail.joiners.policies import policy
+from dovetail.joiners.policies.policy import (
+    EMISSIONS,
+    Candidates,
+    Decision,
+    Policy,
+)
 
 __all__ = ["FastEmit", "fnc_calibrate", "fnw_weight"]
 
@@ -40,11 +45,11 @@ class FastEmit(Policy):
         if lane == 0:
             exposed = rows.by(self.exposure, self.horizons_us[0])
             positive &= exposed
-            outcome = np.where(exposed, base.SAMPLED, base.UNEXPOSED)
+            outcome = np.where(exposed, policy.SAMPLED, policy.UNEXPOSED)
             alive = exposed & ~positive
             negatives = np.flatnonzero(exposed)
         else:
-            outcome = np.where(positive, base.SAMPLED, base.UNCHANGED)
+            outcome = np.where(positive, policy.SAMPLED, policy.UNCHANGED)
             alive = ~positive
             negatives = np.zeros(0, dtype=np.int64)
         positives = np.flatnonzero(positive)

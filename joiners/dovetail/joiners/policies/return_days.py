@@ -5,17 +5,22 @@ one sample at each declared age in days after the request: label 1 if the positi
 ``elapsed_days`` the age and ``return_day`` the day of the event (1 for the first 24 hours). After its positive it gives
 no more: later ages are implied. Head d trains on the samples of age d, and on the positives of younger ages.
 
-*Seed + recent days* (:func:`dovetail.joiners.selection.seed_and_recent`) takes each row once, as old as it could be at
-a given time: rows of full age for the seed, and the last days at the age they have reached.
+*Seed + recent days* (:func:`~dovetail.joiners.batch.selection.seed_and_recent`) takes each row once, as old as it could
+be at a given time: rows of full age for the seed, and the last days at the age they have reached.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dovetail.joiners.policies import base
-from dovetail.joiners.policies.base import EMISSIONS, Candidates, Decision, Policy
-from dovetail.platform.durations import DAY_US
+from dovetail.joiners.policies import policy
+from dovetail.joiners.policies.policy import (
+    EMISSIONS,
+    Candidates,
+    Decision,
+    Policy,
+)
+from dovetail.platform.config.durations import DAY_US
 
 __all__ = ["ReturnDays"]
 
@@ -35,20 +40,20 @@ class ReturnDays(Policy):
         everyone = np.arange(n, dtype=np.int64)
         if lane == 0:
             entered = rows.by(self.exposure, self.horizons_us[0])
-            outcome = np.where(entered, base.WAITING, base.UNEXPOSED).astype(np.int8)
+            outcome = np.where(entered, policy.WAITING, policy.UNEXPOSED).astype(np.int8)
             return self._decision(everyone[:0], np.zeros(n, dtype=np.bool_), outcome, entered, 0, rows)
         positive = rows.by(self.positive, self.horizons_us[lane])
-        outcome = np.full(n, base.SAMPLED, dtype=np.int8)
+        outcome = np.full(n, policy.SAMPLED, dtype=np.int8)
         last = lane == len(self.days)
         held = np.zeros(n, dtype=np.bool_) if last else ~positive
         return self._decision(everyone, positive, outcome, held, self.days[lane - 1], rows)
 
     def _decision(
         self,
-        index: base.Int64,
-        positive: base.Bools,
+        index: policy.Int64,
+        positive: policy.Bools,
         outcome: np.ndarray[tuple[int], np.dtype[np.int8]],
-        held: base.Bools,
+        held: policy.Bools,
         age: int,
         rows: Candidates,
     ) -> Decision:

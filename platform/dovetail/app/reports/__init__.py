@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dovetail.platform.reports.join import JoinDifference, difference, join_archived
-from dovetail.platform.reports.labels import audit_archived_labels
-from dovetail.platform.reports.verdicts import audit_worker, consistency_of
+from dovetail.app.reports.label_report import audit_archived_labels
+from dovetail.app.reports.rejoin import JoinDifference, difference, join_archived
+from dovetail.app.reports.verdicts import audit_worker, consistency_of
 
 __all__ = [
     "JoinDifference",

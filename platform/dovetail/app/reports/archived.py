@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from dovetail.app.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
+from dovetail.app.storage import Stores
 from dovetail.features import Project
-from dovetail.features.request import flatten_requests
-from dovetail.joiners.batch_attribution import attribute_labels
-from dovetail.joiners.samples import lanes_of
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.config import PolicyConfig
-from dovetail.platform.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
+from dovetail.features.plan.request import flatten_requests
+from dovetail.joiners.batch.attributed import attribute_labels
+from dovetail.joiners.sample_agent import lanes_of
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.config.load import PolicyConfig
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.positions import OWN_COLUMNS, own_position_columns
-from dovetail.platform.storage import Stores
+from dovetail.platform.rows.positions import OWN_COLUMNS, own_position_columns
 
 __all__ = ["archived_labels", "archived_letters", "archived_samples", "released_positions", "target_of"]
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from dovetail.features import Project
-from dovetail.joiners.label_audit import AUDIT_ROWS, LabelAudit, Line, audit_labels
-from dovetail.joiners.labels import label_scope
-from dovetail.joiners.snapshots import SNAPSHOT_SCOPE
-from dovetail.platform.accounts import READ
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.audit import Check
-from dovetail.platform.reports.archived import (
+from dovetail.app.reports.archived import (
     archived_labels,
     archived_letters,
     archived_samples,
     released_positions,
     target_of,
 )
-from dovetail.platform.storage import Stores
-from dovetail.platform.stores.ledger import Progress
+from dovetail.app.storage import Stores
+from dovetail.features import Project
+from dovetail.joiners.batch.label_audit import (
+    AUDIT_ROWS,
+    LabelAudit,
+    Line,
+    audit_labels,
+)
+from dovetail.joiners.label_agent import label_scope
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.rows.accounts import READ
+from dovetail.platform.rows.audit import Check
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["audit_archived_labels"]
 

@@ -8,14 +8,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.reports.archived import (
+    archived_labels,
+    archived_samples,
+    released_positions,
+    target_of,
+)
+from dovetail.app.storage import Stores
 from dovetail.features import Project
-from dovetail.features.consistency import equal_bits
-from dovetail.joiners.batch_samples import batch_samples
+from dovetail.features.stored.consistency import equal_bits
+from dovetail.joiners.batch.whole_samples import batch_samples
 from dovetail.joiners.contracts import BatchFeatures
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.positions import LANE, OWN_COLUMNS, SOURCE_COLUMNS, pack
-from dovetail.platform.reports.archived import archived_labels, archived_samples, released_positions, target_of
-from dovetail.platform.storage import Stores
+from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.rows.positions import (
+    LANE,
+    OWN_COLUMNS,
+    SOURCE_COLUMNS,
+    pack,
+)
 
 __all__ = ["JoinDifference", "difference", "join_archived"]
 

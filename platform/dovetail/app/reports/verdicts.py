@@ -11,23 +11,28 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.jobs import (
+    archived_events,
+    batch_versions,
+    scratch_folder,
+    served_rows,
+)
+from dovetail.app.storage import Stores
+from dovetail.app.worker import Worker
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
-from dovetail.features.consistency import Consistency, compare, merged
-from dovetail.features.plan import FeatureColumn, FeatureSet
-from dovetail.features.registration import refuse_changed
-from dovetail.features.rekeying import stage_name
-from dovetail.joiners.samples import Lane, lanes_of
-from dovetail.joiners.snapshots import SET_COLUMN
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.app import Worker
-from dovetail.platform.audit import Audit, Check, audit
-from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.features.plan.definitions import FeatureColumn, FeatureSet
+from dovetail.features.serving.rekeying import stage_name
+from dovetail.features.stored.consistency import Consistency, compare, merged
+from dovetail.features.stored.registration import refuse_changed
+from dovetail.joiners.sample_agent import Lane, lanes_of
+from dovetail.joiners.snapshot_agent import SET_COLUMN
+from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.jobs import archived_events, batch_versions, scratch_folder, served_rows
-from dovetail.platform.storage import Stores
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.audit import Audit, Check, audit
 
 __all__ = ["audit_worker", "consistency_of"]
 

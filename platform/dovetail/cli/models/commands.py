@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
+from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["register"]
 
-_Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Samples = Annotated[
     list[str] | None, typer.Argument(help="Files, folders or URLs; the project's archived samples if left out.")
 ]
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     samples: _Samples = None,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
     from_day: _First = None,
     to_day: _Last = None,
@@ -56,11 +55,11 @@ def train(
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
     bits: Annotated[int, typer.Option(help="libsvm and vw: 2^bits slots.")] = 22,
     compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches; 0 is off.")] = 0.0,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train on stored samples; every sample is predicted before it is trained on."""
-    from dovetail.platform.cli.train import Options, run
-    from dovetail.trainer.offline import Schedule
+    from dovetail.cli.models.train import Options, run
+    from dovetail.trainer.batch_training import Schedule
 
     schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads)
     options = Options(
@@ -73,18 +72,18 @@ def train(
 def evaluate(
     samples: _Samples = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="DIR, DIR@VERSION or @VERSION.")] = None,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
     from_day: _First = None,
     to_day: _Last = None,
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, repeatable.")] = None,
     window: Annotated[str, typer.Option(help="Length of the event-time windows.")] = "1h",
     plot: _Plot = None,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a stored model on stored samples; nothing is trained."""
-    from dovetail.platform.cli.evaluate import run
-    from dovetail.platform.config import parse_duration
+    from dovetail.cli.models.evaluate import run
+    from dovetail.platform.config.load import parse_duration
 
     try:
         window_us = parse_duration(window)
@@ -97,17 +96,17 @@ def evaluate(
 
 
 @_model.command("list")
-def list_models(model: _Name = None, project: _Project = Path(), as_json: _Json = False) -> None:
+def list_models(model: _Name = None, project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
     """Versions, which one serves, and candidates refused with the reason."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.list_models(project, model, as_json=as_json))
 
 
 @_model.command()
-def show(model: _Name = None, project: _Project = Path(), as_json: _Json = False) -> None:
+def show(model: _Name = None, project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
     """One version: its inputs, weights and metrics."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.show(project, model, as_json=as_json))
 
@@ -116,12 +115,12 @@ def show(model: _Name = None, project: _Project = Path(), as_json: _Json = False
 def export(
     out: Annotated[Path, typer.Argument(help="File to write.")],
     model: _Name = None,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     file_format: Annotated[str, typer.Option("--format", help="parquet, arrow or text.")] = "parquet",
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the non-zero weights to a file."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.export(project, model, out, file_format, as_json=as_json))
 
@@ -129,12 +128,12 @@ def export(
 @_model.command()
 def rollback(
     model: _Name = None,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     release: Annotated[bool, typer.Option("--release", help="Serve the newest version again.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve a named version until it is released."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.rollback(project, model, release=release, as_json=as_json))
 
@@ -142,12 +141,12 @@ def rollback(
 @_model.command()
 def shadow(
     model: _Name = None,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     off: Annotated[bool, typer.Option("--off", help="Stop shadow scoring.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score a version beside the serving one on live requests."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.shadow(project, model, off=off, as_json=as_json))
 
@@ -157,13 +156,13 @@ def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Two or more DIR, DIR@VERSION or @VERSION.")] = None,
     samples: _SamplesOption = None,
     live: Annotated[bool, typer.Option("--live", help="Serving against shadow, as both scored live.")] = False,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
     plot: _Plot = None,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare models on the same samples, or the shadow with the serving model on live requests."""
-    from dovetail.platform.cli import model as commands
+    from dovetail.cli.models import model as commands
 
     if live == bool(models):
         raise ConfigError("compare what? name two or more models, or --live for serving against shadow")
@@ -179,12 +178,12 @@ def explain(
     model: _Name = None,
     samples: _SamplesOption = None,
     row: Annotated[int, typer.Option(help="Which sample, counted from 0.")] = 0,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What a model makes of one sample: inputs by name, with slots, weights and contributions."""
-    from dovetail.platform.cli.explaining import explain_row
+    from dovetail.cli.models.explaining import explain_row
 
     raise typer.Exit(explain_row(project, model, samples or [], row=row, format_=sample_format, as_json=as_json))
 
@@ -194,12 +193,12 @@ def collisions(
     model: _Name = None,
     samples: _SamplesOption = None,
     rows: Annotated[int, typer.Option(help="How many samples to look at.")] = 1_000_000,
-    project: _Project = Path(),
+    project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """How many values share a slot, by input."""
-    from dovetail.platform.cli.explaining import report_collisions
+    from dovetail.cli.models.explaining import report_collisions
 
     raise typer.Exit(
         report_collisions(project, model, samples or [], rows=rows, format_=sample_format, as_json=as_json)

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.report import metrics_dict, metrics_table
-from dovetail.platform.cli.samples import find_model, find_samples
-from dovetail.platform.cli.train import project_config
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.groups import Groups
-from dovetail.trainer.kernels import Float32
+from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.samples import find_model, find_samples, project_config
+from dovetail.cli.output import print_json
+from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import column_of_numbers
-from dovetail.trainer.metrics import Metrics, exact_auc
-from dovetail.trainer.plots import Chart, reliability, windows_charts, write_plots
-from dovetail.trainer.scorer import predict_with
+from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.measures import Metrics, exact_auc
+from dovetail.trainer.metrics.plots import write_plots
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.scorer import predict_with
 
 __all__ = ["Evaluated", "evaluate_model", "run"]
 

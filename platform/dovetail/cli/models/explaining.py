@@ -9,13 +9,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.samples import find_model, find_samples
-from dovetail.platform.cli.train import project_config
+from dovetail.app.modelling import encoder_of
+from dovetail.cli.models.samples import find_model, find_samples, project_config
+from dovetail.cli.output import print_json
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.modelling import encoder_of
-from dovetail.trainer.explain import collisions, explain
-from dovetail.trainer.scorer import predict_with
+from dovetail.trainer.models.contributions import collisions, explain
+from dovetail.trainer.models.scorer import predict_with
 
 __all__ = ["explain_row", "report_collisions"]
 

@@ -12,19 +12,19 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from dovetail.platform.archive import read_dataset
-from dovetail.platform.cli.evaluate import evaluate_model
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.report import metrics_dict, metrics_table
-from dovetail.platform.cli.samples import find_model
-from dovetail.platform.cli.train import project_config
+from dovetail.app.storage import open_stores
+from dovetail.cli.models.evaluate import evaluate_model
+from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.samples import find_model, project_config
+from dovetail.cli.output import print_json
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.platform.storage import open_stores
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.exporting import export_model
-from dovetail.trainer.kernels import Float32
-from dovetail.trainer.metrics import Metrics
-from dovetail.trainer.plots import Chart, reliability, write_plots
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.metrics.charts import Chart, reliability
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.plots import write_plots
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.exporting import export_model
 
 __all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
 

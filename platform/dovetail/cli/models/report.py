@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.metrics.measures import Metrics
 
 __all__ = ["metrics_dict", "metrics_table"]
 

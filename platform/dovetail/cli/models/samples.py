@@ -10,17 +10,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.config import Config, ModelConfig
-from dovetail.platform.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.app.modelling import encoder_of
+from dovetail.app.storage import open_stores
+from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.platform.modelling import encoder_of
-from dovetail.platform.storage import open_stores
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.trainer.encoding import Encoder, InputSpec
-from dovetail.trainer.importing import FEATURES, read_libsvm, read_parquet, read_vw
-from dovetail.trainer.publish import Model, ModelDirectory
+from dovetail.trainer.models.publish import Model, ModelDirectory
+from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.samples.importing import (
+    FEATURES,
+    read_libsvm,
+    read_parquet,
+    read_vw,
+)
 
-__all__ = ["FORMATS", "Samples", "find_model", "find_samples", "model_of"]
+__all__ = ["FORMATS", "Samples", "find_model", "find_samples", "model_of", "project_config"]
 
 #: How samples may be written.
 FORMATS = ("parquet", "libsvm", "vw")
@@ -28,6 +33,16 @@ FORMATS = ("parquet", "libsvm", "vw")
 
 #: Later than any time.
 _NEVER_US = 2**63 - 1
+
+
+def project_config(project: Path, *, needed: bool = False) -> Config | None:
+    """The project's configuration; None where there is none and none is needed.
+
+    Raises:
+        ConfigError: it is wrong, or needed and absent.
+    """
+    file = project / "dovetail.toml" if project.is_dir() else project
+    return load_config(project) if needed or file.exists() else None
 
 
 @dataclass(frozen=True, slots=True)

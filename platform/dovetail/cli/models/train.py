@@ -12,25 +12,31 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.report import metrics_dict, metrics_table
-from dovetail.platform.cli.samples import Samples, find_model, find_samples, model_of
-from dovetail.platform.config import Config, load_config
+from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.samples import (
+    Samples,
+    find_model,
+    find_samples,
+    model_of,
+    project_config,
+)
+from dovetail.cli.output import print_json
+from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.modelling import encoder_of, optimizer_of, trainer_options
-from dovetail.platform.positions import SourceFilter
-from dovetail.trainer.checkpoint import CheckpointStore, Progress, image
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.exporting import import_weights
-from dovetail.trainer.groups import Groups
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.positions import SourceFilter
+from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.offline import Schedule, train_passes
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.models.exporting import import_weights
+from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
-from dovetail.trainer.publish import Model, ModelDirectory
-from dovetail.trainer.stage import TRAINED
+from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.training import TRAINED
 
-__all__ = ["Options", "project_config", "run"]
+__all__ = ["Options", "run"]
 
 _NONE = pa.table({})
 
@@ -53,16 +59,6 @@ class Options:
     bits: int
     compensation: float
     json: bool
-
-
-def project_config(project: Path, *, needed: bool = False) -> Config | None:
-    """The project's configuration; None where there is none and none is needed.
-
-    Raises:
-        ConfigError: it is wrong, or needed and absent.
-    """
-    file = project / "dovetail.toml" if project.is_dir() else project
-    return load_config(project) if needed or file.exists() else None
 
 
 def run(options: Options) -> int:

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dovetail.app.reports import audit_archived_labels, audit_worker
+from dovetail.app.worker import assemble
+from dovetail.cli.output import print_json
 from dovetail.features import load
-from dovetail.joiners.label_audit import LabelAudit, Line
-from dovetail.platform.app import assemble
-from dovetail.platform.audit import Audit
-from dovetail.platform.cli.main import print_json
+from dovetail.joiners.batch.label_audit import LabelAudit, Line
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.reports import audit_archived_labels, audit_worker
+from dovetail.platform.rows.audit import Audit
 
 __all__ = ["run"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.storage import open_stores
+from dovetail.cli.output import print_json
+from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.progress import DayProgress
-from dovetail.platform.jobs import BackfillRequest, open_backfill
-from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

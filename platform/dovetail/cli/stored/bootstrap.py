@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dovetail.app.storage import open_stores
+from dovetail.cli.output import print_json
+from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
-from dovetail.features.bootstrap import bootstrap
-from dovetail.features.registration import register_rebuilt
-from dovetail.features.source import nearest
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.progress import DayProgress
+from dovetail.features.language.source import nearest
+from dovetail.features.stored.bootstrap import bootstrap
+from dovetail.features.stored.registration import register_rebuilt
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

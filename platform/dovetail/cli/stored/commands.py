@@ -10,10 +10,16 @@ from typing import Annotated
 
 import typer
 
-from dovetail.platform.cli.main import ProjectOption, app
+from dovetail.cli.options import ProjectOption
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["Visibility", "backfill", "bootstrap", "consistency"]
+__all__ = ["Visibility", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for command in (backfill, bootstrap, consistency):
+        app.command()(command)
 
 
 class Visibility(StrEnum):
@@ -23,7 +29,6 @@ class Visibility(StrEnum):
     as_served = "as_served"
 
 
-@app.command()
 def backfill(
     features: Annotated[str, typer.Argument(help="The feature set: a file of sql/, without .sql.")],
     out: Annotated[str, typer.Option(help="Folder (or fsspec URL) that gets day=YYYY-MM-DD/….parquet.")],
@@ -47,9 +52,9 @@ def backfill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Features for past requests, by day; what is done already is not done again."""
+    from dovetail.app.jobs import BackfillRequest
+    from dovetail.cli.stored.backfill import run
     from dovetail.features.batch.pieces import Limits
-    from dovetail.platform.cli.backfill import run
-    from dovetail.platform.jobs import BackfillRequest
 
     asked = BackfillRequest(
         features,
@@ -66,7 +71,6 @@ def backfill(
     raise typer.Exit(run(project, asked, first=first, last=last, explain=explain, as_json=as_json))
 
 
-@app.command()
 def bootstrap(
     view: Annotated[str, typer.Argument(help="The streaming view: a file of sql/, without .sql.")],
     replace: Annotated[bool, typer.Option("--replace", help="Build the state again where the view has some.")] = False,
@@ -74,12 +78,11 @@ def bootstrap(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fill a view's online state from the archived event log; the stream then goes on from there."""
-    from dovetail.platform.cli.bootstrap import run
+    from dovetail.cli.stored.bootstrap import run
 
     raise typer.Exit(run(project, view, replace=replace, as_json=as_json))
 
 
-@app.command()
 def consistency(
     days: Annotated[list[str] | None, typer.Option("--day", help="Only this day, YYYY-MM-DD; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
@@ -88,8 +91,8 @@ def consistency(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recompute every stored snapshot; exit code 1 when a value is not the one that was served."""
+    from dovetail.cli.stored.consistency import run
     from dovetail.features.batch.pieces import Limits
-    from dovetail.platform.cli.consistency import run
 
     for day in days or []:
         _require_day("--day", day)

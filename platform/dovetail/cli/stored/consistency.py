@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dovetail.app.reports import consistency_of
+from dovetail.app.storage import open_stores
+from dovetail.cli.output import print_json
+from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.consistency import Consistency
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.cli.progress import DayProgress
-from dovetail.platform.reports import consistency_of
-from dovetail.platform.storage import open_stores
+from dovetail.features.stored.consistency import Consistency
 
 __all__ = ["run"]
 

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from dovetail.app.reports import difference, join_archived
+from dovetail.app.storage import open_stores
+from dovetail.app.worker import features_of
+from dovetail.cli.output import print_json
 from dovetail.features import load
-from dovetail.platform.app import features_of
-from dovetail.platform.cli.main import print_json
-from dovetail.platform.reports import difference, join_archived
-from dovetail.platform.storage import open_stores
 
 __all__ = ["run"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dovetail.platform.demo.logs.base import RecordedLog
-from dovetail.platform.demo.logs.jd import is_jd, load_jd
-from dovetail.platform.demo.logs.obd import is_obd, load_obd
+from dovetail.demo.logs.jd import is_jd, load_jd
+from dovetail.demo.logs.obd import is_obd, load_obd
+from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["find_log"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dovetail.platform.demo.logs.base import (
+from dovetail.demo.logs.recorded import (
     BEHAVIOUR_SCHEMA,
     HOUR_US,
     ITEM_SCHEMA,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pv
 
-from dovetail.platform.demo.logs.base import (
+from dovetail.demo.logs.recorded import (
     BEHAVIOUR_SCHEMA,
     ITEM_SCHEMA,
     LABEL_SCHEMA,

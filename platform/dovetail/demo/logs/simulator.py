@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.demo.logs.base import (
+from dovetail.demo.logs.recorded import (
     ARRIVAL,
     BEHAVIOUR_SCHEMA,
     HOUR_US,
@@ -29,7 +29,7 @@ from dovetail.platform.demo.logs.base import (
     make_table,
     nest_candidates,
 )
-from dovetail.platform.demo.logs.world import World, make_world
+from dovetail.demo.logs.world import World, make_world
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["SimulatorConfig", "simulate"]

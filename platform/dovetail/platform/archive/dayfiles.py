@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.registry import Registry
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["DAY_US", "DayFile", "DayFiles", "day_of", "day_start_us"]
 

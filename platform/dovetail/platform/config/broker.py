@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.platform.durations import parse_duration
-from dovetail.platform.section import Section
+from dovetail.platform.config.durations import parse_duration
+from dovetail.platform.config.section import Section
 
 __all__ = ["FOREVER_MS", "BrokerConfig", "Retention", "RetentionConfig"]
 

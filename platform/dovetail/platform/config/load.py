@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from dovetail.platform.archive_config import ArchiveConfig
-from dovetail.platform.broker_config import FOREVER_MS, BrokerConfig, Retention
-from dovetail.platform.durations import DurationUs, parse_duration
-from dovetail.platform.errors import ConfigError
-from dovetail.platform.model_config import (
+from dovetail.platform.config.archive import ArchiveConfig
+from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
+from dovetail.platform.config.durations import DurationUs, parse_duration
+from dovetail.platform.config.model import (
     EvaluationConfig,
     GateConfig,
     ModelConfig,
@@ -27,11 +26,12 @@ from dovetail.platform.model_config import (
     OptimizerConfig,
     SlotConfig,
 )
-from dovetail.platform.policy_config import PolicyConfig
-from dovetail.platform.redis_config import RedisConfig
-from dovetail.platform.section import Name, Section
-from dovetail.platform.stream_config import RekeyedConfig, StreamConfig
-from dovetail.platform.worker_config import WorkerConfig
+from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.config.section import Name, Section
+from dovetail.platform.config.stream import RekeyedConfig, StreamConfig
+from dovetail.platform.config.worker import WorkerConfig
+from dovetail.platform.errors import ConfigError
 
 __all__ = [
     "ArchiveConfig",

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from dovetail.platform.durations import DurationUs
-from dovetail.platform.section import Name, Section
+from dovetail.platform.config.durations import DurationUs
+from dovetail.platform.config.section import Name, Section
 
 __all__ = ["EvaluationConfig", "GateConfig", "ModelConfig", "ModelInput", "OptimizerConfig", "SlotConfig"]
 
 
 class ModelInput(Section):
-    """One input of the model: a column of the sample, or a cross of several; see ``dovetail.trainer.inputs``."""
+    """One input of the model: a column of the sample, or a cross of several (``trainer/samples/inputs.py``)."""
 
     column: str = ""
     kind: Literal["categorical", "numeric", "bucketed", "standardised", "list", "cross"] = "categorical"

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.platform.durations import DAY_US, DurationUs, render_duration
-from dovetail.platform.section import Name, Section
+from dovetail.platform.config.durations import DAY_US, DurationUs, render_duration
+from dovetail.platform.config.section import Name, Section
 
 __all__ = ["PolicyConfig"]
 

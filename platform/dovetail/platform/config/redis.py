@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from dovetail.platform.durations import DurationUs
+from dovetail.platform.config.durations import DurationUs
+from dovetail.platform.config.section import Section
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.section import Section
 
 __all__ = ["RedisConfig"]
 

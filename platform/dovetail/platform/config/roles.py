@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.platform.config import Config
+from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["ROLES", "all_roles", "group_of", "roles_of"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from dovetail.platform.durations import DurationUs
-from dovetail.platform.section import Name, Section
+from dovetail.platform.config.durations import DurationUs
+from dovetail.platform.config.section import Name, Section
 
 __all__ = ["RekeyedConfig", "StreamConfig"]
 

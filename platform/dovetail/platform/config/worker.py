@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from dovetail.platform.durations import DurationUs
-from dovetail.platform.section import Section
+from dovetail.platform.config.durations import DurationUs
+from dovetail.platform.config.section import Section
 
 __all__ = ["WorkerConfig"]
 

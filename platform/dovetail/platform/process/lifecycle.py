@@ -24,8 +24,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from dovetail.platform.monitor import Pulse
-from dovetail.platform.runtime import Runtime
+from dovetail.platform.process.monitor import Pulse
+from dovetail.platform.runtime.runner import Runtime
 
 __all__ = ["FAILED", "LATE", "LoopGuard", "StopSignals", "leave", "run_process"]
 

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.clock import Clock
+from dovetail.platform.rows.accounts import Account
 
 __all__ = ["Lag", "WorkerMetrics"]
 
@@ -55,11 +55,11 @@ class WorkerMetrics(Collector):
         registry.register(self)
 
     def polled(self, stage: str, topic: str, messages: int) -> None:
-        """See :class:`~dovetail.platform.runtime.Observer`."""
+        """See :class:`~dovetail.platform.runtime.runner.Observer`."""
         self._polls.labels(stage, topic).observe(messages)
 
     def committed(self, stage: str, seconds: float) -> None:
-        """See :class:`~dovetail.platform.runtime.Observer`."""
+        """See :class:`~dovetail.platform.runtime.runner.Observer`."""
         self._commits.labels(stage).inc()
         self._seconds.labels(stage).observe(seconds)
 

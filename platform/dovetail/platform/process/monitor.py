@@ -1,6 +1,6 @@
 """What can be seen of a running worker: is it alive, is it ready, how far behind, does it move.
 
-Facts only; what follows from them is :mod:`~dovetail.platform.watchdog`'s and the process's business.
+Facts only; what follows from them is :mod:`~dovetail.platform.process.watchdog`'s and the process's business.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dovetail.platform.metrics import Lag
-from dovetail.platform.runtime import Runtime
-from dovetail.platform.watchdog import Moving
+from dovetail.platform.process.metrics import Lag
+from dovetail.platform.process.watchdog import Moving
+from dovetail.platform.runtime.runner import Runtime
 
 __all__ = ["FETCH", "Monitor", "Pulse"]
 

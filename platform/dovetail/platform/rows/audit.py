@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from dovetail.platform.accounts import READ, Account, balance
+from dovetail.platform.rows.accounts import READ, Account, balance
 
 __all__ = ["Audit", "Check", "StageAccount", "audit"]
 

@@ -8,13 +8,13 @@ them, so publishing again under another limit is safe.
 What cannot be split has a decided outcome, by what it is:
 
 ======================  ==============================================================================================
-a snapshot              of one request: the request is a dead letter (``joiners/snapshots.py``, by :func:`units_above`),
+a snapshot              of one request: the request is a dead letter (``snapshot_agent.py``, by :func:`units_above`),
                         held to an eighth less than the limit, so that what later stages add still fits
 a dead letter           goes without its value, which is at its source position, and says so
 a held row              of one candidate: a part of a snapshot, which did fit
 a sample, also ordered  of one candidate: its snapshot did fit, so its batch features are too large. That is not the
                         fault of a message, and the worker ends with the error of :func:`fitting`
-a model                 is sent in parts as large as the limit allows (``trainer/mirror.py``)
+a model                 is sent in parts as large as the limit allows (``trainer/models/mirror.py``)
 ======================  ==============================================================================================
 """
 
@@ -26,9 +26,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from dovetail.platform import wire
 from dovetail.platform.errors import WireError
-from dovetail.platform.positions import SOURCE_COLUMNS
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.positions import SOURCE_COLUMNS
 from dovetail.platform.stage import Outgoing
 
 __all__ = ["fitting", "units_above", "value_limit", "wire_size"]

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.platform import wire
-from dovetail.platform.positions import OWN_COLUMNS
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.schema import TableSchema
+from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.wire import DeadLetter
 
 __all__ = [
     "IDLE_HEADER",

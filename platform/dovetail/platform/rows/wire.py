@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from dovetail.platform.errors import WireError
-from dovetail.platform.positions import with_own_positions
-from dovetail.platform.schema import TableSchema
+from dovetail.platform.rows.positions import with_own_positions
+from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll
 
 __all__ = [

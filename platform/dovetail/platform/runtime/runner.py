@@ -27,15 +27,15 @@ from typing import cast
 
 from faust.types import TP, StreamT
 
-from dovetail.platform.fitting import fitting
-from dovetail.platform.offsets import Offsets, Progress, Stored
+from dovetail.platform.rows.fitting import fitting
+from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
+from dovetail.platform.runtime.steps import Steps
+from dovetail.platform.runtime.tenure import Gone, Tenure
+from dovetail.platform.runtime.turns import Turns
+from dovetail.platform.runtime.waiters import Waiters
 from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, check_stages
-from dovetail.platform.steps import Steps
-from dovetail.platform.tenure import Gone, Tenure
-from dovetail.platform.transports.app import App, Resume, create_app
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
-from dovetail.platform.turns import Turns
-from dovetail.platform.waiters import Waiters
+from dovetail.platform.transports.faust_app import App, Resume, create_app
 
 __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
 

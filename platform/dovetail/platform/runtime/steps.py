@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from dovetail.platform.runtime.tenure import Tenure
 from dovetail.platform.stage import Observer, Outgoing, Stage, Work
-from dovetail.platform.tenure import Tenure
 
 __all__ = ["Steps"]
 
@@ -56,7 +56,7 @@ class Steps(Generic[P]):
         """Carry ``works`` through, one after the other; they are closed at the end, whatever it is.
 
         From when there is ``enough`` on, only as far as the next point to resume from. Raises what a step raises, and
-        :class:`~dovetail.platform.tenure.Gone` when the partition has gone.
+        :class:`~dovetail.platform.runtime.tenure.Gone` when the partition has gone.
         """
         try:
             async for work in works:

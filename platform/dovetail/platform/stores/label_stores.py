@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dovetail.platform.redis_config import RedisConfig
+from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.redis_connection import is_redis_url
-from dovetail.platform.stores.redis_labels import RedisLabelStore
-from dovetail.platform.stores.sql_labels import SqlLabelStore
+from dovetail.platform.stores.redis.client import is_redis_url
+from dovetail.platform.stores.redis.labels import RedisLabelStore
+from dovetail.platform.stores.sql.labels import SqlLabelStore
 
 __all__ = ["open_label_store"]
 

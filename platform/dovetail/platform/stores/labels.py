@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "KEY",

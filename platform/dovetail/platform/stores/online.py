@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from dovetail.platform.accounts import Account
-from dovetail.platform.stores.bulk import Upsert
-from dovetail.platform.stores.engine import Database
-from dovetail.platform.stores.ledger import Ledger, Progress
-from dovetail.platform.stores.lookup import Lookup
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.stores.sql.bulk import Upsert
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.lookup import Lookup
 
 __all__ = ["KeyStates", "OnlineStore", "SqlOnlineStore", "ViewCommit", "scope_of"]
 

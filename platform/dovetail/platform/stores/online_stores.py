@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dovetail.platform.redis_config import RedisConfig
+from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.stores.online import OnlineStore, SqlOnlineStore
-from dovetail.platform.stores.redis_connection import is_redis_url
-from dovetail.platform.stores.redis_online import RedisOnlineStore
+from dovetail.platform.stores.redis.client import is_redis_url
+from dovetail.platform.stores.redis.online import RedisOnlineStore
 
 __all__ = ["open_online_store"]
 

@@ -12,10 +12,11 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
-from dovetail.platform.broker_config import Retention
+from dovetail.platform.config.broker import Retention
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.transports import embedded, kafka
 from dovetail.platform.transports.coalescing import MAX_UNHANDLED_POLLS, Positions
+from dovetail.platform.transports.embedded import driver as embedded
+from dovetail.platform.transports.kafka import driver as kafka
 
 __all__ = ["App", "Resume", "create_app"]
 
@@ -135,8 +136,8 @@ def create_app(
     ``broker_url`` is ``kafka://HOST:PORT`` (several separated by ``;``) or ``embedded://PATH``, a relative path being
     taken from the working directory. ``app_id`` is also the consumer group. ``topics`` gives the number of partitions
     of every topic that is read or written, ``retention`` how long they are kept. ``resume`` gives stored positions by
-    topic; a :class:`~dovetail.platform.runtime.Runtime` puts its own in its place. ``settings`` are further Faust
-    settings (credentials, TLS, time-outs) and override what is set here.
+    topic; the runtime puts its own in its place. ``settings`` are further Faust settings (credentials, TLS, time-outs)
+    and override what is set here.
 
     Raises ConfigError for a URL of another scheme or without a path.
     """

@@ -12,9 +12,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.columns import number_column
-from dovetail.trainer.kernels import Float32, Float64, Int64, kernel
-from dovetail.trainer.metrics import BINS, SUMS, Metrics, account, judge, metrics_of, require_predictions
+from dovetail.trainer.arithmetic import (
+    Float32,
+    Float64,
+    Int64,
+    kernel,
+)
+from dovetail.trainer.metrics.measures import (
+    BINS,
+    SUMS,
+    Metrics,
+    account,
+    judge,
+    metrics_of,
+    require_predictions,
+)
+from dovetail.trainer.samples.columns import number_column
 
 __all__ = ["NULL", "OTHER", "Groups"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.platform.errors import ModelError
-from dovetail.trainer.kernels import Float32, Float64, kernel
+from dovetail.trainer.arithmetic import Float32, Float64, kernel
 
 __all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judge", "metrics_of", "require_predictions"]
 

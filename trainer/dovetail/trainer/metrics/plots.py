@@ -5,64 +5,17 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.kernels import Float32
-from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.metrics.charts import COLOURS, Chart, Line
+from dovetail.trainer.metrics.png import write_png
 
-__all__ = ["Chart", "Line", "drawing", "page", "reliability", "windows_charts", "write_plots"]
+__all__ = ["drawing", "page", "write_plots"]
 
-#: Lines by their order, in every format.
-COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900")
 _WIDTH, _HEIGHT, _MARGIN = 640, 260, 48
 _STYLE = "text{font:11px system-ui,sans-serif;fill:#333}"
-
-
-class Line(NamedTuple):
-    """A named series; points whose y is None are left out and break the line."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float | None]
-
-
-class Chart(NamedTuple):
-    """Lines over one pair of axes. ``ticks`` name places on the x axis; ``diagonal`` adds y = x."""
-
-    title: str
-    lines: Sequence[Line]
-    ticks: Sequence[tuple[float, str]] = ()
-    diagonal: bool = False
-
-
-def windows_charts(series: Sequence[tuple[str, Sequence[tuple[str, Metrics]]]]) -> list[Chart]:
-    """Log-loss, AUC and calibration over windows: one line per named series of (window, metrics)."""
-    labels = sorted({window for _, windows in series for window, _ in windows})
-    place = {window: float(number) for number, window in enumerate(labels)}
-    step = max(1, len(labels) // 5)
-    ticks = [(place[window], window.removeprefix("time:")[:16]) for window in labels[::step]]
-    charts = []
-    for title, metric in (("log-loss", "log_loss"), ("AUC", "auc"), ("calibration (Σp / Σy)", "calibration")):
-        lines = [
-            Line(name, [place[window] for window, _ in windows], [getattr(m, metric) for _, m in windows])
-            for name, windows in series
-        ]
-        charts.append(Chart(title, lines, ticks))
-    return charts
-
-
-def reliability(name: str, predictions: Float32, labels: Float32, weights: Float32, *, groups: int = 20) -> Line:
-    """Observed rate over mean prediction, in ``groups`` groups of equally many predictions, by ascending prediction."""
-    x, y = [], []
-    for rows in np.array_split(np.argsort(predictions, kind="stable"), groups):
-        total = float(weights[rows].sum())
-        if total > 0:
-            x.append(float((predictions[rows] * weights[rows]).sum()) / total)
-            y.append(float((labels[rows] * weights[rows]).sum()) / total)
-    return Line(name, x, y)
 
 
 def write_plots(path: Path, title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> None:
@@ -76,8 +29,6 @@ def write_plots(path: Path, title: str, charts: Sequence[Chart], notes: Sequence
         path.write_text(drawing(title, charts), encoding="utf-8")
     elif path.suffix == ".png":
         # A second's import, and a library that is not there everywhere.
-        from dovetail.trainer.png import write_png
-
         write_png(path, title, charts)
     else:
         raise ConfigError(f"{path}: plots are written as .html, .svg or .png; name such a file")

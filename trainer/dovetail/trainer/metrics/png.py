@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.plots import COLOURS, Chart
+from dovetail.trainer.metrics.charts import COLOURS, Chart
 
 __all__ = ["write_png"]
 

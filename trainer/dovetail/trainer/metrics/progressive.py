@@ -13,8 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.kernels import Float32, Float64, kernel
-from dovetail.trainer.metrics import BINS, SUMS, Confusion, Metrics, account, judge, metrics_of, require_predictions
+from dovetail.trainer.arithmetic import Float32, Float64, kernel
+from dovetail.trainer.metrics.measures import (
+    BINS,
+    SUMS,
+    Confusion,
+    Metrics,
+    account,
+    judge,
+    metrics_of,
+    require_predictions,
+)
 
 __all__ = ["BINS", "Confusion", "Evaluation", "Metrics"]
 

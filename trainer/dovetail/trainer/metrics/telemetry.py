@@ -7,8 +7,8 @@ from dataclasses import astuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
-from dovetail.platform.stores.registry import MetricRow
-from dovetail.trainer.metrics import Metrics
+from dovetail.platform.stores.registry.store import MetricRow
+from dovetail.trainer.metrics.measures import Metrics
 
 __all__ = ["ModelMetrics", "metric_rows"]
 

@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import ModelError, StaleCommit
-from dovetail.trainer.container import Container, create, pack, unpack
-from dovetail.trainer.evaluation import Evaluation
-from dovetail.trainer.files import NumberedFiles
-from dovetail.trainer.groups import Groups
-from dovetail.trainer.kernels import Float32, Float64
+from dovetail.platform.rows.accounts import Account
+from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.optimizers.base import RECORD_WIDTH
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.container import (
+    Container,
+    create,
+    pack,
+    unpack,
+)
+from dovetail.trainer.models.numbered import NumberedFiles
+from dovetail.trainer.optimizers.optimizer import RECORD_WIDTH
 
 __all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "Progress", "describe", "image", "resume"]
 
@@ -32,7 +37,7 @@ class Progress:
 
     #: The next offset to read, by topic and partition.
     positions: Mapping[str, Mapping[int, int]]
-    #: State of the :class:`~dovetail.platform.positions.SourceFilter`.
+    #: State of the :class:`~dovetail.platform.rows.positions.SourceFilter`.
     source_filter: Mapping[int, int]
     accounts: tuple[Account, ...]
 
@@ -49,7 +54,7 @@ class Checkpoint:
     evaluation: Evaluation
     #: Moments of standardised inputs, float64 [inputs, 3].
     moments: Float64
-    #: State of the :class:`~dovetail.trainer.groups.Groups` and of the :class:`~dovetail.trainer.slots.SlotState`.
+    #: State of :class:`~dovetail.trainer.metrics.groups.Groups` and :class:`~dovetail.trainer.slots.SlotState`.
     groups: dict[str, npt.NDArray[Any]]
     slots: dict[str, npt.NDArray[Any]]
     progress: Progress

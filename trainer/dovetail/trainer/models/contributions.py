@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ModelError
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.inputs import InputSpec
-from dovetail.trainer.kernels import Float32, Float64, UInt64
+from dovetail.trainer.arithmetic import Float32, Float64, UInt64
+from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.samples.inputs import InputSpec
 
 __all__ = ["BIAS", "collisions", "explain"]
 

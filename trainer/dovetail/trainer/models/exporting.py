@@ -12,7 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.publish import Model
+from dovetail.trainer.models.publish import Model
 
 __all__ = ["FORMATS", "export_model", "import_weights"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.metrics import Metrics
+from dovetail.trainer.metrics.measures import Metrics
 
 __all__ = ["Gate"]
 
@@ -46,7 +46,7 @@ class Gate:
     def reasons(self, recent: Metrics) -> list[str]:
         """Why a candidate with these metrics must not serve; empty when it may.
 
-        >>> from dovetail.trainer.evaluation import Evaluation
+        >>> from dovetail.trainer.metrics.progressive import Evaluation
         >>> Gate(min_auc=0.6).reasons(Evaluation().total())
         ['auc has no value on 0 samples, at least 0.6 is asked']
         """

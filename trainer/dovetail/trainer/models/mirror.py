@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 
 from dovetail.platform.errors import WireError
-from dovetail.platform.fitting import value_limit
+from dovetail.platform.rows.fitting import value_limit
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.trainer.publish import ModelDirectory
+from dovetail.trainer.models.publish import ModelDirectory
 
 __all__ = ["ModelMirror", "messages"]
 

@@ -10,10 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.container import Container, create, pack, parse, unpack
-from dovetail.trainer.files import NumberedFiles
-from dovetail.trainer.kernels import Float32, Float64, UInt32
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32
 from dovetail.trainer.learner import Learner
+from dovetail.trainer.models.container import (
+    Container,
+    create,
+    pack,
+    parse,
+    unpack,
+)
+from dovetail.trainer.models.numbered import NumberedFiles
 
 __all__ = ["FORMAT", "Delta", "Model", "ModelDirectory", "delta_between", "read_delta", "read_model"]
 

@@ -8,10 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.platform.examples import example_rows
-from dovetail.trainer.encoding import Encoder
-from dovetail.trainer.kernels import Float32, Float64, UInt32, kernel, sigmoid
-from dovetail.trainer.publish import ModelDirectory
+from dovetail.platform.rows.examples import example_rows
+from dovetail.trainer.arithmetic import (
+    Float32,
+    Float64,
+    UInt32,
+    kernel,
+    sigmoid,
+)
+from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.samples.encoding import Encoder
 
 __all__ = ["Scored", "Scorer", "predict_with"]
 

@@ -9,10 +9,10 @@ from typing import Any
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.optimizers.adagrad import AdaGrad
 from dovetail.trainer.optimizers.adamom import AdaMom
-from dovetail.trainer.optimizers.base import Optimizer
 from dovetail.trainer.optimizers.delay import DelayCompensated
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.ogd import Ogd
+from dovetail.trainer.optimizers.optimizer import Optimizer
 
 __all__ = ["OPTIMIZERS", "AdaGrad", "AdaMom", "DelayCompensated", "Ftrl", "Ogd", "Optimizer", "optimizer_named"]
 

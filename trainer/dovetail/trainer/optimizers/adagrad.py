@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from dovetail.trainer.kernels import Float32, UInt32, kernel
-from dovetail.trainer.memory import AHEAD
-from dovetail.trainer.optimizers.base import Optimizer, Range
+from dovetail.trainer.arithmetic import Float32, UInt32, kernel
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
+from dovetail.trainer.optimizers.optimizer import Optimizer, Range
+from dovetail.trainer.samples.memory import AHEAD
 
 __all__ = ["AdaGrad"]
 

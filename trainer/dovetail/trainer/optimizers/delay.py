@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.kernels import Float32, UInt32
-from dovetail.trainer.optimizers.base import WEIGHT, Optimizer
+from dovetail.trainer.arithmetic import Float32, UInt32
+from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
 
 __all__ = ["DelayCompensated", "compensate"]
 

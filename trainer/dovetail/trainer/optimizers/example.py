@@ -6,8 +6,13 @@ import math
 
 import numpy as np
 
-from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
-from dovetail.trainer.memory import prefetch_row
+from dovetail.trainer.arithmetic import (
+    Float32,
+    UInt32,
+    kernel,
+    sigmoid,
+)
+from dovetail.trainer.samples.memory import prefetch_row
 
 __all__ = ["predict_example", "prefetch_example"]
 

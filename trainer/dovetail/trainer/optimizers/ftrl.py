@@ -8,9 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from dovetail.trainer.kernels import Float32, UInt32, kernel, sigmoid
-from dovetail.trainer.memory import AHEAD, prefetch_row
-from dovetail.trainer.optimizers.base import Optimizer, Range
+from dovetail.trainer.arithmetic import (
+    Float32,
+    UInt32,
+    kernel,
+    sigmoid,
+)
+from dovetail.trainer.optimizers.optimizer import Optimizer, Range
+from dovetail.trainer.samples.memory import AHEAD, prefetch_row
 
 __all__ = ["Ftrl"]
 
@@ -41,7 +46,7 @@ class Ftrl(Optimizer):
     For any other power n^-lr_power is (√n)^(-2·lr_power). Arithmetic is float32, margins are summed in float64.
 
     >>> import numpy as np
-    >>> from dovetail.trainer.encoding import Encoded
+    >>> from dovetail.trainer.samples.encoding import Encoded
     >>> ftrl = Ftrl(alpha=1.0, beta=1.0)
     >>> records = ftrl.new_records(bits=2)
     >>> one = Encoded(np.array([[3]], np.uint32), np.array([[1.0]], np.float32))

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.encoding import Encoded
-from dovetail.trainer.kernels import MARGIN_LIMIT, Float32, UInt32
+from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, UInt32
+from dovetail.trainer.samples.encoding import Encoded
 
 __all__ = ["RECORD_WIDTH", "WEIGHT", "Optimizer", "Range"]
 

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dovetail.trainer.kernels import MARGIN_LIMIT
+from dovetail.trainer.arithmetic import MARGIN_LIMIT
 from dovetail.trainer.optimizers.adagrad import AdaGrad
 from dovetail.trainer.optimizers.adamom import AdaMom
-from dovetail.trainer.optimizers.base import Optimizer
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.ogd import Ogd
+from dovetail.trainer.optimizers.optimizer import Optimizer
 
 __all__ = ["Reference", "ReferenceFtrl", "reference_of"]
 

@@ -13,8 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.errors import WireError
-from dovetail.trainer.hashing import fill_nulls, hash_decimals, hash_integers, hash_strings
-from dovetail.trainer.kernels import Float64, UInt32, UInt64
+from dovetail.trainer.arithmetic import Float64, UInt32, UInt64
+from dovetail.trainer.samples.hashing import (
+    fill_nulls,
+    hash_decimals,
+    hash_integers,
+    hash_strings,
+)
 
 __all__ = ["hash_column", "hash_column_into", "number_column"]
 

@@ -12,11 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.columns import hash_column, hash_column_into, number_column
-from dovetail.trainer.hashing import hash_bytes, hash_integers, hash_pairs
-from dovetail.trainer.inputs import InputSpec
-from dovetail.trainer.kernels import Float32, Float64, UInt32, UInt64, kernel
-from dovetail.trainer.moments import new_moments, standardise, standardise_training, usable
+from dovetail.trainer.arithmetic import (
+    Float32,
+    Float64,
+    UInt32,
+    UInt64,
+    kernel,
+)
+from dovetail.trainer.samples.columns import hash_column, hash_column_into, number_column
+from dovetail.trainer.samples.hashing import hash_bytes, hash_integers, hash_pairs
+from dovetail.trainer.samples.inputs import InputSpec
+from dovetail.trainer.samples.moments import (
+    new_moments,
+    standardise,
+    standardise_training,
+    usable,
+)
 
 __all__ = ["Encoded", "Encoder", "InputSpec", "Room"]
 

@@ -13,8 +13,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.trainer.kernels import Int32, Int64, UInt8, UInt32, UInt64, kernel
-from dovetail.trainer.memory import load_word
+from dovetail.trainer.arithmetic import (
+    Int32,
+    Int64,
+    UInt8,
+    UInt32,
+    UInt64,
+    kernel,
+)
+from dovetail.trainer.samples.memory import load_word
 
 __all__ = ["fill_nulls", "hash_bytes", "hash_decimals", "hash_integers", "hash_pairs", "hash_strings"]
 

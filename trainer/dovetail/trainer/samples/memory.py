@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from dovetail.trainer.kernels import Float32, UInt8
+from dovetail.trainer.arithmetic import Float32, UInt8
 
 __all__ = ["AHEAD", "load_word", "prefetch_row"]
 

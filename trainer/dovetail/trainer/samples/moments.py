@@ -6,7 +6,12 @@ import math
 
 import numpy as np
 
-from dovetail.trainer.kernels import Bool, Float32, Float64, kernel
+from dovetail.trainer.arithmetic import (
+    Bool,
+    Float32,
+    Float64,
+    kernel,
+)
 
 __all__ = ["LIMIT", "new_moments", "standardise", "standardise_training", "usable"]
 

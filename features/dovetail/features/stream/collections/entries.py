@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.stream.collections import CollectionLayout
-from dovetail.features.stream.kernel import Words
+from dovetail.features.kernels.jit import Words
+from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.platform.errors import StateError
 
 __all__ = ["COUNTS", "NOT_NULL", "Entries", "States", "coded", "decode_states", "encode_states"]

@@ -8,17 +8,30 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features import finish
-from dovetail.features.aggregates import DEVIATIONS, decimal_scale
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US, Aggregate
-from dovetail.features.sources import in_order
-from dovetail.features.stream import pick
-from dovetail.features.stream.collections import GROUP, PLAIN_STEP, ROWS, Collection, CollectionLayout, lowest_kept
-from dovetail.features.stream.entries import COUNTS, NOT_NULL, Entries, States, coded
-from dovetail.features.stream.kernel import Words
+from dovetail.features.kernels import finish
+from dovetail.features.kernels.jit import Words
+from dovetail.features.plan.aggregates import DEVIATIONS, decimal_scale
+from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate
+from dovetail.features.plan.sources import in_order
+from dovetail.features.stream.collections import pick
+from dovetail.features.stream.collections.entries import (
+    COUNTS,
+    NOT_NULL,
+    Entries,
+    States,
+    coded,
+)
+from dovetail.features.stream.collections.prune import prune
+from dovetail.features.stream.collections.rules import (
+    GROUP,
+    PLAIN_STEP,
+    ROWS,
+    Collection,
+    CollectionLayout,
+    lowest_kept,
+)
 from dovetail.features.stream.layout import step_of
 from dovetail.features.stream.prepare import PreparedRows, from_words
-from dovetail.features.stream.prune import prune
 from dovetail.features.stream.results import Parts, finished
 
 __all__ = ["add_entries", "collected_values", "horizons", "maps", "member_rows"]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.stream.collections import PLAIN_STEP
-from dovetail.features.stream.fold import square128
-from dovetail.features.stream.kernel import (
+from dovetail.features.kernels.jit import (
     INT64_MAX,
     INT64_MIN,
     Words,
@@ -15,8 +13,10 @@ from dovetail.features.stream.kernel import (
     compiled,
     lower_bound,
 )
+from dovetail.features.stream.collections.prune import insert
+from dovetail.features.stream.collections.rules import PLAIN_STEP
+from dovetail.features.stream.fold import square128
 from dovetail.features.stream.layout import UNBOUNDED_STEP
-from dovetail.features.stream.prune import insert
 
 __all__ = ["count_distinct", "fold_entries", "group_entries", "pick_best", "pick_distinct", "window_ranges"]
 

@@ -1,12 +1,26 @@
-"""Which entries of a collection stay: the rules of ``collections.py``, one key after the other."""
+"""Which entries of a collection stay: the rules of ``collections/rules.py``, one key after the other."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.features.stream.collections import BEST, FIRST, GROUP, LATEST, PLAIN_STEP, ROWS
-from dovetail.features.stream.kernel import Words, add128, boundary_of, bucket_of, compiled, lower_bound
+from dovetail.features.kernels.jit import (
+    Words,
+    add128,
+    boundary_of,
+    bucket_of,
+    compiled,
+    lower_bound,
+)
+from dovetail.features.stream.collections.rules import (
+    BEST,
+    FIRST,
+    GROUP,
+    LATEST,
+    PLAIN_STEP,
+    ROWS,
+)
 
 __all__ = ["better", "prune"]
 

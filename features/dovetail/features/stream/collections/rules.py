@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.plan import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
-from dovetail.features.stream.kernel import Words
+from dovetail.features.kernels.jit import Words
+from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
 __all__ = [

@@ -13,8 +13,8 @@ from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
-from dovetail.platform.redis_config import RedisConfig
 
 __all__ = ["RedisClient", "is_redis_url"]
 

@@ -11,7 +11,7 @@ key                            holds
 ``{NAME}:request:REQUEST_ID``  hash: ``kind 0x1f item`` to ``effective,event,partition,offset,row,outcome``
 ``{NAME}:effect``              sorted set: request ids by their smallest effective time
 ``{NAME}:progress:SCOPE``,
-``{NAME}:accounts``            the ledger: see ``redis_ledger.py``
+``{NAME}:accounts``            the ledger: see ``ledger.py``
 ``{NAME}:outcomes``            hash: ``kind 0x1f outcome`` to rows held
 =============================  ====================================================================================
 """
@@ -24,9 +24,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.redis_config import RedisConfig
-from dovetail.platform.stores import redis_ledger as ledger
+from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.stores.labels import (
     LABEL_ROWS,
     ORDER,
@@ -34,9 +33,10 @@ from dovetail.platform.stores.labels import (
     earliest_per_key,
     with_retired,
 )
-from dovetail.platform.stores.ledger import Progress
-from dovetail.platform.stores.redis_connection import RedisClient
-from dovetail.platform.stores.redis_scripts import INSERT, MARK, RETIRE
+from dovetail.platform.stores.redis import ledger as ledger
+from dovetail.platform.stores.redis.client import RedisClient
+from dovetail.platform.stores.redis.scripts import INSERT, MARK, RETIRE
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RedisLabelStore"]
 

@@ -19,9 +19,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StaleCommit, StoreError
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "ADVANCE",

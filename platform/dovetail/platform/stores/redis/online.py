@@ -7,7 +7,7 @@ key                             holds
 ``{TAG}:age:VIEW:PARTITION``    sorted set: keys by the watermark at their last change; only for views whose windows
                                 are all bounded
 ``{TAG}:progress:SCOPE``,
-``{TAG}:accounts``              the ledger: see ``redis_ledger.py``
+``{TAG}:accounts``              the ledger: see ``ledger.py``
 ==============================  ======================================================================================
 
 ``TAG`` is ``NAME:GROUP/GROUPS``, and a partition belongs to group ``partition % GROUPS``. On one Redis there is one
@@ -30,14 +30,14 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.platform.accounts import Account
+from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.redis_config import RedisConfig
-from dovetail.platform.stores import redis_ledger as ledger
-from dovetail.platform.stores.ledger import Progress
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit, scope_of
-from dovetail.platform.stores.redis_connection import RedisClient
-from dovetail.platform.stores.redis_online_scripts import COMMIT, PROMOTE
+from dovetail.platform.stores.redis import ledger as ledger
+from dovetail.platform.stores.redis.client import RedisClient
+from dovetail.platform.stores.redis.online_scripts import COMMIT, PROMOTE
+from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RedisOnlineStore"]
 

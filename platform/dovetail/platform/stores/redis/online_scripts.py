@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.platform.stores.redis_ledger import ADVANCE
+from dovetail.platform.stores.redis.ledger import ADVANCE
 
 __all__ = ["COMMIT", "PROMOTE"]
 

@@ -6,7 +6,7 @@ Numbers are doubles in Lua: times in microseconds and offsets are exact below 2^
 
 from __future__ import annotations
 
-from dovetail.platform.stores.redis_ledger import ADVANCE
+from dovetail.platform.stores.redis.ledger import ADVANCE
 
 __all__ = ["INSERT", "MARK", "RETIRE"]
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.bulk import Upsert, columns_of
-from dovetail.platform.stores.engine import Database
+from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.database import Database
 
 __all__ = ["BackfillDay", "DefinitionRecord", "DefinitionTables", "DefinitionUse"]
 

@@ -12,12 +12,17 @@ from typing import NamedTuple
 import pyarrow as pa
 import sqlalchemy as sa
 
-from dovetail.platform.accounts import Account
-from dovetail.platform.stores.asked import ASKED, AskedTable
-from dovetail.platform.stores.bulk import Upsert, columns_of
-from dovetail.platform.stores.definitions import BackfillDay, DefinitionRecord, DefinitionTables, DefinitionUse
-from dovetail.platform.stores.engine import Database
-from dovetail.platform.stores.ledger import Ledger, Progress
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.stores.registry.asked import ASKED, AskedTable
+from dovetail.platform.stores.registry.definition_log import (
+    BackfillDay,
+    DefinitionRecord,
+    DefinitionTables,
+    DefinitionUse,
+)
+from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.ledger import Ledger, Progress
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.engine import Database
+from dovetail.platform.stores.sql.database import Database
 
 __all__ = ["Upsert", "columns_of", "rows_as_arrays"]
 

@@ -9,9 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from dovetail.platform.accounts import READ, Account
-from dovetail.platform.stores.bulk import Upsert, rows_as_arrays
-from dovetail.platform.stores.engine import Database
+from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.stores.labels import (
     KEY,
     LABEL_ROWS,
@@ -22,7 +20,9 @@ from dovetail.platform.stores.labels import (
     retired_accounts,
     with_retired,
 )
-from dovetail.platform.stores.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.ledger import Ledger, Progress
 
 __all__ = ["SqlLabelStore"]
 

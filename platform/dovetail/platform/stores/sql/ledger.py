@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dovetail.platform.accounts import Account
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.stores.bulk import Upsert, columns_of
-from dovetail.platform.stores.engine import Database
-from dovetail.platform.stores.lookup import Lookup
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.lookup import Lookup
 
 __all__ = ["Ledger", "Progress"]
 
@@ -28,7 +28,7 @@ class Progress:
 
     ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
     the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
-    by source partition (see :class:`dovetail.platform.positions.SourceFilter`).
+    by source partition (see :class:`dovetail.platform.rows.positions.SourceFilter`).
     """
 
     next_offset: int = 0

@@ -3,7 +3,7 @@
 The URL names an absolute path: ``embedded:///var/lib/dovetail/log.db``. (``create_app`` takes relative paths too. A
 URL cannot: what follows two slashes is a host name, and loses its upper case.) All partitions of the topics subscribed
 to are assigned at once, and an append wakes the consumer directly, so that a message passes in about a millisecond.
-See :mod:`dovetail.platform.transports.embedded_log` for what survives a crash.
+See :mod:`dovetail.platform.transports.embedded.log` for what survives a crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from yarl import URL
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.embedded_log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
 from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Consumer", "Producer", "Transport"]

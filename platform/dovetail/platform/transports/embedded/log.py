@@ -26,7 +26,7 @@ import numpy as np
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.transports.embedded_format import (
+from dovetail.platform.transports.embedded.format import (
     FORMAT,
     OFFSET_MASK,
     SCHEMA,
@@ -34,8 +34,8 @@ from dovetail.platform.transports.embedded_format import (
     Retention,
     TopicState,
 )
-from dovetail.platform.transports.headers import decode_headers, encode_headers
-from dovetail.platform.transports.locking import FileLock
+from dovetail.platform.transports.embedded.headers import decode_headers, encode_headers
+from dovetail.platform.transports.embedded.locking import FileLock
 from dovetail.platform.transports.partitioning import partition_of_key
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from faust.types.transports import ConsumerT, ProducerT
 
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.transports.assignment import Assignor
 from dovetail.platform.transports.coalescing import CoalescingConsumer
+from dovetail.platform.transports.kafka.assignment import Assignor
+from dovetail.platform.transports.kafka.topics import TopicPlan, declare
 from dovetail.platform.transports.partitioning import partition_of_key
-from dovetail.platform.transports.topics import TopicPlan, declare
 
 __all__ = ["Consumer", "Producer", "Transport"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from faust import SASLCredentials, SSLCredentials
 
-from dovetail.platform.broker_config import BrokerConfig
+from dovetail.platform.config.broker import BrokerConfig
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["credentials"]

@@ -21,7 +21,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from dovetail.platform.broker_config import FOREVER_MS, Retention
+from dovetail.platform.config.broker import FOREVER_MS, Retention
 from dovetail.platform.errors import TransportError
 
 __all__ = ["TopicPlan", "declare"]

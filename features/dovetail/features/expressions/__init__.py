@@ -1,0 +1,1 @@
+"""Expressions at run time: compiled Arrow kernels where they equal DuckDB, and DuckDB for the rest."""

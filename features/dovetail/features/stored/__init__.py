@@ -1,0 +1,1 @@
+"""Features over stored rows: backfill, bootstrap, registration and consistency."""

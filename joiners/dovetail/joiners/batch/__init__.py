@@ -1,0 +1,1 @@
+"""The join, attribution and label audit in batch, in DuckDB."""

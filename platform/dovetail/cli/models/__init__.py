@@ -1,0 +1,1 @@
+"""Commands of offline training, evaluation and published models."""

@@ -1,0 +1,1 @@
+"""Commands over stored rows: backfill, bootstrap, consistency, join, audit."""

@@ -1,0 +1,1 @@
+"""The tables of ``dovetail.toml``, each checked when it is read."""

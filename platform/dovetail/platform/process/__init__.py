@@ -1,0 +1,1 @@
+"""The process around a worker: signals and exit codes, health, metrics, watchdog."""

@@ -1,0 +1,1 @@
+"""Rows on their way: schema, wire formats, intake, positions, accounts."""

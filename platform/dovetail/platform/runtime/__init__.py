@@ -1,0 +1,1 @@
+"""The runtime: carries the work of stages from computed to acknowledged."""

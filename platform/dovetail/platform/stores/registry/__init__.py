@@ -1,0 +1,1 @@
+"""The registry: files, versions, definitions and runs, in SQL tables."""

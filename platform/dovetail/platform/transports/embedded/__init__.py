@@ -1,0 +1,1 @@
+"""The embedded transport: a durable log in one SQLite file."""

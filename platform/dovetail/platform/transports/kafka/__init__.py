@@ -1,0 +1,1 @@
+"""The Kafka transport: aiokafka under Faust, with whole polls as messages."""

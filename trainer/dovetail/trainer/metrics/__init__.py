@@ -1,0 +1,1 @@
+"""Metrics of predictions: progressive evaluation, groups, plots, telemetry."""

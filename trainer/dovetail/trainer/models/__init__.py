@@ -1,0 +1,1 @@
+"""Models as files: checkpoints, published versions, their gate, mirror and scorer."""

@@ -1,0 +1,1 @@
+"""Samples as examples: inputs, hashing, encoding, imports of other formats."""
