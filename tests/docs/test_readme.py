@@ -18,11 +18,11 @@ _FILE = re.compile(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|md|toml))`")
 
 #: Pages whose examples need a project of their own, and the tests that run them.
 ELSEWHERE = {
-    "labels.md": "tests/test_docs_labels.py",
-    "training.md": "tests/trainer/test_training_docs.py",
-    "semantics.md": "tests/features/language/test_semantics_page.py",
-    "backfill.md": "tests/features/stored/test_docs.py",
-    "operations.md": "tests/platform/test_operations_docs.py",
+    "labels.md": "tests/docs/test_labels_page.py",
+    "training.md": "tests/docs/test_training_page.py",
+    "semantics.md": "tests/docs/test_semantics_page.py",
+    "backfill.md": "tests/docs/test_backfill_page.py",
+    "operations.md": "tests/docs/test_operations_page.py",
 }
 
 

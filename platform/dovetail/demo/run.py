@@ -60,7 +60,7 @@ def project_folder() -> Path:
     Raises:
         ConfigError: neither is there.
     """
-    for folder in (Path(__file__).parent / "project", Path(__file__).parents[4]):
+    for folder in (Path(__file__).parent / "project", Path(__file__).parents[3]):
         if (folder / "dovetail.toml").is_file() and (folder / "sql").is_dir():
             return folder
     raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
