@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.duck.hermetic import hermetic_connection
 
 __all__ = ["CANDIDATE_COLUMNS", "chance_macros", "clocked", "first_label", "join_samples", "joined_rows", "within"]
 
@@ -44,9 +44,8 @@ def join_samples(
     A label's effective time is its event time or, when its partition's clock (newest time before it, minus the allowed
     lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request.
     """
-    connection = duckdb.connect(config={"threads": 2})
+    connection = hermetic_connection()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         numbered = candidates.select(CANDIDATE_COLUMNS).append_column(
             "_at", pa.array(range(len(candidates)), pa.int64())
         )

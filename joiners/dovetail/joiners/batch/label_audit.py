@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
@@ -21,6 +20,7 @@ from dovetail.joiners.batch.join import (
     within,
 )
 from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.rows.positions import LANE
 
 __all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
@@ -90,9 +90,8 @@ def audit_labels(
     (no snapshot, and every window has passed), ``pending``, ``lost``. A snapshot row is ``pending`` before its window
     has passed, and ``waiting`` while a later lane is to say.
     """
-    connection = duckdb.connect(config={"threads": 2})
+    connection = hermetic_connection()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         at = ["request_id", "item_id", "request_time", "_partition", "_offset", "_row"]
         connection.register("candidates", snapshots.select(at))
         made = ["request_id", "item_id", "label", "emission", "_source_partition", "_source_offset", "_source_row"]
