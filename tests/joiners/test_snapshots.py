@@ -20,12 +20,12 @@ from dovetail.joiners.snapshot_agent import (
     REPLY_HEADER,
     SnapshotStage,
     request_rows,
-    seen_column,
 )
 from dovetail.platform.errors import StaleCommit, WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.positions import seen_column
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry

@@ -24,7 +24,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.intake import Intake
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
 from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
@@ -38,7 +38,6 @@ __all__ = [
     "SNAPSHOT_SCOPE",
     "SnapshotStage",
     "request_rows",
-    "seen_column",
 ]
 
 #: Name of the snapshot agent; also of its positions and accounts.
@@ -55,11 +54,6 @@ _KEYS = ("request_id", "item_id", "request_time")
 _TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 #: Offset and row of a request in its partition.
 _Request = tuple[int, int]
-
-
-def seen_column(view: str) -> str:
-    """The snapshot column with the positions that ``view``'s values include: list<int64>, by partition."""
-    return f"_seen_{view}"
 
 
 def request_rows(snapshots: pa.Table) -> pa.Table:
