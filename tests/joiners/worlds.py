@@ -262,14 +262,12 @@ def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
         lambda w, f, g: delayed(w, unexposed_fraction=f, negative_fraction=g), windows, fractions, fractions
     )
     fast = st.builds(
-        lambda steps, fix: delayed(
+        lambda steps: delayed(
             sorted(steps)[-1],
             policy="fast_emit",
             emit_after=[f"{s}s" for s in sorted(steps)[:-1]],
-            false_negatives=fix,
         ),
         st.sets(st.integers(1, 15), min_size=2, max_size=4),
-        st.sampled_from(["fnw", "fnc"]),
     )
     hours = DAY_US // SECOND // 4
     days = st.builds(

@@ -114,9 +114,8 @@ def _delayed(policy: PolicyConfig) -> list[_Emission]:
 def _fast_emit(policy: PolicyConfig) -> list[_Emission]:
     horizons = policy.horizons_us
     exposed = within(policy.exposure, horizons[0])
-    fnw = policy.false_negatives == "fnw"
-    of_positive = "1::FLOAT + score" if fnw else "1.0"
-    of_negative = "(1::FLOAT - score) * (1::FLOAT + score)" if fnw else "1.0"
+    # The weights of ``fast_emit.py``, said again, in float32 as there: test_join compares them bit for bit.
+    of_positive, of_negative = "1::FLOAT + score", "(1::FLOAT - score) * (1::FLOAT + score)"
     emissions = [_Emission(0, 0, exposed, "false", of_negative, "negative")]
     for lane, horizon in enumerate(horizons):
         new = f"{exposed} AND {within(policy.positive, horizon)}"
