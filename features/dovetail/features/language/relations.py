@@ -57,7 +57,7 @@ def read_relation(source: Source, streams: Mapping[str, Stream]) -> tuple[tuple[
     file = first.schema.file if len(declared) == 1 else source.file
     time = min(relation.times, key=lambda name: (name != first.event_time, relation.schema.names.index(name)))
     stream = Stream(
-        schema=TableSchema(names, file, source.line(source.select), relation.schema, ""),
+        schema=TableSchema(names, file, source.line(source.select), relation.schema),
         topic="",
         event_time=time,
         key="",
