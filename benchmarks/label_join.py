@@ -32,13 +32,12 @@ from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, time_us
-from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import Progress, SourceFilter, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SEED = 20240304

@@ -18,8 +18,8 @@ from dovetail.cli.main import app
 from dovetail.cli.models.report import metrics_table
 from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError, DovetailError, ModelError, StoreError
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.store import DataFile
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.training import TrainerStage
 

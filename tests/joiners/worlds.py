@@ -21,12 +21,11 @@ from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
-from dovetail.platform.rows.positions import with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import Progress, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog
 
 KINDS = ("exposure", "click")

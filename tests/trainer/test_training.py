@@ -21,7 +21,7 @@ from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
-from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.ftrl import Ftrl
@@ -135,9 +135,9 @@ def test_compiling_before_the_first_poll_leaves_the_model_as_it_was(bench: Bench
         where = rows.get_field_index(name)
         rows = rows.set(where, rows.field(where).with_nullable(False))
     stage = bench.stage(rows=rows, slots=SlotPolicy(admit_after=2), groups=Groups(slices=["category"]))
-    before = image(stage.learner, Progress({}, {}, ()), {})
+    before = image(stage.learner, TrainerProgress({}, {}, ()), {})
     asyncio.run(stage.start())
-    assert image(stage.learner, Progress({}, {}, ()), {}) == before
+    assert image(stage.learner, TrainerProgress({}, {}, ()), {}) == before
 
 
 def state(stage: TrainerStage) -> tuple[object, ...]:

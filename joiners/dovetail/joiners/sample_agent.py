@@ -30,11 +30,10 @@ from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision,
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
-from dovetail.platform.rows.positions import SourceFilter, in_lane, with_source_positions
+from dovetail.platform.rows.positions import Progress, SourceFilter, in_lane, with_source_positions
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
 

@@ -24,12 +24,11 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.intake import Intake
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
 from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "REPLY_HEADER",

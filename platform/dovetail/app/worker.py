@@ -70,7 +70,7 @@ from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.models.scorer import Scorer as ModelScorer
+from dovetail.trainer.models.scorer import ModelScorer
 from dovetail.trainer.training import Trained, TrainerStage
 
 __all__ = [

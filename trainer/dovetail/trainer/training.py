@@ -26,7 +26,7 @@ from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation, Metrics
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
-    Progress,
+    TrainerProgress,
     image,
     resume,
 )
@@ -184,7 +184,7 @@ class TrainerStage(Stage):
         self._gone = False
         self._learner = self._untrained()
         self._sequence = 0
-        progress = Progress({}, {}, ())
+        progress = TrainerProgress({}, {}, ())
         checkpoint = self._store.latest()
         if checkpoint is not None:
             self._learner = resume(checkpoint, self._learner, self._settings)
@@ -363,7 +363,7 @@ class TrainerStage(Stage):
 
     async def _checkpoint(self, *, done: int | None) -> Work:
         """A work that stores the state as it is now, whatever is trained before its commit runs."""
-        progress = Progress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
+        progress = TrainerProgress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
         content = await asyncio.to_thread(image, self._learner, progress, self._settings)
         self._since_us = None
         return Work(commit=partial(self._commit, content, self._polls, dict(self._next)), done=done)

@@ -29,7 +29,7 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
-from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.exporting import import_weights
 from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
@@ -193,6 +193,6 @@ def _lay_down(config: Config, learner: Learner, counted: _Positions) -> str:
         for outcome in (READ, TRAINED)
     )
     settings: Mapping[str, Any] = {"topic": topic, "publish_every": model.publish_every}
-    progress = Progress({topic: counted.next}, counted.filter.state, accounts)
+    progress = TrainerProgress({topic: counted.next}, counted.filter.state, accounts)
     store.save(image(learner, progress, settings), after=0)
     return f"the worker goes on from here, behind {sum(counted.rows.values()):,} samples"

@@ -17,6 +17,7 @@ One source row may give several derived rows at different times (a sample, and l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ __all__ = [
     "LANE",
     "OWN_COLUMNS",
     "SOURCE_COLUMNS",
+    "Progress",
     "SourceFilter",
     "in_lane",
     "own_position_columns",
@@ -57,8 +59,8 @@ def with_own_positions(
     """``table`` with its own position columns, replacing any it had (they were a producer's, hence another topic's)."""
     kept = table.drop_columns([name for name in OWN_COLUMNS if name in table.column_names])
     columns = (np.full(len(offsets), partition, dtype=np.int32), offsets, rows)
-    for field, values in zip(own_position_columns(), columns, strict=True):
-        kept = kept.append_column(field, pa.array(values, type=field.type))
+    for declared, values in zip(own_position_columns(), columns, strict=True):
+        kept = kept.append_column(declared, pa.array(values, type=declared.type))
     return kept
 
 
@@ -87,6 +89,21 @@ def seen_column(view: str) -> str:
 def seen_columns(names: Sequence[str]) -> list[str]:
     """Those of ``names`` that :func:`seen_column` gave, for whichever view."""
     return [name for name in names if name.startswith(_SEEN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a state includes of one partition.
+
+    ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
+    the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
+    by source partition (see :class:`SourceFilter`).
+    """
+
+    next_offset: int = 0
+    watermark_us: int | None = None
+    timestamp_ms: int | None = None
+    sources: dict[int, int] = field(default_factory=dict)
 
 
 class SourceFilter:
