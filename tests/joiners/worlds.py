@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.sample_agent import Lane, SampleStage, lanes_of
+from dovetail.joiners.sample_agent import LabelClock, Lane, SampleStage, SampleTarget, lanes_of
 from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartitions, watermark
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
@@ -237,17 +237,16 @@ def sample_stage(
             pass
 
     return SampleStage(
-        world.lanes[lane],
-        "samples",
-        policy_of(world.policy),
-        KINDS,
+        SampleTarget(world.lanes[lane], policy_of(world.policy), KINDS, "samples"),
         store,
         OwnFeatures(),
-        watermark=lambda: label_watermark(world, store, log),
-        moved=moved,
+        LabelClock(
+            lambda: label_watermark(world, store, log),
+            moved,
+            silent.announcements if idle_us is not None else lambda _needed_us: (),
+        ),
         on_blocked=on_blocked,
         on_released=released,
-        announce=silent.announcements if idle_us is not None else lambda _needed_us: (),
     )
 
 
