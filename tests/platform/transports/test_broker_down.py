@@ -19,7 +19,7 @@ from tests.platform.process.test_lifecycle import read_until
 WORKER = """
 import asyncio, os, sqlite3, sys
 from dovetail.platform.errors import DovetailError
-from dovetail.platform.monitor import Pulse
+from dovetail.platform.process.monitor import Pulse
 from dovetail.platform.process import leave, run_process
 from dovetail.platform.runtime import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work

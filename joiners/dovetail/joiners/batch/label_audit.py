@@ -104,7 +104,7 @@ def audit_labels(
             connection.register(f"log_{kind}", log)
         connection.execute(chance_macros())
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
-        parts = _Parts(tuple(labels), attributed, policy)
+        parts = _AuditSql(tuple(labels), attributed, policy)
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
         rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
@@ -117,7 +117,7 @@ def audit_labels(
         connection.close()
 
 
-class _Parts:
+class _AuditSql:
     """The audit's SQL, for one policy."""
 
     def __init__(self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig) -> None:
