@@ -73,8 +73,8 @@ WORKER = """
 import asyncio, os, sqlite3, sys, threading, time
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.process.monitor import Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
 HOW = os.environ.get("HOW", "")

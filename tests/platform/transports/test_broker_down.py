@@ -20,8 +20,8 @@ WORKER = """
 import asyncio, os, sqlite3, sys
 from dovetail.platform.errors import DovetailError
 from dovetail.platform.process.monitor import Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
 RUN, URL = sys.argv[1:]
