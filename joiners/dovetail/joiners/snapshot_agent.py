@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
-from dovetail.joiners.contracts import FeatureServer, Scorer, Served
+from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
@@ -89,8 +89,8 @@ class Ranking:
     """
 
     features: FeatureServer
-    scorer: Scorer
-    shadow: Scorer | None = None
+    scorer: ServingModel
+    shadow: ServingModel | None = None
     feature_set: str = ""
     warm: Sequence[Callable[[], None]] = ()
 

@@ -42,7 +42,7 @@ from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.registration import register
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.contracts import Scorer
+from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
@@ -70,7 +70,7 @@ from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.models.scorer import ModelScorer
+from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
@@ -217,13 +217,13 @@ class _Parts:
         return stages
 
     def _snapshots(self) -> list[Stage]:
-        scorer: Scorer = NoModel()
-        shadow: Scorer | None = None
+        scorer: ServingModel = NoModel()
+        shadow: ServingModel | None = None
         warm = [self.features.warm]
         model = self.config.model
         if model is not None:
-            scorer = own = ModelScorer(self.stores.models, encoder_of(model))
-            shadow = ModelScorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
+            scorer = own = Scorer(self.stores.models, encoder_of(model))
+            shadow = Scorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
             warm.append(partial(own.warm, trained_rows(model, self.project.feature_set.schema)))
         request = self.config.request
         attributed = bool(self.config.labels.attributed)

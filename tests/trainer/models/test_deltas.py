@@ -16,7 +16,7 @@ from dovetail.platform.stage import Outgoing, Poll
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.models.mirror import ModelMirror, messages
 from dovetail.trainer.models.publish import Model, ModelDirectory, delta_between
-from dovetail.trainer.models.scorer import ModelScorer
+from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
 ENCODER = Encoder([InputSpec("id"), InputSpec("x", "standardised")], 5)
@@ -45,7 +45,7 @@ def expected(version: int) -> Float32:
 
 def test_deltas_lead_to_the_same_weights_as_full_models(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path)
-    scorer, late = ModelScorer(directory, ENCODER), ModelScorer(directory, ENCODER)
+    scorer, late = Scorer(directory, ENCODER), Scorer(directory, ENCODER)
     for version, base in ((1, None), (2, 1), (3, 2), (5, 3)):
         assert publish(directory, version, base)
         assert scorer.refresh()
@@ -64,7 +64,7 @@ def test_a_gap_is_rejected_until_the_next_full_model(
     tmp_path_factory: pytest.TempPathFactory, gap: int, full: int
 ) -> None:
     directory = ModelDirectory(tmp_path_factory.mktemp("models"))
-    scorer = ModelScorer(directory, ENCODER)
+    scorer = Scorer(directory, ENCODER)
     for version in range(1, 12):
         if version == gap:
             continue
@@ -78,7 +78,7 @@ def test_a_gap_is_rejected_until_the_next_full_model(
 
 def test_a_rollback_holds_until_it_is_released(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path, keep=1)
-    scorer = ModelScorer(directory, ENCODER)
+    scorer = Scorer(directory, ENCODER)
     publish(directory, 1, None)
     publish(directory, 2, 1)
     scorer.refresh()
@@ -100,7 +100,7 @@ def test_a_rollback_holds_until_it_is_released(tmp_path: Path) -> None:
 
 def test_a_shadow_scores_beside_the_serving_model(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path)
-    serving, shadow = ModelScorer(directory, ENCODER), ModelScorer(directory, ENCODER, role="shadow")
+    serving, shadow = Scorer(directory, ENCODER), Scorer(directory, ENCODER, role="shadow")
     for version in (1, 2):
         publish(directory, version, None)
     assert not shadow.refresh()
@@ -116,7 +116,7 @@ def test_a_shadow_scores_beside_the_serving_model(tmp_path: Path) -> None:
 
 def test_an_emptied_directory_starts_over(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path)
-    scorer = ModelScorer(directory, ENCODER)
+    scorer = Scorer(directory, ENCODER)
     publish(directory, 7, None)
     scorer.refresh()
     for file in tmp_path.iterdir():

@@ -13,7 +13,7 @@ from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.container import create, pack
 from dovetail.trainer.models.publish import Model, ModelDirectory
-from dovetail.trainer.models.scorer import ModelScorer
+from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.samples.encoding import Encoder
 
 MODEL = Model("f" * 64, 3, 10, np.array([1, 6], np.uint32), np.array([0.5, -2.0], np.float32))
@@ -73,7 +73,7 @@ def test_scores_are_the_trainers_predictions(
     learner.learn(table.slice(0, 100))
     directory = ModelDirectory(tmp_path)
     directory.publish(1, Model.of(learner))
-    scorer = ModelScorer(directory, learner.encoder)
+    scorer = Scorer(directory, learner.encoder)
     assert scorer.refresh()
     scored = scorer.score(table.slice(100))
     assert (scored.version, scorer.version) == (1, 1)
@@ -86,17 +86,17 @@ def test_scores_are_the_trainers_predictions(
 def test_before_the_first_model_the_prior_is_predicted(
     tmp_path: Path, encoder: Encoder, samples: Callable[[int], pa.Table]
 ) -> None:
-    scorer = ModelScorer(ModelDirectory(tmp_path), encoder, prior=0.25)
+    scorer = Scorer(ModelDirectory(tmp_path), encoder, prior=0.25)
     assert not scorer.refresh()
     assert scorer.version == 0
     assert scorer.predict(samples(3)).tolist() == [0.25] * 3
     with pytest.raises(ConfigError, match=r"the prior must lie inside \(0, 1\), got 1"):
-        ModelScorer(ModelDirectory(tmp_path), encoder, prior=1.0)
+        Scorer(ModelDirectory(tmp_path), encoder, prior=1.0)
 
 
 def test_refresh_takes_up_the_newest_and_only_then(tmp_path: Path, encoder: Encoder) -> None:
     directory = ModelDirectory(tmp_path)
-    scorer = ModelScorer(directory, encoder)
+    scorer = Scorer(directory, encoder)
     model = Model(encoder.fingerprint, encoder.bits, 1, MODEL.slots, MODEL.weights)
     directory.publish(1, model)
     directory.publish(2, model._replace(trained=2))
@@ -108,7 +108,7 @@ def test_refresh_takes_up_the_newest_and_only_then(tmp_path: Path, encoder: Enco
 def test_a_model_of_other_inputs_is_refused_and_the_old_one_stays(tmp_path: Path, encoder: Encoder) -> None:
     directory = ModelDirectory(tmp_path)
     directory.publish(1, Model(encoder.fingerprint, encoder.bits, 1, MODEL.slots, MODEL.weights))
-    scorer = ModelScorer(directory, encoder)
+    scorer = Scorer(directory, encoder)
     scorer.refresh()
     directory.publish(2, MODEL)
     with pytest.raises(ModelError, match=r"version 2 .* was trained under encoder fingerprint ffff"):
@@ -118,7 +118,7 @@ def test_a_model_of_other_inputs_is_refused_and_the_old_one_stays(tmp_path: Path
 
 def test_a_corrupt_model_is_refused_and_the_old_one_stays(tmp_path: Path, encoder: Encoder) -> None:
     directory = ModelDirectory(tmp_path)
-    scorer = ModelScorer(directory, encoder)
+    scorer = Scorer(directory, encoder)
     (tmp_path / "model-000000000001.npz").write_bytes(b"PK")
     with pytest.raises(ModelError, match="torn or corrupt"):
         scorer.refresh()
@@ -137,7 +137,7 @@ def test_refresh_survives_retention(tmp_path: Path, encoder: Encoder, monkeypatc
         return load(version)
 
     monkeypatch.setattr(directory, "load", publish_first)
-    scorer = ModelScorer(directory, encoder)
+    scorer = Scorer(directory, encoder)
     assert scorer.refresh()
     assert scorer.version == 2
 
@@ -148,7 +148,7 @@ def test_extreme_weights_do_not_overflow(tmp_path: Path, encoder: Encoder, sampl
     for version, weight in ((1, 3e38), (2, -3e38)):
         weights = np.full(len(slots), weight, np.float32)
         directory.publish(version, Model(encoder.fingerprint, encoder.bits, 1, slots, weights))
-        scorer = ModelScorer(directory, encoder)
+        scorer = Scorer(directory, encoder)
         scorer.refresh()
         predictions = scorer.predict(samples(20))
         assert ((predictions > 0) & (predictions < 1)).all()

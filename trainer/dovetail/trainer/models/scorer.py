@@ -19,7 +19,7 @@ from dovetail.trainer.arithmetic import (
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder
 
-__all__ = ["ModelScorer", "Scored", "predict_with"]
+__all__ = ["Scored", "Scorer", "predict_with"]
 
 
 class _Serving(NamedTuple):
@@ -38,7 +38,7 @@ class Scored(NamedTuple):
     predictions: Float32
 
 
-class ModelScorer:
+class Scorer:
     """Scores tables with the newest published model, or with the one pinned in its directory.
 
     :meth:`refresh` and scoring may run in different threads: a call scores all its rows with one whole model, and the
