@@ -46,6 +46,7 @@ from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
+    Retirement,
     forget_requests,
     label_clocks,
     label_watermark,
@@ -59,6 +60,7 @@ from dovetail.joiners.sample_agent import SampleStage
 from dovetail.joiners.snapshot_agent import SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows import wire
@@ -285,6 +287,9 @@ class _Parts:
             allowed_lateness_us=labels.allowed_lateness,
             idle_timeout_us=labels.idle_timeout,
         )
+        retirement = Retirement(
+            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+        )
         stages: list[Stage] = [
             SampleStage(
                 lane,
@@ -296,7 +301,7 @@ class _Parts:
                 watermark=lambda: label_watermark(self.config, self.stores.labels),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
+                on_released=retirement,
                 announce=silent.announcements,
             )
             for lane, declared in sample_lanes(self.config)
