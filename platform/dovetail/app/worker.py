@@ -47,6 +47,7 @@ from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
+    Retirement,
     forget_requests,
     label_clocks,
     label_watermark,
@@ -60,6 +61,7 @@ from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
 from dovetail.joiners.snapshot_agent import Answers, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.accounts import Account
@@ -283,6 +285,9 @@ class _Parts:
         )
         watermark = partial(label_watermark, self.config, self.stores.labels)
         clock = LabelClock(watermark, self.moved, silent.announcements)
+        retirement = Retirement(
+            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+        )
         stages: list[Stage] = [
             SampleStage(
                 SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic),
@@ -290,7 +295,7 @@ class _Parts:
                 self.features,
                 clock,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
+                on_released=retirement,
             )
             for lane, declared in sample_lanes(self.config)
         ]
