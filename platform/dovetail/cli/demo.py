@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dovetail.demo.logs.find import find_log
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.run import DemoResult, Progress, run_demo
+from dovetail.demo.run import DemoResult, ReplayProgress, run_demo
 
 __all__ = ["run"]
 
@@ -63,7 +63,7 @@ class _Show:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: ReplayProgress) -> None:
         """Take note of the replay's progress."""
         if self._live is not None:
             self._bar.update(self._task, completed=progress.slices, total=progress.of)
@@ -79,14 +79,14 @@ def _moment(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _model_line(progress: Progress) -> str:
+def _model_line(progress: ReplayProgress) -> str:
     if progress.trained is None:
         return "no samples yet"
     total = progress.trained.total
     return f"{progress.trained.trained:,} samples, log-loss {_number(total.log_loss)}, AUC {_number(total.auc)}"
 
 
-def _live_table(progress: Progress) -> Table:
+def _live_table(progress: ReplayProgress) -> Table:
     table = Table(title=f"event time {_moment(progress.time_us)} UTC")
     table.add_column("topic")
     table.add_column("messages sent", justify="right")

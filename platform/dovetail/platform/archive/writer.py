@@ -24,12 +24,11 @@ import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.positions import Progress, SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
 

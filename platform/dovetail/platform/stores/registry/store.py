@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -23,7 +24,7 @@ from dovetail.platform.stores.registry.definition_log import (
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
