@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY
-from rich.console import Console
 
 from dovetail.app.worker import assemble, label_watermark
+from dovetail.cli.output import terminal
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import roles_of
@@ -84,7 +84,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
             await asyncio.sleep(timeout_us / _US / 10)
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = terminal()
     with ExitStack() as stack:
         stack.callback(worker.stores.close)
         if settings.health_port is not None:
