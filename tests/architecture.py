@@ -13,7 +13,7 @@ __all__ = ["RULES", "SOURCE_ROOTS", "Module", "Rule", "Tree", "read_tree"]
 #: The folders whose ``dovetail/`` make up the namespace package.
 SOURCE_ROOTS = ("platform", "features", "joiners", "trainer")
 
-#: Packages from the ground up. A package imports itself and the floors below; those of one floor do not know each other.
+#: Packages from the ground up. A package imports itself and those below; those of one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "trainer"}),
