@@ -201,7 +201,7 @@ def test_threads_share_one_log(path: Path) -> None:
 
 _HOLDER = """
 import sys
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 with EmbeddedLog.open(sys.argv[1]):
     print("open", flush=True)
     sys.stdin.read()
@@ -224,7 +224,7 @@ def test_a_second_process_is_refused_and_told_who_has_it(path: Path) -> None:
 _APPENDER = """
 import random, sys
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
 seed = int(sys.argv[2])
 draw = random.Random(seed)
 with EmbeddedLog.open(sys.argv[1]) as log:
