@@ -27,10 +27,8 @@ def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
         auc = _number(m.auc)
         if m.auc_error is not None and m.auc_error >= 0.00005:
             auc += f"±{m.auc_error:.4f}"
-        table.add(
-            _shown(scope), f"{m.samples:,}", f"{m.positive:,.0f}", _number(m.log_loss), auc, _number(m.normalised_entropy),
-            _number(m.calibration), _number(m.accuracy),
-        )  # fmt: skip
+        rates = [_number(m.log_loss), auc, _number(m.normalised_entropy), _number(m.calibration), _number(m.accuracy)]
+        table.add(_shown(scope), f"{m.samples:,}", f"{m.positive:,.0f}", *rates)
     return table
 
 
