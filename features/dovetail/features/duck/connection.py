@@ -66,6 +66,7 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     if granted.spill is not None:
         settings["temp_directory"] = str(granted.spill)
     connection = duckdb.connect(":memory:", config=settings)
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for cursors too; otherwise it is the machine's
     if granted.script is not None:
         connection = cast("duckdb.DuckDBPyConnection", TracedConnection(connection, granted.script))
     for macro in MACROS:
