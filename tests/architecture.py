@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
-    frozenset({"demo"}),
+    frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )
 
