@@ -17,6 +17,7 @@ from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
+from dovetail.sdk import __version__
 
 __all__ = ["app", "main"]
 
@@ -27,6 +28,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"dovetail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of ``dovetail`` itself, before a command's name."""
 
 
 @app.command()
