@@ -110,6 +110,7 @@ class SnapshotStage(Stage):
         self.topics = (topic,)
         self._snapshots_topic = snapshots_topic
         self._intake = intake
+        self.refusals = intake.refusals
         self._flatten = flatten
         self._server = server
         self._scorer = scorer
@@ -137,6 +138,9 @@ class SnapshotStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         yield await asyncio.to_thread(self._answer, poll)
+
+    def probe(self, poll: Poll) -> None:
+        self._answer(poll)
 
     def _answer(self, poll: Poll) -> Work:
         received = self._intake.read(poll)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.app.datasets import (
+    Gate,
     datasets,
     label_intake,
     request_intake,
@@ -59,10 +60,12 @@ from dovetail.joiners.sample_agent import SampleStage
 from dovetail.joiners.snapshot_agent import SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Observer, Stage
@@ -115,11 +118,13 @@ def assemble(
     on_trained: Callable[[Trained], None] | None = None,
     on_step: Callable[[str, str], None] | None = None,
     observer: Observer | None = None,
+    clock: Clock | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
-    :func:`~dovetail.platform.config.roles.group_of`.
+    :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
+    the future are refused.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -149,7 +154,7 @@ def assemble(
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared = frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, on_trained)
+    parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
     runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s)
@@ -161,12 +166,18 @@ class _Parts:
     """Makes the stages of each role; they share stores, intakes and the signal that labels have moved."""
 
     def __init__(
-        self, project: Project, stores: Stores, app: App, on_trained: Callable[[Trained], None] | None
+        self,
+        project: Project,
+        stores: Stores,
+        app: App,
+        on_trained: Callable[[Trained], None] | None,
+        clock: Clock,
     ) -> None:
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
+        self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
         self.features = features_of(project, stores)
 
     def make(self, role: str) -> list[Stage]:
@@ -189,7 +200,7 @@ class _Parts:
             RekeyStage(
                 streams[name],
                 streams[declared.stream].topic,
-                stream_intake(self.project, declared.stream),
+                stream_intake(self.project, declared.stream, self.gate),
                 self.stores.registry,
                 partitions=declared.partitions,
                 # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
@@ -210,7 +221,7 @@ class _Parts:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
             if views := self._views_of(name):
-                intake = stream_intake(self.project, name)
+                intake = stream_intake(self.project, name, self.gate)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
         return stages
@@ -228,7 +239,7 @@ class _Parts:
         stage = SnapshotStage(
             request.topic,
             request.snapshots_topic,
-            request_intake(self.project),
+            request_intake(self.project, self.gate),
             flatten_requests,
             self.features,
             scorer,
@@ -252,7 +263,7 @@ class _Parts:
             LabelStage(
                 kind,
                 stream.topic or kind,
-                label_intake(self.project, kind),
+                label_intake(self.project, kind, self.gate),
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
                 # The request of an attributed label was before it; others' clocks may disagree.
@@ -347,7 +358,8 @@ class _Parts:
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
-        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
+        kept = datasets(self.project, self.gate.refusals)
+        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

@@ -14,7 +14,7 @@ One source row may give several derived rows at different times (a sample, and l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "pack",
     "with_own_positions",
     "with_source_positions",
+    "without_messages",
 ]
 
 OWN_COLUMNS = ("_partition", "_offset", "_row")
@@ -79,6 +80,18 @@ def in_lane(table: pa.Table, lane: int) -> pa.Table:
     at = table.column_names.index(SOURCE_COLUMNS[0])
     partitions = table.column(at).to_numpy() + np.int32(lane * LANE)
     return table.set_column(at, table.schema.field(at), pa.array(partitions, pa.int32()))
+
+
+def without_messages(table: pa.Table, messages: Sequence[tuple[int, int]]) -> pa.Table:
+    """``table``, which has own positions, without the rows of ``messages``, given by partition and offset."""
+    if not messages or table.num_rows == 0:
+        return table
+    partitions, offsets = (table.column(name).to_numpy() for name in OWN_COLUMNS[:2])
+    gone = np.zeros(table.num_rows, dtype=np.bool_)
+    for partition in {partition for partition, _ in messages}:
+        refused = [offset for of, offset in messages if of == partition]
+        gone |= (partitions == partition) & np.isin(offsets, refused)
+    return table.filter(pa.array(~gone)) if gone.any() else table
 
 
 class SourceFilter:

@@ -14,7 +14,8 @@ Guarantees:
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
   its poll), gives no further poll, and commits what is owed (:meth:`Stage.settle`). What waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
-  any stage, nothing more is acknowledged, and the process exits with a code other than 0.
+  any stage, nothing more is acknowledged, and the process exits with a code other than 0. But for what a message from
+  outside raises while it is computed: that is this message's fate alone (``refusing.py``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from faust.types import TP, StreamT
 
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
+from dovetail.platform.runtime.refusing import refusing
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
 from dovetail.platform.runtime.turns import Turns
@@ -315,6 +317,10 @@ class Runtime:
         self._offsets.forget(gone)
 
     def _read_stored(self, topics: set[str]) -> Stored:
+        for topic in topics:
+            for stage in self._readers[topic]:
+                if stage.refusals is not None:
+                    stage.refusals.forget(topic)
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
 
     # --- agents -----------------------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ class Runtime:
             try:
                 async with self._turns.at_work(stage.name, tp, tenure):
                     # When a stop has begun, up to a point to resume from; the rest is for the next start.
-                    await self._steps.take_all(stage, tp, stage.handle(todo), tenure, lambda: self._stopping)
+                    await self._steps.take_all(stage, tp, refusing(stage, todo), tenure, lambda: self._stopping)
             except Gone:
                 return
         if self.tenure.number(tp) == tenure and not self._stopping:
