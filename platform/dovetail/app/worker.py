@@ -7,6 +7,7 @@ demo, in its own process. This is the one place that knows every package.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,11 +64,13 @@ from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
+from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
@@ -157,7 +160,9 @@ def assemble(
     parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
-    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s)
+    prober = ChildProber([sys.executable, "-m", "dovetail.app.probing"], project)
+    trial = Trial(config.path(config.storage.state) / "trial", prober)
+    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial)
     parts.runtime = runtime
     return Worker(project, stores, runtime, {stage.name: stage for stage in stages}, roles)
 

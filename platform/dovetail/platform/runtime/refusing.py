@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
@@ -30,9 +30,10 @@ from dovetail.platform.errors import (
     WorkerStuck,
 )
 from dovetail.platform.masking import masked
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Poll, Stage, Work
 
-__all__ = ["blameless", "reason_of", "refusing"]
+__all__ = ["blameless", "reason_of", "refusing", "tried"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,19 @@ def reason_of(error: BaseException) -> str:
     return masked(f"{type(error).__name__}: {error}")
 
 
-async def refusing(stage: Stage, poll: Poll) -> AsyncIterator[Work]:
+async def tried(stage: Stage, poll: Poll, trial: Trial | None, beat: Callable[[], None]) -> AsyncIterator[Work]:
+    """As :func:`refusing`; of a stage that reads from outside, the poll is on ``trial`` until it is handled."""
+    watched = None if stage.refusals is None else trial
+    if watched is not None:
+        await watched.begin(stage, poll, beat)
+    async with aclosing(refusing(stage, poll)) as works:
+        async for work in works:
+            yield work
+    if watched is not None:
+        watched.end(stage)
+
+
+async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
     """The works of ``stage`` for ``poll``; messages that it cannot compute are refused.
 
     Raises what the stage raises where that is no single message's fault.

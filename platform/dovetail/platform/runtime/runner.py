@@ -28,11 +28,13 @@ from typing import cast
 
 from faust.types import TP, StreamT
 
+from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
-from dovetail.platform.runtime.refusing import refusing
+from dovetail.platform.runtime.refusing import tried
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.runtime.turns import Turns
 from dovetail.platform.runtime.waiters import Waiters
 from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, check_stages
@@ -50,6 +52,7 @@ class Runtime:
 
     ``tick_s``: how often stages are asked to settle; 0: never, but by :meth:`tick`.
     ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
+    ``trial``: where polls from outside are written down before they are computed; what ended a process is refused.
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
     Raises ConfigError for two stages of one name, a stage without topics, or a topic the app does not declare.
@@ -64,6 +67,7 @@ class Runtime:
         observer: Observer | None = None,
         grace_s: float = 10.0,
         tick_s: float = 1.0,
+        trial: Trial | None = None,
     ) -> None:
         self.app = app
         self.stages = tuple(stages)
@@ -75,6 +79,7 @@ class Runtime:
         self._observer = observer
         self._grace_s = grace_s
         self._tick_s = tick_s
+        self._trial = trial
         self._ticking: list[asyncio.Task[None]] = []
         self._turns: Turns[TP] = Turns()
         self._stopping = False
@@ -163,6 +168,8 @@ class Runtime:
     async def before_start(self) -> None:
         """Start the stages, in their order."""
         self._waiters.listen()
+        if self._trial is not None:
+            self._trial.open({stage.name for stage in self.stages})
         for stage in self.stages:
             self._started.append(stage)
             await stage.start()
@@ -243,6 +250,9 @@ class Runtime:
     async def after_stop(self) -> None:
         """Stop the stages, in reverse order, each also when another one's stop raises."""
         errors: list[Exception] = []
+        if self._trial is not None:
+            # What the engine or memory gave out at is looked at by the next start as what ended the process.
+            self._trial.close(keep=isinstance(self.failure, (EngineFailed, MemoryError)))
         for ticking in self._ticking:
             ticking.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
@@ -358,7 +368,8 @@ class Runtime:
             try:
                 async with self._turns.at_work(stage.name, tp, tenure):
                     # When a stop has begun, up to a point to resume from; the rest is for the next start.
-                    await self._steps.take_all(stage, tp, refusing(stage, todo), tenure, lambda: self._stopping)
+                    works = tried(stage, todo, self._trial, lambda: self._steps.beat(stage.name, tp))
+                    await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
             except Gone:
                 return
         if self.tenure.number(tp) == tenure and not self._stopping:
