@@ -160,7 +160,7 @@ def assemble(
     parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
-    prober = ChildProber([sys.executable, "-m", "dovetail.app.probing"], project)
+    prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
     trial = Trial(config.path(config.storage.state) / "trial", prober)
     runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial)
     parts.runtime = runtime
