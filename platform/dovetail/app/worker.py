@@ -48,6 +48,7 @@ from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
+    Retirement,
     forget_requests,
     label_clocks,
     label_watermark,
@@ -301,6 +302,9 @@ class _Parts:
             allowed_lateness_us=labels.allowed_lateness,
             idle_timeout_us=labels.idle_timeout,
         )
+        retirement = Retirement(
+            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+        )
         stages: list[Stage] = [
             SampleStage(
                 lane,
@@ -312,7 +316,7 @@ class _Parts:
                 watermark=lambda: label_watermark(self.config, self.stores.labels),
                 moved=self.moved,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
+                on_released=retirement,
                 announce=silent.announcements,
             )
             for lane, declared in sample_lanes(self.config)

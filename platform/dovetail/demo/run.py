@@ -150,6 +150,7 @@ class _Conductor:
         self._runtime = worker.runtime
         self._config = worker.project.config
         self._replay = Replay(log, self._config)
+        self._partitions = self._config.topics()
         self._on_progress = on_progress
         self._last = last
         streams = [name for name in worker.stages if name.startswith(("rekey.", "features."))]
@@ -207,11 +208,11 @@ class _Conductor:
     def _at_end(self, stage: str, topic: str) -> bool:
         return all(
             self._runtime.handled.get((stage, topic, partition), 0) >= (self._runtime.end_offset(topic, partition) or 0)
-            for partition in range(self._config.topics()[topic])
+            for partition in range(self._partitions[topic])
         )
 
     def _messages(self, topic: str) -> int:
-        return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._config.topics()[topic]))
+        return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._partitions[topic]))
 
 
 def _summary(worker: Worker, audit: Audit, consistency: Consistency, seconds: float) -> dict[str, Any]:
