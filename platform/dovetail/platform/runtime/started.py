@@ -33,7 +33,7 @@ class StartedStages:
             stage.hurry()
 
     async def stop(self) -> None:
-        """Stop them, in reverse order, each also when another one's stop raises. Raises the first of what they raise."""
+        """Stop them, in reverse order, each also when another one raises. Raises the first of what they raise."""
         errors: list[Exception] = []
         while self._started:
             try:
