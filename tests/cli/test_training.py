@@ -135,7 +135,7 @@ def test_a_terminal_gets_tables(project: Path) -> None:
     files = ("--samples", project / "s.parquet", "--plot", plot)
     assert "models compared" in show("model", "compare", f"{project / 'm'}@1", project / "m", "-p", project, *files)
     assert plot.exists()
-    assert metrics_table("empty", []).row_count == 0
+    assert metrics_table("empty", []).rows == []
 
 
 def test_models_are_listed_shown_and_exported(project: Path) -> None:

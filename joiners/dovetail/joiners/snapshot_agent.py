@@ -141,6 +141,7 @@ class SnapshotStage(Stage):
         self.name = SNAPSHOT_SCOPE
         self.topics = (requests.topic,)
         self._intake = requests.intake
+        self.refusals = requests.intake.refusals
         self._flatten = requests.flatten
         self._ranking = ranking
         self._answers = answers
@@ -159,6 +160,9 @@ class SnapshotStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         yield await asyncio.to_thread(self._answer, poll)
+
+    def probe(self, poll: Poll) -> None:
+        self._answer(poll)
 
     def _answer(self, poll: Poll) -> Work:
         received = self._intake.read(poll)

@@ -11,6 +11,8 @@
     ├── TransportError       a broker or an embedded log refused to work
     │   └── LogLocked        another process has the embedded log open
     ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
+    │   └── DamagedState     what is stored is no state of the view: damaged, or another definition's or release's
+    ├── EngineFailed         DuckDB cannot go on in this process: out of memory, or an internal error
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
     └── ModelError           a model or checkpoint cannot be used: what differs is named
 
@@ -23,8 +25,10 @@ from pathlib import Path
 
 __all__ = [
     "ConfigError",
+    "DamagedState",
     "DefinitionError",
     "DovetailError",
+    "EngineFailed",
     "LogLocked",
     "ModelError",
     "StaleCommit",
@@ -93,6 +97,14 @@ class LogLocked(TransportError):
 
 class StateError(DovetailError):
     """Stored feature state cannot give the exact value."""
+
+
+class DamagedState(StateError):
+    """What a store holds for a view cannot be read as its state; no message is to blame."""
+
+
+class EngineFailed(DovetailError):
+    """DuckDB has failed in a way that nothing in this process can be computed after."""
 
 
 class WorkerStuck(DovetailError):

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.examples import example_rows
 from dovetail.platform.rows.positions import SourceFilter
@@ -321,6 +322,9 @@ class TrainerStage(Stage):
             self._models.publish(version, publication)
         self._published = version
         self._base = model.dense() if self._publication.full_every > 1 else None
+        kind = "delta" if isinstance(publication, Delta) else "full"
+        sizes = {"trained": model.trained, "weights": len(publication.slots)}
+        _log.info(Event("model published", model=self._models.path.name, version=version, kind=kind, **sizes))
 
     def _refuse(self, version: int, reasons: Sequence[str], evaluated: Callable[[], None]) -> None:
         evaluated()
@@ -335,11 +339,14 @@ class TrainerStage(Stage):
         progress = TrainerProgress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
         content = await asyncio.to_thread(image, self._learner, progress, self._settings)
         self._since_us = None
-        return Work(commit=partial(self._commit, content, self._polls, dict(self._next)), done=done)
+        trained = self._learner.trained
+        return Work(commit=partial(self._commit, content, trained, self._polls, dict(self._next)), done=done)
 
-    def _commit(self, content: bytes, polls: int, positions: dict[int, int]) -> None:
+    def _commit(self, content: bytes, trained: int, polls: int, positions: dict[int, int]) -> None:
         with self._committing:
             # A checkpoint asked for earlier may reach its commit later; the newer one includes it.
             if polls > self._saved:
                 self._sequence = self._store.save(content, after=self._sequence)
                 self._saved, self._stored = polls, positions
+                name, number = self._models.path.name, self._sequence
+                _log.info(Event("checkpoint stored", model=name, sequence=number, trained=trained, bytes=len(content)))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 
 from dovetail.app.modelling import encoder_of, optimizer_of, recipe_of
 from dovetail.cli.models.report import metrics_dict, metrics_table
@@ -21,7 +20,7 @@ from dovetail.cli.models.samples import (
     model_of,
     project_config,
 )
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
@@ -86,14 +85,14 @@ def run(options: Options) -> int:
     if options.json:
         print_json(answer)
         return 0
-    console = Console()
-    console.print(metrics_table("predicted, then trained on; first pass", [("total", first)]))
+    console = terminal()
+    metrics_table("predicted, then trained on; first pass", [("total", first)]).print(console)
     if len(losses) > 1:
         console.print("log-loss by pass: " + ", ".join(f"{loss:.4f}" for loss in losses))
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
     for what in ("published_to", "checkpoint"):
         if what in answer:
-            console.print(f"{what.replace('_', ' ')}: {answer[what]}", highlight=False)
+            console.print(f"{what.replace('_', ' ')}: {answer[what]}")
     return 0
 
 

@@ -148,6 +148,11 @@ class Ledger:
         rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
         return [Account(row.stage, row.topic, row.partition, row.outcome, row.rows) for row in rows]
 
+    def topics(self, connection: sa.Connection, stage: str) -> list[str]:
+        """The topics that ``stage`` has accounts of."""
+        columns = self._accounts.c
+        return list(connection.execute(sa.select(columns.topic).where(columns.stage == stage).distinct()).scalars())
+
 
 def _progress(next_offset: int, watermark_us: int | None, timestamp_ms: int | None, sources: str) -> Progress:
     included = {} if sources == "{}" else {int(partition): last for partition, last in json.loads(sources).items()}
