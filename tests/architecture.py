@@ -43,9 +43,9 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "mode": _FAUST,
     "aiokafka": ("dovetail/platform/transports/",),
     "duckdb": (
+        "dovetail/platform/duck/",
         "dovetail/features/duck/",
         "dovetail/features/batch/",
-        "dovetail/joiners/batch/",
     ),
     "numba": (
         "dovetail/features/kernels/",

@@ -123,6 +123,8 @@ def worker(
     stop_timeout: Annotated[str | None, typer.Option(help="From a signal to the end, at most: 30s.")] = None,
     watchdog_timeout: Annotated[str | None, typer.Option(help="Stand still this long with data waiting: 5m.")] = None,
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_json: Annotated[bool | None, typer.Option("--log-json/--log-text", help="Log JSON, one object a line.")] = None,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
     from dovetail.cli.worker import run
@@ -133,6 +135,8 @@ def worker(
         "stop_timeout": stop_timeout,
         "watchdog_timeout": watchdog_timeout,
         "session_timeout": session_timeout,
+        "log_level": log_level,
+        "log_json": log_json,
     }
     options = {name: value for name, value in given.items() if value is not None}
     run(project, [role.strip() for role in agents.split(",") if role.strip()], options)
