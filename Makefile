@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check nightly bench services-test faults format clean
+.PHONY: demo test check newest lowest wheel-test nightly bench services-test faults format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,23 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(ARGS)
+
+QUICK := -m "not services and not slow"
+PIP := -m pip install --quiet --disable-pip-version-check
+
+newest:  ## the quick tests with the newest versions that pyproject.toml allows, in .venv-newest
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/python -m pytest $(QUICK) $(ARGS)
+
+lowest:  ## the quick tests with the lowest, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) scripts/bounds.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest $(QUICK) $(ARGS)
+
+wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
+	scripts/wheel-test $(PYTHON)
 
 nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, more seeds
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/parity tests/features/stored $(ARGS)
@@ -43,4 +60,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

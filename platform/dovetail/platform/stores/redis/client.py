@@ -19,12 +19,12 @@ from dovetail.platform.errors import ConfigError, StoreError
 __all__ = ["RedisClient", "is_redis_url"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
-_FAILURES = (redis.RedisError, redis.RedisClusterException)
+_FAILURES = (redis.RedisError, exceptions.RedisClusterException)
 # What a cluster says while one of its nodes is away or its slots move, besides what a single Redis says.
 _FAILING_OVER = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.RedisClusterException,
+    exceptions.RedisClusterException,
     exceptions.AskError,  # MOVED, too
     exceptions.TryAgainError,
     exceptions.ClusterDownError,
