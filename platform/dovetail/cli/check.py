@@ -8,10 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dovetail.app.storage import open_stores
 from dovetail.cli.output import print_json
 from dovetail.features import load
-from dovetail.features.stored.registration import changes
 
 __all__ = ["run", "run_diff"]
 
@@ -52,6 +50,9 @@ def run(project: Path, *, as_json: bool) -> int:
 
 def run_diff(project: Path, *, as_json: bool) -> int:
     """Show what is not as registered; 1 when a worker would refuse to start."""
+    from dovetail.app.storage import open_stores  # databases and models, which definitions alone do not need
+    from dovetail.features.stored.registration import changes
+
     loaded = load(project)
     stores = open_stores(loaded.config)
     try:
