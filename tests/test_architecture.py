@@ -1,99 +1,101 @@
-"""The walls of the tree: who may import whom."""
+"""The walls of the tree hold, and a hole of each kind would be seen."""
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
+from tests.architecture import MAX_FILES, MAX_LINES, RULES, SOURCE_ROOTS, Tree, read_tree
 from tests.places import ROOT
 
-PACKAGES = ("platform", "features", "joiners", "trainer")
-#: Modules of the platform that may know every package: where the parts are put together.
-ASSEMBLY = ("app", "cli", "datasets", "demo", "jobs", "modelling", "reports", "storage")
 
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-
-
-def imports_of(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return read_tree(ROOT)
 
 
-def package_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0]
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_the_tree_keeps(rule: str, tree: Tree) -> None:
+    assert RULES[rule](tree) == []
 
 
-def inside(path: Path, *folders: str) -> bool:
-    relative = path.relative_to(ROOT).as_posix()
-    return any(relative.startswith(folder) for folder in folders)
+def test_nothing_shadows_the_standard_library_or_closes_the_namespace() -> None:
+    assert not [root for root in SOURCE_ROOTS if (ROOT / root / "__init__.py").exists()]
+    assert not [root for root in SOURCE_ROOTS if (ROOT / root / "dovetail" / "__init__.py").exists()]
 
 
-def is_assembly(path: Path) -> bool:
-    parts = path.relative_to(ROOT / "platform" / "dovetail" / "platform").with_suffix("").parts
-    return parts[0] in ASSEMBLY
+GROUND = "platform/dovetail/platform/ground.py"
+OTHER = "platform/dovetail/platform/other.py"
+VIEWS = "features/dovetail/features/views.py"
 
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_run_one_way(path: Path) -> None:
-    own = package_of(path)
-    if own == "platform" and is_assembly(path):
-        return
-    allowed = {own, "platform"}
-    crossing = {name for name in imports_of(path) if name.startswith("dovetail.") and name.split(".")[1] not in allowed}
-    assert not crossing, f"{path.relative_to(ROOT)} imports {sorted(crossing)}"
-    if own != "platform":
-        upward = {
-            name for name in imports_of(path) if name.startswith(tuple(f"dovetail.platform.{a}" for a in ASSEMBLY))
-        }
-        assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}, which assembles it"
-
-
-#: Where a library may be imported; everywhere else it is a leak.
-_FAUST = (
-    "platform/dovetail/platform/transports/",
-    "platform/dovetail/platform/runtime/runner.py",
-    "platform/dovetail/app/worker.py",
-)
-HOMES = {
-    "faust": _FAUST,
-    "mode": _FAUST,
-    "aiokafka": ("platform/dovetail/platform/transports/",),
-    "duckdb": (
-        "features/dovetail/features/batch/",
-        "joiners/dovetail/joiners/batch/join.py",
-        "joiners/dovetail/joiners/batch/attributed.py",
-        "joiners/dovetail/joiners/batch/label_audit.py",
+#: By rule, files that break it, and a part of what it must say.
+HOLES = [
+    (
+        "imports_go_down",
+        {GROUND: "from dovetail.app import worker", "platform/dovetail/app/worker.py": ""},
+        "ground.py:1",
     ),
-    "sqlalchemy": ("platform/dovetail/platform/stores/",),
-    "sqlite3": ("platform/dovetail/platform/transports/",),
-    "numba": (
-        "features/dovetail/features/stream/",
-        "features/dovetail/features/kernels/finish.py",
-        "trainer/dovetail/trainer/",
-        "joiners/dovetail/joiners/pairs.py",
+    (
+        "imports_go_down",
+        {GROUND: "import dovetail.features.views", VIEWS: ""},
+        "platform imports dovetail.features.views",
     ),
-    "redis": ("platform/dovetail/platform/stores/",),
-}
+    (
+        "imports_go_down",
+        {VIEWS: "def f():\n    from dovetail.trainer.learner import x", "trainer/dovetail/trainer/learner.py": "x = 1"},
+        "views.py:2: features imports dovetail.trainer.learner",
+    ),
+    ("imports_go_down", {"platform/dovetail/attic/box.py": ""}, "attic stands on no floor"),
+    ("imports_are_absolute", {GROUND: "from .other import x", OTHER: "x = 1"}, "ground.py:1: relative import"),
+    (
+        "no_circles",
+        {
+            GROUND: "from dovetail.platform.other import x",
+            OTHER: "def f():\n    import dovetail.platform.third",
+            "platform/dovetail/platform/third.py": "from dovetail.platform import ground",
+        },
+        "dovetail.platform.ground → dovetail.platform.other → dovetail.platform.third",
+    ),
+    (
+        "no_circles_of_rooms",
+        {
+            "features/dovetail/features/plan/a.py": "import dovetail.features.stream.b",
+            "features/dovetail/features/plan/c.py": "",
+            "features/dovetail/features/stream/b.py": "",
+            "features/dovetail/features/stream/deep/d.py": "from dovetail.features.plan import c",
+            "features/dovetail/features/__init__.py": "",
+        },
+        "circle of rooms in dovetail/features: plan ↔ stream",
+    ),
+    ("files_are_small", {GROUND: "\n" * (MAX_LINES + 1)}, f"ground.py: {MAX_LINES + 1} lines"),
+    (
+        "folders_are_small",
+        {f"platform/dovetail/platform/file{n}.py": "" for n in range(MAX_FILES + 1)},
+        f"platform/dovetail/platform: {MAX_FILES + 1} files",
+    ),
+    (
+        "names_say_what_no_other_says",
+        {GROUND: "", "trainer/dovetail/trainer/ground.py": ""},
+        "ground.py stands 2 times",
+    ),
+    ("names_say_what_no_other_says", {"platform/dovetail/platform/rows/rows.py": ""}, "repeats the name of its folder"),
+    ("names_say_what_no_other_says", {"platform/dovetail/platform/rows/rows_wire.py": ""}, "repeats the name"),
+    ("libraries_stay_at_home", {GROUND: "import duckdb"}, "ground.py:1: imports duckdb"),
+    ("libraries_stay_at_home", {VIEWS: "def f():\n    from faust.app import App"}, "views.py:2: imports faust"),
+    ("exports_are_told", {GROUND: "def helper():\n    ..."}, "no __all__, and helper is public"),
+    ("exports_are_told", {GROUND: '__all__ = ["gone"]'}, "__all__ has gone"),
+]
 
 
-@pytest.mark.parametrize("library", sorted(HOMES))
-def test_a_library_stays_at_home(library: str) -> None:
-    strays = [
-        path.relative_to(ROOT).as_posix()
-        for path in FILES
-        if any(name == library or name.startswith(f"{library}.") for name in imports_of(path))
-        and not inside(path, *HOMES[library])
-    ]
-    assert not strays
+@pytest.mark.parametrize(("rule", "files", "said"), HOLES)
+def test_a_hole_is_seen(rule: str, files: dict[str, str], said: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert said in "\n".join(RULES[rule](read_tree(tmp_path)))
 
 
-def test_nothing_shadows_the_standard_library() -> None:
-    assert not [package for package in PACKAGES if (ROOT / package / "__init__.py").exists()]
-    assert not [package for package in PACKAGES if (ROOT / package / "dovetail" / "__init__.py").exists()]
+def test_every_rule_has_a_hole_that_shows_it() -> None:
+    assert {rule for rule, _, _ in HOLES} == set(RULES)
