@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def rekeyed(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DemoResult]]:
-    log = simulate(SimulatorConfig(requests=200, seed=5))
+    log = replace(simulate(SimulatorConfig(requests=200, seed=5)), slice_us=90 * 60_000_000)
     folders = {name: tmp_path_factory.mktemp(name) for name in ("plain", "rekeyed")}
     overrides: dict[str, dict[str, Any]] = {"plain": {}, "rekeyed": rekeyed(folders["rekeyed"])}
     return {
