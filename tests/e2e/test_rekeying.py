@@ -13,7 +13,8 @@ import pytest
 from dovetail.app.storage import open_stores
 from dovetail.app.worker import assemble, features_of
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.run import DemoResult, project_folder, run_demo
+from dovetail.demo.run import DemoResult, run_demo
+from dovetail.demo.shipped import project_folder
 from dovetail.features import load
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.stored.bootstrap import bootstrap

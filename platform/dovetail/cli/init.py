@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dovetail.demo.run import project_folder
+from dovetail.demo.shipped import project_folder
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["run"]
