@@ -13,7 +13,7 @@ import pytest
 
 from tests.places import ROOT
 
-#: What a worker needs to run, and definitions do not need to be read. Beside the registry, libraries of stores are needed.
+#: What a worker needs to run, and definitions do not need to be read; a registry needs the stores' libraries.
 OF_A_WORKER = frozenset({"aiokafka", "faust", "numba", "pyarrow.dataset", "scipy"})
 OF_STORES = frozenset({"redis", "sqlalchemy"})
 SCRIPT = """
