@@ -26,11 +26,10 @@ from dovetail.platform.rows.intake import (
     spoken_ms,
     time_us,
 )
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
 
@@ -66,6 +65,7 @@ class LabelStage(Stage):
         self.topics = (topic,)
         self._kind = kind
         self._intake = intake
+        self.refusals = intake.refusals
         self._store = store
         self._allowed_lateness_us = allowed_lateness_us
         self._useful_us = useful_us
@@ -98,7 +98,8 @@ class LabelStage(Stage):
         received = await asyncio.to_thread(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
-            look = partial(self._attribution.look, int(effective_us.max()), spoken_ms(poll))
+            spoken = spoken_ms(poll, received.refused)
+            look = partial(self._attribution.look, int(effective_us.max()), spoken)
             with self._hold.of(poll.partition):
                 while announcements := await self._hold.until(look):
                     yield Work(outgoing=announcements)
@@ -125,6 +126,11 @@ class LabelStage(Stage):
 
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
+
+    def probe(self, poll: Poll) -> None:
+        received = self._intake.read(poll)
+        before = self._progress.get(poll.partition, Progress())
+        self._rows(received.table, known_times_us(received, "event_time", before, self._allowed_lateness_us))
 
     def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
         """The rows to store (LABEL_ROWS), and how many are too late or of no request."""

@@ -25,9 +25,8 @@ from dovetail.platform.rows.intake import (
     spoken_ms,
     time_us,
 )
-from dovetail.platform.rows.positions import pack
+from dovetail.platform.rows.positions import Progress, pack
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "PartitionClock",
@@ -145,7 +144,7 @@ def progress_after(poll: Poll, received: Received, column: str, before: Progress
     times, _ = log_times(received, column)
     newest = [int(times.max())] if len(times) else []
     known = [time for time in (before.watermark_us, *newest) if time is not None]
-    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll)) if stamp is not None]
+    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll, received.refused)) if stamp is not None]
     return Progress(poll.last + 1, watermark_us=max(known, default=None), timestamp_ms=max(stamps, default=None))
 
 

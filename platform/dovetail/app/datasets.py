@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -13,14 +15,18 @@ from dovetail.features.stored.fingerprints import record_of
 from dovetail.features.stream.vetting import vet_events
 from dovetail.joiners.label_agent import label_rows
 from dovetail.platform.archive.writer import Dataset
+from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.intake import NEWEST_MS, OLDEST_MS, Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
 
 __all__ = [
     "ANNOUNCED",
     "DEAD_LETTERS",
+    "OPEN",
+    "Gate",
     "datasets",
     "label_intake",
     "request_intake",
@@ -34,23 +40,34 @@ ANNOUNCED = "requests.announced"
 DEAD_LETTERS = "dead_letters"
 
 
-def stream_intake(project: Project, name: str) -> Intake:
-    """What a stream's agents take in. A re-keyed one's rows have been compared with their messages' time before."""
+class Gate(NamedTuple):
+    """What intakes of topics from outside share: what is refused of them, and for those who judge, the clock."""
+
+    refusals: Refusals | None = None
+    clock: Clock | None = None
+
+
+#: An intake that knows of no refusals and judges by the message alone.
+OPEN = Gate()
+
+
+def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
+    """What a stream's agents take in. A re-keyed one's rows have been through its gate before."""
     stream = project.streams[name]
     vet = vet_events(stream, list(project.stream_views.values()))
     if stream.rekeyed_from is not None:
         return Intake(rekeyed_schema(stream.schema), stream.event_time, None, vet)
-    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet)
+    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet, **gate._asdict())
 
 
-def request_intake(project: Project) -> Intake:
+def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
     """What the agents of requests take in."""
-    return Intake(project.request, "request_time", project.config.request.max_ahead)
+    return Intake(project.request, "request_time", project.config.request.max_ahead, **gate._asdict())
 
 
-def label_intake(project: Project, kind: str) -> Intake:
+def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
     """What a label stream's agents take in."""
-    return Intake(project.label_schemas[kind], "event_time", project.config.labels.max_ahead)
+    return Intake(project.label_schemas[kind], "event_time", project.config.labels.max_ahead, **gate._asdict())
 
 
 def samples_dataset(target: str) -> str:
@@ -58,25 +75,26 @@ def samples_dataset(target: str) -> str:
     return f"samples.{target}" if target else "samples"
 
 
-def datasets(project: Project) -> list[Dataset]:
-    """Every dataset that the archive agents write."""
-    config = project.config
-    topic, requests = config.request.topic, request_intake(project)
-    found = [
-        Dataset(
-            name,
-            stream.topic,
-            stream.event_time,
-            partial(_outside, stream_intake(project, name)),
-            derived=stream.rekeyed_from is not None,
-        )
-        for name, stream in project.streams.items()
-    ]
-    found.append(Dataset("requests", topic, "request_time", partial(_outside, requests), derived=False))
+def datasets(project: Project, refusals: Refusals | None = None) -> list[Dataset]:
+    """Every dataset that the archive agents write. They follow ``refusals`` and leave the clock to the other agents."""
+    config, gate = project.config, Gate(refusals)
+    topic, requests = config.request.topic, request_intake(project, gate)
+
+    def from_outside(name: str, topic: str, day_of: str, decode: Callable[[Poll], tuple[pa.Table, int]]) -> Dataset:
+        return Dataset(name, topic, day_of, decode, derived=False, refusals=refusals)
+
+    found = []
+    for name, stream in project.streams.items():
+        decode = partial(_outside, stream_intake(project, name, gate))
+        if stream.rekeyed_from is not None:
+            found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True))
+        else:
+            found.append(from_outside(name, stream.topic, stream.event_time, decode))
+    found.append(from_outside("requests", topic, "request_time", partial(_outside, requests)))
     if config.labels.attributed:  # when requests were known is told by what was announced among them, too
-        found.append(Dataset(ANNOUNCED, topic, "request_time", partial(_announced, requests), derived=False))
+        found.append(from_outside(ANNOUNCED, topic, "request_time", partial(_announced, requests)))
     found += [
-        Dataset(kind, stream.topic or kind, "event_time", partial(_labels, label_intake(project, kind)), derived=False)
+        from_outside(kind, stream.topic or kind, "event_time", partial(_labels, label_intake(project, kind, gate)))
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
@@ -119,7 +137,7 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
     """Where each dead letter came from and why, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
-        "sent": pa.array([letter.sent_ms for letter in said], pa.timestamp("ms")).cast(pa.timestamp("us")),
+        "sent": pa.array([_sent_us(letter.sent_ms) for letter in said], pa.int64()).cast(pa.timestamp("us")),
         "stage": pa.array([letter.stage for letter in said], pa.string()),
         "topic": pa.array([letter.topic for letter in said], pa.string()),
         "partition": pa.array([letter.partition for letter in said], pa.int32()),
@@ -128,6 +146,11 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
         "reason": pa.array([letter.reason for letter in said], pa.string()),
     }
     return _at_offsets(columns, poll.partition, poll.offsets.tolist()), 0
+
+
+def _sent_us(sent_ms: int) -> int:
+    """When a dead letter's message was sent; a timestamp that is no time of the years 1 to 9999 is the nearest one."""
+    return min(max(sent_ms, OLDEST_MS), NEWEST_MS) * 1_000
 
 
 def _inside(poll: Poll) -> tuple[pa.Table, int]:

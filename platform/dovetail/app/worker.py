@@ -7,6 +7,7 @@ demo, in its own process. This is the one place that knows every package.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +16,18 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.app.datasets import (
+    Gate,
     datasets,
     label_intake,
     request_intake,
     stream_intake,
 )
 from dovetail.app.modelling import (
+    checkpointing_of,
     encoder_of,
-    optimizer_of,
+    publication_of,
+    recipe_of,
     trained_rows,
-    trainer_options,
 )
 from dovetail.app.storage import (
     Stores,
@@ -41,11 +44,12 @@ from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.registration import register
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.contracts import Scorer
+from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
+    Retirement,
     forget_requests,
     label_clocks,
     label_watermark,
@@ -55,23 +59,27 @@ from dovetail.joiners.progress import (
     retire_labels,
     sample_lanes,
 )
-from dovetail.joiners.sample_agent import SampleStage
-from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
+from dovetail.joiners.snapshot_agent import Answers, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.rows import wire
+from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.models.scorer import Scorer as ModelScorer
-from dovetail.trainer.training import Trained, TrainerStage
+from dovetail.trainer.models.scorer import Scorer
+from dovetail.trainer.settings import SampleTopic
+from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
 __all__ = [
     "ROLES",
@@ -115,11 +123,13 @@ def assemble(
     on_trained: Callable[[Trained], None] | None = None,
     on_step: Callable[[str, str], None] | None = None,
     observer: Observer | None = None,
+    clock: Clock | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
-    :func:`~dovetail.platform.config.roles.group_of`.
+    :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
+    the future are refused.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -149,10 +159,12 @@ def assemble(
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared = frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, on_trained)
+    parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
-    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s)
+    prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
+    trial = Trial(config.path(config.storage.state) / "trial", prober)
+    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial)
     parts.runtime = runtime
     return Worker(project, stores, runtime, {stage.name: stage for stage in stages}, roles)
 
@@ -161,12 +173,18 @@ class _Parts:
     """Makes the stages of each role; they share stores, intakes and the signal that labels have moved."""
 
     def __init__(
-        self, project: Project, stores: Stores, app: App, on_trained: Callable[[Trained], None] | None
+        self,
+        project: Project,
+        stores: Stores,
+        app: App,
+        on_trained: Callable[[Trained], None] | None,
+        clock: Clock,
     ) -> None:
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
+        self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
         self.features = features_of(project, stores)
 
     def make(self, role: str) -> list[Stage]:
@@ -189,7 +207,7 @@ class _Parts:
             RekeyStage(
                 streams[name],
                 streams[declared.stream].topic,
-                stream_intake(self.project, declared.stream),
+                stream_intake(self.project, declared.stream, self.gate),
                 self.stores.registry,
                 partitions=declared.partitions,
                 # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
@@ -210,38 +228,33 @@ class _Parts:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
             if views := self._views_of(name):
-                intake = stream_intake(self.project, name)
+                intake = stream_intake(self.project, name, self.gate)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
         return stages
 
     def _snapshots(self) -> list[Stage]:
-        scorer: Scorer = NoModel()
-        shadow: Scorer | None = None
+        scorer: ServingModel = NoModel()
+        shadow: ServingModel | None = None
         warm = [self.features.warm]
         model = self.config.model
         if model is not None:
-            scorer = own = ModelScorer(self.stores.models, encoder_of(model))
-            shadow = ModelScorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
+            scorer = own = Scorer(self.stores.models, encoder_of(model))
+            shadow = Scorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
             warm.append(partial(own.warm, trained_rows(model, self.project.feature_set.schema)))
         request = self.config.request
+        attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
-            request.topic,
-            request.snapshots_topic,
-            request_intake(self.project),
-            flatten_requests,
-            self.features,
-            scorer,
+            RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
+            Ranking(self.features, scorer, shadow, feature_set=self.project.feature_set.name, warm=warm),
+            Answers(
+                request.snapshots_topic,
+                self.config.dead_letter_topic,
+                reply_topics=request.reply_topics,
+                max_message_bytes=self.config.broker.max_message_bytes,
+            ),
             self.stores.registry,
-            dead_letter_topic=self.config.dead_letter_topic,
-            shadow=shadow,
-            feature_set=self.project.feature_set.name,
-            remember=bool(self.config.labels.attributed),
-            allowed_lateness_us=request.allowed_lateness,
-            moved=self.moved,
-            reply_topics=request.reply_topics,
-            max_message_bytes=self.config.broker.max_message_bytes,
-            warm=warm,
+            remembering=Remembering(request.allowed_lateness, self.moved) if attributed else None,
         )
         return [stage]
 
@@ -252,7 +265,7 @@ class _Parts:
             LabelStage(
                 kind,
                 stream.topic or kind,
-                label_intake(self.project, kind),
+                label_intake(self.project, kind, self.gate),
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
                 # The request of an attributed label was before it; others' clocks may disagree.
@@ -285,19 +298,19 @@ class _Parts:
             allowed_lateness_us=labels.allowed_lateness,
             idle_timeout_us=labels.idle_timeout,
         )
+        retirement = Retirement(
+            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+        )
+        watermark = partial(label_watermark, self.config, self.stores.labels)
+        clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                lane,
-                declared.samples_topic,
-                policy_of(declared),
-                tuple(labels.streams),
+                SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic),
                 self.stores.labels,
                 self.features,
-                watermark=lambda: label_watermark(self.config, self.stores.labels),
-                moved=self.moved,
+                clock,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
-                announce=silent.announcements,
+                on_released=retirement,
             )
             for lane, declared in sample_lanes(self.config)
         ]
@@ -324,19 +337,11 @@ class _Parts:
             gauges.update(trained, metrics)
 
         stage = TrainerStage(
-            self.config.labels.training_topic,
-            encoder_of(model),
-            optimizer_of(model),
-            self.stores.checkpoints,
-            self.stores.models,
-            decode=wire.decode_arrow,
-            label="label",
-            weight="weight",
-            **trainer_options(model),
-            rows=trained_rows(model, self.project.feature_set.schema),
-            max_message_bytes=self.config.broker.max_message_bytes,
-            on_trained=self.on_trained,
-            on_evaluated=keep,
+            SampleTopic(self.config.labels.training_topic, schema=trained_rows(model, self.project.feature_set.schema)),
+            recipe_of(model),
+            checkpointing_of(model, self.stores.checkpoints),
+            publication_of(model, self.stores.models, self.config.broker.max_message_bytes),
+            listeners=TrainerListeners(on_trained=self.on_trained, on_evaluated=keep),
         )
         return [stage]
 
@@ -347,7 +352,8 @@ class _Parts:
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
-        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
+        kept = datasets(self.project, self.gate.refusals)
+        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

@@ -11,9 +11,10 @@
     ├── TransportError       a broker or an embedded log refused to work
     │   └── LogLocked        another process has the embedded log open
     ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
+    │   └── DamagedState     what is stored is no state of the view: damaged, or another definition's or release's
+    ├── EngineFailed         DuckDB cannot go on in this process: out of memory, or an internal error
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
-    ├── ModelError           a model or checkpoint cannot be used: what differs is named
-    └── AccountsError        rows in and rows accounted for do not add up
+    └── ModelError           a model or checkpoint cannot be used: what differs is named
 
 A message says what happened, where, what was found, and what to do about it.
 """
@@ -23,10 +24,11 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
-    "AccountsError",
     "ConfigError",
+    "DamagedState",
     "DefinitionError",
     "DovetailError",
+    "EngineFailed",
     "LogLocked",
     "ModelError",
     "StaleCommit",
@@ -97,13 +99,17 @@ class StateError(DovetailError):
     """Stored feature state cannot give the exact value."""
 
 
+class DamagedState(StateError):
+    """What a store holds for a view cannot be read as its state; no message is to blame."""
+
+
+class EngineFailed(DovetailError):
+    """DuckDB has failed in a way that nothing in this process can be computed after."""
+
+
 class WorkerStuck(DovetailError):
     """Partitions have stopped moving while data waits; the worker ends, and its successor goes on."""
 
 
 class ModelError(DovetailError):
     """A model or checkpoint cannot be loaded, resumed or published."""
-
-
-class AccountsError(DovetailError):
-    """Rows in and rows accounted for do not add up."""

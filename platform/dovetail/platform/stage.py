@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.refusals import Refusals
 
 __all__ = ["Observer", "Outgoing", "Poll", "Stage", "Work", "check_stages"]
 
@@ -60,16 +61,21 @@ class Poll:
     def since(self, offset: int) -> Poll:
         """The part of this poll at or after ``offset``; may be empty."""
         cut = int(np.searchsorted(self.offsets, offset))
-        if cut == 0:
-            return self
+        return self if cut == 0 else self._part(slice(cut, None))
+
+    def before(self, offset: int) -> Poll:
+        """The part of this poll before ``offset``; may be empty."""
+        return self._part(slice(int(np.searchsorted(self.offsets, offset))))
+
+    def _part(self, part: slice) -> Poll:
         return Poll(
             self.topic,
             self.partition,
-            self.offsets[cut:],
-            self.timestamps_ms[cut:],
-            self.keys[cut:],
-            self.values[cut:],
-            self.headers[cut:],
+            self.offsets[part],
+            self.timestamps_ms[part],
+            self.keys[part],
+            self.values[part],
+            self.headers[part],
         )
 
 
@@ -111,6 +117,9 @@ class Stage(ABC):
     name: str
     #: Topics it reads.
     topics: Sequence[str]
+    #: Of a stage that reads from outside: where messages are refused that it cannot compute. None where it reads what
+    #: Dovetail has made: what cannot be computed of that is no fault of a message, and ends the worker.
+    refusals: Refusals | None = None
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:
@@ -119,6 +128,13 @@ class Stage(ABC):
     @abstractmethod
     def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Turn a poll into works. The runtime finishes each work before it asks for the next."""
+
+    def probe(self, poll: Poll) -> None:  # noqa: B027 - of those with refusals
+        """Compute all that :meth:`handle` would of a part of a poll, and drop it; raises what it raises.
+
+        Asked of stages with :attr:`refusals`, in a thread or another process, to find the message that cannot be
+        computed. The part need not go on where the stage is.
+        """
 
     async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Called once, before the worker joins its group: what would make the first poll slow is done here.

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from dovetail.features.duck.connection import connect, shared_cursor
+from dovetail.platform.errors import EngineFailed
 
 __all__ = ["DuckLane", "LaneError"]
 
@@ -35,11 +36,14 @@ class DuckLane:
 
         Raises:
             LaneError: an overflow, a division by zero, a failing cast.
+            EngineFailed: DuckDB itself failed; after an internal error its database answers nothing any more.
         """
         cursor = self._connection.cursor()
         try:
             cursor.register(_ROWS, rows)
             table = cursor.sql(self._query).to_arrow_table()
+        except (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException) as error:
+            raise EngineFailed(f"DuckDB cannot evaluate a batch: {str(error).split(chr(10), 1)[0]}") from error
         except duckdb.Error as error:
             raise LaneError(str(error).split("\n", 1)[0]) from error
         finally:

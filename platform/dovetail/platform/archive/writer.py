@@ -13,6 +13,7 @@ moved it beyond has just written those rows again, into the same folder: it remo
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -23,16 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock, SystemClock
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
 
+_log = logging.getLogger(__name__)
 _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
@@ -43,7 +46,8 @@ class Dataset:
     ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
     another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
     ``day_of`` is the timestamp column that decides a row's day. ``uses`` are the definitions the rows are made with, by
-    name, with their fingerprints.
+    name, with their fingerprints. ``refusals``: of a topic from outside, where messages are refused that ``decode``
+    cannot read.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Dataset:
     decode: Callable[[Poll], tuple[pa.Table, int]]
     derived: bool
     uses: Mapping[str, str] = field(default_factory=dict)
+    refusals: Refusals | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +93,7 @@ class ArchiveStage(Stage):
         self.name = f"archive.{dataset.name}"
         self.topics = (dataset.topic,)
         self._dataset = dataset
+        self.refusals = dataset.refusals
         self._registry = registry
         self._offline = offline
         self._max_rows, self._max_delay_us = max_rows, max_delay_us
@@ -113,6 +119,9 @@ class ArchiveStage(Stage):
             buffer.since_us = self._clock.now_us()
         if buffer.rows >= self._max_rows:
             yield self._flush(poll.partition, buffer)
+
+    def probe(self, poll: Poll) -> None:
+        self._dataset.decode(poll)
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
         buffer = self._buffers.get(partition)
@@ -165,6 +174,17 @@ class ArchiveStage(Stage):
             self._registry.commit(
                 self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
             )
+            rows = sum(file.rows for file in files)
+            _log.info(
+                Event(
+                    "archive flushed",
+                    dataset=self._dataset.name,
+                    partition=partition,
+                    rows=rows,
+                    files=len(files),
+                    next_offset=progress.next_offset,
+                )
+            )
             for folder in sorted({posixpath.dirname(file.path) for file in files}):
                 self._offline.clear(folder, lambda name: _is_behind(name, partition, progress.next_offset))
 
@@ -190,8 +210,12 @@ def _is_behind(name: str, partition: int, position: int) -> bool:
 
 
 def read_dataset(registry: Registry, offline: OfflineStore, dataset: str, schema: pa.Schema | None = None) -> pa.Table:
-    """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given."""
+    """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given.
+
+    What was archived of a message before some reader refused it is left out.
+    """
     tables = [offline.read(file.path) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    return without_messages(rows, registry.refused_rows(dataset))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -20,9 +21,11 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionTables,
     DefinitionUse,
 )
+from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
@@ -82,6 +85,7 @@ class Registry:
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
         self._asked = AskedTable(metadata)
+        self._refused = RefusedTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -110,11 +114,11 @@ class Registry:
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
         )
         self._database = Database(url, metadata, owner)
+        self._committed = Committed(self._database, self._ledger)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         """How far the reader ``scope`` has come, by partition."""
-        with self._database.read() as connection:
-            return self._ledger.progress(connection, scope)
+        return self._committed.progress(scope)
 
     def commit(
         self,
@@ -157,6 +161,23 @@ class Registry:
     def forget_asked(self, before_us: int) -> int:
         """Forget requests older than that; returns how many."""
         return self._database.transact(lambda connection: self._asked.forget(connection, before_us))
+
+    def refuse(self, topic: str, partition: int, reasons: Mapping[int, str]) -> None:
+        """Refuse messages from outside, by offset, for good; one that is refused keeps its first reason."""
+        rows = [(topic, partition, offset, reason.replace("\0", "\\0")) for offset, reason in sorted(reasons.items())]
+        if rows:
+            self._database.transact(lambda connection: self._refused.add(connection, self._database, rows))
+
+    def refused(self, topic: str, partition: int) -> Mapping[int, str]:
+        """What is refused of a partition: the reasons by offset."""
+        with self._database.read() as connection:
+            return self._refused.of(connection, topic, partition)
+
+    def refused_rows(self, dataset: str) -> list[tuple[int, int]]:
+        """Partition and offset of refused messages of an archived topic: rows of theirs in the archive do not count."""
+        with self._database.read() as connection:
+            topics = self._ledger.topics(connection, f"archive.{dataset}")
+            return self._refused.positions(connection, topics) if topics else []
 
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""
