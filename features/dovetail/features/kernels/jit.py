@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import numba
-import numpy as np
-import numpy.typing as npt
 
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 
 __all__ = [
@@ -29,8 +28,6 @@ __all__ = [
     "lower_bound",
     "unsigned_less",
 ]
-
-Words = npt.NDArray[np.int64]
 
 INT64_MIN = -(1 << 63)
 INT64_MAX = (1 << 63) - 1

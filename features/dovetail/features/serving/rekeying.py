@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.plan.definitions import Stream
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
@@ -28,12 +29,7 @@ from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
-
-
-def stage_name(rekeyed: str) -> str:
-    """Under which the agent that makes stream ``rekeyed`` has its positions and accounts."""
-    return f"rekey.{rekeyed}"
+__all__ = ["RekeyStage", "rekeyed_schema"]
 
 
 def rekeyed_schema(schema: TableSchema) -> TableSchema:

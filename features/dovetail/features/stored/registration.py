@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.project import Project
-from dovetail.features.serving.rekeying import stage_name
 from dovetail.features.stored.fingerprints import (
     REKEYED,
     REKEYED_PREFIX,

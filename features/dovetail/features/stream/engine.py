@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.expressions.execute import Expression, ExpressionSet
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.aggregates import decimal_scale
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.finish import (
+from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
+from dovetail.features.kernels.words import (
     canonical_floats,
     decimal_of_words,
     decimal_words,
     validity_buffer,
 )
-from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
 from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.positions import pack

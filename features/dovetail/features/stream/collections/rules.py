@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
