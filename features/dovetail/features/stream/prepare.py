@@ -55,7 +55,8 @@ class RowOrigin:
 class Collected:
     """A collection's words of each row: whether it counts, whether its value is not NULL, the value, its order or sum.
 
-    The value of a text is its length, -1 for NULL; the last word is that by which values are ordered or added up."""
+    The value of a text is its length, -1 for NULL; the last word is that by which values are ordered or added up.
+    """
 
     counts: npt.NDArray[np.bool_]
     not_null: npt.NDArray[np.bool_]

@@ -18,9 +18,9 @@ from dovetail.platform.stage import Poll, Stage
 
 __all__ = ["Offsets", "Progress", "Stored"]
 
-#: Progress by (stage, topic, partition): the offset after the last message.
+#: Offsets by (stage, topic, partition), each after the last message it counts.
 Progress = dict[tuple[str, str, int], int]
-#: What stages say to :meth:`Stage.resume`: by (stage, topic), the next offset to read by partition.
+#: Answers of :meth:`Stage.resume`: by (stage, topic), the next offset to read by partition.
 Stored = Mapping[tuple[str, str], Mapping[int, int]]
 
 P = TypeVar("P", bound=tuple[str, int])
