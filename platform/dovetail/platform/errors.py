@@ -100,7 +100,7 @@ class StateError(DovetailError):
 
 
 class DamagedState(StateError):
-    """What a store holds for a view cannot be read as its state; no message is to blame."""
+    """The state that a store holds for a view cannot be read; no message is to blame."""
 
 
 class EngineFailed(DovetailError):

@@ -111,7 +111,7 @@ class RedisClient:
             return []
 
     def call(self, do: Callable[[Any], T]) -> T:
-        """What ``do`` returns of the client. It may be done several times; its failure is final.
+        """Call ``do`` with the client and return its result. It may be called several times; its failure is final.
 
         Raises:
             StoreError: Redis did not answer in all the repetitions, or refused.

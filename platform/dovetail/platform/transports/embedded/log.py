@@ -251,7 +251,7 @@ class EmbeddedLog:
             )
 
     def committed(self, group: str) -> dict[tuple[str, int], int]:
-        """What :meth:`commit` stored for ``group``."""
+        """The offsets that :meth:`commit` stored for ``group``."""
         with self._reading, self._errors("read"):
             query = 'SELECT topic, partition, "offset" FROM committed WHERE consumer_group = ?'
             return {(topic, number): offset for topic, number, offset in self._reader.execute(query, (group,))}
