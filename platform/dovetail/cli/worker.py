@@ -17,6 +17,7 @@ from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import roles_of
 from dovetail.platform.errors import ConfigError, StaleCommit
+from dovetail.platform.masking import masked
 from dovetail.platform.process.health import HealthServer
 from dovetail.platform.process.lifecycle import leave, run_process
 from dovetail.platform.process.metrics import WorkerMetrics
@@ -92,7 +93,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             stack.callback(server.close)
             console.print(f"dovetail worker: health at {server.url}/healthz, /readyz, /metrics")
         names = ", ".join(worker.stages)
-        broker = worker.runtime.app.conf.broker[0]
+        broker = masked(str(worker.runtime.app.conf.broker[0]))
         console.print(f"dovetail worker: {names}; broker {broker}; group {group}; Ctrl-C stops it in good order")
 
         async def started() -> None:
