@@ -29,6 +29,8 @@ Health = Callable[[], tuple[bool, dict[str, Any]]]
 
 #: Connections at a time, and seconds that one may take.
 CONNECTIONS, CONNECTION_S = 16, 10.0
+# How long the thread of a connection that was ended may take to notice.
+_MAKE_WAY_S = 1.0
 
 
 class HealthServer:
@@ -91,15 +93,28 @@ class _Server(ThreadingHTTPServer):
         self._seconds = seconds
         self._since: dict[socket.socket, float] = {}  # the oldest first
         self._guard = threading.Lock()
+        self._free = threading.Semaphore(CONNECTIONS)
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, and take it from the oldest when there are too many."""
+        if not self._free.acquire(blocking=False):
+            with self._guard:
+                if self._since:
+                    self._end(next(iter(self._since)))
+            if not self._free.acquire(timeout=_MAKE_WAY_S):
+                super().shutdown_request(request)  # all answer, none of them waits for its asker: they need the machine
+                return
         with self._guard:
-            if len(self._since) >= CONNECTIONS:
-                self._end(next(iter(self._since)))
             self._since[request] = self._seconds()
         super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer; then the thread's place is free."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def shutdown_request(self, request: Any) -> None:
         """The connection is over."""
