@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll, Stage
 
@@ -54,7 +55,7 @@ class TrialFile:
     """The polls that this process is computing, a slot for each stage, in a file locked for as long as it lives."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owned_folder(folder)
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.trial"
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 from redis import exceptions
@@ -15,6 +16,7 @@ from redis.retry import Retry
 
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.masking import masked
 
 __all__ = ["RedisClient", "is_redis_url"]
 
@@ -31,7 +33,6 @@ _FAILING_OVER = (
 )
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
 _SEEDS = re.compile(r"(rediss?://(?:[^/?]*@)?)([^/?]*)(.*)")
-_PASSWORD = re.compile(r"(//[^/@:]*:)[^@]*(?=@)|([?&]password=)[^&]*")
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class RedisClient:
             StoreError: nobody answers there, or not to this user; or it evicts keys when its memory is full. Where this
                 user may not ask (INFO), that is taken on trust.
         """
-        self.where = _PASSWORD.sub(r"\1\2***", url)
+        self.where = masked(url)
         self.cluster = config.cluster or "+cluster://" in url
         options: dict[str, Any] = {
             "decode_responses": decode,
@@ -73,6 +74,10 @@ class RedisClient:
         if plain.startswith("rediss://"):
             files = {"ssl_ca_certs": config.ca, "ssl_certfile": config.certificate, "ssl_keyfile": config.key}
             options |= {name: _readable(path) for name, path in files.items() if path is not None}
+        number = urlsplit(plain).path.strip("/")
+        if number and not number.isdigit() and not plain.startswith("unix:"):
+            # redis-py would take the first database instead.
+            raise ConfigError(f"store URL {self.where!r}: its path is no number of a database; try redis://HOST:6379/0")
         try:
             self.redis: Any = _cluster_of(plain, options) if self.cluster else redis.Redis.from_url(plain, **options)
             self.redis.ping()

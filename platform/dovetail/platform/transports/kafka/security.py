@@ -11,6 +11,7 @@ from faust import SASLCredentials, SSLCredentials
 
 from dovetail.platform.config.broker import BrokerConfig
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.masking import variable_name
 
 __all__ = ["credentials"]
 
@@ -28,16 +29,17 @@ def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SA
 
 
 def _password(config: BrokerConfig, path: Callable[[Path], Path]) -> str:
+    # Neither is quoted: somebody may have written the password itself there.
     if config.password_file is None:
         password = os.environ.get(config.password_env, "")
-        place = f"password_env: the environment variable {config.password_env}"
+        place = f"password_env: the environment variable {variable_name(config.password_env)}"
     else:
-        file = path(config.password_file)
-        place = f"password_file: {file}"
+        place = "password_file: the file that it names"
         try:
-            password = file.read_text(encoding="utf-8").strip()
+            password = path(config.password_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"broker.{place} cannot be read: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigError(f"broker.{place} cannot be read: {why}") from error
     if not password:
         raise ConfigError(f"broker.{place} is empty; put the password of {config.user!r} there")
     return password
