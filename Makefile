@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # A file's tests stay in one process, so what a file builds once is built once.
 SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: demo test check kernels nightly bench services-test faults format clean
+.PHONY: demo test check kernels newest lowest wheel-test nightly bench services-test faults format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,23 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(SPREAD) $(ARGS)
+
+QUICK := -m "not services and not slow"
+PIP := -m pip install --quiet --disable-pip-version-check
+
+newest:  ## the quick tests with the newest versions that pyproject.toml allows, in .venv-newest
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/python -m pytest $(QUICK) $(ARGS)
+
+lowest:  ## the quick tests with the lowest, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) scripts/bounds.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest $(QUICK) $(ARGS)
+
+wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
+	scripts/wheel-test $(PYTHON)
 
 nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, 40 crashes of each kind
 	HYPOTHESIS_PROFILE=nightly DOVETAIL_KILL_SEEDS=40 \
@@ -49,4 +66,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,7 @@ __all__ = ["Description", "Project", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``dovetail check`` shows of one definition."""
+    """One definition as ``dovetail check`` shows it."""
 
     name: str
     kind: str

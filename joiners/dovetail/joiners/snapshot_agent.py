@@ -82,7 +82,7 @@ class RequestTopic:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What answers a request: features, the serving model and, if there is one, the shadow that scores beside it.
+    """The parts that answer a request: features, the serving model and, if there is one, the shadow beside it.
 
     ``feature_set`` is the name that snapshots carry. ``warm`` are called once, in a thread, before the first poll: they
     compile what serving and scoring run.

@@ -10,6 +10,7 @@ import pyarrow as pa
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import WireError
+from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
@@ -54,6 +55,7 @@ def open_stores(config: Config) -> Stores:
     urls = config.storage
     model = config.model.name if config.model else "none"
     state = config.path(urls.state)
+    owned_folder(state)
     redis = config.redis.below(config.root)
     return Stores(
         open_online_store(resolved(config, urls.url("online_store")), config.name, redis),

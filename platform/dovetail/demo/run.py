@@ -42,7 +42,7 @@ class ReplayProgress:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What a demo run comes to."""
+    """The result of a demo run."""
 
     log: RecordedLog
     audit: Audit

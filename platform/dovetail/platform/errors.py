@@ -16,12 +16,14 @@
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
     └── ModelError           a model or checkpoint cannot be used: what differs is named
 
-A message says what happened, where, what was found, and what to do about it.
+A message says what happened, where, what was found, and what to do about it; passwords in it are masked.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from dovetail.platform.masking import masked
 
 __all__ = [
     "ConfigError",
@@ -41,7 +43,10 @@ __all__ = [
 
 
 class DovetailError(Exception):
-    """Base of all errors raised on purpose; anything else escaping Dovetail is a bug."""
+    """Base of all errors raised on purpose; anything else escaping Dovetail is a bug. Its text has no passwords."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(DovetailError):
@@ -100,7 +105,7 @@ class StateError(DovetailError):
 
 
 class DamagedState(StateError):
-    """What a store holds for a view cannot be read as its state; no message is to blame."""
+    """The state that a store holds for a view cannot be read; no message is to blame."""
 
 
 class EngineFailed(DovetailError):

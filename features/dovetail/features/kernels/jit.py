@@ -69,7 +69,7 @@ def bucket_start(time: int, step: int, origin: int) -> int:
 
 @compiled
 def bucket_of(time: int, step: int) -> int:
-    """What a partial with ``time`` in it is stored under; a step of 0 has one bucket for all times."""
+    """The bucket that stores the partial of ``time``; a step of 0 has one bucket for all times."""
     if step == 0:
         return -(1 << 62)
     return bucket_start(time, step, TIME_BUCKET_ORIGIN_US)

@@ -33,7 +33,7 @@ __all__ = ["RekeyStage", "rekeyed_schema"]
 
 
 def rekeyed_schema(schema: TableSchema) -> TableSchema:
-    """What a message of a re-keyed topic holds: the declared columns, and the source positions."""
+    """The schema of a re-keyed topic's messages: the declared columns, and the source positions."""
     positions = [field.with_name(name) for name, field in zip(SOURCE_COLUMNS, own_position_columns(), strict=True)]
     return replace(schema, arrow=pa.schema([*schema.arrow, *positions]))
 

@@ -64,7 +64,7 @@ class Change:
 
 
 def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -> list[str]:
-    """What was made with the registered definition, as people read it; empty when nothing was."""
+    """Data made with the registered definition, in words for people; empty when there is none."""
     found = []
     if record.kind == "streaming":
         positions = online.progress(record.name)

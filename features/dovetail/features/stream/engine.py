@@ -39,7 +39,7 @@ __all__ = ["Applied", "StreamEngine", "Values"]
 
 
 class Applied(NamedTuple):
-    """What became of a batch: the new states, and every row's outcome counted.
+    """A batch applied: the new states, and every row's outcome counted.
 
     ``applied + expired + unused`` is the number of rows. *Expired* rows are older than any window a request may still
     ask for; *unused* ones have no key, or no input counts them.

@@ -53,8 +53,10 @@ class RowOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection takes of each row: whether it counts, whether its value is not NULL, the value as a word (of
-    text: its length, -1 for NULL) and what orders it or is added up, as a word."""
+    """A collection's words of each row: whether it counts, whether its value is not NULL, the value, its order or sum.
+
+    The value of a text is its length, -1 for NULL; the last word is that by which values are ordered or added up.
+    """
 
     counts: npt.NDArray[np.bool_]
     not_null: npt.NDArray[np.bool_]

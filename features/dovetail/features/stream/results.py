@@ -19,7 +19,7 @@ __all__ = ["Parts", "finished"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What folding gives, int64 ``[n]`` each: count; Σx in 128 bits, or in ``lo`` the least or greatest; Σx²."""
+    """Results of folding, int64 ``[n]`` each: count; Σx in 128 bits, or in ``lo`` the least or greatest; Σx²."""
 
     count: Words
     lo: Words

@@ -94,7 +94,7 @@ def seen_columns(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a state includes of one partition.
+    """How far a state includes one partition.
 
     ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
     the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included

@@ -1,4 +1,4 @@
-"""What a process was computing when it died: written down before, so that the next start can look at it with care.
+"""Notes the polls that a process is about to compute, so that the next start finds those on which it died.
 
 Some messages do not raise but end the process: a segmentation fault in a library, memory that the system takes back.
 Where nobody knows which, each start would read them and die again. So the polls from outside that a process is about to
@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll, Stage
 
@@ -51,10 +52,10 @@ class Prober(Protocol):
 
 
 class TrialFile:
-    """What this process is computing, a slot for each stage, in a file that is locked as long as the process lives."""
+    """The polls that this process is computing, a slot for each stage, in a file locked for as long as it lives."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owned_folder(folder)
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.trial"
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -80,7 +81,7 @@ class TrialFile:
 
     @staticmethod
     def left(folder: Path) -> list[Mark]:
-        """What processes that are gone were computing. Their files are removed."""
+        """The polls that processes which are gone were computing. Their files are removed."""
         marks: list[Mark] = []
         for path in sorted(folder.glob("*.trial")):
             try:

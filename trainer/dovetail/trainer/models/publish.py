@@ -84,7 +84,7 @@ class Model(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What turns version ``base`` into a later version: the weights that differ, zeros included."""
+    """The difference of a later version to version ``base``: the weights that differ, zeros included."""
 
     base: int
     fingerprint: str

@@ -40,7 +40,7 @@ _Flags = npt.NDArray[np.bool_]
 
 
 def member_rows(layout: CollectionLayout, rows: PreparedRows) -> _Flags:
-    """Which rows an aggregate of a collection counts."""
+    """A mask of the rows that an aggregate of a collection counts."""
     members = np.zeros(len(rows), dtype=np.bool_)
     for collected in rows.collected:
         members |= collected.counts

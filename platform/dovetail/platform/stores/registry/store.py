@@ -169,7 +169,7 @@ class Registry:
             self._database.transact(lambda connection: self._refused.add(connection, self._database, rows))
 
     def refused(self, topic: str, partition: int) -> Mapping[int, str]:
-        """What is refused of a partition: the reasons by offset."""
+        """The refusals of a partition: the reasons by offset."""
         with self._database.read() as connection:
             return self._refused.of(connection, topic, partition)
 
@@ -230,12 +230,12 @@ class Registry:
         return lost
 
     def uses(self) -> list[DefinitionUse]:
-        """Which datasets and days were made with which definition."""
+        """The datasets and days made with each definition."""
         with self._database.read() as connection:
             return self._definitions.uses(connection)
 
     def backfill(self, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
-        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        """The backfill into ``out`` as it was asked for (None: there is none), and the days that are done."""
         with self._database.read() as connection:
             return self._definitions.backfill(connection, out)
 

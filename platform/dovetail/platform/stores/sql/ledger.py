@@ -69,7 +69,7 @@ class Ledger:
         return {partition: _progress(*of) for partition, *of in query.rows(connection, {"of_scope": scope})}
 
     def reader(self, database: Database) -> Callable[[sa.Connection, Sequence[str]], dict[str, dict[int, Progress]]]:
-        """What reads :meth:`progress` of several scopes in one statement; a scope never read has no partitions."""
+        """A reader of several scopes' :meth:`progress` in one statement; a scope never read has no partitions."""
         lookup = Lookup(database, list(self._progress.c), among=self._progress.c.scope, fixed=None)
 
         def read(connection: sa.Connection, scopes: Sequence[str]) -> dict[str, dict[int, Progress]]:
