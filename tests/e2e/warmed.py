@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def of_the_demo(patch: pytest.MonkeyPatch) -> Compiled:
     with tempfile.TemporaryDirectory() as keep:
         outcome = asyncio.run(
             run_demo(
-                simulate(SimulatorConfig(seed=11, requests=120, days=1)),
+                replace(simulate(SimulatorConfig(seed=11, requests=120, days=1)), slice_us=30 * 60_000_000),
                 Path(keep),
                 on_progress=lambda _: None,
                 overrides={"model": {"publish_every": 100}},
@@ -71,7 +72,7 @@ FIELDS = {"user_id": pa.int64(), "n": pa.int32(), "t": pa.string(), "event_time"
 def of_views(sqls: Sequence[str]) -> Compiled:
     """What is compiled when views' engines are warm; events have come and values have been asked for since."""
     schema = pa.schema(FIELDS.items())
-    table = TableSchema("events", "events.sql", 1, schema, "")
+    table = TableSchema("events", "events.sql", 1, schema)
     streams = {"events": Stream(table, "events", "event_time", "user_id", 10_000_000, 0)}
     binder = Binder({"events": schema})
     replays = [ViewReplay(parse_stream_view("view", Source("view.sql", sql), streams, binder)) for sql in sqls]

@@ -1,4 +1,4 @@
-"""What the join needs of features and models, without knowing them."""
+"""Interfaces to features and models, which the join uses without knowing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["BatchFeatures", "FeatureServer", "Scorer", "Served"]
+__all__ = ["BatchFeatures", "FeatureServer", "Served", "ServingModel"]
 
 
 class Served(Protocol):
@@ -27,7 +27,7 @@ class Served(Protocol):
 
     @property
     def seen(self) -> Mapping[str, Sequence[int]]:
-        """What the values include: by streaming view, the next offset of each source partition, from partition 0."""
+        """The positions the values include: by streaming view, the next offset of each source partition, from 0 on."""
         ...
 
     @property
@@ -52,8 +52,8 @@ class BatchFeatures(Protocol):
         ...
 
 
-class Scorer(Protocol):
-    """The serving model."""
+class ServingModel(Protocol):
+    """Scores candidates with the published model that serves."""
 
     def refresh(self) -> object:
         """Take over the newest published model, if there is a newer one. Cheap when there is not."""

@@ -26,11 +26,10 @@ from dovetail.platform.rows.intake import (
     spoken_ms,
     time_us,
 )
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
 
@@ -90,7 +89,7 @@ class LabelStage(Stage):
 
     @property
     def waiting(self) -> str | None:
-        """Which labels wait for what."""
+        """Says in words that labels wait for the requests before them; None when they do not."""
         held = self._hold.partition
         return None if held is None else f"requests that {self._kind} labels of partition {held} belong to"
 
@@ -159,7 +158,7 @@ class LabelStage(Stage):
 
 
 def label_rows(received: Received, partition: int) -> pa.Table:
-    """What the archive of a label stream keeps of a poll: its rows and, as rows without request, announced watermarks.
+    """The rows that the archive of a label stream keeps: a poll's and, without request, the announced watermarks.
 
     With them the archive alone says what each partition's clock was at each row.
     """

@@ -1,4 +1,4 @@
-"""What is archived of a project, and what may come in from outside: datasets and intakes."""
+"""The datasets that are archived of a project, and the intakes that check messages from outside."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEAD_LETTERS = "dead_letters"
 
 
 class Gate(NamedTuple):
-    """What intakes of topics from outside share: what is refused of them, and for those who judge, the clock."""
+    """Parts that the intakes of topics from outside share: the refusals, and for agents that judge, the clock."""
 
     refusals: Refusals | None = None
     clock: Clock | None = None
@@ -52,7 +52,10 @@ OPEN = Gate()
 
 
 def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
-    """What a stream's agents take in. A re-keyed one's rows have been through its gate before."""
+    """The intake of a stream, for its agents and its archive.
+
+    Rows of a re-keyed stream are past the ``gate``: they went through that of the stream they were made from.
+    """
     stream = project.streams[name]
     vet = vet_events(stream, list(project.stream_views.values()))
     if stream.rekeyed_from is not None:
@@ -61,12 +64,12 @@ def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
 
 
 def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
-    """What the agents of requests take in."""
+    """The intake of requests, for the snapshot agent and the archive."""
     return Intake(project.request, "request_time", project.config.request.max_ahead, **gate._asdict())
 
 
 def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
-    """What a label stream's agents take in."""
+    """The intake of a label stream, for its agent and its archive."""
     return Intake(project.label_schemas[kind], "event_time", project.config.labels.max_ahead, **gate._asdict())
 
 
@@ -108,7 +111,7 @@ def datasets(project: Project, refusals: Refusals | None = None) -> list[Dataset
 
 
 def _uses(project: Project, *, batch: bool) -> dict[str, str]:
-    """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
+    """Fingerprints of the serving feature set and of its views; without batch views for snapshots, which lack them."""
     features = project.feature_set
     both: dict[str, StreamView | BatchView] = {**project.stream_views, **project.batch_views}
     views = [both[join.view] for join in features.joins if batch or join.kind == "streaming"]
@@ -121,7 +124,7 @@ def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
 
 
 def _announced(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    """The watermarks announced among requests, as rows of their own; everything else is another dataset's."""
+    """The watermarks announced among requests, as rows of a dataset of their own."""
     watermarks = intake.read(poll).watermarks
     times = pa.array([time for _, time in watermarks], pa.int64()).cast(pa.timestamp("us"))
     offsets = [offset for offset, _ in watermarks]
@@ -134,7 +137,7 @@ def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
 
 
 def _letters(poll: Poll) -> tuple[pa.Table, int]:
-    """Where each dead letter came from and why, without its value, which stays in the topic."""
+    """The origin and the reason of each dead letter, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
         "sent": pa.array([_sent_us(letter.sent_ms) for letter in said], pa.int64()).cast(pa.timestamp("us")),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
@@ -82,6 +81,8 @@ def load_table(config: Config, table: Table) -> pa.Table:
     Raises:
         WireError: it cannot be read, or lacks a declared column.
     """
+    import pyarrow.dataset as ds  # a tenth of a second, which opening the stores need not take
+
     path = config.path(table.path)
     try:
         return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)

@@ -15,6 +15,7 @@ from dovetail.app.reports import audit_worker, consistency_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.replay import Batch, Replay
+from dovetail.demo.shipped import project_folder
 from dovetail.features import Project, load
 from dovetail.features.stored.consistency import Consistency
 from dovetail.joiners.sample_agent import SampleStage
@@ -25,11 +26,11 @@ from dovetail.platform.rows.audit import Audit
 from dovetail.platform.stage import Outgoing
 from dovetail.trainer.training import Trained
 
-__all__ = ["DemoResult", "Progress", "project_folder", "run_demo"]
+__all__ = ["DemoResult", "ReplayProgress", "run_demo"]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ReplayProgress:
     """Where the replay is: slices done of all, the event time it has reached (µs), and the trainer's last word."""
 
     slices: int
@@ -41,7 +42,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What a demo run comes to."""
+    """The result of a demo run."""
 
     log: RecordedLog
     audit: Audit
@@ -54,23 +55,11 @@ class DemoResult:
         return self.audit.balanced and self.consistency.mismatched == 0
 
 
-def project_folder() -> Path:
-    """The demo's ``dovetail.toml`` and ``sql/``: in the package when installed, at the root of a checkout.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    for folder in (Path(__file__).parent / "project", Path(__file__).parents[3]):
-        if (folder / "dovetail.toml").is_file() and (folder / "sql").is_dir():
-            return folder
-    raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
-
-
 async def run_demo(
     log: RecordedLog,
     keep: Path,
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[ReplayProgress], None],
     on_step: Callable[[str, str], None] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> DemoResult:
@@ -144,7 +133,7 @@ class _Conductor:
     """Sends slice after slice, each phase when the stages are done with the one before."""
 
     def __init__(
-        self, worker: Worker, log: RecordedLog, on_progress: Callable[[Progress], None], last: Sequence[Trained]
+        self, worker: Worker, log: RecordedLog, on_progress: Callable[[ReplayProgress], None], last: Sequence[Trained]
     ) -> None:
         self._worker = worker
         self._runtime = worker.runtime
@@ -170,7 +159,7 @@ class _Conductor:
                     if stages is self._phases[-1]:
                         await self._settled()
             trained = self._last[0] if self._last else None
-            self._on_progress(Progress(number, len(self._replay), end, dict(sent), trained))
+            self._on_progress(ReplayProgress(number, len(self._replay), end, dict(sent), trained))
 
     async def _publish(self, batches: Sequence[Batch], sent: dict[str, int]) -> bool:
         """Publish what the topics do not have yet; whether there was any."""

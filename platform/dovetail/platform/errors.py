@@ -14,8 +14,7 @@
     │   └── DamagedState     what is stored is no state of the view: damaged, or another definition's or release's
     ├── EngineFailed         DuckDB cannot go on in this process: out of memory, or an internal error
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
-    ├── ModelError           a model or checkpoint cannot be used: what differs is named
-    └── AccountsError        rows in and rows accounted for do not add up
+    └── ModelError           a model or checkpoint cannot be used: what differs is named
 
 A message says what happened, where, what was found, and what to do about it; passwords in it are masked.
 """
@@ -27,7 +26,6 @@ from pathlib import Path
 from dovetail.platform.masking import masked
 
 __all__ = [
-    "AccountsError",
     "ConfigError",
     "DamagedState",
     "DefinitionError",
@@ -107,7 +105,7 @@ class StateError(DovetailError):
 
 
 class DamagedState(StateError):
-    """What a store holds for a view cannot be read as its state; no message is to blame."""
+    """The state that a store holds for a view cannot be read; no message is to blame."""
 
 
 class EngineFailed(DovetailError):
@@ -120,7 +118,3 @@ class WorkerStuck(DovetailError):
 
 class ModelError(DovetailError):
     """A model or checkpoint cannot be loaded, resumed or published."""
-
-
-class AccountsError(DovetailError):
-    """Rows in and rows accounted for do not add up."""

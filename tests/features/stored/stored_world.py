@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,13 @@ from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.joiners.label_agent import label_rows
-from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
 from dovetail.platform.archive.writer import ArchiveStage, Dataset
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.testing import MemoryLog, run_stage
 
-#: Whether there is time for more seeds.
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 DAY, HOUR, SECOND = 86_400_000_000, 3_600_000_000, 1_000_000
 START = 19_800 * DAY
 
@@ -134,15 +131,10 @@ class World:
         versions = batch_versions(project, stores)
         server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
         stage = SnapshotStage(
-            "requests",
-            "snapshots",
-            Intake(project.request, "request_time", None),
-            flatten_requests,
-            server,
-            NoModel(),
+            RequestTopic("requests", Intake(project.request, "request_time", None), flatten_requests),
+            Ranking(server, NoModel(), feature_set=project.feature_set.name),
+            Answers("snapshots", "dead"),
             stores.registry,
-            dead_letter_topic="dead",
-            feature_set=project.feature_set.name,
         )
         asyncio.run(run_stage(stage, self.log))
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 NOTHING: pa.Table = LABEL_ROWS.empty_table()
 SCOPES = ("labels.click", "labels.exposure")

@@ -12,9 +12,9 @@ from confluent_kafka import Producer
 
 from dovetail.joiners.watermark import PartitionClock
 from dovetail.platform.process.monitor import Monitor, Pulse
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.transports.conftest import Broker
 from tests.platform.transports.limited import run
 

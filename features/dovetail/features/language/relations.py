@@ -1,5 +1,4 @@
-"""What a streaming view's FROM reads: a stream, or SELECTs over streams, nested, named with WITH, and put together with
-UNION ALL.
+"""The FROM of a streaming view: a stream, or SELECTs over streams, nested, named with WITH, joined by UNION ALL.
 
 Whatever the nesting, it comes down to branches in the order written: a stream and what is made of its events, SELECT
 after SELECT. A SELECT over a UNION ALL is one over each of its branches.
@@ -48,7 +47,7 @@ def read_relation(source: Source, streams: Mapping[str, Stream]) -> tuple[tuple[
     Raises:
         DefinitionError: something else than streams, SELECTs of them row by row, and UNION ALL.
     """
-    relation = _Reader(source, streams).outermost()
+    relation = _RelationReader(source, streams).outermost()
     first = relation.branches[0].stream
     if len(relation.branches) == 1 and not relation.branches[0].cleanings:
         return (), first
@@ -57,7 +56,7 @@ def read_relation(source: Source, streams: Mapping[str, Stream]) -> tuple[tuple[
     file = first.schema.file if len(declared) == 1 else source.file
     time = min(relation.times, key=lambda name: (name != first.event_time, relation.schema.names.index(name)))
     stream = Stream(
-        schema=TableSchema(names, file, source.line(source.select), relation.schema, ""),
+        schema=TableSchema(names, file, source.line(source.select), relation.schema),
         topic="",
         event_time=time,
         key="",
@@ -80,7 +79,7 @@ class _Table:
     scope: Mapping[str, _Table]
 
 
-class _Reader:
+class _RelationReader:
     def __init__(self, source: Source, streams: Mapping[str, Stream]) -> None:
         self._source = source
         self._streams = {name.lower(): stream for name, stream in streams.items()}

@@ -47,7 +47,7 @@ def from_table(source: Source) -> exp.Table | None:
 
 
 def relation_name(source: Source) -> str:
-    """What the outermost FROM's table is called in the statement."""
+    """The name that the statement gives to the table of its outermost FROM."""
     clause = source.select.args.get("from_") or source.select.args.get("from")
     return str(clause.this.alias_or_name) if clause is not None else ""
 
@@ -60,8 +60,8 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     """
     branches, stream = read_relation(source, streams)
     if not branches:
-        return _Reader(name, source, stream, binder, branches).view()
-    view = _Reader(name, source, stream, Binder({stream.name: stream.schema.arrow}), branches).view()
+        return _ViewReader(name, source, stream, binder, branches).view()
+    view = _ViewReader(name, source, stream, Binder({stream.name: stream.schema.arrow}), branches).view()
     try:  # a definition runs in DuckDB as it is, also the parts of it that nothing reads
         binder.describe(source.cut(source.whole))
     except BindError as error:
@@ -69,7 +69,7 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     return view
 
 
-class _Reader:
+class _ViewReader:
     def __init__(self, name: str, source: Source, stream: Stream, binder: Binder, branches: tuple[Branch, ...]) -> None:
         self.branches = branches
         self.name, self.source, self.binder = name, source, binder

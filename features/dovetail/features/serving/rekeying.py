@@ -19,26 +19,21 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.plan.definitions import Stream
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake, spoken_ms
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, own_position_columns, with_source_positions
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
-__all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
-
-
-def stage_name(rekeyed: str) -> str:
-    """Under which the agent that makes stream ``rekeyed`` has its positions and accounts."""
-    return f"rekey.{rekeyed}"
+__all__ = ["RekeyStage", "rekeyed_schema"]
 
 
 def rekeyed_schema(schema: TableSchema) -> TableSchema:
-    """What a message of a re-keyed topic holds: the declared columns, and the source positions."""
+    """The schema of a re-keyed topic's messages: the declared columns, and the source positions."""
     positions = [field.with_name(name) for name, field in zip(SOURCE_COLUMNS, own_position_columns(), strict=True)]
     return replace(schema, arrow=pa.schema([*schema.arrow, *positions]))
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.expressions.execute import Expression, ExpressionSet
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.aggregates import decimal_scale
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
@@ -28,7 +28,7 @@ from dovetail.features.stream.collections.gather import (
 )
 from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
-from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, Source, prepare_rows
+from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, RowOrigin, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
 from dovetail.features.stream.values import EvaluationPlan, fold_states, probes_by_key
@@ -39,7 +39,7 @@ __all__ = ["Applied", "StreamEngine", "Values"]
 
 
 class Applied(NamedTuple):
-    """What became of a batch: the new states, and every row's outcome counted.
+    """A batch applied: the new states, and every row's outcome counted.
 
     ``applied + expired + unused`` is the number of rows. *Expired* rows are older than any window a request may still
     ask for; *unused* ones have no key, or no input counts them.
@@ -149,7 +149,7 @@ class StreamEngine:
             [pa.array([zero_of(types[argument])], types[argument]) for argument in self.layout.arguments],
             [pa.array([True]) for _ in self.layout.filters],
             self.collections,
-            Source(0, one),
+            RowOrigin(0, one),
         )
         return self.apply([None], rows).blobs
 

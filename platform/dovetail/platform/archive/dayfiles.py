@@ -64,7 +64,7 @@ class DayFiles:
 
     @classmethod
     def archived(cls, registry: Registry, store: OfflineStore, dataset: str, time_column: str) -> DayFiles:
-        """What is archived of ``dataset`` now."""
+        """The files that are archived of ``dataset`` now."""
         files = [DayFile(file.path, {file.day: file.rows}, str(file.rows)) for file in registry.files(dataset)]
         return cls(store, files, time_column, registry.refused_rows(dataset))
 

@@ -1,18 +1,19 @@
-"""Topics as Parquet datasets: every row with its position, in files by UTC day.
+"""Archives topics as Parquet datasets: every row with its position, in files by UTC day.
 
-The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read; it is complete but for the last
-``max_delay``. A file is written, then registered
-in the transaction that moves the archive's position; what a crash leaves unregistered is written again.
+Batch evaluation, ``consistency`` and ``join`` read these archives. An archive is complete but for the rows of the last
+``max_delay``. A file counts once its row is in the registry, and that row is written in the transaction that moves the
+archive's position; a file that a crash leaves unregistered is written again.
 
-What is half written when a process dies (a draft, see ``stores/offline.py``) is of rows from some offset on, of a
-partition whose archive was at that offset or before it. When the archive has been moved beyond, that writer's
-compare-and-set would be refused, so the draft comes to nothing, whether its writer is dead or only slow. Whoever has
-moved it beyond has just written those rows again, into the same folder: it removes the draft there.
+A process that dies while it writes leaves a draft (``stores/offline.py``), whose rows begin at or after the archive's
+position of that moment. Once another writer has moved the position beyond the draft's first row, the draft can never
+count: the compare-and-set of its own writer would be refused, be that writer dead or only slow. The other writer has
+written the same rows into the same folder, so it removes the draft there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -23,23 +24,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock, SystemClock
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SourceFilter, without_messages
+from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
 
+_log = logging.getLogger(__name__)
 _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """How a topic is archived.
+    """The archive of one topic: how its rows are decoded, and by which day they are filed.
 
     ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
     another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
@@ -72,10 +74,10 @@ class _Buffer:
 
 
 class ArchiveStage(Stage):
-    """Writes a topic to the offline store.
+    """Writes the rows of one topic to the offline store.
 
-    Holds rows of a partition in memory until there are ``max_rows``, or ``max_delay_us`` have passed since the first of
-    them came, by ``clock``; they are read again after a crash.
+    Rows of a partition are held in memory until there are ``max_rows`` of them, or until ``max_delay_us`` have passed
+    since the first of them came, by ``clock``. After a crash they are read again.
     """
 
     def __init__(
@@ -171,6 +173,17 @@ class ArchiveStage(Stage):
             ]
             self._registry.commit(
                 self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
+            )
+            rows = sum(file.rows for file in files)
+            _log.info(
+                Event(
+                    "archive flushed",
+                    dataset=self._dataset.name,
+                    partition=partition,
+                    rows=rows,
+                    files=len(files),
+                    next_offset=progress.next_offset,
+                )
             )
             for folder in sorted({posixpath.dirname(file.path) for file in files}):
                 self._offline.clear(folder, lambda name: _is_behind(name, partition, progress.next_offset))

@@ -1,4 +1,4 @@
-"""What can be seen of a running worker: is it alive, is it ready, how far behind, does it move.
+"""Observes a running worker: whether it is alive, ready and moving, and how far it is behind.
 
 Facts only; what follows from them is :mod:`~dovetail.platform.process.watchdog`'s and the process's business.
 """
@@ -98,7 +98,7 @@ class Monitor:
         }
 
     async def moving(self) -> dict[tuple[str, str, int], Moving]:
-        """What each stage has in hand, and what the consumer has yet to hand out. Asks the broker."""
+        """The work that each stage has in hand, and the data that the consumer has yet to hand out. Asks the broker."""
         runtime, consumer = self._runtime, self._runtime.consumer
         partitions = runtime.tenure.partitions
         ends = await asyncio.to_thread(runtime.end_offsets, partitions)

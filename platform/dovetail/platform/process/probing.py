@@ -33,7 +33,7 @@ _ENDED = "ended the process that read it"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a child may take: seconds to start, for all messages at once and for one; bytes of memory for computing."""
+    """Limits of a child: seconds to start, for all messages at once and for one; bytes of memory for computing."""
 
     start_s: float = 180.0
     poll_s: float = 180.0
@@ -42,7 +42,7 @@ class Limits:
 
 
 class Task(NamedTuple):
-    """What a child is to do: ``project`` is whatever it makes its stage of."""
+    """The task of a child: compute ``poll`` with ``stage``, which it makes from ``project``."""
 
     project: Any
     stage: str

@@ -1,4 +1,4 @@
-"""What comes in from outside, checked: rows that fit and are believable, and dead letters for the rest.
+"""Checks messages from outside: rows that fit and are believable pass, the rest become dead letters.
 
 Two stages that read the same topic (an agent and its archive) use the same intake, so they agree on every row.
 """
@@ -92,7 +92,7 @@ class Received:
 
     @property
     def dead_rows(self) -> int:
-        """What the dead letters count as in the accounts."""
+        """The number of rows that the dead letters count as in the accounts."""
         return sum(letter.rows for letter in self.dead)
 
 

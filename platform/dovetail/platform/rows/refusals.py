@@ -17,7 +17,7 @@ __all__ = ["Refusals"]
 
 
 class Refusals:
-    """What is refused of every topic, by offset, with the reason. Thread-safe; one for all stages of a process."""
+    """The messages refused of every topic, by offset, with the reason. Thread-safe; one for all stages of a process."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Whatever a message from outside raises is the fate of that message alone: it is found by halving, and refused.
+"""Refuses the one message from outside on which a stage raises, so that no other shares its fate.
 
 What comes from outside may be wrong in ways nobody has thought of, and a message that ends the worker ends it again at
 every start. So when a stage that reads from outside raises on a poll, before it has had an effect, the poll is halved
@@ -19,7 +19,6 @@ from contextlib import aclosing
 from typing import cast
 
 from dovetail.platform.errors import (
-    AccountsError,
     ConfigError,
     DamagedState,
     DefinitionError,
@@ -38,7 +37,6 @@ __all__ = ["blameless", "reason_of", "refusing", "tried"]
 _log = logging.getLogger(__name__)
 
 _NOT_OF_A_MESSAGE = (
-    AccountsError,
     ConfigError,
     DamagedState,
     DefinitionError,
@@ -60,7 +58,7 @@ def blameless(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a dead letter says of an exception: its type and text, without passwords."""
+    """An exception as a dead letter's reason: its type and text, without passwords."""
     return masked(f"{type(error).__name__}: {error}")
 
 

@@ -30,8 +30,10 @@ from faust.types import TP, StreamT
 
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
+from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
 from dovetail.platform.runtime.refusing import tried
+from dovetail.platform.runtime.started import StartedStages
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
 from dovetail.platform.runtime.trial import Trial
@@ -86,8 +88,9 @@ class Runtime:
         self._readers: dict[str, list[Stage]] = {}
         self._offsets: Offsets[TP] = Offsets(self.stages)
         self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
-        self._started: list[Stage] = []
+        self._started = StartedStages(self.stages)
         self._waiters = Waiters()
+        self._journal = Journal()
         check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
@@ -120,6 +123,7 @@ class Runtime:
         self._raise_failure()
         messages = fitting(outgoing, self.app.max_message_bytes)
         await self.app.producer.publish(messages)  # type: ignore[attr-defined]  # both drivers have it
+        self._journal.published(outgoing)
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.
@@ -170,9 +174,7 @@ class Runtime:
         self._waiters.listen()
         if self._trial is not None:
             self._trial.open({stage.name for stage in self.stages})
-        for stage in self.stages:
-            self._started.append(stage)
-            await stage.start()
+        await self._started.start()
         if self._tick_s:
             # Each by itself: a stage that waits for something from outside does not keep the others from settling.
             self._ticking = [asyncio.create_task(self._tick_on(stage)) for stage in self.stages]
@@ -184,8 +186,7 @@ class Runtime:
         """
         self._stopping = True
         if self.failure is None:
-            for stage in self._started:
-                stage.hurry()
+            self._started.hurry()
             try:
                 with suppress(TimeoutError):  # what is not done by then is done again by the next start
                     async with asyncio.timeout(self._grace_s):
@@ -198,6 +199,8 @@ class Runtime:
 
     async def on_revoked(self) -> None:
         """A rebalance begins: return when no work is being published or committed."""
+        if not self._stopping:
+            self._journal.rebalancing(self.tenure.partitions)
         await self.tenure.close()
 
     async def on_reassigned(self, assigned: set[TP]) -> None:
@@ -208,7 +211,7 @@ class Runtime:
     @property
     def started(self) -> bool:
         """Whether every stage has been started."""
-        return len(self._started) == len(self.stages)
+        return self._started.all
 
     @property
     def stopping(self) -> bool:
@@ -249,7 +252,6 @@ class Runtime:
 
     async def after_stop(self) -> None:
         """Stop the stages, in reverse order, each also when another one's stop raises."""
-        errors: list[Exception] = []
         if self._trial is not None:
             # What the engine or memory gave out at is looked at by the next start as what ended the process.
             self._trial.close(keep=isinstance(self.failure, (EngineFailed, MemoryError)))
@@ -257,13 +259,8 @@ class Runtime:
             ticking.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
         self._forget(await self.tenure.change(()))
-        while self._started:
-            try:
-                await self._started.pop().stop()
-            except Exception as error:  # noqa: BLE001 - raised below, after the others have stopped
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        self._journal.stopped()
+        await self._started.stop()
 
     async def _settle(self, stage: Stage, may: Callable[[], bool], *, stopping: bool = False) -> None:
         for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
@@ -293,7 +290,8 @@ class Runtime:
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
         """For each assigned partition, the least of what its stages need."""
         await self.tenure.close()
-        await self._give_up(await self.tenure.change(tps))
+        gone = await self.tenure.change(tps)
+        await self._give_up(gone)
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         if moved := self._moved(stored):
             await self.tenure.renew(moved)
@@ -301,6 +299,7 @@ class Runtime:
             stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
         await self.tenure.open()
+        self._journal.assigned(tps, gone)
         self.notify()
         return positions
 

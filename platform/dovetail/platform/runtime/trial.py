@@ -1,4 +1,4 @@
-"""What a process was computing when it died: written down before, so that the next start can look at it with care.
+"""Notes the polls that a process is about to compute, so that the next start finds those on which it died.
 
 Some messages do not raise but end the process: a segmentation fault in a library, memory that the system takes back.
 Where nobody knows which, each start would read them and die again. So the polls from outside that a process is about to
@@ -52,7 +52,7 @@ class Prober(Protocol):
 
 
 class TrialFile:
-    """What this process is computing, a slot for each stage, in a file that is locked as long as the process lives."""
+    """The polls that this process is computing, a slot for each stage, in a file locked for as long as it lives."""
 
     def __init__(self, folder: Path) -> None:
         owned_folder(folder)
@@ -81,7 +81,7 @@ class TrialFile:
 
     @staticmethod
     def left(folder: Path) -> list[Mark]:
-        """What processes that are gone were computing. Their files are removed."""
+        """The polls that processes which are gone were computing. Their files are removed."""
         marks: list[Mark] = []
         for path in sorted(folder.glob("*.trial")):
             try:

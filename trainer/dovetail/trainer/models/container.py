@@ -27,7 +27,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Container(NamedTuple):
-    """What a model file holds."""
+    """The contents of a model file."""
 
     header: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
@@ -64,7 +64,7 @@ def unpack(path: Path) -> Container:
 
 
 def parse(where: object, content: bytes) -> Container:
-    """What :func:`pack` packed; ``where`` names it in errors.
+    """Unpack the bytes of :func:`pack`; ``where`` names them in errors.
 
     :raises ModelError: it is torn or corrupt.
     """

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.platform.errors import DamagedState
 

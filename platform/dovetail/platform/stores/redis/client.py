@@ -21,12 +21,12 @@ from dovetail.platform.masking import masked
 __all__ = ["RedisClient", "is_redis_url"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
-_FAILURES = (redis.RedisError, redis.RedisClusterException)
+_FAILURES = (redis.RedisError, exceptions.RedisClusterException)
 # What a cluster says while one of its nodes is away or its slots move, besides what a single Redis says.
 _FAILING_OVER = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.RedisClusterException,
+    exceptions.RedisClusterException,
     exceptions.AskError,  # MOVED, too
     exceptions.TryAgainError,
     exceptions.ClusterDownError,
@@ -116,7 +116,7 @@ class RedisClient:
             return []
 
     def call(self, do: Callable[[Any], T]) -> T:
-        """What ``do`` returns of the client. It may be done several times; its failure is final.
+        """Call ``do`` with the client and return its result. It may be called several times; its failure is final.
 
         Raises:
             StoreError: Redis did not answer in all the repetitions, or refused.

@@ -1,4 +1,4 @@
-"""Which messages from outside are refused, by position, and why (see ``rows/refusals.py``); a table of the registry."""
+"""Messages from outside that are refused, by position, and why (``rows/refusals.py``); a table of the registry."""
 
 from __future__ import annotations
 

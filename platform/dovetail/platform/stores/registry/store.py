@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -24,7 +25,7 @@ from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
@@ -168,7 +169,7 @@ class Registry:
             self._database.transact(lambda connection: self._refused.add(connection, self._database, rows))
 
     def refused(self, topic: str, partition: int) -> Mapping[int, str]:
-        """What is refused of a partition: the reasons by offset."""
+        """The refusals of a partition: the reasons by offset."""
         with self._database.read() as connection:
             return self._refused.of(connection, topic, partition)
 
@@ -229,12 +230,12 @@ class Registry:
         return lost
 
     def uses(self) -> list[DefinitionUse]:
-        """Which datasets and days were made with which definition."""
+        """The datasets and days made with each definition."""
         with self._database.read() as connection:
             return self._definitions.uses(connection)
 
     def backfill(self, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
-        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        """The backfill into ``out`` as it was asked for (None: there is none), and the days that are done."""
         with self._database.read() as connection:
             return self._definitions.backfill(connection, out)
 

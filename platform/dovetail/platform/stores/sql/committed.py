@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["Committed"]
 

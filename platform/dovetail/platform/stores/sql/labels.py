@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import (
     KEY,
     LABEL_ROWS,
@@ -23,7 +24,7 @@ from dovetail.platform.stores.labels import (
 from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
 from dovetail.platform.stores.sql.prepared import Prepared
 

@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.lookup import Lookup
 from dovetail.platform.stores.sql.prepared import Prepared
 
-__all__ = ["Ledger", "Progress"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a state includes of one partition.
-
-    ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
-    the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
-    by source partition (see :class:`dovetail.platform.rows.positions.SourceFilter`).
-    """
-
-    next_offset: int = 0
-    watermark_us: int | None = None
-    timestamp_ms: int | None = None
-    sources: dict[int, int] = field(default_factory=dict)
+__all__ = ["Ledger"]
 
 
 class Ledger:
@@ -84,7 +69,7 @@ class Ledger:
         return {partition: _progress(*of) for partition, *of in query.rows(connection, {"of_scope": scope})}
 
     def reader(self, database: Database) -> Callable[[sa.Connection, Sequence[str]], dict[str, dict[int, Progress]]]:
-        """What reads :meth:`progress` of several scopes in one statement; a scope never read has no partitions."""
+        """A reader of several scopes' :meth:`progress` in one statement; a scope never read has no partitions."""
         lookup = Lookup(database, list(self._progress.c), among=self._progress.c.scope, fixed=None)
 
         def read(connection: sa.Connection, scopes: Sequence[str]) -> dict[str, dict[int, Progress]]:

@@ -17,7 +17,7 @@ __all__ = ["credentials"]
 
 
 def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SASLCredentials | SSLCredentials | None:
-    """What Faust logs in with; None for a broker that asks for nothing. ``path`` resolves relative files.
+    """Faust's credentials; None for a broker that asks for none. ``path`` resolves relative files.
 
     Raises ConfigError for a password or file that is missing, empty or not what it should be.
     """
