@@ -25,8 +25,8 @@ from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
 from dovetail.joiners.policies import Candidates, policy_of
 from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 SAMPLE = ["request_id", "item_id", *(f"f{k}" for k in range(FEATURES))]
 

@@ -27,18 +27,17 @@ from dovetail.joiners.label_agent import LabelStage, label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
 from dovetail.joiners.policies import Candidates, policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.sample_agent import SampleStage, lanes_of
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
 from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, time_us
-from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import Progress, SourceFilter, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SEED = 20240304
@@ -265,8 +264,8 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int, list[int]]:
             for kind in kinds:
                 yield LabelStage(kind, kind, intake, store, allowed_lateness_us=WINDOW, useful_us=WINDOW + HOUR,
                                  dead_letter_topic="dead", moved=moved)  # fmt: skip
-            yield SampleStage(lane, "samples", policy_of(POLICY), kinds, store, _Own(), watermark=now, moved=moved,
-                              on_blocked=_wait, on_released=retire)  # fmt: skip
+            target = SampleTarget(lane, policy_of(POLICY), kinds, "samples")
+            yield SampleStage(target, store, _Own(), LabelClock(now, moved), on_blocked=_wait, on_released=retire)
 
         async def catch_up() -> None:
             for stage in stages():

@@ -26,8 +26,8 @@ from dovetail.demo.logs.recorded import (
     RecordedLog,
 )
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.joiners.policies.fast_emit import fnw_weight
 from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.delayed_labels import fnc_calibrated, fnw_weights
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.plots import write_plots
@@ -135,13 +135,20 @@ def run(which: Shop, policy: str, lr_power: float, alpha: float) -> Float32:
         label = labels[due[number - 1] if number else 0 : due[number]]
         weights = np.ones(len(part), np.float32)
         if policy.endswith("FNW"):
-            weights = fnw_weights(optimizer.train(records, sample, label, silent[: len(part)]), label)
+            weights = fnw_weight(optimizer.train(records, sample, label, silent[: len(part)]), label)
         optimizer.train(records, sample, label, weights)
         none = silent[: last - first]
         predictions[first:last] = optimizer.train(records, Encoded(slots[first:last], values[first:last]), none, none)
     if policy.endswith("FNC"):
         predictions = np.minimum(fnc_calibrated(predictions), np.float32(1 - 2.0**-22))
     return predictions
+
+
+def fnc_calibrated(biased: Float32) -> Float32:
+    """What a model of unweighted fast-emitted samples means, p = b / (1 - b), 1 from b = 1/2 on; float32 [n]."""
+    b = np.minimum(biased, np.float32(0.5))
+    calibrated: Float32 = (b / (1 - b)).astype(np.float32)
+    return calibrated
 
 
 def judged(which: Shop, predictions: Float32, rows: slice = slice(None)) -> Metrics:

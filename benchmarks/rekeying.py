@@ -26,8 +26,8 @@ from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.platform.rows import wire
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
 
 SEED, EVENTS, USERS, ITEMS, PER_MESSAGE = 20240306, 400_000, 20_000, 2_000, 5_000

@@ -37,8 +37,8 @@ from dovetail.features.stream.vetting import vet_events
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
 from dovetail.trainer.models.scorer import predict_with
 

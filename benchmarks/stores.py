@@ -21,9 +21,10 @@ import redis
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.stores.online import OnlineStore, SqlOnlineStore, ViewCommit
+from dovetail.platform.rows.positions import Progress
+from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 
 SEED, KEYS, STATE_BYTES = 20240305, 100_000, 600
 DAY = 86_400_000_000

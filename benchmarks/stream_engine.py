@@ -50,7 +50,7 @@ _TYPES = {"count": pa.int64(), "avg": pa.float64()}
 
 
 def _view(windows: tuple[Window, ...], wanted: list[tuple[AggregateFunction, Input, int]], lateness: int) -> StreamView:
-    stream = Stream(TableSchema("events", "events.sql", 1, _SCHEMA, ""), "events", "event_time", "user_id", lateness, 0)
+    stream = Stream(TableSchema("events", "events.sql", 1, _SCHEMA), "events", "event_time", "user_id", lateness, 0)
     inputs = tuple(dict.fromkeys(input_ for _, input_, _ in wanted))
     aggregates = []
     for i, (function, input_, window) in enumerate(wanted):

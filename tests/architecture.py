@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["RULES", "SOURCE_ROOTS", "Module", "Rule", "Tree", "read_tree"]
+__all__ = ["RULES", "SOURCE_ROOTS", "Module", "Rule", "Tree", "imports_of", "read_tree"]
 
 #: The folders whose ``dovetail/`` make up the namespace package.
 SOURCE_ROOTS = ("platform", "features", "joiners", "trainer")
@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
-    frozenset({"demo"}),
+    frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )
 
@@ -43,9 +43,9 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "mode": _FAUST,
     "aiokafka": ("dovetail/platform/transports/",),
     "duckdb": (
+        "dovetail/platform/duck/",
         "dovetail/features/duck/",
         "dovetail/features/batch/",
-        "dovetail/joiners/batch/",
     ),
     "numba": (
         "dovetail/features/kernels/",
@@ -144,14 +144,15 @@ def _read(path: Path, root: str, relative: PurePosixPath) -> Module:
         root=root,
         path=relative,
         lines=text.count("\n"),
-        imports=tuple(_imports(tree)),
+        imports=tuple(imports_of(tree)),
         exported=_exported(tree),
         public=public,
         bound=bound,
     )
 
 
-def _imports(tree: ast.Module) -> Iterator[Import]:
+def imports_of(tree: ast.Module) -> Iterator[Import]:
+    """Every import of a parsed file, inside functions too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno) for alias in node.names)

@@ -28,7 +28,6 @@ max_delay = "6h"
 policy = "fast_emit"
 window = "15m"
 emit_after = ["1m", "5m"]
-false_negatives = "fnw"
 samples_topic = "quick"
 
 [labels.targets.buys]

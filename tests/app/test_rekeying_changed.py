@@ -11,7 +11,7 @@ from dovetail.app.worker import assemble
 from dovetail.features import load
 from dovetail.features.stored.registration import changes
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.rows.positions import Progress
 from tests.app.small_project import TOML, VIEW, write_project
 
 REKEYED = """

@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.app.modelling import checkpointing_of, publication_of, recipe_of
 from dovetail.app.storage import open_stores
 from dovetail.cli.main import app
 from dovetail.cli.models.report import metrics_table
 from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError, DovetailError, ModelError, StoreError
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.store import DataFile
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import TrainerStage
 
 PROJECT = """
@@ -134,7 +135,7 @@ def test_a_terminal_gets_tables(project: Path) -> None:
     files = ("--samples", project / "s.parquet", "--plot", plot)
     assert "models compared" in show("model", "compare", f"{project / 'm'}@1", project / "m", "-p", project, *files)
     assert plot.exists()
-    assert metrics_table("empty", []).row_count == 0
+    assert metrics_table("empty", []).rows == []
 
 
 def test_models_are_listed_shown_and_exported(project: Path) -> None:
@@ -173,10 +174,11 @@ def test_a_seed_is_where_the_worker_goes_on(project: Path) -> None:
     config = load_config(project)
     assert config.model is not None
     stage = TrainerStage(
-        "samples", encoder_of(config.model), optimizer_of(config.model), project / ".dovetail/checkpoints/ranking",
-        ModelDirectory(project / ".dovetail/models/ranking"), decode=lambda _: pa.table({}), label="label",
-        weight="weight", **trainer_options(config.model),
-    )  # fmt: skip
+        SampleTopic("samples", decode=lambda _: pa.table({})),
+        recipe_of(config.model),
+        checkpointing_of(config.model, project / ".dovetail/checkpoints/ranking"),
+        publication_of(config.model, ModelDirectory(project / ".dovetail/models/ranking"), 1 << 20),
+    )
     assert stage.resume("samples") == {0: 60}
     assert stage.learner.trained == 1200
     assert {account.outcome: account.rows for account in stage.accounts()} == {"read": 600, "trained": 600}

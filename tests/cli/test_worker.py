@@ -61,11 +61,16 @@ NOON_MS = 1_767_268_800_000
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "sql").mkdir()
-    (tmp_path / "dovetail.toml").write_text(TOML)
-    for name, text in FILES.items():
-        (tmp_path / "sql" / f"{name}.sql").write_text(text)
+    write_project(tmp_path)
     return tmp_path
+
+
+def write_project(folder: Path, toml: str = TOML) -> None:
+    """The definitions and ``dovetail.toml``."""
+    (folder / "sql").mkdir()
+    (folder / "dovetail.toml").write_text(toml)
+    for name, text in FILES.items():
+        (folder / "sql" / f"{name}.sql").write_text(text)
 
 
 def feed(project: Path) -> None:
@@ -122,9 +127,9 @@ def until(url: str, line: str) -> str:
 @pytest.mark.slow
 def test_a_worker_tells_its_health_and_metrics_and_stops_when_told(project: Path) -> None:
     feed(project)
-    with start(project, "--health-port", "0") as worker:
-        url = said(worker, r"health at (http://127\.0\.0\.1:\d+)/healthz")
-        said(worker, r"(started)")
+    with start(project, "--health-port", "0", "--log-json") as worker:
+        url = said(worker, r'"url": "(http://127\.0\.0\.1:\d+)"')
+        said(worker, r'"message": "(started)"')
         metrics = until(f"{url}/metrics", 'dovetail_model_trained_samples{model="clicks"} 4.0')
         assert json.loads(get(f"{url}/healthz"))
         assert json.loads(get(f"{url}/readyz"))["ready"] is True
@@ -142,13 +147,17 @@ def test_a_worker_tells_its_health_and_metrics_and_stops_when_told(project: Path
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate(timeout=60)
     assert (worker.returncode, err) == (0, "")
-    assert out.endswith("dovetail worker: stopped\n")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert all(line.keys() == {"time", "level", "logger", "message", "fields"} for line in lines)
+    assert {line["level"] for line in lines} == {"info"}
+    assert lines[-1]["message"] == "stopped"
+    assert lines[-1]["fields"] == {"group": "dovetail-shop"}
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(project: Path) -> None:
     with start(project, "--agents", "labels") as worker:
-        said(worker, r"(started)")
+        said(worker, r"^\S+Z INFO dovetail\.cli\.worker: (started): group=dovetail-shop\.labels$")
         # Both arrive before it can do anything; the lower number is seen first.
         for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             worker.send_signal(number)
@@ -174,6 +183,7 @@ def test_a_definition_that_cannot_be_kept_starts_nothing(project: Path) -> None:
         (["--agents", "nobody"], "nobody"),
         (["--stop-timeout", "soon"], "worker.stop_timeout: "),
         (["--health-port", "70000"], "worker.health_port: "),
+        (["--log-level", "chatty"], "worker.log_level: "),
         (["-p", "nowhere"], "nowhere: no such file; run `dovetail init DIR` for a new project"),
     ],
 )

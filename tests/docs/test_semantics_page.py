@@ -67,7 +67,7 @@ def united(aggregate: str) -> StreamView:
         {"buyer": pa.int64(), "item": pa.string(), "cents": pa.int32(), "ordered_at": pa.timestamp("us")}
     )
     streams = {
-        name: Stream(TableSchema(name, f"sql/{name}.sql", 1, schema, ""), name, time, key, 3_600_000_000, 0)
+        name: Stream(TableSchema(name, f"sql/{name}.sql", 1, schema), name, time, key, 3_600_000_000, 0)
         for name, schema, time, key in (
             ("events", SCHEMA.arrow, "event_time", "user_id"),
             ("orders", orders, "ordered_at", "buyer"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Run:
     """A finished demo: what it wrote, and its stores opened again."""
 
     log: str
+    said: str
     result: dict[str, Any]
     project: Project
     stores: Stores
@@ -53,8 +55,11 @@ class Run:
         return {name: self.dataset(name) for name in self.project.streams}
 
 
-def dovetail(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, timeout=600)
+def dovetail(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, timeout=600,
+        env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=LOGS)
@@ -74,7 +79,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         tables={"item": {"path": str(folder / "keep" / "item.parquet")}},
         **SETTINGS[log],
     )
-    return Run(log, json.loads((folder / "result.json").read_text()), project, open_stores(project.config))
+    return Run(log, done.stdout, json.loads((folder / "result.json").read_text()), project, open_stores(project.config))
 
 
 def test_the_result_has_everything_a_program_may_want(run: Run) -> None:
@@ -88,6 +93,14 @@ def test_the_result_has_everything_a_program_may_want(run: Run) -> None:
         assert result[name] > 0, name
     for name in ("log_loss", "auc", "normalized_entropy", "calibration", "seconds"):
         assert isinstance(result[name], float), name
+
+
+@pytest.mark.parametrize("run", ["simulator"], indirect=True)
+def test_the_readme_quotes_what_a_run_says(run: Run) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.search(r"`dovetail demo --requests 300` ends like this:\n\n```text\n(.*?)```", readme, re.DOTALL)
+    assert quoted is not None
+    assert f"\n{quoted[1]}seconds " in run.said
 
 
 def test_what_was_late_in_the_log_is_reported_as_late(run: Run) -> None:
@@ -145,11 +158,17 @@ def test_the_streams_samples_have_the_features_that_duckdb_computes_from_the_log
 
 @pytest.mark.parametrize("run", ["simulator"], indirect=True)
 def test_going_on_from_a_finished_run_changes_nothing(run: Run) -> None:
+    """And what it says fits a terminal of 80 columns."""
     before = run.dataset("samples")
     keep = run.project.config.storage.state
     result = keep.parent / "again.json"
-    done = dovetail("demo", "--requests", "300", "--keep", str(keep), "--json", str(result))
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1"}
+    done = dovetail("demo", "--requests", "300", "--keep", str(keep), "--json", str(result), **terminal)
     assert done.returncode == 0, done.stderr
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "…" not in done.stdout
+    assert any(re.match(r"snapshots\.candidates +requests +30,000 +0 +snapshotted 30,000 *$", line) for line in lines)
     again = json.loads(result.read_text())
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in run.result.items() if k != "seconds"}
     assert run.dataset("samples").equals(before)

@@ -71,7 +71,7 @@ FIELDS = {"user_id": pa.int64(), "n": pa.int32(), "t": pa.string(), "event_time"
 def of_views(sqls: Sequence[str]) -> Compiled:
     """What is compiled when views' engines are warm; events have come and values have been asked for since."""
     schema = pa.schema(FIELDS.items())
-    table = TableSchema("events", "events.sql", 1, schema, "")
+    table = TableSchema("events", "events.sql", 1, schema)
     streams = {"events": Stream(table, "events", "event_time", "user_id", 10_000_000, 0)}
     binder = Binder({"events": schema})
     replays = [ViewReplay(parse_stream_view("view", Source("view.sql", sql), streams, binder)) for sql in sqls]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.app.modelling import checkpointing_of, publication_of, recipe_of
 from dovetail.app.reports import (
     audit_worker,
     consistency_of,
@@ -23,11 +23,11 @@ from dovetail.app.worker import Worker, assemble, features_of
 from dovetail.features.plan.request import flatten_requests
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import DovetailError
-from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from dovetail.platform.stage import Poll
 from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import TrainerStage
 from tests.faults.broker import Broker
 from tests.faults.world import POISON, World
@@ -185,15 +185,10 @@ def _trainer(world: World, folder: Path) -> TrainerStage:
     model = config.model
     assert model is not None
     return TrainerStage(
-        config.labels.training_topic,
-        encoder_of(model),
-        optimizer_of(model),
-        folder / "checkpoints" / model.name,
-        ModelDirectory(folder / "models" / model.name),
-        decode=wire.decode_arrow,
-        label="label",
-        weight="weight",
-        **trainer_options(model),
+        SampleTopic(config.labels.training_topic),
+        recipe_of(model),
+        checkpointing_of(model, folder / "checkpoints" / model.name),
+        publication_of(model, ModelDirectory(folder / "models" / model.name), config.broker.max_message_bytes),
     )
 
 

@@ -18,8 +18,8 @@ from dovetail.joiners.batch.attributed import attribute_labels
 from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.sample_agent import SampleStage, lanes_of
-from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, SnapshotStage
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, Answers, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.watermark import Partitions, SilentPartitions, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
@@ -200,9 +200,12 @@ class Agents:
         world, moved = self.world, self.signal()
         shop = Shop()
         snapshots = SnapshotStage(
-            "requests", "snapshots", Intake(REQUEST, "request_time", None), flatten_requests, shop, shop, self.registry,
-            dead_letter_topic="dead", remember=True, allowed_lateness_us=world.request_lateness * SECOND, moved=moved,
-        )  # fmt: skip
+            RequestTopic("requests", Intake(REQUEST, "request_time", None), flatten_requests),
+            Ranking(shop, shop),
+            Answers("snapshots", "dead"),
+            self.registry,
+            remembering=Remembering(world.request_lateness * SECOND, moved),
+        )
         silent = SilentPartitions(
             self._requests, allowed_lateness_us=world.request_lateness * SECOND, idle_timeout_us=self.idle_us
         )
@@ -222,14 +225,15 @@ class Agents:
         announce = SilentPartitions(
             self._labels, allowed_lateness_us=world.lateness * SECOND, idle_timeout_us=self.idle_us
         )
+        clock = LabelClock(
+            lambda: watermark(self._labels(), allowed_lateness_us=world.lateness * SECOND),
+            moved,
+            announce.announcements,
+        )
         stages += [
-            SampleStage(
-                lane, "samples", policy_of(world.policy), KINDS, self.labels, shop,
-                watermark=lambda: watermark(self._labels(), allowed_lateness_us=world.lateness * SECOND),
-                moved=moved, on_blocked=lambda: None, on_released=lambda: None, announce=announce.announcements,
-            )
+            SampleStage(SampleTarget(lane, policy_of(world.policy), KINDS, "samples"), self.labels, shop, clock)
             for lane in lanes_of("", "snapshots", world.policy.held_topics)
-        ]  # fmt: skip
+        ]
         return stages
 
     def settled(self) -> int | None:

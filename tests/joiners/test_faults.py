@@ -18,7 +18,7 @@ from tests.joiners.worlds import KINDS, Label, World, delayed, label_stage, samp
 
 POLICIES = {
     "delayed": delayed(5, corrections="10s", unexposed_fraction=0.5, negative_fraction=0.5),
-    "fast_emit": delayed(9, policy="fast_emit", emit_after=["2s", "5s"], false_negatives="fnw"),
+    "fast_emit": delayed(9, policy="fast_emit", emit_after=["2s", "5s"]),
     "return_days": delayed(5, policy="return_days", days=[1, 2]),
 }
 SHOWN = [Label("exposure", request, item, request + 1, item % 2) for request in range(3) for item in range(3)]

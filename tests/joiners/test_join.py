@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.batch.label_audit import LabelAudit, audit_labels
+from dovetail.joiners.batch.whole_samples import batch_samples
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.positions import LANE, SourceFilter
@@ -23,7 +24,18 @@ from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
-from tests.joiners.worlds import KINDS, SECOND, Label, World, at, delayed, label_stage, sample_stage, worlds
+from tests.joiners.worlds import (
+    KINDS,
+    SECOND,
+    Label,
+    OwnFeatures,
+    World,
+    at,
+    delayed,
+    label_stage,
+    sample_stage,
+    worlds,
+)
 from tests.platform.stores.label_servers import Factory
 
 OWN = ["_partition", "_offset", "_row", "_source_partition", "_source_offset", "_source_row"]
@@ -85,6 +97,15 @@ async def live_through(
             await asyncio.gather(*run)
             for lane in lanes:  # what was forwarded after a lane had come to the end of its topic
                 await run_stage(lane, log, max_records=some_records)
+
+
+@given(world=worlds())
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_columns_that_the_configuration_knows_are_those_that_samples_have(world: World) -> None:
+    log = world.log()
+    logs, lateness_us = world.label_logs(log), world.lateness * SECOND
+    samples = batch_samples(world.snapshots(), logs, world.policy, OwnFeatures(), allowed_lateness_us=lateness_us)
+    assert tuple(n for n in samples.column_names if n not in {"feature", *OWN}) == world.policy.sample_columns(KINDS)
 
 
 FIXTURES_TOO = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

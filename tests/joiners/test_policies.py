@@ -17,7 +17,7 @@ from dovetail.joiners.batch.selection import seed_and_recent
 from dovetail.joiners.matching import Keys, chance, keys_of
 from dovetail.joiners.pairs import find_pairs, hash_pairs
 from dovetail.joiners.policies.delayed import recalibrate
-from dovetail.joiners.policies.fast_emit import fnc_calibrate, fnw_weight
+from dovetail.joiners.policies.fast_emit import fnw_weight
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.load import load_config
 from dovetail.platform.config.policy import PolicyConfig
@@ -40,12 +40,6 @@ def test_fnw_undoes_the_false_negatives_in_expectation() -> None:
     assert negative * p - p * positive * (1 - p) == pytest.approx(0)
 
 
-def test_fnc_calibration_inverts_the_bias_and_is_clamped() -> None:
-    p = np.array([0.0, 0.1, 0.5, 1.0])
-    assert fnc_calibrate(p / (1 + p)) == pytest.approx(p)
-    assert fnc_calibrate([0.5, 0.7, 1.0]).tolist() == [1.0, 1.0, 1.0]
-
-
 def test_the_reference_says_the_same(recorded_logs: Path) -> None:
     file = recorded_logs.parent / "reference" / "optimizers.json"
     if not file.is_file():
@@ -53,7 +47,6 @@ def test_the_reference_says_the_same(recorded_logs: Path) -> None:
     formula = json.loads(file.read_text(encoding="utf-8"))["delayed_labels"]["formula"]
     assert formula["fnw_positive_weight"].startswith("1+p")
     assert formula["fnw_negative_weight"] == "(1-p)*(1+p)"
-    assert formula["fnc_calibration"] == "p = b/(1-b), clamp at b>1/2"
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 1.0])
@@ -73,8 +66,7 @@ def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
     ("declared", "message"),
     [
         ({"policy": "fast_emit"}, "fast_emit needs emit_after"),
-        ({"policy": "fast_emit", "emit_after": ["30s"]}, "and false_negatives"),
-        ({"policy": "fast_emit", "emit_after": ["2h"], "false_negatives": "fnw"}, "would look at 2h, 1h after"),
+        ({"policy": "fast_emit", "emit_after": ["2h"]}, "would look at 2h, 1h after"),
         ({"policy": "fast_emit", "negative_fraction": 0.5}, "negative_fraction belongs to policy 'delayed'"),
         ({"policy": "fast_emit", "corrections": "1h"}, "corrections belongs to policy 'delayed'"),
         ({"policy": "return_days"}, "return_days needs days"),

@@ -12,10 +12,10 @@ from dovetail.joiners.progress import retire_labels
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.rows.accounts import READ
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.places import ROOT
 
 HOUR_US = 3_600_000_000

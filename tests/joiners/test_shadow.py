@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
 from dovetail.platform.stores.registry.store import Registry
 
 
@@ -42,9 +42,11 @@ class Answer:
 def snapshot(tmp_path: Path, shadow: Fixed | None) -> pa.Table:
     nothing: Any = None
     stage = SnapshotStage(
-        "requests", "snapshots", nothing, nothing, nothing, Fixed(3, 0.25),
-        Registry(f"sqlite:///{tmp_path / 'r.sqlite'}"), dead_letter_topic="dead", shadow=shadow,
-    )  # fmt: skip
+        RequestTopic("requests", nothing, nothing),
+        Ranking(nothing, Fixed(3, 0.25), shadow),
+        Answers("snapshots", "dead"),
+        Registry(f"sqlite:///{tmp_path / 'r.sqlite'}"),
+    )
     candidates = pa.table(
         {
             "request_id": ["r", "r"], "item_id": ["a", "b"], "request_time": pa.array([0, 0], pa.timestamp("us")),

@@ -18,14 +18,17 @@ import pytest
 from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.snapshot_agent import (
     REPLY_HEADER,
+    Answers,
+    Ranking,
+    RequestTopic,
     SnapshotStage,
     request_rows,
-    seen_column,
 )
 from dovetail.platform.errors import StaleCommit, WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.positions import seen_column
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
@@ -77,17 +80,10 @@ def request(name: str, prices: Sequence[float], year: int = 2024) -> bytes:
 
 def stage(registry: Registry, rows_per_message: int = 20_000, limit: int = 1 << 20) -> SnapshotStage:
     return SnapshotStage(
-        "requests",
-        "snapshots",
-        Intake(SCHEMA, "request_time", None),
-        flatten_requests,
-        Prices(),
-        Doubling(),
+        RequestTopic("requests", Intake(SCHEMA, "request_time", None), flatten_requests),
+        Ranking(Prices(), Doubling()),
+        Answers("snapshots", "dead", ["replies"], max_message_bytes=limit, rows_per_message=rows_per_message),
         registry,
-        dead_letter_topic="dead",
-        rows_per_message=rows_per_message,
-        reply_topics=["replies"],
-        max_message_bytes=limit,
     )
 
 

@@ -13,7 +13,7 @@ from dovetail.platform.rows.intake import (
     announcement,
     spoken_ms,
 )
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.rows.positions import Progress
 from tests.platform.polls import poll_of
 
 MINUTE_MS, MINUTE_US = 60_000, 60_000_000

@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
-from dovetail.joiners.sample_agent import Lane, SampleStage, lanes_of
+from dovetail.joiners.sample_agent import LabelClock, Lane, SampleStage, SampleTarget, lanes_of
 from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartitions, watermark
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
-from dovetail.platform.rows.positions import with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import Progress, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.platform.testing import MemoryLog
 
 KINDS = ("exposure", "click")
@@ -238,17 +237,16 @@ def sample_stage(
             pass
 
     return SampleStage(
-        world.lanes[lane],
-        "samples",
-        policy_of(world.policy),
-        KINDS,
+        SampleTarget(world.lanes[lane], policy_of(world.policy), KINDS, "samples"),
         store,
         OwnFeatures(),
-        watermark=lambda: label_watermark(world, store, log),
-        moved=moved,
+        LabelClock(
+            lambda: label_watermark(world, store, log),
+            moved,
+            silent.announcements if idle_us is not None else lambda _needed_us: (),
+        ),
         on_blocked=on_blocked,
         on_released=released,
-        announce=silent.announcements if idle_us is not None else lambda _needed_us: (),
     )
 
 
@@ -262,14 +260,12 @@ def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
         lambda w, f, g: delayed(w, unexposed_fraction=f, negative_fraction=g), windows, fractions, fractions
     )
     fast = st.builds(
-        lambda steps, fix: delayed(
+        lambda steps: delayed(
             sorted(steps)[-1],
             policy="fast_emit",
             emit_after=[f"{s}s" for s in sorted(steps)[:-1]],
-            false_negatives=fix,
         ),
         st.sets(st.integers(1, 15), min_size=2, max_size=4),
-        st.sampled_from(["fnw", "fnc"]),
     )
     hours = DAY_US // SECOND // 4
     days = st.builds(

@@ -18,7 +18,7 @@ from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
-    Progress,
+    TrainerProgress,
     image,
     resume,
 )
@@ -128,7 +128,7 @@ def test_neither_cuts_nor_a_resume_change_a_bit(
         pieces.learn(table.slice(a, b - a))
         if b == stop:
             store = CheckpointStore(folder)
-            store.save(image(pieces, Progress({}, {}, ()), {}), after=store._files.latest())
+            store.save(image(pieces, TrainerProgress({}, {}, ()), {}), after=store._files.latest())
             checkpoint = store.latest()
             assert checkpoint is not None
             pieces = resume(checkpoint, learner(policy), {})

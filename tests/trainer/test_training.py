@@ -14,21 +14,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dovetail.platform.clock import Clock
 from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireError
 from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
 from dovetail.trainer.metrics.groups import Groups
-from dovetail.trainer.metrics.progressive import Evaluation
-from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.metrics.progressive import Evaluation, Metrics
+from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.optimizers.ogd import Ogd
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.slots import SlotPolicy
-from dovetail.trainer.training import Trained, TrainerStage
+from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
 MESSAGES = 24
 #: Rows per message: two requests of three candidates.
@@ -61,24 +63,32 @@ class Bench:
         rows = np.tile(np.arange(ROWS, dtype=np.int32), len(runs))
         return with_own_positions(table, poll.partition, np.repeat(poll.offsets, ROWS), rows)
 
-    def stage(self, **changes: object) -> TrainerStage:
-        options: dict[str, object] = {
-            "decode": self.decode,
-            "label": "clicked",
-            "weight": "importance",
-            "publish_every": 10,
-            "checkpoint_every": 35,
-            "evaluation": Evaluation(window=16, windows=2),
-            "on_publish": self.versions.append,
-            "on_trained": self.trained.append,
-        } | changes
+    def stage(
+        self,
+        *,
+        label: str = "clicked",
+        weight: str = "importance",
+        rows: pa.Schema | None = None,
+        slots: SlotPolicy | None = None,
+        groups: Groups | None = None,
+        checkpoint_every: int = 35,
+        checkpoint_delay_us: int = 300_000_000,
+        publish_every: int = 10,
+        full_every: int = 1,
+        models_topic: str | None = None,
+        gate: Gate | None = None,
+        clock: Clock | None = None,
+        on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
+    ) -> TrainerStage:
+        evaluation = Evaluation(window=16, windows=2)
+        directory = ModelDirectory(self.directory / "models", keep=100)
         return TrainerStage(
-            "samples",
-            self.encoder,
-            self.ftrl,
-            self.directory / "checkpoints",
-            ModelDirectory(self.directory / "models", keep=100),
-            **options,  # type: ignore[arg-type]
+            SampleTopic("samples", self.decode, label, weight, rows),
+            Recipe(self.encoder, self.ftrl, slots or SlotPolicy(), evaluation, groups or Groups()),
+            Checkpointing(self.directory / "checkpoints", checkpoint_every, checkpoint_delay_us),
+            Publication(directory, publish_every, full_every, models_topic, gate=gate or Gate()),
+            listeners=TrainerListeners(self.versions.append, self.trained.append, on_evaluated),
+            clock=clock,
         )
 
     def models(self) -> dict[str, bytes]:
@@ -135,9 +145,9 @@ def test_compiling_before_the_first_poll_leaves_the_model_as_it_was(bench: Bench
         where = rows.get_field_index(name)
         rows = rows.set(where, rows.field(where).with_nullable(False))
     stage = bench.stage(rows=rows, slots=SlotPolicy(admit_after=2), groups=Groups(slices=["category"]))
-    before = image(stage.learner, Progress({}, {}, ()), {})
+    before = image(stage.learner, TrainerProgress({}, {}, ()), {})
     asyncio.run(stage.start())
-    assert image(stage.learner, Progress({}, {}, ()), {}) == before
+    assert image(stage.learner, TrainerProgress({}, {}, ()), {}) == before
 
 
 def state(stage: TrainerStage) -> tuple[object, ...]:
@@ -363,9 +373,9 @@ def test_another_configuration_is_refused(bench: Bench) -> None:
     with pytest.raises(ModelError, match=r"settings\.publish_every: stored 10, configured 20"):
         bench.stage(publish_every=20)
     bench.stage(checkpoint_every=99)
-    for wrong in ({"publish_every": 0}, {"checkpoint_every": 0}):
+    for publish_every, checkpoint_every in ((0, 35), (10, 0)):
         with pytest.raises(ConfigError, match="publish_every >= 1 and checkpoint_every >= 1 samples, got"):
-            bench.stage(**wrong)
+            bench.stage(publish_every=publish_every, checkpoint_every=checkpoint_every)
 
 
 def test_missing_label_and_weight_columns_are_named(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
+from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
 from dovetail.features.expressions.execute import FeatureSetEvaluator
@@ -19,6 +19,7 @@ from dovetail.features.plan.definitions import Definitions, FeatureSet, Table
 from dovetail.features.plan.request import CANDIDATES, flatten_requests
 from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.positions import seen_column
 
 __all__ = ["Engine", "evaluate"]
 

@@ -21,6 +21,7 @@ from dovetail.features.plan.definitions import (
 from dovetail.features.plan.request import request_schema
 from dovetail.features.stream.footprint import state_of
 from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.config.model import EvaluationConfig, ModelConfig
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Description", "Project", "load"]
@@ -75,7 +76,7 @@ class Project(Definitions):
                 (never with requests in order of time).
             visibility: ``event_time`` sees all events up to the request's time, by ``stream`` only those that come
                 within ``allowed_lateness``; ``as_served`` those before the positions in the request's
-                ``<view>._seen`` (list<int64> by partition; of a UNION ALL by source, see ``sources.py``).
+                ``_seen_<view>`` (list<int64> by partition; of a UNION ALL by source, see ``sources.py``).
             tables: the offline tables that batch views read, by name.
 
         Raises:
@@ -115,17 +116,35 @@ def _check_names(project: Project) -> None:
             f"{file}: request.feature_set: there is no feature set {wanted!r}; "
             f"{nearest(wanted, list(project.feature_sets))}"
         )
-    if project.config.model is None:
-        return
-    schema = project.feature_set.schema
-    for number, declared in enumerate(project.config.model.inputs):
+    if project.config.model is not None:
+        _check_inputs(file, project.config.model, project.feature_set)
+        _check_slices(file, project.config, project.config.model.evaluation, project.feature_set)
+
+
+def _check_inputs(file: Path, model: ModelConfig, features: FeatureSet) -> None:
+    schema = features.schema
+    for number, declared in enumerate(model.inputs):
         where = f"{file}: model.inputs.{number}"
         for column in declared.columns or (declared.column,):
             if column not in schema.names:
-                raise ConfigError(
-                    f"{where}: {column!r} is not an output of feature set {wanted}; {nearest(column, schema.names)}"
-                )
+                hint = nearest(column, schema.names)
+                raise ConfigError(f"{where}: {column!r} is not an output of feature set {features.name}; {hint}")
             _check_kind(where, declared.kind, column, schema.field(column).type)
+
+
+def _check_slices(file: Path, config: Config, evaluation: EvaluationConfig, features: FeatureSet) -> None:
+    """Refuse to slice by a column that no sample has, or by one whose values are no names."""
+    schema = features.schema
+    known = list(dict.fromkeys([*schema.names, *config.labels.sample_columns(config.labels.streams)]))
+    for column in evaluation.slices:
+        where = f"{file}: model.evaluation.slices"
+        if column not in known:
+            raise ConfigError(
+                f"{where}: {column!r} is neither an output of feature set {features.name} nor another column of its "
+                f"samples; {nearest(column, known)}"
+            )
+        if column in schema.names and pa.types.is_nested(type_ := schema.field(column).type):
+            raise ConfigError(f"{where}: {column!r} is {type_}, which has no values to slice by; select a member of it")
 
 
 def _check_kind(where: str, kind: str, column: str, type_: pa.DataType) -> None:

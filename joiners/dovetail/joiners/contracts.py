@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["BatchFeatures", "FeatureServer", "Scorer", "Served"]
+__all__ = ["BatchFeatures", "FeatureServer", "Served", "ServingModel"]
 
 
 class Served(Protocol):
@@ -52,8 +52,8 @@ class BatchFeatures(Protocol):
         ...
 
 
-class Scorer(Protocol):
-    """The serving model."""
+class ServingModel(Protocol):
+    """Scores candidates with the published model that serves."""
 
     def refresh(self) -> object:
         """Take over the newest published model, if there is a newer one. Cheap when there is not."""

@@ -26,11 +26,10 @@ from dovetail.platform.rows.intake import (
     spoken_ms,
     time_us,
 )
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
 

@@ -24,10 +24,9 @@ from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
-from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import Progress, SourceFilter, with_own_positions, with_source_positions
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["OrderStage", "spread_order"]
 

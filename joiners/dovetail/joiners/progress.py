@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -10,12 +11,14 @@ from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.sample_agent import Lane, lanes_of
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.joiners.watermark import PartitionClock, Partitions, watermark
+from dovetail.platform.clock import Clock
 from dovetail.platform.config.load import Config, PolicyConfig
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry.store import Registry
 
 __all__ = [
     "EndOffset",
+    "Retirement",
     "forget_requests",
     "label_clocks",
     "label_watermark",
@@ -111,6 +114,34 @@ def retire_labels(config: Config, store: LabelStore, registry: Registry, end_off
     )
     while boundary is not None and store.retire(boundary):
         pass
+
+
+class Retirement:
+    """Retires labels (:func:`retire_labels`), however often it is called at most once in ``every_us``.
+
+    Called in the committing threads of the sample agents. What is not retired now is by a later call: rows that may
+    leave stay a second longer, and no commit pays for looking.
+    """
+
+    def __init__(self, retire: Callable[[], None], clock: Clock, every_us: int = 1_000_000) -> None:
+        self._retire = retire
+        self._clock = clock
+        self._every_us = every_us
+        self._lock = threading.Lock()
+        self._last_us: int | None = None
+
+    def __call__(self) -> None:
+        """Retire what may leave, if it is time and nobody else does."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            now_us = self._clock.now_us()
+            # A clock that was set back says nothing about how long it is: then it is long enough.
+            if self._last_us is None or not 0 <= now_us - self._last_us < self._every_us:
+                self._retire()
+                self._last_us = now_us
+        finally:
+            self._lock.release()
 
 
 def _end(end_offset: EndOffset, topic: str, number: int) -> int:

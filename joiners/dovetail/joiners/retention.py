@@ -9,7 +9,9 @@ for as long as its requests wait to be answered and its snapshots to be sampled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 from dovetail.joiners.sample_agent import Lane
 from dovetail.joiners.watermark import PartitionClock
@@ -20,17 +22,14 @@ __all__ = ["LaneProgress", "boundary_us"]
 
 
 class LaneProgress:
-    """How far the sample agents have come, read once from the label store."""
+    """How far the sample agents have come, as the label store says: read once, when it is first asked for."""
 
     def __init__(self, store: LabelStore, lanes: Sequence[Lane], partitions: Iterable[int]) -> None:
         self.lanes = lanes
         self.partitions = tuple(partitions)
         # Positions first: what is forwarded after they were read is newer than what they say was released.
         self._progress = {lane.name: store.progress(lane.name) for lane in lanes}
-        self._rows: dict[tuple[str, int, str], int] = {}
-        for account in store.accounts():
-            key = (account.stage, account.partition, account.outcome)
-            self._rows[key] = self._rows.get(key, 0) + account.rows
+        self._store = store
 
     def next_offset(self, lane: Lane, partition: int) -> int:
         """The offset a lane's agent reads next."""
@@ -44,8 +43,17 @@ class LaneProgress:
 
     def has_all(self, lane: Lane, before: Lane, partition: int) -> bool:
         """Whether it has read every row that the lane before it has forwarded."""
-        read = self._rows.get((lane.name, partition, READ), 0) - self._rows.get((lane.name, partition, "duplicate"), 0)
-        return read == self._rows.get((f"{before.name}.held", partition, "forwarded"), 0)
+        rows = self._rows
+        read = rows.get((lane.name, partition, READ), 0) - rows.get((lane.name, partition, "duplicate"), 0)
+        return read == rows.get((f"{before.name}.held", partition, "forwarded"), 0)
+
+    @cached_property
+    def _rows(self) -> Mapping[tuple[str, int, str], int]:
+        """The accounts by (stage, partition, outcome): read where a lane follows another, which most do not."""
+        rows: Counter[tuple[str, int, str]] = Counter()
+        for account in self._store.accounts():
+            rows[account.stage, account.partition, account.outcome] += account.rows
+        return rows
 
 
 def boundary_us(

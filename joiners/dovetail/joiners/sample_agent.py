@@ -30,13 +30,12 @@ from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision,
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
-from dovetail.platform.rows.positions import SourceFilter, in_lane, with_source_positions
+from dovetail.platform.rows.positions import Progress, SourceFilter, in_lane, with_source_positions
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.sql.ledger import Progress
 
-__all__ = ["Lane", "SampleStage", "lanes_of", "sample_scope"]
+__all__ = ["LabelClock", "Lane", "SampleStage", "SampleTarget", "lanes_of", "sample_scope"]
 
 
 def sample_scope(target: str, lane: int) -> str:
@@ -65,48 +64,64 @@ def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> l
     return [Lane(target, k, topic, topics[k + 1] if k + 1 < len(topics) else None) for k, topic in enumerate(topics)]
 
 
+@dataclass(frozen=True, slots=True)
+class SampleTarget:
+    """The samples that are made: in which lane of which policy, of which label kinds, and for which topic."""
+
+    lane: Lane
+    policy: Policy
+    kinds: tuple[str, ...]
+    samples_topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClock:
+    """How far the labels have come, which says whether a snapshot may go.
+
+    ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may have
+    changed, and ``look_again_s`` is how often it is looked at when labels are read in another process. ``announce``
+    gives what to say for silent label partitions, when nothing else keeps the watermark from reaching a time (see
+    :class:`~dovetail.joiners.watermark.SilentPartitions`).
+    """
+
+    watermark: Callable[[], int | None]
+    moved: Signal
+    announce: Callable[[int], Sequence[Outgoing]] = lambda _needed_us: ()
+    look_again_s: float = 0.5
+
+
 class SampleStage(Stage):
     """Makes samples of snapshots and label rows, in one lane of a policy.
 
-    ``watermark`` gives the label watermark (microseconds) from the label store; ``moved`` is signalled when it may
-    have changed; ``on_blocked`` is called when the agent begins to wait; ``on_released`` in the committing thread after
-    each commit. ``announce`` gives what to say for silent label partitions, when nothing else keeps the watermark from
-    reaching a time (see :class:`~dovetail.joiners.watermark.SilentPartitions`). Samples leave in the order of their
-    snapshots in the log, so a replay gives the same sequence. Label rows are marked with what became of them by the
-    primary target alone.
+    Samples leave in the order of their snapshots in the log, so a replay gives the same sequence. Label rows are marked
+    with what became of them by the primary target alone.
     """
 
     def __init__(
         self,
-        lane: Lane,
-        samples_topic: str,
-        policy: Policy,
-        kinds: tuple[str, ...],
+        target: SampleTarget,
         store: LabelStore,
         features: BatchFeatures,
+        clock: LabelClock,
         *,
-        watermark: Callable[[], int | None],
-        moved: Signal,
-        on_blocked: Callable[[], None],
-        on_released: Callable[[], None],
-        look_again_s: float = 0.5,
-        announce: Callable[[int], Sequence[Outgoing]] = lambda _needed_us: (),
+        on_blocked: Callable[[], None] = lambda: None,
+        on_released: Callable[[], None] = lambda: None,
     ) -> None:
-        """``look_again_s``: how often the label store is looked at when labels are read in another process."""
-        self.name = lane.name
-        self.topics = (lane.topic,)
-        self._lane = lane
-        self._samples_topic = samples_topic
-        self._policy = policy
-        self._horizon_us = policy.horizons_us[lane.number]
-        self._kinds = kinds
+        """``on_blocked`` is called when the agent begins to wait; ``on_released``, in the committing thread, after each
+        commit.
+        """
+        self.name = target.lane.name
+        self.topics = (target.lane.topic,)
+        self._target = target
+        self._lane = target.lane
+        self._policy = target.policy
+        self._horizon_us = target.policy.horizons_us[target.lane.number]
         self._store = store
         self._features = features
-        self._watermark = watermark
-        self._hold = Hold(moved, look_again_s)
+        self._clock = clock
+        self._hold = Hold(clock.moved, clock.look_again_s)
         self._on_blocked = on_blocked
         self._on_released = on_released
-        self._announce = announce
         self._progress: dict[int, Progress] = {}
         #: While held back: the event time (µs) the watermark must pass before the agent goes on; None when it works.
         self.blocked_until_us: int | None = None
@@ -167,11 +182,11 @@ class SampleStage(Stage):
         self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64]
     ) -> tuple[int, Sequence[Outgoing]] | None:
         """As :meth:`_wait`, of what is so now; None when neither is."""
-        watermark = await asyncio.to_thread(self._watermark)
+        watermark = await asyncio.to_thread(self._clock.watermark)
         if watermark is not None and (due := _due(offsets, end_us, watermark)):
             return due, ()
         blocked_until_us = int(end_us[offsets == offsets[0]].max())
-        if announcements := await asyncio.to_thread(self._announce, blocked_until_us + 1):
+        if announcements := await asyncio.to_thread(self._clock.announce, blocked_until_us + 1):
             return 0, announcements
         self.blocked_until_us = blocked_until_us
         self._on_blocked()
@@ -222,7 +237,7 @@ class SampleStage(Stage):
             chosen = self._with_sources(rows.take(pa.array(decision.rows)).combine_chunks())
             times = {
                 kind: known_times(matched.get(kind), decision.rows, candidates.request_time_us, self._horizon_us)
-                for kind in self._kinds
+                for kind in self._target.kinds
             }
             samples = assemble_samples(
                 in_lane(chosen, self._lane.number),
@@ -233,7 +248,7 @@ class SampleStage(Stage):
                 extra=decision.extra,
                 times=times,
             )
-            outgoing.append(Outgoing(self._samples_topic, wire.encode(samples), partition=partition))
+            outgoing.append(Outgoing(self._target.samples_topic, wire.encode(samples), partition=partition))
         if self._lane.held_topic is not None and decision.held.any():
             held = self._with_sources(rows.filter(pa.array(decision.held)).combine_chunks())
             outgoing.append(Outgoing(self._lane.held_topic, wire.encode(held), partition=partition))

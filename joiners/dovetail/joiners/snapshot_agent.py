@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,28 +18,30 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
-from dovetail.joiners.contracts import FeatureServer, Scorer, Served
+from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.intake import Intake
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, with_source_positions
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
 from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "REPLY_HEADER",
     "REQUEST_COLUMN",
     "SET_COLUMN",
     "SNAPSHOT_SCOPE",
+    "Answers",
+    "Ranking",
+    "Remembering",
+    "RequestTopic",
     "SnapshotStage",
     "request_rows",
-    "seen_column",
 ]
 
 #: Name of the snapshot agent; also of its positions and accounts.
@@ -57,11 +60,6 @@ _TOO_OLD = "request_time is older than the feature state can answer exactly (all
 _Request = tuple[int, int]
 
 
-def seen_column(view: str) -> str:
-    """The snapshot column with the positions that ``view``'s values include: list<int64>, by partition."""
-    return f"_seen_{view}"
-
-
 def request_rows(snapshots: pa.Table) -> pa.Table:
     """The flattened request rows that ``snapshots`` were taken for, in the same order."""
     struct = snapshots.column(REQUEST_COLUMN).combine_chunks()
@@ -70,65 +68,89 @@ def request_rows(snapshots: pa.Table) -> pa.Table:
     return pa.table({**columns, **dict(zip(rest.column_names, rest.columns, strict=True))})
 
 
+@dataclass(frozen=True, slots=True)
+class RequestTopic:
+    """The requests that are answered: their topic, what refuses bad ones, and what makes candidates of them.
+
+    ``flatten`` turns request rows into candidate rows, one per candidate, position columns kept.
+    """
+
+    topic: str
+    intake: Intake
+    flatten: Callable[[pa.Table], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What answers a request: features, the serving model and, if there is one, the shadow that scores beside it.
+
+    ``feature_set`` is the name that snapshots carry. ``warm`` are called once, in a thread, before the first poll: they
+    compile what serving and scoring run.
+    """
+
+    features: FeatureServer
+    scorer: ServingModel
+    shadow: ServingModel | None = None
+    feature_set: str = ""
+    warm: Sequence[Callable[[], None]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where answers go: snapshots, dead letters, the topics that scores may be asked for in; and their largest size.
+
+    Whole requests go together in a message, several as long as it has no more than ``rows_per_message`` rows.
+    """
+
+    snapshots_topic: str
+    dead_letter_topic: str
+    reply_topics: Collection[str] = ()
+    max_message_bytes: int = 16 << 20
+    rows_per_message: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Remembering:
+    """Requests are kept by user, for labels that name no request; ``moved`` is sent when some have been.
+
+    ``allowed_lateness_us`` is how far the requests of a partition may be out of order for that.
+    """
+
+    allowed_lateness_us: int
+    moved: Signal
+
+
 class SnapshotStage(Stage):
     """Answers requests and publishes their snapshots, to the same partition the request came from.
 
-    ``flatten`` turns request rows into candidate rows (one per candidate, position columns kept). A request that has no
-    candidates, is older than the state can answer exactly, or for which an expression has no value, is a dead letter.
-    So is one that asks for its scores in a topic that is not one of ``reply_topics``, and one whose snapshot or scores
-    are too large for the broker: it is not answered. A snapshot is too large from seven eighths of
-    ``max_message_bytes`` on, so that what later stages add to its rows still fits.
+    A request that has no candidates, is older than the state can answer exactly, or for which an expression has no
+    value, is a dead letter. So is one that asks for its scores in a topic that is not one of the answers'
+    ``reply_topics``, and one whose snapshot or scores are too large for the broker: it is not answered. A snapshot is
+    too large from seven eighths of ``max_message_bytes`` on, so that what later stages add to its rows still fits.
     """
 
     def __init__(
         self,
-        topic: str,
-        snapshots_topic: str,
-        intake: Intake,
-        flatten: Callable[[pa.Table], pa.Table],
-        server: FeatureServer,
-        scorer: Scorer,
+        requests: RequestTopic,
+        ranking: Ranking,
+        answers: Answers,
         registry: Registry,
         *,
-        dead_letter_topic: str,
-        feature_set: str = "",
-        rows_per_message: int = 20_000,
-        shadow: Scorer | None = None,
-        remember: bool = False,
-        allowed_lateness_us: int = 0,
-        moved: Signal | None = None,
-        reply_topics: Collection[str] = (),
-        max_message_bytes: int = 16 << 20,
-        warm: Sequence[Callable[[], None]] = (),
+        remembering: Remembering | None = None,
     ) -> None:
-        """``remember``: keep the requests by user, for labels that name no request; ``moved`` is sent when it has.
-
-        ``allowed_lateness_us``: how far the requests of a partition may be out of order for that. ``warm`` are called
-        once, in a thread, before the first poll: they compile what serving and scoring run.
-        """
         self.name = SNAPSHOT_SCOPE
-        self.topics = (topic,)
-        self._snapshots_topic = snapshots_topic
-        self._intake = intake
-        self._flatten = flatten
-        self._server = server
-        self._scorer = scorer
-        self._shadow = shadow
+        self.topics = (requests.topic,)
+        self._intake = requests.intake
+        self._flatten = requests.flatten
+        self._ranking = ranking
+        self._answers = answers
         self._registry = registry
-        self._dead_letter_topic = dead_letter_topic
-        self._feature_set = feature_set
-        self._rows_per_message = rows_per_message
-        self._remember = remember
-        self._allowed_lateness_us = allowed_lateness_us
-        self._moved = moved
+        self._remembering = remembering
         self._progress: dict[int, Progress] = {}
-        self._reply_topics = reply_topics
-        self._reply_limit = max_message_bytes
-        self._snapshot_limit = max_message_bytes // 8 * 7
-        self._warm = warm
+        self._snapshot_limit = answers.max_message_bytes // 8 * 7
 
     async def start(self) -> None:
-        for warm in self._warm:
+        for warm in self._ranking.warm:
             await asyncio.to_thread(warm)
 
     def resume(self, topic: str) -> Mapping[int, int]:
@@ -150,9 +172,9 @@ class SnapshotStage(Stage):
             refused |= misled
             candidates = _without(candidates, misled, OWN_COLUMNS)
         if candidates.num_rows:
-            self._scorer.refresh()
-            if self._shadow is not None:
-                self._shadow.refresh()
+            self._ranking.scorer.refresh()
+            if self._ranking.shadow is not None:
+                self._ranking.shadow.refresh()
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
@@ -164,7 +186,7 @@ class SnapshotStage(Stage):
                     answered = _without(candidates, large, OWN_COLUMNS).num_rows
                     outgoing += answers
         dead = [*received.dead, *_letters(received.table, refused)]
-        outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, dead, self.name)
+        outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows
         dead_rows = sum(letter.rows for letter in dead)
         counts = {
@@ -179,8 +201,8 @@ class SnapshotStage(Stage):
         before = self._progress.get(poll.partition, Progress())
         progress = progress_after(poll, received, "request_time", before)
         remembered: pa.Table | None = None
-        if self._remember:
-            known_us = known_times_us(received, "request_time", before, self._allowed_lateness_us)
+        if self._remembering is not None:
+            known_us = known_times_us(received, "request_time", before, self._remembering.allowed_lateness_us)
             remembered = asked_rows(received.table, known_us, self._flatten)
 
         def commit() -> None:
@@ -193,15 +215,15 @@ class SnapshotStage(Stage):
                 asked=remembered,
             )
             self._progress[poll.partition] = progress
-            if self._moved is not None:
-                self._moved.send()
+            if self._remembering is not None:
+                self._remembering.moved.send()
 
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 
     def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[_Request, str]]:
         """Serve all requests but those for which an expression has no value; these are found by halving."""
         try:
-            return candidates, self._server.serve(candidates), {}
+            return candidates, self._ranking.features.serve(candidates), {}
         except WireError as error:
             starts = _request_starts(candidates, OWN_COLUMNS)
             if len(starts) == 1:
@@ -210,12 +232,12 @@ class SnapshotStage(Stage):
         left, _, failed_left = self._serve(candidates.slice(0, middle))
         right, _, failed_right = self._serve(candidates.slice(middle))
         good = pa.concat_tables([left, right]).combine_chunks()
-        return good, self._server.serve(good) if good.num_rows else None, failed_left | failed_right
+        return good, self._ranking.features.serve(good) if good.num_rows else None, failed_left | failed_right
 
     def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
         """Snapshot rows of the answerable ``candidates``, scored."""
         features = served.features.filter(pa.array(served.answerable))
-        version, scores = self._scorer.score(features)
+        version, scores = self._ranking.scorer.score(features)
         own = [name for name in candidates.column_names if name not in (*_KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
         struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
         columns = {name: candidates.column(name) for name in _KEYS}
@@ -223,14 +245,14 @@ class SnapshotStage(Stage):
         columns |= {name: features.column(name) for name in served.snapshot_columns if name not in columns}
         columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
         columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
-        if self._shadow is not None:
-            version, scores = self._shadow.score(features)
+        if self._ranking.shadow is not None:
+            version, scores = self._ranking.shadow.score(features)
             none = np.full(len(candidates), version == 0)
             columns["shadow_score"] = pa.chunked_array([pa.array(scores, pa.float32(), mask=none)])
             columns["shadow_version"] = pa.chunked_array(
                 [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
             )
-        columns[SET_COLUMN] = _constant(pa.scalar(self._feature_set), len(candidates))
+        columns[SET_COLUMN] = _constant(pa.scalar(self._ranking.feature_set), len(candidates))
         for view, offsets in served.seen.items():
             columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
@@ -249,8 +271,9 @@ class SnapshotStage(Stage):
             for request in _requests(unit, SOURCE_COLUMNS)
         }
         for request, reply in replies.items():
-            if wire_size(reply) > self._reply_limit:
-                large.setdefault(request, _too_large("list of scores", wire_size(reply), self._reply_limit))
+            if wire_size(reply) > self._answers.max_message_bytes:
+                why = _too_large("list of scores", wire_size(reply), self._answers.max_message_bytes)
+                large.setdefault(request, why)
         if large:
             messages = self._messages(partition, _without(snapshots, large, SOURCE_COLUMNS))
         return [*messages, *(reply for request, reply in replies.items() if request not in large)], large
@@ -262,13 +285,13 @@ class SnapshotStage(Stage):
         starts = _request_starts(snapshots, SOURCE_COLUMNS)
         cuts = [0]
         for start, end in pairwise([*starts, snapshots.num_rows]):
-            if end - cuts[-1] > self._rows_per_message and start > cuts[-1]:
+            if end - cuts[-1] > self._answers.rows_per_message and start > cuts[-1]:
                 cuts.append(start)
         cuts.append(snapshots.num_rows)
         return [self._message(partition, snapshots.slice(a, b - a)) for a, b in pairwise(cuts)]
 
     def _message(self, partition: int, snapshots: pa.Table) -> Outgoing:
-        return Outgoing(self._snapshots_topic, wire.encode(snapshots), partition=partition)
+        return Outgoing(self._answers.snapshots_topic, wire.encode(snapshots), partition=partition)
 
     def _asked(self, poll: Poll) -> tuple[dict[int, str], dict[int, str]]:
         """By offset: the topics that want scores; and what is wrong where a header names another topic."""
@@ -277,7 +300,7 @@ class SnapshotStage(Stage):
             for name, value in headers:
                 if name == REPLY_HEADER:
                     offset, topic = int(poll.offsets[index]), value.decode(errors="replace")
-                    if topic in self._reply_topics:
+                    if topic in self._answers.reply_topics:
                         asked[offset] = topic
                     else:
                         wrong[offset] = f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"

@@ -25,9 +25,8 @@ from dovetail.platform.rows.intake import (
     spoken_ms,
     time_us,
 )
-from dovetail.platform.rows.positions import pack
+from dovetail.platform.rows.positions import Progress, pack
 from dovetail.platform.stage import Outgoing, Poll
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = [
     "PartitionClock",

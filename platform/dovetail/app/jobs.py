@@ -13,7 +13,6 @@ import pyarrow as pa
 from dovetail.app.storage import Stores, load_table
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.batch.point_in_time import seen_column as batch_seen_column
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import FeatureSet
@@ -21,9 +20,10 @@ from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.backfill import Backfill, chosen_columns, needed_fields
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.features.stored.registration import register
-from dovetail.joiners.snapshot_agent import request_rows, seen_column
+from dovetail.joiners.snapshot_agent import request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.positions import seen_column
 from dovetail.platform.stores.offline import OfflineStore
 
 __all__ = [
@@ -113,9 +113,9 @@ def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
     Views that the snapshots did not read have no positions.
     """
     rows = request_rows(snapshots)
-    for join in features.joins:
-        if seen_column(join.view) in snapshots.column_names:
-            rows = rows.append_column(batch_seen_column(join.view), snapshots.column(seen_column(join.view)))
+    for seen in (seen_column(join.view) for join in features.joins):
+        if seen in snapshots.column_names:
+            rows = rows.append_column(seen, snapshots.column(seen))
     return rows
 
 

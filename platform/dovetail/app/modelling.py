@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -10,11 +10,13 @@ from dovetail.platform.config.load import ModelConfig
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.settings import Checkpointing, Publication, Recipe
 from dovetail.trainer.slots import SlotPolicy
 
-__all__ = ["encoder_of", "optimizer_of", "trained_rows", "trainer_options"]
+__all__ = ["checkpointing_of", "encoder_of", "optimizer_of", "publication_of", "recipe_of", "trained_rows"]
 
 
 def encoder_of(model: ModelConfig) -> Encoder:
@@ -43,23 +45,40 @@ def trained_rows(model: ModelConfig, features: pa.Schema) -> pa.Schema:
     return pa.schema(fields.values())
 
 
-def trainer_options(model: ModelConfig) -> dict[str, Any]:
-    """What the configuration says of a trainer stage beyond its encoder and optimizer."""
+def recipe_of(model: ModelConfig) -> Recipe:
+    """How the configured model is learnt.
+
+    Raises:
+        ConfigError: a hyperparameter, rule or column of metrics contradicts another.
+    """
     evaluation = model.evaluation
-    return {
-        "publish_every": model.publish_every,
-        "checkpoint_every": model.checkpoint_every,
-        "checkpoint_delay_us": model.checkpoint_delay,
-        "full_every": model.full_every,
-        "models_topic": model.topic or None,
-        "gate": Gate(**model.gate.model_dump()),
-        "slots": SlotPolicy(**model.slots.model_dump()),
-        "evaluation": Evaluation(evaluation.window, evaluation.windows),
-        "groups": Groups(
+    return Recipe(
+        encoder_of(model),
+        optimizer_of(model),
+        slots=SlotPolicy(**model.slots.model_dump()),
+        evaluation=Evaluation(evaluation.window, evaluation.windows),
+        groups=Groups(
             time="request_time",
             window_us=evaluation.time_window,
             windows=evaluation.time_windows,
             slices=evaluation.slices,
             values=evaluation.slice_values,
         ),
-    }
+    )
+
+
+def checkpointing_of(model: ModelConfig, folder: Path) -> Checkpointing:
+    """When the configured model's trainer keeps its state in ``folder``."""
+    return Checkpointing(folder, model.checkpoint_every, model.checkpoint_delay)
+
+
+def publication_of(model: ModelConfig, directory: ModelDirectory, max_message_bytes: int) -> Publication:
+    """Which versions of the configured model are published to ``directory`` and to its topic, if it has one."""
+    return Publication(
+        directory,
+        every=model.publish_every,
+        full_every=model.full_every,
+        topic=model.topic or None,
+        max_message_bytes=max_message_bytes,
+        gate=Gate(**model.gate.model_dump()),
+    )

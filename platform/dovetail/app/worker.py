@@ -21,10 +21,11 @@ from dovetail.app.datasets import (
     stream_intake,
 )
 from dovetail.app.modelling import (
+    checkpointing_of,
     encoder_of,
-    optimizer_of,
+    publication_of,
+    recipe_of,
     trained_rows,
-    trainer_options,
 )
 from dovetail.app.storage import (
     Stores,
@@ -41,11 +42,12 @@ from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.registration import register
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.contracts import Scorer
+from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.order import OrderStage
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
+    Retirement,
     forget_requests,
     label_clocks,
     label_watermark,
@@ -55,13 +57,13 @@ from dovetail.joiners.progress import (
     retire_labels,
     sample_lanes,
 )
-from dovetail.joiners.sample_agent import SampleStage
-from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
+from dovetail.joiners.snapshot_agent import Answers, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
@@ -70,8 +72,9 @@ from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.models.scorer import Scorer as ModelScorer
-from dovetail.trainer.training import Trained, TrainerStage
+from dovetail.trainer.models.scorer import Scorer
+from dovetail.trainer.settings import SampleTopic
+from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
 __all__ = [
     "ROLES",
@@ -216,32 +219,27 @@ class _Parts:
         return stages
 
     def _snapshots(self) -> list[Stage]:
-        scorer: Scorer = NoModel()
-        shadow: Scorer | None = None
+        scorer: ServingModel = NoModel()
+        shadow: ServingModel | None = None
         warm = [self.features.warm]
         model = self.config.model
         if model is not None:
-            scorer = own = ModelScorer(self.stores.models, encoder_of(model))
-            shadow = ModelScorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
+            scorer = own = Scorer(self.stores.models, encoder_of(model))
+            shadow = Scorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
             warm.append(partial(own.warm, trained_rows(model, self.project.feature_set.schema)))
         request = self.config.request
+        attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
-            request.topic,
-            request.snapshots_topic,
-            request_intake(self.project),
-            flatten_requests,
-            self.features,
-            scorer,
+            RequestTopic(request.topic, request_intake(self.project), flatten_requests),
+            Ranking(self.features, scorer, shadow, feature_set=self.project.feature_set.name, warm=warm),
+            Answers(
+                request.snapshots_topic,
+                self.config.dead_letter_topic,
+                reply_topics=request.reply_topics,
+                max_message_bytes=self.config.broker.max_message_bytes,
+            ),
             self.stores.registry,
-            dead_letter_topic=self.config.dead_letter_topic,
-            shadow=shadow,
-            feature_set=self.project.feature_set.name,
-            remember=bool(self.config.labels.attributed),
-            allowed_lateness_us=request.allowed_lateness,
-            moved=self.moved,
-            reply_topics=request.reply_topics,
-            max_message_bytes=self.config.broker.max_message_bytes,
-            warm=warm,
+            remembering=Remembering(request.allowed_lateness, self.moved) if attributed else None,
         )
         return [stage]
 
@@ -285,19 +283,19 @@ class _Parts:
             allowed_lateness_us=labels.allowed_lateness,
             idle_timeout_us=labels.idle_timeout,
         )
+        retirement = Retirement(
+            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+        )
+        watermark = partial(label_watermark, self.config, self.stores.labels)
+        clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                lane,
-                declared.samples_topic,
-                policy_of(declared),
-                tuple(labels.streams),
+                SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic),
                 self.stores.labels,
                 self.features,
-                watermark=lambda: label_watermark(self.config, self.stores.labels),
-                moved=self.moved,
+                clock,
                 on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()),
-                announce=silent.announcements,
+                on_released=retirement,
             )
             for lane, declared in sample_lanes(self.config)
         ]
@@ -324,19 +322,11 @@ class _Parts:
             gauges.update(trained, metrics)
 
         stage = TrainerStage(
-            self.config.labels.training_topic,
-            encoder_of(model),
-            optimizer_of(model),
-            self.stores.checkpoints,
-            self.stores.models,
-            decode=wire.decode_arrow,
-            label="label",
-            weight="weight",
-            **trainer_options(model),
-            rows=trained_rows(model, self.project.feature_set.schema),
-            max_message_bytes=self.config.broker.max_message_bytes,
-            on_trained=self.on_trained,
-            on_evaluated=keep,
+            SampleTopic(self.config.labels.training_topic, schema=trained_rows(model, self.project.feature_set.schema)),
+            recipe_of(model),
+            checkpointing_of(model, self.stores.checkpoints),
+            publication_of(model, self.stores.models, self.config.broker.max_message_bytes),
+            listeners=TrainerListeners(on_trained=self.on_trained, on_evaluated=keep),
         )
         return [stage]
 

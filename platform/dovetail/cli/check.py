@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from dovetail.app.storage import open_stores
-from dovetail.cli.output import print_json
+from dovetail.cli.listing import Column, Listing
+from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
 from dovetail.features.stored.registration import changes
 
@@ -27,9 +24,10 @@ def run(project: Path, *, as_json: bool) -> int:
             ]
         )
         return 0
-    table = Table(title="definitions")
-    for column in ("name", "kind", "entity", "what it keeps and computes", "where"):
-        table.add_column(column)
+    table = Listing(
+        "definitions",
+        [Column("name"), Column("kind"), Column("entity"), Column("where"), Column("keeps and computes", "prose")],
+    )
     for d in described:
         if d.kind == "streaming":
             kept = [f"{d.details['raw_s']:g} s of rows, {d.details['partials']} partials"]
@@ -45,8 +43,8 @@ def run(project: Path, *, as_json: bool) -> int:
         else:
             lanes = [column["lane"] for column in d.details["columns"]]
             what = f"{len(lanes)} columns: {lanes.count('compiled')} compiled, {lanes.count('duckdb')} in DuckDB"
-        table.add_row(d.name, d.kind, ", ".join(d.entity), escape(what), escape(f"{d.file}:{d.line}"))
-    Console().print(table)
+        table.add(d.name, d.kind, ", ".join(d.entity), f"{d.file}:{d.line}", what)
+    table.print(terminal())
     return 0
 
 
@@ -62,11 +60,12 @@ def run_diff(project: Path, *, as_json: bool) -> int:
     if as_json:
         print_json([change.to_json() for change in found])
         return code
-    table = Table(title="definitions beside the registry")
-    for column in ("name", "kind", "is", "columns", "stored with it", "state", "a worker would"):
-        table.add_column(column)
+    prose = ("columns", "stored with it", "state")
+    titles = ("name", "kind", "is", "a worker would", *prose)
+    columns = [Column(title, "prose" if title in prose else "name") for title in titles]
+    table = Listing("definitions beside the registry", columns)
     for c in found:
         verdict = "refuse to start" if c.refused else "start"
-        table.add_row(c.name, c.kind, c.what, "\n".join(c.columns), "\n".join(c.data), c.state, verdict)
-    Console().print(table)
+        table.add(c.name, c.kind, c.what, verdict, "\n".join(c.columns), "\n".join(c.data), c.state)
+    table.print(terminal())
     return code

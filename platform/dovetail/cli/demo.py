@@ -14,19 +14,24 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
+from dovetail.cli.listing import Column, Listing
+from dovetail.cli.output import terminal, verdict
+from dovetail.cli.stored.consistency import summary
 from dovetail.demo.logs.find import find_log
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.run import DemoResult, Progress, run_demo
+from dovetail.demo.run import DemoResult, ReplayProgress, run_demo
 
 __all__ = ["run"]
 
 
 def run(data: Path | None, json_file: Path | None, keep: Path | None, requests: int | None, seed: int | None) -> int:
     """Run the demo; 0 when both verdicts hold, 1 when not."""
-    console = Console()
+    console = terminal()
     log = find_log(data) if data is not None else simulate(_simulator(requests, seed))
-    console.print(f"[bold]{log.name}[/]: " + ", ".join(f"{rows:,} {what}" for what, rows in log.counts.items() if rows))
+    counts = ", ".join(f"{rows:,} {what}" for what, rows in log.counts.items() if rows)
+    console.print(Text.assemble((log.name, "bold"), f": {counts}"))
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-demo-")))
         show = stack.enter_context(_Show(console))
@@ -63,7 +68,7 @@ class _Show:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: ReplayProgress) -> None:
         """Take note of the replay's progress."""
         if self._live is not None:
             self._bar.update(self._task, completed=progress.slices, total=progress.of)
@@ -79,14 +84,14 @@ def _moment(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _model_line(progress: Progress) -> str:
+def _model_line(progress: ReplayProgress) -> str:
     if progress.trained is None:
         return "no samples yet"
     total = progress.trained.total
     return f"{progress.trained.trained:,} samples, log-loss {_number(total.log_loss)}, AUC {_number(total.auc)}"
 
 
-def _live_table(progress: Progress) -> Table:
+def _live_table(progress: ReplayProgress) -> Table:
     table = Table(title=f"event time {_moment(progress.time_us)} UTC")
     table.add_column("topic")
     table.add_column("messages sent", justify="right")
@@ -103,13 +108,15 @@ def _number(value: float | None) -> str:
 
 
 def _print_summary(console: Console, result: DemoResult) -> None:
-    accounts = Table(title="accounts: rows in and their outcomes")
-    for column in ("stage", "topic", "read", "outcomes", "difference"):
-        accounts.add_column(column, justify="right" if column in ("read", "difference") else "left")
+    columns = [
+        Column("stage"), Column("topic"), Column("read", "number"), Column("difference", "number"),
+        Column("outcomes", "prose"),
+    ]  # fmt: skip
+    accounts = Listing("accounts: rows in and their outcomes", columns)
     for stage in result.audit.stages:
         outcomes = ", ".join(f"{what} {rows:,}" for what, rows in sorted(stage.outcomes.items()) if rows)
-        accounts.add_row(stage.stage, stage.topic, f"{stage.read:,}", outcomes, str(stage.difference))
-    console.print(accounts)
+        accounts.add(stage.stage, stage.topic, f"{stage.read:,}", str(stage.difference), outcomes)
+    accounts.print(console)
     for check in result.audit.checks:
         console.print(f"{'=' if check.holds else '≠'} {check.what}: {check.left:,} and {check.right:,}")
     s = result.summary
@@ -118,24 +125,14 @@ def _print_summary(console: Console, result: DemoResult) -> None:
         f"AUC {_number(s['auc'])}, normalised entropy {_number(s['normalized_entropy'])}, "
         f"calibration {_number(s['calibration'])}"
     )
-    consistency = result.consistency
-    console.print(
-        f"consistency  {_verdict(consistency.mismatched == 0)}  {consistency.compared:,} served values recomputed, "
-        f"{consistency.mismatched:,} mismatched, {consistency.late:,} explained by late events"
-    )
-    for feature in consistency.features:
+    console.print(summary(result.consistency))
+    for feature in result.consistency.features:
         for example in feature.examples:
-            console.print(f"  {feature.feature} of {example}", highlight=False)
-    console.print(
-        f"audit        {_verdict(result.audit.balanced)}  {len(result.audit.stages)} accounts, "
-        f"{len(result.audit.checks)} checks between them"
-    )
+            console.print(f"  {feature.feature} of {example}")
+    counts = f"{len(result.audit.stages)} accounts, {len(result.audit.checks)} checks between them"
+    console.print(Text.assemble("audit        ", verdict(result.audit.balanced), f"  {counts}"))
     for wrong in result.audit.unbalanced:
-        console.print(f"  {wrong}", highlight=False)
+        console.print(f"  {wrong}")
     console.print(f"seconds      {s['seconds']}")
     if result.log.notes:
-        console.print(f"\n[dim]{result.log.notes}[/]", highlight=False)
-
-
-def _verdict(good: bool) -> str:
-    return "[bold green]holds[/]" if good else "[bold red]FAILS[/]"
+        console.print(f"\n{result.log.notes}", style="dim")

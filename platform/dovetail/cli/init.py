@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
+from dovetail.cli.output import terminal
 from dovetail.demo.run import project_folder
 from dovetail.platform.errors import ConfigError
 
@@ -26,6 +25,7 @@ def run(folder: Path) -> int:
     source = project_folder()
     shutil.copy(source / "dovetail.toml", folder / "dovetail.toml")
     shutil.copytree(source / "sql", folder / "sql")
-    Console().print(f"{folder}: dovetail.toml and {len(list((folder / 'sql').glob('*.sql')))} files in sql/")
-    Console().print(f"next: change them, then `dovetail check -p {folder}` and `dovetail worker -p {folder}`")
+    console = terminal()
+    console.print(f"{folder}: dovetail.toml and {len(list((folder / 'sql').glob('*.sql')))} files in sql/")
+    console.print(f"next: change them, then `dovetail check -p {folder}` and `dovetail worker -p {folder}`")
     return 0

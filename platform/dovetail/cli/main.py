@@ -17,6 +17,7 @@ from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
+from dovetail.sdk import __version__
 
 __all__ = ["app", "main"]
 
@@ -27,6 +28,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"dovetail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of ``dovetail`` itself, before a command's name."""
 
 
 @app.command()
@@ -107,6 +123,8 @@ def worker(
     stop_timeout: Annotated[str | None, typer.Option(help="From a signal to the end, at most: 30s.")] = None,
     watchdog_timeout: Annotated[str | None, typer.Option(help="Stand still this long with data waiting: 5m.")] = None,
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_json: Annotated[bool | None, typer.Option("--log-json/--log-text", help="Log JSON, one object a line.")] = None,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
     from dovetail.cli.worker import run
@@ -117,6 +135,8 @@ def worker(
         "stop_timeout": stop_timeout,
         "watchdog_timeout": watchdog_timeout,
         "session_timeout": session_timeout,
+        "log_level": log_level,
+        "log_json": log_json,
     }
     options = {name: value for name, value in given.items() if value is not None}
     run(project, [role.strip() for role in agents.split(",") if role.strip()], options)

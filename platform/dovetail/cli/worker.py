@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY
-from rich.console import Console
 
 from dovetail.app.worker import assemble, label_watermark
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import roles_of
 from dovetail.platform.errors import ConfigError, StaleCommit
+from dovetail.platform.logs import Event, set_up_logs
 from dovetail.platform.process.health import HealthServer
 from dovetail.platform.process.lifecycle import leave, run_process
 from dovetail.platform.process.metrics import WorkerMetrics
@@ -26,6 +26,7 @@ from dovetail.platform.process.watchdog import Watchdog
 __all__ = ["run"]
 
 _US = 1_000_000
+_log = logging.getLogger(__name__)
 
 
 class _Late:
@@ -58,11 +59,11 @@ def _require_tables(project: Project) -> None:
 
 def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
     """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     loaded = load(project, worker=options) if options else load(project)
     if {"snapshots", "samples"} & set(roles_of(loaded.config, roles)):
         _require_tables(loaded)
     settings, clock, observer = loaded.config.worker, SystemClock(), _Late()
+    set_up_logs(settings.log_level, as_json=settings.log_json)
     worker = assemble(loaded, roles=roles, observer=observer)
     pulse, timeout_us = Pulse(), settings.watchdog_timeout
     monitor = Monitor(worker.runtime, pulse, loop_timeout_s=timeout_us / _US)
@@ -84,19 +85,17 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
             await asyncio.sleep(timeout_us / _US / 10)
 
-    console = Console(soft_wrap=True, highlight=False)
     with ExitStack() as stack:
         stack.callback(worker.stores.close)
         if settings.health_port is not None:
             server = HealthServer(settings.health_host, settings.health_port, monitor.alive, monitor.ready, REGISTRY)
             stack.callback(server.close)
-            console.print(f"dovetail worker: health at {server.url}/healthz, /readyz, /metrics")
-        names = ", ".join(worker.stages)
+            _log.info(Event("health server", url=server.url, paths="/healthz, /readyz, /metrics"))
         broker = worker.runtime.app.conf.broker[0]
-        console.print(f"dovetail worker: {names}; broker {broker}; group {group}; Ctrl-C stops it in good order")
+        _log.info(Event("starting", stages=", ".join(worker.stages), broker=broker, group=group))
 
         async def started() -> None:
-            console.print("dovetail worker: started")
+            _log.info(Event("started", group=group))
 
         try:
             run_process(
@@ -108,10 +107,11 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
                 on_started=started,
             )
         except StaleCommit:
-            console.print(
-                f"dovetail worker: if this repeats, another group than {group} has one of the roles "
-                f"{', '.join(worker.roles)}: each role may run in one group only"
+            _log.warning(
+                "if this repeats, another group than %s has one of the roles %s: each role may run in one group only",
+                group,
+                ", ".join(worker.roles),
             )
             raise
-        console.print("dovetail worker: stopped")
+        _log.info(Event("stopped", group=group))
     leave()

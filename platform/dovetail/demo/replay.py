@@ -87,7 +87,6 @@ class Replay:
 
     def __init__(self, log: RecordedLog, config: Config, *, skew_us: int = 0) -> None:
         """``skew_us`` delays events against requests: features then lag by that much, as they would in production."""
-        self._log = log
         self._config = config
         (self._stream_name, stream), *others = config.streams.items()
         if others:

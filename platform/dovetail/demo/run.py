@@ -25,11 +25,11 @@ from dovetail.platform.rows.audit import Audit
 from dovetail.platform.stage import Outgoing
 from dovetail.trainer.training import Trained
 
-__all__ = ["DemoResult", "Progress", "project_folder", "run_demo"]
+__all__ = ["DemoResult", "ReplayProgress", "project_folder", "run_demo"]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ReplayProgress:
     """Where the replay is: slices done of all, the event time it has reached (µs), and the trainer's last word."""
 
     slices: int
@@ -70,7 +70,7 @@ async def run_demo(
     log: RecordedLog,
     keep: Path,
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[ReplayProgress], None],
     on_step: Callable[[str, str], None] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> DemoResult:
@@ -144,12 +144,13 @@ class _Conductor:
     """Sends slice after slice, each phase when the stages are done with the one before."""
 
     def __init__(
-        self, worker: Worker, log: RecordedLog, on_progress: Callable[[Progress], None], last: Sequence[Trained]
+        self, worker: Worker, log: RecordedLog, on_progress: Callable[[ReplayProgress], None], last: Sequence[Trained]
     ) -> None:
         self._worker = worker
         self._runtime = worker.runtime
         self._config = worker.project.config
         self._replay = Replay(log, self._config)
+        self._partitions = self._config.topics()
         self._on_progress = on_progress
         self._last = last
         streams = [name for name in worker.stages if name.startswith(("rekey.", "features."))]
@@ -169,7 +170,7 @@ class _Conductor:
                     if stages is self._phases[-1]:
                         await self._settled()
             trained = self._last[0] if self._last else None
-            self._on_progress(Progress(number, len(self._replay), end, dict(sent), trained))
+            self._on_progress(ReplayProgress(number, len(self._replay), end, dict(sent), trained))
 
     async def _publish(self, batches: Sequence[Batch], sent: dict[str, int]) -> bool:
         """Publish what the topics do not have yet; whether there was any."""
@@ -207,11 +208,11 @@ class _Conductor:
     def _at_end(self, stage: str, topic: str) -> bool:
         return all(
             self._runtime.handled.get((stage, topic, partition), 0) >= (self._runtime.end_offset(topic, partition) or 0)
-            for partition in range(self._config.topics()[topic])
+            for partition in range(self._partitions[topic])
         )
 
     def _messages(self, topic: str) -> int:
-        return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._config.topics()[topic]))
+        return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._partitions[topic]))
 
 
 def _summary(worker: Worker, audit: Audit, consistency: Consistency, seconds: float) -> dict[str, Any]:

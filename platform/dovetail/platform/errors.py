@@ -12,8 +12,7 @@
     │   └── LogLocked        another process has the embedded log open
     ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
-    ├── ModelError           a model or checkpoint cannot be used: what differs is named
-    └── AccountsError        rows in and rows accounted for do not add up
+    └── ModelError           a model or checkpoint cannot be used: what differs is named
 
 A message says what happened, where, what was found, and what to do about it.
 """
@@ -23,7 +22,6 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
-    "AccountsError",
     "ConfigError",
     "DefinitionError",
     "DovetailError",
@@ -103,7 +101,3 @@ class WorkerStuck(DovetailError):
 
 class ModelError(DovetailError):
     """A model or checkpoint cannot be loaded, resumed or published."""
-
-
-class AccountsError(DovetailError):
-    """Rows in and rows accounted for do not add up."""

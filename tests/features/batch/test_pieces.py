@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span, columns_read, earliest_read
-from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
+from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.positions import seen_column
 
 ORIGIN = 946_857_600_000_000
 TIMES = st.integers(-40, 40).map(lambda half: ORIGIN + half * 500_000)
@@ -44,8 +45,8 @@ REQUEST = st.fixed_dictionaries(
         "user_id": KEYS,
         "item_id": KEYS,
         "request_time": TIMES,
-        "acts._seen": st.lists(st.integers(0, 8), max_size=2),
-        "users._seen": st.lists(st.integers(0, 8), max_size=2),
+        "_seen_acts": st.lists(st.integers(0, 8), max_size=2),
+        "_seen_users": st.lists(st.integers(0, 8), max_size=2),
     }
 )
 
@@ -130,8 +131,8 @@ def test_a_hot_key_is_cut_by_time(project: Project) -> None:
 def test_requests_that_do_not_say_what_they_saw_are_refused(project: Project) -> None:
     rows = request_table(project, [{"user_id": 1, "item_id": 1, "request_time": ORIGIN}])
     log = event_table(project, [])
-    with pytest.raises(WireError, match=r"do not say what acts had seen \(no column 'acts._seen'\)"):
-        in_pieces(project, log, [rows.drop_columns(["acts._seen"])], Limits(), "as_served")
+    with pytest.raises(WireError, match=r"do not say what acts had seen \(no column '_seen_acts'\)"):
+        in_pieces(project, log, [rows.drop_columns(["_seen_acts"])], Limits(), "as_served")
 
 
 def test_what_a_view_reads_is_known(project: Project) -> None:

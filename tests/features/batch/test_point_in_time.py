@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features import Project
-from dovetail.features.batch.point_in_time import evaluate_feature_set, seen_column
+from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.expressions.execute import FeatureSetEvaluator
 from dovetail.features.plan.definitions import Table
 from dovetail.features.plan.request import flatten_requests
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.positions import seen_column
 
 HOUR, SECOND = 3_600_000_000, 1_000_000
 AT = 500_000 * HOUR + 90 * SECOND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dovetail.features import Project
 from dovetail.features.batch.views import run_batch_view
-from dovetail.features.plan.definitions import BatchView
+from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import DefinitionError
 
 ITEMS = pa.schema({"item_id": pa.int64(), "category": pa.string(), "available_at": pa.timestamp("us")})
@@ -39,6 +40,10 @@ UNDECIDED = (
 )
 
 
+def given_table(table: pa.Table, _: Table) -> pa.Table:
+    return table
+
+
 @pytest.fixture(params=DECIDED)
 def view(request: pytest.FixtureRequest, write_project: Callable[[dict[str, str]], Project]) -> BatchView:
     return write_project({"profile": PER_ITEM.format(request.param)}).batch_views["profile"]
@@ -53,7 +58,7 @@ def test_decided(view: BatchView, data: st.DataObject) -> None:
     found = []
     for order in (rows, data.draw(st.permutations(rows))):
         table = pa.Table.from_pylist([dict(zip(ITEMS.names, r, strict=True)) for r in order], schema=ITEMS)
-        found.append(run_batch_view(view, 9, lambda _, table=table: table).sort_by("item_id").to_pylist())
+        found.append(run_batch_view(view, 9, partial(given_table, table)).sort_by("item_id").to_pylist())
     assert found[0] == found[1]
 
 

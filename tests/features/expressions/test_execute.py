@@ -138,7 +138,7 @@ EVENTS = pa.schema(
 
 
 def _view(where: str | None) -> StreamView:
-    stream = Stream(TableSchema("events", "events.sql", 1, EVENTS, ""), "events", "event_time", "user_id", 0, 0)
+    stream = Stream(TableSchema("events", "events.sql", 1, EVENTS), "events", "event_time", "user_id", 0, 0)
     inputs = (
         Input("price", "action = 'a'", pa.decimal128(9, 2)),
         Input("price", None, pa.decimal128(9, 2)),

@@ -61,7 +61,6 @@ def test_a_feature_set_is_read_off_from_request(load_project: LoadProject) -> No
     ratio = features.columns[4]
     assert ratio.sql == "item_stats.clicks_1d / nullif(item_stats.impressions_1d, 0)"
     assert ratio.references == (("item_stats", "clicks_1d"), ("item_stats", "impressions_1d"))
-    assert features.values_needed()["item_stats"] == ("clicks_1d", "impressions_1d")
     assert features.inputs.names[-1] == "item_profile.category"
 
 
@@ -172,6 +171,10 @@ def test_a_view_that_loads_is_one_the_stream_engine_keeps(load_project: LoadProj
             "[model]\ninputs = [{ kind = 'cross', columns = ['category', 'hour_of_dya'] }]",
             "model.inputs.0: 'hour_of_dya' is not an output",
         ),
+        (
+            "[model]\ninputs = [{ column = 'hour_of_day' }]\nevaluation = { slices = ['emission', 'categry'] }",
+            "dovetail.toml: model.evaluation.slices: 'categry' is neither an output of feature set ranking nor another",
+        ),
     ],
 )
 def test_names_in_the_config_must_exist(load_project: LoadProject, toml: str, message: str) -> None:
@@ -199,6 +202,13 @@ def test_an_input_has_a_column_of_its_kind(
         assert load_project({"sql/ranking.sql": ranking}, more_toml=toml).config.model is not None
         return
     with pytest.raises(ConfigError, match=re.escape(message)):
+        load_project({"sql/ranking.sql": ranking}, more_toml=toml)
+
+
+def test_a_slice_has_values_that_are_names(load_project: LoadProject) -> None:
+    ranking = RANKING.replace("hour(request_time)", "tags AS x, hour(request_time)")
+    toml = "[model]\ninputs = [{ column = 'hour_of_day' }]\nevaluation = { slices = ['x'] }"
+    with pytest.raises(ConfigError, match=r"model.evaluation.slices: 'x' is list<.*>, which has no values to slice by"):
         load_project({"sql/ranking.sql": ranking}, more_toml=toml)
 
 

@@ -15,7 +15,7 @@ from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import Place, source_of
 from dovetail.features.stream.engine import StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
-from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
+from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
 from tests.features.parity.strategies import by_stream
 
 States = dict[tuple[bytes, int], bytes]
@@ -48,7 +48,7 @@ def streamed(view: StreamView, polls: Sequence[pa.Table]) -> tuple[StreamEngine,
                 keys, codes = encode_keys(prepared.entity)
                 ready = prepare_rows(
                     engine.layout, codes, prepared.event_time[prepared.kept], before[prepared.kept], prepared.arguments,
-                    prepared.filters, engine.collections, Source(source, positions_of(rows)[prepared.kept]),
+                    prepared.filters, engine.collections, RowOrigin(source, positions_of(rows)[prepared.kept]),
                 )  # fmt: skip
                 applied = engine.apply([states.get((key, source)) for key in keys], ready)
                 assert len(prepared.kept) == applied.applied + applied.expired + applied.unused

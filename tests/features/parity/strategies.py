@@ -263,9 +263,9 @@ def cleaned_columns(draw: st.DrawFn, schema: Schema, *, star: bool = True) -> st
 
 def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
     """The plan of ``sql`` over a stream of ``schema``."""
-    stream = Stream(TableSchema("events", "sql/events.sql", 1, schema.arrow, ""), "events", "event_time", "user_id",
+    stream = Stream(TableSchema("events", "sql/events.sql", 1, schema.arrow), "events", "event_time", "user_id",
                     lateness_us, 0)  # fmt: skip
-    other = Stream(TableSchema("others", "sql/others.sql", 1, schema.others, ""), "others", "at", "user_id",
+    other = Stream(TableSchema("others", "sql/others.sql", 1, schema.others), "others", "at", "user_id",
                    lateness_us, 0)  # fmt: skip
     source = Source("sql/view.sql", sql)
     streams = {"events": stream, "others": other}

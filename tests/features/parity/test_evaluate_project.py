@@ -14,7 +14,6 @@ from dovetail.demo.logs.find import find_log
 from dovetail.demo.logs.recorded import ARRIVAL, RecordedLog
 from dovetail.demo.logs.simulator import simulate
 from dovetail.features import Project, load
-from dovetail.features.batch.point_in_time import seen_column
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.batch.views import run_batch_view
 from dovetail.features.duck.binding import Binder
@@ -24,6 +23,7 @@ from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.rows.positions import seen_column
 from tests.features.parity.replay import bits
 from tests.places import ROOT
 

@@ -161,8 +161,7 @@ def test_hostile_names(tmp_path: Path, names: tuple[str, ...]) -> None:
             }
         )
         batch, stream = (
-            project.evaluate(None, requests, {"behaviour": events}, engine=engine)  # type: ignore[arg-type]
-            for engine in ("batch", "stream")
+            project.evaluate(None, requests, {"behaviour": events}, engine=engine) for engine in ("batch", "stream")
         )
         assert batch.schema == stream.schema
         for name in batch.column_names:

@@ -55,8 +55,7 @@ def test_squares(tmp_path_factory: pytest.TempPathFactory, precision: int, scale
         }
     )  # fmt: skip
     batch, stream = (
-        project.evaluate(None, requests, {"behaviour": events}, engine=engine)  # type: ignore[arg-type]
-        for engine in ("batch", "stream")
+        project.evaluate(None, requests, {"behaviour": events}, engine=engine) for engine in ("batch", "stream")
     )
     for name in ("var_pop", "stddev_samp"):
         assert bits(batch.column(name)) == bits(stream.column(name))

@@ -23,8 +23,8 @@ from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
 
 TOML = """

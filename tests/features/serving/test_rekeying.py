@@ -29,8 +29,8 @@ from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.positions import SOURCE_COLUMNS
 from dovetail.platform.stage import Outgoing, Stage
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.platform.stores.online import SqlOnlineStore
 from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
 
 TOML = """

@@ -20,7 +20,7 @@ from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.joiners.label_agent import label_rows
-from dovetail.joiners.snapshot_agent import SnapshotStage
+from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
 from dovetail.platform.archive.writer import ArchiveStage, Dataset
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import Intake
@@ -134,15 +134,10 @@ class World:
         versions = batch_versions(project, stores)
         server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
         stage = SnapshotStage(
-            "requests",
-            "snapshots",
-            Intake(project.request, "request_time", None),
-            flatten_requests,
-            server,
-            NoModel(),
+            RequestTopic("requests", Intake(project.request, "request_time", None), flatten_requests),
+            Ranking(server, NoModel(), feature_set=project.feature_set.name),
+            Answers("snapshots", "dead"),
             stores.registry,
-            dead_letter_topic="dead",
-            feature_set=project.feature_set.name,
         )
         asyncio.run(run_stage(stage, self.log))
 

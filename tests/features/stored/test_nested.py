@@ -22,7 +22,7 @@ from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.policies import policy_of
-from dovetail.joiners.sample_agent import SampleStage, lanes_of
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import Intake
@@ -185,9 +185,11 @@ def samples_of(world: World) -> pa.Table:
     (lane,) = lanes_of("", "snapshots", ())
     server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, batch_versions(project, stores))
     samples = SampleStage(
-        lane, "samples", policy_of(project.config.labels), tuple(project.config.labels.streams), stores.labels, server,
-        watermark=lambda: 1 << 60, moved=moved, on_blocked=lambda: None, on_released=lambda: None,
-    )  # fmt: skip
+        SampleTarget(lane, policy_of(project.config.labels), tuple(project.config.labels.streams), "samples"),
+        stores.labels,
+        server,
+        LabelClock(lambda: 1 << 60, moved),
+    )
     asyncio.run(run_stage(samples, log))
     made = log.poll("samples", 0, 0)
     assert made is not None

@@ -23,7 +23,7 @@ from dovetail.features.stream.engine import StreamEngine
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import balance
-from dovetail.platform.stores.online import SqlOnlineStore
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import run_stage
 from tests.features.stored.stored_world import FILES, HOUR, SECOND, START, TOML, World
 from tests.features.stored.test_consistency import adds_one, by_hand, of

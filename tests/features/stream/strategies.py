@@ -52,7 +52,7 @@ _ANCHORS = (0, 1_700_000_000_000_000, -62_000_000_000_000_000, 946_857_600_000_0
 
 def stream(lateness_us: int = 0) -> Stream:
     """The stream that all views here read."""
-    schema = TableSchema("events", "sql/events.sql", 1, SCHEMA, "")
+    schema = TableSchema("events", "sql/events.sql", 1, SCHEMA)
     return Stream(schema, "events", "event_time", "user_id", lateness_us, 0)
 
 

@@ -72,9 +72,9 @@ def test_a_loop_hangs_when_it_has_not_beaten_for_so_many_looks() -> None:
 WORKER = """
 import asyncio, os, sqlite3, sys, threading, time
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.monitor import Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.monitor import Pulse
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
 HOW = os.environ.get("HOW", "")

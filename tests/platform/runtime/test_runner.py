@@ -15,7 +15,7 @@ from faust.types import TP
 from dovetail.platform.errors import ConfigError, TransportError
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, LogRetention
 
 STEPS = ("computed", "published", "committed", "acknowledged")
 
@@ -256,7 +256,7 @@ def test_every_stage_is_stopped_although_one_cannot(path: Path) -> None:
 
 def test_rows_removed_before_they_were_read_are_an_error_unless_allowed(path: Path) -> None:
     with EmbeddedLog.open(path) as log:
-        log.create_topic("in", 1, retention=Retention(max_bytes=10))
+        log.create_topic("in", 1, retention=LogRetention(max_bytes=10))
         log.append([Outgoing("in", b"0123456789") for _ in range(5)])
 
     async def refused() -> None:
@@ -290,7 +290,7 @@ def test_retention_that_overtakes_a_running_reader_is_an_error(path: Path) -> No
         runtime = runtime_of(path, stage)
         await runtime.start()
         with EmbeddedLog.open(path) as log:
-            log.create_topic("in", 1, retention=Retention(max_bytes=10))
+            log.create_topic("in", 1, retention=LogRetention(max_bytes=10))
         await runtime.publish([Outgoing("in", b"0123456789")])
         await stage.entered.wait()
         await runtime.publish([Outgoing("in", b"0123456789")])  # the second and last poll handed out

@@ -9,10 +9,11 @@ import pytest
 
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
+from dovetail.platform.rows.positions import Progress
+from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.registry.store import BatchVersion, DataFile, Registry
 from dovetail.platform.stores.sql.labels import SqlLabelStore
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 
 
 @pytest.mark.parametrize("url", ["no url at all", "nosuchdb://host/x"])

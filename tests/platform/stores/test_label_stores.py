@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account, balance
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import KEY, LABEL_ROWS, LabelStore, earliest_per_key
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.stores.label_servers import Factory
 
 SCOPE = "labels.click"

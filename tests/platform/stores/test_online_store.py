@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import Account, balance
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.stores.online_servers import OnlineFactory
 
 DAY = 86_400_000_000

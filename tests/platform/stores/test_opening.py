@@ -11,9 +11,9 @@ import pytest
 from dovetail.app.storage import open_stores
 from dovetail.platform.config.load import load_config
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.online import ViewCommit
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.places import ROOT
 
 

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 
 from dovetail.platform.errors import StoreError
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
-from dovetail.platform.stores.online import SqlOnlineStore, ViewCommit
+from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.registry.store import MetricRow, Registry
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 
 pytestmark = pytest.mark.services
 

@@ -14,9 +14,9 @@ import redis
 
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.stores.redis_cluster import free_port
 
 

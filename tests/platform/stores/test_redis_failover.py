@@ -15,13 +15,13 @@ import pytest
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.stores.redis_cluster import Cluster, running_cluster
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]

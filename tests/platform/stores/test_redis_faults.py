@@ -11,12 +11,12 @@ import pytest
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.redis.online import RedisOnlineStore
-from dovetail.platform.stores.sql.ledger import Progress
 from tests.platform.stores.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.services

@@ -19,9 +19,9 @@ from tests.platform.process.test_lifecycle import read_until
 WORKER = """
 import asyncio, os, sqlite3, sys
 from dovetail.platform.errors import DovetailError
-from dovetail.platform.monitor import Pulse
-from dovetail.platform.process import leave, run_process
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.process.monitor import Pulse
+from dovetail.platform.process.lifecycle import leave, run_process
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
 RUN, URL = sys.argv[1:]

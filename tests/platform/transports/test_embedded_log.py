@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dovetail.platform.errors import LogLocked, TransportError
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.headers import decode_headers, encode_headers
-from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, LogRetention
 from dovetail.platform.transports.partitioning import partition_of_key
 
 
@@ -91,7 +91,7 @@ def test_a_poll_keeps_to_its_budget_but_gives_at_least_one_message(path: Path) -
 
 def test_retention_by_age_is_measured_against_the_newest_message(path: Path) -> None:
     with EmbeddedLog.open(path) as log:
-        log.create_topic("t", 1, retention=Retention(max_age_ms=100))
+        log.create_topic("t", 1, retention=LogRetention(max_age_ms=100))
         log.append([Outgoing("t", b"", timestamp_ms=ms) for ms in (0, 50, 20, 100)])
         assert log.start_offsets("t") == {0: 0}
         log.append([Outgoing("t", b"", timestamp_ms=121)])
@@ -105,14 +105,14 @@ def test_retention_by_age_is_measured_against_the_newest_message(path: Path) -> 
 
 def test_retention_by_bytes_and_offsets_never_given_twice(path: Path) -> None:
     with EmbeddedLog.open(path) as log:
-        log.create_topic("t", 1, retention=Retention(max_bytes=30))
+        log.create_topic("t", 1, retention=LogRetention(max_bytes=30))
         log.append(messages("t", 10))
         assert log.start_offsets("t") == {0: 7}
         log.append([Outgoing("t", b"x" * 1000)])
         assert log.start_offsets("t") == {0: 10}  # the newest stays, whatever its size
     with EmbeddedLog.open(path) as log:
         assert log.append(messages("t", 1)) == [(0, 11)]
-        log.create_topic("t", 1, retention=Retention())
+        log.create_topic("t", 1, retention=LogRetention())
         log.append(messages("t", 50))
         assert log.start_offsets("t") == {0: 11}
 
@@ -201,7 +201,7 @@ def test_threads_share_one_log(path: Path) -> None:
 
 _HOLDER = """
 import sys
-from dovetail.platform.transports.embedded_log import EmbeddedLog
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 with EmbeddedLog.open(sys.argv[1]):
     print("open", flush=True)
     sys.stdin.read()
@@ -224,11 +224,11 @@ def test_a_second_process_is_refused_and_told_who_has_it(path: Path) -> None:
 _APPENDER = """
 import random, sys
 from dovetail.platform.stage import Outgoing
-from dovetail.platform.transports.embedded_log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, LogRetention
 seed = int(sys.argv[2])
 draw = random.Random(seed)
 with EmbeddedLog.open(sys.argv[1]) as log:
-    log.create_topic("t", 3, retention=Retention(max_bytes=200_000))
+    log.create_topic("t", 3, retention=LogRetention(max_bytes=200_000))
     n = sum(log.end_offsets("t").values())
     while True:
         size = draw.choice([1, 3, 200, 2000])

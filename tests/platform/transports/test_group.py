@@ -255,7 +255,7 @@ def test_a_worker_outlives_the_death_of_its_broker(kafka_server: Kafka, topic: s
 
 WORKER = """
 import os, sys
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Stage, Work
 
 class Reading(Stage):

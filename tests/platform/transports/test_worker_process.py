@@ -20,7 +20,7 @@ from dovetail.platform.transports.embedded.log import EmbeddedLog
 WORKER = """
 import os, sqlite3
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.runtime import Runtime, create_app
+from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Stage, Work
 
 STORE = sqlite3.connect("store.db", check_same_thread=False, isolation_level=None)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.metrics.charts import Chart, Line, reliability, windows_charts
+from dovetail.trainer.metrics.charts import Chart, ChartLine, reliability, windows_charts
 from dovetail.trainer.metrics.plots import page, write_plots
 from dovetail.trainer.metrics.progressive import Evaluation
 
@@ -30,7 +30,7 @@ def charts() -> list[Chart]:
     assert reliability("none", p, labels, weights * 0).x == []
     return [
         *windows_charts([("one", windows)]), Chart("reliability", [line], diagonal=True), Chart("empty", []),
-        Chart("broken", [Line("l", [0, 1, 2], [1.0, None, 1.0])]),
+        Chart("broken", [ChartLine("l", [0, 1, 2], [1.0, None, 1.0])]),
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.models import checkpoint as checkpoint_module
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
-    Progress,
+    TrainerProgress,
     image,
     resume,
 )
@@ -29,7 +29,7 @@ from dovetail.trainer.models.container import create, pack, unpack
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 
-PROGRESS = Progress(
+PROGRESS = TrainerProgress(
     positions={"samples": {0: 12, 3: 2**40}},
     source_filter={0: 2**62, 11: 5},
     accounts=(Account("trainer", "samples", 0, "read", 7), Account("trainer", "samples", 0, "trained", 7)),

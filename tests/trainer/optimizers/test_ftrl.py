@@ -15,8 +15,8 @@ from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, sigmoid
 from dovetail.trainer.optimizers import ftrl as ftrl_module
 from dovetail.trainer.optimizers.ftrl import Ftrl
-from dovetail.trainer.optimizers.reference import ReferenceFtrl
 from dovetail.trainer.samples.encoding import Encoded
+from tests.trainer.optimizers.reference import ReferenceFtrl
 
 
 def updated(parameters: Ftrl, weights: Sequence[float], gradients: Sequence[Sequence[float]]) -> list[list[float]]:

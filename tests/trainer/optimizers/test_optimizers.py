@@ -18,8 +18,8 @@ from dovetail.trainer import optimizers
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers import OPTIMIZERS, AdaGrad, AdaMom, DelayCompensated, Ftrl, Optimizer, optimizer_named
-from dovetail.trainer.optimizers.reference import reference_of
 from dovetail.trainer.samples.encoding import Encoded
+from tests.trainer.optimizers.reference import reference_of
 
 MODULES = [
     importlib.import_module(f"{optimizers.__name__}.{module.name}")

@@ -7,42 +7,36 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.examples import example_rows
 from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.metrics.groups import Groups
-from dovetail.trainer.metrics.progressive import Evaluation, Metrics
+from dovetail.trainer.metrics.progressive import Metrics
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
-    Progress,
+    TrainerProgress,
     image,
     resume,
 )
-from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.mirror import messages
 from dovetail.trainer.models.publish import (
     Delta,
     Model,
-    ModelDirectory,
     delta_between,
 )
-from dovetail.trainer.optimizers.optimizer import Optimizer
-from dovetail.trainer.samples.encoding import Encoder
-from dovetail.trainer.slots import SlotPolicy
+from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 
-__all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerStage"]
+__all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerListeners", "TrainerStage"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +59,19 @@ class Trained:
     window: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class TrainerListeners:
+    """Who is told what a trainer has done; None for nobody."""
+
+    #: Called on the event loop with each version, after it is durable.
+    on_publish: Callable[[int], None] | None = None
+    #: Called on the event loop after each poll that brought new rows.
+    on_trained: Callable[[Trained], None] | None = None
+    #: Called in the thread of a version's commit, before the version is published or refused, with the rows trained and
+    #: the metrics by scope: ``total``, ``recent`` and those of the recipe's groups.
+    on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None
+
+
 class TrainerStage(Stage):
     """Trains on the samples of one topic, in the order they arrive, each exactly once.
 
@@ -73,24 +80,16 @@ class TrainerStage(Stage):
     of rows alone. With one partition that order is the topic's. With several, polls may interleave differently the
     second time; each row still counts once.
 
-    Version v is the model after exactly ``v * publish_every`` trained rows, wherever polls end. A version published
-    before a crash is not published again: what serving has seen never changes. Every ``full_every``-th version is a
-    full model, those between are deltas to the version published before them. A candidate that the gate refuses is not
-    published, and the reasons are logged; training goes on.
+    Version v is the model after exactly ``v * publication.every`` trained rows, wherever polls end. A version published
+    before a crash is not published again: what serving has seen never changes. A delta is one to the version published
+    before it. A candidate that the gate refuses is not published, and the reasons are logged; training goes on.
 
-    A checkpoint is due when a multiple of ``checkpoint_every`` trained rows has been reached; it is taken at the end of
-    that poll, where positions, filter and model agree without remembering half a poll. One is due, too, when the oldest
-    poll that is not in any has waited for ``checkpoint_delay_us``. Until then nothing is acknowledged.
+    A checkpoint is due when a multiple of ``checkpoints.every`` trained rows has been reached; it is taken at the end
+    of that poll, where positions, filter and model agree without remembering half a poll. One is due, too, when the
+    oldest poll that is not in any has waited for ``checkpoints.delay_us``. Until then nothing is acknowledged.
 
-    :param decode: turns a poll into a table with own and source position columns, in order of position.
-    :param models_topic: where published models go beside the directory, see :mod:`dovetail.trainer.models.mirror`; in
-        messages of at most ``max_message_bytes``.
-    :param rows: the columns of what is trained on; :meth:`start` compiles what training on such rows runs.
-    :param on_publish: called on the event loop with each version, after it is durable.
-    :param on_evaluated: called in the thread of a version's commit, before the version is published or refused, with
-        the rows trained and the metrics by scope: ``total``, ``recent`` and those of ``groups``.
-    :param on_trained: called on the event loop after each poll that brought new rows.
-    :raises ConfigError: ``publish_every``, ``checkpoint_every`` or ``full_every`` is below 1.
+    :raises ConfigError: versions or checkpoints are due after less than 1 sample, or full models after less than 1
+        version.
     :raises ModelError: the last checkpoint is corrupt or was written under another configuration.
     """
 
@@ -98,70 +97,33 @@ class TrainerStage(Stage):
 
     def __init__(
         self,
-        topic: str,
-        encoder: Encoder,
-        optimizer: Optimizer,
-        checkpoints: Path,
-        models: ModelDirectory,
+        samples: SampleTopic,
+        recipe: Recipe,
+        checkpoints: Checkpointing,
+        publication: Publication,
         *,
-        decode: Callable[[Poll], pa.Table],
-        label: str,
-        weight: str | None = None,
-        publish_every: int = 100_000,
-        checkpoint_every: int = 1_000_000,
-        checkpoint_delay_us: int = 300_000_000,
+        listeners: TrainerListeners | None = None,
         clock: Clock | None = None,
-        full_every: int = 1,
-        models_topic: str | None = None,
-        max_message_bytes: int = 1 << 20,
-        gate: Gate | None = None,
-        slots: SlotPolicy | None = None,
-        evaluation: Evaluation | None = None,
-        groups: Groups | None = None,
-        rows: pa.Schema | None = None,
-        on_publish: Callable[[int], None] | None = None,
-        on_trained: Callable[[Trained], None] | None = None,
-        on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
     ) -> None:
-        if min(publish_every, checkpoint_every, full_every) < 1:
+        if min(publication.every, checkpoints.every, publication.full_every) < 1:
             raise ConfigError(
                 "the trainer needs publish_every >= 1 and checkpoint_every >= 1 samples, "
-                f"got {publish_every} and {checkpoint_every}; and full_every >= 1 versions, got {full_every}"
+                f"got {publication.every} and {checkpoints.every}; "
+                f"and full_every >= 1 versions, got {publication.full_every}"
             )
-        self.topic = topic
-        self.topics = (topic,)
-        self._decode = decode
-        self._models = models
-        self._publish_every = publish_every
-        self._checkpoint_every, self._checkpoint_delay_us = checkpoint_every, checkpoint_delay_us
+        self.topic = samples.topic
+        self.topics = (samples.topic,)
+        self._samples = samples
+        self._recipe = recipe
+        self._checkpoints = checkpoints
+        self._publication = publication
+        self._models = publication.directory
+        self._listeners = listeners or TrainerListeners()
         self._clock = clock or SystemClock()
-        self._on_publish = on_publish
-        self._on_trained = on_trained
-        self._on_evaluated = on_evaluated
-        self._full_every = full_every
-        self._models_topic = models_topic
-        self._max_message_bytes = max_message_bytes
-        self._gate = gate or Gate()
-        # checkpoint_every may change from run to run; publish_every may not, it is what a version number means.
-        self._settings = {"topic": topic, "publish_every": publish_every}
-        self._store = CheckpointStore(checkpoints)
-
-        def untrained(encoder: Encoder = encoder) -> Learner:
-            return Learner(
-                encoder,
-                optimizer,
-                label=label,
-                weight=weight,
-                evaluation=deepcopy(evaluation),
-                groups=deepcopy(groups),
-                slots=slots,
-            )
-
-        def warm() -> None:
-            if rows is not None:
-                untrained(encoder.small()).learn(example_rows(rows))
-
-        self._untrained, self._warm = untrained, warm
+        # How often checkpoints are taken may change from run to run; publish_every may not, it is what a version number
+        # means.
+        self._settings = {"topic": samples.topic, "publish_every": publication.every}
+        self._store = CheckpointStore(checkpoints.folder)
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()
@@ -173,7 +135,7 @@ class TrainerStage(Stage):
         self._published = self._models.latest()
         # What serving has: a delta is the difference to it.
         self._base: Float32 | None = None
-        if self._full_every > 1 and self._published:
+        if self._publication.full_every > 1 and self._published:
             try:
                 self._base = self._models.load(self._published).dense()
             except ModelError as error:
@@ -182,9 +144,9 @@ class TrainerStage(Stage):
         self._whole = True
         # True while another worker has the topic: what is in memory here is of the past.
         self._gone = False
-        self._learner = self._untrained()
+        self._learner = self._recipe.untrained(self._samples)
         self._sequence = 0
-        progress = Progress({}, {}, ())
+        progress = TrainerProgress({}, {}, ())
         checkpoint = self._store.latest()
         if checkpoint is not None:
             self._learner = resume(checkpoint, self._learner, self._settings)
@@ -213,6 +175,11 @@ class TrainerStage(Stage):
 
     async def start(self) -> None:
         await asyncio.to_thread(self._warm)
+
+    def _warm(self) -> None:
+        """Compile what training runs."""
+        if self._samples.schema is not None:
+            self._recipe.untrained(self._samples, small=True).learn(example_rows(self._samples.schema))
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
         self._gone = True
@@ -255,19 +222,21 @@ class TrainerStage(Stage):
             before = self._learner.trained
             table, read = await asyncio.to_thread(self._admit, poll)
             while table.num_rows > 0:
-                room = self._publish_every - self._learner.trained % self._publish_every
+                room = self._publication.every - self._learner.trained % self._publication.every
                 await asyncio.to_thread(self._learner.learn, table.slice(0, room))
                 table = table.slice(room)
-                version, rest = divmod(self._learner.trained, self._publish_every)
+                version, rest = divmod(self._learner.trained, self._publication.every)
                 if rest == 0 and version > self._published:
                     async for work in self._offer(version):
                         yield work
             rows = self._learner.trained - before
             self._complete(poll, read, rows)
-            if rows and self._on_trained is not None:
+            if rows and self._listeners.on_trained is not None:
                 evaluation = self._learner.evaluation
-                self._on_trained(Trained(self._learner.trained, rows, evaluation.total(), evaluation.recent()[-1]))
-            if self._learner.trained // self._checkpoint_every > before // self._checkpoint_every:
+                self._listeners.on_trained(
+                    Trained(self._learner.trained, rows, evaluation.total(), evaluation.recent()[-1])
+                )
+            if self._learner.trained // self._checkpoints.every > before // self._checkpoints.every:
                 yield await self._checkpoint(done=poll.last + 1)
             self._whole = True
 
@@ -281,7 +250,7 @@ class TrainerStage(Stage):
 
     def _is_due(self, since_us: int) -> bool:
         # A clock that was set back says nothing about how long it is: then it is long enough.
-        return not 0 <= self._clock.now_us() - since_us < self._checkpoint_delay_us
+        return not 0 <= self._clock.now_us() - since_us < self._checkpoints.delay_us
 
     async def checkpoint_now(self) -> Work:
         """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
@@ -309,7 +278,7 @@ class TrainerStage(Stage):
 
     def _admit(self, poll: Poll) -> tuple[pa.Table, int]:
         """The rows of ``poll`` that are new, and how many rows it has."""
-        table = self._decode(poll)
+        table = self._samples.decode(poll)
         return table.filter(pa.array(self._filter.admit(table))), table.num_rows
 
     def _complete(self, poll: Poll, read: int, trained: int) -> None:
@@ -324,7 +293,7 @@ class TrainerStage(Stage):
         """Publish the model as it is now, or refuse it."""
         evaluation = self._learner.evaluation
         recent = evaluation.last()
-        reasons = self._gate.reasons(recent)
+        reasons = self._publication.gate.reasons(recent)
         metrics = [("total", evaluation.total()), ("recent", recent), *self._learner.groups.report()]
         evaluated = partial(self._evaluated, self._learner.trained, metrics)
         if reasons:
@@ -333,16 +302,17 @@ class TrainerStage(Stage):
             return
         model = await asyncio.to_thread(Model.of, self._learner)
         publication: Model | Delta = model
-        if self._base is not None and version % self._full_every:
+        if self._base is not None and version % self._publication.full_every:
             publication = await asyncio.to_thread(delta_between, self._published, self._base, model)
         yield Work(commit=partial(self._publish, version, model, publication, evaluated))
-        if self._models_topic is not None:
+        if self._publication.topic is not None:
             # After the directory: a delta on the topic is always one to what the directory has. A crash in between
             # leaves a gap on the topic, which its readers reject until the next full model.
             content = await asyncio.to_thread(publication.content, version)
-            yield Work(outgoing=messages(self._models_topic, version, content, limit=self._max_message_bytes))
-        if self._on_publish is not None:
-            self._on_publish(version)
+            limit = self._publication.max_message_bytes
+            yield Work(outgoing=messages(self._publication.topic, version, content, limit=limit))
+        if self._listeners.on_publish is not None:
+            self._listeners.on_publish(version)
 
     def _publish(self, version: int, model: Model, publication: Model | Delta, evaluated: Callable[[], None]) -> None:
         evaluated()
@@ -351,26 +321,32 @@ class TrainerStage(Stage):
         else:
             self._models.publish(version, publication)
         self._published = version
-        self._base = model.dense() if self._full_every > 1 else None
+        self._base = model.dense() if self._publication.full_every > 1 else None
+        kind = "delta" if isinstance(publication, Delta) else "full"
+        sizes = {"trained": model.trained, "weights": len(publication.slots)}
+        _log.info(Event("model published", model=self._models.path.name, version=version, kind=kind, **sizes))
 
     def _refuse(self, version: int, reasons: Sequence[str], evaluated: Callable[[], None]) -> None:
         evaluated()
         self._models.refuse(version, reasons)
 
     def _evaluated(self, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
-        if self._on_evaluated is not None:
-            self._on_evaluated(trained, metrics)
+        if self._listeners.on_evaluated is not None:
+            self._listeners.on_evaluated(trained, metrics)
 
     async def _checkpoint(self, *, done: int | None) -> Work:
         """A work that stores the state as it is now, whatever is trained before its commit runs."""
-        progress = Progress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
+        progress = TrainerProgress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
         content = await asyncio.to_thread(image, self._learner, progress, self._settings)
         self._since_us = None
-        return Work(commit=partial(self._commit, content, self._polls, dict(self._next)), done=done)
+        trained = self._learner.trained
+        return Work(commit=partial(self._commit, content, trained, self._polls, dict(self._next)), done=done)
 
-    def _commit(self, content: bytes, polls: int, positions: dict[int, int]) -> None:
+    def _commit(self, content: bytes, trained: int, polls: int, positions: dict[int, int]) -> None:
         with self._committing:
             # A checkpoint asked for earlier may reach its commit later; the newer one includes it.
             if polls > self._saved:
                 self._sequence = self._store.save(content, after=self._sequence)
                 self._saved, self._stored = polls, positions
+                name, number = self._models.path.name, self._sequence
+                _log.info(Event("checkpoint stored", model=name, sequence=number, trained=trained, bytes=len(content)))

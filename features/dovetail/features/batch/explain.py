@@ -9,9 +9,10 @@ import pyarrow as pa
 from dovetail.features.batch.point_in_time import ColumnEvaluator
 from dovetail.features.batch.relation import create_relation
 from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
-from dovetail.features.duck.connection import Resources, connect, resources
+from dovetail.features.duck.connection import connect
 from dovetail.features.duck.macros import MACROS
 from dovetail.features.plan.definitions import Definitions, FeatureColumn, FeatureSet, StreamView
+from dovetail.platform.duck.hermetic import Resources, resources
 from dovetail.platform.rows.positions import own_position_columns
 
 __all__ = ["explain_features", "view_script"]

@@ -19,11 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.batch.point_in_time import ColumnEvaluator, seen_column
+from dovetail.features.batch.point_in_time import ColumnEvaluator
 from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
 from dovetail.features.batch.views import lookup_as_of
-from dovetail.features.duck.connection import Resources, resources
 from dovetail.features.duck.scratch import Buckets, Cursor, KeyHash
 from dovetail.features.language.source import Source
 from dovetail.features.plan.definitions import (
@@ -34,8 +33,9 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.duck.hermetic import Resources, resources
 from dovetail.platform.errors import WireError
-from dovetail.platform.rows.positions import own_position_columns
+from dovetail.platform.rows.positions import own_position_columns, seen_column
 
 __all__ = ["Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "columns_read", "earliest_read"]
 

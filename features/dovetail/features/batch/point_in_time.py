@@ -17,13 +17,9 @@ from dovetail.features.plan.definitions import (
     Table,
 )
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.positions import seen_column
 
-__all__ = ["ColumnEvaluator", "evaluate_feature_set", "seen_column"]
-
-
-def seen_column(view: str) -> str:
-    """The column of the requests that says what streaming view ``view`` had seen: list<int64> by source."""
-    return f"{view}._seen"
+__all__ = ["ColumnEvaluator", "evaluate_feature_set"]
 
 
 def evaluate_feature_set(

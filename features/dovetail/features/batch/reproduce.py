@@ -9,7 +9,6 @@ import pyarrow as pa
 from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.explain import view_script
 from dovetail.features.batch.pieces import columns_read, earliest_read
-from dovetail.features.batch.point_in_time import seen_column
 from dovetail.features.batch.relation import given_table
 from dovetail.features.batch.streaming import Visibility, positions_read
 from dovetail.features.duck.connection import connect
@@ -18,7 +17,7 @@ from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import Definitions, FeatureColumn, StreamView
 from dovetail.features.plan.sources import place_of
 from dovetail.platform.archive.dayfiles import DayFiles
-from dovetail.platform.rows.positions import own_position_columns
+from dovetail.platform.rows.positions import own_position_columns, seen_column, seen_columns
 
 __all__ = ["reproduce"]
 
@@ -41,7 +40,8 @@ def reproduce(
     script = [f"{macro};" for macro in (*MACROS, *FINISHERS)] if views else []
     for view in views:
         script += _view(view, request, events, visibility)
-    names = [name for name in request.column_names if not name.endswith("._seen")]
+    seen = set(seen_columns(request.column_names))
+    names = [name for name in request.column_names if name not in seen]
     literals = [f"{text} AS {quoted(name)}" for name, text in zip(names, _literals(request, names), strict=True)]
     rows = ", ".join([f"(SELECT {', '.join(literals)})", *(_values(view) for view in views)])
     return "\n".join([*script, f"SELECT {column.resolved} AS {quoted(column.name)}\nFROM {rows};"]) + "\n"

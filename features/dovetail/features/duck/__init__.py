@@ -1,1 +1,1 @@
-"""DuckDB as Dovetail uses it: one kind of connection, expression lanes, the macros that definitions may call."""
+"""DuckDB as features use it: expression lanes, binding, the macros that definitions may call."""

@@ -12,9 +12,13 @@ import duckdb
 import pyarrow as pa
 
 from dovetail.features.duck.connection import connect, shared_cursor
+from dovetail.features.duck.stability import unstable_calls
 from dovetail.features.duck.trees import nodes
 
-__all__ = ["BindError", "Binder", "functions_called", "syntax_tree", "unstable_functions"]
+__all__ = ["BindError", "Binder", "functions_called", "syntax_tree"]
+
+#: The name under which a table to be declared is handed over.
+_DECLARED = "_declared"
 
 
 class BindError(Exception):
@@ -35,18 +39,35 @@ class Binder:
 
     def declare(self, name: str, schema: pa.Schema) -> None:
         """Let ``name`` be an empty table of ``schema``, whatever it was."""
-        self._connection.register(name, schema.empty_table())
+        # A table of DuckDB's own, of this cursor alone: of a query over Arrow, DuckDB writes no plan.
+        self._connection.register(_DECLARED, schema.empty_table())
+        target = '"' + name.replace('"', '""') + '"'
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {target} AS FROM {_DECLARED}")
+        self._connection.unregister(_DECLARED)
 
     def describe(self, sql: str) -> pa.Schema:
-        """The Arrow schema of a query's result.
+        """The Arrow schema of the result of a query, whose values its rows alone decide.
 
         Raises:
-            BindError: a name or type is wrong.
+            BindError: a name or type is wrong, or a call reads a clock, chance or the session's settings.
         """
         try:
-            return self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
+            described = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
         except duckdb.Error as error:
             raise BindError(str(error)) from error
+        self._refuse_unstable(sql)
+        return described
+
+    def _refuse_unstable(self, sql: str) -> None:
+        try:
+            unstable = unstable_calls(self._connection, sql)
+        except NotImplementedError as error:
+            raise BindError(f"DuckDB does not say which functions this calls: {error}") from error
+        if unstable:
+            raise BindError(
+                f"{unstable[0]} is not determined by its arguments\n"
+                "use the row's own columns, and TIMESTAMP, which is UTC, instead of a time with zone"
+            )
 
     def types(self, sql: str) -> list[str]:
         """The types of the columns of a query that :meth:`describe` accepts, as DuckDB writes them."""
@@ -99,14 +120,3 @@ def functions_called(sql: str) -> frozenset[str]:
         BindError: DuckDB cannot parse it.
     """
     return frozenset(node["function_name"].lower() for node in nodes(_statement(sql)) if "function_name" in node)
-
-
-@cache
-def unstable_functions() -> frozenset[str]:
-    """Functions whose value is not determined by their arguments, by DuckDB's own catalogue."""
-    connection, lock = _parser()
-    with lock:
-        rows = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-    return frozenset(str(name) for (name,) in rows)

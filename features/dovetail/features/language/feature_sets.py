@@ -55,10 +55,10 @@ def parse_feature_set(
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
     """
-    return _Reader(name, source, request, {**stream_views, **batch_views}, reserved).feature_set()
+    return _FeatureSetReader(name, source, request, {**stream_views, **batch_views}, reserved).feature_set()
 
 
-class _Reader:
+class _FeatureSetReader:
     def __init__(
         self,
         name: str,

@@ -48,7 +48,7 @@ def read_relation(source: Source, streams: Mapping[str, Stream]) -> tuple[tuple[
     Raises:
         DefinitionError: something else than streams, SELECTs of them row by row, and UNION ALL.
     """
-    relation = _Reader(source, streams).outermost()
+    relation = _RelationReader(source, streams).outermost()
     first = relation.branches[0].stream
     if len(relation.branches) == 1 and not relation.branches[0].cleanings:
         return (), first
@@ -57,7 +57,7 @@ def read_relation(source: Source, streams: Mapping[str, Stream]) -> tuple[tuple[
     file = first.schema.file if len(declared) == 1 else source.file
     time = min(relation.times, key=lambda name: (name != first.event_time, relation.schema.names.index(name)))
     stream = Stream(
-        schema=TableSchema(names, file, source.line(source.select), relation.schema, ""),
+        schema=TableSchema(names, file, source.line(source.select), relation.schema),
         topic="",
         event_time=time,
         key="",
@@ -80,7 +80,7 @@ class _Table:
     scope: Mapping[str, _Table]
 
 
-class _Reader:
+class _RelationReader:
     def __init__(self, source: Source, streams: Mapping[str, Stream]) -> None:
         self._source = source
         self._streams = {name.lower(): stream for name, stream in streams.items()}

@@ -13,6 +13,7 @@ _SHOWN = 3
 _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), remedy)
     for pattern, remedy in (
+        (r"is not determined by its arguments\n(?P<a>.+)", "{a}"),
         (r"Did you mean \"(?P<a>[^\"]+)\"", "did you mean {a}?"),
         (r"Candidate (?:Entries|bindings): (?P<a>[^\n]+)", "known are {a}"),
         (r"window \"(?P<a>[^\"]+)\" does not exist", "declare it: WINDOW {a} AS (PARTITION BY … ORDER BY … RANGE …)"),

@@ -62,7 +62,7 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     """
     branches, stream = read_relation(source, streams)
     rows = Binder({stream.name: stream.schema.arrow}) if branches else binder
-    view = _Reader(name, source, stream, rows, branches).view()
+    view = _ViewReader(name, source, stream, rows, branches).view()
     try:  # a definition runs in DuckDB as it is, also the parts of it that nothing reads
         binder.describe(source.cut(source.whole))
     except BindError as error:
@@ -70,7 +70,7 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
     return view
 
 
-class _Reader:
+class _ViewReader:
     def __init__(self, name: str, source: Source, stream: Stream, binder: Binder, branches: tuple[Branch, ...]) -> None:
         self.branches = branches
         self.name, self.source, self.binder = name, source, binder

@@ -16,7 +16,6 @@ from dovetail.features.plan.definitions import AggregateFunction
 __all__ = [
     "DEVIATIONS",
     "FOLDED",
-    "MAPS",
     "MAX_LISTED",
     "ORDERED",
     "Refusal",
@@ -31,8 +30,6 @@ DEVIATIONS: tuple[AggregateFunction, ...] = ("var_samp", "var_pop", "stddev_samp
 FOLDED: tuple[AggregateFunction, ...] = ("count", "sum", "avg", "min", "max", *DEVIATIONS)
 #: Decided by the total order.
 ORDERED: tuple[AggregateFunction, ...] = ("first", "last", "arg_min", "arg_max", "first_distinct", "last_distinct")
-#: One entry per distinct value.
-MAPS: tuple[AggregateFunction, ...] = ("histogram", "sum_by", "avg_by")
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
 _SQUARABLE_DIGITS = 14

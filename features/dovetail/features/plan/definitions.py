@@ -327,15 +327,6 @@ class FeatureSet:
         """The columns with one of these origins, in the order written."""
         return tuple(c for c in self.columns if c.origin in origins)
 
-    def values_needed(self) -> Mapping[str, tuple[str, ...]]:
-        """For each joined view, the view columns that expressions read."""
-        needed: dict[str, dict[str, None]] = {join.view: {} for join in self.joins}
-        for column in self.columns:
-            for relation, name in column.references:
-                if relation in needed:
-                    needed[relation][name] = None
-        return {view: tuple(names) for view, names in needed.items()}
-
 
 @dataclass(frozen=True, slots=True)
 class Definitions:

@@ -18,14 +18,13 @@ from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
-from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
+from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake, Received
-from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.positions import Progress, SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["FeatureStage"]
 
@@ -141,7 +140,7 @@ class FeatureStage(Stage):
                 prepared.arguments,
                 prepared.filters,
                 view.engine.collections,
-                Source(source, positions_of(events)[prepared.kept]),
+                RowOrigin(source, positions_of(events)[prepared.kept]),
             )
             states = self._store.read_partition(view.plan.name, source, keys)
             applied = view.engine.apply(states, rows)

@@ -16,8 +16,8 @@ from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
 from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import OnlineStore
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["OnlineFeatures", "ServedFeatures"]
 

@@ -23,11 +23,10 @@ from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, own_position_columns, with_source_positions
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
 

@@ -25,11 +25,11 @@ from dovetail.features.stored.fingerprints import record_of
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.intake import Intake, Received
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stage import Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["BootstrapResult", "bootstrap"]
 

@@ -14,6 +14,7 @@ from dovetail.features.batch.keyed import match_rows
 from dovetail.features.plan.request import CANDIDATES, flatten_requests
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.positions import seen_columns
 
 __all__ = ["CARRIED", "RequestLog", "carried"]
 
@@ -81,9 +82,8 @@ class RequestLog:
                 )
             if rows.num_rows:
                 wanted = [rows.column(field.name).cast(field.type) for field in self._needed]
-                others = [name for name in rows.column_names if name.endswith("._seen")]
                 kept = pa.table(wanted, names=self._needed.names)
-                for name in others:
+                for name in seen_columns(rows.column_names):
                     kept = kept.append_column(name, rows.column(name))
                 yield kept
 

@@ -28,7 +28,7 @@ from dovetail.features.stream.collections.gather import (
 )
 from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
-from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, Source, prepare_rows
+from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, RowOrigin, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
 from dovetail.features.stream.values import EvaluationPlan, fold_states, probes_by_key
@@ -149,7 +149,7 @@ class StreamEngine:
             [pa.array([zero_of(types[argument])], types[argument]) for argument in self.layout.arguments],
             [pa.array([True]) for _ in self.layout.filters],
             self.collections,
-            Source(0, one),
+            RowOrigin(0, one),
         )
         return self.apply([None], rows).blobs
 

@@ -155,7 +155,6 @@ class Layout:
         self.plain_reach_us = max((w.size_us for w in self.windows if step_of(w) is None), default=None)
         self.steps = self._steps()
         self.row_words = 2 + len(self.value_arguments)
-        self.header_words = 4 + len(self.steps)
         self.fingerprint = self._fingerprint()
 
     def ops_of_window(self, window: int) -> tuple[Op, ...]:

@@ -30,7 +30,7 @@ __all__ = [
     "NO_WATERMARK",
     "Collected",
     "PreparedRows",
-    "Source",
+    "RowOrigin",
     "from_words",
     "positions_of",
     "prepare_rows",
@@ -43,7 +43,7 @@ NO_WATERMARK = INT64_MIN
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowOrigin:
     """Where rows came from: their source (``sources.py``), and the position of each in it (``positions.pack``), int64
     ``[n]``."""
 
@@ -85,7 +85,7 @@ class PreparedRows:
     valid: npt.NDArray[np.uint64]
     values: Words
     collected: tuple[Collected, ...] = ()
-    source: Source | None = field(default=None)
+    source: RowOrigin | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.event_time)
@@ -120,7 +120,7 @@ def prepare_rows(
     arguments: Sequence[pa.Array | pa.ChunkedArray],
     filters: Sequence[pa.Array | pa.ChunkedArray],
     collections: CollectionLayout | None = None,
-    source: Source | None = None,
+    source: RowOrigin | None = None,
 ) -> PreparedRows:
     """Put evaluated expressions together: validity masks and value words.
 

@@ -15,7 +15,7 @@ from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import Place, source_of
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
-from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
+from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
 from dovetail.platform.errors import WireError
 
 __all__ = ["Replayed", "ViewReplay", "replay_view", "with_positions"]
@@ -75,7 +75,7 @@ class ViewReplay:
             prepared.arguments,
             prepared.filters,
             self.engine.collections,
-            Source(source, positions_of(events)[prepared.kept]),
+            RowOrigin(source, positions_of(events)[prepared.kept]),
         )
         applied = self.engine.apply([self._states.get(key, {}).get(source) for key in keys], rows)
         for key, blob in zip(keys, applied.blobs, strict=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import duckdb
 import pyarrow as pa
 
 from dovetail.joiners.batch.join import clocked
+from dovetail.platform.duck.hermetic import hermetic_connection
 
 __all__ = ["UNATTRIBUTED", "attribute_labels"]
 
@@ -29,9 +29,8 @@ def attribute_labels(
     ``request_log``: request_time and own positions of all requests and of the watermarks announced among them. The
     column :data:`UNATTRIBUTED` tells labels of no request from announcements.
     """
-    connection = duckdb.connect(config={"threads": 2})
+    connection = hermetic_connection()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         for name, table in {"log": log, "asked": asked, "request_log": request_log}.items():
             connection.register(name, table)
         at = "_partition, _offset, _row"

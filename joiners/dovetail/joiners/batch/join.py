@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.duck.hermetic import hermetic_connection
 
 __all__ = ["CANDIDATE_COLUMNS", "chance_macros", "clocked", "first_label", "join_samples", "joined_rows", "within"]
 
@@ -44,9 +44,8 @@ def join_samples(
     A label's effective time is its event time or, when its partition's clock (newest time before it, minus the allowed
     lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request.
     """
-    connection = duckdb.connect(config={"threads": 2})
+    connection = hermetic_connection()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         numbered = candidates.select(CANDIDATE_COLUMNS).append_column(
             "_at", pa.array(range(len(candidates)), pa.int64())
         )
@@ -115,9 +114,8 @@ def _delayed(policy: PolicyConfig) -> list[_Emission]:
 def _fast_emit(policy: PolicyConfig) -> list[_Emission]:
     horizons = policy.horizons_us
     exposed = within(policy.exposure, horizons[0])
-    fnw = policy.false_negatives == "fnw"
-    of_positive = "1::FLOAT + score" if fnw else "1.0"
-    of_negative = "(1::FLOAT - score) * (1::FLOAT + score)" if fnw else "1.0"
+    # The weights of ``fast_emit.py``, said again, in float32 as there: test_join compares them bit for bit.
+    of_positive, of_negative = "1::FLOAT + score", "(1::FLOAT - score) * (1::FLOAT + score)"
     emissions = [_Emission(0, 0, exposed, "false", of_negative, "negative")]
     for lane, horizon in enumerate(horizons):
         new = f"{exposed} AND {within(policy.positive, horizon)}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
@@ -21,6 +20,7 @@ from dovetail.joiners.batch.join import (
     within,
 )
 from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.rows.positions import LANE
 
 __all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
@@ -90,9 +90,8 @@ def audit_labels(
     (no snapshot, and every window has passed), ``pending``, ``lost``. A snapshot row is ``pending`` before its window
     has passed, and ``waiting`` while a later lane is to say.
     """
-    connection = duckdb.connect(config={"threads": 2})
+    connection = hermetic_connection()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         at = ["request_id", "item_id", "request_time", "_partition", "_offset", "_row"]
         connection.register("candidates", snapshots.select(at))
         made = ["request_id", "item_id", "label", "emission", "_source_partition", "_source_offset", "_source_row"]
@@ -105,7 +104,7 @@ def audit_labels(
             connection.register(f"log_{kind}", log)
         connection.execute(chance_macros())
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
-        parts = _Parts(tuple(labels), attributed, policy)
+        parts = _AuditSql(tuple(labels), attributed, policy)
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
         rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
@@ -118,7 +117,7 @@ def audit_labels(
         connection.close()
 
 
-class _Parts:
+class _AuditSql:
     """The audit's SQL, for one policy."""
 
     def __init__(self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig) -> None:

@@ -43,7 +43,7 @@ def policy_of(declared: PolicyConfig) -> Policy:
     """The policy that ``dovetail.toml`` declares."""
     roles = (declared.exposure, declared.positive)
     if declared.policy == "fast_emit":
-        return FastEmit(*roles, declared.horizons_us, weighted=declared.false_negatives == "fnw")
+        return FastEmit(*roles, declared.horizons_us)
     if declared.policy == "return_days":
         return ReturnDays(*roles, declared.window, declared.days)
     return Delayed(

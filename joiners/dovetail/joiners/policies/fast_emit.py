@@ -2,16 +2,15 @@
 
 Every row exposed within the first horizon gives a negative at once, also one that has its positive event already;
 every positive event met at a horizon gives a second sample, label 1, with the same features. So a model sees positives
-as a share b of a stream in which each positive has a false negative beside it: b = p / (1 + p). Two ways to undo that
-(Ktena et al. 2019, "Addressing Delayed Feedback for Continuous Training with Neural Networks in CTR Prediction"):
+as a share b of a stream in which each positive has a false negative beside it: b = p / (1 + p). The weights undo that
+(FNW of Ktena et al. 2019, "Addressing Delayed Feedback for Continuous Training with Neural Networks in CTR
+Prediction"): 1 + p for positives and (1 - p)(1 + p) for negatives, with p the model's prediction, taken as a constant.
+The sample's ``weight`` uses the prediction that was *served* (``score``): known when the sample is made, a model
+version older than the one that trains. A trainer that wants its own p has the flag column ``emission`` and
+:func:`fnw_weight`.
 
-- ``fnw``: weights, 1 + p for positives and (1 - p)(1 + p) for negatives, with p the model's prediction, taken as a
-  constant. The sample's ``weight`` uses the prediction that was *served* (``score``): known when the sample is made,
-  a model version older than the one that trains. A trainer that wants its own p has the flag column ``emission`` and
-  :func:`fnw_weight`.
-- ``fnc``: no weights; predictions are calibrated, p = b / (1 - b): :func:`fnc_calibrate`.
-
-Published on Criteo's data, FNW keeps the AUC of waiting and FNC costs log-loss. The gain is freshness, not accuracy.
+Published on Criteo's data, FNW keeps the AUC of waiting: the gain is freshness, not accuracy. The paper's other remedy,
+FNC, trains without weights and calibrates predictions; docs/training.md has the numbers for which it is not offered.
 """
 
 from __future__ import annotations
@@ -27,18 +26,17 @@ from dovetail.joiners.policies.policy import (
     Policy,
 )
 
-__all__ = ["FastEmit", "fnc_calibrate", "fnw_weight"]
+__all__ = ["FastEmit", "fnw_weight"]
 
 _NEGATIVE, _POSITIVE = EMISSIONS.index("negative"), EMISSIONS.index("positive")
 
 
 class FastEmit(Policy):
-    """The ``fast_emit`` policy; ``horizons_us`` are the emission times and, last, the window. ``weighted``: FNW."""
+    """The ``fast_emit`` policy; ``horizons_us`` are the emission times and, last, the window."""
 
-    def __init__(self, exposure: str, positive: str, horizons_us: tuple[int, ...], *, weighted: bool) -> None:
+    def __init__(self, exposure: str, positive: str, horizons_us: tuple[int, ...]) -> None:
         self.exposure, self.positive = exposure, positive
         self.horizons_us = horizons_us
-        self._weighted = weighted
 
     def decide(self, lane: int, rows: Candidates) -> Decision:
         positive = rows.by(self.positive, self.horizons_us[lane])
@@ -57,14 +55,11 @@ class FastEmit(Policy):
         index = np.concatenate((negatives, positives))
         order = np.argsort(index, kind="stable")  # a row's negative stands before its positive
         index, label = index[order], label[order]
-        weight = np.ones(len(index), dtype=np.float32)
-        if self._weighted:
-            weight = fnw_weight(rows.score[index], label)
         last = lane == len(self.horizons_us) - 1
         return Decision(
             index,
             label,
-            weight,
+            fnw_weight(rows.score[index], label),
             np.where(label == 1, _POSITIVE, _NEGATIVE).astype(np.int8),
             outcome.astype(np.int8),
             np.zeros_like(alive) if last else alive,
@@ -72,15 +67,12 @@ class FastEmit(Policy):
 
 
 def fnw_weight(prediction: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """FNW weights, float32: 1 + p for positives, (1 - p)(1 + p) for negatives, computed in float32."""
+    """FNW weights, float32: 1 + p for positives, (1 - p)(1 + p) for negatives, computed in float32.
+
+    With them the expected gradient over fast-emitted samples vanishes where that over the true labels does; no gradient
+    flows through the weight itself.
+    """
     p = np.asarray(prediction, dtype=np.float32)
     one = np.float32(1)
     weight: npt.NDArray[np.float32] = np.where(np.asarray(label) == 1, one + p, (one - p) * (one + p))
     return weight
-
-
-def fnc_calibrate(biased: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Probabilities from the predictions of a model trained on the unweighted stream: b / (1 - b), 1 from b = ½ on."""
-    b = np.minimum(np.asarray(biased, dtype=np.float64), 0.5)
-    calibrated: npt.NDArray[np.float64] = b / (1 - b)
-    return calibrated

@@ -80,8 +80,6 @@ class Policy(ABC):
     horizons_us: tuple[int, ...]
     #: What a positive event that is met in a lane from 1 on is counted as.
     later_outcome: ClassVar[str] = "sampled"
-    #: Columns of :attr:`Decision.extra`, int16.
-    extra_columns: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def decide(self, lane: int, rows: Candidates) -> Decision:

@@ -28,8 +28,6 @@ __all__ = ["ReturnDays"]
 class ReturnDays(Policy):
     """The ``return_days`` policy: entry within ``window_us``, samples at the ages ``days``."""
 
-    extra_columns = ("elapsed_days", "return_day")
-
     def __init__(self, entry: str, positive: str, window_us: int, days: tuple[int, ...]) -> None:
         self.exposure, self.positive = entry, positive
         self.days = days

@@ -24,7 +24,7 @@ from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.accounts import READ
 from dovetail.platform.rows.audit import Check
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.rows.positions import Progress
 
 __all__ = ["audit_archived_labels"]
 

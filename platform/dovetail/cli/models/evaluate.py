@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from dovetail.cli.models.report import metrics_dict, metrics_table
 from dovetail.cli.models.samples import find_model, find_samples, project_config
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import column_of_numbers
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
@@ -93,10 +92,10 @@ def run(
         groups = {scope: metrics_dict(metrics) for scope, metrics in result.groups}
         print_json({"version": result.version, "total": metrics_dict(result.total), "groups": groups})
         return 0
-    console = Console()
-    console.print(
-        metrics_table(f"model version {result.version}", [("total (AUC exact)", result.total), *result.groups])
+    console = terminal()
+    metrics_table(f"model version {result.version}", [("total (AUC exact)", result.total), *result.groups]).print(
+        console
     )
     if plot is not None:
-        console.print(f"plots: {plot}", highlight=False)
+        console.print(f"plots: {plot}")
     return 0

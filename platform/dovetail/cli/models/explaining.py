@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
 from dovetail.app.modelling import encoder_of
+from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.samples import find_model, find_samples, project_config
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.models.contributions import collisions, explain
 from dovetail.trainer.models.scorer import predict_with
@@ -34,16 +33,16 @@ def explain_row(
     if as_json:
         print_json({"version": version, "row": row, "prediction": prediction, "margin": margin, "inputs": inputs})
         return 0
-    table = Table(title=f"{directory.path}, version {version}: row {row}")
-    for column in ("input", "value", "slot", "x", "weight", "contribution"):
-        table.add_column(column, justify="left" if column in ("input", "value") else "right")
+    measures = ("slot", "x", "weight", "contribution")
+    columns = [Column("input", "prose"), Column("value", "prose"), *(Column(name, "number") for name in measures)]
+    table = Listing(f"{directory.path}, version {version}: row {row}", columns)
     for each in inputs:
         value = "NULL" if each["value"] is None else each["value"]
         numbers = [f"{each[what]:.4g}" for what in ("x", "weight")]
-        table.add_row(each["input"], value, str(each["slot"]), *numbers, f"{each['contribution']:+.4f}")
-    console = Console()
-    console.print(table)
-    console.print(f"margin {margin:+.4f}, prediction {prediction:.4f}", highlight=False)
+        table.add(each["input"], value, str(each["slot"]), *numbers, f"{each['contribution']:+.4f}")
+    console = terminal()
+    table.print(console)
+    console.print(f"margin {margin:+.4f}, prediction {prediction:.4f}")
     return 0
 
 
@@ -63,13 +62,13 @@ def report_collisions(
     if as_json:
         print_json({"bits": encoder.bits, "rows": table.num_rows, "inputs": report})
         return 0
-    shown = Table(title=f"{table.num_rows:,} samples, 2^{encoder.bits} slots")
-    for column in ("input", "kind", "values", "slots", "colliding", "share"):
-        shown.add_column(column, justify="left" if column in ("input", "kind") else "right")
+    numbers = ("values", "slots", "colliding", "share")
+    columns = [Column("input", "prose"), Column("kind"), *(Column(name, "number") for name in numbers)]
+    shown = Listing(f"{table.num_rows:,} samples, 2^{encoder.bits} slots", columns)
     for each in report:
         counts = [f"{each[what]:,}" for what in ("values", "slots", "colliding")]
-        shown.add_row(each["input"], each["kind"], *counts, f"{each['share']:.1%}")
-    Console().print(shown)
+        shown.add(each["input"], each["kind"], *counts, f"{each['share']:.1%}")
+    shown.print(terminal())
     return 0
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.table import Table
 
 from dovetail.app.storage import open_stores
+from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
 from dovetail.cli.models.report import metrics_dict, metrics_table
 from dovetail.cli.models.samples import find_model, project_config
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import Float32
@@ -49,16 +48,18 @@ def list_models(project: Path, name: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return 0
-    table = Table(title=str(directory.path))
-    for column in ("version", "kind", "trained", "weights", ""):
-        table.add_column(column, justify="left" if column in ("kind", "") else "right")
+    columns = [
+        Column("version", "number"), Column("kind"), Column("trained", "number"), Column("weights", "number"),
+        Column("notes", "prose"),
+    ]  # fmt: skip
+    table = Listing(str(directory.path), columns)
     for row in rows:
         if row["kind"] == "refused":
-            table.add_row(str(row["version"]), "refused", "", "", "; ".join(row["refused"]))
+            table.add(str(row["version"]), "refused", "", "", "; ".join(row["refused"]))
             continue
         notes = [what for what in ("serves", "pinned", "shadow") if row[what]]
-        table.add_row(str(row["version"]), row["kind"], f"{row['trained']:,}", f"{row['weights']:,}", ", ".join(notes))
-    Console().print(table)
+        table.add(str(row["version"]), row["kind"], f"{row['trained']:,}", f"{row['weights']:,}", ", ".join(notes))
+    table.print(terminal())
     return 0
 
 
@@ -84,13 +85,13 @@ def show(project: Path, name: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json(answer)
         return 0
-    console = Console()
+    console = terminal()
     for key, value in answer.items():
         if key not in ("inputs", "moments", "metrics"):
-            console.print(f"{key:<15} {value}", highlight=False)
+            console.print(f"{key:<15} {value}")
     console.print("inputs          " + ", ".join(f"{spec.name} ({spec.kind})" for spec in encoder.inputs))
     for row in metrics:
-        console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}", highlight=False)
+        console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}")
     return 0
 
 
@@ -101,7 +102,7 @@ def export(project: Path, name: str | None, out: Path, format_: str, *, as_json:
     if as_json:
         print_json({"version": version, "weights": count, "path": str(out), "format": format_})
     else:
-        Console().print(f"version {version}: {count:,} weights to {out}", highlight=False)
+        terminal().print(f"version {version}: {count:,} weights to {out}")
     return 0
 
 
@@ -115,7 +116,7 @@ def rollback(project: Path, name: str | None, *, release: bool, as_json: bool) -
     if as_json:
         print_json({"serving": serving, "pinned": not release})
     else:
-        Console().print(f"scorers take up version {serving} with their next request")
+        terminal().print(f"scorers take up version {serving} with their next request")
     return 0
 
 
@@ -126,7 +127,7 @@ def shadow(project: Path, name: str | None, *, off: bool, as_json: bool) -> int:
     if as_json:
         print_json({"shadow": None if off else version})
     else:
-        Console().print("shadow scoring is off" if off else f"version {version} is scored beside the serving model")
+        terminal().print("shadow scoring is off" if off else f"version {version} is scored beside the serving model")
     return 0
 
 
@@ -180,7 +181,7 @@ def _answer(
     if as_json:
         print_json({name: metrics_dict(metrics) for name, metrics in rows})
     else:
-        Console().print(metrics_table(f"models compared on {what}", rows))
+        metrics_table(f"models compared on {what}", rows).print(terminal())
     return 0
 
 

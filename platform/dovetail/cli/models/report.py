@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
-from rich.table import Table
-
+from dovetail.cli.listing import Column, Listing
 from dovetail.trainer.metrics.measures import Metrics
 
 __all__ = ["metrics_dict", "metrics_table"]
@@ -18,21 +18,26 @@ def metrics_dict(metrics: Metrics) -> dict[str, Any]:
     return asdict(metrics)
 
 
-def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Table:
+def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
     """One line per scope, the confusion matrix of the first one below. An AUC is exact as shown, or has its ±."""
-    table = Table(title=title, caption=_confusion(rows[0][1]) if rows else None)
-    table.add_column("scope", overflow="fold")
-    for column in ("samples", "positive", "log-loss", "AUC", "NE", "Σp/Σy", "accuracy"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = ("samples", "positive", "log-loss", "AUC", "NE", "Σp/Σy", "accuracy")
+    columns = [Column("scope", "prose", least=12), *(Column(name, "number") for name in numbers)]
+    table = Listing(title, columns, note=_confusion(rows[0][1]) if rows else "")
     for scope, m in rows:
         auc = _number(m.auc)
         if m.auc_error is not None and m.auc_error >= 0.00005:
             auc += f"±{m.auc_error:.4f}"
-        table.add_row(
-            scope, f"{m.samples:,}", f"{m.positive:,.0f}", _number(m.log_loss), auc, _number(m.normalised_entropy),
-            _number(m.calibration), _number(m.accuracy),
-        )  # fmt: skip
+        rates = [_number(m.log_loss), auc, _number(m.normalised_entropy), _number(m.calibration), _number(m.accuracy)]
+        table.add(_shown(scope), f"{m.samples:,}", f"{m.positive:,.0f}", *rates)
     return table
+
+
+def _shown(scope: str) -> str:
+    """``time:2024-02-29T13:00:00Z`` as 2024-02-29 13:00; other scopes as they are."""
+    if not scope.startswith("time:"):
+        return scope
+    moment = datetime.strptime(scope, "time:%Y-%m-%dT%H:%M:%S%z")
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment.second else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _confusion(m: Metrics) -> str:

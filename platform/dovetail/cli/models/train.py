@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 
-from dovetail.app.modelling import encoder_of, optimizer_of, trainer_options
+from dovetail.app.modelling import encoder_of, optimizer_of, recipe_of
 from dovetail.cli.models.report import metrics_dict, metrics_table
 from dovetail.cli.models.samples import (
     Samples,
@@ -21,7 +20,7 @@ from dovetail.cli.models.samples import (
     model_of,
     project_config,
 )
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
@@ -29,11 +28,12 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
-from dovetail.trainer.models.checkpoint import CheckpointStore, Progress, image
+from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.exporting import import_weights
 from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.settings import Recipe
 from dovetail.trainer.training import TRAINED
 
 __all__ = ["Options", "run"]
@@ -85,14 +85,14 @@ def run(options: Options) -> int:
     if options.json:
         print_json(answer)
         return 0
-    console = Console()
-    console.print(metrics_table("predicted, then trained on; first pass", [("total", first)]))
+    console = terminal()
+    metrics_table("predicted, then trained on; first pass", [("total", first)]).print(console)
     if len(losses) > 1:
         console.print("log-loss by pass: " + ", ".join(f"{loss:.4f}" for loss in losses))
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
     for what in ("published_to", "checkpoint"):
         if what in answer:
-            console.print(f"{what.replace('_', ' ')}: {answer[what]}", highlight=False)
+            console.print(f"{what.replace('_', ' ')}: {answer[what]}")
     return 0
 
 
@@ -100,11 +100,12 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
     model = config.model if config is not None else None
     encoder = encoder_of(model_of(config)) if found.inputs is None else Encoder(found.inputs, options.bits)
     optimizer = _optimizer(config, options)
-    # Text formats know nothing of the project's columns; neither do its rules about them.
-    options_of = trainer_options(model) if model is not None and found.inputs is None else {}
-    parts = {name: options_of[name] for name in ("slots", "groups", "evaluation") if name in options_of}
-    if "groups" in parts and "request_time" not in next(iter(found.tables()), _NONE).column_names:
-        parts["groups"] = Groups(**{**parts["groups"].describe(), "time": None})
+    recipe = Recipe(encoder, optimizer)
+    if model is not None and found.inputs is None:
+        # Text formats know nothing of the project's columns; neither do its rules about them.
+        recipe = replace(recipe_of(model), encoder=encoder, optimizer=optimizer)
+        if "request_time" not in next(iter(found.tables()), _NONE).column_names:
+            recipe = replace(recipe, groups=Groups(**{**recipe.groups.describe(), "time": None}))
     records = moments = None
     if options.start is not None:
         start, theirs = _start(config, options.start)
@@ -114,7 +115,8 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
             )
         records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
     return Learner(
-        encoder, optimizer, label="label", weight="weight", records=records, moments=moments, **parts
+        encoder, optimizer, label="label", weight="weight", records=records, moments=moments,
+        slots=recipe.slots, groups=recipe.groups, evaluation=recipe.evaluation,
     )  # fmt: skip
 
 
@@ -193,6 +195,6 @@ def _lay_down(config: Config, learner: Learner, counted: _Positions) -> str:
         for outcome in (READ, TRAINED)
     )
     settings: Mapping[str, Any] = {"topic": topic, "publish_every": model.publish_every}
-    progress = Progress({topic: counted.next}, counted.filter.state, accounts)
+    progress = TrainerProgress({topic: counted.next}, counted.filter.state, accounts)
     store.save(image(learner, progress, settings), after=0)
     return f"the worker goes on from here, behind {sum(counted.rows.values()):,} samples"

@@ -9,13 +9,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dovetail.app.reports import audit_archived_labels, audit_worker
 from dovetail.app.worker import assemble
-from dovetail.cli.output import print_json
+from dovetail.cli.listing import Column, Listing
+from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
 from dovetail.joiners.batch.label_audit import LabelAudit, Line
 from dovetail.platform.errors import ConfigError
@@ -44,24 +42,26 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome
     if as_json:
         print_json({**result.to_json(), "labels": labels.to_json(), **({"listed": listed} if outcome else {})})
         return 0 if result.balanced else 1
-    console = Console()
-    table = Table(title="labels and snapshots, by day and partition")
-    for column in ("what", "day", "partition", "outcome", "rows", "such as"):
-        table.add_column(column, justify="right" if column in ("partition", "rows") else "left")
+    console = terminal()
+    columns = [
+        Column("what"), Column("day"), Column("partition", "number"), Column("outcome"), Column("rows", "number"),
+        Column("such as", "prose"),
+    ]  # fmt: skip
+    table = Listing("labels and snapshots, by day and partition", columns)
     for line in labels.lines:
         shown = ", ".join(line.keys)
-        table.add_row(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", escape(shown))
-    console.print(table)
+        table.add(line.what, line.day, str(line.partition), line.outcome, f"{line.rows:,}", shown)
+    table.print(console)
     for equation in _equations(labels.lines):
-        console.print(equation, highlight=False, markup=False)
+        console.print(equation)
     for row in listed:
-        console.print(" ".join(f"{name}={value}" for name, value in row.items()), highlight=False, markup=False)
+        console.print(" ".join(f"{name}={value}" for name, value in row.items()))
     for check in result.checks:
         sign = "≠" if not check.holds else "=" if check.left == check.right else "…"
         way = f", {check.left - check.right:,} on the way" if sign == "…" else ""
-        console.print(f"{sign} {check.what}: {check.left:,} and {check.right:,}{way}", highlight=False)
+        console.print(f"{sign} {check.what}: {check.left:,} and {check.right:,}{way}")
     for problem in wrong:
-        console.print(f"does not balance: {problem}", highlight=False, markup=False)
+        console.print(f"does not balance: {problem}")
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from dovetail.app.jobs import BackfillRequest, open_backfill
 from dovetail.app.storage import open_stores
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
 
@@ -33,7 +31,7 @@ def run(
         if explain:
             sys.stdout.write(backfill.explain())
             return 0
-        console = Console(stderr=as_json)
+        console = terminal(stderr=as_json)
         with DayProgress(console, asked.features) as show:
             result = backfill.run(first, last, on_day=show.day, on_step=show.step)
         if as_json:
@@ -42,9 +40,7 @@ def run(
         else:
             console.print(
                 f"{backfill.name}: {len(result.written)} days written, {result.rows:,} rows; "
-                f"{len(result.done_before)} days were done before",
-                highlight=False,
-                soft_wrap=True,
+                f"{len(result.done_before)} days were done before"
             )
     finally:
         stores.close()

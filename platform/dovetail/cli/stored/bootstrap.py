@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from dovetail.app.storage import open_stores
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
 from dovetail.features.language.source import nearest
@@ -24,7 +22,7 @@ def run(project: Path, view: str, *, replace: bool, as_json: bool) -> int:
     if view not in loaded.stream_views:
         raise ConfigError(f"VIEW: there is no streaming view {view!r}; {nearest(view, list(loaded.stream_views))}")
     stores = open_stores(loaded.config)
-    console = Console(stderr=as_json)
+    console = terminal(stderr=as_json)
     try:
         with register_rebuilt(loaded, stores.registry, stores.online, view), DayProgress(console, view) as show:
             result = bootstrap(
@@ -45,5 +43,5 @@ def run(project: Path, view: str, *, replace: bool, as_json: bool) -> int:
             for stream, partitions in result.positions.items()
             for partition, offset in sorted(partitions.items())
         )
-        console.print(f"{view}: {result.rows:,} rows; the stream goes on at offset {where}", highlight=False)
+        console.print(f"{view}: {result.rows:,} rows; the stream goes on at offset {where}")
     return 0

@@ -7,12 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from dovetail.app.reports import difference, join_archived
 from dovetail.app.storage import open_stores
 from dovetail.app.worker import features_of
-from dovetail.cli.output import print_json
+from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
 
 __all__ = ["run"]
@@ -33,7 +32,7 @@ def run(project: Path, out: Path | None, target: str, *, compare: bool, as_json:
         against = None if compared is None else {**compared._asdict(), "equal": compared.equal}
         print_json({"samples": samples.num_rows, "files": [str(file) for file in files], "compared": against})
         return 0 if verdict else 1
-    console = Console()
+    console = terminal()
     console.print(f"{samples.num_rows:,} samples" + (f" in {len(files)} files below {out}" if out is not None else ""))
     if compared is not None:
         what = "the same as" if compared.equal else "NOT the same as"

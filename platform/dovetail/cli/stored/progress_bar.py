@@ -51,4 +51,4 @@ class DayProgress:
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+            self._console.print(text)

@@ -13,6 +13,7 @@ moved it beyond has just written those rows again, into the same folder: it remo
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -23,16 +24,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock, SystemClock
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.positions import Progress, SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
 
+_log = logging.getLogger(__name__)
 _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
@@ -164,6 +166,17 @@ class ArchiveStage(Stage):
             ]
             self._registry.commit(
                 self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
+            )
+            rows = sum(file.rows for file in files)
+            _log.info(
+                Event(
+                    "archive flushed",
+                    dataset=self._dataset.name,
+                    partition=partition,
+                    rows=rows,
+                    files=len(files),
+                    next_offset=progress.next_offset,
+                )
             )
             for folder in sorted({posixpath.dirname(file.path) for file in files}):
                 self._offline.clear(folder, lambda name: _is_behind(name, partition, progress.next_offset))

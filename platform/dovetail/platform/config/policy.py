@@ -5,6 +5,7 @@ What each policy means is in ``dovetail.joiners.policies``; here is what may be 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
 
@@ -18,7 +19,7 @@ __all__ = ["PolicyConfig"]
 #: The keys that belong to one policy alone.
 _OWN_KEYS = {
     "delayed": ("corrections", "unexposed_fraction", "negative_fraction"),
-    "fast_emit": ("emit_after", "false_negatives"),
+    "fast_emit": ("emit_after",),
     "return_days": ("days",),
 }
 
@@ -41,8 +42,6 @@ class PolicyConfig(Section):
     #: ``fast_emit``: how long after ``request_time`` exposures become negatives, then, ascending, when to look for
     #: positives again before the end of the window.
     emit_after: tuple[DurationUs, ...] = ()
-    #: ``fast_emit``: what undoes the false negatives: weights (``fnw``) or calibration of the predictions (``fnc``).
-    false_negatives: Literal["fnw", "fnc"] | None = None
     #: ``return_days``: the ages, in days after ``request_time``, at which a sample says whether it has converted.
     days: tuple[int, ...] = ()
 
@@ -56,8 +55,8 @@ class PolicyConfig(Section):
             raise ValueError(f"exposure and positive are both {self.exposure!r}: every sample would be positive")
         if self.window == 0:
             raise ValueError("window is 0: no label could count; give it a duration like 15m")
-        if self.policy == "fast_emit" and (not self.emit_after or self.false_negatives is None):
-            raise ValueError('fast_emit needs emit_after (like ["30s", "5m"]) and false_negatives ("fnw" or "fnc")')
+        if self.policy == "fast_emit" and not self.emit_after:
+            raise ValueError('fast_emit needs emit_after, like ["30s", "5m"]')
         if self.policy == "return_days" and not self.days:
             raise ValueError("return_days needs days, like [1, 3, 7]")
         horizons = self.horizons_us
@@ -74,6 +73,13 @@ class PolicyConfig(Section):
         if self.policy == "return_days":
             return (self.window, *(days * DAY_US for days in self.days))
         return (self.window,) if self.corrections is None else (self.window, self.window + self.corrections)
+
+    def sample_columns(self, kinds: Iterable[str]) -> tuple[str, ...]:
+        """The columns of this policy's samples beside features and positions; ``kinds`` are the label streams."""
+        ages = ("elapsed_days", "return_day") if self.policy == "return_days" else ()
+        times = (f"{kind}_time" for kind in kinds)
+        keys = ("request_id", "item_id", "request_time")
+        return (*keys, "label", "weight", "emission", *ages, *times, "score", "model_version")
 
     @property
     def held_topics(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Section
+from dovetail.platform.logs import Level
 
 __all__ = ["WorkerConfig"]
 
@@ -15,7 +16,7 @@ _SECOND_US = 1_000_000
 
 
 class WorkerConfig(Section):
-    """Health server, time-outs, and membership in the Kafka consumer group."""
+    """Health server, time-outs, membership in the Kafka consumer group, and the log."""
 
     health_host: str = "127.0.0.1"
     #: Port of ``/healthz``, ``/readyz`` and ``/metrics``; 0 takes a free one and says which; None: no server.
@@ -28,6 +29,10 @@ class WorkerConfig(Section):
     session_timeout: DurationUs = 20 * _SECOND_US
     #: How often a worker is heard of.
     heartbeat: DurationUs = 3 * _SECOND_US
+    #: The least grave lines of the log.
+    log_level: Level = "info"
+    #: Log in JSON, one object a line.
+    log_json: bool = False
 
     @model_validator(mode="after")
     def _times_fit(self) -> WorkerConfig:

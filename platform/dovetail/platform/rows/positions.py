@@ -8,14 +8,16 @@ position); a row derived from another also has ``_source_partition, _source_offs
 from. Whoever reads derived rows uses the source position to drop what it has seen before, because the producer of
 derived rows may publish a row again after a crash, but always in the order of the source.
 
+A row whose values include a stream says so by :func:`seen_column`, with the offsets that were read up to.
+
 One source row may give several derived rows at different times (a sample, and later its correction). Each time is a
 *lane*, numbered from 0; ``_source_partition`` holds ``lane * LANE + partition``, so each lane is in order by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +27,13 @@ __all__ = [
     "LANE",
     "OWN_COLUMNS",
     "SOURCE_COLUMNS",
-    "Position",
+    "Progress",
     "SourceFilter",
     "in_lane",
     "own_position_columns",
     "pack",
+    "seen_column",
+    "seen_columns",
     "with_own_positions",
     "with_source_positions",
 ]
@@ -40,15 +44,8 @@ SOURCE_COLUMNS = ("_source_partition", "_source_offset", "_source_row")
 #: Source partitions of lane k start at ``k * LANE``; a topic has fewer partitions than this.
 LANE = 1 << 16
 
+_SEEN = "_seen_"
 _TYPES = (pa.int32(), pa.int64(), pa.int32())
-
-
-class Position(NamedTuple):
-    """Position of one row in its topic; ordered within a partition by ``(offset, row)``."""
-
-    partition: int
-    offset: int
-    row: int
 
 
 def own_position_columns() -> list[pa.Field]:
@@ -62,8 +59,8 @@ def with_own_positions(
     """``table`` with its own position columns, replacing any it had (they were a producer's, hence another topic's)."""
     kept = table.drop_columns([name for name in OWN_COLUMNS if name in table.column_names])
     columns = (np.full(len(offsets), partition, dtype=np.int32), offsets, rows)
-    for field, values in zip(own_position_columns(), columns, strict=True):
-        kept = kept.append_column(field, pa.array(values, type=field.type))
+    for declared, values in zip(own_position_columns(), columns, strict=True):
+        kept = kept.append_column(declared, pa.array(values, type=declared.type))
     return kept
 
 
@@ -79,6 +76,34 @@ def in_lane(table: pa.Table, lane: int) -> pa.Table:
     at = table.column_names.index(SOURCE_COLUMNS[0])
     partitions = table.column(at).to_numpy() + np.int32(lane * LANE)
     return table.set_column(at, table.schema.field(at), pa.array(partitions, pa.int32()))
+
+
+def seen_column(view: str) -> str:
+    """The column of snapshots and of requests that says what the values of streaming view ``view`` include.
+
+    It is list<int64> by source of the view (of a plain view: by partition): the first offset that was *not* seen.
+    """
+    return f"{_SEEN}{view}"
+
+
+def seen_columns(names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that :func:`seen_column` gave, for whichever view."""
+    return [name for name in names if name.startswith(_SEEN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a state includes of one partition.
+
+    ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
+    the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
+    by source partition (see :class:`SourceFilter`).
+    """
+
+    next_offset: int = 0
+    watermark_us: int | None = None
+    timestamp_ms: int | None = None
+    sources: dict[int, int] = field(default_factory=dict)
 
 
 class SourceFilter:

@@ -44,7 +44,6 @@ class TableSchema:
     file: str
     line: int
     arrow: pa.Schema
-    ddl: str
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -118,7 +117,7 @@ def parse_table(statement: exp.Expr, file: Path) -> TableSchema:
             isinstance(c.kind, exp.NotNullColumnConstraint | exp.PrimaryKeyColumnConstraint) for c in column.constraints
         )
         fields.append(pa.field(column.name, _arrow_type(column.kind, column, file), nullable=not not_null))
-    return TableSchema(body.this.name, str(file), line, pa.schema(fields), statement.sql(dialect="duckdb"))
+    return TableSchema(body.this.name, str(file), line, pa.schema(fields))
 
 
 def _arrow_type(kind: exp.DataType, column: exp.ColumnDef, file: Path) -> pa.DataType:

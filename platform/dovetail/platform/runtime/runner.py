@@ -28,6 +28,7 @@ from typing import cast
 from faust.types import TP, StreamT
 
 from dovetail.platform.rows.fitting import fitting
+from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
@@ -81,6 +82,7 @@ class Runtime:
         self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
         self._started: list[Stage] = []
         self._waiters = Waiters()
+        self._journal = Journal()
         check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
@@ -113,6 +115,7 @@ class Runtime:
         self._raise_failure()
         messages = fitting(outgoing, self.app.max_message_bytes)
         await self.app.producer.publish(messages)  # type: ignore[attr-defined]  # both drivers have it
+        self._journal.published(outgoing)
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.
@@ -189,6 +192,8 @@ class Runtime:
 
     async def on_revoked(self) -> None:
         """A rebalance begins: return when no work is being published or committed."""
+        if not self._stopping:
+            self._journal.rebalancing(self.tenure.partitions)
         await self.tenure.close()
 
     async def on_reassigned(self, assigned: set[TP]) -> None:
@@ -245,6 +250,7 @@ class Runtime:
             ticking.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
         self._forget(await self.tenure.change(()))
+        self._journal.stopped()
         while self._started:
             try:
                 await self._started.pop().stop()
@@ -281,7 +287,8 @@ class Runtime:
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
         """For each assigned partition, the least of what its stages need."""
         await self.tenure.close()
-        await self._give_up(await self.tenure.change(tps))
+        gone = await self.tenure.change(tps)
+        await self._give_up(gone)
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         if moved := self._moved(stored):
             await self.tenure.renew(moved)
@@ -289,6 +296,7 @@ class Runtime:
             stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
         await self.tenure.open()
+        self._journal.assigned(tps, gone)
         self.notify()
         return positions
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.rows.positions import Progress
 
 __all__ = [
     "KEY",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dovetail.platform.config.redis import RedisConfig
-from dovetail.platform.stores.online import OnlineStore, SqlOnlineStore
+from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.redis.client import is_redis_url
 from dovetail.platform.stores.redis.online import RedisOnlineStore
+from dovetail.platform.stores.sql.online import SqlOnlineStore
 
 __all__ = ["open_online_store"]
 

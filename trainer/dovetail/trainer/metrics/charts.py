@@ -10,13 +10,13 @@ import numpy as np
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.metrics.measures import Metrics
 
-__all__ = ["COLOURS", "Chart", "Line", "reliability", "windows_charts"]
+__all__ = ["COLOURS", "Chart", "ChartLine", "reliability", "windows_charts"]
 
 #: Lines by their order, in every format.
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900")
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """A named series; points whose y is None are left out and break the line."""
 
     name: str
@@ -28,7 +28,7 @@ class Chart(NamedTuple):
     """Lines over one pair of axes. ``ticks`` name places on the x axis; ``diagonal`` adds y = x."""
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[ChartLine]
     ticks: Sequence[tuple[float, str]] = ()
     diagonal: bool = False
 
@@ -42,14 +42,14 @@ def windows_charts(series: Sequence[tuple[str, Sequence[tuple[str, Metrics]]]]) 
     charts = []
     for title, metric in (("log-loss", "log_loss"), ("AUC", "auc"), ("calibration (Σp / Σy)", "calibration")):
         lines = [
-            Line(name, [place[window] for window, _ in windows], [getattr(m, metric) for _, m in windows])
+            ChartLine(name, [place[window] for window, _ in windows], [getattr(m, metric) for _, m in windows])
             for name, windows in series
         ]
         charts.append(Chart(title, lines, ticks))
     return charts
 
 
-def reliability(name: str, predictions: Float32, labels: Float32, weights: Float32, *, groups: int = 20) -> Line:
+def reliability(name: str, predictions: Float32, labels: Float32, weights: Float32, *, groups: int = 20) -> ChartLine:
     """Observed rate over mean prediction, in ``groups`` groups of equally many predictions, by ascending prediction."""
     x, y = [], []
     for rows in np.array_split(np.argsort(predictions, kind="stable"), groups):
@@ -57,4 +57,4 @@ def reliability(name: str, predictions: Float32, labels: Float32, weights: Float
         if total > 0:
             x.append(float((predictions[rows] * weights[rows]).sum()) / total)
             y.append(float((labels[rows] * weights[rows]).sum()) / total)
-    return Line(name, x, y)
+    return ChartLine(name, x, y)

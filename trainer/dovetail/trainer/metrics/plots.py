@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.metrics.charts import COLOURS, Chart, Line
+from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 from dovetail.trainer.metrics.png import write_png
 
 __all__ = ["drawing", "page", "write_plots"]
@@ -98,7 +98,7 @@ def _svg(chart: Chart, *, alone: bool = True) -> str:
     return "".join([*parts, "</svg>"]) if alone else "".join(parts[1:])
 
 
-def _path(line: Line, at: Callable[[float, float], str]) -> str:
+def _path(line: ChartLine, at: Callable[[float, float], str]) -> str:
     pieces, pen = [], "M"
     for x, y in zip(line.x, line.y, strict=True):
         if y is None:

@@ -25,14 +25,14 @@ from dovetail.trainer.models.container import (
 from dovetail.trainer.models.numbered import NumberedFiles
 from dovetail.trainer.optimizers.optimizer import RECORD_WIDTH
 
-__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "Progress", "describe", "image", "resume"]
+__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "TrainerProgress", "describe", "image", "resume"]
 
 #: Version of the file format; a file of another version is refused.
 FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainerProgress:
     """How far a stage has come: what must be stored in one piece with the model."""
 
     #: The next offset to read, by topic and partition.
@@ -57,7 +57,7 @@ class Checkpoint:
     #: State of :class:`~dovetail.trainer.metrics.groups.Groups` and :class:`~dovetail.trainer.slots.SlotState`.
     groups: dict[str, npt.NDArray[Any]]
     slots: dict[str, npt.NDArray[Any]]
-    progress: Progress
+    progress: TrainerProgress
 
 
 class CheckpointStore:
@@ -128,7 +128,7 @@ def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def image(learner: Learner, progress: Progress, settings: Mapping[str, Any]) -> bytes:
+def image(learner: Learner, progress: TrainerProgress, settings: Mapping[str, Any]) -> bytes:
     """The bytes of a checkpoint of ``learner`` as it is now; training may go on while they are being stored.
 
     Only records that differ from an untrained one are in it.
@@ -213,7 +213,7 @@ def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
         moments=arrays["moments"],
         groups=_part(arrays, "groups"),
         slots=_part(arrays, "slots"),
-        progress=Progress(
+        progress=TrainerProgress(
             positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
             source_filter=_unkeyed(header["source_filter"]),
             accounts=tuple(Account(*account) for account in header["accounts"]),

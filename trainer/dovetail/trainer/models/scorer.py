@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.logs import Event
 from dovetail.platform.rows.examples import example_rows
 from dovetail.trainer.arithmetic import (
     Float32,
@@ -20,6 +22,8 @@ from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder
 
 __all__ = ["Scored", "Scorer", "predict_with"]
+
+_log = logging.getLogger(__name__)
 
 
 class _Serving(NamedTuple):
@@ -88,6 +92,12 @@ class Scorer:
 
         :raises ModelError: the version cannot be read or was trained under another encoder; the one in use stays.
         """
+        changed = self._refresh()
+        if changed:
+            _log.info(Event("model taken up", model=self._directory.path.name, version=self.version, role=self._role))
+        return changed
+
+    def _refresh(self) -> bool:
         directory = self._directory
         wanted = directory.shadow if self._role == "shadow" else directory.pinned
         if wanted is None and self._role == "shadow":

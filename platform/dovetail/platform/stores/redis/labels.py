@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import (
     LABEL_ROWS,
     ORDER,
@@ -36,7 +37,6 @@ from dovetail.platform.stores.labels import (
 from dovetail.platform.stores.redis import ledger as ledger
 from dovetail.platform.stores.redis.client import RedisClient
 from dovetail.platform.stores.redis.scripts import INSERT, MARK, RETIRE
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RedisLabelStore"]
 

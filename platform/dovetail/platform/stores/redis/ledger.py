@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.stores.sql.ledger import Progress
+from dovetail.platform.rows.positions import Progress
 
 __all__ = [
     "ADVANCE",

@@ -33,11 +33,11 @@ import numpy as np
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit, scope_of
 from dovetail.platform.stores.redis import ledger as ledger
 from dovetail.platform.stores.redis.client import RedisClient
 from dovetail.platform.stores.redis.online_scripts import COMMIT, PROMOTE
-from dovetail.platform.stores.sql.ledger import Progress
 
 __all__ = ["RedisOnlineStore"]
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -21,8 +22,9 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionUse,
 )
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
@@ -110,11 +112,11 @@ class Registry:
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
         )
         self._database = Database(url, metadata, owner)
+        self._committed = Committed(self._database, self._ledger)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         """How far the reader ``scope`` has come, by partition."""
-        with self._database.read() as connection:
-            return self._ledger.progress(connection, scope)
+        return self._committed.progress(scope)
 
     def commit(
         self,

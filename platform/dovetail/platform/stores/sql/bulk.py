@@ -12,10 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.prepared import Prepared
 
 __all__ = ["Upsert", "columns_of", "rows_as_arrays"]
-
-_COUNTING = {"preserve_rowcount": True}
 
 
 class Upsert:
@@ -33,12 +32,13 @@ class Upsert:
             arrays = rows_as_arrays(table.columns)
             self._insert = self._insert.from_select(table.columns.keys(), sa.select(*arrays.columns))
         self.excluded = self._insert.excluded
-        self._statement = self._insert.on_conflict_do_nothing()
+        self._statement = Prepared(self._insert.on_conflict_do_nothing())
 
     def replacing(self, update: Mapping[str, Any], where: Any = None) -> Upsert:
         """This, with rows that are there updated."""
         keys = list(self._table.primary_key.columns)
-        self._statement = self._insert.on_conflict_do_update(index_elements=keys, set_=dict(update), where=where)
+        statement = self._insert.on_conflict_do_update(index_elements=keys, set_=dict(update), where=where)
+        self._statement = Prepared(statement)
         return self
 
     def execute(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> int:
@@ -47,11 +47,9 @@ class Upsert:
             return 0
         if self._database.postgresql:
             arrays = {name: list(values) for name, values in columns.items()}
-            return int(connection.execute(self._statement, arrays, execution_options=_COUNTING).rowcount)
-        names = list(columns)
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        connection.execute(self._statement, rows)
-        return len(rows)
+            return self._statement.run(connection, arrays)
+        self._statement.run_columns(connection, columns)
+        return len(next(iter(columns.values())))
 
 
 def rows_as_arrays(columns: Any, prefix: str = "") -> Any:

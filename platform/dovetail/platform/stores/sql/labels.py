@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import (
     KEY,
     LABEL_ROWS,
@@ -21,12 +22,13 @@ from dovetail.platform.stores.labels import (
     with_retired,
 )
 from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
+from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger, Progress
+from dovetail.platform.stores.sql.ledger import Ledger
+from dovetail.platform.stores.sql.lookup import Lookup
+from dovetail.platform.stores.sql.prepared import Prepared
 
 __all__ = ["SqlLabelStore"]
-
-_REQUESTS_PER_QUERY = 5_000
 
 
 class SqlLabelStore(LabelStore):
@@ -45,10 +47,10 @@ class SqlLabelStore(LabelStore):
             sqlite_with_rowid=False,
         )
         self._database = Database(url, metadata, owner)
+        self._committed = Committed(self._database, self._ledger)
         columns = self._labels.c
-        self._lookup = sa.select(*(columns[name] for name in (*KEY, *ORDER))).where(
-            self._database.among(columns.request_id, "requests")
-        )
+        selected = [columns[name] for name in (*KEY, *ORDER)]
+        self._lookup = Lookup(self._database, selected, among=columns.request_id, fixed=None)
         self._insert = Upsert(self._database, self._labels)
         upsert = Upsert(self._database, self._labels)
         mine, theirs = (sa.tuple_(*(side[name] for name in ORDER)) for side in (upsert.excluded, columns))
@@ -56,11 +58,10 @@ class SqlLabelStore(LabelStore):
         self._counted = sa.select(columns.kind, columns.outcome, sa.func.count()).group_by(
             columns.kind, columns.outcome
         )
-        self._mark = self._marking()
+        self._mark = Prepared(self._marking())
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
-        with self._database.read() as connection:
-            return self._ledger.progress(connection, scope)
+        return self._committed.progress(scope)
 
     def lookup(self, request_ids: Sequence[str]) -> pa.Table:
         with self._database.read() as connection:
@@ -113,7 +114,10 @@ class SqlLabelStore(LabelStore):
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             if outcomes.num_rows:
                 columns = {f"at_{name}": outcomes.column(name).to_pylist() for name in (*KEY, "outcome")}
-                connection.execute(self._mark, columns if self._database.postgresql else _rows(columns))
+                if self._database.postgresql:
+                    self._mark.run(connection, columns)
+                else:
+                    self._mark.run_columns(connection, columns)
             self._ledger.credit(connection, self._database, accounts)
 
         self._database.transact(work)
@@ -183,15 +187,7 @@ class SqlLabelStore(LabelStore):
         return counts
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        parts = []
-        for start in range(0, len(request_ids), _REQUESTS_PER_QUERY):
-            part = list(request_ids[start : start + _REQUESTS_PER_QUERY])
-            rows = connection.execute(self._lookup, {"requests": part}).all()
-            columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
-            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
-            parts.append(pa.Table.from_arrays(arrays, schema=LABEL_ROWS))
-        return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
-
-
-def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = self._lookup.rows(connection, request_ids)
+        columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
+        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=LABEL_ROWS)

@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.lookup import Lookup
+from dovetail.platform.stores.sql.prepared import Prepared
 
-__all__ = ["Ledger", "Progress"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a state includes of one partition.
-
-    ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
-    the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
-    by source partition (see :class:`dovetail.platform.rows.positions.SourceFilter`).
-    """
-
-    next_offset: int = 0
-    watermark_us: int | None = None
-    timestamp_ms: int | None = None
-    sources: dict[int, int] = field(default_factory=dict)
+__all__ = ["Ledger"]
 
 
 class Ledger:
@@ -61,16 +47,26 @@ class Ledger:
             sa.Column("outcome", sa.Text, primary_key=True),
             sa.Column("rows", sa.BigInteger, nullable=False),
         )
+        table = self._progress
+        of_scope = sa.select(*list(table.c)[1:]).where(table.c.scope == sa.bindparam("of_scope"))
+        here = (table.c.scope == sa.bindparam("of_scope")) & (table.c.partition == sa.bindparam("of_partition"))
+        moved: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in list(table.c)[2:]}
+        self._of_scope = Prepared(of_scope)
+        self._of_scope_held = Prepared(of_scope.with_for_update())
+        self._at = Prepared(sa.select(table.c.next_offset).where(here))
+        self._move = Prepared(
+            sa.update(table).where(here, table.c.next_offset == sa.bindparam("expected")).values(moved)
+        )
+        self._begin = Prepared(sa.insert(table))
+        self._credit: Upsert | None = None
 
     def progress(self, connection: sa.Connection, scope: str, *, hold: bool = False) -> dict[int, Progress]:
         """Progress of ``scope`` by partition; a partition never read is absent.
 
         With ``hold``, nobody else moves these positions until the surrounding transaction ends.
         """
-        table = self._progress
-        query = sa.select(table).where(table.c.scope == scope)
-        rows = connection.execute(query.with_for_update() if hold else query)
-        return {partition: _progress(*of) for _, partition, *of in rows}
+        query = self._of_scope_held if hold else self._of_scope
+        return {partition: _progress(*of) for partition, *of in query.rows(connection, {"of_scope": scope})}
 
     def reader(self, database: Database) -> Callable[[sa.Connection, Sequence[str]], dict[str, dict[int, Progress]]]:
         """What reads :meth:`progress` of several scopes in one statement; a scope never read has no partitions."""
@@ -92,23 +88,21 @@ class Ledger:
         Raises:
             StaleCommit: the stored offset is another one; the surrounding transaction must not commit.
         """
-        table = self._progress
         values = {
             "next_offset": progress.next_offset,
             "watermark_us": progress.watermark_us,
             "timestamp_ms": progress.timestamp_ms,
             "sources": json.dumps(progress.sources),
         }
-        here = (table.c.scope == scope) & (table.c.partition == partition)
-        moved = connection.execute(sa.update(table).where(here, table.c.next_offset == expected).values(values))
-        if moved.rowcount == 1:
+        here = {"of_scope": scope, "of_partition": partition}
+        if self._move.run(connection, {**here, **values, "expected": expected}) == 1:
             return
-        found = connection.execute(sa.select(table.c.next_offset).where(here)).scalar_one_or_none()
-        if found is not None or expected != 0:
-            raise StaleCommit(scope, partition, expected=expected, found=found or 0)
+        found = self._at.rows(connection, here)
+        if found or expected != 0:
+            raise StaleCommit(scope, partition, expected=expected, found=found[0][0] if found else 0)
         try:
-            connection.execute(sa.insert(table).values(scope=scope, partition=partition, **values))
-        except IntegrityError as error:
+            self._begin.run(connection, {"scope": scope, "partition": partition, **values})
+        except connection.dialect.loaded_dbapi.IntegrityError as error:
             raise StaleCommit(scope, partition, expected=0, found=-1) from error
 
     def rename(self, connection: sa.Connection, source: str, target: str, *, expected: Mapping[int, int]) -> None:
@@ -143,9 +137,10 @@ class Ledger:
             credited[account[:4]] = credited.get(account[:4], 0) + account.rows
         rows = [Account(*key, count) for key, count in sorted(credited.items()) if count]
         if rows:
-            upsert = Upsert(database, self._accounts)
-            added = upsert.replacing({"rows": self._accounts.c.rows + upsert.excluded.rows})
-            added.execute(connection, columns_of(rows))
+            if self._credit is None:
+                upsert = Upsert(database, self._accounts)
+                self._credit = upsert.replacing({"rows": self._accounts.c.rows + upsert.excluded.rows})
+            self._credit.execute(connection, columns_of(rows))
 
     def accounts(self, connection: sa.Connection) -> list[Account]:
         """All accounts kept in this database."""

@@ -25,7 +25,7 @@ from yarl import URL
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.embedded.log import EmbeddedLog, Retention
+from dovetail.platform.transports.embedded.log import EmbeddedLog, LogRetention
 from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Consumer", "Producer", "Transport"]
@@ -238,7 +238,7 @@ class Producer(BaseProducer):
         **_: Any,
     ) -> None:
         """Create a topic; ``retention`` in seconds."""
-        kept = None if not retention else Retention(max_age_ms=round(want_seconds(retention) * 1000))
+        kept = None if not retention else LogRetention(max_age_ms=round(want_seconds(retention) * 1000))
         self.messages.create_topic(topic, partitions, retention=kept)
 
     def key_partition(self, topic: str, key: bytes) -> TP:

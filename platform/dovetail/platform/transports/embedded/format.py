@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["FORMAT", "OFFSET_MASK", "SCHEMA", "PartitionState", "Retention", "TopicState"]
+__all__ = ["FORMAT", "OFFSET_MASK", "SCHEMA", "LogRetention", "PartitionState", "TopicState"]
 
 # A message's rowid is its partition's number and its offset: appending to a partition and reading a run of it touch
 # neighbouring rows of one B-tree, without a second index. Offsets below 2**43, as in positions.pack.
@@ -29,7 +29,7 @@ CREATE TABLE committed (
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class LogRetention:
     """What a topic keeps; None keeps everything.
 
     A message goes when it is older than ``max_age_ms`` measured against the newest timestamp of its partition (not
@@ -62,5 +62,5 @@ class TopicState:
     """A topic as the log keeps it in memory."""
 
     partitions: list[PartitionState]
-    retention: Retention
+    retention: LogRetention
     turns: Iterator[int]

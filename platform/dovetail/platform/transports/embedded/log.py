@@ -30,8 +30,8 @@ from dovetail.platform.transports.embedded.format import (
     FORMAT,
     OFFSET_MASK,
     SCHEMA,
+    LogRetention,
     PartitionState,
-    Retention,
     TopicState,
 )
 from dovetail.platform.transports.embedded.headers import decode_headers, encode_headers
@@ -41,7 +41,7 @@ from dovetail.platform.transports.partitioning import partition_of_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EmbeddedLog", "Listener", "Retention"]
+__all__ = ["EmbeddedLog", "Listener", "LogRetention"]
 
 MAX_POLL_BYTES = 4 << 20
 MAX_POLL_RECORDS = 10_000
@@ -108,14 +108,14 @@ class EmbeddedLog:
 
     # --- topics -------------------------------------------------------------------------------------------------
 
-    def create_topic(self, name: str, partitions: int, *, retention: Retention | None = None) -> None:
+    def create_topic(self, name: str, partitions: int, *, retention: LogRetention | None = None) -> None:
         """Create a topic, or change the retention of one that exists.
 
         Raises TransportError when it exists with another number of partitions: keys would move between them.
         """
         if partitions < 1:
             raise TransportError(f"topic {name!r} in {self.path}: {partitions} partitions asked for; give at least 1")
-        kept = retention or Retention()
+        kept = retention or LogRetention()
         with self._guard, self._transaction() as execute:
             topic = self._topics.get(name)
             if topic is not None:
@@ -301,7 +301,7 @@ class EmbeddedLog:
             grown[message.topic, number] = partition
         return number, partition
 
-    def _trim(self, execute: Callable[..., sqlite3.Cursor], partition: PartitionState, retention: Retention) -> None:
+    def _trim(self, execute: Callable[..., sqlite3.Cursor], partition: PartitionState, retention: LogRetention) -> None:
         newest = partition.rowid(partition.end - 1)
         keep = partition.rowid(partition.start)
         for column, limit in (
@@ -344,7 +344,7 @@ class EmbeddedLog:
             topics: dict[str, TopicState] = {}
             for name, max_age, max_bytes in self._writer.execute("SELECT name, max_age_ms, max_bytes FROM topic"):
                 known = self._topics.get(name)
-                topics[name] = TopicState([], Retention(max_age, max_bytes), known.turns if known else count())
+                topics[name] = TopicState([], LogRetention(max_age, max_bytes), known.turns if known else count())
             query = 'SELECT topic, id, start, "end", written, newest_ms FROM partition ORDER BY topic, number'
             for topic, *state in self._writer.execute(query):
                 topics[topic].partitions.append(PartitionState(*state))

@@ -1,0 +1,95 @@
+"""pyproject.toml says truly what Dovetail is built on: what is imported is declared, bounded and locked."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+
+from scripts.bounds import lowest
+from tests.architecture import SOURCE_ROOTS, imports_of
+from tests.places import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: Declared without being imported, and why.
+NOT_IMPORTED = {"cramjam": "aiokafka reads and writes snappy, lz4 and zstd with it"}
+#: Dovetail reaches into these, or proves what they mean: a newer one may differ without being wrong.
+BOUNDED_ABOVE = {"aiokafka", "duckdb", "faust-streaming", "mode-streaming", "sqlglot"}
+#: The folders in which programs of this checkout look for modules of their own.
+OWN = {"dovetail", "tests", "scripts", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
+
+
+def declared(*extras: str) -> dict[NormalizedName, Requirement]:
+    texts = [*PROJECT["dependencies"]]
+    for extra in extras:
+        texts += PROJECT["optional-dependencies"][extra]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, texts)}
+
+
+def imported(folders: Iterable[str]) -> dict[NormalizedName, str]:
+    """By distribution, a file that imports from it."""
+    found: dict[NormalizedName, str] = {}
+    for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
+        for at in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            module = at.target.partition(".")[0]
+            if module not in sys.stdlib_module_names and module not in OWN:
+                found[distribution(module)] = f"{path.relative_to(ROOT)}:{at.line}"
+    return found
+
+
+def distribution(module: str) -> NormalizedName:
+    """Who provides a module; its own name where nobody does who is installed."""
+    return canonicalize_name(providers().get(module, [module])[0])
+
+
+@cache
+def providers() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
+def test_what_dovetail_imports_is_declared() -> None:
+    found = imported(SOURCE_ROOTS)
+    undeclared = {name: where for name, where in found.items() if name not in declared("postgresql", "plots")}
+    assert not undeclared
+    lazily = {Path(where.partition(":")[0]).name for name, where in found.items() if name not in declared()}
+    assert lazily <= {"database.py"}, "an extra is imported where it is asked for, and nowhere else"
+
+
+def test_what_is_declared_is_imported_or_has_a_reason() -> None:
+    assert set(declared()) - set(imported(SOURCE_ROOTS)) == set(NOT_IMPORTED)
+
+
+def test_what_tests_scripts_and_benchmarks_import_is_declared() -> None:
+    found = imported(("tests", "scripts", "benchmarks"))
+    assert not {name: where for name, where in found.items() if name not in declared("dev", "bench")}
+
+
+def test_bounds_are_given() -> None:
+    for name, requirement in declared("postgresql", "plots").items():
+        operators = {part.operator for part in requirement.specifier}
+        assert ">=" in operators, f"{name} has no lower bound"
+        assert ("<" in operators) == (name in BOUNDED_ABOVE), f"{name}: {requirement.specifier}"
+
+
+def test_the_lock_keeps_the_bounds_and_names_no_host() -> None:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line)] == []
+    locked = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for name, requirement in declared("dev").items():
+        assert requirement.specifier.contains(locked[name]), f"{name}=={locked[name]} is not {requirement.specifier}"
+
+
+def test_the_lowest_versions_are_the_lower_bounds() -> None:
+    assert lowest(["a-b>=1.2,<2", "c[d]>=3"]) == ["a-b==1.2", "c[d]==3"]
+    with pytest.raises(SystemExit, match="e<2 has no lower bound"):
+        lowest(["e<2"])
+    assert len(lowest(PROJECT["dependencies"])) == len(PROJECT["dependencies"])

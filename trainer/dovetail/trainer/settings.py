@@ -1,0 +1,90 @@
+"""What a trainer stage is made of: samples to read, a recipe to learn by, checkpoints and publications to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from dovetail.platform.rows.wire import decode_arrow
+from dovetail.platform.stage import Poll
+from dovetail.trainer.learner import Learner
+from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.optimizers.optimizer import Optimizer
+from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.slots import SlotPolicy
+
+__all__ = ["Checkpointing", "Publication", "Recipe", "SampleTopic"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTopic:
+    """The samples that are trained on: their topic, their form, and the columns that are no inputs of the model.
+
+    ``decode`` turns a poll into a table with own and source position columns, in order of position. Without ``weight``
+    every sample has weight 1. ``schema`` is that of the columns trained on: what training on them runs is compiled at
+    the start, if it is given.
+    """
+
+    topic: str
+    decode: Callable[[Poll], pa.Table] = decode_arrow
+    label: str = "label"
+    weight: str | None = "weight"
+    schema: pa.Schema | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is learnt: its inputs, its optimizer, which slots may learn, and how predictions are evaluated.
+
+    ``evaluation`` and ``groups`` are those of a model that has seen nothing; every learner gets copies.
+    """
+
+    encoder: Encoder
+    optimizer: Optimizer
+    slots: SlotPolicy = field(default_factory=SlotPolicy)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    groups: Groups = field(default_factory=Groups)
+
+    def untrained(self, samples: SampleTopic, *, small: bool = False) -> Learner:
+        """A learner of ``samples`` that has seen nothing; a ``small`` one has few slots, and runs the same code."""
+        return Learner(
+            self.encoder.small() if small else self.encoder,
+            self.optimizer,
+            label=samples.label,
+            weight=samples.weight,
+            evaluation=deepcopy(self.evaluation),
+            groups=deepcopy(self.groups),
+            slots=self.slots,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointing:
+    """Where a trainer keeps its state, and when: after ``every`` samples, or ``delay_us`` after one that is in none."""
+
+    folder: Path
+    every: int = 1_000_000
+    delay_us: int = 300_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where versions of the model go, and which: one after ``every`` samples, unless the ``gate`` refuses it.
+
+    Every ``full_every``-th is a full model, those between are deltas. With ``topic`` they also go there, see
+    :mod:`dovetail.trainer.models.mirror`, in messages of at most ``max_message_bytes``.
+    """
+
+    directory: ModelDirectory
+    every: int = 100_000
+    full_every: int = 1
+    topic: str | None = None
+    max_message_bytes: int = 1 << 20
+    gate: Gate = field(default_factory=Gate)
