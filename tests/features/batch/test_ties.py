@@ -49,7 +49,7 @@ def view(request: pytest.FixtureRequest, write_project: Callable[[dict[str, str]
     return write_project({"profile": PER_ITEM.format(request.param)}).batch_views["profile"]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_decided(view: BatchView, data: st.DataObject) -> None:
     """A view that is accepted gives the same for every order of the rows."""

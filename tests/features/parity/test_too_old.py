@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dovetail.features import load
 from dovetail.features.stream.rerun import replay_view, with_positions
+from dovetail.platform.rows.positions import seen_column
 from tests.features.parity.test_names import written
 
 HOUR = 3_600_000_000
@@ -41,13 +42,13 @@ def test_a_request_that_is_too_old_is_null_in_every_feature(tmp_path: Path) -> N
         }
     )
     seen = pa.array([[2], [2]], pa.list_(pa.int64()))
-    served = requests.append_column("act._seen", seen)
+    served = requests.append_column(seen_column("act"), seen)
     found = project.evaluate(None, served, {"behaviour": events}, engine="stream", visibility="as_served").to_pylist()
     old, new = found
     assert (old.pop("request_id"), old.pop("item_id")) == ("old", 1)
     assert set(old.values()) == {None}
     assert new["n"] == 1
     assert new["seven"] == 7
-    replayed = replay_view(project.stream_views["act"], with_positions(events), served, "act._seen")
+    replayed = replay_view(project.stream_views["act"], with_positions(events), served, seen_column("act"))
     assert replayed.answerable.tolist() == [False, True]
     assert set(replayed.values.to_pylist()[0].values()) == {None}
