@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A file's tests stay in one process, so what a file builds once is built once.
+SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: demo test check nightly bench services-test faults format clean
+.PHONY: demo test check kernels newest lowest wheel-test nightly bench services-test faults format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,10 +19,31 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 	$(BIN)/dovetail demo $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(STAMP)  ## all tests that need no servers
-	$(BIN)/python -m pytest -m "not services" $(ARGS)
+	$(BIN)/python -m pytest -m "not services" $(SPREAD) $(ARGS)
 
-nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, more seeds
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/parity tests/features/stored $(ARGS)
+QUICK := -m "not services and not slow"
+PIP := -m pip install --quiet --disable-pip-version-check
+
+newest:  ## the quick tests with the newest versions that pyproject.toml allows, in .venv-newest
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/python -m pytest $(QUICK) $(ARGS)
+
+lowest:  ## the quick tests with the lowest, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) scripts/bounds.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest $(QUICK) $(ARGS)
+
+wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
+	scripts/wheel-test $(PYTHON)
+
+nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, 40 crashes of each kind
+	HYPOTHESIS_PROFILE=nightly DOVETAIL_KILL_SEEDS=40 \
+	$(BIN)/python -m pytest tests/features/parity tests/features/stored tests/e2e $(SPREAD) $(ARGS)
+
+kernels: $(STAMP)  ## compile the demo's kernels once, before several processes need them at the same time
+	$(BIN)/python -m tests.e2e.warmed demo > /dev/null
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -36,11 +59,11 @@ bench: $(STAMP)  ## all benchmarks, ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 services-test: $(STAMP)  ## tests against real Kafka, Redis and PostgreSQL, started and stopped here; INSTALL=--install
-	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services $(ARGS)
+	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services --durations 25 $(ARGS)
 
 faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=N for another number, INSTALL=--install
 	DOVETAIL_FAULT_SEEDS=$${DOVETAIL_FAULT_SEEDS:-20} \
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

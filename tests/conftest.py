@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,15 +45,33 @@ def recorded_logs() -> Path:
     return folder
 
 
-_left_out: list[pytest.Item] = []
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: with several processes, one that begins last would be waited for at the end."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+#: Tests left out because they need servers, of this process, or with several processes of each of them.
+_left_out: list[int] = [0]
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Remember the tests that were left out because they need servers."""
-    _left_out.extend(item for item in items if item.get_closest_marker("services") is not None)
+    """Remember how many tests were left out because they need servers."""
+    _left_out[0] += sum(item.get_closest_marker("services") is not None for item in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several processes: tell the first."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = _left_out[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """In the first of several processes: each of the others has collected all tests."""
+    _left_out.append(getattr(node, "workeroutput", {}).get("left_out", 0))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out: silence would look like everything."""
-    if _left_out:
-        terminalreporter.write_line(f"left out: {len(_left_out)} tests that need servers; run `make services-test`")
+    if number := max(_left_out):
+        terminalreporter.write_line(f"left out: {number} tests that need servers; run `make services-test`")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,13 @@ def stores_of(folder: Path) -> Stores:
     return open_stores(project_in(folder).config)
 
 
-async def live(folder: Path, on_step: Callable[[str, str], None] | None = None) -> None:
+async def live(
+    folder: Path,
+    on_step: Callable[[str, str], None] | None = None,
+    roles: Sequence[str] = ("snapshots", "labels", "samples", "archive"),
+) -> None:
     """One life of the worker, to the end of everything; raises what ``on_step`` raises."""
-    worker = assemble(project_in(folder), roles=("snapshots", "labels", "samples", "archive"), on_step=on_step)
+    worker = assemble(project_in(folder), roles=roles, on_step=on_step)
     try:
         await worker.runtime.start()
         await worker.runtime.wait_for(lambda: finished(worker))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.demo.replay import Replay, slice_ends
-from dovetail.demo.run import project_folder
+from dovetail.demo.shipped import project_folder
 from dovetail.platform.config.load import load_config
 from dovetail.platform.rows.intake import WATERMARK_HEADER
 

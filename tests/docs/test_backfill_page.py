@@ -15,7 +15,8 @@ import pytest
 
 from dovetail.cli import main
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.run import project_folder, run_demo
+from dovetail.demo.run import run_demo
+from dovetail.demo.shipped import project_folder
 from tests.places import ROOT
 
 DOC = ROOT / "docs" / "backfill.md"

@@ -1,6 +1,7 @@
 """A demo that can be told when to die: the process kills itself with SIGKILL after the n-th step of any stage.
 
-Usage: mortal_demo.py LOG KEEP RESULT DIE_AT. LOG is ``simulator`` or a folder; DIE_AT 0 lets it live.
+Usage: mortal_demo.py LOG KEEP RESULT DIE_AT. LOG is ``simulator`` or a folder; DIE_AT 0 lets it live. The simulator's
+log is replayed in slices of half an hour: fewer and fuller polls than the demo's, each as deadly.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from dovetail.demo.logs.find import find_log
@@ -20,7 +22,7 @@ from dovetail.demo.run import run_demo
 
 def the_log(name: str) -> RecordedLog:
     if name == "simulator":
-        return simulate(SimulatorConfig(seed=11, requests=160, days=1))
+        return replace(simulate(SimulatorConfig(seed=11, requests=160, days=1)), slice_us=30 * 60_000_000)
     return find_log(Path(name))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from dovetail.app.reports import audit_worker, consistency_of
 from dovetail.app.worker import Worker, assemble
-from dovetail.demo.run import project_folder
+from dovetail.demo.shipped import project_folder
 from dovetail.features import load
 from dovetail.platform.rows.audit import Audit
 from dovetail.platform.rows.intake import WATERMARK_HEADER

@@ -17,7 +17,7 @@ import pytest
 
 from dovetail.app.jobs import served_rows
 from dovetail.app.storage import Stores, load_table, open_stores
-from dovetail.demo.run import project_folder
+from dovetail.demo.shipped import project_folder
 from dovetail.features import Project, load
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.plan.request import flatten_requests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from dovetail.app.storage import open_stores
 from dovetail.app.worker import assemble, features_of
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.run import DemoResult, project_folder, run_demo
+from dovetail.demo.run import DemoResult, run_demo
+from dovetail.demo.shipped import project_folder
 from dovetail.features import load
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.stored.bootstrap import bootstrap
@@ -35,7 +37,7 @@ def rekeyed(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DemoResult]]:
-    log = simulate(SimulatorConfig(requests=200, seed=5))
+    log = replace(simulate(SimulatorConfig(requests=200, seed=5)), slice_us=90 * 60_000_000)
     folders = {name: tmp_path_factory.mktemp(name) for name in ("plain", "rekeyed")}
     overrides: dict[str, dict[str, Any]] = {"plain": {}, "rekeyed": rekeyed(folders["rekeyed"])}
     return {

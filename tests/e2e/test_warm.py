@@ -33,8 +33,8 @@ def run(*arguments: str) -> tuple[list[str], list[str]]:
 def test_the_demos_first_polls_compile_nothing() -> None:
     before, after = run("demo")
     assert after == []
-    dear = ("stream.update.merge_states", "stream.evaluate.fold_states", "ftrl._progressive", "scorer._score",
-            "kernels.find_pairs", "kernels.hash_pairs", "hashing._hash_strings", "groups._accumulate")  # fmt: skip
+    dear = ("stream.update.merge_states", "stream.values.fold_states", "ftrl._progressive", "scorer._score",
+            "pairs.find_pairs", "pairs.hash_pairs", "hashing._hash_strings", "groups._accumulate")  # fmt: skip
     assert [name for name in dear if not any(found.endswith(name) for found in before)] == []
 
 
@@ -47,5 +47,5 @@ def test_warm_views_compile_nothing_when_events_and_requests_come(aggregates: tu
     ]
     before, after = run(*views)
     assert after == []
-    of_these = "finish._quotients" if aggregates is FOLDED else "stream.prune."
+    of_these = "finish._quotients" if aggregates is FOLDED else "stream.collections.prune."
     assert any(of_these in name for name in before)

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def of_the_demo(patch: pytest.MonkeyPatch) -> Compiled:
     with tempfile.TemporaryDirectory() as keep:
         outcome = asyncio.run(
             run_demo(
-                simulate(SimulatorConfig(seed=11, requests=120, days=1)),
+                replace(simulate(SimulatorConfig(seed=11, requests=120, days=1)), slice_us=30 * 60_000_000),
                 Path(keep),
                 on_progress=lambda _: None,
                 overrides={"model": {"publish_every": 100}},

@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+
+from tests import forked
 
 __all__ = ["Fleet", "WorkerProcess", "until"]
 
@@ -45,9 +46,8 @@ class WorkerProcess:
         self.faulty = bool(faults)
         with log.open("ab") as output:
             self._start = log.stat().st_size
-            self.process = subprocess.Popen(
-                [sys.executable, str(_MORTAL), str(project), *faults],
-                stdin=subprocess.DEVNULL,
+            self.process = forked.start(
+                [_MORTAL, project, *faults],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # One thread is enough for a small world; the machine has other workers and three servers.
@@ -136,7 +136,7 @@ class Fleet:
             with self._lock:
                 for place, worker in enumerate(self.workers):
                     if not worker.alive:
-                        self.ended.append(worker.process.returncode)
+                        self.ended.append(worker.process.wait())
                         self.workers[place] = self._start()
 
     def ready(self) -> bool:

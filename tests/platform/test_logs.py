@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 
 from dovetail.platform.logs import Event, Level, TextLines, set_up_logs
 
@@ -16,12 +17,14 @@ from dovetail.platform.logs import Event, Level, TextLines, set_up_logs
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """Loggers are the process's: put them back."""
-    root, ours = logging.getLogger(), logging.getLogger("dovetail")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    names = ("", "dovetail", "dovetail.platform.transports", "aiokafka.conn", "sqlalchemy.engine")
+    levels = {name: logging.getLogger(name).level for name in names}
     yield
     root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(False)
 
 
@@ -102,6 +105,17 @@ def test_no_password_is_in_a_line(as_json: bool) -> None:
     assert "s3cret" not in stream.getvalue()
     assert stream.getvalue().count("***") >= 5
     assert "kafka://me:***@host:9092" in stream.getvalue()
+
+
+def test_what_a_library_sends_is_in_no_line_at_any_level() -> None:
+    """aiokafka writes out each request at ``debug``, a log-in with its password among them."""
+    stream = logged("debug")
+    request = "SaslAuthenticateRequest_v0(sasl_auth_bytes=b'\\x00me\\x00s3cret')"
+    logging.getLogger("aiokafka.conn").debug("Request to %s:%d %d: %s", "host", 9092, 1, request)
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT :password"), {"password": "s3cret"})
+    assert "s3cret" not in stream.getvalue()
 
 
 def test_a_formatter_of_somebody_else_writes_an_event_as_text() -> None:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from dovetail.features.evaluation import evaluate
 from dovetail.features.language.catalogue import load_definitions
 from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import (
@@ -29,7 +28,7 @@ __all__ = ["Description", "Project", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``dovetail check`` shows of one definition."""
+    """One definition as ``dovetail check`` shows it."""
 
     name: str
     kind: str
@@ -83,6 +82,10 @@ class Project(Definitions):
             ConfigError: an unknown feature set or engine, or a stream or table that is not given.
             WireError, StateError: a value that has no meaning; the message names the expression and the row.
         """
+        from dovetail.features.evaluation import (
+            evaluate,  # numba, which a command that only reads definitions need not import
+        )
+
         name = feature_set or self.config.request.feature_set
         return evaluate(self, name, requests, events, engine=engine, visibility=visibility, tables=tables)
 

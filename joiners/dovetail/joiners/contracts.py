@@ -1,4 +1,4 @@
-"""What the join needs of features and models, without knowing them."""
+"""Interfaces to features and models, which the join uses without knowing them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Served(Protocol):
 
     @property
     def seen(self) -> Mapping[str, Sequence[int]]:
-        """What the values include: by streaming view, the next offset of each source partition, from partition 0."""
+        """The positions the values include: by streaming view, the next offset of each source partition, from 0 on."""
         ...
 
     @property

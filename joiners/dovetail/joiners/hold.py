@@ -50,7 +50,7 @@ class Hold:
             self._partition = None
 
     async def until(self, look: Callable[[], Awaitable[T | None]]) -> T | None:
-        """What ``look`` finds, as soon as it finds something; None when nothing is :attr:`wanted` any more.
+        """Wait until ``look`` finds something, and return it; None when nothing is :attr:`wanted` any more.
 
         ``look`` is asked now, after every signal and every ``look_again_s``. No signal is missed between two looks.
         Raises what ``look`` raises.

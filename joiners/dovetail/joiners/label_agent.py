@@ -65,6 +65,7 @@ class LabelStage(Stage):
         self.topics = (topic,)
         self._kind = kind
         self._intake = intake
+        self.refusals = intake.refusals
         self._store = store
         self._allowed_lateness_us = allowed_lateness_us
         self._useful_us = useful_us
@@ -88,7 +89,7 @@ class LabelStage(Stage):
 
     @property
     def waiting(self) -> str | None:
-        """Which labels wait for what."""
+        """Says in words that labels wait for the requests before them; None when they do not."""
         held = self._hold.partition
         return None if held is None else f"requests that {self._kind} labels of partition {held} belong to"
 
@@ -97,7 +98,8 @@ class LabelStage(Stage):
         received = await asyncio.to_thread(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
-            look = partial(self._attribution.look, int(effective_us.max()), spoken_ms(poll))
+            spoken = spoken_ms(poll, received.refused)
+            look = partial(self._attribution.look, int(effective_us.max()), spoken)
             with self._hold.of(poll.partition):
                 while announcements := await self._hold.until(look):
                     yield Work(outgoing=announcements)
@@ -125,6 +127,11 @@ class LabelStage(Stage):
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
 
+    def probe(self, poll: Poll) -> None:
+        received = self._intake.read(poll)
+        before = self._progress.get(poll.partition, Progress())
+        self._rows(received.table, known_times_us(received, "event_time", before, self._allowed_lateness_us))
+
     def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
         """The rows to store (LABEL_ROWS), and how many are too late or of no request."""
         # A row older than the clock is late; to the join it happened when the stream knew of it.
@@ -151,7 +158,7 @@ class LabelStage(Stage):
 
 
 def label_rows(received: Received, partition: int) -> pa.Table:
-    """What the archive of a label stream keeps of a poll: its rows and, as rows without request, announced watermarks.
+    """The rows that the archive of a label stream keeps: a poll's and, without request, the announced watermarks.
 
     With them the archive alone says what each partition's clock was at each row.
     """

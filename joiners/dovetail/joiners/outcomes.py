@@ -1,4 +1,4 @@
-"""What became of the label rows that met their snapshot."""
+"""Outcomes of the label rows that met their snapshot."""
 
 from __future__ import annotations
 

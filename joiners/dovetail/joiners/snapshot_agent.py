@@ -82,7 +82,7 @@ class RequestTopic:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What answers a request: features, the serving model and, if there is one, the shadow that scores beside it.
+    """The parts that answer a request: features, the serving model and, if there is one, the shadow beside it.
 
     ``feature_set`` is the name that snapshots carry. ``warm`` are called once, in a thread, before the first poll: they
     compile what serving and scoring run.
@@ -141,6 +141,7 @@ class SnapshotStage(Stage):
         self.name = SNAPSHOT_SCOPE
         self.topics = (requests.topic,)
         self._intake = requests.intake
+        self.refusals = requests.intake.refusals
         self._flatten = requests.flatten
         self._ranking = ranking
         self._answers = answers
@@ -159,6 +160,9 @@ class SnapshotStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         yield await asyncio.to_thread(self._answer, poll)
+
+    def probe(self, poll: Poll) -> None:
+        self._answer(poll)
 
     def _answer(self, poll: Poll) -> Work:
         received = self._intake.read(poll)

@@ -1,14 +1,13 @@
-"""How far a log has come, in event time: the labels', and, where labels are attributed, the requests'.
+"""Event-time progress of a log: of the labels and, where labels are attributed, of the requests.
 
-A partition's *clock* is the newest event time (or announced watermark) it has delivered, minus the allowed lateness.
-The *watermark* is the smallest clock over all partitions. A sample is released when the label watermark has passed the
-end of its window, never because the wall clock has.
+A partition's *clock* is the newest event time, or announced watermark, that it has delivered, minus the allowed
+lateness. The *watermark* is the smallest clock of all partitions. A sample is released when the label watermark has
+passed the end of its window; the wall clock has no say.
 
-A partition that has nothing to say would hold everybody back. Nobody passes it over: it is *spoken for*. Once it has
-been read to its end and lies silent while the others have moved on by ``idle_timeout`` (by message timestamps), an
-agent that waits for it, and for no other, writes a watermark announcement into that partition. So what the partition
-is taken to have said stands in its log, and a row that comes after it all the same is late: to the stream, to a replay
-and to the batch join alike.
+A silent partition would hold all others back. It is not passed over but *spoken for* (others call it an idle source):
+once it has been read to its end and is older than ``idle_timeout``, by message timestamps, than the partitions that go
+on, an agent that waits for silent partitions alone writes a watermark announcement into it. The announcement stands in
+the log. So a row that comes after it is late to the stream, to a replay and to the batch join alike.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PartitionClock:
-    """One partition: what the store includes of it, and how to ask where its log ends.
+    """The stored progress of one partition, and a way to ask for the end of its log.
 
-    The end is asked for only where it matters, and after ``progress`` was read.
+    The end is asked for only where it decides something, and after ``progress`` was read.
     """
 
     progress: Progress | None
@@ -79,10 +78,10 @@ def watermark(partitions: Partitions, *, allowed_lateness_us: int) -> int | None
 
 
 class SilentPartitions:
-    """Speaks for silent partitions, when they alone are waited for.
+    """Makes the announcements for silent partitions, when an agent waits for them alone.
 
-    ``partitions`` reads their clocks from the store. One that is read by another process counts as not at its end: it
-    is that process which can tell.
+    ``partitions`` reads their clocks from the store. A partition that another process reads counts as not at its end:
+    only that process can tell.
     """
 
     def __init__(self, partitions: Callable[[], Partitions], *, allowed_lateness_us: int, idle_timeout_us: int) -> None:
@@ -92,9 +91,9 @@ class SilentPartitions:
         self._announced: dict[tuple[str, int], int] = {}
 
     def announcements(self, needed_us: int, newest_ms: int | None = None) -> list[Outgoing]:
-        """The messages that let the watermark reach ``needed_us``; none when a partition that speaks is behind it.
+        """The messages that let the watermark reach ``needed_us``; none while one that is not silent is behind it.
 
-        ``newest_ms``: a message timestamp seen elsewhere, which counts for who is silent.
+        ``newest_ms``: a message timestamp seen elsewhere, by which silence is judged, too.
         """
         partitions = self._partitions()
         stamps = [p.progress.timestamp_ms for p in partitions.values() if p.progress]
@@ -130,7 +129,10 @@ def log_times(received: Received, column: str) -> tuple[npt.NDArray[np.int64], n
 def known_times_us(
     received: Received, column: str, before: Progress, allowed_lateness_us: int
 ) -> npt.NDArray[np.int64]:
-    """When the stream knew of each row, int64 [rows] µs: at its time, or at its partition's clock if that is later."""
+    """The time at which the stream knew of each row, int64 [rows] µs.
+
+    It is the row's own time, or its partition's clock where that is later.
+    """
     times, is_row = log_times(received, column)
     newest_before = clocks_before(times, before.watermark_us)[is_row]
     no_clock = newest_before == np.iinfo(np.int64).min
@@ -140,11 +142,11 @@ def known_times_us(
 
 
 def progress_after(poll: Poll, received: Received, column: str, before: Progress) -> Progress:
-    """The position after ``poll``, with the newest time and message timestamp up to there."""
+    """The progress after ``poll``: its position, and the newest event time and message timestamp up to there."""
     times, _ = log_times(received, column)
     newest = [int(times.max())] if len(times) else []
     known = [time for time in (before.watermark_us, *newest) if time is not None]
-    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll)) if stamp is not None]
+    stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll, received.refused)) if stamp is not None]
     return Progress(poll.last + 1, watermark_us=max(known, default=None), timestamp_ms=max(stamps, default=None))
 
 

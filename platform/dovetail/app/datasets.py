@@ -1,8 +1,10 @@
-"""What is archived of a project, and what may come in from outside: datasets and intakes."""
+"""The datasets that are archived of a project, and the intakes that check messages from outside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -13,14 +15,18 @@ from dovetail.features.stored.fingerprints import record_of
 from dovetail.features.stream.vetting import vet_events
 from dovetail.joiners.label_agent import label_rows
 from dovetail.platform.archive.writer import Dataset
+from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.intake import NEWEST_MS, OLDEST_MS, Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
 
 __all__ = [
     "ANNOUNCED",
     "DEAD_LETTERS",
+    "OPEN",
+    "Gate",
     "datasets",
     "label_intake",
     "request_intake",
@@ -34,23 +40,37 @@ ANNOUNCED = "requests.announced"
 DEAD_LETTERS = "dead_letters"
 
 
-def stream_intake(project: Project, name: str) -> Intake:
-    """What a stream's agents take in. A re-keyed one's rows have been compared with their messages' time before."""
+class Gate(NamedTuple):
+    """Parts that the intakes of topics from outside share: the refusals, and for agents that judge, the clock."""
+
+    refusals: Refusals | None = None
+    clock: Clock | None = None
+
+
+#: An intake that knows of no refusals and judges by the message alone.
+OPEN = Gate()
+
+
+def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
+    """The intake of a stream, for its agents and its archive.
+
+    Rows of a re-keyed stream are past the ``gate``: they went through that of the stream they were made from.
+    """
     stream = project.streams[name]
     vet = vet_events(stream, list(project.stream_views.values()))
     if stream.rekeyed_from is not None:
         return Intake(rekeyed_schema(stream.schema), stream.event_time, None, vet)
-    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet)
+    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet, **gate._asdict())
 
 
-def request_intake(project: Project) -> Intake:
-    """What the agents of requests take in."""
-    return Intake(project.request, "request_time", project.config.request.max_ahead)
+def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
+    """The intake of requests, for the snapshot agent and the archive."""
+    return Intake(project.request, "request_time", project.config.request.max_ahead, **gate._asdict())
 
 
-def label_intake(project: Project, kind: str) -> Intake:
-    """What a label stream's agents take in."""
-    return Intake(project.label_schemas[kind], "event_time", project.config.labels.max_ahead)
+def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
+    """The intake of a label stream, for its agent and its archive."""
+    return Intake(project.label_schemas[kind], "event_time", project.config.labels.max_ahead, **gate._asdict())
 
 
 def samples_dataset(target: str) -> str:
@@ -58,25 +78,26 @@ def samples_dataset(target: str) -> str:
     return f"samples.{target}" if target else "samples"
 
 
-def datasets(project: Project) -> list[Dataset]:
-    """Every dataset that the archive agents write."""
-    config = project.config
-    topic, requests = config.request.topic, request_intake(project)
-    found = [
-        Dataset(
-            name,
-            stream.topic,
-            stream.event_time,
-            partial(_outside, stream_intake(project, name)),
-            derived=stream.rekeyed_from is not None,
-        )
-        for name, stream in project.streams.items()
-    ]
-    found.append(Dataset("requests", topic, "request_time", partial(_outside, requests), derived=False))
+def datasets(project: Project, refusals: Refusals | None = None) -> list[Dataset]:
+    """Every dataset that the archive agents write. They follow ``refusals`` and leave the clock to the other agents."""
+    config, gate = project.config, Gate(refusals)
+    topic, requests = config.request.topic, request_intake(project, gate)
+
+    def from_outside(name: str, topic: str, day_of: str, decode: Callable[[Poll], tuple[pa.Table, int]]) -> Dataset:
+        return Dataset(name, topic, day_of, decode, derived=False, refusals=refusals)
+
+    found = []
+    for name, stream in project.streams.items():
+        decode = partial(_outside, stream_intake(project, name, gate))
+        if stream.rekeyed_from is not None:
+            found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True))
+        else:
+            found.append(from_outside(name, stream.topic, stream.event_time, decode))
+    found.append(from_outside("requests", topic, "request_time", partial(_outside, requests)))
     if config.labels.attributed:  # when requests were known is told by what was announced among them, too
-        found.append(Dataset(ANNOUNCED, topic, "request_time", partial(_announced, requests), derived=False))
+        found.append(from_outside(ANNOUNCED, topic, "request_time", partial(_announced, requests)))
     found += [
-        Dataset(kind, stream.topic or kind, "event_time", partial(_labels, label_intake(project, kind)), derived=False)
+        from_outside(kind, stream.topic or kind, "event_time", partial(_labels, label_intake(project, kind, gate)))
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
@@ -90,7 +111,7 @@ def datasets(project: Project) -> list[Dataset]:
 
 
 def _uses(project: Project, *, batch: bool) -> dict[str, str]:
-    """Fingerprints of what the serving feature set's columns are made with: snapshots have no batch features."""
+    """Fingerprints of the serving feature set and of its views; without batch views for snapshots, which lack them."""
     features = project.feature_set
     both: dict[str, StreamView | BatchView] = {**project.stream_views, **project.batch_views}
     views = [both[join.view] for join in features.joins if batch or join.kind == "streaming"]
@@ -103,7 +124,7 @@ def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
 
 
 def _announced(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    """The watermarks announced among requests, as rows of their own; everything else is another dataset's."""
+    """The watermarks announced among requests, as rows of a dataset of their own."""
     watermarks = intake.read(poll).watermarks
     times = pa.array([time for _, time in watermarks], pa.int64()).cast(pa.timestamp("us"))
     offsets = [offset for offset, _ in watermarks]
@@ -116,10 +137,10 @@ def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
 
 
 def _letters(poll: Poll) -> tuple[pa.Table, int]:
-    """Where each dead letter came from and why, without its value, which stays in the topic."""
+    """The origin and the reason of each dead letter, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
-        "sent": pa.array([letter.sent_ms for letter in said], pa.timestamp("ms")).cast(pa.timestamp("us")),
+        "sent": pa.array([_sent_us(letter.sent_ms) for letter in said], pa.int64()).cast(pa.timestamp("us")),
         "stage": pa.array([letter.stage for letter in said], pa.string()),
         "topic": pa.array([letter.topic for letter in said], pa.string()),
         "partition": pa.array([letter.partition for letter in said], pa.int32()),
@@ -128,6 +149,11 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
         "reason": pa.array([letter.reason for letter in said], pa.string()),
     }
     return _at_offsets(columns, poll.partition, poll.offsets.tolist()), 0
+
+
+def _sent_us(sent_ms: int) -> int:
+    """When a dead letter's message was sent; a timestamp that is no time of the years 1 to 9999 is the nearest one."""
+    return min(max(sent_ms, OLDEST_MS), NEWEST_MS) * 1_000
 
 
 def _inside(poll: Poll) -> tuple[pa.Table, int]:

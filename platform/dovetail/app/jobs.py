@@ -42,7 +42,7 @@ ARCHIVE = "archive"
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What ``dovetail backfill`` is asked for. ``events`` replace a stream's archive by Parquet files of its schema."""
+    """A request for ``dovetail backfill``. ``events`` replace a stream's archive by Parquet files of its schema."""
 
     features: str
     out: str

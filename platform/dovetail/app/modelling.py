@@ -73,7 +73,7 @@ def checkpointing_of(model: ModelConfig, folder: Path) -> Checkpointing:
 
 
 def publication_of(model: ModelConfig, directory: ModelDirectory, max_message_bytes: int) -> Publication:
-    """Which versions of the configured model are published to ``directory`` and to its topic, if it has one."""
+    """The publication of the configured model: its versions go to ``directory`` and, if it has one, to its topic."""
     return Publication(
         directory,
         every=model.publish_every,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import WireError
+from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LabelStore
@@ -55,6 +55,7 @@ def open_stores(config: Config) -> Stores:
     urls = config.storage
     model = config.model.name if config.model else "none"
     state = config.path(urls.state)
+    owned_folder(state)
     redis = config.redis.below(config.root)
     return Stores(
         open_online_store(resolved(config, urls.url("online_store")), config.name, redis),
@@ -80,6 +81,8 @@ def load_table(config: Config, table: Table) -> pa.Table:
     Raises:
         WireError: it cannot be read, or lacks a declared column.
     """
+    import pyarrow.dataset as ds  # a tenth of a second, which opening the stores need not take
+
     path = config.path(table.path)
     try:
         return ds.dataset(path, format="parquet").to_table(columns=table.schema.arrow.names)

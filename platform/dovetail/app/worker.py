@@ -7,6 +7,7 @@ demo, in its own process. This is the one place that knows every package.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.app.datasets import (
+    Gate,
     datasets,
     label_intake,
     request_intake,
@@ -61,12 +63,15 @@ from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
 from dovetail.joiners.snapshot_agent import Answers, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
-from dovetail.platform.clock import SystemClock
+from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
+from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.transports.kafka.security import credentials
 from dovetail.trainer.metrics.measures import Metrics
@@ -118,11 +123,13 @@ def assemble(
     on_trained: Callable[[Trained], None] | None = None,
     on_step: Callable[[str, str], None] | None = None,
     observer: Observer | None = None,
+    clock: Clock | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
-    :func:`~dovetail.platform.config.roles.group_of`.
+    :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
+    the future are refused.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -152,10 +159,12 @@ def assemble(
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared = frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, on_trained)
+    parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
-    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s)
+    prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
+    trial = Trial(config.path(config.storage.state) / "trial", prober)
+    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial)
     parts.runtime = runtime
     return Worker(project, stores, runtime, {stage.name: stage for stage in stages}, roles)
 
@@ -164,12 +173,18 @@ class _Parts:
     """Makes the stages of each role; they share stores, intakes and the signal that labels have moved."""
 
     def __init__(
-        self, project: Project, stores: Stores, app: App, on_trained: Callable[[Trained], None] | None
+        self,
+        project: Project,
+        stores: Stores,
+        app: App,
+        on_trained: Callable[[Trained], None] | None,
+        clock: Clock,
     ) -> None:
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
+        self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
         self.features = features_of(project, stores)
 
     def make(self, role: str) -> list[Stage]:
@@ -192,7 +207,7 @@ class _Parts:
             RekeyStage(
                 streams[name],
                 streams[declared.stream].topic,
-                stream_intake(self.project, declared.stream),
+                stream_intake(self.project, declared.stream, self.gate),
                 self.stores.registry,
                 partitions=declared.partitions,
                 # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
@@ -213,7 +228,7 @@ class _Parts:
         stages: list[Stage] = []
         for name, stream in self.project.streams.items():
             if views := self._views_of(name):
-                intake = stream_intake(self.project, name)
+                intake = stream_intake(self.project, name, self.gate)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
         return stages
@@ -230,7 +245,7 @@ class _Parts:
         request = self.config.request
         attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
-            RequestTopic(request.topic, request_intake(self.project), flatten_requests),
+            RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
             Ranking(self.features, scorer, shadow, feature_set=self.project.feature_set.name, warm=warm),
             Answers(
                 request.snapshots_topic,
@@ -250,7 +265,7 @@ class _Parts:
             LabelStage(
                 kind,
                 stream.topic or kind,
-                label_intake(self.project, kind),
+                label_intake(self.project, kind, self.gate),
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
                 # The request of an attributed label was before it; others' clocks may disagree.
@@ -337,7 +352,8 @@ class _Parts:
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
-        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in datasets(self.project)]
+        kept = datasets(self.project, self.gate.refusals)
+        return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
-from dovetail.features.stored.registration import changes
 
 __all__ = ["run", "run_diff"]
 
@@ -50,6 +48,9 @@ def run(project: Path, *, as_json: bool) -> int:
 
 def run_diff(project: Path, *, as_json: bool) -> int:
     """Show what is not as registered; 1 when a worker would refuse to start."""
+    from dovetail.app.storage import open_stores  # databases and models, which definitions alone do not need
+    from dovetail.features.stored.registration import changes
+
     loaded = load(project)
     stores = open_stores(loaded.config)
     try:

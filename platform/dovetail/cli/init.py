@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from dovetail.cli.output import terminal
-from dovetail.demo.run import project_folder
+from dovetail.demo.shipped import project_folder
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["run"]

@@ -17,6 +17,7 @@ from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import roles_of
 from dovetail.platform.errors import ConfigError, StaleCommit
 from dovetail.platform.logs import Event, set_up_logs
+from dovetail.platform.masking import masked
 from dovetail.platform.process.health import HealthServer
 from dovetail.platform.process.lifecycle import leave, run_process
 from dovetail.platform.process.metrics import WorkerMetrics
@@ -91,7 +92,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
             server = HealthServer(settings.health_host, settings.health_port, monitor.alive, monitor.ready, REGISTRY)
             stack.callback(server.close)
             _log.info(Event("health server", url=server.url, paths="/healthz, /readyz, /metrics"))
-        broker = worker.runtime.app.conf.broker[0]
+        broker = masked(str(worker.runtime.app.conf.broker[0]))
         _log.info(Event("starting", stages=", ".join(worker.stages), broker=broker, group=group))
 
         async def started() -> None:

@@ -15,6 +15,7 @@ from dovetail.app.reports import audit_worker, consistency_of, witness_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.replay import Batch, Replay
+from dovetail.demo.shipped import project_folder
 from dovetail.features import Project, load
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
@@ -26,7 +27,7 @@ from dovetail.platform.rows.audit import Audit
 from dovetail.platform.stage import Outgoing
 from dovetail.trainer.training import Trained
 
-__all__ = ["DemoResult", "ReplayProgress", "project_folder", "run_demo"]
+__all__ = ["DemoResult", "ReplayProgress", "run_demo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ _WITNESSED = 5
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What a demo run comes to."""
+    """The result of a demo run."""
 
     log: RecordedLog
     audit: Audit
@@ -58,18 +59,6 @@ class DemoResult:
     def passed(self) -> bool:
         """All verdicts."""
         return self.audit.balanced and self.consistency.mismatched == 0 and self.witness.mismatched == 0
-
-
-def project_folder() -> Path:
-    """The demo's ``dovetail.toml`` and ``sql/``: in the package when installed, at the root of a checkout.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    for folder in (Path(__file__).parent / "project", Path(__file__).parents[3]):
-        if (folder / "dovetail.toml").is_file() and (folder / "sql").is_dir():
-            return folder
-    raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
 
 
 async def run_demo(

@@ -11,20 +11,26 @@
     ├── TransportError       a broker or an embedded log refused to work
     │   └── LogLocked        another process has the embedded log open
     ├── StateError           stored feature state cannot answer exactly (too old, overflow, unknown version)
+    │   └── DamagedState     what is stored is no state of the view: damaged, or another definition's or release's
+    ├── EngineFailed         DuckDB cannot go on in this process: out of memory, or an internal error
     ├── WorkerStuck          the watchdog: partitions stopped moving while data waits
     └── ModelError           a model or checkpoint cannot be used: what differs is named
 
-A message says what happened, where, what was found, and what to do about it.
+A message says what happened, where, what was found, and what to do about it; passwords in it are masked.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from dovetail.platform.masking import masked
+
 __all__ = [
     "ConfigError",
+    "DamagedState",
     "DefinitionError",
     "DovetailError",
+    "EngineFailed",
     "LogLocked",
     "ModelError",
     "StaleCommit",
@@ -37,7 +43,10 @@ __all__ = [
 
 
 class DovetailError(Exception):
-    """Base of all errors raised on purpose; anything else escaping Dovetail is a bug."""
+    """Base of all errors raised on purpose; anything else escaping Dovetail is a bug. Its text has no passwords."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(DovetailError):
@@ -93,6 +102,14 @@ class LogLocked(TransportError):
 
 class StateError(DovetailError):
     """Stored feature state cannot give the exact value."""
+
+
+class DamagedState(StateError):
+    """The state that a store holds for a view cannot be read; no message is to blame."""
+
+
+class EngineFailed(DovetailError):
+    """DuckDB has failed in a way that nothing in this process can be computed after."""
 
 
 class WorkerStuck(DovetailError):

@@ -22,6 +22,8 @@ _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(?=@)|([?&;]password=)[^&\s'\"]+
 
 #: Faust logs the life of its services under the modules of their classes, which for the drivers are ours.
 _SERVICES = "dovetail.platform.transports"
+#: Loggers that would write out what they send, passwords and rows among it, and the least level each is held to.
+_INDISCREET = {"aiokafka.conn": logging.INFO, "sqlalchemy.engine": logging.WARNING}
 
 
 class Event:
@@ -77,7 +79,8 @@ def set_up_logs(level: Level, *, as_json: bool, stream: TextIO | None = None) ->
     """Send every logger of the process to ``stream``, standard output if left out, in one form.
 
     Dovetail's loggers say what is at least as grave as ``level``. Those of libraries (Faust, aiokafka, …) say no less
-    than warnings, unless ``level`` is ``debug``: then they say all. Handlers that were there are removed.
+    than warnings, unless ``level`` is ``debug``: then they say all but the contents of requests and statements.
+    Handlers that were there are removed.
     """
     handler = logging.StreamHandler(stream if stream is not None else sys.stdout)
     handler.setFormatter(JsonLines() if as_json else TextLines())
@@ -90,6 +93,8 @@ def set_up_logs(level: Level, *, as_json: bool, stream: TextIO | None = None) ->
     theirs = max(number, logging.WARNING) if level != "debug" else number
     root.setLevel(theirs)
     logging.getLogger(_SERVICES).setLevel(theirs)
+    for name, least in _INDISCREET.items():
+        logging.getLogger(name).setLevel(max(theirs, least))
     logging.captureWarnings(True)
 
 

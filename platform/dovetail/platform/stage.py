@@ -1,15 +1,16 @@
-"""What an agent does, free of Faust: polls in, work out.
+"""The interface of an agent's work, free of Faust: a stage takes polls in and gives works out.
 
-A *stage* turns a poll of a topic into :class:`Work`. The runtime (``runtime/``) carries every work through the same
-four steps, in this order, and crashes the worker if one of them fails:
+A :class:`Stage` turns each :class:`Poll` of its topics into :class:`Work`. The runtime (``runtime/``) carries every
+work through the same four steps, in this order, and ends the worker if one of them fails:
 
-1. the stage computes; nothing outside it has changed yet;
-2. what it publishes is acknowledged by the broker;
-3. its ``commit`` stores state, positions and accounts in one compare-and-set transaction;
-4. the poll is acknowledged to the broker (a hint: resuming goes by the positions stored in step 3).
+1. *computed*: the stage has made the work; nothing outside the stage has changed yet;
+2. *published*: the broker has acknowledged the outgoing messages;
+3. *committed*: ``commit`` has stored state, positions and accounts in one compare-and-set transaction;
+4. *acknowledged*: the broker may store the offset, as a hint; resuming goes by the positions of step 3.
 
-A crash after step 2 publishes again, with the same source positions, and readers drop the repetition. A crash after
-step 3 reads again, and the stage drops what its stored position already includes.
+After a crash between 2 and 3 the work is published again, with the same source positions, and readers drop the
+repetition. After a crash between 3 and 4 the poll is read again, and the stage skips the rows that its stored position
+includes.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.refusals import Refusals
 
 __all__ = ["Observer", "Outgoing", "Poll", "Stage", "Work", "check_stages"]
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one poll of one partition returned: a run of consecutive messages, as columns.
+    """Consecutive messages of one partition, returned by one fetch, as columns.
 
     ``offsets`` is ascending but may have holes (compaction, transactions). ``timestamps_ms`` are the broker's or
     producer's, in milliseconds since 1970-01-01 UTC. A missing value (tombstone) is None.
@@ -60,16 +62,21 @@ class Poll:
     def since(self, offset: int) -> Poll:
         """The part of this poll at or after ``offset``; may be empty."""
         cut = int(np.searchsorted(self.offsets, offset))
-        if cut == 0:
-            return self
+        return self if cut == 0 else self._part(slice(cut, None))
+
+    def before(self, offset: int) -> Poll:
+        """The part of this poll before ``offset``; may be empty."""
+        return self._part(slice(int(np.searchsorted(self.offsets, offset))))
+
+    def _part(self, part: slice) -> Poll:
         return Poll(
             self.topic,
             self.partition,
-            self.offsets[cut:],
-            self.timestamps_ms[cut:],
-            self.keys[cut:],
-            self.values[cut:],
-            self.headers[cut:],
+            self.offsets[part],
+            self.timestamps_ms[part],
+            self.keys[part],
+            self.values[part],
+            self.headers[part],
         )
 
 
@@ -87,11 +94,11 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage made of (a part of) a poll.
+    """The effects that a stage makes of a poll, or of a part of one.
 
     ``commit`` runs in a thread, after ``outgoing`` is durable; it raises :class:`~dovetail.platform.errors.StaleCommit`
-    when the stored position is not what the stage expected. ``done`` is the offset after the last message this work
-    completes, or None when it completes none.
+    when the stored position is not the one the stage expected. ``done`` is the offset after the last message that this
+    work completes, or None when it completes none.
     """
 
     outgoing: Sequence[Outgoing] = field(default_factory=tuple)
@@ -111,6 +118,9 @@ class Stage(ABC):
     name: str
     #: Topics it reads.
     topics: Sequence[str]
+    #: Of a stage that reads from outside: where messages are refused that it cannot compute. None where it reads what
+    #: Dovetail has made: what cannot be computed of that is no fault of a message, and ends the worker.
+    refusals: Refusals | None = None
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:
@@ -120,58 +130,66 @@ class Stage(ABC):
     def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Turn a poll into works. The runtime finishes each work before it asks for the next."""
 
-    async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
-        """Called once, before the worker joins its group: what would make the first poll slow is done here.
+    def probe(self, poll: Poll) -> None:  # noqa: B027 - of those with refusals
+        """Compute all that :meth:`handle` would of a part of a poll, and drop it; raises what it raises.
 
-        Compiling kernels above all, which takes long where nobody has run them before: a worker that has partitions
-        must be able to give them back soon.
+        Asked of stages with :attr:`refusals`, in a thread or another process, to find the message that cannot be
+        computed. The part need not go on where the stage is.
+        """
+
+    async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare
+        """Prepare; called once, before the worker joins its group.
+
+        Kernels, above all, are compiled here. That takes long where nobody has run them before, and a worker that has
+        partitions must be able to give them back soon.
         """
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:  # noqa: B027
-        """These partitions have gone to another worker: drop what is held of them in memory.
+        """Drop the memory held of these partitions, which have gone to another worker.
 
         Called in the event loop, before the next :meth:`resume`. A ``handle`` that is busy with one of them is not
-        asked for anything any more: where it waits for something, it returns.
+        asked for further works; where it waits for something, it returns.
         """
 
     def hurry(self) -> None:  # noqa: B027
-        """The worker is about to stop: a ``handle`` that waits for something from outside returns instead.
+        """Let a ``handle`` that waits for something outside the stage return: the worker is about to stop.
 
-        Called in the event loop. What a ``handle`` is computing it may finish. Its poll is read again after the stop.
+        Called in the event loop. A ``handle`` that computes may finish. Its poll is read again after the stop.
         """
 
     @property
     def waiting(self) -> str | None:
-        """What from outside the stage rightly waits for, in words; None while it is idle or at work."""
+        """The event outside the stage that it rightly waits for, in words; None while it is idle or at work."""
         return None
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
-        """What has been owed of this partition for too long: works as of :meth:`handle`, none by default.
+        """Yield works for the messages of this partition that were handled and not completed yet; none by default.
 
-        For a stage that gathers much before it commits. Asked every second or so, between two polls, also when no poll
-        comes any more; ``done`` is no further than what was handled. ``stopping``: the worker stops in good order, so
-        all that is owed, however short; there is no further poll.
+        For a stage that gathers many rows before it commits. The runtime asks every second or so, between two polls,
+        also when no poll comes any more; the stage decides what has been owed for too long. ``stopping``: the worker
+        stops in good order and no further poll comes, so everything owed is due. ``done`` is no further than the
+        messages handled.
         """
         nothing: tuple[Work, ...] = ()
         for work in nothing:
             yield work
 
     async def stop(self) -> None:  # noqa: B027
-        """Called once, after the last poll and :meth:`forget` of all partitions: others may have them by now."""
+        """Clean up. Called once, after the last poll and :meth:`forget` of all partitions: others may have them."""
 
 
 class Observer(Protocol):
-    """Is told what the runtime does; for metrics. Called in the event loop, must be quick and must not raise."""
+    """Callbacks of the runtime, for metrics. They are called in the event loop, must be quick and must not raise."""
 
     def polled(self, stage: str, topic: str, messages: int) -> None:
-        """A stage is given a poll of so many messages."""
+        """The stage is given a poll of so many messages."""
 
     def committed(self, stage: str, seconds: float) -> None:
-        """A commit of a stage took so long."""
+        """A commit of the stage took so long."""
 
 
 def check_stages(stages: Sequence[Stage], declared: Collection[str]) -> None:
-    """That the stages of a worker can be told apart and have something to read.
+    """Check that the stages of a worker can be told apart and have topics to read.
 
     Raises:
         ConfigError: two have one name, one reads nothing, or one reads a topic that is not ``declared``.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dovetail.features.kernels import finish
 from dovetail.features.kernels.wide import spread
+from dovetail.features.kernels.words import canonical_floats, decimal_array, decimal_words
 from dovetail.platform.errors import StateError
 
 _LIMIT = 10**38 - 1
@@ -51,7 +52,7 @@ def test_avg_is_duckdbs_or_the_double_next_to_it() -> None:
             "SELECT avg(x) OVER w AS mean, CAST(sum(x) OVER w AS DECIMAL(38,0)) AS total, count(*) OVER w AS n "
             "FROM t WINDOW w AS (ORDER BY i ROWS BETWEEN 77 PRECEDING AND CURRENT ROW)"
         ).to_arrow_table()
-    means = finish.avg(*finish.decimal_words(answer["total"]), answer["n"].to_numpy(), 0).to_numpy()
+    means = finish.avg(*decimal_words(answer["total"]), answer["n"].to_numpy(), 0).to_numpy()
     theirs = answer["mean"].to_numpy()
     assert (np.abs(means - theirs) <= np.spacing(np.abs(theirs))).all()
 
@@ -67,8 +68,8 @@ def test_a_sum_of_39_digits_is_refused() -> None:
         with pytest.raises(StateError, match=f"avg: row 1 has a sum of {wrong}, which does not fit"):
             finish.avg(*_words([1, wrong]), np.array([1, 1]), 0)
         with pytest.raises(StateError, match=r"sum: row 1 .* use a shorter window"):
-            finish.decimal_array(*_words([1, wrong]), present, pa.decimal128(38, 0))
-    widest = finish.decimal_array(*_words([_LIMIT, -_LIMIT]), present, pa.decimal128(38, 0))
+            decimal_array(*_words([1, wrong]), present, pa.decimal128(38, 0))
+    widest = decimal_array(*_words([_LIMIT, -_LIMIT]), present, pa.decimal128(38, 0))
     assert widest.to_pylist() == [Decimal(_LIMIT), Decimal(-_LIMIT)]
 
 
@@ -76,15 +77,15 @@ def test_a_sum_of_39_digits_is_refused() -> None:
 def test_decimal_words_and_back(numbers: list[int | None], cut: int) -> None:
     type_ = pa.decimal128(38, 0)
     array = pa.array([None if n is None else Decimal(n) for n in numbers], type_)[cut:]
-    lo, hi = finish.decimal_words(array)
+    lo, hi = decimal_words(array)
     assert [(int(h) << 64) + int(w) for w, h in zip(lo, hi, strict=True)] == [n or 0 for n in numbers[cut:]]
     present = np.array([n is not None for n in numbers[cut:]], dtype=np.bool_)
-    assert finish.decimal_array(lo, hi, present, type_).equals(array)
+    assert decimal_array(lo, hi, present, type_).equals(array)
 
 
 def test_decimal_words_of_chunks_are_those_of_the_whole() -> None:
     chunked = pa.chunked_array([pa.array([Decimal("1.5")]), pa.array([Decimal("-2.5"), None])])
-    lo, hi = finish.decimal_words(chunked)
+    lo, hi = decimal_words(chunked)
     assert lo.view(np.int64).tolist() == [15, -25, 0]
     assert hi.tolist() == [0, -1, 0]
 
@@ -93,7 +94,7 @@ def test_decimal_words_of_chunks_are_those_of_the_whole() -> None:
 def test_canonical_floats_have_one_zero_and_one_nan(type_: pa.DataType) -> None:
     odd_nan = np.array([0xFFF8000000000001], dtype=np.uint64).view(np.float64)[0]
     array = pa.chunked_array([pa.array([-0.0, odd_nan, None], type_), pa.array([-math.inf, 1.5], type_)])
-    canonical = finish.canonical_floats(array)
+    canonical = canonical_floats(array)
     assert canonical.type == type_
     assert canonical.null_count == 1
     zero, nan, _, least, other = canonical.to_pylist()

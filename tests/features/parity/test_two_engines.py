@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dovetail.features.batch import paired
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.duck.macros import MACROS
-from dovetail.features.kernels.finish import canonical_floats
+from dovetail.features.kernels.words import canonical_floats
 from tests.features.parity.replay import bits, polls_of, streamed, values
 from tests.features.parity.strategies import Case, cases, cuts
 

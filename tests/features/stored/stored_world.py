@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,6 @@ from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.testing import MemoryLog, run_stage
 
-#: Whether there is time for more seeds.
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 DAY, HOUR, SECOND = 86_400_000_000, 3_600_000_000, 1_000_000
 START = 19_800 * DAY
 

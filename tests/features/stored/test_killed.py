@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from dovetail.platform.stores.registry.store import Registry
-from tests.features.stored.stored_world import NIGHTLY, START, World, events, requests
+from tests.features.stored.stored_world import START, World, events, requests
+from tests.seeds import SEEDS
 
 MORTAL = Path(__file__).parent / "mortal_backfill.py"
 KILLED = {"moments": None, "code": None, "signal": int(signal.SIGKILL)}
@@ -95,7 +96,7 @@ def undisturbed(shop: Path, runs: Runs, tmp_path_factory: pytest.TempPathFactory
     return kept(folder), moments
 
 
-@pytest.mark.parametrize("seed", range(8 if NIGHTLY else 3))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_killed_it_goes_on_to_the_same_bytes(
     seed: int, shop: Path, runs: Runs, undisturbed: tuple[dict[str, Any], int], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
+from dovetail.features.kernels.words import canonical_floats, decimal_words
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
@@ -120,7 +121,7 @@ def reference(view: StreamView, rows: Iterable[Row], probes: Sequence[Probe]) ->
             ]
             results.append(_aggregate(aggregate.function, values))
         column = pa.array(results, aggregate.type)
-        columns.append(finish.canonical_floats(column) if pa.types.is_floating(column.type) else column)
+        columns.append(canonical_floats(column) if pa.types.is_floating(column.type) else column)
     return pa.Table.from_arrays(columns, schema=view.output_schema)
 
 
@@ -180,10 +181,10 @@ def duckdb_values(view: StreamView, rows: Sequence[Row], probes: Sequence[Probe]
     for i, aggregate in enumerate(view.aggregates):
         column = answer[f"c{i}"].combine_chunks()
         if aggregate.function == "avg":
-            lo, hi = finish.decimal_words(column)
+            lo, hi = decimal_words(column)
             scale = column.type.scale
             column = finish.avg(lo, hi, answer[f"n{i}"].to_numpy(), scale)
         elif pa.types.is_floating(column.type):
-            column = finish.canonical_floats(column)
+            column = canonical_floats(column)
         finished.append(column)
     return pa.Table.from_arrays(finished, schema=view.output_schema)

@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from dovetail.platform.process.lifecycle import (
 )
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests import forked
 
 
 class Timers:
@@ -153,18 +153,17 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(project: Path, how: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        (sys.executable, "worker.py"),
+def start(project: Path, how: str = "") -> forked.Forked:
+    return forked.start(
+        ["worker.py"],
         cwd=project,
         env={**os.environ, "HOW": how},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
-def read_until(worker: subprocess.Popen[str], line: str) -> None:
+def read_until(worker: forked.Forked, line: str) -> None:
     assert worker.stdout is not None
     for each in worker.stdout:
         if each.strip() == line:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.rows.intake import NEWEST_MS, WATERMARK_HEADER, Intake, spoken_ms
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import parse_statements, parse_table
+from dovetail.platform.testing import ManualClock
 from tests.platform.polls import poll_of
 
 SCHEMA = parse_table(
@@ -49,6 +51,31 @@ def test_of_a_message_with_many_rows_only_the_bad_ones_are_turned_away() -> None
 def test_without_the_check_the_future_passes() -> None:
     received = Intake(SCHEMA, "event_time", None).read(poll_of([event("2099-01-01")], timestamps_ms=[SENT_MS]))
     assert received.table.num_rows == 1
+
+
+def test_a_message_from_the_future_by_the_clock_is_refused_for_good_and_says_nothing_of_time() -> None:
+    kept: dict[int, str] = {}
+    refusals = Refusals(lambda _topic, _partition: kept, lambda _topic, _partition, reasons: kept.update(reasons))
+    clock = ManualClock(SENT_MS * 1_000)
+    stamps = [SENT_MS, SENT_MS + 3_600_000, SENT_MS + 3_600_001, 1 << 62, -(1 << 62)]
+    poll = poll_of([event("2024-01-01"), event("2024-01-01T02:00:00Z"), event("2024-01-01"), event("9999-12-31"), b"{"],
+                   first=5, timestamps_ms=stamps)  # fmt: skip
+    judge = Intake(SCHEMA, "event_time", HOUR_US, refusals=refusals, clock=clock)
+    received = judge.read(poll)
+    assert received.table.column("_offset").to_pylist() == [5, 6]
+    reason = "its timestamp is more than max_ahead (3600 s) after the worker's clock"
+    assert [(letter.offset, letter.rows) for letter in received.dead] == [(7, 1), (8, 1), (9, 1)]
+    assert kept == {7: reason, 8: reason}
+    assert spoken_ms(poll, received.refused) == SENT_MS + 3_600_000
+    # Whoever reads it later, by another clock or by none, agrees.
+    clock.advance(10**18)
+    for intake in (judge, Intake(SCHEMA, "event_time", HOUR_US, refusals=refusals)):
+        assert intake.read(poll).table == received.table
+        assert list(intake.read(poll).refused) == [7, 8]
+    # Who follows nobody takes the timestamp for what it can be at most.
+    alone = Intake(SCHEMA, "event_time", HOUR_US).read(poll)
+    assert alone.table.column("_offset").to_pylist() == [5, 6, 7, 8]
+    assert spoken_ms(poll) == NEWEST_MS
 
 
 def test_an_announced_watermark_is_no_row_and_no_dead_letter() -> None:

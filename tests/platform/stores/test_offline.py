@@ -78,7 +78,7 @@ def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path, monkeypatch:
         raise PermissionError("not here")
 
     monkeypatch.setattr(LocalFileSystem, "mv", mv)
-    with pytest.raises(PermissionError, match="not here"):
+    with pytest.raises(StoreError, match="the offline store refuses: PermissionError: not here"):
         OfflineStore(str(tmp_path)).write("a.parquet", ROWS)
     assert files(str(tmp_path)) == []
 

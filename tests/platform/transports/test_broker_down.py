@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from scripts.servers import Kafka
+from tests import forked
 from tests.platform.process.test_lifecycle import read_until
 
 # Copies what it reads, and sums it into a store with its position. HOW=held: waits for a line before it publishes.
@@ -73,15 +73,14 @@ leave()
 COUNT = 100
 
 
-def start(folder: Path, run: str, url: str, how: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        (sys.executable, "worker.py", run, url),
+def start(folder: Path, run: str, url: str, how: str = "") -> forked.Forked:
+    return forked.start(
+        ["worker.py", run, url],
         cwd=folder,
         env={**os.environ, "HOW": how},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Work
 from scripts.servers import Kafka
+from tests import forked
 from tests.platform.transports.members import SharedStore, Summing, member_ids, until
 
 pytestmark = pytest.mark.services
@@ -283,10 +283,8 @@ def test_an_exception_in_an_agent_ends_the_worker(real_kafka: Broker, topic: str
     real_kafka.produce([Outgoing(topic, value, partition=0)])
     (tmp_path / "worker.py").write_text(WORKER)
     environment = {**os.environ, "TOPIC": topic, "BROKER": real_kafka.url}
-    command = [sys.executable, "worker.py", "worker"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as worker:
+    pipe = subprocess.PIPE
+    with forked.start(["worker.py", "worker"], cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe) as worker:
         try:
             if value == b"fine":
                 assert worker.stdout is not None

@@ -7,14 +7,17 @@ cluster does not carry a group of two aiokafka members through a rebalance.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from faust.types import TP
 
 from dovetail.platform.errors import StaleCommit
+from dovetail.platform.logs import Event
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 
@@ -92,6 +95,26 @@ def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_sto
         assert sorted(stage.values) == list(range(10_000))
 
     asyncio.run(main())
+
+
+def test_a_rebalance_and_its_assignment_are_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dovetail")
+
+    async def main() -> None:
+        runtime = await started(tmp_path / "log.db", Checked())
+        await assign(runtime, 0, 1)
+        await assign(runtime, 0, 1, 3)
+        await runtime.stop()
+
+    asyncio.run(main())
+    lines = [record.getMessage() for record in caplog.records if isinstance(record.msg, Event)]
+    assert lines == [
+        "partitions assigned: partitions=t[0-3] gone=none",
+        "rebalance: partitions=t[0-3]",
+        "partitions assigned: partitions=t[0-1] gone=t[2-3]",
+        "rebalance: partitions=t[0-1]",
+        "partitions assigned: partitions=t[0-1,3] gone=none",
+    ]
 
 
 def test_a_poll_in_hand_survives_a_rebalance_that_keeps_its_partition(tmp_path: Path) -> None:

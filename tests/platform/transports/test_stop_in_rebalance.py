@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll
+from tests import forked
 from tests.platform.transports.limited import run
 from tests.platform.transports.members import SharedStore, Summing, member_ids
 
@@ -53,23 +53,23 @@ def member(broker: Broker, topic: str, store: SharedStore) -> Runtime:
 
 
 @contextmanager
-def held_worker(broker: Broker, topic: str, place: str) -> Iterator[subprocess.Popen[str]]:
+def held_worker(broker: Broker, topic: str, place: str) -> Iterator[forked.Forked]:
     """A worker process held at ``place``; none is left over."""
-    command = [sys.executable, str(WORKER), broker.url, topic, place]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+    command: list[str | Path] = [WORKER, broker.url, topic, place]
+    with forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         try:
             yield worker
         finally:
             worker.kill()
 
 
-def read_until(worker: subprocess.Popen[str], line: str) -> None:
+def read_until(worker: forked.Forked, line: str) -> None:
     assert worker.stdout is not None
     if not any(said.strip() == line for said in worker.stdout):
         raise AssertionError(f"the worker ended without saying {line!r}: {worker.communicate()[1]}")
 
 
-async def told_to_stop(worker: subprocess.Popen[str]) -> None:
+async def told_to_stop(worker: forked.Forked) -> None:
     """SIGTERM; it must end in good order, within its own ``stop_timeout``."""
     worker.send_signal(signal.SIGTERM)
     _, said = await asyncio.to_thread(worker.communicate)
@@ -90,7 +90,7 @@ def test_a_stop_that_meets_its_own_rebalance(real_kafka: Broker, topic: str, pla
     real_kafka.create(topic)
     real_kafka.produce(one_of_each(topic))
 
-    async def main(worker: subprocess.Popen[str]) -> None:
+    async def main(worker: forked.Forked) -> None:
         await asyncio.to_thread(read_until, worker, "started")
         other = member(real_kafka, topic, SharedStore())
         starting = asyncio.create_task(other.start())
@@ -113,7 +113,7 @@ def test_a_stop_that_meets_a_rebalance_which_waits_for_another_member(real_kafka
     real_kafka.create(topic)
     store = SlowStore()
 
-    async def main(worker: subprocess.Popen[str]) -> None:
+    async def main(worker: forked.Forked) -> None:
         await asyncio.to_thread(read_until, worker, "started")
         slow, third = member(real_kafka, topic, store), member(real_kafka, topic, SharedStore())
         await slow.start()

@@ -14,6 +14,7 @@ import pytest
 
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests import forked
 
 # Sums the numbers it reads into an SQLite file, together with its position; says what it is given. The environment
 # says where it fails: by an exception, or by the process dying on the spot.
@@ -81,6 +82,17 @@ def feed(project: Path, numbers: Sequence[int]) -> None:
         log.append([Outgoing("numbers", b"%d" % number) for number in numbers])
 
 
+def start_again(project: Path, fail: str = "") -> forked.Forked:
+    """The worker by its script, without what it takes to import all it needs."""
+    return forked.start(
+        BY_SCRIPT[1:],
+        cwd=project,
+        env={**os.environ, "FAIL": fail},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 def start(project: Path, command: Sequence[str], fail: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
@@ -92,7 +104,7 @@ def start(project: Path, command: Sequence[str], fail: str = "") -> subprocess.P
     )
 
 
-def lines_until(worker: subprocess.Popen[str], last: str) -> list[str]:
+def lines_until(worker: subprocess.Popen[str] | forked.Forked, last: str) -> list[str]:
     """What the worker says up to the line ``last``, which it must say."""
     assert worker.stdout is not None
     lines: list[str] = []
@@ -136,11 +148,11 @@ def test_a_failing_worker_exits_and_the_next_is_given_the_same_poll(project: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["computed", "published", "committed", "acknowledged"])
 def test_a_worker_that_dies_anywhere_sums_each_number_once(project: Path, step: str) -> None:
-    with start(project, BY_SCRIPT, step) as dying:
+    with start_again(project, step) as dying:
         dying.communicate(timeout=60)
     assert dying.returncode == 9
     feed(project, range(11, 21))
-    with start(project, BY_SCRIPT) as healed:
+    with start_again(project) as healed:
         lines_until(healed, "done 20")
         healed.send_signal(signal.SIGTERM)
         healed.communicate(timeout=60)

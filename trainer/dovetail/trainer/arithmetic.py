@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-import numpy as np
-import numpy.typing as npt
+
+from dovetail.trainer.dtypes import Bool, Float32, Float64, Int32, Int64, UInt8, UInt32, UInt64
 
 __all__ = [
     "MARGIN_LIMIT",
@@ -27,15 +27,6 @@ __all__ = [
     "kernel",
     "sigmoid",
 ]
-
-Bool = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
-UInt32 = npt.NDArray[np.uint32]
-UInt64 = npt.NDArray[np.uint64]
 
 #: Margins are clamped to this before the sigmoid: predictions stay in [1.1e-7, 1 - 1.1e-7], which float32 can tell from
 #: 0 and 1, so no exponential overflows and the log-loss of one example never exceeds 16.

@@ -1,4 +1,4 @@
-"""What a trainer stage is made of: samples to read, a recipe to learn by, checkpoints and publications to leave."""
+"""The parts of a trainer stage: samples to read, a recipe to learn by, checkpoints and publications to leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which slots may learn: admission of values seen often enough, expiry of values not seen for days.
+"""Decides which slots may learn: values seen often enough are admitted, values not seen for days expire.
 
 In a stream whose ids never stop growing, most values are seen once and never again. Off by default; when on, the state
 is part of the checkpoint and, like everything the trainer does, depends on the order of rows alone.

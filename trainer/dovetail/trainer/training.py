@@ -48,7 +48,7 @@ DUPLICATE = "duplicate"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What ``on_trained`` is told after every poll that brought new rows."""
+    """The report to ``on_trained`` after every poll that brought new rows."""
 
     #: Rows trained on, ever.
     trained: int

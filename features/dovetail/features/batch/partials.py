@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
+from dovetail.features.kernels.words import canonical_floats, decimal_words, validity_buffer
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
 from dovetail.features.plan.definitions import Aggregate, StreamView, Window
@@ -109,12 +110,12 @@ def finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
     argument = view.inputs[aggregate.input].type
     scale = decimal_scale(argument)
     if aggregate.function in ("avg", *DEVIATIONS):
-        lo, hi = finish.decimal_words(value.cast(pa.decimal128(38, scale)))
+        lo, hi = decimal_words(value.cast(pa.decimal128(38, scale)))
         count = np.asarray(exact.column(f"n{index}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.int64)
         if aggregate.function == "avg":
             return finish.avg(lo, hi, count, scale)
         squares = exact.column(f"q{index}").combine_chunks().cast(pa.decimal128(38, 2 * scale))
-        squares_lo, squares_hi = finish.decimal_words(squares)
+        squares_lo, squares_hi = decimal_words(squares)
         return finish.deviation(
             lo,
             hi,
@@ -129,9 +130,9 @@ def finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
         counts = exact.column(f"n{index}").combine_chunks()
         return _averages(value, counts, decimal_scale(view.inputs[aggregate.by].type), aggregate.type)
     if pa.types.is_floating(aggregate.type):
-        return finish.canonical_floats(value)
+        return canonical_floats(value)
     if pa.types.is_list(aggregate.type) and pa.types.is_floating(aggregate.type.value_type):
-        flat = finish.canonical_floats(value.flatten())
+        flat = canonical_floats(value.flatten())
         lengths = value.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         return pa.ListArray.from_arrays(offsets, flat, type=aggregate.type, mask=value.is_null())
@@ -145,7 +146,7 @@ def _averages(sums: pa.MapArray, counts: pa.MapArray, scale: int, type_: pa.Data
     items = whole.items.slice(first, last - first)
     many = pa.concat_arrays([counts])
     amounts = many.items.slice(many.offsets[0].as_py(), many.offsets[-1].as_py() - many.offsets[0].as_py())
-    lo, hi = finish.decimal_words(items.cast(pa.decimal128(38, scale)))
+    lo, hi = decimal_words(items.cast(pa.decimal128(38, scale)))
     means = finish.avg(lo, hi, np.asarray(amounts.to_numpy(zero_copy_only=False), dtype=np.int64), scale)
     lengths = np.diff(np.asarray(whole.offsets.to_numpy(zero_copy_only=False), dtype=np.int64))
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
@@ -153,5 +154,5 @@ def _averages(sums: pa.MapArray, counts: pa.MapArray, scale: int, type_: pa.Data
     entries = pa.StructArray.from_arrays([keys, means], fields=[type_.key_field, type_.item_field])
     present = np.asarray(whole.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
     return pa.Array.from_buffers(
-        type_, len(whole), [finish.validity_buffer(present), pa.py_buffer(offsets)], children=[entries]
+        type_, len(whole), [validity_buffer(present), pa.py_buffer(offsets)], children=[entries]
     )

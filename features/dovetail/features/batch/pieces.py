@@ -54,7 +54,7 @@ _FILTER = np.uint64((1 << 24) - 1)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an evaluation may use. No value depends on it.
+    """The memory and threads of an evaluation. No value depends on them.
 
     ``memory_bytes`` is what DuckDB may hold; ``rows_per_piece`` how many events and requests are in memory at once
     (default: as many as memory allows at 1 KiB each, which is what a dozen aggregates take).

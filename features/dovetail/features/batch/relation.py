@@ -65,7 +65,7 @@ def create_relation(
 
 
 def cleaned_rows(view: StreamView, branch: int, events: pa.Table) -> pa.Table:
-    """What ``view`` makes of some events of a branch: its columns and the position columns that they have.
+    """The rows that ``view`` cleans out of some events of a branch: its columns and the events' position columns.
 
     Raises:
         WireError: an expression has no value on some event.

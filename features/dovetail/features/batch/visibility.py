@@ -1,4 +1,4 @@
-"""What a past request could see: events with ``event_time <= T`` that had been applied by then.
+"""The events that a past request could see: those with ``event_time <= T`` that had been applied by then.
 
 Applied means: at an offset below the one the request recorded as seen, in the event's source. Nearly all events a
 request may see it has seen, so the window pass runs over all of them first; then the few unseen ones are found, and
@@ -24,7 +24,7 @@ _NOT_SEEN = "e._offset >= coalesce(p.seen[e._partition + 1], 0)"
 def recompute_as_served(
     connection: duckdb.DuckDBPyConnection, view: StreamView, exact: pa.Table
 ) -> tuple[npt.NDArray[np.bool_], pa.Table]:
-    """Which probes had not seen an event in one of their windows, and ``exact`` with those computed again.
+    """A mask of the probes that missed an event in one of their windows, and ``exact`` with those computed again.
 
     Reads ``inputs`` (numbered) and ``probes(id, k0 …, t, seen)``; ``exact`` is in order of ``id``.
     """

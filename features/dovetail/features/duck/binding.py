@@ -1,4 +1,4 @@
-"""What DuckDB says about a text without running it: its types, its syntax tree, the functions it calls."""
+"""DuckDB's reading of a text that is not run: its types, its syntax tree, the functions it calls."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from dovetail.features.duck.connection import connect, shared_cursor
+from dovetail.platform.errors import EngineFailed
 
 __all__ = ["DuckLane", "LaneError"]
 
@@ -37,6 +38,7 @@ class DuckLane:
         Raises:
             LaneError: an overflow, a failing cast, a value that the expression's type does not hold; or what DuckDB
                 gives is not one row for each.
+            EngineFailed: DuckDB itself failed; after an internal error its database answers nothing any more.
         """
         cursor = self._connection.cursor()
         try:
@@ -48,7 +50,9 @@ class DuckLane:
                     f"{len(self._types)}: an expression is not row by row"
                 )
             return [table.column(i).combine_chunks().cast(type_, safe=True) for i, type_ in enumerate(self._types)]
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException) as error:
+            raise EngineFailed(f"DuckDB cannot evaluate a batch: {str(error).split(chr(10), 1)[0]}") from error
+        except (duckdb.Error, pa.ArrowInvalid) as error:
             raise LaneError(str(error).split("\n", 1)[0]) from error
         finally:
             cursor.close()

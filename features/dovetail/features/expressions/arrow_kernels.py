@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.finish import decimal_words, validity_buffer
+from dovetail.features.kernels.words import decimal_words, validity_buffer
 
 __all__ = [
     "DATE_PARTS",

@@ -184,7 +184,7 @@ def _columns(rows: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:
 
 @dataclass(frozen=True, slots=True)
 class PreparedColumns:
-    """What a streaming view reads of a batch of events.
+    """The columns that a streaming view reads of a batch of events.
 
     Attributes:
         event_time: int64 ``[n]``, microseconds, of *all* events: the watermark moves by those WHERE removes, too.

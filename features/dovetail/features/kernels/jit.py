@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import numba
-import numpy as np
-import numpy.typing as npt
 
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 
 __all__ = [
@@ -29,8 +28,6 @@ __all__ = [
     "lower_bound",
     "unsigned_less",
 ]
-
-Words = npt.NDArray[np.int64]
 
 INT64_MIN = -(1 << 63)
 INT64_MAX = (1 << 63) - 1
@@ -72,7 +69,7 @@ def bucket_start(time: int, step: int, origin: int) -> int:
 
 @compiled
 def bucket_of(time: int, step: int) -> int:
-    """What a partial with ``time`` in it is stored under; a step of 0 has one bucket for all times."""
+    """The bucket that stores the partial of ``time``; a step of 0 has one bucket for all times."""
     if step == 0:
         return -(1 << 62)
     return bucket_start(time, step, TIME_BUCKET_ORIGIN_US)

@@ -32,7 +32,7 @@ _ROWS = "rows"
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What a FROM reads: the branches that it comes from, and its columns.
+    """The rows that a FROM reads: the branches they come from, and their columns.
 
     ``called`` is what people know it by; ``times`` names the columns that hold the event time as it came.
     """
@@ -44,7 +44,7 @@ class Relation:
 
 
 def cleaned(inner: Source, below: Relation, alias: str, names: Sequence[str] | None, binder: Binder) -> Relation:
-    """What ``inner`` makes of the rows of ``below``, which its FROM calls ``alias``.
+    """The relation that ``inner`` selects from ``below``, which its FROM calls ``alias``.
 
     ``names`` are its columns' where they go by their place, in a later SELECT of a UNION ALL. Tables of ``binder``
     change.

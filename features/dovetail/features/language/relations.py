@@ -1,5 +1,4 @@
-"""What a streaming view's FROM reads: a stream, or SELECTs over streams, nested, named with WITH, and put together with
-UNION ALL.
+"""The FROM of a streaming view: a stream, or SELECTs over streams, nested, named with WITH, joined by UNION ALL.
 
 Whatever the nesting, it comes down to branches in the order written: a stream and what is made of its events, SELECT
 after SELECT. A SELECT over a UNION ALL is one over each of its branches.

@@ -152,7 +152,7 @@ class Source:
         return self.text.count("\n", 0, span[0]) + 1
 
     def inside(self, span: Span) -> Span:
-        """What is in the first outermost parentheses of ``span``."""
+        """The text in the first outermost parentheses of ``span``."""
         tokens = self._inside(span)
         opening = next(i for i, token in enumerate(tokens) if token.token_type == TokenType.L_PAREN)
         return _span(tokens[opening + 1 : _closing(tokens, opening)])

@@ -49,7 +49,7 @@ def from_table(source: Source) -> exp.Table | None:
 
 
 def relation_name(source: Source) -> str:
-    """What the outermost FROM's table is called in the statement."""
+    """The name that the statement gives to the table of its outermost FROM."""
     clause = source.select.args.get("from_") or source.select.args.get("from")
     return str(clause.this.alias_or_name) if clause is not None else ""
 

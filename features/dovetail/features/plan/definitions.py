@@ -1,4 +1,4 @@
-"""What the definitions say, engine-free: the plan both engines execute.
+"""The definitions, understood and free of any engine: the plan that both engines execute.
 
 ``language/`` makes these from ``sql/``; ``batch/`` runs them in DuckDB, ``stream/`` keeps them incrementally.
 All times and durations are microseconds since 1970-01-01 UTC, int64.
@@ -84,7 +84,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which events of its key a value at time T is made of; all have ``event_time <= T``.
+    """The events of its key that a value at time T is made of; all have ``event_time <= T``.
 
     - ``RANGE BETWEEN <size> PRECEDING AND CURRENT ROW``: ``T - size_us <= event_time``;
     - ``hop(event_time, size, step)``, when ``step_us`` is set: the same with the bound rounded down to a step;
@@ -115,7 +115,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What aggregates read of one event: an argument and a filter, as DuckDB SQL over the stream's columns.
+    """The argument and filter that aggregates read of an event, as DuckDB SQL over the stream's columns.
 
     ``argument`` None is ``count(*)``. An event counts for the input when the filter is true and the argument not NULL.
     ``type`` is the argument's Arrow type (int64 for ``count(*)``).
@@ -207,7 +207,7 @@ class StreamView:
 
     @property
     def reads(self) -> tuple[Branch, ...]:
-        """What the view reads, in the order of its UNION ALL: at least one branch."""
+        """The branches that the view reads, in the order of its UNION ALL: at least one."""
         return self.branches or (Branch(self.stream),)
 
     @property
@@ -241,7 +241,7 @@ class StreamView:
 
     @property
     def aggregate_schema(self) -> pa.Schema:
-        """What the engines compute before ``derived``: every aggregate."""
+        """The columns that the engines compute before ``derived``: every aggregate."""
         return pa.schema([pa.field(a.output, a.type) for a in self.aggregates])
 
 

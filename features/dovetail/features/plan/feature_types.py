@@ -1,4 +1,4 @@
-"""What type a feature may have: what the wire, Parquet and a bitwise comparison carry without loss."""
+"""The types that a feature may have: those that the wire, Parquet and a bitwise comparison carry without loss."""
 
 from __future__ import annotations
 

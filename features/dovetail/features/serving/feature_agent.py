@@ -21,7 +21,7 @@ from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.intake import Intake, Received
+from dovetail.platform.rows.intake import Intake, Received, spoken_ms
 from dovetail.platform.rows.positions import Progress, SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
@@ -69,6 +69,7 @@ class FeatureStage(Stage):
         self.topics = (stream.topic,)
         self._rekeyed = stream.rekeyed_from is not None
         self._intake = intake
+        self.refusals = intake.refusals
         self._store = store
         self._dead_letter_topic = dead_letter_topic
         self._views = [
@@ -92,6 +93,9 @@ class FeatureStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         yield await asyncio.to_thread(self._work, poll)
+
+    def probe(self, poll: Poll) -> None:
+        self._work(poll)
 
     def _work(self, poll: Poll) -> Work:
         received = self._intake.read(poll)
@@ -153,11 +157,11 @@ class FeatureStage(Stage):
                 "unused": applied.unused,
                 "filtered": events.num_rows - len(prepared.kept),
             }
-        stamp_ms = int(np.max(poll.timestamps_ms))
+        stamps = [stamp for stamp in (before.timestamp_ms, spoken_ms(poll, received.refused)) if stamp is not None]
         progress = Progress(
             poll.last + 1,
             watermark_us=None if watermark == NO_WATERMARK else watermark,
-            timestamp_ms=max(stamp_ms, before.timestamp_ms or stamp_ms),
+            timestamp_ms=max(stamps, default=None),
             sources=seen.state,
         )
         return ViewCommit(view.plan.name, before.next_offset, progress, changed, view.plan.retention_us), counts

@@ -19,25 +19,21 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.plan.definitions import Stream
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.intake import Intake, spoken_ms
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["RekeyStage", "rekeyed_schema", "stage_name"]
-
-
-def stage_name(rekeyed: str) -> str:
-    """Under which the agent that makes stream ``rekeyed`` has its positions and accounts."""
-    return f"rekey.{rekeyed}"
+__all__ = ["RekeyStage", "rekeyed_schema"]
 
 
 def rekeyed_schema(schema: TableSchema) -> TableSchema:
-    """What a message of a re-keyed topic holds: the declared columns, and the source positions."""
+    """The schema of a re-keyed topic's messages: the declared columns, and the source positions."""
     positions = [field.with_name(name) for name, field in zip(SOURCE_COLUMNS, own_position_columns(), strict=True)]
     return replace(schema, arrow=pa.schema([*schema.arrow, *positions]))
 
@@ -66,6 +62,7 @@ class RekeyStage(Stage):
         self.topics = (topic,)
         self._rekeyed = rekeyed
         self._intake = intake
+        self.refusals = intake.refusals
         self._registry = registry
         self._partitions = partitions
         self._dead_letter_topic = dead_letter_topic
@@ -84,9 +81,13 @@ class RekeyStage(Stage):
         if len(poll):
             yield await asyncio.to_thread(self._work, poll, before.next_offset)
 
+    def probe(self, poll: Poll) -> None:
+        self._work(poll, poll.first)
+
     def _work(self, poll: Poll, expected: int) -> Work:
         received = self._intake.read(poll)
-        outgoing = [] if received.table.num_rows == 0 else self._by_partition(poll, received.table)
+        newest_ms = spoken_ms(poll, received.refused)
+        outgoing = [] if received.table.num_rows == 0 else self._by_partition(received.table, newest_ms)
         rows, dead = received.table.num_rows, received.dead_rows
         counts = {READ: rows + dead, "rekeyed": rows, "dead_letter": dead}
         accounts = [Account(self.name, poll.topic, poll.partition, what, n) for what, n in counts.items()]
@@ -100,14 +101,13 @@ class RekeyStage(Stage):
             outgoing += wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 
-    def _by_partition(self, poll: Poll, rows: pa.Table) -> list[Outgoing]:
+    def _by_partition(self, rows: pa.Table, newest_ms: int | None) -> list[Outgoing]:
         """One message per partition of the re-keyed topic; a message is as old as the newest it was made from."""
         targets = partitions_of(rows.column(self._rekeyed.key), self._partitions)
         order = np.argsort(targets, kind="stable")
         ordered = with_source_positions(rows).take(pa.array(order))
         numbers, starts = np.unique(targets[order], return_index=True)
         lengths = np.diff(np.append(starts, len(order)))
-        newest_ms = int(poll.timestamps_ms.max())
         return [
             Outgoing(
                 self._rekeyed.topic,

@@ -1,4 +1,4 @@
-"""What a definition is, as hashes: equal when it means the same, however it is laid out or commented."""
+"""Hashes of definitions: equal when two mean the same, however they are laid out or commented."""
 
 from __future__ import annotations
 

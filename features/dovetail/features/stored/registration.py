@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.project import Project
-from dovetail.features.serving.rekeying import stage_name
 from dovetail.features.stored.fingerprints import (
     REKEYED,
     REKEYED_PREFIX,
@@ -64,7 +64,7 @@ class Change:
 
 
 def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -> list[str]:
-    """What was made with the registered definition, as people read it; empty when nothing was."""
+    """Data made with the registered definition, in words for people; empty when there is none."""
     found = []
     if record.kind == "streaming":
         positions = online.progress(record.name)

@@ -21,7 +21,7 @@ import numpy as np
 
 from dovetail.features.kernels.jit import Words, compiled
 from dovetail.features.stream.layout import Layout
-from dovetail.platform.errors import StateError
+from dovetail.platform.errors import DamagedState
 
 __all__ = ["MAGIC", "decode", "decode_runs", "encode"]
 
@@ -38,7 +38,7 @@ def decode(layout: Layout, blobs: Sequence[bytes | None]) -> tuple[Words, Words]
     """All states as one run of words and where each begins, ``starts`` of length ``len(blobs) + 1``; None is empty.
 
     Raises:
-        StateError: a blob is not a state of this layout: other version, other definition, or damaged.
+        DamagedState: a blob is not a state of this layout: other version, other definition, or damaged.
     """
     present, edges = _sized(blobs)
     return _joined(layout, present, edges, 0, len(present))
@@ -50,7 +50,7 @@ def decode_runs(layout: Layout, blobs: Sequence[bytes | None]) -> Iterator[tuple
     Many states at once would be copied to fresh memory and read back from there, which takes several times as long.
 
     Raises:
-        StateError: as :func:`decode`, when the run with that blob is asked for.
+        DamagedState: as :func:`decode`, when the run with that blob is asked for.
     """
     present, edges = _sized(blobs)
     first = 0
@@ -83,7 +83,7 @@ def _joined(layout: Layout, present: list[bytes], edges: Words, first: int, last
     words = np.frombuffer(data, dtype=np.int64, count=len(data) // _WORD)
     state, fault = _first_fault(words, mine, layout.fingerprint, _words_per_item(layout))
     if fault != _SOUND:
-        raise StateError(_refusal(layout, fault, first + state, words[starts[state] : starts[state] + 1]))
+        raise DamagedState(_refusal(layout, fault, first + state, words[starts[state] : starts[state] + 1]))
     return words, starts
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.expressions.execute import Expression, ExpressionSet
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.aggregates import decimal_scale
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
@@ -39,7 +39,7 @@ __all__ = ["Applied", "StreamEngine", "Values"]
 
 
 class Applied(NamedTuple):
-    """What became of a batch: the new states, and every row's outcome counted.
+    """A batch applied: the new states, and every row's outcome counted.
 
     ``applied + expired + unused`` is the number of rows. *Expired* rows are older than any window a request may still
     ask for; *unused* ones have no key, or no input counts them.

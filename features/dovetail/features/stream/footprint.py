@@ -1,4 +1,4 @@
-"""What a streaming view keeps per key, as ``dovetail check`` says it: bounds that follow from the definition alone.
+"""Bounds of the state that a streaming view keeps per key, from its definition alone; ``dovetail check`` shows them.
 
 A view of a UNION ALL keeps as much for each of its SELECTs.
 """

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.finish import decimal_words
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words, decimal_words
 from dovetail.platform.errors import StateError
 
 __all__ = ["encode_keys", "has_canonical_bytes"]

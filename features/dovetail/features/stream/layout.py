@@ -1,4 +1,4 @@
-"""What a streaming view keeps per key: raw rows, and per hop step one list of partial aggregates.
+"""The state of a streaming view per key: raw rows, and per hop step one list of partial aggregates.
 
 Two kinds of windows, two kinds of memory. A plain ``RANGE`` window slides with every microsecond, so its rows are
 kept. A ``hop`` window has a tail rounded to a bucket, so whole buckets suffice there, and rows are only kept for the
@@ -158,7 +158,7 @@ class Layout:
         self.fingerprint = self._fingerprint()
 
     def ops_of_window(self, window: int) -> tuple[Op, ...]:
-        """What evaluating ``window`` needs: a count for every input it aggregates, and the sums, minima, maxima."""
+        """The operations that ``window`` needs: a count for every input it aggregates, and the sums, minima, maxima."""
         return self._ops(a for a in self.folded if a.window == window)
 
     def ops_of(self, aggregate: Aggregate) -> tuple[Op, ...]:

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to, a column at a time: Kafka's default partitioner, compiled.
+"""The partition of each key of a column: Kafka's default partitioner, compiled.
 
 The hash is Austin Appleby's 32-bit MurmurHash2 with the seed that Kafka's clients use, over the UTF-8 text of the key;
 ``transports/partitioning.py`` gives the same answer for one key.

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.finish import (
+from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
+from dovetail.features.kernels.words import (
     canonical_floats,
     decimal_of_words,
     decimal_words,
     validity_buffer,
 )
-from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
 from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.positions import pack
@@ -53,8 +53,10 @@ class RowOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection takes of each row: whether it counts, whether its value is not NULL, the value as a word (of
-    text: its length, -1 for NULL) and what orders it or is added up, as a word."""
+    """A collection's words of each row: whether it counts, whether its value is not NULL, the value, its order or sum.
+
+    The value of a text is its length, -1 for NULL; the last word is that by which values are ordered or added up.
+    """
 
     counts: npt.NDArray[np.bool_]
     not_null: npt.NDArray[np.bool_]

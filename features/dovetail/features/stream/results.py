@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words, decimal_array
 from dovetail.features.plan.aggregates import DEVIATIONS
 from dovetail.features.plan.definitions import AggregateFunction
 from dovetail.features.stream.prepare import from_words
@@ -19,7 +19,7 @@ __all__ = ["Parts", "finished"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What folding gives, int64 ``[n]`` each: count; Σx in 128 bits, or in ``lo`` the least or greatest; Σx²."""
+    """Results of folding, int64 ``[n]`` each: count; Σx in 128 bits, or in ``lo`` the least or greatest; Σx²."""
 
     count: Words
     lo: Words
@@ -44,7 +44,7 @@ def finished(
         return from_words(parts.lo, present, type_)
     lo = parts.lo.view(np.uint64)
     if function == "sum":
-        return finish.decimal_array(lo, parts.hi, present, type_)
+        return decimal_array(lo, parts.hi, present, type_)
     if function in DEVIATIONS:
         return finish.deviation(
             lo,

@@ -1,4 +1,4 @@
-"""What makes a sample: policies, which decide from the label rows of a snapshot row.
+"""Policies decide from the label rows of a snapshot row whether it is a sample, when, and with which label.
 
 ====================  ===========================================================================================
 ``delayed``           one sample when the window has passed; optionally corrections, sampled negatives

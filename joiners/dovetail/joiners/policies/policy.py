@@ -1,4 +1,4 @@
-"""What a policy is given, and what it answers."""
+"""The interface of a policy: the rows it is given, and its answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the archives hold for one target, and how far its agents had come when they were written."""
+"""The archives of one target, and how far its agents had come when they were written."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan.definitions import FeatureColumn, FeatureSet
-from dovetail.features.serving.rekeying import stage_name
+from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stored.consistency import Consistency, compare, merged
 from dovetail.features.stored.registration import refuse_changed
 from dovetail.joiners.sample_agent import Lane, lanes_of

@@ -182,7 +182,7 @@ def explain(
     sample_format: _Format = "parquet",
     as_json: JsonOption = False,
 ) -> None:
-    """What a model makes of one sample: inputs by name, with slots, weights and contributions."""
+    """Explain a model's prediction for one sample: inputs by name, with slots, weights and contributions."""
     from dovetail.cli.models.explaining import explain_row
 
     raise typer.Exit(explain_row(project, model, samples or [], row=row, format_=sample_format, as_json=as_json))

@@ -21,7 +21,7 @@ __all__ = ["explain_row", "report_collisions"]
 def explain_row(
     project: Path, name: str | None, samples: Sequence[str], *, row: int, format_: str, as_json: bool
 ) -> int:
-    """What a model makes of one sample: its inputs by name, with slots, weights and contributions to the margin."""
+    """Explain a prediction: the sample's inputs by name, with slots, weights and contributions to the margin."""
     config = project_config(project)
     directory, version, model, encoder = find_model(config, name)
     found = find_samples(config, samples, format_=format_, first=None, last=None)

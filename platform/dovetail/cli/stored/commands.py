@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 class Visibility(StrEnum):
-    """What a past request may see."""
+    """The events that a past request may see."""
 
     event_time = "event_time"
     as_served = "as_served"

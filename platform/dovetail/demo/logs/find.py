@@ -1,4 +1,4 @@
-"""Which loader fits a folder."""
+"""Finds the loader that fits a folder."""
 
 from __future__ import annotations
 

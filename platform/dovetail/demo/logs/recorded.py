@@ -1,4 +1,4 @@
-"""What a recorded log is: everything the outside world would have sent, with the time each message arrived.
+"""A recorded log: everything the outside world would have sent, with the time each message arrived.
 
 The tables have the columns of their ``CREATE TABLE`` in ``sql/`` plus ``arrival_time``; a test holds the schemas below
 and those files together.

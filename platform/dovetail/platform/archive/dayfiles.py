@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 
@@ -51,17 +52,21 @@ class DayFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DayFiles:
-    """Rows with a timestamp column, in files."""
+    """Rows with a timestamp column, in files.
+
+    Rows of the ``refused`` messages, by partition and offset, are in files and not in what is read.
+    """
 
     store: OfflineStore
     files: Sequence[DayFile]
     time_column: str
+    refused: Sequence[tuple[int, int]] = ()
 
     @classmethod
     def archived(cls, registry: Registry, store: OfflineStore, dataset: str, time_column: str) -> DayFiles:
-        """What is archived of ``dataset`` now."""
+        """The files that are archived of ``dataset`` now."""
         files = [DayFile(file.path, {file.day: file.rows}, str(file.rows)) for file in registry.files(dataset)]
-        return cls(store, files, time_column)
+        return cls(store, files, time_column, registry.refused_rows(dataset))
 
     @classmethod
     def at(cls, path: str | Path, time_column: str) -> DayFiles:
@@ -96,6 +101,8 @@ class DayFiles:
         digest = hashlib.sha256()
         for file in self._touching(low_us, high_us):
             digest.update(f"{file.path}|{file.stamp}\n".encode())
+        if self.refused:
+            digest.update(repr(sorted(self.refused)).encode())
         return digest.hexdigest()[:16]
 
     def paths(self, low_us: int | None, high_us: int) -> list[str]:
@@ -108,15 +115,18 @@ class DayFiles:
         Raises:
             WireError: a file lacks a column.
         """
-        wanted = None if columns is None else [*columns, *({self.time_column} - set(columns))]
+        needed = [self.time_column, *(OWN_COLUMNS[:2] if self.refused else ())]
+        wanted = None if columns is None else list(dict.fromkeys([*columns, self.time_column]))
+        fetched = None if wanted is None else list(dict.fromkeys([*wanted, *needed]))
         for file in self._touching(low_us, high_us):
             with self.store.open(file.path) as parquet:
-                if wanted is not None:
-                    _require(wanted, parquet.schema_arrow, self.store.path(file.path))
-                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
-                    table = _between(pa.Table.from_batches([batch]), self.time_column, low_us, high_us)
+                if fetched is not None:
+                    _require(fetched, parquet.schema_arrow, self.store.path(file.path))
+                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=fetched):
+                    whole = without_messages(pa.Table.from_batches([batch]), self.refused)
+                    table = _between(whole, self.time_column, low_us, high_us)
                     if table.num_rows:
-                        yield table
+                        yield table if wanted is None else table.select(wanted)
 
     def schema(self) -> pa.Schema | None:
         """The columns of the first file; None when there is no file."""

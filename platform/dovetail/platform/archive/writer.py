@@ -1,13 +1,13 @@
-"""Topics as Parquet datasets: every row with its position, in files by UTC day.
+"""Archives topics as Parquet datasets: every row with its position, in files by UTC day.
 
-The archive of a topic is what batch evaluation, ``consistency`` and ``join`` read; it is complete but for the last
-``max_delay``. A file is written, then registered
-in the transaction that moves the archive's position; what a crash leaves unregistered is written again.
+Batch evaluation, ``consistency`` and ``join`` read these archives. An archive is complete but for the rows of the last
+``max_delay``. A file counts once its row is in the registry, and that row is written in the transaction that moves the
+archive's position; a file that a crash leaves unregistered is written again.
 
-What is half written when a process dies (a draft, see ``stores/offline.py``) is of rows from some offset on, of a
-partition whose archive was at that offset or before it. When the archive has been moved beyond, that writer's
-compare-and-set would be refused, so the draft comes to nothing, whether its writer is dead or only slow. Whoever has
-moved it beyond has just written those rows again, into the same folder: it removes the draft there.
+A process that dies while it writes leaves a draft (``stores/offline.py``), whose rows begin at or after the archive's
+position of that moment. Once another writer has moved the position beyond the draft's first row, the draft can never
+count: the compare-and-set of its own writer would be refused, be that writer dead or only slow. The other writer has
+written the same rows into the same folder, so it removes the draft there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import Progress, SourceFilter
+from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
+from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
@@ -40,12 +41,13 @@ _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """How a topic is archived.
+    """The archive of one topic: how its rows are decoded, and by which day they are filed.
 
     ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
     another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
     ``day_of`` is the timestamp column that decides a row's day. ``uses`` are the definitions the rows are made with, by
-    name, with their fingerprints.
+    name, with their fingerprints. ``refusals``: of a topic from outside, where messages are refused that ``decode``
+    cannot read.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     decode: Callable[[Poll], tuple[pa.Table, int]]
     derived: bool
     uses: Mapping[str, str] = field(default_factory=dict)
+    refusals: Refusals | None = None
 
 
 @dataclass(slots=True)
@@ -71,10 +74,10 @@ class _Buffer:
 
 
 class ArchiveStage(Stage):
-    """Writes a topic to the offline store.
+    """Writes the rows of one topic to the offline store.
 
-    Holds rows of a partition in memory until there are ``max_rows``, or ``max_delay_us`` have passed since the first of
-    them came, by ``clock``; they are read again after a crash.
+    Rows of a partition are held in memory until there are ``max_rows`` of them, or until ``max_delay_us`` have passed
+    since the first of them came, by ``clock``. After a crash they are read again.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class ArchiveStage(Stage):
         self.name = f"archive.{dataset.name}"
         self.topics = (dataset.topic,)
         self._dataset = dataset
+        self.refusals = dataset.refusals
         self._registry = registry
         self._offline = offline
         self._max_rows, self._max_delay_us = max_rows, max_delay_us
@@ -115,6 +119,9 @@ class ArchiveStage(Stage):
             buffer.since_us = self._clock.now_us()
         if buffer.rows >= self._max_rows:
             yield self._flush(poll.partition, buffer)
+
+    def probe(self, poll: Poll) -> None:
+        self._dataset.decode(poll)
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
         buffer = self._buffers.get(partition)
@@ -203,8 +210,12 @@ def _is_behind(name: str, partition: int, position: int) -> bool:
 
 
 def read_dataset(registry: Registry, offline: OfflineStore, dataset: str, schema: pa.Schema | None = None) -> pa.Table:
-    """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given."""
+    """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given.
+
+    What was archived of a message before some reader refused it is left out.
+    """
     tables = [offline.read(file.path) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    return without_messages(rows, registry.refused_rows(dataset))

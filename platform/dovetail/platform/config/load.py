@@ -8,6 +8,7 @@ starts; a wrong key or value is refused with its place and, for a misspelt key, 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,10 @@ __all__ = [
     "load_config",
     "parse_duration",
 ]
+
+
+#: Options that say where a secret is; somebody may write the secret itself there.
+_SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 
 
 class StorageConfig(Section):
@@ -333,7 +338,16 @@ def _explain(file: Path, problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{file}:{_line(file, location)}: {where}: required, but missing; {_addition(location)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{file}: {where}: {message} (got {problem['input']!r})" if location else f"{file}: {message}"
+    if not location:
+        return f"{file}: {message}"
+    return f"{file}: {where}: {message}{_quoted(where, problem['input'])}"
+
+
+def _quoted(where: str, given: object) -> str:
+    """What was given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
+    if isinstance(given, Mapping) or _SECRET.search(where):
+        return ""
+    return f" (got {given!r})"
 
 
 def _line(file: Path, location: list[str]) -> int:

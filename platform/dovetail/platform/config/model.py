@@ -61,7 +61,7 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """What a candidate's recent metrics must be before it serves; nothing is asked by default."""
+    """Bounds that a candidate's recent metrics must keep before it serves; there are none by default."""
 
     min_samples: int = Field(default=0, ge=0)
     max_log_loss: float | None = None

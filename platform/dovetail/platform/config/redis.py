@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Section
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.masking import variable_name
 
 __all__ = ["RedisConfig"]
 
@@ -59,11 +60,12 @@ class RedisConfig(Section):
         """
         if self.password_env:
             if self.password_env not in os.environ:
-                raise ConfigError(f"redis.password_env: environment variable {self.password_env} is not set; export it")
+                name = variable_name(self.password_env)
+                raise ConfigError(f"redis.password_env: the environment variable {name} is not set; export it")
             return os.environ[self.password_env]
         if self.password_file is not None:
             try:
                 return self.password_file.read_text(encoding="utf-8").rstrip("\n")
             except OSError as error:
-                raise ConfigError(f"redis.password_file: {self.password_file} cannot be read: {error}") from error
+                raise ConfigError(f"redis.password_file: it cannot be read: {error.strerror}") from error
         return None

@@ -1,4 +1,4 @@
-"""What every section of ``dovetail.toml`` is: fixed once read, and without keys nobody knows."""
+"""The base of every section of ``dovetail.toml``: fixed once read, and without unknown keys."""
 
 from __future__ import annotations
 

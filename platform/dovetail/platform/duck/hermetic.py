@@ -20,7 +20,7 @@ __all__ = ["Resources", "hermetic_connection", "resources"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What connections opened in a :func:`resources` block may use; None leaves DuckDB's default.
+    """Limits of the connections opened in a :func:`resources` block; None leaves DuckDB's default.
 
     ``memory_bytes`` bounds DuckDB's own buffers; beyond it DuckDB writes to files in ``spill``, by default a folder of
     this process in the system's temporary one. Every statement is appended to ``script``, when there is one.

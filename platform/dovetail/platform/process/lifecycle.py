@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
+from dovetail.platform.masking import masked
 from dovetail.platform.process.monitor import Pulse
 from dovetail.platform.runtime.runner import Runtime
 
@@ -157,7 +158,7 @@ async def _run(
             running.cancel()
         else:
             error = running.exception()
-            signals.arm(FAILED, f"failed: {type(error).__name__}: {error}")
+            signals.arm(FAILED, masked(f"failed: {type(error).__name__}: {error}"))
         await asyncio.wait({running})
         await runtime.stop()
     finally:

@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus about itself; docs/operations.md says what each metric means.
+"""A worker's metrics for Prometheus; docs/operations.md says what each of them means.
 
 Counters and histograms are counted here, in this process. Lag, rows and watermark are read when somebody asks: rows by
 outcome are the accounts in the stores, so they survive restarts, agree with `dovetail audit`, and are the same in every
@@ -68,7 +68,7 @@ class WorkerMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """What is read when somebody asks."""
+        """The metrics that are read from stores and runtime at each scrape."""
         lag = GaugeMetricFamily(
             "dovetail_lag_messages",
             "Messages of a partition assigned here that a stage has not completed",

@@ -1,4 +1,4 @@
-"""What can be seen of a running worker: is it alive, is it ready, how far behind, does it move.
+"""Observes a running worker: whether it is alive, ready and moving, and how far it is behind.
 
 Facts only; what follows from them is :mod:`~dovetail.platform.process.watchdog`'s and the process's business.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dovetail.platform.masking import masked
 from dovetail.platform.process.metrics import Lag
 from dovetail.platform.process.watchdog import Moving
 from dovetail.platform.runtime.runner import Runtime
@@ -59,7 +60,7 @@ class Monitor:
         body: dict[str, Any] = {"status": "ok", "event_loop_lag_seconds": round(lag_s, 3)}
         failure = self._runtime.failure
         if failure is not None:
-            body |= {"status": "failed", "reason": f"{type(failure).__name__}: {failure}"}
+            body |= {"status": "failed", "reason": masked(f"{type(failure).__name__}: {failure}")}
         elif 0 < self._loop_timeout_s < lag_s:
             body |= {"status": "blocked", "reason": f"the event loop has had no turn for {lag_s:.1f} s"}
         return body["status"] == "ok", body
@@ -69,7 +70,7 @@ class Monitor:
         runtime = self._runtime
         reason = ""
         if runtime.failure is not None:
-            reason = f"{type(runtime.failure).__name__}: {runtime.failure}"
+            reason = masked(f"{type(runtime.failure).__name__}: {runtime.failure}")
         elif runtime.stopping:
             reason = "stopping"
         elif not runtime.started:
@@ -97,7 +98,7 @@ class Monitor:
         }
 
     async def moving(self) -> dict[tuple[str, str, int], Moving]:
-        """What each stage has in hand, and what the consumer has yet to hand out. Asks the broker."""
+        """The work that each stage has in hand, and the data that the consumer has yet to hand out. Asks the broker."""
         runtime, consumer = self._runtime, self._runtime.consumer
         partitions = runtime.tenure.partitions
         ends = await asyncio.to_thread(runtime.end_offsets, partitions)

@@ -11,7 +11,7 @@ __all__ = ["Audit", "Check", "StageAccount", "audit"]
 
 
 class StageAccount(NamedTuple):
-    """What one stage did with the rows of one topic, all partitions together."""
+    """The outcomes of the rows that one stage read of one topic, all partitions together."""
 
     stage: str
     topic: str

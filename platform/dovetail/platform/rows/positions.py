@@ -36,6 +36,7 @@ __all__ = [
     "seen_columns",
     "with_own_positions",
     "with_source_positions",
+    "without_messages",
 ]
 
 OWN_COLUMNS = ("_partition", "_offset", "_row")
@@ -93,7 +94,7 @@ def seen_columns(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a state includes of one partition.
+    """How far a state includes one partition.
 
     ``next_offset``: the first offset not included. ``watermark_us``: the newest event time included. ``timestamp_ms``:
     the newest message timestamp included. ``sources``: for readers of derived rows, the last source position included
@@ -104,6 +105,18 @@ class Progress:
     watermark_us: int | None = None
     timestamp_ms: int | None = None
     sources: dict[int, int] = field(default_factory=dict)
+
+
+def without_messages(table: pa.Table, messages: Sequence[tuple[int, int]]) -> pa.Table:
+    """``table``, which has own positions, without the rows of ``messages``, given by partition and offset."""
+    if not messages or table.num_rows == 0:
+        return table
+    partitions, offsets = (table.column(name).to_numpy() for name in OWN_COLUMNS[:2])
+    gone = np.zeros(table.num_rows, dtype=np.bool_)
+    for partition in {partition for partition, _ in messages}:
+        refused = [offset for of, offset in messages if of == partition]
+        gone |= (partitions == partition) & np.isin(offsets, refused)
+    return table.filter(pa.array(~gone)) if gone.any() else table
 
 
 class SourceFilter:

@@ -65,7 +65,7 @@ class DeadLetter:
 
 
 class LetterHead(NamedTuple):
-    """Which stage could not use which message and why; ``sent_ms`` is the message's timestamp, in milliseconds."""
+    """The stage that could not use a message, the message's position and timestamp (ms), and the reason."""
 
     stage: str
     topic: str
@@ -78,7 +78,7 @@ class LetterHead(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a poll held: rows in log order with their own positions, and the messages that held none.
+    """A poll decoded: rows in log order with their own positions, and the messages that held none.
 
     ``message_index`` int64 [rows] tells which message of the poll each row came from.
     """
@@ -207,7 +207,7 @@ def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], s
 
 
 def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
-    """What the headers of a dead letter say.
+    """The head of a dead letter, read from its headers.
 
     Raises:
         WireError: it is not a dead letter of Dovetail's.

@@ -1,4 +1,12 @@
-"""How far each stage has come in each partition that is assigned here: four offsets, and what follows from them."""
+"""Tracks how far each stage has come in each partition that is assigned here, by four offsets.
+
+=============  ======================================================================================
+``stored``     the next offset to read, by the stage's store, when the partition was last assigned
+``given``      after the last poll that the stage was given
+``handled``    after the last poll whose ``handle`` has ended; not durable
+``completed``  everything below it is completed, durably
+=============  ======================================================================================
+"""
 
 from __future__ import annotations
 
@@ -10,16 +18,16 @@ from dovetail.platform.stage import Poll, Stage
 
 __all__ = ["Offsets", "Progress", "Stored"]
 
-#: Progress by (stage, topic, partition): the offset after the last message.
+#: Offsets by (stage, topic, partition), each after the last message it counts.
 Progress = dict[tuple[str, str, int], int]
-#: What stages say to :meth:`Stage.resume`: by (stage, topic), the next offset to read by partition.
+#: Answers of :meth:`Stage.resume`: by (stage, topic), the next offset to read by partition.
 Stored = Mapping[tuple[str, str], Mapping[int, int]]
 
 P = TypeVar("P", bound=tuple[str, int])
 
 
 class Offsets(Generic[P]):
-    """The offsets of ``stages`` by partition, which is (topic, partition). Belongs to the event loop."""
+    """The offsets of ``stages`` by partition, a (topic, partition). Belongs to the event loop."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         #: The offset after the last poll whose ``handle`` has ended. Not durable.
@@ -35,12 +43,15 @@ class Offsets(Generic[P]):
                 self._readers.setdefault(topic, []).append(stage.name)
 
     def given(self, stage: str, partition: P) -> int:
-        """The offset after the last poll a stage was given."""
+        """The offset after the last poll that the stage was given."""
         key = (stage, *partition)
         return max(self._given.get(key, 0), self._stored.get(key, 0))
 
     def resume(self, partition: P, stored: Stored) -> int:
-        """The partition is assigned, anew or still; ``stored`` says how far. Returns the least its stages need."""
+        """Begin with a partition that is assigned, anew or still, at the offsets ``stored``.
+
+        Returns the least offset that a stage of its topic needs.
+        """
         needed = []
         for stage in self._readers[partition[0]]:
             key = (stage, *partition)
@@ -53,9 +64,9 @@ class Offsets(Generic[P]):
         return min(needed)
 
     def moved(self, stored: Stored) -> set[str]:
-        """The topics of which ``stored`` does not say what has been completed here.
+        """The topics whose ``stored`` offsets are not those completed here.
 
-        It says more where somebody else has had them, and less where the store has lost its last commits.
+        The stored ones are ahead where another worker has had the partitions, and behind where the store lost commits.
         """
         return {
             topic
@@ -64,29 +75,29 @@ class Offsets(Generic[P]):
         }
 
     def forget(self, gone: Collection[P]) -> None:
-        """These partitions have gone to another worker."""
+        """Drop the offsets of partitions that have gone to another worker."""
         for progress in (self._given, self._stored, self.handled, self.completed):
             for key in [key for key in progress if key[1:] in gone]:
                 del progress[key]
 
     def stored(self, stage: str, partition: P) -> int:
-        """Where the stage was when the partition was last assigned, by its store."""
+        """The stage's offset by its store, when the partition was last assigned."""
         return self._stored.get((stage, *partition), 0)
 
     def give(self, stage: str, poll: Poll, partition: P) -> Poll:
-        """The part of ``poll`` that the stage has not had yet, which it is given now; may be empty."""
+        """Give the stage the part of ``poll`` that it has not had yet: returns that part, which may be empty."""
         todo = poll.since(self.given(stage, partition))
         if len(todo):
             self._given[stage, *partition] = poll.last + 1
         return todo
 
     def handle(self, stage: str, partition: P, after: int) -> int:
-        """A poll up to ``after`` has been handled; returns what every stage of the topic has handled."""
+        """Note that the stage has handled all below ``after``; returns the offset below which all stages have."""
         self.handled[stage, *partition] = max(after, self.handled[stage, *partition])
         return self._least(self.handled, partition)
 
     def complete(self, stage: str, partition: P, done: int) -> int | None:
-        """All before ``done`` is completed; returns what every stage of the topic has completed.
+        """Note that the stage has completed all below ``done``; returns the offset below which all stages have.
 
         None when the stage has said so before, or the partition is not here.
 

@@ -14,7 +14,8 @@ Guarantees:
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
   its poll), gives no further poll, and commits what is owed (:meth:`Stage.settle`). What waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
-  any stage, nothing more is acknowledged, and the process exits with a code other than 0.
+  any stage, nothing more is acknowledged, and the process exits with a code other than 0. But for what a message from
+  outside raises while it is computed: that is this message's fate alone (``refusing.py``).
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ from typing import cast
 
 from faust.types import TP, StreamT
 
+from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
+from dovetail.platform.runtime.refusing import tried
+from dovetail.platform.runtime.started import StartedStages
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
+from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.runtime.turns import Turns
 from dovetail.platform.runtime.waiters import Waiters
 from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, check_stages
@@ -49,6 +54,7 @@ class Runtime:
 
     ``tick_s``: how often stages are asked to settle; 0: never, but by :meth:`tick`.
     ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
+    ``trial``: where polls from outside are written down before they are computed; what ended a process is refused.
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
     Raises ConfigError for two stages of one name, a stage without topics, or a topic the app does not declare.
@@ -63,6 +69,7 @@ class Runtime:
         observer: Observer | None = None,
         grace_s: float = 10.0,
         tick_s: float = 1.0,
+        trial: Trial | None = None,
     ) -> None:
         self.app = app
         self.stages = tuple(stages)
@@ -74,13 +81,14 @@ class Runtime:
         self._observer = observer
         self._grace_s = grace_s
         self._tick_s = tick_s
+        self._trial = trial
         self._ticking: list[asyncio.Task[None]] = []
         self._turns: Turns[TP] = Turns()
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
         self._offsets: Offsets[TP] = Offsets(self.stages)
         self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
-        self._started: list[Stage] = []
+        self._started = StartedStages(self.stages)
         self._waiters = Waiters()
         self._journal = Journal()
         check_stages(self.stages, app.declared)
@@ -164,9 +172,9 @@ class Runtime:
     async def before_start(self) -> None:
         """Start the stages, in their order."""
         self._waiters.listen()
-        for stage in self.stages:
-            self._started.append(stage)
-            await stage.start()
+        if self._trial is not None:
+            self._trial.open({stage.name for stage in self.stages})
+        await self._started.start()
         if self._tick_s:
             # Each by itself: a stage that waits for something from outside does not keep the others from settling.
             self._ticking = [asyncio.create_task(self._tick_on(stage)) for stage in self.stages]
@@ -178,8 +186,7 @@ class Runtime:
         """
         self._stopping = True
         if self.failure is None:
-            for stage in self._started:
-                stage.hurry()
+            self._started.hurry()
             try:
                 with suppress(TimeoutError):  # what is not done by then is done again by the next start
                     async with asyncio.timeout(self._grace_s):
@@ -204,7 +211,7 @@ class Runtime:
     @property
     def started(self) -> bool:
         """Whether every stage has been started."""
-        return len(self._started) == len(self.stages)
+        return self._started.all
 
     @property
     def stopping(self) -> bool:
@@ -245,19 +252,15 @@ class Runtime:
 
     async def after_stop(self) -> None:
         """Stop the stages, in reverse order, each also when another one's stop raises."""
-        errors: list[Exception] = []
+        if self._trial is not None:
+            # What the engine or memory gave out at is looked at by the next start as what ended the process.
+            self._trial.close(keep=isinstance(self.failure, (EngineFailed, MemoryError)))
         for ticking in self._ticking:
             ticking.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
         self._forget(await self.tenure.change(()))
         self._journal.stopped()
-        while self._started:
-            try:
-                await self._started.pop().stop()
-            except Exception as error:  # noqa: BLE001 - raised below, after the others have stopped
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        await self._started.stop()
 
     async def _settle(self, stage: Stage, may: Callable[[], bool], *, stopping: bool = False) -> None:
         for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
@@ -323,6 +326,10 @@ class Runtime:
         self._offsets.forget(gone)
 
     def _read_stored(self, topics: set[str]) -> Stored:
+        for topic in topics:
+            for stage in self._readers[topic]:
+                if stage.refusals is not None:
+                    stage.refusals.forget(topic)
         return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
 
     # --- agents -----------------------------------------------------------------------------------------------------
@@ -360,7 +367,8 @@ class Runtime:
             try:
                 async with self._turns.at_work(stage.name, tp, tenure):
                     # When a stop has begun, up to a point to resume from; the rest is for the next start.
-                    await self._steps.take_all(stage, tp, stage.handle(todo), tenure, lambda: self._stopping)
+                    works = tried(stage, todo, self._trial, lambda: self._steps.beat(stage.name, tp))
+                    await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
             except Gone:
                 return
         if self.tenure.number(tp) == tenure and not self._stopping:

@@ -1,4 +1,4 @@
-"""Which partitions this worker has, since when, and whether works may take effect now.
+"""The partitions that this worker has, the assignment each is from, and whether works may take effect now.
 
 A rebalance must not cut a work in two, nor let two workers act for one partition. So effects (publishing and
 committing) stop before this worker tells the group that it is ready, and go on when the new positions are known: a work
@@ -36,7 +36,7 @@ class Tenure(Generic[P]):
 
     @property
     def partitions(self) -> frozenset[P]:
-        """What is assigned; during a rebalance, what was."""
+        """The partitions assigned; during a rebalance, those that were."""
         return frozenset(self._numbers)
 
     @property
@@ -45,7 +45,7 @@ class Tenure(Generic[P]):
         return not self._closed
 
     def number(self, partition: P) -> int | None:
-        """Which tenure of ``partition`` this is; None when it is not assigned."""
+        """The number of the present tenure of ``partition``; None when it is not assigned."""
         return self._numbers.get(partition)
 
     @asynccontextmanager

@@ -40,7 +40,7 @@ class Turns(Generic[P]):
                 self._changed.notify_all()
 
     def partition(self, stage: str) -> P | None:
-        """What ``stage`` is at work on; None while it is idle."""
+        """The partition that ``stage`` is at work on; None while it is idle."""
         work = self._at_work.get(stage)
         return None if work is None else work[0]
 

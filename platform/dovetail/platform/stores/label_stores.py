@@ -1,4 +1,4 @@
-"""Which label store a URL names."""
+"""Opens the label store that a URL names."""
 
 from __future__ import annotations
 

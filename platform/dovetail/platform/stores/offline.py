@@ -36,11 +36,11 @@ class OfflineStore:
         """Open the store at ``url``: a folder, or an fsspec URL like ``s3://bucket/prefix``.
 
         Raises:
-            StoreError: the URL's filesystem is unknown or its driver is not installed.
+            StoreError: the URL's filesystem is unknown, its driver is not installed, or it refuses.
         """
         try:
             self._filesystem, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise StoreError(f"offline store {url!r} cannot be used: {error}") from error
 
     def path(self, relative: str) -> str:
@@ -53,7 +53,8 @@ class OfflineStore:
         Whoever else writes ``relative`` meanwhile must be writing the same rows. On an error nothing is left.
 
         Raises:
-            StoreError: what was being written has been cleared away, by somebody who has gone further.
+            StoreError: what was being written has been cleared away, by somebody who has gone further; or the store
+                refuses: no space, no permission, nobody there.
         """
         with self._draft(relative) as sink:
             pq.write_table(table, sink, compression="zstd")
@@ -75,16 +76,28 @@ class OfflineStore:
         # A name of this writer's own: one that was paused while it wrote must not go on in a file that its successor
         # has meanwhile put in place.
         draft = f"{folder}/_{name}.{uuid.uuid4().hex}.partial"
-        self._filesystem.makedirs(folder, exist_ok=True)
-        try:
-            with self._filesystem.open(draft, "wb") as sink:
-                yield sink
-            self._put(draft, final)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                self._filesystem.rm(draft)
-            raise
+        with self._refusing(final):
+            self._filesystem.makedirs(folder, exist_ok=True)
+            try:
+                with self._filesystem.open(draft, "wb") as sink:
+                    yield sink
+                self._put(draft, final)
+            except BaseException:
+                with suppress(OSError):  # what it says of the draft, or of a store that is away, says less
+                    self._filesystem.rm(draft)
+                raise
         self.clear(posixpath.dirname(relative), lambda other: other == name)
+
+    @contextmanager
+    def _refusing(self, path: str) -> Iterator[None]:
+        """Say of what the store refuses, at ``path``, that it does."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{path}: the offline store refuses: {type(error).__name__}: {error}; see whether it is there, has "
+                "space, and may be written by this user"
+            ) from error
 
     def _put(self, draft: str, final: str) -> None:
         try:
@@ -100,12 +113,13 @@ class OfflineStore:
     def clear(self, folder: str, superseded: Callable[[str], bool]) -> None:
         """Remove the drafts in ``folder`` of files with a ``superseded`` name, whoever writes or wrote them."""
         path = self.path(folder)
-        self._filesystem.invalidate_cache(path)  # drafts are other processes'
-        for file in self._filesystem.ls(path, detail=False):
-            draft = _DRAFT.fullmatch(posixpath.basename(file))
-            if draft is not None and superseded(draft["name"]):
-                with suppress(FileNotFoundError):  # somebody else was faster
-                    self._filesystem.rm(file)
+        with self._refusing(path):
+            self._filesystem.invalidate_cache(path)  # drafts are other processes'
+            for file in self._filesystem.ls(path, detail=False):
+                draft = _DRAFT.fullmatch(posixpath.basename(file))
+                if draft is not None and superseded(draft["name"]):
+                    with suppress(FileNotFoundError):  # somebody else was faster
+                        self._filesystem.rm(file)
 
     @contextmanager
     def open(self, relative: str) -> Iterator[pq.ParquetFile]:
@@ -117,17 +131,19 @@ class OfflineStore:
         try:
             with self._filesystem.open(self.path(relative), "rb") as source, pq.ParquetFile(source) as file:
                 yield file
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(f"{self.path(relative)}: no readable Parquet file: {error}") from error
 
     def exists(self, relative: str) -> bool:
         """Whether the file is there."""
-        return bool(self._filesystem.exists(self.path(relative)))
+        with self._refusing(self.path(relative)):
+            return bool(self._filesystem.exists(self.path(relative)))
 
     def delete(self, relative: str) -> None:
         """Remove a file, if it is there."""
-        if self._filesystem.exists(self.path(relative)):
-            self._filesystem.rm(self.path(relative))
+        with self._refusing(self.path(relative)):
+            if self._filesystem.exists(self.path(relative)):
+                self._filesystem.rm(self.path(relative))
 
     def find(self) -> list[tuple[str, str]]:
         """Every Parquet file below the store, by name: its relative path, and what changes when it is replaced.
@@ -135,7 +151,9 @@ class OfflineStore:
         Files whose name, or a folder's, begins with ``_`` or ``.`` are not there.
         """
         found = []
-        for path, info in sorted(self._filesystem.find(self._root, detail=True).items()):
+        with self._refusing(self._root):
+            there = self._filesystem.find(self._root, detail=True)
+        for path, info in sorted(there.items()):
             relative = posixpath.relpath(path, self._root)
             hidden = any(part.startswith(("_", ".")) for part in relative.split("/"))
             if relative.endswith(".parquet") and not hidden:
@@ -147,7 +165,7 @@ class OfflineStore:
         """Read one file, or the named columns of it.
 
         Raises:
-            StoreError: there is no such file.
+            StoreError: there is no such file, or it cannot be read.
         """
         try:
             with self._filesystem.open(self.path(relative), "rb") as source:
@@ -155,4 +173,9 @@ class OfflineStore:
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.path(relative)}: registered, but gone; restore it or rebuild the dataset"
+            ) from error
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"{self.path(relative)}: registered, but no readable Parquet file: {error}; restore it or rebuild the "
+                "dataset"
             ) from error

@@ -82,7 +82,7 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def progress(self, view: str) -> Mapping[int, Progress]:
-        """What the state of ``view`` includes, by source partition."""
+        """The progress that the state of ``view`` includes, by source partition."""
 
     @abstractmethod
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:

@@ -1,4 +1,4 @@
-"""Which online store a URL names."""
+"""Opens the online store that a URL names."""
 
 from __future__ import annotations
 

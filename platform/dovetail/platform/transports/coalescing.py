@@ -1,4 +1,4 @@
-"""What both drivers share: one Faust message per poll, positions from the app, bounded hand-out, exact acks.
+"""The consumer that both drivers share: one Faust message per poll, the app's positions, bounded hand-out, exact acks.
 
 Faust's consumer hands every record to its conductor one by one, seeks to the broker's committed offsets, and works out
 what to commit from lists of single offsets and gaps. This class replaces those three parts; rebalancing, flow control
@@ -129,14 +129,14 @@ class CoalescingConsumer(Consumer):
     # --- what the runtime calls ------------------------------------------------------------------------------------
 
     def release(self, tp: TP, offset: int) -> None:
-        """What was handed out below ``offset`` has been handled: more of this partition may be handed out."""
+        """Note that all below ``offset`` has been handled: more of this partition may be handed out."""
         partition = self._partitions.get(tp)
         if partition is not None:
             partition.handling.complete(offset)
             self.wake()
 
     def acknowledge(self, tp: TP, offset: int) -> None:
-        """What was handed out below ``offset`` is done for good: ``offset`` may be committed."""
+        """Note that all below ``offset`` is done for good: ``offset`` may be committed."""
         partition = self._partitions.get(tp)
         if partition is not None:
             partition.acks.complete(offset)

@@ -27,7 +27,7 @@ _DRIVERS = {"embedded": embedded.Transport, "kafka": kafka.Transport}
 
 
 class Attached(Protocol):
-    """What an app tells the one who runs stages in it."""
+    """Callbacks of an app to the runtime attached to it."""
 
     async def before_start(self) -> None:
         """Before the consumer starts. An exception ends the start."""

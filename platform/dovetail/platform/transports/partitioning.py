@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the same answer as Kafka's default partitioner, in both drivers."""
+"""The partition of a key, as Kafka's default partitioner has it, in both drivers."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Container(NamedTuple):
-    """What a model file holds."""
+    """The contents of a model file."""
 
     header: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
@@ -49,14 +49,22 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> b
 def unpack(path: Path) -> Container:
     """Read a model file, checking the checksum of every member. Never unpickles.
 
-    :raises ModelError: the file is torn or corrupt.
+    :raises ModelError: the file is torn or corrupt, or cannot be read.
     :raises FileNotFoundError: there is no such file.
     """
-    return parse(path, path.read_bytes())
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ModelError(
+            f"{path}: no readable model file: {error.strerror}; move away what is there, or give this user access"
+        ) from error
+    return parse(path, content)
 
 
 def parse(where: object, content: bytes) -> Container:
-    """What :func:`pack` packed; ``where`` names it in errors.
+    """Unpack the bytes of :func:`pack`; ``where`` names them in errors.
 
     :raises ModelError: it is torn or corrupt.
     """
@@ -82,7 +90,7 @@ def create(path: Path, content: bytes) -> None:
     # A name of its own keeps two writers apart; link() below decides which of them wins.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with draft.open("wb") as file:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

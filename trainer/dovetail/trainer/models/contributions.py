@@ -19,7 +19,7 @@ BIAS = "(bias)"
 
 
 def explain(encoder: Encoder, weights: Float32, table: pa.Table, moments: Float64 | None = None) -> pa.Table:
-    """What each input of each row contributes to its margin, the largest first; the rows of one row sum to the margin.
+    """The contribution of each input of each row to its margin, the largest first; those of a row sum to the margin.
 
     ``weights`` float32 [2**bits]. Columns: ``row`` int64, ``input`` string, ``value`` string (NULL where the column
     is), ``slot`` uint32, ``x`` float32 (the encoded value), ``weight`` float32, ``contribution`` float64. Absent inputs

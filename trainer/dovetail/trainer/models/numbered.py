@@ -6,6 +6,8 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
+from dovetail.platform.owned import owned_folder
+
 __all__ = ["NumberedFiles"]
 
 
@@ -16,7 +18,7 @@ class NumberedFiles:
         self.directory = directory
         self._kind = kind
         self._name = re.compile(rf"{re.escape(kind)}-(\d{{12,}})\.npz")
-        directory.mkdir(parents=True, exist_ok=True)
+        owned_folder(directory)
 
     def path(self, number: int) -> Path:
         """Where file ``number`` is or would be."""

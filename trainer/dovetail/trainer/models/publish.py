@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.arithmetic import Float32, Float64, UInt32
-from dovetail.trainer.learner import Learner
+from dovetail.trainer.dtypes import Float32, Float64, UInt32
 from dovetail.trainer.models.container import (
     Container,
     create,
@@ -20,6 +19,9 @@ from dovetail.trainer.models.container import (
     unpack,
 )
 from dovetail.trainer.models.numbered import NumberedFiles
+
+if TYPE_CHECKING:  # a reader of published models trains nothing, and need not import numba
+    from dovetail.trainer.learner import Learner
 
 __all__ = ["FORMAT", "Delta", "Model", "ModelDirectory", "delta_between", "read_delta", "read_model"]
 
@@ -82,7 +84,7 @@ class Model(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What turns version ``base`` into a later version: the weights that differ, zeros included."""
+    """The difference of a later version to version ``base``: the weights that differ, zeros included."""
 
     base: int
     fingerprint: str

@@ -1,4 +1,4 @@
-"""What an optimizer is: hyperparameters, a 16-byte record per slot, and one kernel that predicts and trains."""
+"""An optimizer is hyperparameters, a 16-byte record per slot, and one kernel that predicts and trains."""
 
 from __future__ import annotations
 

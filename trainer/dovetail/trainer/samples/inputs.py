@@ -1,4 +1,4 @@
-"""What a model input may be: the declarations that encoder and configuration share."""
+"""Declarations of model inputs, shared by encoder and configuration."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class InputSpec:
 
     @property
     def name(self) -> str:
-        """What it is called in reports: its column, or its columns joined by ``*``."""
+        """The input's name in reports: its column, or its columns joined by ``*``."""
         return self.column or "*".join(self.columns)
 
     @property

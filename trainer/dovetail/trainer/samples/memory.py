@@ -1,4 +1,4 @@
-"""What the processor does with memory and numba has no word for, as something a kernel can call.
+"""Memory instructions of the processor that numba has no word for, as functions a kernel can call.
 
 **Prefetch.** A table of 2**22 records does not fit into a cache, and which records an example needs is known before
 its turn comes. A read of memory takes 150 ns and an example of 39 inputs about as long, so one example ahead is too

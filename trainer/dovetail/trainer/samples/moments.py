@@ -27,7 +27,7 @@ def new_moments(inputs: int) -> Float64:
 
 
 def usable(numbers: Float64) -> Bool:
-    """Which numbers can be standardised: finite and at most 1e150 in size."""
+    """A mask of the numbers that can be standardised: finite and at most 1e150 in size."""
     mask: Bool = np.abs(numbers) <= _LARGEST  # False for NaN
     return mask
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.rules import CollectionLayout
-from dovetail.platform.errors import StateError
+from dovetail.platform.errors import DamagedState
 
 __all__ = ["COUNTS", "NOT_NULL", "Entries", "States", "coded", "decode_states", "encode_states"]
 
@@ -86,7 +86,7 @@ def decode_states(layout: CollectionLayout, blobs: Sequence[bytes | None]) -> St
     """The inverse of :func:`encode_states`; None and ``b""`` hold nothing.
 
     Raises:
-        StateError: a blob is not a state of this layout: other version, other definition, or damaged.
+        DamagedState: a blob is not a state of this layout: other version, other definition, or damaged.
     """
     width = _FIXED + 2 * len(layout.collections)
     headers = np.zeros((len(blobs), width), dtype=np.int64)
@@ -157,15 +157,15 @@ def _header(layout: CollectionLayout, index: int, blob: bytes, width: int) -> Wo
     of = f"view {layout.view.name}: state {index} of the batch"
     rebuild = "rebuild the state with `dovetail bootstrap`"
     if len(blob) < 8 * width or len(blob) % 8:
-        raise StateError(f"{of} is damaged: {len(blob)} bytes; {rebuild}")
+        raise DamagedState(f"{of} is damaged: {len(blob)} bytes; {rebuild}")
     header = np.frombuffer(blob, dtype=np.int64, count=width)
     if header[0] != MAGIC:
-        raise StateError(
+        raise DamagedState(
             f"{of} is not a version-2 feature state (it begins with {blob[:8]!r}); "
             f"use the release that wrote it, or {rebuild}"
         )
     if header[1] != layout.fingerprint:
-        raise StateError(
+        raise DamagedState(
             f"{of} was kept for another definition of the view; restore the definition, give the new one another "
             f"name, or {rebuild}"
         )
@@ -174,7 +174,7 @@ def _header(layout: CollectionLayout, index: int, blob: bytes, width: int) -> Wo
     for c, collection in enumerate(layout.collections):
         length += 8 * collection.columns * sizes[1 + 2 * c] + sizes[2 + 2 * c]
     if min(sizes) < 0 or length + -length % 8 != len(blob):
-        raise StateError(f"{of} is damaged: its length and its counts disagree; {rebuild}")
+        raise DamagedState(f"{of} is damaged: its length and its counts disagree; {rebuild}")
     return header
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words, decimal_array, validity_buffer
 from dovetail.features.plan.aggregates import DEVIATIONS, decimal_scale
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate
 from dovetail.features.plan.sources import in_order
@@ -40,7 +40,7 @@ _Flags = npt.NDArray[np.bool_]
 
 
 def member_rows(layout: CollectionLayout, rows: PreparedRows) -> _Flags:
-    """Which rows an aggregate of a collection counts."""
+    """A mask of the rows that an aggregate of a collection counts."""
     members = np.zeros(len(rows), dtype=np.bool_)
     for collected in rows.collected:
         members |= collected.counts
@@ -239,7 +239,7 @@ def _grouped(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.
     if aggregate.function == "histogram":
         items = pa.array(groups[:, 3], pa.uint64())
     elif aggregate.function == "sum_by":
-        items = finish.decimal_array(lo, hi, present, aggregate.type.item_type)
+        items = decimal_array(lo, hi, present, aggregate.type.item_type)
     else:
         items = finish.avg(lo, hi, groups[:, 3].copy(), decimal_scale(by or asked.type))
     return maps(keys, items, lengths, aggregate.type)
@@ -251,7 +251,7 @@ def maps(keys: pa.Array, items: pa.Array, lengths: Words, type_: pa.DataType) ->
     entries = pa.StructArray.from_arrays([keys, items], fields=[type_.key_field, type_.item_field])
     present = lengths > 0
     return pa.Array.from_buffers(
-        type_, len(lengths), [finish.validity_buffer(present), pa.py_buffer(offsets)], children=[entries]
+        type_, len(lengths), [validity_buffer(present), pa.py_buffer(offsets)], children=[entries]
     )
 
 

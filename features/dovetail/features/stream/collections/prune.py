@@ -1,4 +1,4 @@
-"""Which entries of a collection stay: the rules of ``collections/rules.py``, one key after the other."""
+"""Drops the entries that a collection no longer needs: the rules of ``collections/rules.py``, key after key."""
 
 from __future__ import annotations
 

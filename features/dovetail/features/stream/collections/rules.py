@@ -1,4 +1,4 @@
-"""What is kept for aggregates that pick, list or count *values*: entries, and the rule by which they leave.
+"""Entries are kept for aggregates that pick, list or count *values*, and leave by a rule.
 
 Partials of fixed width cannot hold a string, a list or a set. So such an aggregate keeps entries, one per event, and
 drops an entry as soon as it can prove that no request still answerable needs it. With ``floor = watermark -
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.kernels.jit import Words
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
@@ -110,7 +110,7 @@ class CollectionLayout:
             self.fingerprint = int.from_bytes(digest, "little", signed=True)
 
     def index_of(self, aggregate: Aggregate) -> int:
-        """Which of ``collections`` the aggregate reads."""
+        """The index in ``collections`` of the one that the aggregate reads."""
         return self._keys.index(self._key_of[aggregate.output])
 
     def value_type(self, collection: Collection) -> pa.DataType:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 from redis import exceptions
@@ -15,23 +16,23 @@ from redis.retry import Retry
 
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.masking import masked
 
 __all__ = ["RedisClient", "is_redis_url"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
-_FAILURES = (redis.RedisError, redis.RedisClusterException)
+_FAILURES = (redis.RedisError, exceptions.RedisClusterException)
 # What a cluster says while one of its nodes is away or its slots move, besides what a single Redis says.
 _FAILING_OVER = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.RedisClusterException,
+    exceptions.RedisClusterException,
     exceptions.AskError,  # MOVED, too
     exceptions.TryAgainError,
     exceptions.ClusterDownError,
 )
 _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
 _SEEDS = re.compile(r"(rediss?://(?:[^/?]*@)?)([^/?]*)(.*)")
-_PASSWORD = re.compile(r"(//[^/@:]*:)[^@]*(?=@)|([?&]password=)[^&]*")
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class RedisClient:
             StoreError: nobody answers there, or not to this user; or it evicts keys when its memory is full. Where this
                 user may not ask (INFO), that is taken on trust.
         """
-        self.where = _PASSWORD.sub(r"\1\2***", url)
+        self.where = masked(url)
         self.cluster = config.cluster or "+cluster://" in url
         options: dict[str, Any] = {
             "decode_responses": decode,
@@ -73,6 +74,10 @@ class RedisClient:
         if plain.startswith("rediss://"):
             files = {"ssl_ca_certs": config.ca, "ssl_certfile": config.certificate, "ssl_keyfile": config.key}
             options |= {name: _readable(path) for name, path in files.items() if path is not None}
+        number = urlsplit(plain).path.strip("/")
+        if number and not number.isdigit() and not plain.startswith("unix:"):
+            # redis-py would take the first database instead.
+            raise ConfigError(f"store URL {self.where!r}: its path is no number of a database; try redis://HOST:6379/0")
         try:
             self.redis: Any = _cluster_of(plain, options) if self.cluster else redis.Redis.from_url(plain, **options)
             self.redis.ping()
@@ -111,7 +116,7 @@ class RedisClient:
             return []
 
     def call(self, do: Callable[[Any], T]) -> T:
-        """What ``do`` returns of the client. It may be done several times; its failure is final.
+        """Call ``do`` with the client and return its result. It may be called several times; its failure is final.
 
         Raises:
             StoreError: Redis did not answer in all the repetitions, or refused.

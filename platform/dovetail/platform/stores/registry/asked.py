@@ -1,4 +1,4 @@
-"""What was asked for whom: requests by user, remembered for labels that name user and item but no request.
+"""Requests by user, remembered for labels that name user and item but no request.
 
 One row per request, its candidates' items as one text; a table only, the registry puts its changes into the
 transaction that moves the position of whoever reads the requests.

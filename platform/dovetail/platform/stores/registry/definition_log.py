@@ -1,4 +1,4 @@
-"""What the registry knows of definitions: their text and version, what was made with them, what was backfilled.
+"""Tables of definitions: their text and version, the data made with them, the days backfilled.
 
 Tables only; the registry puts their changes into its own transactions.
 """
@@ -121,7 +121,7 @@ class DefinitionTables:
         return lost
 
     def uses(self, connection: sa.Connection) -> list[DefinitionUse]:
-        """What was made with which definition."""
+        """The datasets and days made with each definition."""
         rows = connection.execute(sa.select(self._uses).order_by(*self._uses.primary_key.columns))
         return [DefinitionUse(*row) for row in rows]
 
@@ -131,7 +131,7 @@ class DefinitionTables:
             Upsert(database, self._uses).execute(connection, columns_of(sorted(set(uses))))
 
     def backfill(self, connection: sa.Connection, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
-        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        """The backfill into ``out`` as it was asked for (None: there is none), and the days that are done."""
         job = connection.execute(sa.select(self._backfills.c.job).where(self._backfills.c.out == out)).scalar()
         rows = connection.execute(sa.select(self._days).where(self._days.c.out == out).order_by(self._days.c.day))
         return job, {row.day: BackfillDay(*row) for row in rows}

@@ -21,6 +21,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionTables,
     DefinitionUse,
 )
+from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
@@ -84,6 +85,7 @@ class Registry:
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
         self._asked = AskedTable(metadata)
+        self._refused = RefusedTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -160,6 +162,23 @@ class Registry:
         """Forget requests older than that; returns how many."""
         return self._database.transact(lambda connection: self._asked.forget(connection, before_us))
 
+    def refuse(self, topic: str, partition: int, reasons: Mapping[int, str]) -> None:
+        """Refuse messages from outside, by offset, for good; one that is refused keeps its first reason."""
+        rows = [(topic, partition, offset, reason.replace("\0", "\\0")) for offset, reason in sorted(reasons.items())]
+        if rows:
+            self._database.transact(lambda connection: self._refused.add(connection, self._database, rows))
+
+    def refused(self, topic: str, partition: int) -> Mapping[int, str]:
+        """The refusals of a partition: the reasons by offset."""
+        with self._database.read() as connection:
+            return self._refused.of(connection, topic, partition)
+
+    def refused_rows(self, dataset: str) -> list[tuple[int, int]]:
+        """Partition and offset of refused messages of an archived topic: rows of theirs in the archive do not count."""
+        with self._database.read() as connection:
+            topics = self._ledger.topics(connection, f"archive.{dataset}")
+            return self._refused.positions(connection, topics) if topics else []
+
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""
         columns = self._files.c
@@ -211,12 +230,12 @@ class Registry:
         return lost
 
     def uses(self) -> list[DefinitionUse]:
-        """Which datasets and days were made with which definition."""
+        """The datasets and days made with each definition."""
         with self._database.read() as connection:
             return self._definitions.uses(connection)
 
     def backfill(self, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
-        """What is being backfilled into ``out`` (None: nothing was), and the days that are done."""
+        """The backfill into ``out`` as it was asked for (None: there is none), and the days that are done."""
         with self._database.read() as connection:
             return self._definitions.backfill(connection, out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.owned import owned_file
 
 __all__ = ["Database"]
 
@@ -53,12 +53,12 @@ class Database:
             self.url = sa.make_url(url)
             self.postgresql = self.url.get_backend_name() == "postgresql"
             if self.url.get_backend_name() == "sqlite" and self.url.database not in (None, "", ":memory:"):
-                Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+                owned_file(Path(str(self.url.database)))
             options = {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL)} if self.postgresql else {}
             self.engine = sa.create_engine(self.url, **options)
-        except (exc.ArgumentError, ModuleNotFoundError) as error:
+        except (exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise ConfigError(
-                f"store URL {_without_password(url)!r} cannot be used: {error}; use sqlite:///PATH, "
+                f"store URL {url!r} cannot be used: {error}; use sqlite:///PATH, "
                 "postgresql+psycopg://HOST/DB (its driver: pip install 'psycopg[binary]') or, for online and label "
                 "store, redis://HOST:6379/0"
             ) from None
@@ -220,8 +220,3 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get(_WRITE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _without_password(url: str) -> str:
-    """A URL that could not be understood, as it may be shown."""
-    return re.sub(r":[^:/@]*@", ":***@", url)

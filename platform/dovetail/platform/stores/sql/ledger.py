@@ -69,7 +69,7 @@ class Ledger:
         return {partition: _progress(*of) for partition, *of in query.rows(connection, {"of_scope": scope})}
 
     def reader(self, database: Database) -> Callable[[sa.Connection, Sequence[str]], dict[str, dict[int, Progress]]]:
-        """What reads :meth:`progress` of several scopes in one statement; a scope never read has no partitions."""
+        """A reader of several scopes' :meth:`progress` in one statement; a scope never read has no partitions."""
         lookup = Lookup(database, list(self._progress.c), among=self._progress.c.scope, fixed=None)
 
         def read(connection: sa.Connection, scopes: Sequence[str]) -> dict[str, dict[int, Progress]]:
@@ -147,6 +147,11 @@ class Ledger:
         table = self._accounts
         rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
         return [Account(row.stage, row.topic, row.partition, row.outcome, row.rows) for row in rows]
+
+    def topics(self, connection: sa.Connection, stage: str) -> list[str]:
+        """The topics that ``stage`` has accounts of."""
+        columns = self._accounts.c
+        return list(connection.execute(sa.select(columns.topic).where(columns.stage == stage).distinct()).scalars())
 
 
 def _progress(next_offset: int, watermark_us: int | None, timestamp_ms: int | None, sources: str) -> Progress:

@@ -30,7 +30,7 @@ CREATE TABLE committed (
 
 @dataclass(frozen=True, slots=True)
 class LogRetention:
-    """What a topic keeps; None keeps everything.
+    """Bounds of a topic's age and size; None keeps everything.
 
     A message goes when it is older than ``max_age_ms`` measured against the newest timestamp of its partition (not
     against the wall clock, which would trim a replayed backlog before it is read), or when newer messages of its

@@ -25,6 +25,7 @@ import numpy as np
 
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import TransportError
+from dovetail.platform.owned import owned_file, owned_folder
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.embedded.format import (
     FORMAT,
@@ -85,7 +86,7 @@ class EmbeddedLog:
         with cls._open_guard:
             log = cls._open.get(resolved)
             if log is None:
-                resolved.parent.mkdir(parents=True, exist_ok=True)
+                owned_folder(resolved.parent)
                 log = cls._open[resolved] = cls(resolved, clock or SystemClock())
             log._handles += 1
             return log
@@ -251,7 +252,7 @@ class EmbeddedLog:
             )
 
     def committed(self, group: str) -> dict[tuple[str, int], int]:
-        """What :meth:`commit` stored for ``group``."""
+        """The offsets that :meth:`commit` stored for ``group``."""
         with self._reading, self._errors("read"):
             query = 'SELECT topic, partition, "offset" FROM committed WHERE consumer_group = ?'
             return {(topic, number): offset for topic, number, offset in self._reader.execute(query, (group,))}
@@ -320,6 +321,7 @@ class EmbeddedLog:
 
     def _connect(self) -> sqlite3.Connection:
         with self._errors("open"):
+            owned_file(self.path)
             connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")

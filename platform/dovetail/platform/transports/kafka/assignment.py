@@ -57,7 +57,7 @@ class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka is 
         }
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member tells the group."""
+        """This member's message to the group: the topics it reads."""
         return ConsumerProtocolMemberMetadata(self.version, list(topics), b"")
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:

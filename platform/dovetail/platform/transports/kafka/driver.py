@@ -30,6 +30,7 @@ from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.assignment import Assignor
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
+from dovetail.platform.transports.kafka.visible import VisibleEnds
 from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Consumer", "Producer", "Transport"]
@@ -52,6 +53,8 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         self._wakeup = asyncio.Event()
         # Set when calls are no longer answered; waited for in the parent's loop only.
         self._deaf = asyncio.Event()
+        # Belongs to the thread's own loop.
+        self._visible: VisibleEnds[TP] = VisibleEnds()
 
     async def on_thread_stop(self) -> None:
         """Stop answering, then stop aiokafka.
@@ -93,6 +96,8 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # The stock driver has no settings for these.
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+        # Rows of a transaction that was aborted never were; those of one still open hold back what lies behind them.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
         consumer._partition_assignment_strategy = (self._assignor_of_ours(),)  # noqa: SLF001
         return consumer
 
@@ -150,7 +155,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
                 fetch.cancel()
         await asyncio.wait({fetch})
         records = {} if fetch.cancelled() else fetch.result()
-        return [_coalesce(batch) for batch in records.values()]
+        polls = [_coalesce(batch) for batch in records.values()]
+        self._visible.read({TP(poll.topic, poll.partition): poll.last + 1 for poll in polls})
+        return polls
 
     async def touch(self) -> None:
         """Count as having polled: who polls nothing for ``broker_max_poll_interval`` is taken out of the group."""
@@ -171,7 +178,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         return {tp: (starts[tp], ends[tp]) for tp in tps}
 
     def ends(self, tps: Collection[TP]) -> dict[TP, int]:
-        """Next offsets, asked from the broker. From any thread but this one; blocks. Unknown ones are left out."""
+        """Next offsets (see ``visible``). From any thread but this one; blocks. Unknown ones are left out."""
         if self._consumer is None or not tps or self.thread_loop.is_closed():
             return {}
         asked = asyncio.run_coroutine_threadsafe(self._ends(tps), self.thread_loop)
@@ -187,7 +194,10 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         except KafkaError as error:
             self.log.warning("the broker does not say where topics end: %r", error)
             return {}
-        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+        assignment = getattr(self._ensure_consumer()._subscription.subscription, "assignment", None)  # noqa: SLF001
+        at = assignment.all_consumed_offsets() if assignment is not None else {}
+        positions = {TP(*tp): position.offset for tp, position in at.items()}
+        return self._visible.ends({TP(*tp): end for tp, end in found.items()}, positions)
 
     async def committed(self, tps: set[TP]) -> dict[TP, int]:
         """The group's committed offsets, where there are any."""
@@ -203,6 +213,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         await self.call_thread(self._seek_all, positions)
 
     async def _seek_all(self, positions: Mapping[TP, int]) -> None:
+        self._visible.sought(positions)
         for tp, offset in positions.items():
             self._ensure_consumer().seek(stock.ensure_aiokafka_TP(tp), offset)
 
@@ -240,7 +251,7 @@ class Consumer(CoalescingConsumer, stock.Consumer):
             ) from error
 
     def ends(self, tps: Collection[TP]) -> Mapping[TP, int]:
-        """Next offsets, asked from the broker."""
+        """Next offsets, asked from the broker, without what of a transaction is read and never handed out."""
         return self._thread.ends(tps)
 
     async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:

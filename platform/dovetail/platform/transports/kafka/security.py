@@ -11,12 +11,13 @@ from faust import SASLCredentials, SSLCredentials
 
 from dovetail.platform.config.broker import BrokerConfig
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.masking import variable_name
 
 __all__ = ["credentials"]
 
 
 def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SASLCredentials | SSLCredentials | None:
-    """What Faust logs in with; None for a broker that asks for nothing. ``path`` resolves relative files.
+    """Faust's credentials; None for a broker that asks for none. ``path`` resolves relative files.
 
     Raises ConfigError for a password or file that is missing, empty or not what it should be.
     """
@@ -28,16 +29,17 @@ def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SA
 
 
 def _password(config: BrokerConfig, path: Callable[[Path], Path]) -> str:
+    # Neither is quoted: somebody may have written the password itself there.
     if config.password_file is None:
         password = os.environ.get(config.password_env, "")
-        place = f"password_env: the environment variable {config.password_env}"
+        place = f"password_env: the environment variable {variable_name(config.password_env)}"
     else:
-        file = path(config.password_file)
-        place = f"password_file: {file}"
+        place = "password_file: the file that it names"
         try:
-            password = file.read_text(encoding="utf-8").strip()
+            password = path(config.password_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"broker.{place} cannot be read: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigError(f"broker.{place} cannot be read: {why}") from error
     if not password:
         raise ConfigError(f"broker.{place} is empty; put the password of {config.user!r} there")
     return password

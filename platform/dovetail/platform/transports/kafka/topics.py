@@ -33,7 +33,7 @@ _ASK_AGAIN_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
-    """What topics should be: partitions and retention by name, and what is the same for all."""
+    """Topics as declared: partitions and retention by name, and the settings that all share."""
 
     partitions: Mapping[str, int]
     retention: Mapping[str, Retention]

@@ -1,0 +1,125 @@
+"""Refuses the one message from outside on which a stage raises, so that no other shares its fate.
+
+What comes from outside may be wrong in ways nobody has thought of, and a message that ends the worker ends it again at
+every start. So when a stage that reads from outside raises on a poll, before it has had an effect, the poll is halved
+(:meth:`Stage.probe`, pure computing) until what raises is a single message. That message is refused, durably and for
+all readers of the topic (``rows/refusals.py``), and the poll is handled anew: the intakes turn it away, as a dead
+letter with the exception's type and text for a reason, counted as any other.
+
+It is not the fault of a message, and ends the worker: what a store, a broker, the disk or the configuration raises, a
+lack of memory, a state that cannot be read; and a poll that cannot be computed although each of its messages can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import cast
+
+from dovetail.platform.errors import (
+    ConfigError,
+    DamagedState,
+    DefinitionError,
+    EngineFailed,
+    ModelError,
+    StoreError,
+    TransportError,
+    WorkerStuck,
+)
+from dovetail.platform.masking import masked
+from dovetail.platform.runtime.trial import Trial
+from dovetail.platform.stage import Poll, Stage, Work
+
+__all__ = ["blameless", "reason_of", "refusing", "tried"]
+
+_log = logging.getLogger(__name__)
+
+_NOT_OF_A_MESSAGE = (
+    ConfigError,
+    DamagedState,
+    DefinitionError,
+    EngineFailed,
+    MemoryError,
+    ModelError,
+    StoreError,
+    TransportError,
+    WorkerStuck,
+)
+
+
+def blameless(error: BaseException) -> bool:
+    """Whether ``error`` says nothing against the message that was being computed."""
+    if isinstance(error, OSError):
+        # Arrow raises it for damaged bytes, too, but without a number of the system's.
+        return error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
+    return not isinstance(error, Exception) or isinstance(error, _NOT_OF_A_MESSAGE)
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as a dead letter's reason: its type and text, without passwords."""
+    return masked(f"{type(error).__name__}: {error}")
+
+
+async def tried(stage: Stage, poll: Poll, trial: Trial | None, beat: Callable[[], None]) -> AsyncIterator[Work]:
+    """As :func:`refusing`; of a stage that reads from outside, the poll is on ``trial`` until it is handled."""
+    watched = None if stage.refusals is None else trial
+    if watched is not None:
+        await watched.begin(stage, poll, beat)
+    async with aclosing(refusing(stage, poll)) as works:
+        async for work in works:
+            yield work
+    if watched is not None:
+        watched.end(stage)
+
+
+async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
+    """The works of ``stage`` for ``poll``; messages that it cannot compute are refused.
+
+    Raises what the stage raises where that is no single message's fault.
+    """
+    effect = False
+    async with aclosing(_works(stage, poll)) as works:
+        try:
+            async for work in works:
+                effect = effect or work.commit is not None
+                yield work
+        except Exception as error:
+            if stage.refusals is None or effect or blameless(error):
+                raise
+            reasons = await asyncio.to_thread(_culprits, stage, poll)
+            if not reasons:
+                raise  # no message alone, so no message
+            _log.exception(
+                "%s cannot compute %d messages of %s, partition %d (offset %d is the first): they are dead letters",
+                stage.name, len(reasons), poll.topic, poll.partition, min(reasons),
+            )  # fmt: skip
+            await asyncio.to_thread(stage.refusals.add, poll.topic, poll.partition, reasons)
+        else:
+            return
+    async with aclosing(_works(stage, poll)) as works:
+        async for work in works:
+            yield work
+
+
+def _works(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
+    return cast("AsyncGenerator[Work]", stage.handle(poll))
+
+
+def _culprits(stage: Stage, poll: Poll) -> dict[int, str]:
+    """The messages that ``stage`` cannot compute by themselves, by offset, with the reason.
+
+    Raises what is no message's fault.
+    """
+    try:
+        stage.probe(poll)
+    except Exception as error:
+        if blameless(error):
+            raise
+        if len(poll) == 1:
+            return {poll.first: reason_of(error)}
+    else:
+        return {}
+    middle = int(poll.offsets[len(poll) // 2])
+    return _culprits(stage, poll.before(middle)) | _culprits(stage, poll.since(middle))
