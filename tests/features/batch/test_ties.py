@@ -49,16 +49,19 @@ def view(request: pytest.FixtureRequest, write_project: Callable[[dict[str, str]
 
 
 #: Rows that tie in every way but one another.
-TIED = [(1, "b", 1), (1, "a", 1), (1, "B", 1), (1, None, 1), (2, "a", 0)]
+TIED = [(1, "b", 1), (1, "a", 1), (1, "B", 1)]
+OTHERS = [(1, None, 1), (2, "a", 0)]
 
 
 def test_decided(view: BatchView) -> None:
     """A view that is accepted gives the same for every order of the rows."""
     found = []
     for order in permutations(TIED):
-        table = pa.Table.from_pylist([dict(zip(ITEMS.names, row, strict=True)) for row in order], schema=ITEMS)
+        table = pa.Table.from_pylist(
+            [dict(zip(ITEMS.names, row, strict=True)) for row in (*order, *OTHERS)], schema=ITEMS
+        )
         found.append(run_batch_view(view, 9, partial(given_table, table)).sort_by("item_id").to_pylist())
-    assert len(found) == 120
+    assert len(found) == 6
     assert all(rows == found[0] for rows in found)
 
 
