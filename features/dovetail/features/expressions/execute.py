@@ -91,7 +91,11 @@ class ExpressionSet:
             table = pa.table({name: columns[name] for name in self._schema.names})
             for index, array in zip(missing, self._ask_duckdb(missing, table), strict=True):
                 results[index] = array
-        return [result for result in results if result is not None]
+        whole = [result for result in results if result is not None]
+        for expression, result in zip(self._expressions, whole, strict=True):
+            if len(result) != rows:
+                raise WireError(f"{expression.called}: {len(result)} values for {rows} rows: it is not row by row")
+        return whole
 
     def _compile(self, expression: Expression, scope: Scope) -> Compiled | None:
         compiled = compile_expression(syntax_tree(expression.sql), scope)
