@@ -46,6 +46,9 @@ class TableSchema:
     arrow: pa.Schema
     ddl: str
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.file, self.line, self.ddl))  # an Arrow schema hashes its text, at length
+
     @property
     def required(self) -> tuple[str, ...]:
         """Names of the NOT NULL columns."""

@@ -7,19 +7,22 @@ a bad one becomes a dead letter with the reason and the position it came from, a
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.json as pj
 
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows import json_lines
+from dovetail.platform.rows.arrow_streams import RefusedStreamError, read_stream
+from dovetail.platform.rows.conversion import conform
+from dovetail.platform.rows.halving import halved, one_by_one
 from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll
@@ -49,9 +52,12 @@ _ARROW_MARKER = b"\xff\xff\xff\xff"
 # One thread: a message is small, and handing its columns to a pool costs five times what encoding them does.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
-_MAX_ROWS_PER_MESSAGE = (1 << 20) - 1
 # A reason may quote what it found, which may be megabytes; a broker bounds headers with the message.
 _MAX_REASON_BYTES = 2_000
+
+#: Rows of some messages of a poll, with the index of its message for each (int64).
+_Part = tuple[pa.Table, npt.NDArray[np.int64]]
+_Refuse = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,31 +139,72 @@ def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
 def decode(poll: Poll, schema: TableSchema) -> Decoded:
     """Decode a poll of messages whose rows are declared by ``schema``.
 
-    The table has the declared columns, in declared order and type, and the own position columns. Columns that are not
-    declared are ignored; a declared column that is absent is NULL, which a NOT NULL column refuses.
+    The table has the declared columns, in declared order and type (``conversion.py`` says what is taken for them), and
+    the own position columns. Columns that are not declared are ignored; a declared column that is absent is NULL, which
+    a NOT NULL column refuses. Whatever a message raises makes it a dead letter, and none of its neighbours.
     """
     json_at: list[int] = []
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]] = []
-    dead: list[DeadLetter] = []
+    arrow_at: list[int] = []
+    dead: dict[int, DeadLetter] = {}
+
+    def refuse(index: int, reason: str, rows: int = 1) -> None:
+        dead[index] = DeadLetter(int(poll.offsets[index]), reason, rows, poll.values[index])
+
     for index, value in enumerate(poll.values):
-        if value is None or not value.strip():
-            dead.append(DeadLetter(int(poll.offsets[index]), "empty message", 1, value))
-        elif value.startswith(_ARROW_MARKER):
-            _decode_arrow_message(poll, index, value, schema, tables, dead)
-        else:
+        if not value or value.isspace():
+            refuse(index, "empty message")
+        elif json_lines.looks_like_an_object(value):
             json_at.append(index)
-    if json_at:
-        _decode_json_messages(poll, json_at, schema, tables, dead)
-    table = concat([t for t, _ in tables], schema.arrow)
-    message_index = np.concatenate([at for _, at in tables]) if tables else np.zeros(0, dtype=np.int64)
-    if len(tables) > 1:
+        elif value.startswith(_ARROW_MARKER):
+            arrow_at.append(index)
+        else:
+            refuse(index, json_lines.why_not(value, schema, "not a JSON object"))
+    parts = _json_rows(poll, json_at, schema, refuse) + _arrow_rows(poll, arrow_at, schema, refuse)
+    table = concat([t for t, _ in parts], schema.arrow)
+    message_index = np.concatenate([at for _, at in parts]) if parts else np.zeros(0, dtype=np.int64)
+    if len(parts) > 1 and (message_index[1:] < message_index[:-1]).any():
         order = np.argsort(message_index, kind="stable")
         table, message_index = table.take(order), message_index[order]
     return Decoded(
         with_own_positions(table, poll.partition, poll.offsets[message_index], _row_in_message(message_index)),
         message_index,
-        tuple(sorted(dead, key=lambda letter: letter.offset)),
+        tuple(dead[index] for index in sorted(dead)),
     )
+
+
+def _json_rows(poll: Poll, at: list[int], schema: TableSchema, refuse: _Refuse) -> list[_Part]:
+    good, bad = halved(at, lambda some: json_lines.parse([poll.values[index] or b"" for index in some], schema))
+    for index, error in bad:
+        refuse(index, json_lines.why_not(poll.values[index] or b"", schema, _words(error)))
+    return [(table, np.array(indexes, dtype=np.int64)) for indexes, table in good]
+
+
+def _arrow_rows(poll: Poll, at: list[int], schema: TableSchema, refuse: _Refuse) -> list[_Part]:
+    """Each stream is read by itself; those of one schema are converted together."""
+    read, bad = one_by_one(at, lambda index: read_stream(poll.values[index] or b"", schema))
+    parts = []
+    alike: dict[bytes, dict[int, pa.Table]] = {}
+    for index, (head, table) in read:
+        alike.setdefault(head, {})[index] = table
+    for tables in alike.values():
+        good, unfit = halved(list(tables), partial(_conformed, tables, schema))
+        bad += unfit
+        for indexes, table in good:
+            lengths = [tables[index].num_rows for index in indexes]
+            parts.append((table, np.repeat(np.array(indexes, dtype=np.int64), lengths)))
+    rows = {index: table.num_rows for index, (_, table) in read}
+    for index, error in bad:
+        refuse(index, _words(error), error.rows if isinstance(error, RefusedStreamError) else rows.get(index, 1))
+    return parts
+
+
+def _conformed(tables: Mapping[int, pa.Table], schema: TableSchema, indexes: Sequence[int]) -> pa.Table:
+    some = [tables[index] for index in indexes]
+    return conform(some[0] if len(some) == 1 else pa.concat_tables(some), schema)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, WireError) else f"{type(error).__name__}: {error}"
 
 
 def decode_arrow(poll: Poll) -> pa.Table:
@@ -238,132 +285,3 @@ def _row_in_message(message_index: npt.NDArray[np.int64]) -> npt.NDArray[np.int3
     starts = np.flatnonzero(np.concatenate(([True], message_index[1:] != message_index[:-1])))
     lengths = np.diff(np.concatenate((starts, [len(message_index)])))
     return (np.arange(len(message_index)) - np.repeat(starts, lengths)).astype(np.int32)
-
-
-def _decode_arrow_message(
-    poll: Poll,
-    index: int,
-    value: bytes,
-    schema: TableSchema,
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    offset = int(poll.offsets[index])
-    try:
-        raw = pa.ipc.open_stream(value, options=_READ).read_all()
-        raw.validate(full=True)
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        dead.append(DeadLetter(offset, f"not a complete Arrow IPC stream: {error}", 1, value))
-        return
-    if raw.num_rows == 0 or raw.num_rows > _MAX_ROWS_PER_MESSAGE:
-        reason = f"{raw.num_rows} rows in one message; 1 to {_MAX_ROWS_PER_MESSAGE} are allowed"
-        dead.append(DeadLetter(offset, reason, 1, value))
-        return
-    try:
-        tables.append((_conform(raw, schema), np.full(raw.num_rows, index, dtype=np.int64)))
-    except WireError as error:
-        dead.append(DeadLetter(offset, str(error), raw.num_rows, value))
-
-
-def _conform(raw: pa.Table, schema: TableSchema) -> pa.Table:
-    """``raw`` with the declared columns in the declared types, without loss."""
-    columns = []
-    for declared in schema.arrow:
-        if declared.name not in raw.column_names:
-            column = pa.chunked_array([pa.nulls(raw.num_rows, declared.type)])
-        else:
-            column = raw.column(declared.name)
-            if column.type != declared.type:
-                try:
-                    column = column.cast(declared.type, safe=True)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    raise WireError(
-                        f"column {declared.name} is {column.type}, declared {declared.type} in {schema.file}: {error}"
-                    ) from error
-        columns.append(column)
-    table = pa.table(columns, schema=pa.schema([column.with_nullable(True) for column in schema.arrow]))
-    missing = [name for name in schema.required if table.column(name).null_count]
-    if missing:
-        raise WireError(f"column {missing[0]} is missing or NULL; it is NOT NULL in {schema.file}")
-    return table.cast(schema.arrow)
-
-
-def _decode_json_messages(
-    poll: Poll,
-    json_at: list[int],
-    schema: TableSchema,
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    values = [poll.values[index] or b"" for index in json_at]
-    index = np.array(json_at, dtype=np.int64)
-    _parse_or_halve(poll, values, index, schema, tables, dead)
-
-
-def _parse_or_halve(
-    poll: Poll,
-    values: list[bytes],
-    index: npt.NDArray[np.int64],
-    schema: TableSchema,
-    good: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    """Halve until what fails is a single message: log2(n) parses per bad one instead of n."""
-    try:
-        good.append((_parse_lines(values, schema), index))
-    except WireError:
-        if len(values) > 1:
-            middle = len(values) // 2
-            _parse_or_halve(poll, values[:middle], index[:middle], schema, good, dead)
-            _parse_or_halve(poll, values[middle:], index[middle:], schema, good, dead)
-            return
-        try:
-            good.append((_parse_one(values[0], schema), index))
-        except WireError as error:
-            dead.append(DeadLetter(int(poll.offsets[index[0]]), str(error), 1, values[0]))
-
-
-def _parse_one(value: bytes, schema: TableSchema) -> pa.Table:
-    """One message on its own: JSON may be spread over lines, and the reason should name the column."""
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"not valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise WireError(f"a JSON {type(parsed).__name__}, not an object")
-    missing = [name for name in schema.required if parsed.get(name) is None]
-    if missing:
-        raise WireError(f"column {missing[0]} is missing or NULL; it is NOT NULL in {schema.file}")
-    return _parse_lines([json.dumps(parsed).encode()], schema)
-
-
-def _parse_lines(values: list[bytes], schema: TableSchema) -> pa.Table:
-    """One JSON object per value.
-
-    Raises:
-        WireError: a value is malformed, or does not fit the schema.
-    """
-    joined = b"\n".join(values)
-    if joined.count(b"\n") != len(values) - 1:
-        raise WireError("a line break inside a message")
-    try:
-        joined.decode()  # the JSON reader takes any bytes for text
-    except UnicodeDecodeError as error:
-        raise WireError(f"not valid UTF-8: {error}") from error
-    options = pj.ParseOptions(
-        explicit_schema=pa.schema([column.with_nullable(True) for column in schema.arrow]),
-        unexpected_field_behavior="ignore",
-    )
-    # The block must hold the longest line: a 10 MB message is one line.
-    read = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, max(map(len, values)) + 1))
-    try:
-        table = pj.read_json(io.BytesIO(joined), read_options=read, parse_options=options)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WireError(f"does not fit {schema.name} as declared in {schema.file}: {error}") from error
-    if table.num_rows != len(values):  # two objects on a line parse as two rows
-        raise WireError("more than one JSON object in a message")
-    table = table.select(schema.arrow.names).combine_chunks()
-    for name in schema.required:
-        if table.column(name).null_count:
-            raise WireError(f"column {name} is missing or NULL; it is NOT NULL in {schema.file}")
-    return table.cast(schema.arrow)
