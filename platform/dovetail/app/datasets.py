@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from dovetail.features import Project
@@ -14,6 +15,7 @@ from dovetail.features.stream.vetting import vet_events
 from dovetail.joiners.label_agent import label_rows
 from dovetail.platform.archive.writer import Dataset
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.stage import Poll
@@ -32,6 +34,8 @@ __all__ = [
 ANNOUNCED = "requests.announced"
 #: The dataset that says where every dead letter came from.
 DEAD_LETTERS = "dead_letters"
+#: A message's timestamp may be anything, and one that is no time may be why it is a dead letter.
+_YEARS_MS = (MIN_TIME_US // 1_000, MAX_TIME_US // 1_000)
 
 
 def stream_intake(project: Project, name: str) -> Intake:
@@ -119,7 +123,7 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
     """Where each dead letter came from and why, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
-        "sent": pa.array([letter.sent_ms for letter in said], pa.timestamp("ms")).cast(pa.timestamp("us")),
+        "sent": pa.array(np.clip([letter.sent_ms for letter in said], *_YEARS_MS) * 1_000, pa.timestamp("us")),
         "stage": pa.array([letter.stage for letter in said], pa.string()),
         "topic": pa.array([letter.topic for letter in said], pa.string()),
         "partition": pa.array([letter.partition for letter in said], pa.int32()),

@@ -21,7 +21,7 @@ from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, Source, positions_of, prepare_rows, running_watermark
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.intake import Intake, Received
+from dovetail.platform.rows.intake import Intake, Received, newest_ms
 from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
@@ -154,11 +154,11 @@ class FeatureStage(Stage):
                 "unused": applied.unused,
                 "filtered": events.num_rows - len(prepared.kept),
             }
-        stamp_ms = int(np.max(poll.timestamps_ms))
+        stamps = [stamp for stamp in (before.timestamp_ms, newest_ms(poll)) if stamp is not None]
         progress = Progress(
             poll.last + 1,
             watermark_us=None if watermark == NO_WATERMARK else watermark,
-            timestamp_ms=max(stamp_ms, before.timestamp_ms or stamp_ms),
+            timestamp_ms=max(stamps, default=None),
             sources=seen.state,
         )
         return ViewCommit(view.plan.name, before.next_offset, progress, changed, view.plan.retention_us), counts

@@ -22,7 +22,7 @@ from dovetail.features.plan.definitions import Stream
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.intake import Intake, newest_ms
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
@@ -108,13 +108,12 @@ class RekeyStage(Stage):
         ordered = with_source_positions(rows).take(pa.array(order))
         numbers, starts = np.unique(targets[order], return_index=True)
         lengths = np.diff(np.append(starts, len(order)))
-        newest_ms = int(poll.timestamps_ms.max())
         return [
             Outgoing(
                 self._rekeyed.topic,
                 wire.encode(ordered.slice(start, length)),
                 partition=number,
-                timestamp_ms=newest_ms,
+                timestamp_ms=newest_ms(poll),
             )
             for number, start, length in zip(numbers.tolist(), starts.tolist(), lengths.tolist(), strict=True)
         ]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
+from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.stage import Outgoing, Poll
@@ -25,6 +26,8 @@ __all__ = [
     "Received",
     "Vet",
     "announcement",
+    "believable",
+    "newest_ms",
     "spoken_ms",
     "time_us",
     "watermark_headers",
@@ -38,6 +41,7 @@ Vet = Callable[[pa.Table], Mapping[int, str]]
 WATERMARK_HEADER = "dovetail-watermark"
 #: Beside it: the announcement was made for a silent partition, and does not end its silence.
 IDLE_HEADER = "dovetail-idle"
+_TIME_DIGITS = len(str(MAX_TIME_US))
 
 
 def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
@@ -46,14 +50,28 @@ def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
     return values
 
 
-def watermark_headers(poll: Poll) -> dict[int, int]:
-    """The watermark announced by each message of the poll that announces one, by index in the poll."""
-    announced = {}
+def watermark_headers(poll: Poll) -> tuple[dict[int, int], dict[int, str]]:
+    """By index in the poll: the watermark of each message that announces one, and why others cannot be announced."""
+    announced: dict[int, int] = {}
+    refused: dict[int, str] = {}
+    if not any(poll.headers):
+        return announced, refused
     for index, headers in enumerate(poll.headers):
         for name, value in headers:
-            if name == WATERMARK_HEADER and not poll.values[index] and value.isdigit():
-                announced[index] = int(value)
-    return announced
+            if name == WATERMARK_HEADER and not poll.values[index]:
+                time = _announced_us(value)
+                if time is None:
+                    refused[index] = f"{WATERMARK_HEADER} is {(value or b'')[:40]!r}: not microseconds up to year 9999"
+                else:
+                    announced[index] = time
+    return {index: time for index, time in announced.items() if index not in refused}, refused
+
+
+def _announced_us(value: bytes | None) -> int | None:
+    """The time in a header, which may have no value; None for anything but decimal microseconds up to year 9999."""
+    if value is None or not value.isdigit() or len(value) > _TIME_DIGITS or int(value) > MAX_TIME_US:
+        return None
+    return int(value)
 
 
 def announcement(topic: str, partition: int, time_us: int) -> Outgoing:
@@ -63,9 +81,26 @@ def announcement(topic: str, partition: int, time_us: int) -> Outgoing:
 
 
 def spoken_ms(poll: Poll) -> int | None:
-    """The newest timestamp (ms) of messages that somebody else than Dovetail sent; None when there is none."""
+    """The newest believable timestamp (ms) of messages that somebody else than Dovetail sent; None without any."""
+    if not any(poll.headers):
+        return newest_ms(poll)
     ours = [any(name == IDLE_HEADER for name, _ in headers) for headers in poll.headers]
-    stamps = poll.timestamps_ms[~np.array(ours, dtype=np.bool_)]
+    return _newest(poll.timestamps_ms[believable(poll) & ~np.array(ours, dtype=np.bool_)])
+
+
+def newest_ms(poll: Poll) -> int | None:
+    """The newest believable timestamp (ms) of the poll's messages; None without any."""
+    return _newest(poll.timestamps_ms[believable(poll)])
+
+
+def believable(poll: Poll) -> npt.NDArray[np.bool_]:
+    """Which messages have a timestamp of the years 0001 to 9999. Others are dead letters and set no clock."""
+    stamps = poll.timestamps_ms
+    found: npt.NDArray[np.bool_] = (stamps >= MIN_TIME_US // 1_000) & (stamps <= MAX_TIME_US // 1_000)
+    return found
+
+
+def _newest(stamps: npt.NDArray[np.int64]) -> int | None:
     return int(stamps.max()) if len(stamps) else None
 
 
@@ -100,44 +135,56 @@ class Intake:
 
     def read(self, poll: Poll) -> Received:
         """The poll's rows, dead letters and watermarks."""
-        announced = watermark_headers(poll)
-        if announced:
-            keep = [index for index in range(len(poll)) if index not in announced]
-            watermarks = [(int(poll.offsets[index]), time) for index, time in announced.items()]
-            poll = _select(poll, keep)
-        else:
-            watermarks = []
+        announced, refused = watermark_headers(poll)
+        refused |= _without_time(poll)
+        outside = [DeadLetter(int(poll.offsets[at]), why, 1, poll.values[at]) for at, why in refused.items()]
+        watermarks = [(int(poll.offsets[at]), time) for at, time in announced.items() if at not in refused]
+        if announced or refused:
+            poll = _select(poll, [at for at in range(len(poll)) if at not in announced and at not in refused])
         decoded = wire.decode(poll, self.schema)
-        table, dead = decoded.table, list(decoded.dead)
-        if self._max_ahead_us is not None and table.num_rows:
-            sent_us = poll.timestamps_ms[decoded.message_index] * 1_000
-            ahead = time_us(table, self._time_column) > sent_us + self._max_ahead_us
-            if ahead.any():
-                reason = (
-                    f"{self._time_column} is more than max_ahead ({self._max_ahead_us / 1e6:g} s) "
-                    "after the message's timestamp"
-                )
-                dead += _row_letters(table.filter(pa.array(ahead)), reason)
-                table = table.filter(pa.array(~ahead))
+        table, dead = decoded.table, [*outside, *decoded.dead]
+        table = self._believed(poll, table, decoded.message_index, dead)
         if self._vet is not None and table.num_rows:
-            refused = self._vet(table)
-            for row, reason in refused.items():
-                dead += _row_letters(table.slice(row, 1), reason)
-            if refused:
-                kept = np.ones(table.num_rows, dtype=np.bool_)
-                kept[list(refused)] = False
-                table = table.filter(pa.array(kept))
+            table = _kept(poll, table, _vetted(self._vet, table), dead)
         return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks)
 
+    def _believed(
+        self, poll: Poll, table: pa.Table, message_index: npt.NDArray[np.int64], dead: list[DeadLetter]
+    ) -> pa.Table:
+        """The rows that are not too far ahead of their messages; letters for the others are added to ``dead``."""
+        if self._max_ahead_us is None or table.num_rows == 0:
+            return table
+        sent_us = poll.timestamps_ms[message_index] * 1_000
+        ahead = np.flatnonzero(time_us(table, self._time_column) > sent_us + self._max_ahead_us)
+        reason = (
+            f"{self._time_column} is more than max_ahead ({self._max_ahead_us / 1e6:g} s) after the message's timestamp"
+        )
+        return _kept(poll, table, dict.fromkeys(ahead.tolist(), reason), dead)
 
-def _row_letters(bad: pa.Table, reason: str) -> list[DeadLetter]:
-    """Dead letters for single rows of messages that may hold good ones too: one per message, with just these rows."""
-    offsets = bad.column("_offset").to_numpy()
-    letters = []
-    for offset in np.unique(offsets).tolist():
-        rows = bad.filter(pa.array(offsets == offset)).drop_columns(list(OWN_COLUMNS))
-        letters.append(DeadLetter(offset, reason, rows.num_rows, wire.encode(rows)))
-    return letters
+
+def _without_time(poll: Poll) -> dict[int, str]:
+    """Messages, by index, whose timestamp is none."""
+    if (good := believable(poll)).all():
+        return {}
+    stamps = {int(at): int(poll.timestamps_ms[at]) for at in np.flatnonzero(~good)}
+    return {at: f"the message's timestamp, {ms} ms, is outside of the years 0001 to 9999" for at, ms in stamps.items()}
+
+
+def _vetted(vet: Vet, table: pa.Table) -> dict[int, str]:
+    """What ``vet`` says, also of rows on which it fails."""
+    said, failed = halved(range(table.num_rows), lambda rows: vet(table.slice(rows[0], len(rows))))
+    refused = {rows[0] + row: why for rows, found in said for row, why in found.items()}
+    return refused | {row: f"{type(error).__name__}: {error}" for row, error in failed}
+
+
+def _kept(poll: Poll, table: pa.Table, refused: Mapping[int, str], dead: list[DeadLetter]) -> pa.Table:
+    """``table`` without the rows that are refused; letters for these are added to ``dead``."""
+    if not refused:
+        return table
+    dead += wire.row_letters(poll, table, refused)
+    kept = np.ones(table.num_rows, dtype=np.bool_)
+    kept[list(refused)] = False
+    return table.filter(pa.array(kept))
 
 
 def _select(poll: Poll, keep: list[int]) -> Poll:

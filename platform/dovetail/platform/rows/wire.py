@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import json_lines
-from dovetail.platform.rows.arrow_streams import RefusedStreamError, read_stream
+from dovetail.platform.rows.arrow_streams import RefusedStreamError, read_stream, row_count
 from dovetail.platform.rows.conversion import conform
 from dovetail.platform.rows.halving import halved, one_by_one
-from dovetail.platform.rows.positions import with_own_positions
+from dovetail.platform.rows.positions import OWN_COLUMNS, with_own_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll
 
@@ -40,12 +40,14 @@ __all__ = [
     "encode_json",
     "letter_of",
     "letters_to_outgoing",
+    "row_letters",
     "rows_of",
 ]
 
 #: Headers of a dead letter: why it is one; and how many bytes it had, when its value was too large to go along.
 REASON_HEADER = "dovetail-reason"
 LEFT_OUT_HEADER = "dovetail-left-out"
+_LETTER_HEADERS = {REASON_HEADER, "dovetail-source", "dovetail-stage", "dovetail-rows", "dovetail-sent"}
 
 #: An Arrow IPC stream starts with this continuation marker; no JSON text does.
 _ARROW_MARKER = b"\xff\xff\xff\xff"
@@ -71,7 +73,10 @@ class DeadLetter:
 
 
 class LetterHead(NamedTuple):
-    """Which stage could not use which message and why; ``sent_ms`` is the message's timestamp, in milliseconds."""
+    """Which stage could not use which message and why.
+
+    ``sent_ms`` is the message's timestamp as it came, in milliseconds: any int64.
+    """
 
     stage: str
     topic: str
@@ -231,43 +236,64 @@ def decode_arrow(poll: Poll) -> pa.Table:
 
 
 def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], stage: str) -> list[Outgoing]:
-    """The dead letters of ``poll`` as messages: the value unchanged, all else in the headers (:func:`letter_of`).
+    """The dead letters of ``poll`` as messages: key, headers and value as they came, then headers of our own.
 
-    A reason above 2,000 bytes is cut off.
+    :func:`letter_of` reads these. A message without value has an empty one; a reason above 2,000 bytes is cut off.
     """
-    sent_ms = poll.timestamps_ms[np.searchsorted(poll.offsets, [letter.offset for letter in letters])].tolist()
+    at = np.searchsorted(poll.offsets, [letter.offset for letter in letters]).tolist()
     return [
         Outgoing(
             topic=topic,
             value=letter.value or b"",
+            key=poll.keys[index],
             partition=0,
             headers=(
+                *poll.headers[index],
                 (REASON_HEADER, _shortened(letter.reason)),
                 ("dovetail-source", f"{poll.topic}[{poll.partition}]@{letter.offset}".encode()),
                 ("dovetail-stage", stage.encode()),
                 ("dovetail-rows", str(letter.rows).encode()),
-                ("dovetail-sent", str(sent).encode()),
+                ("dovetail-sent", str(int(poll.timestamps_ms[index])).encode()),
             ),
         )
-        for letter, sent in zip(letters, sent_ms, strict=True)
+        for letter, index in zip(letters, at, strict=True)
     ]
 
 
+def row_letters(poll: Poll, rows: pa.Table, reasons: Mapping[int, str]) -> list[DeadLetter]:
+    """Dead letters for single ``rows`` of ``poll``, by index, that cannot be used although their message could be read.
+
+    One letter per message and reason. It has the message's bytes as they came when all its rows are in it; otherwise
+    just these rows, as Arrow, because the others are used.
+    """
+    offsets = rows.column("_offset").to_numpy()
+    together: dict[tuple[int, str], list[int]] = {}
+    for row, reason in reasons.items():
+        together.setdefault((int(offsets[row]), reason), []).append(row)
+    letters = []
+    for (offset, reason), some in sorted(together.items()):
+        value = poll.values[int(np.searchsorted(poll.offsets, offset))] or b""
+        if value.startswith(_ARROW_MARKER) and row_count(value) > len(some):
+            value = encode(rows.take(pa.array(some)).drop_columns(list(OWN_COLUMNS)))
+        letters.append(DeadLetter(offset, reason, len(some), value))
+    return letters
+
+
 def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
-    """What the headers of a dead letter say.
+    """What the headers of a dead letter say. Its message may have had headers of the same names: ours come last.
 
     Raises:
         WireError: it is not a dead letter of Dovetail's.
     """
-    said = {name: value.decode() for name, value in headers}
-    source = re.fullmatch(r"(.*)\[(\d+)\]@(\d+)", said.get("dovetail-source", ""), re.DOTALL)
-    if source is None or not {"dovetail-reason", "dovetail-stage", "dovetail-rows", "dovetail-sent"} <= said.keys():
+    said = {name: value for name, value in headers if name in _LETTER_HEADERS}
+    source = re.fullmatch(rb"(.*)\[(\d+)\]@(\d+)", said.get("dovetail-source") or b"", re.DOTALL)
+    if source is None or said.keys() != _LETTER_HEADERS:
         raise WireError(
             f"a message in the dead-letter topic has the headers {sorted(said)}; only Dovetail may write to this topic"
         )
     return LetterHead(
-        said["dovetail-stage"], source[1], int(source[2]), int(source[3]), int(said["dovetail-rows"]),
-        int(said["dovetail-sent"]), said["dovetail-reason"],
+        said["dovetail-stage"].decode(), source[1].decode(), int(source[2]), int(source[3]),
+        int(said["dovetail-rows"]), int(said["dovetail-sent"]), said[REASON_HEADER].decode(),
     )  # fmt: skip
 
 
