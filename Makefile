@@ -19,8 +19,9 @@ demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a record
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(ARGS)
 
-nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, more seeds
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/features/parity tests/features/stored $(ARGS)
+nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, 200,000 damaged messages of each kind
+	HYPOTHESIS_PROFILE=nightly DOVETAIL_FUZZ=200000 $(BIN)/python -m pytest \
+		tests/features/parity tests/features/stored tests/platform/rows/test_fuzz.py tests/platform/rows/test_types.py $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

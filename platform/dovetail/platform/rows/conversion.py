@@ -7,6 +7,7 @@ refuses its message. Types are compared before any value is looked at (:func:`wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,8 +24,10 @@ __all__ = [
     "MAX_DECODED_BYTES",
     "MAX_TIME_US",
     "MIN_TIME_US",
+    "UNUSUAL_DECIMAL",
     "WIDE_DECIMAL",
     "Column",
+    "check_decimal_text",
     "columns_of",
     "conform",
     "convert",
@@ -77,7 +80,10 @@ _FLAT = frozenset({"null", "boolean", "integer", "float", "decimal", "text", "bi
 
 #: Text and binary floating point become decimals by way of this type: 18 digits on both sides of the point fit.
 WIDE_DECIMAL = pa.decimal128(38, 20)
-_DECIMAL_TEXT_DIGITS = 38
+_DECIMAL_DIGITS = 38
+#: Finds the numbers that :func:`check_decimal_text` must see, in RE2's language.
+UNUSUAL_DECIMAL = r"[eE]|[0-9.]{38}"
+_DECIMAL_TEXT = re.compile(r"[+-]?([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?")
 #: A time of day that ends with a zone; a date alone ends with its day, which may look like one.
 _ZONE = r"^.{10}[T ].*(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
@@ -152,13 +158,21 @@ class Column(NamedTuple):
     nullable: bool
     has_times: bool
     has_floats: bool
+    has_decimals: bool
 
 
 @lru_cache(maxsize=256)
 def columns_of(schema: TableSchema) -> tuple[Column, ...]:
     """The declared columns, in declared order."""
     return tuple(
-        Column(f.name, f.type, f.nullable, _holds(f.type, "timestamp", "date"), _holds(f.type, "float"))
+        Column(
+            f.name,
+            f.type,
+            f.nullable,
+            has_times=_holds(f.type, "timestamp", "date"),
+            has_floats=_holds(f.type, "float"),
+            has_decimals=_holds(f.type, "decimal"),
+        )
         for f in schema.arrow
     )
 
@@ -203,6 +217,8 @@ def convert(array: pa.Array, declared: pa.DataType) -> pa.Array:
 
 def _without_dictionary(array: pa.DictionaryArray) -> pa.Array:
     values = array.dictionary
+    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):  # which cannot be taken from
+        values = convert(values, pa.string()) if pa.types.is_string_view(values.type) else values.cast(pa.binary())
     if kind_of(values.type) in ("text", "binary"):
         _check_bytes(pc.sum(_text_lengths(values).take(array.indices)).as_py())
     return values.take(array.indices)
@@ -252,18 +268,35 @@ def _to_decimal(array: pa.Array, declared: pa.DataType) -> pa.Array:
         # 20 digits hold every integer of 64 bits, 18 more every scale that can be declared.
         array = array.cast(pa.decimal128(20, 0))
     elif kind == "float":  # by the shortest digits that give the number back, as they stand in JSON
-        array = array.cast(pa.float64()).cast(pa.string()).cast(WIDE_DECIMAL)
+        array = _decimal_of_text(array.cast(pa.float64()).cast(pa.string()))
     elif kind == "text":
         array = _decimal_of_text(array.cast(pa.string()))
     return _rescaled(array, declared)
 
 
 def _decimal_of_text(text: pa.Array) -> pa.Array:
-    mantissa = pc.replace_substring_regex(text, r"[eE].*$", "")
-    digits = pc.utf8_length(pc.replace_substring_regex(mantissa, r"^[+-]?0*|\.", ""))
-    if (pc.max(digits).as_py() or 0) > _DECIMAL_TEXT_DIGITS:
-        raise WireError(f"a number has more than {_DECIMAL_TEXT_DIGITS} digits")
+    unusual = pc.match_substring_regex(text, UNUSUAL_DECIMAL)
+    if pc.any(unusual).as_py():
+        for number in pc.unique(text.filter(unusual)).to_pylist():
+            check_decimal_text(number)
     return text.cast(WIDE_DECIMAL)
+
+
+def check_decimal_text(number: str) -> None:
+    """That a number may be read as a decimal at all: its digits, with those its exponent adds, are at most 38.
+
+    Arrow looks beyond the end of a table of powers of ten otherwise, and takes what it finds there, if anything.
+
+    Raises:
+        WireError: it has more.
+    """
+    parts = _DECIMAL_TEXT.fullmatch(number)
+    if parts is None:
+        return  # no number: Arrow says so
+    whole, fraction, exponent = parts[1].lstrip("0"), parts[2] or "", parts[3] or "0"
+    shift = int(exponent) if len(exponent) < _DECIMAL_DIGITS else _DECIMAL_DIGITS
+    if len(whole) + len(fraction) + abs(shift) > _DECIMAL_DIGITS:
+        raise WireError(f"{number[:60]} has more than {_DECIMAL_DIGITS} digits, with those its exponent adds")
 
 
 def _rescaled(array: pa.Array, declared: pa.DataType) -> pa.Array:

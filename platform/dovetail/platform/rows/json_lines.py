@@ -7,38 +7,47 @@ and bytes that are no text. A message may hold line breaks; they stand between t
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from dovetail.platform.errors import WireError
-from dovetail.platform.rows.conversion import MAX_DECODED_BYTES, WIDE_DECIMAL, columns_of, conform, kind_of
+from dovetail.platform.rows.conversion import (
+    MAX_DECODED_BYTES,
+    UNUSUAL_DECIMAL,
+    WIDE_DECIMAL,
+    check_decimal_text,
+    columns_of,
+    conform,
+    kind_of,
+)
 from dovetail.platform.rows.schema import TableSchema
 
 __all__ = ["looks_like_an_object", "parse", "why_not"]
 
-_OPEN, _CLOSE = b"{"[0], b"}"[0]
 _WHITESPACE = b" \t\r\n"
 # Numbers that may be beyond the range of a DOUBLE although the parser takes them.
 _LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
+# Unusual decimals, or what may be some, wherever they stand; and a name in which letters are escaped.
+_ANYWHERE = r"[0-9.][eE][+-]?[0-9\\]|[0-9.]{38}|\\u00"
+_ESCAPED_NAME = re.compile(rb'\\[^"]*"\s*:')
 _MAX_BLOCK = (1 << 31) - 2
 
 
 def looks_like_an_object(value: bytes) -> bool:
-    """Whether ``value`` (not empty) begins and ends as a JSON object does. Nothing else may reach :func:`parse`.
+    """Whether ``value`` begins and ends as a JSON object does. Nothing else may reach :func:`parse`.
 
     Of values that do, each is whole objects as far as the parser is concerned: between a closing and an opening brace
     it takes nothing, and a line break inside a text is an error.
     """
-    if value[0] == _OPEN and value[-1] == _CLOSE:
-        return True
     stripped = value.strip(_WHITESPACE)
     return stripped[:1] == b"{" and stripped[-1:] == b"}"
 
@@ -51,6 +60,7 @@ def parse(values: Sequence[bytes], schema: TableSchema) -> pa.Table:
     """
     joined = b"\n".join(values)
     _check_text(joined, len(values), schema)
+    _check_decimal_texts(values, joined, schema)
     try:
         return _rows(joined, len(values), schema, wide=False)
     except WireError as error:
@@ -68,6 +78,7 @@ def _rows(joined: bytes, count: int, schema: TableSchema, *, wide: bool) -> pa.T
     if table.num_rows != count:
         raise WireError("more than one JSON object in a message")
     _check_infinities(joined, count, table, schema)
+    _check_decimals(table, schema)
     return conform(table, schema)
 
 
@@ -110,12 +121,62 @@ def _widest(type_: pa.DataType) -> int:
     return max(below, 16 * type_.num_fields) if pa.types.is_struct(type_) else below
 
 
+def _check_decimal_texts(values: Sequence[bytes], joined: bytes, schema: TableSchema) -> None:
+    """That no decimal is written so that the parser would look for it in memory that is not its own."""
+    pattern = _unusual_decimals(schema)
+    if pattern is None:
+        return
+    if b"\\" in joined and _ESCAPED_NAME.search(joined):
+        pattern = _ANYWHERE
+    if not pc.match_substring_regex(pa.scalar(joined, pa.binary()), pattern).as_py():
+        return
+    for at in np.flatnonzero(pc.match_substring_regex(pa.array(values, pa.binary()), pattern)).tolist():
+        row = json.loads(values[at], parse_float=str, parse_int=str)
+        for declared in columns_of(schema):
+            if declared.has_decimals:
+                _check_decimals_within(row.get(declared.name), declared.type)
+
+
+def _check_decimals_within(value: Any, declared: pa.DataType) -> None:
+    kind = kind_of(declared)
+    if kind == "decimal" and isinstance(value, str):
+        check_decimal_text(value)
+    elif kind == "list" and isinstance(value, list):
+        for each in value:
+            _check_decimals_within(each, declared.value_type)
+    elif kind == "struct" and isinstance(value, dict):
+        for member in declared:
+            _check_decimals_within(value.get(member.name), member.type)
+
+
+@lru_cache(maxsize=256)
+def _unusual_decimals(schema: TableSchema) -> str | None:
+    """Finds values of the declared decimals that are written in an unusual way; None when none is declared."""
+    names = {name for field in schema.arrow for name in _decimal_names(field.name, field.type)}
+    if None in names:
+        return _ANYWHERE
+    either = "|".join(sorted(re.escape(name) for name in names if name is not None))
+    return rf'"(?:{either})"\s*:\s*"?[^",}}\]]*(?:[\\]|{UNUSUAL_DECIMAL})' if names else None
+
+
+def _decimal_names(name: str | None, type_: pa.DataType) -> Iterator[str | None]:
+    """What stands before the decimals in a column: their names; None for those in lists, or not plainly written."""
+    kind = kind_of(type_)
+    if kind == "decimal":
+        yield name if name is not None and name.isascii() and name.isidentifier() else None
+    elif kind == "list":
+        yield from _decimal_names(None, type_.value_type)
+    elif kind == "struct":
+        for member in type_:
+            yield from _decimal_names(member.name, member.type)
+
+
 def _read(joined: bytes, schema: pa.Schema) -> pa.Table:
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     # One block: it is cut at line breaks, and a message may hold some. One thread: a poll is small.
     read = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, len(joined) + 1))
     try:
-        return pj.read_json(io.BytesIO(joined), read_options=read, parse_options=options)
+        return pj.read_json(pa.BufferReader(joined), read_options=read, parse_options=options)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise WireError(str(error)) from error
 
@@ -150,6 +211,16 @@ def _check_infinities(joined: bytes, count: int, table: pa.Table, schema: TableS
         if count > 1:
             raise WireError("a number may be beyond the range of DOUBLE")
         json.loads(joined, parse_float=_finite, parse_int=_finite)
+
+
+def _check_decimals(table: pa.Table, schema: TableSchema) -> None:
+    """That decimals fit their precision: the parser checks the digits that stand there, 10000000000 for (12,2) too."""
+    for declared in columns_of(schema):
+        if declared.has_decimals:
+            try:
+                table.column(declared.name).validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise WireError(f"column {declared.name}, declared {declared.type}: {error}") from error
 
 
 def _infinite(array: pa.Array) -> bool:

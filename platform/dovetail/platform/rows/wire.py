@@ -51,6 +51,7 @@ _LETTER_HEADERS = {REASON_HEADER, "dovetail-source", "dovetail-stage", "dovetail
 
 #: An Arrow IPC stream starts with this continuation marker; no JSON text does.
 _ARROW_MARKER = b"\xff\xff\xff\xff"
+_BRACE, _END_BRACE = b"{}"
 # One thread: a message is small, and handing its columns to a pool costs five times what encoding them does.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
@@ -156,12 +157,14 @@ def decode(poll: Poll, schema: TableSchema) -> Decoded:
         dead[index] = DeadLetter(int(poll.offsets[index]), reason, rows, poll.values[index])
 
     for index, value in enumerate(poll.values):
-        if not value or value.isspace():
-            refuse(index, "empty message")
-        elif json_lines.looks_like_an_object(value):
+        if value and value[0] == _BRACE and value[-1] == _END_BRACE:  # nearly all
             json_at.append(index)
+        elif not value or value.isspace():
+            refuse(index, "empty message")
         elif value.startswith(_ARROW_MARKER):
             arrow_at.append(index)
+        elif json_lines.looks_like_an_object(value):
+            json_at.append(index)
         else:
             refuse(index, json_lines.why_not(value, schema, "not a JSON object"))
     parts = _json_rows(poll, json_at, schema, refuse) + _arrow_rows(poll, arrow_at, schema, refuse)
