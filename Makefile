@@ -38,9 +38,10 @@ lowest:  ## the quick tests with the lowest, in .venv-lowest
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)
 
-nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, 40 crashes of each kind
-	HYPOTHESIS_PROFILE=nightly DOVETAIL_KILL_SEEDS=40 \
-	$(BIN)/python -m pytest tests/features/parity tests/features/stored tests/e2e $(SPREAD) $(ARGS)
+nightly: $(STAMP)  ## 2,000 generated cases of each property of the two engines, 40 crashes and 200,000 damaged messages of each kind
+	HYPOTHESIS_PROFILE=nightly DOVETAIL_KILL_SEEDS=40 DOVETAIL_FUZZ=200000 \
+	$(BIN)/python -m pytest tests/features/parity tests/features/stored tests/e2e \
+		tests/platform/rows/test_fuzz.py tests/platform/rows/test_types.py $(SPREAD) $(ARGS)
 
 kernels: $(STAMP)  ## compile the demo's kernels once, before several processes need them at the same time
 	$(BIN)/python -m tests.e2e.warmed demo > /dev/null

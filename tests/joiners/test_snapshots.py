@@ -159,10 +159,32 @@ def test_each_request_that_cannot_be_answered_is_a_dead_letter_and_the_others_ar
     }
 
 
-def test_a_dead_request_can_be_read_again_from_its_letter(registry: Registry) -> None:
-    log, _ = answer(registry, asked(request("old", [1.0], year=2023)))
-    ((value, _),) = published(log, "dead")
-    assert pa.ipc.open_stream(value).read_all().column("request_id").to_pylist() == ["old"]
+def test_a_dead_request_has_the_key_the_headers_and_the_bytes_that_it_came_with(registry: Registry) -> None:
+    came = request("old", [1.0], year=2023)
+    theirs = (("trace", b"\xff"), (REPLY_HEADER, b"replies"))
+    log, _ = answer(registry, [Outgoing("requests", came, key=b"user", headers=theirs)])
+    poll = log.poll("dead", 0, 0)
+    assert poll is not None
+    assert (list(poll.values), list(poll.keys)) == ([came], [b"user"])
+    assert tuple(poll.headers[0][:2]) == theirs
+    assert wire.letter_of(poll.headers[0]).topic == "requests"
+
+
+def test_of_an_arrow_message_with_a_refused_request_the_letter_has_that_request_alone(registry: Registry) -> None:
+    both = [json.loads(request(name, [1.0], year=year)) for name, year in (("good", 2024), ("old", 2023))]
+    table = pa.Table.from_pylist(both)
+    log, accounts = answer(registry, asked(wire.encode(table), wire.encode(table.slice(1))))
+    assert accounts["snapshots", "snapshotted"] == 1
+    cut, whole = published(log, "dead")
+    assert pa.ipc.open_stream(cut[0]).read_all().column("request_id").to_pylist() == ["old"]
+    assert whole[0] == wire.encode(table.slice(1))
+
+
+def test_a_header_without_value_asks_for_no_topic(registry: Registry) -> None:
+    nothing: Any = None
+    log, _ = answer(registry, [Outgoing("requests", request("r", [1.0]), headers=((REPLY_HEADER, nothing),))])
+    ((_, headers),) = published(log, "dead")
+    assert b"its scores are asked for in topic ''" in dict(headers)["dovetail-reason"]
 
 
 def test_nothing_answerable_publishes_nothing(registry: Registry) -> None:
@@ -204,7 +226,7 @@ def test_a_request_too_large_for_the_broker_is_a_dead_letter_and_the_others_are_
     assert dict(headers)["dovetail-source"] == b"requests[0]@1"
     reason = dict(headers)["dovetail-reason"].decode()
     assert re.fullmatch(r"the request's snapshot would be \d+ bytes, 28000 are allowed: .*", reason)
-    assert pa.ipc.open_stream(value).read_all().column("request_id").to_pylist() == ["large"]
+    assert value == messages[1].value
     assert accounts == {
         ("snapshots", "read"): 3,
         ("snapshots", "snapshotted"): 2,

@@ -26,7 +26,6 @@ from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
-from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
@@ -189,7 +188,7 @@ class SnapshotStage(Stage):
                     refused |= large
                     answered = _without(candidates, large, OWN_COLUMNS).num_rows
                     outgoing += answers
-        dead = [*received.dead, *_letters(received.table, refused)]
+        dead = [*received.dead, *wire.row_letters(poll, received.table, _by_row(received.table, refused))]
         outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows
         dead_rows = sum(letter.rows for letter in dead)
@@ -303,7 +302,8 @@ class SnapshotStage(Stage):
         for index, headers in enumerate(poll.headers):
             for name, value in headers:
                 if name == REPLY_HEADER:
-                    offset, topic = int(poll.offsets[index]), value.decode(errors="replace")
+                    # A header may have no value, whatever its type says.
+                    offset, topic = int(poll.offsets[index]), (value or b"").decode(errors="replace")
                     if topic in self._answers.reply_topics:
                         asked[offset] = topic
                     else:
@@ -347,14 +347,10 @@ def _without(rows: pa.Table, requests: Iterable[_Request], position: Sequence[st
     return rows.filter(pa.array(kept)).combine_chunks()
 
 
-def _letters(requests: pa.Table, refused: Mapping[_Request, str]) -> list[DeadLetter]:
-    """A dead letter for each refused request: the request as one Arrow row, whatever it came as."""
-    letters = []
-    for (offset, row), reason in sorted(refused.items()):
-        at = _of(requests, (offset, row), OWN_COLUMNS)
-        value = wire.encode(requests.filter(pa.array(at)).drop_columns(list(OWN_COLUMNS)))
-        letters.append(DeadLetter(offset, reason, 1, value))
-    return letters
+def _by_row(requests: pa.Table, refused: Mapping[_Request, str]) -> dict[int, str]:
+    """Why requests are refused, by their row in ``requests``."""
+    at = zip(*(requests.column(name).to_pylist() for name in OWN_COLUMNS[1:]), strict=True)
+    return {row: refused[request] for row, request in enumerate(at) if request in refused} if refused else {}
 
 
 def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:

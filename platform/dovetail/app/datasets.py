@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from dovetail.features import Project
@@ -17,7 +18,8 @@ from dovetail.joiners.label_agent import label_rows
 from dovetail.platform.archive.writer import Dataset
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import NEWEST_MS, OLDEST_MS, Intake
+from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
+from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
@@ -38,6 +40,8 @@ __all__ = [
 ANNOUNCED = "requests.announced"
 #: The dataset that says where every dead letter came from.
 DEAD_LETTERS = "dead_letters"
+#: A message's timestamp may be anything, and one that is no time may be why it is a dead letter.
+_YEARS_MS = (MIN_TIME_US // 1_000, MAX_TIME_US // 1_000)
 
 
 class Gate(NamedTuple):
@@ -140,7 +144,7 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
     """The origin and the reason of each dead letter, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
-        "sent": pa.array([_sent_us(letter.sent_ms) for letter in said], pa.int64()).cast(pa.timestamp("us")),
+        "sent": pa.array(np.clip([letter.sent_ms for letter in said], *_YEARS_MS) * 1_000, pa.timestamp("us")),
         "stage": pa.array([letter.stage for letter in said], pa.string()),
         "topic": pa.array([letter.topic for letter in said], pa.string()),
         "partition": pa.array([letter.partition for letter in said], pa.int32()),
@@ -149,11 +153,6 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
         "reason": pa.array([letter.reason for letter in said], pa.string()),
     }
     return _at_offsets(columns, poll.partition, poll.offsets.tolist()), 0
-
-
-def _sent_us(sent_ms: int) -> int:
-    """When a dead letter's message was sent; a timestamp that is no time of the years 1 to 9999 is the nearest one."""
-    return min(max(sent_ms, OLDEST_MS), NEWEST_MS) * 1_000
 
 
 def _inside(poll: Poll) -> tuple[pa.Table, int]:

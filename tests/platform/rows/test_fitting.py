@@ -107,14 +107,19 @@ def test_a_dead_letter_goes_without_its_value(value: bytes) -> None:
     }
 
 
-def test_a_dead_letter_is_split_by_rows_whatever_its_columns_are_called() -> None:
-    rows = derived([100]).drop_columns(["_source_offset"])
-    value = wire.encode(rows)
+def test_a_dead_letter_is_not_looked_into_however_large_it_is() -> None:
+    value = wire.encode(derived([100]))
     letters = wire.letters_to_outgoing("dead", poll_of([value]), [wire.DeadLetter(0, "why", 100, value)], "stage")
-    parts = list(fitting(letters, 3_000))
-    assert len(parts) > 1
-    assert pa.concat_tables([wire.rows_of(part.value) for part in parts]) == rows
-    assert all(dict(part.headers)["dovetail-reason"] == b"why" for part in parts)
+    (letter,) = fitting(letters, 3_000)
+    assert letter.value == b""
+
+
+def test_a_dead_letter_with_headers_above_the_limit_goes_with_our_own() -> None:
+    theirs = (("trace", b"x" * 5_000), (wire.REASON_HEADER, b"theirs"))
+    poll = poll_of([b"{"], topic="events", headers=[theirs])
+    (letter,) = fitting(wire.letters_to_outgoing("dead", poll, [wire.DeadLetter(0, "why", 1, b"{")], "stage"), 3_000)
+    assert [name for name, _ in letter.headers][0::5] == [wire.REASON_HEADER, wire.LEFT_OUT_HEADER]
+    assert wire.letter_of(letter.headers).reason == "why"
 
 
 def test_a_dead_letter_quotes_no_more_than_a_little() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import NEWEST_MS, WATERMARK_HEADER, Intake, spoken_ms
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, spoken_ms
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.testing import ManualClock
@@ -72,10 +74,10 @@ def test_a_message_from_the_future_by_the_clock_is_refused_for_good_and_says_not
     for intake in (judge, Intake(SCHEMA, "event_time", HOUR_US, refusals=refusals)):
         assert intake.read(poll).table == received.table
         assert list(intake.read(poll).refused) == [7, 8]
-    # Who follows nobody takes the timestamp for what it can be at most.
+    # Without refusals and clock a timestamp is believed as long as it is one.
     alone = Intake(SCHEMA, "event_time", HOUR_US).read(poll)
-    assert alone.table.column("_offset").to_pylist() == [5, 6, 7, 8]
-    assert spoken_ms(poll) == NEWEST_MS
+    assert alone.table.column("_offset").to_pylist() == [5, 6, 7]
+    assert spoken_ms(poll) == SENT_MS + 3_600_001
 
 
 def test_an_announced_watermark_is_no_row_and_no_dead_letter() -> None:
@@ -87,12 +89,51 @@ def test_an_announced_watermark_is_no_row_and_no_dead_letter() -> None:
     assert not received.dead
 
 
-def test_a_watermark_that_is_no_number_or_comes_with_a_value_is_an_ordinary_message() -> None:
-    headers = [((WATERMARK_HEADER, b"soon"),), ((WATERMARK_HEADER, b"5"),)]
-    received = Intake(SCHEMA, "event_time", None).read(poll_of([b"", event("2024-01-01")], headers=headers))
+@pytest.mark.parametrize("said", [None, b"", b"soon", b"-1", b"9" * 30, b"9223372036854775807", b"253402300800000000"])
+def test_a_watermark_that_is_no_time_is_a_dead_letter(said: bytes | None) -> None:
+    headers: Any = [(("dovetail-idle", b"1"), (WATERMARK_HEADER, said))]
+    received = Intake(SCHEMA, "event_time", None).read(poll_of([b""], headers=headers))
     assert not received.watermarks
-    assert [letter.reason for letter in received.dead] == ["empty message"]
+    (letter,) = received.dead
+    assert letter.reason.startswith("dovetail-watermark is b'")
+    assert letter.reason.endswith("not microseconds up to year 9999")
+
+
+def test_the_last_microsecond_that_there_is_can_be_announced() -> None:
+    headers = [((WATERMARK_HEADER, b"253402300799999999"),)]
+    received = Intake(SCHEMA, "event_time", None).read(poll_of([b""], headers=headers))
+    assert received.watermarks == [(0, 253_402_300_799_999_999)]
+
+
+def test_a_message_that_announces_and_has_a_value_is_an_ordinary_message() -> None:
+    headers = [((WATERMARK_HEADER, b"5"),)]
+    received = Intake(SCHEMA, "event_time", None).read(poll_of([event("2024-01-01")], headers=headers))
+    assert not received.watermarks
     assert received.table.num_rows == 1
+
+
+@pytest.mark.parametrize("stamp", [2**62, -(2**63), 253_402_300_800_000, -62_135_596_800_001])
+def test_a_message_with_a_timestamp_that_is_no_time_is_a_dead_letter_and_sets_no_clock(stamp: int) -> None:
+    poll = poll_of([event("2024-01-01")] * 3, timestamps_ms=[SENT_MS, stamp, SENT_MS + 1], first=7)
+    received = Intake(SCHEMA, "event_time", HOUR_US).read(poll)
+    assert received.table.column("_offset").to_pylist() == [7, 9]
+    (letter,) = received.dead
+    assert letter.reason == f"the message's timestamp, {stamp} ms, is outside of the years 0001 to 9999"
+    assert spoken_ms(poll) == SENT_MS + 1
+    assert spoken_ms(poll_of([b""], timestamps_ms=[stamp])) is None
+    (out,) = wire.letters_to_outgoing("dead", poll, received.dead, "stage")
+    assert wire.letter_of(out.headers).sent_ms == stamp
+
+
+def test_whatever_the_vet_raises_it_stops_no_row_but_the_one_that_did_it() -> None:
+    def brittle(table: pa.Table) -> dict[int, str]:
+        if "b" in table.column("user_id").to_pylist():
+            raise KeyError("b")
+        return {row: "c" for row, user in enumerate(table.column("user_id").to_pylist()) if user == "c"}
+
+    received = Intake(SCHEMA, "event_time", None, brittle).read(poll_of([event("2024-01-01", u) for u in "acbac"]))
+    assert received.table.column("_offset").to_pylist() == [0, 3]
+    assert [(letter.offset, letter.reason) for letter in received.dead] == [(1, "c"), (2, "KeyError: 'b'"), (4, "c")]
 
 
 def test_rows_that_the_vet_turns_away_are_dead_letters_with_its_reason() -> None:

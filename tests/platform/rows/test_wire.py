@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -153,3 +154,115 @@ def test_every_message_is_a_row_or_a_dead_letter(values: list[bytes]) -> None:
     assert decoded.table.column("_offset").to_pylist() == good
     assert [letter.offset for letter in decoded.dead] == [i for i, value in enumerate(values) if value != GOOD]
     assert np.array_equal(decoded.message_index, good)
+
+
+@pytest.mark.parametrize(
+    "value", [b"null", b"[]", b"7", b'"x"', b"true", b"[null]", b"\xef\xbb\xbf" + GOOD, b"\x0b" + GOOD]
+)
+def test_what_is_no_object_does_not_reach_the_parser(value: bytes) -> None:
+    decoded = wire.decode(poll_of([GOOD, value, GOOD]), schema())
+    assert [letter.offset for letter in decoded.dead] == [1]
+    assert decoded.table.num_rows == 2
+
+
+def test_messages_that_are_as_many_objects_as_messages_together_are_not_taken_for_each_other() -> None:
+    halves = [GOOD + GOOD.replace(b'"a"', b'"b"'), b'{"user_id":', b'"c","event_time":"2024-01-01"}']
+    decoded = wire.decode(poll_of([GOOD, *halves, GOOD]), schema())
+    assert [letter.offset for letter in decoded.dead] == [1, 2, 3]
+    assert decoded.table.column("_offset").to_pylist() == [0, 4]
+
+
+@pytest.mark.parametrize("inside", [b"\0", b"\n", b"\r", b"\t"])
+def test_a_control_character_in_a_text_is_refused(inside: bytes) -> None:
+    bad = GOOD.replace(b'"a"', b'"a%s"' % inside)
+    decoded = wire.decode(poll_of([GOOD, bad, GOOD + inside + b"}", GOOD]), schema())
+    assert [letter.offset for letter in decoded.dead] == [1, 2]
+
+
+def test_a_structure_too_deep_for_a_stack_is_ignored_where_it_is_not_declared() -> None:
+    deep = GOOD[:-1] + b',"z":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}"
+    assert wire.decode(poll_of([GOOD, deep]), schema()).table.num_rows == 2
+
+
+def _arrow(columns: dict[str, Any], compression: str | None = None) -> bytes:
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    encoded: bytes = sink.getvalue().to_pybytes()
+    return encoded
+
+
+TIMES = pa.array([0], pa.timestamp("us"))
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_a_small_message_may_not_become_a_large_one(compression: str | None) -> None:
+    columns = {"user_id": pa.array(["a"]), "event_time": TIMES, "z": pa.array([b"\0" * (130 << 20)])}
+    message = _arrow(columns, compression)
+    before = pa.total_allocated_bytes()
+    (letter,) = wire.decode(poll_of([message]), schema()).dead
+    assert "bytes once decoded; 134217728 are allowed" in letter.reason
+    assert pa.total_allocated_bytes() - before < 1 << 20
+
+
+def test_views_and_dictionaries_may_not_multiply_a_text() -> None:
+    long, n = "x" * 4_000_000, 100
+    times = pa.array([0] * n, pa.timestamp("us"))
+    once = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int8()), pa.array([long]))
+    (letter,) = wire.decode(poll_of([_arrow({"user_id": once, "event_time": times})]), schema()).dead
+    assert "its text takes 400000000 bytes once decoded" in letter.reason
+    view = pa.array([long], pa.string_view()).buffers()
+    views = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(view[1].to_pybytes()[:16] * n), view[2]])
+    (letter,) = wire.decode(poll_of([_arrow({"user_id": views, "event_time": times})]), schema()).dead
+    assert "its text takes 400000000 bytes once decoded" in letter.reason
+
+
+def test_values_that_take_no_bytes_are_counted() -> None:
+    nothing = pa.FixedSizeListArray.from_arrays(pa.nulls(1 << 26), 1 << 26)
+    (letter,) = wire.decode(
+        poll_of([_arrow({"user_id": pa.array(["a"]), "event_time": TIMES, "z": nothing})]), schema()
+    ).dead
+    assert "more than 33554432 values" in letter.reason
+
+
+def test_json_may_not_multiply_either() -> None:
+    members = ", ".join(f"m{n} BIGINT" for n in range(500))
+    wide = parse_table(parse_statements(Path("w.sql"), f"CREATE TABLE w (a STRUCT({members})[])")[0], Path("w.sql"))
+    bomb = b'{"a":[' + b",".join([b"{}"] * 20_000) + b"]}"
+    decoded = wire.decode(poll_of([b'{"a":[{"m7":1}]}', bomb]), wide)
+    assert decoded.table.num_rows == 1
+    assert "134217728 are allowed" in decoded.dead[0].reason
+
+
+def test_a_declared_column_twice_is_refused_and_another_twice_is_not_read() -> None:
+    def of(*names: str) -> bytes:
+        arrays = [pa.array([name]) for name in names] + [TIMES]
+        return wire.encode(pa.Table.from_arrays(arrays, names=[*names, "event_time"]))
+
+    decoded = wire.decode(poll_of([of("user_id", "user_id"), of("z", "z", "user_id")]), schema())
+    assert [letter.reason for letter in decoded.dead] == ["column user_id stands in it twice"]
+    assert decoded.table.column("user_id").to_pylist() == ["user_id"]
+
+
+def test_columns_that_are_not_declared_may_be_of_any_type() -> None:
+    odd = {"z": pa.array([[1]], pa.list_view(pa.int8())), "y": pa.array([bytes(16)], pa.uuid())}
+    decoded = wire.decode(poll_of([_arrow({**odd, "user_id": pa.array(["a"]), "event_time": TIMES})]), schema())
+    assert decoded.table.column("user_id").to_pylist() == ["a"]
+
+
+def test_a_name_that_is_not_utf_8_is_a_dead_letter() -> None:
+    bad = _arrow({"user_id": pa.array(["a"]), "event_time": TIMES}).replace(b"user_id", b"user_i\xff")
+    decoded = wire.decode(poll_of([GOOD, bad]), schema())
+    assert [letter.offset for letter in decoded.dead] == [1]
+
+
+def test_arrow_messages_of_one_schema_are_refused_one_by_one() -> None:
+    def priced(price: float) -> bytes:
+        return _arrow({"user_id": pa.array(["a"]), "event_time": TIMES, "price": pa.array([price])})
+
+    decoded = wire.decode(poll_of([priced(1.25), priced(1.255), GOOD, priced(2.5), priced(1e300)]), schema())
+    assert [letter.offset for letter in decoded.dead] == [1, 4]
+    assert decoded.table.column("_offset").to_pylist() == [0, 2, 3]
+    assert [float(price) for price in decoded.table.column("price").to_pylist()] == [1.25, 1.25, 2.5]

@@ -10,7 +10,8 @@ What cannot be split has a decided outcome, by what it is:
 ======================  ==============================================================================================
 a snapshot              of one request: the request is a dead letter (``snapshot_agent.py``, by :func:`units_above`),
                         held to an eighth less than the limit, so that what later stages add still fits
-a dead letter           goes without its value, which is at its source position, and says so
+a dead letter           goes without its value, which is at its source position, and says so; if need be also without
+                        the key and the headers of its message
 a held row              of one candidate: a part of a snapshot, which did fit
 a sample, also ordered  of one candidate: its snapshot did fit, so its batch features are too large. That is not the
                         fault of a message, and the worker ends with the error of :func:`fitting`
@@ -40,7 +41,7 @@ _PER_HEADER = 16
 
 def wire_size(message: Outgoing) -> int:
     """At most how many bytes the broker counts for ``message``."""
-    headers = sum(len(name.encode()) + len(value) + _PER_HEADER for name, value in message.headers)
+    headers = sum(len(name.encode()) + len(value or b"") + _PER_HEADER for name, value in message.headers)
     return _FRAMING + len(message.key or b"") + len(message.value or b"") + headers
 
 
@@ -52,7 +53,8 @@ def value_limit(limit: int, message: Outgoing) -> int:
 def fitting(outgoing: Sequence[Outgoing], limit: int) -> Sequence[Outgoing]:
     """``outgoing`` with each message above ``limit`` bytes split; the sequence itself when there is none.
 
-    A dead letter that cannot be split goes without its value, which is at its source position, and says so.
+    A dead letter goes without its value, which is at its source position, and says so: what is in it came from outside,
+    and is not looked into.
 
     Raises WireError for any other message that cannot be split: its rows have one source position, or it is not Arrow.
     """
@@ -77,13 +79,12 @@ def _fit(message: Outgoing, limit: int) -> Iterator[Outgoing]:
     if wire_size(message) <= limit:
         yield message
         return
+    if _is_dead_letter(message):
+        yield _without_value(message, limit)
+        return
     if (halves := _halves(message)) is not None:
         for half in halves:
             yield from _fit(half, limit)
-        return
-    if _is_dead_letter(message):
-        left_out = (wire.LEFT_OUT_HEADER, b"%d" % len(message.value))
-        yield replace(message, value=b"", headers=(*message.headers, left_out))
         return
     raise WireError(
         f"a message for {message.topic!r} is {wire_size(message)} bytes ({_contents(message)}) and cannot be split; "
@@ -96,7 +97,7 @@ def _halves(message: Outgoing) -> tuple[Outgoing, Outgoing] | None:
     table = wire.rows_of(message.value)
     if table is None:
         return None
-    starts = np.arange(table.num_rows) if _is_dead_letter(message) else _unit_starts(table)
+    starts = _unit_starts(table)
     if len(starts) < 2:
         return None
     cut = int(starts[1 + np.abs(starts[1:] - table.num_rows / 2).argmin()])
@@ -105,8 +106,17 @@ def _halves(message: Outgoing) -> tuple[Outgoing, Outgoing] | None:
 
 
 def _is_dead_letter(message: Outgoing) -> bool:
-    # What is in it came from outside: columns that look like source positions mean nothing.
     return any(name == wire.REASON_HEADER for name, _ in message.headers)
+
+
+def _without_value(letter: Outgoing, limit: int) -> Outgoing:
+    left_out = (wire.LEFT_OUT_HEADER, b"%d" % len(letter.value))
+    lighter = replace(letter, value=b"", headers=(*letter.headers, left_out))
+    if wire_size(lighter) <= limit:
+        return lighter
+    # Of several headers with that name the last is ours, and what follows it.
+    ours = max(at for at, (name, _) in enumerate(letter.headers) if name == wire.REASON_HEADER)
+    return replace(lighter, key=None, headers=lighter.headers[ours:])
 
 
 def _contents(message: Outgoing) -> str:

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
+from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.rows.wire import DeadLetter
@@ -22,13 +23,12 @@ from dovetail.platform.stage import Outgoing, Poll
 
 __all__ = [
     "IDLE_HEADER",
-    "NEWEST_MS",
-    "OLDEST_MS",
     "WATERMARK_HEADER",
     "Intake",
     "Received",
     "Vet",
     "announcement",
+    "believable",
     "spoken_ms",
     "time_us",
     "watermark_headers",
@@ -42,8 +42,7 @@ Vet = Callable[[pa.Table], Mapping[int, str]]
 WATERMARK_HEADER = "dovetail-watermark"
 #: Beside it: the announcement was made for a silent partition, and does not end its silence.
 IDLE_HEADER = "dovetail-idle"
-#: The years 1 to 9999, as far as timestamps of messages (ms) are taken for times at all.
-OLDEST_MS, NEWEST_MS = -62_135_596_800_000, 253_402_300_799_999
+_TIME_DIGITS = len(str(MAX_TIME_US))
 
 
 def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
@@ -52,14 +51,28 @@ def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
     return values
 
 
-def watermark_headers(poll: Poll) -> dict[int, int]:
-    """The watermark announced by each message of the poll that announces one, by index in the poll."""
-    announced = {}
+def watermark_headers(poll: Poll) -> tuple[dict[int, int], dict[int, str]]:
+    """By index in the poll: the watermark of each message that announces one, and why others cannot be announced."""
+    announced: dict[int, int] = {}
+    refused: dict[int, str] = {}
+    if not any(poll.headers):
+        return announced, refused
     for index, headers in enumerate(poll.headers):
         for name, value in headers:
-            if name == WATERMARK_HEADER and not poll.values[index] and value.isdigit():
-                announced[index] = int(value)
-    return announced
+            if name == WATERMARK_HEADER and not poll.values[index]:
+                time = _announced_us(value)
+                if time is None:
+                    refused[index] = f"{WATERMARK_HEADER} is {(value or b'')[:40]!r}: not microseconds up to year 9999"
+                else:
+                    announced[index] = time
+    return {index: time for index, time in announced.items() if index not in refused}, refused
+
+
+def _announced_us(value: bytes | None) -> int | None:
+    """The time in a header, which may have no value; None for anything but decimal microseconds up to year 9999."""
+    if value is None or not value.isdigit() or len(value) > _TIME_DIGITS or int(value) > MAX_TIME_US:
+        return None
+    return int(value)
 
 
 def announcement(topic: str, partition: int, time_us: int) -> Outgoing:
@@ -69,13 +82,26 @@ def announcement(topic: str, partition: int, time_us: int) -> Outgoing:
 
 
 def spoken_ms(poll: Poll, refused: Collection[int] = ()) -> int | None:
-    """The newest timestamp (ms) of messages that somebody else than Dovetail sent; None when there is none.
+    """The newest believable timestamp (ms) of messages that somebody else than Dovetail sent; None without any.
 
-    Those of ``refused`` messages, by offset, do not count, nor what lies beyond the year 9999.
+    Those of ``refused`` messages, by offset, do not count.
     """
-    left_out = [any(name == IDLE_HEADER for name, _ in headers) for headers in poll.headers]
-    stamps = poll.timestamps_ms[~(np.array(left_out, dtype=np.bool_) | np.isin(poll.offsets, list(refused)))]
-    return min(int(stamps.max()), NEWEST_MS) if len(stamps) else None
+    counts = believable(poll)
+    if any(poll.headers):
+        counts &= ~np.array(
+            [any(name == IDLE_HEADER for name, _ in headers) for headers in poll.headers], dtype=np.bool_
+        )
+    if refused:
+        counts &= ~np.isin(poll.offsets, list(refused))
+    stamps = poll.timestamps_ms[counts]
+    return int(stamps.max()) if len(stamps) else None
+
+
+def believable(poll: Poll) -> npt.NDArray[np.bool_]:
+    """A mask over the messages: those with a timestamp of the years 0001 to 9999. Others are dead letters."""
+    stamps = poll.timestamps_ms
+    found: npt.NDArray[np.bool_] = (stamps >= MIN_TIME_US // 1_000) & (stamps <= MAX_TIME_US // 1_000)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,43 +153,20 @@ class Intake:
 
     def read(self, poll: Poll) -> Received:
         """The poll's rows, dead letters and watermarks."""
-        refused = self._refused(poll)
-        turned_away: list[DeadLetter] = []
-        if refused:
-            at = np.searchsorted(poll.offsets, list(refused)).tolist()
-            turned_away = [
-                DeadLetter(offset, reason, 1, poll.values[index])
-                for index, (offset, reason) in zip(at, refused.items(), strict=True)
-            ]
-            poll = _select(poll, sorted(set(range(len(poll))) - set(at)))
-        announced = watermark_headers(poll)
-        if announced:
-            keep = [index for index in range(len(poll)) if index not in announced]
-            watermarks = [(int(poll.offsets[index]), time) for index, time in announced.items()]
-            poll = _select(poll, keep)
-        else:
-            watermarks = []
+        refusals = self._refused(poll)
+        announced, unfit = watermark_headers(poll)
+        unfit |= _without_time(poll)
+        unfit |= {int(np.searchsorted(poll.offsets, offset)): reason for offset, reason in refusals.items()}
+        outside = [DeadLetter(int(poll.offsets[at]), why, 1, poll.values[at]) for at, why in unfit.items()]
+        watermarks = [(int(poll.offsets[at]), time) for at, time in announced.items() if at not in unfit]
+        if announced or unfit:
+            poll = _select(poll, [at for at in range(len(poll)) if at not in announced and at not in unfit])
         decoded = wire.decode(poll, self.schema)
-        table, dead = decoded.table, [*turned_away, *decoded.dead]
-        if self._max_ahead_us is not None and table.num_rows:
-            sent_us = np.minimum(poll.timestamps_ms[decoded.message_index], NEWEST_MS) * 1_000
-            ahead = time_us(table, self._time_column) > sent_us + self._max_ahead_us
-            if ahead.any():
-                reason = (
-                    f"{self._time_column} is more than max_ahead ({self._max_ahead_us / 1e6:g} s) "
-                    "after the message's timestamp"
-                )
-                dead += _row_letters(table.filter(pa.array(ahead)), reason)
-                table = table.filter(pa.array(~ahead))
+        table, dead = decoded.table, [*outside, *decoded.dead]
+        table = self._believed(poll, table, decoded.message_index, dead)
         if self._vet is not None and table.num_rows:
-            unfit = self._vet(table)
-            for row, reason in unfit.items():
-                dead += _row_letters(table.slice(row, 1), reason)
-            if unfit:
-                kept = np.ones(table.num_rows, dtype=np.bool_)
-                kept[list(unfit)] = False
-                table = table.filter(pa.array(kept))
-        return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks, refused.keys())
+            table = _kept(poll, table, _vetted(self._vet, table), dead)
+        return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks, refusals.keys())
 
     def _refused(self, poll: Poll) -> dict[int, str]:
         """The refusals of ``poll``, by offset."""
@@ -182,15 +185,43 @@ class Intake:
         here = set(poll.offsets.tolist()) if refused else set()
         return {offset: reason for offset, reason in sorted(refused.items()) if offset in here}
 
+    def _believed(
+        self, poll: Poll, table: pa.Table, message_index: npt.NDArray[np.int64], dead: list[DeadLetter]
+    ) -> pa.Table:
+        """The rows that are not too far ahead of their messages; letters for the others are added to ``dead``."""
+        if self._max_ahead_us is None or table.num_rows == 0:
+            return table
+        sent_us = poll.timestamps_ms[message_index] * 1_000
+        ahead = np.flatnonzero(time_us(table, self._time_column) > sent_us + self._max_ahead_us)
+        reason = (
+            f"{self._time_column} is more than max_ahead ({self._max_ahead_us / 1e6:g} s) after the message's timestamp"
+        )
+        return _kept(poll, table, dict.fromkeys(ahead.tolist(), reason), dead)
 
-def _row_letters(bad: pa.Table, reason: str) -> list[DeadLetter]:
-    """Dead letters for single rows of messages that may hold good ones too: one per message, with just these rows."""
-    offsets = bad.column("_offset").to_numpy()
-    letters = []
-    for offset in np.unique(offsets).tolist():
-        rows = bad.filter(pa.array(offsets == offset)).drop_columns(list(OWN_COLUMNS))
-        letters.append(DeadLetter(offset, reason, rows.num_rows, wire.encode(rows)))
-    return letters
+
+def _without_time(poll: Poll) -> dict[int, str]:
+    """Messages, by index, whose timestamp is none."""
+    if (good := believable(poll)).all():
+        return {}
+    stamps = {int(at): int(poll.timestamps_ms[at]) for at in np.flatnonzero(~good)}
+    return {at: f"the message's timestamp, {ms} ms, is outside of the years 0001 to 9999" for at, ms in stamps.items()}
+
+
+def _vetted(vet: Vet, table: pa.Table) -> dict[int, str]:
+    """What ``vet`` says, also of rows on which it fails."""
+    said, failed = halved(range(table.num_rows), lambda rows: vet(table.slice(rows[0], len(rows))))
+    refused = {rows[0] + row: why for rows, found in said for row, why in found.items()}
+    return refused | {row: f"{type(error).__name__}: {error}" for row, error in failed}
+
+
+def _kept(poll: Poll, table: pa.Table, refused: Mapping[int, str], dead: list[DeadLetter]) -> pa.Table:
+    """``table`` without the rows that are refused; letters for these are added to ``dead``."""
+    if not refused:
+        return table
+    dead += wire.row_letters(poll, table, refused)
+    kept = np.ones(table.num_rows, dtype=np.bool_)
+    kept[list(refused)] = False
+    return table.filter(pa.array(kept))
 
 
 def _select(poll: Poll, keep: list[int]) -> Poll:

@@ -45,6 +45,10 @@ class TableSchema:
     line: int
     arrow: pa.Schema
 
+    def __hash__(self) -> int:
+        # An Arrow schema hashes its text, at length; names tell most apart.
+        return hash((self.name, self.file, self.line, *self.arrow.names))
+
     @property
     def required(self) -> tuple[str, ...]:
         """Names of the NOT NULL columns."""

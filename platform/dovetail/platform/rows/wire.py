@@ -7,20 +7,23 @@ a bad one becomes a dead letter with the reason and the position it came from, a
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.json as pj
 
 from dovetail.platform.errors import WireError
-from dovetail.platform.rows.positions import with_own_positions
+from dovetail.platform.rows import json_lines
+from dovetail.platform.rows.arrow_streams import RefusedStreamError, read_stream, row_count
+from dovetail.platform.rows.conversion import conform
+from dovetail.platform.rows.halving import halved, one_by_one
+from dovetail.platform.rows.positions import OWN_COLUMNS, with_own_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stage import Outgoing, Poll
 
@@ -37,21 +40,27 @@ __all__ = [
     "encode_json",
     "letter_of",
     "letters_to_outgoing",
+    "row_letters",
     "rows_of",
 ]
 
 #: Headers of a dead letter: why it is one; and how many bytes it had, when its value was too large to go along.
 REASON_HEADER = "dovetail-reason"
 LEFT_OUT_HEADER = "dovetail-left-out"
+_LETTER_HEADERS = {REASON_HEADER, "dovetail-source", "dovetail-stage", "dovetail-rows", "dovetail-sent"}
 
 #: An Arrow IPC stream starts with this continuation marker; no JSON text does.
 _ARROW_MARKER = b"\xff\xff\xff\xff"
+_BRACE, _END_BRACE = b"{}"
 # One thread: a message is small, and handing its columns to a pool costs five times what encoding them does.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
-_MAX_ROWS_PER_MESSAGE = (1 << 20) - 1
 # A reason may quote what it found, which may be megabytes; a broker bounds headers with the message.
 _MAX_REASON_BYTES = 2_000
+
+#: Rows of some messages of a poll, with the index of its message for each (int64).
+_Part = tuple[pa.Table, npt.NDArray[np.int64]]
+_Refuse = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,10 @@ class DeadLetter:
 
 
 class LetterHead(NamedTuple):
-    """The stage that could not use a message, the message's position and timestamp (ms), and the reason."""
+    """The stage that could not use a message, the message's position, and the reason.
+
+    ``sent_ms`` is the message's timestamp as it came, in milliseconds: any int64.
+    """
 
     stage: str
     topic: str
@@ -133,31 +145,74 @@ def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
 def decode(poll: Poll, schema: TableSchema) -> Decoded:
     """Decode a poll of messages whose rows are declared by ``schema``.
 
-    The table has the declared columns, in declared order and type, and the own position columns. Columns that are not
-    declared are ignored; a declared column that is absent is NULL, which a NOT NULL column refuses.
+    The table has the declared columns, in declared order and type (``conversion.py`` says what is taken for them), and
+    the own position columns. Columns that are not declared are ignored; a declared column that is absent is NULL, which
+    a NOT NULL column refuses. Whatever a message raises makes it a dead letter, and none of its neighbours.
     """
     json_at: list[int] = []
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]] = []
-    dead: list[DeadLetter] = []
+    arrow_at: list[int] = []
+    dead: dict[int, DeadLetter] = {}
+
+    def refuse(index: int, reason: str, rows: int = 1) -> None:
+        dead[index] = DeadLetter(int(poll.offsets[index]), reason, rows, poll.values[index])
+
     for index, value in enumerate(poll.values):
-        if value is None or not value.strip():
-            dead.append(DeadLetter(int(poll.offsets[index]), "empty message", 1, value))
-        elif value.startswith(_ARROW_MARKER):
-            _decode_arrow_message(poll, index, value, schema, tables, dead)
-        else:
+        if value and value[0] == _BRACE and value[-1] == _END_BRACE:  # nearly all
             json_at.append(index)
-    if json_at:
-        _decode_json_messages(poll, json_at, schema, tables, dead)
-    table = concat([t for t, _ in tables], schema.arrow)
-    message_index = np.concatenate([at for _, at in tables]) if tables else np.zeros(0, dtype=np.int64)
-    if len(tables) > 1:
+        elif not value or value.isspace():
+            refuse(index, "empty message")
+        elif value.startswith(_ARROW_MARKER):
+            arrow_at.append(index)
+        elif json_lines.looks_like_an_object(value):
+            json_at.append(index)
+        else:
+            refuse(index, json_lines.why_not(value, schema, "not a JSON object"))
+    parts = _json_rows(poll, json_at, schema, refuse) + _arrow_rows(poll, arrow_at, schema, refuse)
+    table = concat([t for t, _ in parts], schema.arrow)
+    message_index = np.concatenate([at for _, at in parts]) if parts else np.zeros(0, dtype=np.int64)
+    if len(parts) > 1 and (message_index[1:] < message_index[:-1]).any():
         order = np.argsort(message_index, kind="stable")
         table, message_index = table.take(order), message_index[order]
     return Decoded(
         with_own_positions(table, poll.partition, poll.offsets[message_index], _row_in_message(message_index)),
         message_index,
-        tuple(sorted(dead, key=lambda letter: letter.offset)),
+        tuple(dead[index] for index in sorted(dead)),
     )
+
+
+def _json_rows(poll: Poll, at: list[int], schema: TableSchema, refuse: _Refuse) -> list[_Part]:
+    good, bad = halved(at, lambda some: json_lines.parse([poll.values[index] or b"" for index in some], schema))
+    for index, error in bad:
+        refuse(index, json_lines.why_not(poll.values[index] or b"", schema, _words(error)))
+    return [(table, np.array(indexes, dtype=np.int64)) for indexes, table in good]
+
+
+def _arrow_rows(poll: Poll, at: list[int], schema: TableSchema, refuse: _Refuse) -> list[_Part]:
+    """Each stream is read by itself; those of one schema are converted together."""
+    read, bad = one_by_one(at, lambda index: read_stream(poll.values[index] or b"", schema))
+    parts = []
+    alike: dict[bytes, dict[int, pa.Table]] = {}
+    for index, (head, table) in read:
+        alike.setdefault(head, {})[index] = table
+    for tables in alike.values():
+        good, unfit = halved(list(tables), partial(_conformed, tables, schema))
+        bad += unfit
+        for indexes, table in good:
+            lengths = [tables[index].num_rows for index in indexes]
+            parts.append((table, np.repeat(np.array(indexes, dtype=np.int64), lengths)))
+    rows = {index: table.num_rows for index, (_, table) in read}
+    for index, error in bad:
+        refuse(index, _words(error), error.rows if isinstance(error, RefusedStreamError) else rows.get(index, 1))
+    return parts
+
+
+def _conformed(tables: Mapping[int, pa.Table], schema: TableSchema, indexes: Sequence[int]) -> pa.Table:
+    some = [tables[index] for index in indexes]
+    return conform(some[0] if len(some) == 1 else pa.concat_tables(some), schema)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, WireError) else f"{type(error).__name__}: {error}"
 
 
 def decode_arrow(poll: Poll) -> pa.Table:
@@ -184,43 +239,64 @@ def decode_arrow(poll: Poll) -> pa.Table:
 
 
 def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], stage: str) -> list[Outgoing]:
-    """The dead letters of ``poll`` as messages: the value unchanged, all else in the headers (:func:`letter_of`).
+    """The dead letters of ``poll`` as messages: key, headers and value as they came, then headers of our own.
 
-    A reason above 2,000 bytes is cut off.
+    :func:`letter_of` reads these. A message without value has an empty one; a reason above 2,000 bytes is cut off.
     """
-    sent_ms = poll.timestamps_ms[np.searchsorted(poll.offsets, [letter.offset for letter in letters])].tolist()
+    at = np.searchsorted(poll.offsets, [letter.offset for letter in letters]).tolist()
     return [
         Outgoing(
             topic=topic,
             value=letter.value or b"",
+            key=poll.keys[index],
             partition=0,
             headers=(
+                *poll.headers[index],
                 (REASON_HEADER, _shortened(letter.reason)),
                 ("dovetail-source", f"{poll.topic}[{poll.partition}]@{letter.offset}".encode()),
                 ("dovetail-stage", stage.encode()),
                 ("dovetail-rows", str(letter.rows).encode()),
-                ("dovetail-sent", str(sent).encode()),
+                ("dovetail-sent", str(int(poll.timestamps_ms[index])).encode()),
             ),
         )
-        for letter, sent in zip(letters, sent_ms, strict=True)
+        for letter, index in zip(letters, at, strict=True)
     ]
 
 
+def row_letters(poll: Poll, rows: pa.Table, reasons: Mapping[int, str]) -> list[DeadLetter]:
+    """Dead letters for single ``rows`` of ``poll``, by index, that cannot be used although their message could be read.
+
+    One letter per message and reason. It has the message's bytes as they came when all its rows are in it; otherwise
+    just these rows, as Arrow, because the others are used.
+    """
+    offsets = rows.column("_offset").to_numpy()
+    together: dict[tuple[int, str], list[int]] = {}
+    for row, reason in reasons.items():
+        together.setdefault((int(offsets[row]), reason), []).append(row)
+    letters = []
+    for (offset, reason), some in sorted(together.items()):
+        value = poll.values[int(np.searchsorted(poll.offsets, offset))] or b""
+        if value.startswith(_ARROW_MARKER) and row_count(value) > len(some):
+            value = encode(rows.take(pa.array(some)).drop_columns(list(OWN_COLUMNS)))
+        letters.append(DeadLetter(offset, reason, len(some), value))
+    return letters
+
+
 def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
-    """The head of a dead letter, read from its headers.
+    """The head of a dead letter, read from its headers: the last of each name, as its message may have had one, too.
 
     Raises:
         WireError: it is not a dead letter of Dovetail's.
     """
-    said = {name: value.decode() for name, value in headers}
-    source = re.fullmatch(r"(.*)\[(\d+)\]@(\d+)", said.get("dovetail-source", ""), re.DOTALL)
-    if source is None or not {"dovetail-reason", "dovetail-stage", "dovetail-rows", "dovetail-sent"} <= said.keys():
+    said = {name: value for name, value in headers if name in _LETTER_HEADERS}
+    source = re.fullmatch(rb"(.*)\[(\d+)\]@(\d+)", said.get("dovetail-source") or b"", re.DOTALL)
+    if source is None or said.keys() != _LETTER_HEADERS:
         raise WireError(
             f"a message in the dead-letter topic has the headers {sorted(said)}; only Dovetail may write to this topic"
         )
     return LetterHead(
-        said["dovetail-stage"], source[1], int(source[2]), int(source[3]), int(said["dovetail-rows"]),
-        int(said["dovetail-sent"]), said["dovetail-reason"],
+        said["dovetail-stage"].decode(), source[1].decode(), int(source[2]), int(source[3]),
+        int(said["dovetail-rows"]), int(said["dovetail-sent"]), said[REASON_HEADER].decode(),
     )  # fmt: skip
 
 
@@ -238,132 +314,3 @@ def _row_in_message(message_index: npt.NDArray[np.int64]) -> npt.NDArray[np.int3
     starts = np.flatnonzero(np.concatenate(([True], message_index[1:] != message_index[:-1])))
     lengths = np.diff(np.concatenate((starts, [len(message_index)])))
     return (np.arange(len(message_index)) - np.repeat(starts, lengths)).astype(np.int32)
-
-
-def _decode_arrow_message(
-    poll: Poll,
-    index: int,
-    value: bytes,
-    schema: TableSchema,
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    offset = int(poll.offsets[index])
-    try:
-        raw = pa.ipc.open_stream(value, options=_READ).read_all()
-        raw.validate(full=True)
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        dead.append(DeadLetter(offset, f"not a complete Arrow IPC stream: {error}", 1, value))
-        return
-    if raw.num_rows == 0 or raw.num_rows > _MAX_ROWS_PER_MESSAGE:
-        reason = f"{raw.num_rows} rows in one message; 1 to {_MAX_ROWS_PER_MESSAGE} are allowed"
-        dead.append(DeadLetter(offset, reason, 1, value))
-        return
-    try:
-        tables.append((_conform(raw, schema), np.full(raw.num_rows, index, dtype=np.int64)))
-    except WireError as error:
-        dead.append(DeadLetter(offset, str(error), raw.num_rows, value))
-
-
-def _conform(raw: pa.Table, schema: TableSchema) -> pa.Table:
-    """``raw`` with the declared columns in the declared types, without loss."""
-    columns = []
-    for declared in schema.arrow:
-        if declared.name not in raw.column_names:
-            column = pa.chunked_array([pa.nulls(raw.num_rows, declared.type)])
-        else:
-            column = raw.column(declared.name)
-            if column.type != declared.type:
-                try:
-                    column = column.cast(declared.type, safe=True)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    raise WireError(
-                        f"column {declared.name} is {column.type}, declared {declared.type} in {schema.file}: {error}"
-                    ) from error
-        columns.append(column)
-    table = pa.table(columns, schema=pa.schema([column.with_nullable(True) for column in schema.arrow]))
-    missing = [name for name in schema.required if table.column(name).null_count]
-    if missing:
-        raise WireError(f"column {missing[0]} is missing or NULL; it is NOT NULL in {schema.file}")
-    return table.cast(schema.arrow)
-
-
-def _decode_json_messages(
-    poll: Poll,
-    json_at: list[int],
-    schema: TableSchema,
-    tables: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    values = [poll.values[index] or b"" for index in json_at]
-    index = np.array(json_at, dtype=np.int64)
-    _parse_or_halve(poll, values, index, schema, tables, dead)
-
-
-def _parse_or_halve(
-    poll: Poll,
-    values: list[bytes],
-    index: npt.NDArray[np.int64],
-    schema: TableSchema,
-    good: list[tuple[pa.Table, npt.NDArray[np.int64]]],
-    dead: list[DeadLetter],
-) -> None:
-    """Halve until what fails is a single message: log2(n) parses per bad one instead of n."""
-    try:
-        good.append((_parse_lines(values, schema), index))
-    except WireError:
-        if len(values) > 1:
-            middle = len(values) // 2
-            _parse_or_halve(poll, values[:middle], index[:middle], schema, good, dead)
-            _parse_or_halve(poll, values[middle:], index[middle:], schema, good, dead)
-            return
-        try:
-            good.append((_parse_one(values[0], schema), index))
-        except WireError as error:
-            dead.append(DeadLetter(int(poll.offsets[index[0]]), str(error), 1, values[0]))
-
-
-def _parse_one(value: bytes, schema: TableSchema) -> pa.Table:
-    """One message on its own: JSON may be spread over lines, and the reason should name the column."""
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"not valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise WireError(f"a JSON {type(parsed).__name__}, not an object")
-    missing = [name for name in schema.required if parsed.get(name) is None]
-    if missing:
-        raise WireError(f"column {missing[0]} is missing or NULL; it is NOT NULL in {schema.file}")
-    return _parse_lines([json.dumps(parsed).encode()], schema)
-
-
-def _parse_lines(values: list[bytes], schema: TableSchema) -> pa.Table:
-    """One JSON object per value.
-
-    Raises:
-        WireError: a value is malformed, or does not fit the schema.
-    """
-    joined = b"\n".join(values)
-    if joined.count(b"\n") != len(values) - 1:
-        raise WireError("a line break inside a message")
-    try:
-        joined.decode()  # the JSON reader takes any bytes for text
-    except UnicodeDecodeError as error:
-        raise WireError(f"not valid UTF-8: {error}") from error
-    options = pj.ParseOptions(
-        explicit_schema=pa.schema([column.with_nullable(True) for column in schema.arrow]),
-        unexpected_field_behavior="ignore",
-    )
-    # The block must hold the longest line: a 10 MB message is one line.
-    read = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, max(map(len, values)) + 1))
-    try:
-        table = pj.read_json(io.BytesIO(joined), read_options=read, parse_options=options)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WireError(f"does not fit {schema.name} as declared in {schema.file}: {error}") from error
-    if table.num_rows != len(values):  # two objects on a line parse as two rows
-        raise WireError("more than one JSON object in a message")
-    table = table.select(schema.arrow.names).combine_chunks()
-    for name in schema.required:
-        if table.column(name).null_count:
-            raise WireError(f"column {name} is missing or NULL; it is NOT NULL in {schema.file}")
-    return table.cast(schema.arrow)
