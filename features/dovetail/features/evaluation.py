@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.batch.point_in_time import evaluate_feature_set
@@ -66,15 +68,31 @@ def _streamed(
     load_table: Callable[[Table], pa.Table],
     visibility: Visibility,
 ) -> pa.Table:
-    rows = requests
+    rows, answerable = requests, np.ones(requests.num_rows, dtype=np.bool_)
     for join in features.joins:
         if join.kind == "streaming":
             view = definitions.stream_views[join.view]
             seen = seen_column(view.name) if visibility == "as_served" else None
-            values = replay_view(view, events, requests, seen).values
+            replayed = replay_view(view, events, requests, seen)
+            values = replayed.values
+            answerable &= replayed.answerable
         else:
             batch = definitions.batch_views[join.view]
             values = lookup_as_of(batch, requests, partial(run_batch_view, batch, load_table=load_table))
         for column in values.column_names:
             rows = rows.append_column(f"{join.view}.{column}", values.column(column))
-    return FeatureSetEvaluator(features).evaluate(rows)
+    return _answered(features, FeatureSetEvaluator(features).evaluate(rows), answerable)
+
+
+def _answered(features: FeatureSet, values: pa.Table, answerable: npt.NDArray[np.bool_]) -> pa.Table:
+    """``values`` with NULL in every column but the keys where a request is too old to be answered.
+
+    A request is answered with everything or nothing: what an expression like ``coalesce`` makes of NULLs is no answer.
+    """
+    if answerable.all():
+        return values
+    kept = pa.array(np.arange(len(answerable)), mask=~answerable)
+    columns = [
+        values.column(c.name) if c.origin == "key" else values.column(c.name).take(kept) for c in features.columns
+    ]
+    return pa.Table.from_arrays(columns, schema=values.schema)

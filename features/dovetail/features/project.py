@@ -71,7 +71,8 @@ class Project(Definitions):
             events: by stream, each in order of arrival, with the declared columns; position columns (``_partition``,
                 ``_offset``, ``_row``) if they have them, else they are one partition.
             engine: ``batch`` is DuckDB. ``stream`` replays the events through the engine that serves: the same bits,
-                NULL where a request is older than the state can answer (never with requests in order of time).
+                NULL in every column but request_id and item_id where a request is older than the state can answer
+                (never with requests in order of time).
             visibility: ``event_time`` sees all events up to the request's time, by ``stream`` only those that come
                 within ``allowed_lateness``; ``as_served`` those before the positions in the request's
                 ``_seen_<view>`` (list<int64> by partition; of a UNION ALL by source, see ``sources.py``).

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import terminal, verdict
-from dovetail.cli.stored.consistency import summary
+from dovetail.cli.stored.consistency import summary, witnessed
 from dovetail.demo.logs.find import find_log
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.demo.run import DemoResult, ReplayProgress, run_demo
@@ -129,6 +129,9 @@ def _print_summary(console: Console, result: DemoResult) -> None:
     for feature in result.consistency.features:
         for example in feature.examples:
             console.print(f"  {feature.feature} of {example}")
+    console.print(witnessed(result.witness))
+    for wrong in result.witness.examples:
+        console.print(f"  {wrong}")
     counts = f"{len(result.audit.stages)} accounts, {len(result.audit.checks)} checks between them"
     console.print(Text.assemble("audit        ", verdict(result.audit.balanced), f"  {counts}"))
     for wrong in result.audit.unbalanced:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dovetail.app.reports import audit_worker, consistency_of
+from dovetail.app.reports import audit_worker, consistency_of, witness_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.replay import Batch, Replay
 from dovetail.demo.shipped import project_folder
 from dovetail.features import Project, load
+from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
 from dovetail.joiners.sample_agent import SampleStage
 from dovetail.platform.config.load import load_config
@@ -40,6 +41,10 @@ class ReplayProgress:
     trained: Trained | None
 
 
+#: Served rows that the independent witness computes; each takes a good part of a second.
+_WITNESSED = 5
+
+
 @dataclass(frozen=True, slots=True)
 class DemoResult:
     """The result of a demo run."""
@@ -47,12 +52,13 @@ class DemoResult:
     log: RecordedLog
     audit: Audit
     consistency: Consistency
+    witness: Witnessed
     summary: dict[str, Any]
 
     @property
     def passed(self) -> bool:
-        """Both verdicts."""
-        return self.audit.balanced and self.consistency.mismatched == 0
+        """All verdicts."""
+        return self.audit.balanced and self.consistency.mismatched == 0 and self.witness.mismatched == 0
 
 
 async def run_demo(
@@ -83,12 +89,12 @@ async def run_demo(
         await worker.runtime.stop()
         accounts = audit_worker(worker)
         consistency = consistency_of(worker.project, worker.stores)
+        witness = witness_of(worker.project, worker.stores, _WITNESSED)
     finally:
         await worker.runtime.stop()
         worker.stores.close()
-    return DemoResult(
-        log, accounts, consistency, _summary(worker, accounts, consistency, time.perf_counter() - started)
-    )
+    summary = _summary(worker, accounts, consistency, time.perf_counter() - started)
+    return DemoResult(log, accounts, consistency, witness, summary | {"witness": witness.to_json()})
 
 
 def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Project:

@@ -176,3 +176,18 @@ def test_a_preparer_without_where_keeps_all() -> None:
 def test_a_failing_where_names_view_and_event() -> None:
     with pytest.raises(WireError, match=r"sql/v.sql:4: WHERE of v: row 2: "):
         StreamPreparer(_view("10 // (user_id - 3) > 0")).prepare(_events())
+
+
+@pytest.mark.parametrize("sql", ["unnest([a, a])", "max(a)", "unnest(CASE WHEN a = 0 THEN [a] END)"])
+def test_what_is_not_row_by_row_is_an_error_and_never_anothers_value(sql: str) -> None:
+    """The check refuses it; were it to pass, no row would get what belongs to another one."""
+    with pytest.raises(LaneError, match="an expression is not row by row"):
+        DuckLane([(sql, pa.int64())]).evaluate(rows(3))
+    with pytest.raises(WireError, match=r"sql/x.sql:3: .*: row \d: .*not row by row"):
+        expressions((sql, pa.int64()), ("a + b", pa.int64())).evaluate(rows(3))
+
+
+def test_a_value_that_its_type_does_not_hold_is_an_error_of_that_row() -> None:
+    """DuckDB gives a HUGEINT where the plan says BIGINT: such an error, too, names the row."""
+    with pytest.raises(WireError, match=r"sql/x.sql:3: .*: row 2: "):
+        expressions(("CAST(a AS HUGEINT) * 9223372036854775807", pa.int64())).evaluate(rows(3))

@@ -73,8 +73,39 @@ STREAMING = [
     (view("histogram() OVER w AS s"), "2: histogram without an argument; write histogram(x)"),
     (view("count(*) OVER w + price AS s"), "2: price beside an aggregate; compute with aggregates only; use the ev"),
     (view("count(*) OVER w || 1 + 'a' AS s"), "2: Binder Error"),
-    (view("row_number() OVER w AS s"), "2: row_number over a window; use count"),
-    (view("max(price, 3) OVER w AS s"), "2: max with more than one argument; write max(x)"),
+    (
+        view("row_number() OVER w AS s"),
+        "2: row_number over a window places the row itself, and a request is no event; ",
+    ),
+    (
+        view("max(price, 3) OVER w AS s"),
+        "2: max with more than one argument; the 3 greatest are arg_max(price, price, ",
+    ),
+    (view("min(wide, 2) OVER w AS s"), "2: min with more than one argument; the 2 least are arg_min(wide, wide, 2)"),
+    (view("last(shop, 4) OVER w AS s"), "2: last with more than one argument; the 4 are arg_max(shop, event_time, 4)"),
+    (view("max(mean(wide)) OVER w AS s"), "2: an aggregate or subquery inside max; use the event's own columns"),
+    (view("max(geomean(wide)) OVER w AS s"), "2: an aggregate or subquery inside max; use the event's own columns"),
+    (view("sum(max(wide) OVER w) AS s"), "2: sum around an aggregate puts entities together; write one aggregate OVER"),
+    (view("avg(unnest([wide])) OVER w AS s"), "2: unnest inside avg makes several of one; use a value of the event"),
+    (view("max(wide) FILTER (WHERE unnest([true])) OVER w AS s"), "2: unnest inside max makes several of one; use a"),
+    (view("unnest(arg_max(wide, event_time, 3) OVER w) AS s"), "2: unnest makes several rows of an entity's one; keep"),
+    (view("sum(wide) OVER w + unnest([1, 2]) AS s"), "2: unnest makes several rows of an entity's one; keep the list"),
+    (
+        view("count(*) OVER w AS s", rest="WHERE unnest([true])"),
+        "3: unnest in WHERE; filter on the event's own columns",
+    ),
+    (view("count(*) OVER w AS s", rest="WHERE mean(wide) > 1"), "3: an aggregate or subquery in WHERE; filter on the"),
+    (view("count(*) OVER w AS _s"), "1: an output named _s; rename it with AS: names of its own begin with _"),
+    (
+        view("lag(wide) OVER w AS s"),
+        "2: lag over a window counts rows; write arg_max(x, event_time, n)[n] for the n-th",
+    ),
+    (view("count_if(wide > 1) OVER w AS s"), "2: count_if over a window is a filter; write count(*) FILTER (WHERE"),
+    (view("count(*) OVER w AS s").replace("behaviour", "behavior"), "3: no table behavior; did you mean behaviour?"),
+    (
+        view("sum(floo(wide)) OVER w AS s"),
+        "2: Catalog Error: Scalar Function with name floo does not exist!; did you mea",
+    ),
     (
         view("max(price ORDER BY item_id) OVER w AS s"),
         "2: max with an order of its own; write max(x): its order is decided",
@@ -107,15 +138,34 @@ STREAMING = [
         view("count(*) OVER (w RANGE INTERVAL 1 DAY PRECEDING) AS s", window=W.split("RANGE")[0]),
         "2: OVER (w …) extends a named window; name every window in full",
     ),
-    (framed(""), "4: a window without frame, which is unbounded; write RANGE BETWEEN INTERVAL"),
+    (framed(""), "4: a window without frame, which is unbounded; write RANGE BETWEEN UNBOUNDED"),
     (framed("ROWS BETWEEN 3000 PRECEDING AND CURRENT ROW"), "4: ROWS 3000 PRECEDING; write a number of rows from 1 to"),
-    (framed("ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"), "4: ROWS UNBOUNDED PRECEDING; write a number of row"),
+    (
+        framed("ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"),
+        "4: ROWS UNBOUNDED PRECEDING; write RANGE BETWEEN UNBO",
+    ),
+    (
+        framed("ROWS BETWEEN 5 PRECEDING AND 1 PRECEDING"),
+        "4: a frame that is not … PRECEDING AND CURRENT ROW; the row of the request is none of them: write ROWS BETWE",
+    ),
+    (
+        framed("ROWS BETWEEN 5 PRECEDING AND 3 PRECEDING"),
+        "4: a frame that is not … PRECEDING AND CURRENT ROW; a window ends at the request; of counts and sums subtract",
+    ),
+    (
+        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE TIES"),
+        "4: EXCLUDE TIES in a frame, which leaves out the events at the request's time; a window ends at the request",
+    ),
+    (
+        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE GROUP"),
+        "4: EXCLUDE GROUP in a frame, which leaves out the events at the request's time",
+    ),
     (framed("GROUPS BETWEEN 3 PRECEDING AND CURRENT ROW"), "4: a GROUPS frame counts groups of ties; write RANGE"),
     (framed("RANGE BETWEEN CURRENT ROW AND CURRENT ROW"), "4: a frame that is not … PRECEDING AND CURRENT ROW"),
     (framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND UNBOUNDED FOLLOWING"), "4: a frame that is not … PRECEDING"),
     (
         framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND INTERVAL 1 HOUR PRECEDING"),
-        "4: a frame that is not … PRECEDING AND CURRENT ROW; write RANGE BETWEEN",
+        "4: a frame that is not … PRECEDING AND CURRENT ROW; a window ends at the request; of counts",
     ),
     (
         framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW"),
@@ -220,6 +270,14 @@ CLEANED = [
     (C.format("SELECT user_id, event_time, wide + 1 FROM behaviour"), "2: wide + 1 has no name; name it with AS"),
     (C.format("SELECT user_id, event_time, CAST(wide AS INTEGER) FROM behaviour"), "2: CAST(wide AS INTEGER) has no n"),
     (C.format("SELECT *, prise AS x FROM behaviour"), "2: stream behaviour has no column prise; did you mean price?"),
+    (
+        C.format("SELECT *, wide AS _offset FROM behaviour"),
+        "2: a column named _offset; rename it with AS: positions begin",
+    ),
+    (
+        C.format("SELECT *, mean(wide) AS m FROM behaviour"),
+        "2: an aggregate or subquery in a SELECT that cleans events",
+    ),
     (C.format("SELECT *, wide AS user_id FROM behaviour"), "2: two columns named user_id; rename one with AS"),
     (C.format("SELECT *, wide // action AS x FROM behaviour"), "2: Binder Error"),
     (
@@ -304,6 +362,28 @@ FEATURE_SETS = [
     ),
     (ranked("page + 1"), "2: page + 1 has no name; name it with AS"),
     (ranked("count(*) AS n"), "2: an aggregate, window or subquery in a feature set; aggregate in a view and join it"),
+    (
+        ranked("mean(page) AS n"),
+        "2: an aggregate, window or subquery in a feature set; aggregate in a view and join it",
+    ),
+    (
+        ranked("unnest(tags) AS n"),
+        "2: unnest in a feature set makes several rows of a candidate's one; select the list",
+    ),
+    (
+        ranked("generate_subscripts(tags, 1) AS n"),
+        "2: generate_subscripts in a feature set makes several rows of a cand",
+    ),
+    (ranked("COLUMNS('page') AS n"), "2: SELECT *; list the columns"),
+    (
+        ranked("floo(page) AS n"),
+        "2: Catalog Error: Scalar Function with name floo does not exist!; did you mean floor?",
+    ),
+    (
+        ranked("page / tags[1] AS n"),
+        "2: Binder Error: No function matches the given name and argument types '/(INTEGER, V",
+    ),
+    (ranked("page AS label"), "2: an output named label, which snapshots and samples have a column of their own for"),
     (ranked("(SELECT 1) AS n"), "2: an aggregate, window or subquery in a feature set"),
     (ranked("row_number() OVER () AS n"), "2: an aggregate, window or subquery in a feature set"),
     (ranked("request.*"), "2: SELECT *; list the columns"),
@@ -375,7 +455,9 @@ def refused(load_project: LoadProject, files: dict[str, str | None], message: st
     with pytest.raises(DefinitionError) as raised:
         load_project(files)
     assert str(raised.value).startswith(message)
-    assert str(raised.value).partition("; ")[2], "a remedy"
+    remedy = str(raised.value).partition("; ")[2]
+    assert remedy, "a remedy"
+    assert not any(said in remedy for said in ("correct the expression", "correct the statement")), "says what to write"
 
 
 @pytest.mark.parametrize(("sql", "message"), STREAMING)

@@ -23,10 +23,10 @@ def match_rows(rows: pa.Table, among: pa.Table, key: Sequence[str]) -> npt.NDArr
     columns = ", ".join(quoted(name) for name in key)
     found = connection.sql(
         f"""
-        SELECT coalesce(k.number, -1) AS number
-        FROM wanted AS w LEFT JOIN (SELECT {columns}, min(_number) AS number FROM known GROUP BY {columns}) AS k
-        USING ({columns}) ORDER BY w._number
+        SELECT coalesce(_k._first, -1) AS _first
+        FROM wanted AS _w LEFT JOIN (SELECT {columns}, min(_number) AS _first FROM known GROUP BY {columns}) AS _k
+        USING ({columns}) ORDER BY _w._number
         """
     ).to_arrow_table()
     connection.close()
-    return np.asarray(found.column("number").to_numpy(), dtype=np.int64)
+    return np.asarray(found.column("_first").to_numpy(), dtype=np.int64)

@@ -33,7 +33,7 @@ def create_inputs(connection: duckdb.DuckDBPyConnection, view: StreamView, *, nu
     for index, wanted in enumerate(view.inputs):
         columns.append(f"({wanted.argument or 'true'}\n) AS a{index}")
         columns.append(f"({wanted.filter or 'true'}\n) AS f{index}")
-    connection.sql(f"SELECT {', '.join(columns)} FROM events").create("inputs")
+    connection.sql(f"SELECT {', '.join(columns)} FROM events AS _events").create("inputs")
 
 
 def create_window_keys(connection: duckdb.DuckDBPyConnection, view: StreamView) -> None:

@@ -68,9 +68,10 @@ def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, p
     if function == "avg":
         return f"sum({argument}\n) {over} {v}, count({argument}\n) {over} {n}"
     if function in DEVIATIONS:
-        square = f"CAST(({argument}\n) AS BIGINT) * ({argument}\n)"
-        if isinstance(view.inputs[aggregate.input].type, pa.Decimal128Type):
-            square = f"({argument}\n) * ({argument}\n)"
+        # DuckDB multiplies DECIMALs of up to 18 digits in 64 bits; squares of up to 14 digits have 28.
+        type_ = view.inputs[aggregate.input].type
+        wide = f"DECIMAL(38,{type_.scale})" if isinstance(type_, pa.Decimal128Type) else "BIGINT"
+        square = f"CAST(({argument}\n) AS {wide}) * ({argument}\n)"
         return f"sum({argument}\n) {over} {v}, count({argument}\n) {over} {n}, sum({square}) {over} {q}"
     if function in ("first", "last", "arg_min", "arg_max"):
         chosen = "arg_min" if function in ("first", "arg_min") else "arg_max"

@@ -55,7 +55,7 @@ def create_relation(
     parts = []
     for number, branch in enumerate(view.reads):
         connection.register(given_table(view, number), events[branch.stream.name])
-        table = _clean(connection, view, number, positions)
+        table = _clean(connection, view, number, positions, events[branch.stream.name].num_rows)
         names = [quoted(name) for name in view.stream.schema.arrow.names]
         parts.append(f"SELECT {', '.join([*names, *_sources(view, number, positions)])}\nFROM {table}")
     if not view.branches:
@@ -75,7 +75,9 @@ def cleaned_rows(view: StreamView, branch: int, events: pa.Table) -> pa.Table:
         try:
             connection.register(given_table(view, branch), events)
             positions = [name for name in OWN_COLUMNS if name in events.column_names]
-            events = connection.sql(f"FROM {_clean(connection, view, branch, positions)}").to_arrow_table()
+            events = connection.sql(
+                f"FROM {_clean(connection, view, branch, positions, events.num_rows)}"
+            ).to_arrow_table()
         except duckdb.Error as error:
             reason = str(error).split("\n", 1)[0]
             raise WireError(f"{view.file}:{view.line}: {view.name} has no value: {reason}") from error
@@ -84,14 +86,22 @@ def cleaned_rows(view: StreamView, branch: int, events: pa.Table) -> pa.Table:
     return with_sources(view, branch, events)
 
 
-def _clean(connection: duckdb.DuckDBPyConnection, view: StreamView, branch: int, positions: Sequence[str]) -> str:
-    """The table with what the cleanings of a branch make of its events, which are handed over."""
+def _clean(
+    connection: duckdb.DuckDBPyConnection, view: StreamView, branch: int, positions: Sequence[str], rows: int
+) -> str:
+    """The table with what the cleanings of a branch make of its ``rows`` events, which are handed over.
+
+    What is generated begins with an underscore, as no declared column does: none is mistaken for it.
+    """
     table = given_table(view, branch)
     for step, cleaning in enumerate(view.reads[branch].cleanings, start=1):
         columns = [f"{sql}\n AS {quoted(name)}" for name, sql in cleaning.columns]
         where = f" WHERE {cleaning.where}" if cleaning.where is not None else ""
         made = f"cleaned_{branch + 1}_{step}"
-        connection.sql(f"SELECT {', '.join([*columns, *positions])} FROM {table}{where}").create(made)
+        connection.sql(f"SELECT {', '.join([*columns, *positions])} FROM {table} AS _events{where}").create(made)
+        before, rows = rows, connection.table(made).shape[0]
+        if rows > before or (cleaning.where is None and rows < before):
+            raise WireError(f"{view.file}:{view.line}: {view.name} makes {rows} rows of {before}: not row by row")
         table = made
     return table
 

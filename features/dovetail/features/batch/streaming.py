@@ -132,6 +132,8 @@ def _evaluated(
         _keyed_events(connection, view, relation(connection))
         create_inputs(connection, view, numbered=as_served)
         exact = _with_row_windows(connection, view, _time_windows(connection, view))
+        if exact.num_rows != int(owner.max(initial=-1)) + 1:
+            raise WireError(f"{view.file}:{view.line}: {view.name} has {exact.num_rows} rows of values: not row by row")
         late = np.zeros(exact.num_rows, dtype=np.bool_)
         if as_served:
             late, exact = recompute_as_served(connection, view, exact)
@@ -190,7 +192,7 @@ def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, relat
     conditions = [f"{quoted(column)} IS NOT NULL" for column in view.entity]
     if view.where is not None:
         conditions.append(f"({view.where}\n)")
-    connection.sql(f"SELECT * FROM {relation} WHERE {' AND '.join(conditions)}").create_view("events")
+    connection.sql(f"SELECT * FROM {relation} AS _rows WHERE {' AND '.join(conditions)}").create_view("events")
 
 
 def _time_windows(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:
@@ -210,13 +212,13 @@ def _windowed_sql(view: StreamView) -> str:
             over = f"FILTER (WHERE NOT _probe AND ({filter_}\n)) OVER {frame_sql(view, window)}"
             calls.append(parts_sql(view, index, argument, by, over, _position(view)))
     keys = ", ".join(f"k{i} AS {quoted(column)}" for i, column in enumerate(view.entity))
-    same = " AND ".join(f"e.{quoted(column)} = w.k{i}" for i, column in enumerate(view.entity))
+    same = " AND ".join(f"_e.{quoted(column)} = _w.k{i}" for i, column in enumerate(view.entity))
     shared = ", ".join(f"k{i}" for i in range(len(view.entity)))
     return f"""
         SELECT * EXCLUDE (_probe) FROM (
             SELECT _probe, _id{"".join(f", {call}" for call in calls)}
             FROM (
-                SELECT *, false AS _probe, NULL::BIGINT AS _id FROM events AS e SEMI JOIN window_keys AS w ON {same}
+                SELECT *, false AS _probe, NULL::BIGINT AS _id FROM events AS _e SEMI JOIN window_keys AS _w ON {same}
                 UNION ALL BY NAME
                 SELECT {keys}, t AS {quoted(view.stream.event_time)}, true AS _probe, id AS _id
                 FROM probes SEMI JOIN window_keys USING ({shared})
@@ -255,11 +257,11 @@ def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, e
                 SELECT _id, {", ".join(keys)}, unnest(range(greatest(_last - {rows}, 0) + 1, _last + 1)) AS _number
                 FROM counted WHERE _probe
             ), found AS (
-                SELECT _id, e.* EXCLUDE (_number), e._number FROM wanted AS w
-                JOIN numbered AS e USING ({", ".join(keys)}, _number)
+                SELECT _id AS _of, _e.* EXCLUDE (_number), _e._number FROM wanted AS _w
+                JOIN numbered AS _e USING ({", ".join(keys)}, _number)
             )
-            SELECT p.id AS _id, {", ".join(calls)}
-            FROM probes AS p LEFT JOIN found AS f ON f._id = p.id GROUP BY p.id ORDER BY p.id
+            SELECT _id, {", ".join(calls)}
+            FROM (SELECT id AS _id FROM probes) AS _p LEFT JOIN found AS _f ON _of = _id GROUP BY _id ORDER BY _id
         """
         found = connection.sql(query).to_arrow_table()
         for name in found.column_names[1:]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from dovetail.features.duck.connection import connect
 from dovetail.features.language.source import quoted
+from dovetail.features.language.ties import names_an_order
 from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import DefinitionError, WireError
 
@@ -34,10 +35,11 @@ def run_batch_view(view: BatchView, version_us: int, load_table: Callable[[Table
         DefinitionError: two rows have the same key.
         WireError: a table lacks a declared column, or DuckDB fails on its values.
     """
+    in_order = names_an_order(view.sql)
     connection = connect(threads=1)
     try:
         for table in view.tables:
-            _register(connection, table, load_table(table), version_us)
+            _register(connection, table, load_table(table), version_us, in_order=in_order)
         result = connection.sql(view.sql).to_arrow_table()
     except duckdb.Error as error:
         reason = str(error).split("\n", 1)[0]
@@ -120,16 +122,21 @@ def _integers(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(values.cast(pa.int64()).fill_null(0).to_numpy(), dtype=np.int64)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table, version_us: int) -> None:
+def _register(
+    connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table, version_us: int, *, in_order: bool
+) -> None:
+    """Let the view read ``rows``; ``in_order`` of all their columns, where rows may tie in the order that it names."""
     schema = table.schema.arrow
     missing = [name for name in schema.names if name not in rows.column_names]
     if missing:
         raise WireError(f"table {table.schema.name} has no column {missing[0]!r}, which {table.schema.file} declares")
     raw = f"_rows_of_{table.schema.name}"
     connection.register(raw, rows.select(schema.names).cast(pa.schema([f.with_nullable(True) for f in schema])))
-    connection.sql(
-        f"SELECT * FROM {quoted(raw)} WHERE {quoted(table.available_at)} <= make_timestamp({version_us})"
-    ).create_view(table.schema.name)
+    known = f"SELECT * FROM {quoted(raw)} AS _rows WHERE {quoted(table.available_at)} <= make_timestamp({version_us})"
+    if in_order:
+        connection.sql(f"{known} ORDER BY ALL").create(quoted(table.schema.name))
+    else:
+        connection.sql(known).create_view(table.schema.name)
 
 
 def _refuse_duplicates(view: BatchView, result: pa.Table, version_us: int) -> None:
@@ -141,5 +148,5 @@ def _refuse_duplicates(view: BatchView, result: pa.Table, version_us: int) -> No
             f"batch view {view.name} as of {version_us} us has {doubled.column('count_all')[0]} rows for {key}",
             file=view.file,
             line=view.line,
-            remedy=f"GROUP BY {', '.join(view.entity)}, or keep one row with arg_max(…, available_at)",
+            remedy=f"GROUP BY {', '.join(view.entity)}, or keep one with arg_max(x, {{'at': available_at, 'x': x}})",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dovetail.features.duck.connection import connect, shared_cursor
 from dovetail.features.duck.stability import unstable_calls
+from dovetail.features.duck.trees import nodes
 
 __all__ = ["BindError", "Binder", "functions_called", "syntax_tree"]
 
@@ -21,7 +22,11 @@ _DECLARED = "_declared"
 
 
 class BindError(Exception):
-    """DuckDB refuses the text; ``str()`` is its own first line. Callers add file and line."""
+    """DuckDB refuses the text; ``str()`` is its own first line, ``hints`` the others. Callers add file and line."""
+
+    def __init__(self, message: str) -> None:
+        first, _, self.hints = message.partition("\n")
+        super().__init__(first)
 
 
 class Binder:
@@ -49,7 +54,7 @@ class Binder:
         try:
             described = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
         except duckdb.Error as error:
-            raise BindError(_first_line(error)) from error
+            raise BindError(str(error)) from error
         self._refuse_unstable(sql)
         return described
 
@@ -60,7 +65,7 @@ class Binder:
             raise BindError(f"DuckDB does not say which functions this calls: {error}") from error
         if unstable:
             raise BindError(
-                f"{unstable[0]} is not determined by its arguments; "
+                f"{unstable[0]} is not determined by its arguments\n"
                 "use the row's own columns, and TIMESTAMP, which is UTC, instead of a time with zone"
             )
 
@@ -79,12 +84,8 @@ class Binder:
             months, _ = self._connection.execute(query).fetchall()[0]
             whole = self._connection.execute(f"SELECT epoch_us({sql} - to_months({months}))").fetchall()[0][0]
         except duckdb.Error as error:
-            raise BindError(_first_line(error)) from error
+            raise BindError(str(error)) from error
         return int(months), int(whole)
-
-
-def _first_line(error: duckdb.Error) -> str:
-    return str(error).split("\n", 1)[0]
 
 
 @cache
@@ -98,7 +99,7 @@ def _statement(sql: str) -> Any:
         text = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
     parsed = json.loads(text)
     if parsed["error"]:
-        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}".split("\n", 1)[0])
+        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}")
     return parsed["statements"][0]["node"]
 
 
@@ -118,14 +119,4 @@ def functions_called(sql: str) -> frozenset[str]:
     Raises:
         BindError: DuckDB cannot parse it.
     """
-    return frozenset(node["function_name"].lower() for node in _walk(_statement(sql)) if "function_name" in node)
-
-
-def _walk(tree: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _walk(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _walk(value)
+    return frozenset(node["function_name"].lower() for node in nodes(_statement(sql)) if "function_name" in node)

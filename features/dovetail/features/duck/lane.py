@@ -16,7 +16,7 @@ _ROWS = "rows_of_the_batch"
 
 
 class LaneError(Exception):
-    """DuckDB refuses the values; ``str()`` is its own first line. Callers say which expression and row."""
+    """An expression has no value on some row; ``str()`` says why, mostly in DuckDB's first line. Callers say where."""
 
 
 class DuckLane:
@@ -29,23 +29,30 @@ class DuckLane:
         self._connection = shared_cursor() if threads == 1 else connect(threads=threads)
         self._types = [type_ for _, type_ in expressions]
         listed = ", ".join(f"({sql}\n) AS c{index}" for index, (sql, _) in enumerate(expressions))
-        self._query = f"SELECT {listed} FROM {_ROWS}"
+        # Columns of a batch begin with no underscore: the alias cannot be one that has members.
+        self._query = f"SELECT {listed} FROM {_ROWS} AS _rows"
 
     def evaluate(self, rows: pa.Table) -> list[pa.Array]:
         """One array per expression, in the order of ``rows``.
 
         Raises:
-            LaneError: an overflow, a division by zero, a failing cast.
+            LaneError: an overflow, a failing cast, a value that the expression's type does not hold; or what DuckDB
+                gives is not one row for each.
             EngineFailed: DuckDB itself failed; after an internal error its database answers nothing any more.
         """
         cursor = self._connection.cursor()
         try:
             cursor.register(_ROWS, rows)
             table = cursor.sql(self._query).to_arrow_table()
+            if table.num_rows != rows.num_rows or table.num_columns != len(self._types):
+                raise LaneError(
+                    f"{table.num_rows} rows of {table.num_columns} expressions for {rows.num_rows} rows of "
+                    f"{len(self._types)}: an expression is not row by row"
+                )
+            return [table.column(i).combine_chunks().cast(type_, safe=True) for i, type_ in enumerate(self._types)]
         except (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException) as error:
             raise EngineFailed(f"DuckDB cannot evaluate a batch: {str(error).split(chr(10), 1)[0]}") from error
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowInvalid) as error:
             raise LaneError(str(error).split("\n", 1)[0]) from error
         finally:
             cursor.close()
-        return [table.column(index).combine_chunks().cast(type_, safe=True) for index, type_ in enumerate(self._types)]

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.features.duck.trees import without_places
 from dovetail.features.expressions import arrow_kernels as kernels
 from dovetail.features.expressions.arrow_kernels import NotProven, Value
 from dovetail.features.expressions.operands import (
@@ -86,17 +87,10 @@ def _node(tree: Tree, scope: Scope) -> Node:
     handler = _HANDLERS.get(tree["class"])
     if handler is None:
         raise Unsupported(tree["class"])
-    meaning = json.dumps(_without_places(tree), sort_keys=True)
+    meaning = json.dumps(without_places(tree), sort_keys=True)
     if meaning not in scope.parts:
         scope.parts[meaning] = remembering(handler(tree, scope))
     return scope.parts[meaning]
-
-
-def _without_places(tree: Any) -> Any:
-    """A part of a tree without where in the text it stands."""
-    if isinstance(tree, Mapping):
-        return {name: _without_places(part) for name, part in tree.items() if not name.startswith("query_location")}
-    return [_without_places(part) for part in tree] if isinstance(tree, list) else tree
 
 
 def _compiled(tree: Tree, scope: Scope) -> Compiled:

@@ -91,7 +91,11 @@ class ExpressionSet:
             table = pa.table({name: columns[name] for name in self._schema.names})
             for index, array in zip(missing, self._ask_duckdb(missing, table), strict=True):
                 results[index] = array
-        return [result for result in results if result is not None]
+        whole = [result for result in results if result is not None]
+        for expression, result in zip(self._expressions, whole, strict=True):
+            if len(result) != rows:
+                raise WireError(f"{expression.called}: {len(result)} values for {rows} rows: it is not row by row")
+        return whole
 
     def _compile(self, expression: Expression, scope: Scope) -> Compiled | None:
         compiled = compile_expression(syntax_tree(expression.sql), scope)
@@ -112,7 +116,7 @@ class ExpressionSet:
             raise WireError(f"{self._expressions[index].called}: row {row}: {reason}") from error
 
     def _first_failure(self, indices: tuple[int, ...], rows: pa.Table, reason: str) -> tuple[int, int, str]:
-        """Which expression has no value on which row: the first failing expression, its first failing row."""
+        """The expression that has no value, and its row: the first failing expression, its first failing row."""
         for index in indices:
             found = self._failure((index,), rows)
             if found is None:
@@ -205,7 +209,7 @@ def _passing(where: ExpressionSet, events: pa.Table) -> tuple[npt.NDArray[np.int
 
 
 class _Cleaner:
-    """What a SELECT inside FROM makes of events."""
+    """The rows that a SELECT inside FROM makes of events."""
 
     def __init__(self, cleaning: Cleaning, called: str) -> None:
         self._schema = cleaning.gives

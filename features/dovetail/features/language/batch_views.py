@@ -8,7 +8,9 @@ import pyarrow as pa
 from sqlglot import exp
 
 from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import Source, nearest
+from dovetail.features.language.ties import undecided
 from dovetail.features.plan.definitions import BatchView, Table
 
 __all__ = ["parse_batch_view"]
@@ -35,7 +37,14 @@ def parse_batch_view(
         raise source.refuse(
             _call(select, arbitrary[0]),
             f"{arbitrary[0]} takes an arbitrary row, another one each time",
-            "use min, max, or arg_max over a column without ties",
+            "use min, max, or arg_max(x, {'y': y, 'x': x}), which is decided",
+        )
+    tied = undecided(source.text)
+    if tied is not None:
+        raise source.refuse(
+            _call(select, tied.name),
+            f"{tied.name} in a batch view leaves ties to whichever row the file has first",
+            tied.remedy,
         )
     for clause in ("limit", "sample"):
         if select.args.get(clause):
@@ -43,11 +52,14 @@ def parse_batch_view(
     try:
         bound = binder.describe(source.text.rstrip().rstrip(";"))
     except BindError as error:
-        raise source.refuse(select, str(error), "correct the statement") from error
+        raise source.refuse(select, str(error), remedy_of(error)) from error
     names = [name.lower() for name in select.named_selects]
     doubled = [name for name in select.named_selects if names.count(name.lower()) > 1]
     if doubled:
         raise source.refuse(select, f"two outputs named {doubled[-1]}", "rename one with AS")
+    own = next((name for name in bound.names if name.startswith("_")), None)
+    if own is not None:
+        raise source.refuse(select, f"an output named {own}", "rename it with AS: names of its own begin with _")
     entity = _entity(source, bound)
     return BatchView(
         name=name,
@@ -73,13 +85,21 @@ def _tables_used(source: Source, tables: Mapping[str, Table], others: Sequence[s
         if not isinstance(table.this, exp.Identifier) or key not in known:
             shown = table.name or table.sql(dialect="duckdb")
             what = f"{shown} is not an offline table" if key in {o.lower() for o in others} else f"no table {shown}"
-            raise source.refuse(
-                table, what, f"{nearest(shown, list(tables))}; batch views read [tables.*] of dovetail.toml"
-            )
+            raise source.refuse(table, what, _remedy(shown, list(tables), others))
         used[key] = known[key]
     if not used:
         raise source.refuse(source.select, "a view that reads nothing", "read a stream, an offline table or request")
     return tuple(used.values())
+
+
+def _remedy(name: str, tables: Sequence[str], others: Sequence[str]) -> str:
+    """What to read instead of ``name``: an offline table, or a stream that it is a misspelling of."""
+    meant = nearest(name, list(dict.fromkeys([*tables, *others])))
+    if meant.startswith("did you mean") and not any(meant == f"did you mean {table}?" for table in tables):
+        exists = any(name.lower() == other.lower() for other in others)
+        if not exists:
+            return meant
+    return f"{nearest(name, tables)}; batch views read [tables.*] of dovetail.toml"
 
 
 def _entity(source: Source, bound: pa.Schema) -> tuple[str, ...]:

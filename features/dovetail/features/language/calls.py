@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
     Call,
     Source,
@@ -71,7 +72,27 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
         ("median", "quantile", "quantile_cont", "quantile_disc", "percentile_cont", "percentile_disc", "mad"),
         (" needs every value of the window in order", _EXACT_BANDS),
     ),
-    **dict.fromkeys(("fsum", "kahan_sum", "favg"), (" adds doubles", "use sum or avg over DECIMAL(p,s)")),
+    **dict.fromkeys(("fsum", "kahan_sum", "sumkahan", "favg"), (" adds doubles", "use sum or avg over DECIMAL(p,s)")),
+    **dict.fromkeys(("count_if", "countif"), (" is a filter", "write count(*) FILTER (WHERE condition)")),
+    "bool_or": (" is the greatest of booleans", "write max(x)"),
+    "bool_and": (" is the least of booleans", "write min(x)"),
+    **dict.fromkeys(
+        ("lag", "nth_value"),
+        (
+            " counts rows",
+            "write arg_max(x, event_time, n)[n] for the n-th last value, arg_min(…)[n] for the n-th; without NULLs",
+        ),
+    ),
+    "lead": (" looks at later rows, and no event follows a request", "write last(x) for the latest value"),
+    **dict.fromkeys(
+        ("row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile"),
+        (
+            " places the row itself, and a request is no event",
+            "write count(*) FILTER (WHERE condition), which counts the events before it in an order",
+        ),
+    ),
+    **dict.fromkeys(("geomean", "geometric_mean"), (" adds doubles", _EXACT_BANDS)),
+    **dict.fromkeys(("weighted_avg", "wavg"), (" is two sums", "write sum(x * w) OVER o / nullif(sum(w) OVER o, 0)")),
 }
 _KNOWN = (
     "use count, sum, avg, min, max, stddev, variance, first, last, arg_min, arg_max, count(DISTINCT …), histogram, "
@@ -170,12 +191,21 @@ class AggregateReader:
         if function in ("arg_min", "arg_max"):
             return self._chosen(call, name, function, parts)
         if len(parts) > 1:
-            raise source.refuse(call.line, f"{name} with more than one argument", f"write {name}(x)")
+            raise source.refuse(call.line, f"{name} with more than one argument", self._listed(name, parts))
         if not parts or words == ["*"]:
             if function != "count":
                 raise source.refuse(call.line, f"{name} without an argument", f"write {name}(x)")
             return _Written("count", None, None, None, False)
         return _Written(function, span, None, None, respects)
+
+    def _listed(self, name: str, parts: list[Span]) -> str:
+        """What to write for ``max(x, 3)`` and its like."""
+        value, number = (self.source.cut(part) for part in parts[:2])
+        if name in ("min", "max"):
+            return f"the {number} {'least' if name == 'min' else 'greatest'} are arg_{name}({value}, {value}, {number})"
+        if name in ("first", "last", "first_value", "last_value"):
+            return f"the {number} are arg_{'min' if 'first' in name else 'max'}({value}, event_time, {number})"
+        return f"write {name}({value})"
 
     def _chosen(self, call: Call, name: str, function: AggregateFunction, parts: list[Span]) -> _Written:
         if not 2 <= len(parts) <= 3:
@@ -210,7 +240,7 @@ class AggregateReader:
         words = source.words(span)
         if words[:1] == ["{"] and words[-1:] == ["}"]:
             parts = source.arguments(source.trimmed(span, 1, 1))
-            heads = [source.words(part)[:2] for part in parts]
+            heads = [[words[0].strip("'\"").upper(), *words[1:2]] for words in map(source.words, parts)]
             if heads == [["K", ":"], ["V", ":"]] and all(len(source.words(part)) > 2 for part in parts):
                 return source.trimmed(parts[0], 2, 0), source.trimmed(parts[1], 2, 0)
         raise source.refuse(
@@ -231,12 +261,18 @@ class AggregateReader:
         return text, bound.field(0).type
 
     def _expression(self, call: Call, span: Span, function: str) -> str:
-        node = self.source.parse(span)
-        if node.find(exp.Window, exp.AggFunc, exp.Query):
+        broken = self.source.not_row_by_row(span)
+        if broken is not None and broken.kind in ("rows", "columns"):
+            raise self.source.refuse(
+                call.line,
+                f"{broken.name} inside {function} makes several of one",
+                "use a value of the event: an element like x[1], or a number of the list like len(x) or list_sum(x)",
+            )
+        if broken is not None:
             raise self.source.refuse(
                 call.line, f"an aggregate or subquery inside {function}", "use the event's own columns"
             )
-        return self._text(node, span)
+        return self._text(self.source.parse(span), span)
 
     def _refused(
         self, call: Call, written: _Written, type_: pa.DataType, by: pa.DataType | None, why: tuple[str, str]
@@ -273,7 +309,7 @@ class AggregateReader:
         try:
             return self.binder.describe(sql)
         except BindError as error:
-            raise self.source.refuse(call.line, str(error), "correct the expression") from error
+            raise self.source.refuse(call.line, str(error), remedy_of(error)) from error
 
 
 def sql_type(type_: pa.DataType) -> str:

@@ -17,6 +17,7 @@ from dovetail.features.duck.binding import Binder, BindError, functions_called
 from dovetail.features.duck.stability import unstable_functions
 from dovetail.features.language.batch_views import parse_batch_view
 from dovetail.features.language.feature_sets import is_feature_set, parse_feature_set
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import Source, nearest
 from dovetail.features.language.streaming_views import is_streaming, parse_stream_view
 from dovetail.features.plan.definitions import (
@@ -31,6 +32,7 @@ from dovetail.features.plan.request import (
     check_request,
     request_schema,
 )
+from dovetail.features.plan.reserved import reserved_outputs
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.schema import (
@@ -77,7 +79,8 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
     declared.refuse_unknown_batch_views(batch_views)
     flat = request_schema(request)
     feature_sets = {
-        name: parse_feature_set(name, source, flat, stream_views, batch_views) for name, source in sets.items()
+        name: parse_feature_set(name, source, flat, stream_views, batch_views, reserved_outputs(labels))
+        for name, source in sets.items()
     }
     return Definitions(streams, tables, request, labels, stream_views, batch_views, feature_sets)
 
@@ -131,7 +134,7 @@ def _refuse_unstable(source: Source) -> None:
     try:
         called = functions_called(source.text)
     except BindError as error:
-        raise source.refuse(source.select, str(error), "correct the statement; DuckDB's dialect is used") from error
+        raise source.refuse(source.select, str(error), remedy_of(error)) from error
     unstable = sorted(called & unstable_functions())
     if current is None and not unstable:
         return

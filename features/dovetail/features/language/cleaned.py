@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
     Source,
     Span,
@@ -26,7 +27,6 @@ from dovetail.features.plan.definitions import Branch, Cleaning
 __all__ = ["Relation", "cleaned"]
 
 _CLAUSES = {"expressions", "from_", "from", "where", "kind"}
-_SEVERAL_ROWS = frozenset({"unnest", "unlist", "generate_subscripts"})
 _ROWS = "rows"
 
 
@@ -59,7 +59,7 @@ def cleaned(inner: Source, below: Relation, alias: str, names: Sequence[str] | N
     for node, span in zip(select.expressions, inner.items(), strict=True):
         columns += reader.columns(node, span)
     if names is not None:
-        placed = names if len(names) == len(columns) else [f"_{index}" for index in range(len(columns))]
+        placed = names if len(names) == len(columns) else [f"c{index}" for index in range(len(columns))]
         columns = [(name, sql) for name, (_, sql) in zip(placed, columns, strict=True)]
     where = None
     condition = select.args.get("where")
@@ -93,17 +93,23 @@ def _refuse_several_rows(inner: Source) -> None:
             node = value[0] if isinstance(value, list) else value
             what = f"{clause.strip('_').upper()} in a SELECT that cleans events"
             raise inner.refuse(node, what, "write SELECT expressions FROM the stream WHERE …: at most a row per event")
-    where = select.args.get("where")
-    for part in [*select.expressions, *([where] if where is not None else [])]:
-        found = part.find(exp.AggFunc, exp.Window, exp.Query, exp.Subquery)
-        if found is not None:
+    spans = inner.items()
+    if select.args.get("where") is not None:
+        spans.append(inner.clause(TokenType.WHERE, ()))
+    for span in spans:
+        found = inner.not_row_by_row(span)
+        if found is None or found.kind == "columns":  # stars are columns of the row
+            continue
+        if found.kind == "rows":
             raise inner.refuse(
-                found, "an aggregate or subquery in a SELECT that cleans events", "aggregate in the view around it"
+                inner.line_at(span),
+                f"{found.name} in a SELECT that cleans events",
+                "send an event for each: at most a row per event",
             )
-    several = sorted(_SEVERAL_ROWS & functions_called(inner.text))
-    if several:
         raise inner.refuse(
-            select, f"{several[0]} in a SELECT that cleans events", "send an event for each: at most a row per event"
+            inner.line_at(span),
+            "an aggregate or subquery in a SELECT that cleans events",
+            "aggregate in the view around it",
         )
 
 
@@ -115,7 +121,7 @@ class _Columns:
         self._names = {name.lower(): name for name in below.schema.names}
 
     def columns(self, node: exp.Expr, span: Span) -> list[tuple[str, str]]:
-        """What an item of the select list gives: a column, or all of them."""
+        """The columns that an item of the select list gives: one, or all of them."""
         star = node
         if isinstance(node, exp.Column) and node.table.lower() == self._alias:
             star = node.this
@@ -139,6 +145,9 @@ class _Columns:
 
 def _refuse_doubled(inner: Source, columns: list[tuple[str, str]]) -> None:
     names = [name.lower() for name, _ in columns]
+    own = next((name for name in names if name.startswith("_")), None)
+    if own is not None:
+        raise inner.refuse(inner.select, f"a column named {own}", "rename it with AS: positions begin with _")
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise inner.refuse(inner.select, f"two columns named {doubled}", "rename one with AS")
@@ -154,7 +163,7 @@ def _bound(
     try:
         bound, types = binder.describe(query), binder.types(query)
     except BindError as error:
-        raise inner.refuse(inner.select, str(error), "correct the expression") from error
+        raise inner.refuse(inner.select, str(error), remedy_of(error)) from error
     binder.declare(_ROWS, bound)
     for field, type_, kept in zip(bound, types, binder.types(f"SELECT * FROM {_ROWS}"), strict=True):
         if type_ != kept or pa.types.is_null(field.type):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from dovetail.features.duck.binding import Binder, BindError, syntax_tree
 from dovetail.features.expressions.compile import compile_expression
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
     Source,
     Span,
@@ -47,19 +48,26 @@ def parse_feature_set(
     request: pa.Schema,
     stream_views: Mapping[str, StreamView],
     batch_views: Mapping[str, BatchView],
+    reserved: Collection[str] = (),
 ) -> FeatureSet:
-    """The plan of a feature set; ``request`` is the flat request schema.
+    """The plan of a feature set; ``request`` is the flat request schema, ``reserved`` are names that no output has.
 
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
     """
-    return _FeatureSetReader(name, source, request, {**stream_views, **batch_views}).feature_set()
+    return _FeatureSetReader(name, source, request, {**stream_views, **batch_views}, reserved).feature_set()
 
 
 class _FeatureSetReader:
     def __init__(
-        self, name: str, source: Source, request: pa.Schema, views: Mapping[str, StreamView | BatchView]
+        self,
+        name: str,
+        source: Source,
+        request: pa.Schema,
+        views: Mapping[str, StreamView | BatchView],
+        reserved: Collection[str],
     ) -> None:
+        self.reserved = reserved
         self.name, self.source, self.request = name, source, request
         self.views = {key.lower(): view for key, view in views.items()}
         #: Relation names as the statement uses them, lower case: None is the request.
@@ -82,6 +90,7 @@ class _FeatureSetReader:
         pairs = zip(select.expressions, source.items(), strict=True)
         columns = tuple(self._column(node, span, inputs, binder) for node, span in pairs)
         self._check_outputs(columns)
+        self._bind_whole(joins)
         return FeatureSet(self.name, source.file, source.line(select), source.text, joins, columns, inputs)
 
     def _join(self, join: exp.Join) -> JoinedView:
@@ -133,16 +142,19 @@ class _FeatureSetReader:
         for join in joins:
             view = self.views[join.view.lower()]
             fields += [pa.field(f"{view.name}.{field.name}", field.type) for field in view.output_schema]
+        names = [field.name.lower() for field in fields]
+        doubled = next((name for name in names if names.count(name) > 1), None)
+        if doubled is not None:
+            raise self.source.refuse(
+                self.source.select,
+                f"{doubled} is a column of request, or of one view, and a view's column, written with a dot",
+                f"rename the column {doubled}",
+            )
         return pa.schema(fields)
 
     def _column(self, node: exp.Expr, span: Span, inputs: pa.Schema, binder: Binder) -> FeatureColumn:
         source, expression = self.source, node.unalias()
-        if expression.find(exp.Window, exp.AggFunc, exp.Query):
-            raise source.refuse(
-                node, "an aggregate, window or subquery in a feature set", "aggregate in a view and join it"
-            )
-        if expression.find(exp.Star):
-            raise source.refuse(node, "SELECT *", "list the columns")
+        self._refuse_several(node, span)
         if not node.alias_or_name:
             raise source.refuse(node, f"{source.cut(span)} has no name", "name it with AS")
         references: dict[tuple[str, str], None] = {}
@@ -170,11 +182,40 @@ class _FeatureSetReader:
             resolved=resolved,
         )
 
+    def _refuse_several(self, node: exp.Expr, span: Span) -> None:
+        """Refuse what gives several rows or columns for a candidate, or a value of several candidates."""
+        source, broken = self.source, self.source.not_row_by_row(span)
+        if broken is None:
+            return
+        if broken.kind == "columns":
+            raise source.refuse(node, "SELECT *" if broken.name == "*" else broken.name, "list the columns")
+        if broken.kind == "rows":
+            raise source.refuse(
+                node,
+                f"{broken.name} in a feature set makes several rows of a candidate's one",
+                "select the list itself, an element like x[1], or a number of it like len(x) or list_sum(x)",
+            )
+        raise source.refuse(
+            node, "an aggregate, window or subquery in a feature set", "aggregate in a view and join it"
+        )
+
+    def _bind_whole(self, joins: tuple[JoinedView, ...]) -> None:
+        """Let DuckDB bind the statement as it stands: what it runs is what is meant."""
+        schemas = {REQUEST: self.request}
+        for join in joins:
+            view = self.views[join.view.lower()]
+            keys = [pa.field(column, type_) for column, type_ in zip(view.entity, view.entity_types, strict=True)]
+            schemas[view.name] = pa.schema([*keys, *view.output_schema])
+        try:
+            Binder(schemas).describe(self.source.cut(self.source.whole))
+        except BindError as error:
+            raise self.source.refuse(self.source.select, str(error), remedy_of(error)) from error
+
     def _bind(self, node: exp.Expr, resolved: str, binder: Binder) -> pa.DataType:
         try:
             type_ = binder.describe(f"SELECT {resolved}\n AS value FROM request_rows").field(0).type
         except BindError as error:
-            raise self.source.refuse(node, str(error), "correct the expression") from error
+            raise self.source.refuse(node, str(error), remedy_of(error)) from error
         found = feature_type(type_)
         if found is None:
             raise self.source.refuse(
@@ -242,6 +283,15 @@ class _FeatureSetReader:
             if column.name.lower() in seen:
                 raise self.source.refuse(column.line, f"two outputs named {column.name}", "rename one with AS")
             seen.add(column.name.lower())
+            as_it_is = column.name.lower() == "request_time" and column.references == ((REQUEST, "request_time"),)
+            if column.name.startswith("_") or (
+                column.name.lower() in self.reserved and not (as_it_is and column.resolved.strip('"') == "request_time")
+            ):
+                raise self.source.refuse(
+                    column.line,
+                    f"an output named {column.name}, which snapshots and samples have a column of their own for",
+                    f"rename it with AS, like {column.name.strip('_') or 'x'}_feature",
+                )
         for key in _KEYS:
             if not any(c.name == key and c.origin == "key" for c in columns):
                 raise self.source.refuse(

@@ -16,6 +16,10 @@ from pathlib import Path
 import sqlglot
 from sqlglot import Token, TokenType, exp
 
+from dovetail.features.duck.binding import BindError
+from dovetail.features.duck.names import reads_as_column
+from dovetail.features.duck.row_by_row import NotRowByRow, not_row_by_row
+from dovetail.features.language.remedies import remedy_of
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.schema import parse_statements
 
@@ -24,7 +28,6 @@ __all__ = ["AggregateSpans", "Call", "QueryParts", "Source", "Span", "nearest", 
 _OPENING = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE)
 _CLOSING = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
 _SET_OPERATIONS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
-_SIMPLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -217,8 +220,8 @@ class Source:
         return [_span(part) for part in _split(self._inside(span))]
 
     def words(self, span: Span) -> list[str]:
-        """The tokens of ``span``, in capitals."""
-        return [token.text.upper() for token in self._inside(span)]
+        """The tokens of ``span``: keywords and plain names in capitals, quoted names and strings in their quotes."""
+        return [_word(token) for token in self._inside(span)]
 
     def trimmed(self, span: Span, first: int, last: int) -> Span:
         """``span`` without its ``first`` and ``last`` tokens, which must leave some."""
@@ -236,6 +239,17 @@ class Source:
 
     def _inside(self, span: Span) -> list[Token]:
         return [token for token in self._tokens if span[0] <= token.start < span[1]]
+
+    def not_row_by_row(self, span: Span) -> NotRowByRow | None:
+        """The part of the expression in ``span`` that makes one of several rows, or several of one.
+
+        Raises:
+            DefinitionError: DuckDB cannot parse it.
+        """
+        try:
+            return not_row_by_row(self.cut(span))
+        except BindError as error:
+            raise self.refuse(self.line_at(span), str(error), remedy_of(error)) from error
 
     def cut(self, span: Span) -> str:
         """The text of ``span`` as written."""
@@ -277,10 +291,20 @@ class Source:
 
 
 def quoted(name: str, *, simple: bool = False) -> str:
-    """``name`` as an identifier; ``simple`` leaves plain names unquoted, for text that is shown to people."""
-    if simple and _SIMPLE_NAME.fullmatch(name):
+    """``name`` as an identifier.
+
+    ``simple`` leaves those without quotes that DuckDB reads the same without: a view's state is known by its text, so
+    what has been written plainly stays so.
+    """
+    if simple and reads_as_column(name):
         return name
     return '"' + name.replace('"', '""') + '"'
+
+
+def _word(token: Token) -> str:
+    if token.token_type == TokenType.IDENTIFIER:
+        return quoted(token.text)
+    return f"'{token.text}'" if token.token_type == TokenType.STRING else token.text.upper()
 
 
 def _outermost(tokens: list[Token]) -> list[tuple[int, Token]]:

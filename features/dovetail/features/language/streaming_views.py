@@ -10,8 +10,10 @@ import pyarrow as pa
 from sqlglot import TokenType, exp
 
 from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.row_by_row import not_row_by_row
 from dovetail.features.language.calls import MACROS_OF_AGGREGATES, AggregateReader
 from dovetail.features.language.relations import read_relation, reads_stream
+from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
     Call,
     Source,
@@ -59,13 +61,12 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
         DefinitionError: anything outside the supported language, with the line and what to write instead.
     """
     branches, stream = read_relation(source, streams)
-    if not branches:
-        return _ViewReader(name, source, stream, binder, branches).view()
-    view = _ViewReader(name, source, stream, Binder({stream.name: stream.schema.arrow}), branches).view()
+    rows = Binder({stream.name: stream.schema.arrow}) if branches else binder
+    view = _ViewReader(name, source, stream, rows, branches).view()
     try:  # a definition runs in DuckDB as it is, also the parts of it that nothing reads
         binder.describe(source.cut(source.whole))
     except BindError as error:
-        raise source.refuse(source.select, str(error), "correct it: a definition runs in DuckDB as it is") from error
+        raise source.refuse(source.select, str(error), remedy_of(error)) from error
     return view
 
 
@@ -127,6 +128,12 @@ class _ViewReader:
     def _unique(self, outputs: list[str]) -> None:
         seen: set[str] = set()
         for output in outputs:
+            if output.startswith("_"):
+                raise self.source.refuse(
+                    self.source.select,
+                    f"an output named {output}",
+                    "rename it with AS: names of its own begin with _",
+                )
             if output.lower() in seen:
                 raise self.source.refuse(self.source.select, f"two outputs named {output}", "rename one with AS")
             seen.add(output.lower())
@@ -135,9 +142,12 @@ class _ViewReader:
         clause = self.source.select.args.get("where")
         if clause is None:
             return None
-        if clause.find(exp.Window, exp.AggFunc, exp.Query):
-            raise self.source.refuse(clause, "an aggregate or subquery in WHERE", "filter on the event's own columns")
-        text = self._text(clause.this, self.source.clause(TokenType.WHERE, (TokenType.WINDOW,)))
+        span = self.source.clause(TokenType.WHERE, (TokenType.WINDOW,))
+        broken = self.source.not_row_by_row(span)
+        if broken is not None:
+            what = "an aggregate or subquery" if broken.kind not in ("rows", "columns") else broken.name
+            raise self.source.refuse(clause, f"{what} in WHERE", "filter on the event's own columns")
+        text = self._text(clause.this, span)
         self._bind(clause, f"SELECT 1 FROM {quoted(self.stream.name)} WHERE {text}")
         return text
 
@@ -213,11 +223,12 @@ class _ViewReader:
             after = call.span[1]
         text = (text + source.text[after : span[1]]).strip()
         self._only_aggregates(node, calls)
+        self._one_value(node, text)
         schema = pa.schema([pa.field(a.output, a.type) for a in self.aggregates])
         try:
             type_ = Binder({"aggregates": schema}).describe(f"SELECT {text}\n AS value FROM aggregates").field(0).type
         except BindError as error:
-            raise source.refuse(node, str(error), "correct the expression") from error
+            raise source.refuse(node, str(error), remedy_of(error)) from error
         self.derived.append(Derived(node.alias, text, type_, source.line(node)))
         return str(node.alias)
 
@@ -228,6 +239,26 @@ class _ViewReader:
                 return known.output
         self.aggregates.append(aggregate)
         return aggregate.output
+
+    def _one_value(self, node: exp.Expr, text: str) -> None:
+        """Refuse what makes several values of an entity's one, or one of several entities'."""
+        try:
+            broken = not_row_by_row(text)
+        except BindError as error:
+            raise self.source.refuse(node, str(error), remedy_of(error)) from error
+        if broken is None:
+            return
+        if broken.kind in ("rows", "columns"):
+            raise self.source.refuse(
+                node,
+                f"{broken.name} makes several rows of an entity's one",
+                "keep the list as it is, and take what is needed of it in the feature set: x[1], list_slice, len",
+            )
+        raise self.source.refuse(
+            node,
+            f"{broken.name} around an aggregate puts entities together",
+            "write one aggregate OVER a window per value, and compute with the values: +, /, greatest, list_max",
+        )
 
     def _only_aggregates(self, node: exp.Expr, calls: list[Call]) -> None:
         """Refuse columns beside the aggregates: a view has a value per entity, not per event."""
@@ -274,4 +305,4 @@ class _ViewReader:
         try:
             return self.binder.describe(sql)
         except BindError as error:
-            raise self.source.refuse(node, str(error), "correct the expression") from error
+            raise self.source.refuse(node, str(error), remedy_of(error)) from error

@@ -10,10 +10,17 @@ from dovetail.features.duck.binding import Binder, BindError
 from dovetail.features.language.source import Source
 from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import Stream, Window
+from dovetail.platform.errors import DefinitionError
 
 __all__ = ["read_window"]
 
 _FRAME = "write RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW"
+#: How to leave the newest events out, of what can be subtracted.
+_LESS = (
+    "a window ends at the request; of counts and sums subtract what is left out, like "
+    "sum(x) OVER long - coalesce(sum(x) OVER short, 0), with {short} as the short one"
+)
+_NOW = "RANGE BETWEEN INTERVAL 0 SECOND PRECEDING AND CURRENT ROW"
 #: Longer durations could overflow int64 microseconds when added to a time.
 _LONGEST_US = 1 << 60
 
@@ -30,15 +37,21 @@ def read_window(
     _check_order(source, window, stream, resolve)
     spec = window.args.get("spec")
     if spec is None:
-        raise source.refuse(window, "a window without frame, which is unbounded", _FRAME)
+        raise source.refuse(
+            window,
+            "a window without frame, which is unbounded",
+            f"write RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW if that is meant; else {_FRAME}",
+        )
     kind = str(spec.args.get("kind") or "").upper()
     if kind not in ("RANGE", "ROWS"):
-        raise source.refuse(window, f"a {kind} frame counts groups of ties", _FRAME)
+        raise source.refuse(
+            window, f"a {kind} frame counts groups of ties", f"{_FRAME}, or ROWS BETWEEN n PRECEDING for n events"
+        )
     if spec.args.get("exclude"):
-        raise source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE")
-    start, end = spec.args.get("start"), spec.args.get("end")
-    if spec.args.get("start_side") != "PRECEDING" or end not in (None, "CURRENT ROW"):
-        raise source.refuse(window, "a frame that is not … PRECEDING AND CURRENT ROW", _FRAME)
+        raise _excluded(source, window, str(spec.args["exclude"]).upper())
+    start = spec.args.get("start")
+    if spec.args.get("start_side") != "PRECEDING" or spec.args.get("end") not in (None, "CURRENT ROW"):
+        raise source.refuse(window, "a frame that is not … PRECEDING AND CURRENT ROW", _ends_now(spec, kind))
     if kind == "ROWS":
         return Window(name, 0, None, rows=_rows(source, window, start))
     if start == "UNBOUNDED":
@@ -48,9 +61,41 @@ def read_window(
     return Window(name, _interval(source, window, start, binder), None)
 
 
+def _excluded(source: Source, window: exp.Window, excluded: str) -> DefinitionError:
+    """The refusal of EXCLUDE: the current row is the request's own, its peers are the events at the request's time."""
+    if excluded in ("CURRENT ROW", "NO OTHERS"):
+        return source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE: the request itself counts for nothing")
+    return source.refuse(
+        window, f"EXCLUDE {excluded} in a frame, which leaves out the events at the request's time",
+        _LESS.format(short=_NOW),
+    )  # fmt: skip
+
+
+def _ends_now(spec: exp.Expr, kind: str) -> str:
+    """What to write for a frame that does not end at the request, or does not begin before it."""
+    start, end = spec.args.get("start"), spec.args.get("end")
+    first = start.sql(dialect="duckdb") if isinstance(start, exp.Expr) else str(start)
+    last = end.sql(dialect="duckdb") if isinstance(end, exp.Expr) else str(end)
+    if spec.args.get("end_side") == "FOLLOWING" or last == "UNBOUNDED":
+        return f"no event follows a request: write {kind} BETWEEN {first} PRECEDING AND CURRENT ROW"
+    if spec.args.get("start_side") != "PRECEDING":
+        return f"events at the request's time are {_NOW}" if first == "CURRENT ROW" else _FRAME
+    if kind == "ROWS" and last == "1":
+        return f"the row of the request is none of them: write ROWS BETWEEN {first} PRECEDING AND CURRENT ROW"
+    if kind == "ROWS" and last.isdigit():
+        return _LESS.format(short=f"ROWS BETWEEN {int(last) - 1} PRECEDING AND CURRENT ROW")
+    return _LESS.format(short=f"{last} - INTERVAL 1 MICROSECOND PRECEDING AND CURRENT ROW")
+
+
 def _rows(source: Source, window: exp.Window, start: exp.Expr | str) -> int:
     """How many rows a ROWS frame has before the current one: at the probe, that many events."""
     text = start if isinstance(start, str) else start.sql(dialect="duckdb")
+    if text == "UNBOUNDED":
+        raise source.refuse(
+            window,
+            "ROWS UNBOUNDED PRECEDING",
+            "write RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW: at a request it is the same events",
+        )
     if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
         raise source.refuse(window, f"ROWS {text} PRECEDING", f"write a number of rows from 1 to {MAX_LISTED}")
     return int(text)

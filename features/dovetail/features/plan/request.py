@@ -46,6 +46,9 @@ def check_request(schema: TableSchema) -> None:
         raise refuse("request.candidates has no member item_id", "add item_id to the STRUCT")
     outside = {name.lower() for name in schema.arrow.names}
     doubled = [name for name in members if name.lower() in outside]
+    own = [name for name in members if name.startswith("_")]
+    if own:
+        raise refuse(f"request.candidates has a reserved member {own[0]}", "rename it: such names are positions")
     if doubled:
         raise refuse(f"{doubled[0]} is both a request column and a candidate member", "rename one of them")
 

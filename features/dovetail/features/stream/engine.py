@@ -209,12 +209,15 @@ class StreamEngine:
             if self.layout.folded:
                 columns = self._folded_values(states.folded, owners, asked, times, answerable)
             columns |= collected_values(self.collections, states, owners, asked, times, answerable)
-        return Values(self._outputs_of(columns, len(times)), answerable)
+        return Values(self._outputs_of(columns, answerable), answerable)
 
-    def _outputs_of(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
-        """The view's outputs: aggregates, and what is derived of them."""
+    def _outputs_of(self, columns: dict[str, pa.Array], answerable: npt.NDArray[np.bool_]) -> pa.Table:
+        """The view's outputs: aggregates, and what is derived of them, also NULL where there is no answer."""
         if self._derived is not None:
-            values = self._derived.evaluate_columns(columns, rows)
+            values = self._derived.evaluate_columns(columns, len(answerable))
+            if not answerable.all():
+                kept = pa.array(np.arange(len(answerable)), mask=~answerable)
+                values = [value.take(kept) for value in values]
             columns = columns | {d.output: value for d, value in zip(self.view.derived, values, strict=True)}
         schema = self.view.output_schema
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)

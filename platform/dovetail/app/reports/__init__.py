@@ -5,6 +5,7 @@ from __future__ import annotations
 from dovetail.app.reports.label_report import audit_archived_labels
 from dovetail.app.reports.rejoin import JoinDifference, difference, join_archived
 from dovetail.app.reports.verdicts import audit_worker, consistency_of
+from dovetail.app.reports.witnessed import witness_of
 
 __all__ = [
     "JoinDifference",
@@ -13,4 +14,5 @@ __all__ = [
     "consistency_of",
     "difference",
     "join_archived",
+    "witness_of",
 ]

@@ -87,6 +87,9 @@ def consistency(
     days: Annotated[list[str] | None, typer.Option("--day", help="Only this day, YYYY-MM-DD; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
     memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    witness: Annotated[
+        int, typer.Option(help="Served rows to compute by the definitions' own text, too, in plain DuckDB.", min=0)
+    ] = 0,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -96,7 +99,8 @@ def consistency(
 
     for day in days or []:
         _require_day("--day", day)
-    raise typer.Exit(run(project, days, Limits(memory_bytes=memory << 20, threads=threads), as_json=as_json))
+    limits = Limits(memory_bytes=memory << 20, threads=threads)
+    raise typer.Exit(run(project, days, limits, witness=witness, as_json=as_json))
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -8,33 +8,39 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dovetail.app.reports import consistency_of
+from dovetail.app.reports import consistency_of, witness_of
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal, verdict
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
+from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
 
-__all__ = ["run", "summary"]
+__all__ = ["run", "summary", "witnessed"]
 
 
-def run(project: Path, days: Sequence[str] | None, limits: Limits, *, as_json: bool) -> int:
-    """0 when every value is the one that was served, 1 when one is not."""
+def run(project: Path, days: Sequence[str] | None, limits: Limits, *, witness: int, as_json: bool) -> int:
+    """0 when every value is the one that was served, 1 when one is not; ``witness`` rows are witnessed, too."""
     loaded = load(project)
     stores = open_stores(loaded.config)
     console = terminal(stderr=as_json)
     try:
         with DayProgress(console, "consistency") as show:
             found = consistency_of(loaded, stores, days=days, limits=limits, on_day=show.day)
+        testimony = witness_of(loaded, stores, witness) if witness else None
     finally:
         stores.close()
     if as_json:
-        print_json(found.to_json())
+        print_json(found.to_json() | ({} if testimony is None else {"witness": testimony.to_json()}))
     else:
         _print(console, found)
-    return 0 if found.mismatched == 0 else 1
+        if testimony is not None:
+            for example in testimony.examples:
+                console.print(f"  {example}")
+            console.print(witnessed(testimony))
+    return 0 if found.mismatched == 0 and (testimony is None or testimony.mismatched == 0) else 1
 
 
 def _print(console: Console, found: Consistency) -> None:
@@ -59,3 +65,11 @@ def summary(found: Consistency) -> Text:
     counts = f"{found.compared:,} served values recomputed, {found.mismatched:,} mismatched, "
     late = f"{found.late:,} explained by late events"
     return Text.assemble("consistency  ", verdict(found.mismatched == 0), "  ", counts, late)
+
+
+def witnessed(found: Witnessed) -> Text:
+    """The independent witness's verdict, in one line."""
+    counts = f"{found.compared:,} values of {found.requests:,} served rows by the definitions' own text in DuckDB, "
+    return Text.assemble(
+        "witness      ", verdict(found.mismatched == 0), "  ", counts, f"{found.mismatched:,} mismatched"
+    )

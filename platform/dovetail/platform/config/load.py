@@ -336,7 +336,7 @@ def _explain(file: Path, problem: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{file}: {where}: unknown key {location[-1]!r}; {hint}"
     if problem["type"] == "missing":
-        return f"{file}: {where}: required, but missing"
+        return f"{file}:{_line(file, location)}: {where}: required, but missing; {_addition(location)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not location:
         return f"{file}: {message}"
@@ -344,10 +344,32 @@ def _explain(file: Path, problem: Any) -> str:
 
 
 def _quoted(where: str, given: object) -> str:
-    """What was given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
+    """The value given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
     if isinstance(given, Mapping) or _SECRET.search(where):
         return ""
     return f" (got {given!r})"
+
+
+def _line(file: Path, location: list[str]) -> int:
+    """The line of the innermost section of ``location`` that the file has; 1 where it has none."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    for depth in range(len(location) - 1, 0, -1):
+        header = f"[{'.'.join(location[:depth])}"
+        found = next((n for n, line in enumerate(lines, 1) if line.startswith((f"{header}]", f"{header}."))), None)
+        if found is not None:
+            return found
+    return 1
+
+
+def _addition(location: list[str]) -> str:
+    """What to write for a key or section that is missing."""
+    *parents, key = location
+    examples = {
+        ("streams",): 'add a section for each stream of events, like [streams.behaviour] with key = "user_id"',
+        ("labels",): 'add [labels] with window = "15m", and [labels.streams.exposure] and [labels.streams.click]',
+        ("labels", "streams"): "add a section for each kind of feedback, like [labels.streams.click]",
+    }
+    return examples.get(tuple(location), f"add {key} = … to {'[' + '.'.join(parents) + ']' if parents else 'the top'}")
 
 
 def _known_keys(location: list[str]) -> list[str]:

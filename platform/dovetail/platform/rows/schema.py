@@ -77,11 +77,11 @@ def parse_statements(file: Path, text: str) -> list[exp.Expr]:
             f"not valid SQL: {details.get('description') or error} near {details.get('highlight')!r}",
             file=file,
             line=int(details.get("line") or 1),
-            remedy="correct the statement; DuckDB's dialect is used",
+            remedy="complete what stands before it, in DuckDB's dialect",
         ) from error
     except sqlglot.errors.TokenError as error:
         raise DefinitionError(
-            f"not valid SQL: {error}", file=file, line=1, remedy="correct the statement; DuckDB's dialect is used"
+            f"not valid SQL: {error}", file=file, line=1, remedy="complete what stands before it, in DuckDB's dialect"
         ) from error
     return [statement for statement in parsed if statement is not None and not isinstance(statement, exp.Semicolon)]
 

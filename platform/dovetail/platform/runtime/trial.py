@@ -45,7 +45,7 @@ class Prober(Protocol):
     """Computes messages where their doing harm harms nobody."""
 
     def __call__(self, stage: str, poll: Poll, beat: Callable[[], None]) -> Mapping[int, str]:
-        """Which messages end the process that computes them, by offset, with the reason. ``beat``: it gets on."""
+        """The messages that end the process which computes them, by offset, with the reason. ``beat``: it gets on."""
 
     def stop(self) -> None:
         """Let it be: a call that is going on returns soon. From any thread."""

@@ -1,0 +1,26 @@
+"""DuckDB's syntax trees as ``json_serialize_sql`` gives them: their nodes, and which two of them mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["nodes", "without_places"]
+
+
+def nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every node of ``tree``, parents before their parts."""
+    if isinstance(tree, Mapping):
+        yield tree
+        for value in tree.values():
+            yield from nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from nodes(value)
+
+
+def without_places(tree: Any) -> Any:
+    """``tree`` without where in the text its parts stand: equal for texts that mean the same."""
+    if isinstance(tree, Mapping):
+        return {name: without_places(part) for name, part in tree.items() if not name.startswith("query_location")}
+    return [without_places(part) for part in tree] if isinstance(tree, list) else tree

@@ -1,0 +1,23 @@
+"""Names that snapshots and samples need for themselves: a feature of such a name would be theirs, or they it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dovetail.features.plan.request import REQUEST
+
+__all__ = ["reserved_outputs"]
+
+#: Beside the keys, which a feature set has to select, and what begins with an underscore, as positions do.
+_RESERVED = (
+    *(REQUEST, "request_time", "score", "model_version", "shadow_score", "shadow_version"),
+    *("label", "weight", "emission", "elapsed_days", "return_day"),
+)
+
+
+def reserved_outputs(label_kinds: Iterable[str]) -> frozenset[str]:
+    """The names, in lower case, of the columns that a snapshot or a sample has beside its features.
+
+    ``<kind>_time`` is when the label of a kind came. ``request_time`` may be selected as the request has it.
+    """
+    return frozenset(name.lower() for name in (*_RESERVED, *(f"{kind}_time" for kind in label_kinds)))

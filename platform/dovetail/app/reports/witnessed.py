@@ -1,0 +1,75 @@
+"""Served values against the independent witness, for a sample of what was served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.app.jobs import archived_events, served_rows
+from dovetail.app.storage import Stores
+from dovetail.features import Project
+from dovetail.features.batch.witness import Witness, Witnessed
+from dovetail.joiners.snapshot_agent import SET_COLUMN
+from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.rows.positions import seen_column
+
+__all__ = ["witness_of"]
+
+
+def witness_of(project: Project, stores: Stores, requests: int) -> Witnessed:
+    """The verdict on ``requests`` served rows, spread evenly over the archived snapshots.
+
+    Each is computed by the text of its definitions in plain DuckDB (:mod:`dovetail.features.batch.witness`), which
+    reads the archived events of its keys. Only features that snapshots hold are; of views over a UNION ALL and of
+    features of batch views the witness says nothing.
+    """
+    snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+    verdict, witnesses = Witnessed(), dict[str, Witness]()
+    events_of = partial(_events, archived_events(project, stores))
+    for row in _sample(snapshots, requests):
+        made_by = row.column(SET_COLUMN)[0].as_py() if SET_COLUMN in row.column_names else project.feature_set.name
+        features = project.feature_sets.get(made_by)
+        if features is None:
+            continue  # the comparison of the engines says that it is gone
+        if made_by not in witnesses:
+            witnesses[made_by] = Witness(features, project.stream_views, project.batch_views, events_of)
+        asked = served_rows(features, row)
+        seen = {
+            join.view: asked.column(seen_column(join.view))[0].as_py() or []
+            for join in features.joins
+            if seen_column(join.view) in asked.column_names
+        }
+        found = witnesses[made_by].values(asked.select([n for n in asked.column_names if not n.startswith("_")]), seen)
+        names = [column.name for column in features.columns_of("request", "streaming")]
+        served = {name: row.column(name)[0].as_py() for name in names if name in row.column_names}
+        verdict.add(str(row.column("request_id")[0].as_py()), served, found)
+    return verdict
+
+
+def _sample(snapshots: DayFiles, count: int) -> Iterator[pa.Table]:
+    """``count`` rows of the archive, one by one, evenly spread over it; the same every time."""
+    days = snapshots.days()
+    total = sum(days.values())
+    count = min(count, total)
+    wanted = sorted({number * total // count for number in range(count)})
+    start = 0
+    for part in snapshots.read(None, None, np.iinfo(np.int64).max):
+        yield from (part.slice(at - start, 1) for at in wanted if start <= at < start + part.num_rows)
+        start += part.num_rows
+
+
+def _events(logs: Mapping[str, DayFiles], stream: str, until_us: int, keys: Mapping[str, pa.Scalar]) -> pa.Table:
+    """The archived rows of a stream up to a time, of the keys given."""
+    parts = []
+    for part in logs[stream].read(None, None, until_us):
+        for column, key in keys.items():
+            part = part.filter(pc.equal(part.column(column), key))
+        parts.append(part)
+    if not parts:
+        schema = logs[stream].schema()
+        return pa.table({}) if schema is None else schema.empty_table()
+    return pa.concat_tables(parts, promote_options="permissive")
