@@ -16,10 +16,13 @@ from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.positions import with_own_positions, with_source_positions
+from dovetail.platform.rows.refusals import Refusals
+from dovetail.platform.runtime.refusing import refusing
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import ManualClock, MemoryLog, run_stage
+from tests.platform.polls import poll_of
 
 DAY_US = 86_400_000_000
 
@@ -224,3 +227,33 @@ def test_an_empty_dataset_reads_as_its_schema(tmp_path: Path) -> None:
     schema = pa.schema([("x", pa.int64())])
     assert read_dataset(registry, offline, "none", schema).schema == schema
     registry.close()
+
+
+def test_a_row_on_no_day_of_a_calendar_is_refused_before_it_waits_for_a_file(tmp_path: Path) -> None:
+    """At the commit it would raise, at every start again, with all that is gathered with it."""
+    registry, offline = stores(tmp_path)
+    refusals = Refusals(registry.refused, registry.refuse)
+
+    def outside(poll: Poll) -> tuple[pa.Table, int]:
+        refused = refusals.within("topic", 0, poll.first, poll.last)
+        times = [int(value or b"") for value, at in zip(poll.values, poll.offsets, strict=True) if at not in refused]
+        table = pa.table({"at": pa.array(times, pa.int64()).cast(pa.timestamp("us"))})
+        offsets = np.array([at for at in poll.offsets if at not in refused], dtype=np.int64)
+        return with_own_positions(table, 0, offsets, np.zeros(len(times), dtype=np.int32)), len(refused)
+
+    stage = ArchiveStage(Dataset("d", "topic", "at", outside, derived=False, refusals=refusals), registry, offline)
+    poll = poll_of([b"0", b"%d" % -(1 << 62), b"%d" % DAY_US])
+
+    async def main() -> None:
+        async for work in refusing(stage, poll):
+            raise AssertionError(work)
+        async for work in stage.settle("topic", 0, stopping=True):
+            assert work.commit is not None
+            work.commit()
+
+    asyncio.run(main())
+    assert read_dataset(registry, offline, "d").column("_offset").to_pylist() == [0, 2]
+    assert list(registry.refused("topic", 0)) == [1]
+    assert {account.outcome: account.rows for account in registry.accounts() if account.rows} == {
+        "read": 3, "archived": 2, "dead_letter": 1,
+    }  # fmt: skip

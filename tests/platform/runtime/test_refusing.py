@@ -187,6 +187,22 @@ def test_messages_that_fail_only_together_end_the_worker(tmp_path: Path, registr
     assert not registry.refused("in", 0)
 
 
+def test_what_another_reader_refuses_meanwhile_is_turned_away_too(tmp_path: Path, registry: Registry) -> None:
+    """Else the halves, computed when it is refused, would succeed, and nobody would be to blame."""
+    stage = Eater(lambda _values: None, registry)
+
+    def choke(values: list[bytes]) -> None:
+        if BAD in values and not registry.refused("in", 0):
+            assert stage.refusals is not None
+            stage.refusals.add("in", 0, {3: "by another", 17: "by another"})
+            raise ValueError("by this one")
+
+    stage.choke = choke
+    assert live(tmp_path, stage, VALUES) is None
+    assert stage.eaten == GOOD
+    assert set(stage.refused.values()) == {"by another"}
+
+
 def test_after_an_effect_nothing_is_computed_again(tmp_path: Path, registry: Registry) -> None:
     error = ValueError("late")
     stage = Eater(choking(error), registry)

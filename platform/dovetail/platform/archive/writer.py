@@ -18,10 +18,12 @@ import posixpath
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.logs import Event
@@ -121,7 +123,9 @@ class ArchiveStage(Stage):
             yield self._flush(poll.partition, buffer)
 
     def probe(self, poll: Poll) -> None:
-        self._dataset.decode(poll)
+        table, _ = self._dataset.decode(poll)
+        self._days(table)
+        pq.write_table(table, pa.BufferOutputStream())
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
         buffer = self._buffers.get(partition)
@@ -139,6 +143,7 @@ class ArchiveStage(Stage):
 
     def _take(self, buffer: _Buffer, poll: Poll) -> None:
         table, dead = self._dataset.decode(poll)
+        self._days(table)  # a row without a day must not wait for the commit that would raise for it
         counts = {READ: dead, "dead_letter": dead}
         if table.num_rows:
             read = table.num_rows
@@ -190,10 +195,17 @@ class ArchiveStage(Stage):
 
         return Work(commit=commit, done=progress.next_offset)
 
+    def _days(self, rows: pa.Table) -> list[date]:
+        """The UTC days of rows. Raises OverflowError or ArrowInvalid for a time that is on no day of a calendar."""
+        if rows.num_rows == 0:
+            return []
+        days: list[date] = pc.unique(rows.column(self._dataset.day_of).cast(pa.date32())).to_pylist()
+        return days
+
     def _write(self, partition: int, rows: pa.Table) -> list[DataFile]:
         days = rows.column(self._dataset.day_of).cast(pa.date32())
         files = []
-        for day in pc.unique(days).to_pylist():
+        for day in self._days(rows):
             mine = rows.filter(pc.equal(days, pa.scalar(day, pa.date32()))).combine_chunks()
             offsets = mine.column("_offset").to_numpy()
             first, last = int(np.min(offsets)), int(np.max(offsets))

@@ -27,6 +27,8 @@ class Refusals:
         keep: Callable[[str, int, Mapping[int, str]], None],
     ) -> None:
         """``load`` reads what is refused of a topic and partition; ``keep`` adds to it, durably, when it returns."""
+        #: How often something has been added here.
+        self.additions = 0
         self._load, self._keep = load, keep
         self._known: dict[tuple[str, int], dict[int, str]] = {}
         self._offsets: dict[tuple[str, int], list[int]] = {}
@@ -52,6 +54,7 @@ class Refusals:
             known = self._of(topic, partition)
             known |= {offset: reason for offset, reason in reasons.items() if offset not in known}
             self._offsets[topic, partition] = sorted(known)
+            self.additions += 1
 
     def forget(self, topic: str) -> None:
         """Read what is refused of ``topic`` again when it is next asked for: others may have added to it."""

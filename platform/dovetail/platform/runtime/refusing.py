@@ -79,28 +79,29 @@ async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
 
     Raises what the stage raises where that is no single message's fault.
     """
-    effect = False
-    async with aclosing(_works(stage, poll)) as works:
-        try:
-            async for work in works:
-                effect = effect or work.commit is not None
-                yield work
-        except Exception as error:
-            if stage.refusals is None or effect or blameless(error):
-                raise
-            reasons = await asyncio.to_thread(_culprits, stage, poll)
-            if not reasons:
-                raise  # no message alone, so no message
-            _log.exception(
-                "%s cannot compute %d messages of %s, partition %d (offset %d is the first): they are dead letters",
-                stage.name, len(reasons), poll.topic, poll.partition, min(reasons),
-            )  # fmt: skip
-            await asyncio.to_thread(stage.refusals.add, poll.topic, poll.partition, reasons)
-        else:
-            return
-    async with aclosing(_works(stage, poll)) as works:
-        async for work in works:
-            yield work
+    while True:
+        known = 0 if stage.refusals is None else stage.refusals.additions
+        effect = False
+        async with aclosing(_works(stage, poll)) as works:
+            try:
+                async for work in works:
+                    effect = effect or work.commit is not None
+                    yield work
+            except Exception as error:
+                if stage.refusals is None or effect or blameless(error):
+                    raise
+                reasons = await asyncio.to_thread(_culprits, stage, poll)
+                if reasons:
+                    _log.exception(
+                        "%s cannot compute %d messages of %s, partition %d (offset %d is the first): dead letters",
+                        stage.name, len(reasons), poll.topic, poll.partition, min(reasons),
+                    )  # fmt: skip
+                    await asyncio.to_thread(stage.refusals.add, poll.topic, poll.partition, reasons)
+                # Another reader of the topic may have refused it meanwhile.
+                if stage.refusals.additions == known:
+                    raise  # no message alone, so no message
+            else:
+                return
 
 
 def _works(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
