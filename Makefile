@@ -27,13 +27,13 @@ PIP := -m pip install --quiet --disable-pip-version-check
 newest:  ## the quick tests with the newest versions that pyproject.toml allows, in .venv-newest
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
-	.venv-newest/bin/python -m pytest $(QUICK) $(ARGS)
+	.venv-newest/bin/python -m pytest $(QUICK) $(SPREAD) $(ARGS)
 
 lowest:  ## the quick tests with the lowest, in .venv-lowest
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(PYTHON) scripts/bounds.py > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest $(QUICK) $(ARGS)
+	.venv-lowest/bin/python -m pytest $(QUICK) $(SPREAD) $(ARGS)
 
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)

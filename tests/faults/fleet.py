@@ -19,7 +19,7 @@ from tests import forked
 __all__ = ["Fleet", "WorkerProcess", "until"]
 
 _MORTAL = Path(__file__).parent / "mortal_worker.py"
-_HEALTH = re.compile(r"health at (\S+)/healthz")
+_HEALTH = re.compile(r"health server: url=(http://[^/\s]+)")
 #: Waiting is for a condition; this is when a condition that does not come is a failure.
 PATIENCE_S = 150.0
 

@@ -49,7 +49,7 @@ def spread_order(positive: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.i
 
 @dataclass(slots=True)
 class _Block:
-    """What one partition has read of its current block."""
+    """The rows that one partition has read of its current block."""
 
     stored: Progress
     sources: SourceFilter

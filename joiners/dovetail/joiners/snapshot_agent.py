@@ -265,7 +265,7 @@ class SnapshotStage(Stage):
     def _fit(
         self, partition: int, snapshots: pa.Table, asked: Mapping[int, str]
     ) -> tuple[list[Outgoing], dict[_Request, str]]:
-        """What is published of ``snapshots``, and the requests that are too large for it."""
+        """The messages that publish ``snapshots``, and the requests that are too large for one."""
         messages = self._messages(partition, snapshots)
         replies = _replies(asked, snapshots)
         large = {

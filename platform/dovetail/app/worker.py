@@ -217,7 +217,7 @@ class _Parts:
         ]
 
     def _speaker(self, stream: str) -> str:
-        """Which stream's agent sends the dead letters of ``stream``: its own, or that of one re-keyed from it."""
+        """The stream whose agent sends the dead letters of ``stream``: itself, or one re-keyed from it."""
         rekeyed = [name for name, declared in self.config.rekeyed.items() if declared.stream == stream]
         return stream if self._views_of(stream) or not rekeyed else rekeyed[0]
 

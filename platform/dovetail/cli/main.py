@@ -7,7 +7,9 @@ worker has more of them: :mod:`dovetail.platform.process.lifecycle`.
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -17,9 +19,10 @@ from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
+from dovetail.platform.masking import masked
 from dovetail.sdk import __version__
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "unforeseen"]
 
 app = typer.Typer(
     name="dovetail",
@@ -146,8 +149,14 @@ stored.register(app)
 models.register(app)
 
 
+def unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write the traceback of an exception that nobody raised on purpose, without passwords."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
+
+
 def main() -> None:
     """Entry point of the ``dovetail`` command."""
+    sys.excepthook = unforeseen
     try:
         app()
     except (ConfigError, DefinitionError) as error:

@@ -13,12 +13,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from dovetail.platform.masking import masked
+
 __all__ = ["Event", "JsonLines", "Level", "TextLines", "set_up_logs"]
 
 Level = Literal["debug", "info", "warning", "error"]
-
-#: A password in a URL, whoever wrote it into a message: a driver's error may quote what it could not connect to.
-_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(?=@)|([?&;]password=)[^&\s'\"]+", re.IGNORECASE)
 
 #: Faust logs the life of its services under the modules of their classes, which for the drivers are ours.
 _SERVICES = "dovetail.platform.transports"
@@ -52,7 +51,7 @@ class TextLines(logging.Formatter):
         return _time(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return _redacted(super().format(record))
+        return masked(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -67,11 +66,11 @@ class JsonLines(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _redacted(event.what if event is not None else record.getMessage()),
+            "message": masked(event.what if event is not None else record.getMessage()),
             "fields": {name: _plain(value) for name, value in event.fields.items()} if event is not None else {},
         }
         if record.exc_info:
-            line["exception"] = _redacted(self.formatException(record.exc_info))
+            line["exception"] = masked(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -102,17 +101,13 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _redacted(text: str) -> str:
-    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
-
-
 def _plain(value: object) -> object:
     """``value`` as JSON has it: numbers, truth values and flat mappings as they are, all else as text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
-    return _redacted(str(value))
+    return masked(str(value))
 
 
 def _text(value: object) -> str:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from dovetail.app.storage import open_stores, resolved
+from dovetail.cli.main import unforeseen
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.errors import ConfigError, DovetailError
 from dovetail.platform.masking import masked
@@ -141,3 +142,14 @@ def test_what_is_masked_and_what_is_not(text: str, shown: str) -> None:
     assert masked(text) == shown
     assert masked(shown) == shown
     assert str(DovetailError(text)) == shown
+
+
+def test_a_traceback_of_what_nobody_foresaw_has_none_either(capsys: pytest.CaptureFixture[str]) -> None:
+    cause = ValueError(f"s3://KEY:{SECRET}@bucket/x")
+    error = RuntimeError("not foreseen")
+    error.__cause__ = cause
+    unforeseen(type(error), error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert "ValueError: s3://KEY:***@bucket/x" in said
+    assert "RuntimeError: not foreseen" in said
+    assert SECRET not in said

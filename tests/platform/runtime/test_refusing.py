@@ -207,13 +207,15 @@ def test_a_cancellation_is_no_fault_of_a_message() -> None:
 
 def test_who_was_refused_first_keeps_the_reason(registry: Registry) -> None:
     here, there = (Refusals(registry.refused, registry.refuse) for _ in range(2))
-    assert there.within("in", 0, 0, 100) == {}
+    assert there.within("in", 0, 0, 100) == here.within("in", 0, 0, 100) == {}
     here.add("in", 0, {7: "first", 90: "far"})
-    registry.refuse("in", 0, {7: "second", 8: "other\0"})
-    registry.refuse("in", 1, {})
-    assert registry.refused("in", 0) == {7: "first", 8: "other\\0", 90: "far"}
-    assert registry.refused("in", 1) == {}
-    assert there.within("in", 0, 0, 100) == {}
+    there.add("in", 0, {7: "second", 8: "\0 \ud800" + "x" * 9_000})
     there.forget("in")
-    assert there.within("in", 0, 7, 89) == {7: "first", 8: "other\\0"}
+    registry.refuse("in", 1, {})
+    other = "\\0 \\ud800" + "x" * 1_997
+    assert registry.refused("in", 0) == {7: "first", 8: other, 90: "far"}
+    assert registry.refused("in", 1) == {}
+    assert there.within("in", 0, 7, 89) == {7: "first", 8: other}
     assert here.within("in", 0, 8, 90) == {90: "far"}
+    here.forget("in")
+    assert here.within("in", 0, 8, 90) == {8: other, 90: "far"}

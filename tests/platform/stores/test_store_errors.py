@@ -11,11 +11,11 @@ from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, ModelError, StoreError
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry.store import DataFile, Registry
-from dovetail.platform.stores.sql.ledger import Progress
 from dovetail.trainer.models.container import unpack
 from dovetail.trainer.models.numbered import NumberedFiles
 

@@ -275,13 +275,13 @@ def _silent(what: str, done: int, of: int) -> None:
 
 
 def _given_schema(view: StreamView, branch: Branch, columns: Sequence[str], visibility: Visibility) -> pa.Schema:
-    """What is read of the events of a branch."""
+    """The columns read of the events of a branch."""
     fields = [branch.stream.schema.arrow.field(name) for name in columns]
     return _nullable([*fields, *_positions(view, visibility)])
 
 
 def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """What is kept of the view's rows: positions, too, where visibility or ties are decided by them."""
+    """The columns kept of the view's rows: positions, too, where visibility or ties are decided by them."""
     names = view.stream.schema.arrow.names if view.branches else columns_read(view)
     fields = [view.stream.schema.arrow.field(name) for name in names]
     return _nullable([*fields, *_positions(view, visibility)])

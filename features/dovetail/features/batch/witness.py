@@ -35,7 +35,7 @@ _Tree = dict[str, Any]
 
 @dataclass(slots=True)
 class Witnessed:
-    """What the witness found: values it computed, those that differ (with examples), and those it could not compute."""
+    """The witness's findings: values it computed, those that differ (with examples), and those it could not compute."""
 
     requests: int = 0
     compared: int = 0

@@ -1,4 +1,4 @@
-"""Which column names DuckDB reads as columns when they stand without quotes."""
+"""Tells the column names that DuckDB reads as columns when they stand without quotes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _UNLISTED: Mapping[str, Kind] = {"unlist": "rows"}
 
 
 class NotRowByRow(NamedTuple):
-    """What is not row by row, and what it is called in the text."""
+    """A call that is not row by row, and its name in the text."""
 
     kind: Kind
     name: str

@@ -116,7 +116,7 @@ class ExpressionSet:
             raise WireError(f"{self._expressions[index].called}: row {row}: {reason}") from error
 
     def _first_failure(self, indices: tuple[int, ...], rows: pa.Table, reason: str) -> tuple[int, int, str]:
-        """Which expression has no value on which row: the first failing expression, its first failing row."""
+        """The expression that has no value, and its row: the first failing expression, its first failing row."""
         for index in indices:
             found = self._failure((index,), rows)
             if found is None:
@@ -209,7 +209,7 @@ def _passing(where: ExpressionSet, events: pa.Table) -> tuple[npt.NDArray[np.int
 
 
 class _Cleaner:
-    """What a SELECT inside FROM makes of events."""
+    """The rows that a SELECT inside FROM makes of events."""
 
     def __init__(self, cleaning: Cleaning, called: str) -> None:
         self._schema = cleaning.gives

@@ -121,7 +121,7 @@ class _Columns:
         self._names = {name.lower(): name for name in below.schema.names}
 
     def columns(self, node: exp.Expr, span: Span) -> list[tuple[str, str]]:
-        """What an item of the select list gives: a column, or all of them."""
+        """The columns that an item of the select list gives: one, or all of them."""
         star = node
         if isinstance(node, exp.Column) and node.table.lower() == self._alias:
             star = node.this

@@ -86,7 +86,7 @@ class _RelationReader:
         self._binder = Binder({})
 
     def outermost(self) -> Relation:
-        """What the view's own FROM reads."""
+        """The relation that the view's own FROM reads."""
         return self._read(self._source, self._scope(self._source.whole, {}))
 
     def _scope(self, span: Span, outer: Mapping[str, _Table]) -> Mapping[str, _Table]:
@@ -103,7 +103,7 @@ class _RelationReader:
         return scope
 
     def _read(self, select: Source, scope: Mapping[str, _Table]) -> Relation:
-        """What the FROM of ``select`` reads."""
+        """The relation that the FROM of ``select`` reads."""
         target = _from(select)
         if target is None:
             raise select.refuse(select.select, "a SELECT without FROM", "select from a stream")
@@ -130,7 +130,7 @@ class _RelationReader:
         return Relation(f"stream {stream.name}", (Branch(stream),), stream.schema.arrow, frozenset({stream.event_time}))
 
     def _query(self, span: Span, outer: Mapping[str, _Table], names: Sequence[str] | None = None) -> Relation:
-        """What the query in ``span`` gives, its columns called ``names`` where a UNION ALL says so."""
+        """The relation that the query in ``span`` gives, its columns called ``names`` where a UNION ALL says so."""
         parts = self._source.query(span)
         scope = self._scope(span, outer)
         for operator, query in zip(parts.operators, parts.queries[1:], strict=True):

@@ -1,4 +1,4 @@
-"""What to write instead of what DuckDB refuses: its message says what is wrong, and its hints, if read, what to do."""
+"""Remedies for text that DuckDB refuses: its message says what is wrong, and its hints, if read, what to do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def remedy_of(error: BindError) -> str:
-    """What to write instead of the text that ``error`` is about."""
+    """The remedy for the text that ``error`` is about."""
     found = _candidates(error.hints)
     if found:
         return f"CAST the arguments to types that it takes: {found}"

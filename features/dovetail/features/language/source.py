@@ -241,7 +241,7 @@ class Source:
         return [token for token in self._tokens if span[0] <= token.start < span[1]]
 
     def not_row_by_row(self, span: Span) -> NotRowByRow | None:
-        """What in the expression in ``span`` makes one of several rows, or several of one.
+        """The part of the expression in ``span`` that makes one of several rows, or several of one.
 
         Raises:
             DefinitionError: DuckDB cannot parse it.

@@ -1,4 +1,4 @@
-"""Which aggregates of a batch view leave a choice between rows to the order in which a file has them.
+"""Finds aggregates of a batch view that leave a choice between rows to the order in which a file has them.
 
 ``arg_max(x, y)`` of two rows with one ``y`` takes whichever comes first, another one when the file is written anew.
 What decides is an order that the definition names: a struct or row of several keys, ``arg_max(x, {'y': y, 'x': x})``.

@@ -121,7 +121,7 @@ class _Arrivals:
         self._reorder(np.argsort(moments, kind="stable"))
 
     def visible(self, seen: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Which events are at offsets below those ``seen``, by source."""
+        """A mask of the events at offsets below those ``seen``, by source."""
         bounds = np.zeros(max(int(self.sources.max(initial=-1)) + 1, len(seen)), dtype=np.int64)
         bounds[: len(seen)] = seen
         return np.asarray(self.offsets < bounds[self.sources])

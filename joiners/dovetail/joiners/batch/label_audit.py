@@ -187,7 +187,7 @@ class _AuditSql:
             FROM {kind}_clocked WHERE {UNATTRIBUTED}"""
 
     def _outcome(self, kind: str) -> str:
-        """What became of the first label of a key that has a snapshot ``k``."""
+        """The outcome of the first label of a key that has a snapshot ``k``."""
         policy, horizons = self.policy, self.policy.horizons_us
         exposed = within(policy.exposure, horizons[0], "k.")
         if kind != policy.positive:

@@ -222,5 +222,5 @@ class _Compared:
     def _reproduce(
         self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int
     ) -> Callable[[], str]:
-        """What writes the script for one value; it holds on to that request alone."""
+        """A function that writes the script for one value; it holds on to that request alone."""
         return partial(reproduce, self._project, columns[feature], requests.take([row]), self._events)

@@ -68,7 +68,7 @@ def summary(found: Consistency) -> Text:
 
 
 def witnessed(found: Witnessed) -> Text:
-    """What the independent witness says, in one line."""
+    """The independent witness's verdict, in one line."""
     counts = f"{found.compared:,} values of {found.requests:,} served rows by the definitions' own text in DuckDB, "
     return Text.assemble(
         "witness      ", verdict(found.mismatched == 0), "  ", counts, f"{found.mismatched:,} mismatched"

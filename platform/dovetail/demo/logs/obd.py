@@ -196,7 +196,7 @@ def _segments(impressions: pa.Table, campaign: str) -> pa.Array:
 
 
 def _pages(time_us: _Ints, user: pa.Array) -> tuple[_Ints, _Ints]:
-    """Which page each impression is on, and each page's first impression.
+    """The page of each impression, and each page's first impression.
 
     Impressions of one user tuple at the same microsecond are one page: there are 17 such pairs, always two different
     items at different positions. All others stand alone, since the source is a sample of impressions, not of pages.
@@ -220,7 +220,7 @@ def _candidates(
     offset: int,
     rng: np.random.Generator,
 ) -> pa.ListArray:
-    """What was shown and a sample of the rest, in order of item so that the order gives nothing away."""
+    """The items shown and a sample of the rest, in order of item so that the order gives nothing away."""
     pages, items = len(first), affinity.shape[1]
     shown_at = np.zeros((pages, items), dtype=np.int32)
     shown_at[page, item] = position

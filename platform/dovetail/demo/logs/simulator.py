@@ -107,7 +107,7 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Feedback:
-    """What happened to shown candidates, one row each; ``request`` and ``item`` are indices."""
+    """The fate of shown candidates, one row each; ``request`` and ``item`` are indices."""
 
     request: _Ints
     item: _Ints
@@ -230,7 +230,7 @@ def _logistic(log_odds: _Floats) -> _Floats:
 
 
 def _intercept(log_odds: _Floats, rate: float) -> float:
-    """What to add to ``log_odds`` for a mean probability of ``rate``, by bisection."""
+    """The number to add to ``log_odds`` for a mean probability of ``rate``, by bisection."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -344,7 +344,7 @@ def _explain(file: Path, problem: Any) -> str:
 
 
 def _quoted(where: str, given: object) -> str:
-    """What was given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
+    """The value given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
     if isinstance(given, Mapping) or _SECRET.search(where):
         return ""
     return f" (got {given!r})"

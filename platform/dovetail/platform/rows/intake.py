@@ -166,7 +166,7 @@ class Intake:
         return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks, refused.keys())
 
     def _refused(self, poll: Poll) -> dict[int, str]:
-        """What is refused of ``poll``, by offset."""
+        """The refusals of ``poll``, by offset."""
         if self.refusals is None or len(poll) == 0:
             return {}
         refused = self.refusals.within(poll.topic, poll.partition, poll.first, poll.last)

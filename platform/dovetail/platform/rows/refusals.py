@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 
 __all__ = ["Refusals"]
 
+_MAX_REASON = 2_000
+
 
 class Refusals:
     """The messages refused of every topic, by offset, with the reason. Thread-safe; one for all stages of a process."""
@@ -40,7 +42,11 @@ class Refusals:
             return {offset: known[offset] for offset in offsets[bisect_left(offsets, first) :] if offset <= last}
 
     def add(self, topic: str, partition: int, reasons: Mapping[int, str]) -> None:
-        """Refuse messages, by offset; who was refused before keeps its reason. Durable when it returns."""
+        """Refuse messages, by offset; who was refused before keeps its reason. Durable when it returns.
+
+        A reason may quote the message: it is kept as text that any store and header takes, of 2,000 characters at most.
+        """
+        reasons = {offset: _plain(reason) for offset, reason in reasons.items()}
         self._keep(topic, partition, reasons)
         with self._lock:
             known = self._of(topic, partition)
@@ -58,3 +64,7 @@ class Refusals:
             loaded = dict(self._load(topic, partition))
             self._known[topic, partition], self._offsets[topic, partition] = loaded, sorted(loaded)
         return self._known[topic, partition]
+
+
+def _plain(reason: str) -> str:
+    return reason[:_MAX_REASON].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

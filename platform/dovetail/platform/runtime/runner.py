@@ -304,7 +304,7 @@ class Runtime:
         return positions
 
     def _moved(self, stored: Stored) -> set[TP]:
-        """What is not where we left it, although it has never gone by what we were told.
+        """The partitions that are not where we left them, although we were never told that they had gone.
 
         Somebody else has had it: that is how it looks to a worker that was paused for longer than its session. Or the
         store has lost its last commits: to go on from what is in memory would leave a gap. What is held here belongs

@@ -45,7 +45,7 @@ class Prober(Protocol):
     """Computes messages where their doing harm harms nobody."""
 
     def __call__(self, stage: str, poll: Poll, beat: Callable[[], None]) -> Mapping[int, str]:
-        """Which messages end the process that computes them, by offset, with the reason. ``beat``: it gets on."""
+        """The messages that end the process which computes them, by offset, with the reason. ``beat``: it gets on."""
 
     def stop(self) -> None:
         """Let it be: a call that is going on returns soon. From any thread."""
@@ -122,6 +122,8 @@ class Trial:
         self._stages: Collection[str] = ()
         # By what is looked at: all readers of a topic wait for one look.
         self._looks: dict[tuple[Mark, int, int], asyncio.Task[None]] = {}
+        # One after the other: what the first refuses, the next one's child is not given again.
+        self._looking = asyncio.Lock()
 
     def open(self, stages: Collection[str]) -> None:
         """Find what others have left, of these stages or not; blocks for as long as that takes, which is not long."""
@@ -159,7 +161,8 @@ class Trial:
     async def _look_at(self, stage: str, refusals: Refusals | None, suspects: Poll, beat: Callable[[], None]) -> None:
         where = f"{suspects.topic}, partition {suspects.partition}, offsets {suspects.first} to {suspects.last}"
         _log.warning("a process died while %s computed %s: computing them in a child process first", stage, where)
-        reasons = await asyncio.to_thread(self._prober, stage, suspects, beat)
-        if reasons and refusals is not None:
-            _log.error("%d messages of %s end the process that reads them: they are dead letters", len(reasons), where)
-            await asyncio.to_thread(refusals.add, suspects.topic, suspects.partition, reasons)
+        async with self._looking:
+            reasons = await asyncio.to_thread(self._prober, stage, suspects, beat)
+            if reasons and refusals is not None:
+                _log.error("%d messages of %s end the process that reads them: dead letters", len(reasons), where)
+                await asyncio.to_thread(refusals.add, suspects.topic, suspects.partition, reasons)

@@ -107,7 +107,7 @@ class RedisClient:
             self.redis.set_retry(Retry(patience, config.retries))
 
     def _memory(self) -> list[dict[str, Any]]:
-        """What each node says of its memory; nothing where this user may not ask."""
+        """Each node's answer about its memory; nothing where this user may not ask."""
         try:
             if not self.cluster:
                 return [self.redis.info("memory")]

@@ -164,7 +164,7 @@ class Registry:
 
     def refuse(self, topic: str, partition: int, reasons: Mapping[int, str]) -> None:
         """Refuse messages from outside, by offset, for good; one that is refused keeps its first reason."""
-        rows = [(topic, partition, offset, reason.replace("\0", "\\0")) for offset, reason in sorted(reasons.items())]
+        rows = [(topic, partition, offset, reason) for offset, reason in sorted(reasons.items())]
         if rows:
             self._database.transact(lambda connection: self._refused.add(connection, self._database, rows))
 
