@@ -101,3 +101,11 @@ def test_consistency_of_nothing_holds(dovetail: Any) -> None:
     ran = dovetail("consistency", "--day", "2024-03-18")
     assert ran.code == 0
     assert "holds" in ran.out
+
+
+def test_the_witness_of_nothing_holds(dovetail: Any) -> None:
+    ran = dovetail("consistency", "--witness", "3", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["witness"] == {
+        "requests": 0, "compared": 0, "mismatched": 0, "unwitnessed": 0, "examples": []
+    }  # fmt: skip
