@@ -139,9 +139,10 @@ def conform(raw: pa.Table, schema: TableSchema) -> pa.Table:
         WireError: a column cannot be taken as declared, or a NOT NULL column is missing or NULL.
     """
     columns = []
+    at = {name: index for index, name in enumerate(raw.column_names)}
     for declared in columns_of(schema):
-        if declared.name in raw.column_names:
-            column = _conformed(raw.column(declared.name), declared, schema)
+        if declared.name in at:
+            column = _conformed(raw.column(at[declared.name]), declared, schema)
         else:
             column = pa.nulls(raw.num_rows, declared.type)
         if not declared.nullable and column.null_count:
@@ -161,19 +162,14 @@ class Column(NamedTuple):
     has_decimals: bool
 
 
+_LOOKED_FOR = (("timestamp", "date"), ("float",), ("decimal",))
+
+
 @lru_cache(maxsize=256)
 def columns_of(schema: TableSchema) -> tuple[Column, ...]:
     """The declared columns, in declared order."""
     return tuple(
-        Column(
-            f.name,
-            f.type,
-            f.nullable,
-            has_times=_holds(f.type, "timestamp", "date"),
-            has_floats=_holds(f.type, "float"),
-            has_decimals=_holds(f.type, "decimal"),
-        )
-        for f in schema.arrow
+        Column(f.name, f.type, f.nullable, *(_holds(f.type, *kinds) for kinds in _LOOKED_FOR)) for f in schema.arrow
     )
 
 

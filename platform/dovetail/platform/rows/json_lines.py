@@ -39,6 +39,7 @@ _LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
 # Unusual decimals, or what may be some, wherever they stand; and a name in which letters are escaped.
 _ANYWHERE = r"[0-9.][eE][+-]?[0-9\\]|[0-9.]{38}|\\u00"
 _ESCAPED_NAME = re.compile(rb'\\[^"]*"\s*:')
+_SMALL = 8_192
 _MAX_BLOCK = (1 << 31) - 2
 
 
@@ -128,7 +129,10 @@ def _check_decimal_texts(values: Sequence[bytes], joined: bytes, schema: TableSc
         return
     if b"\\" in joined and _ESCAPED_NAME.search(joined):
         pattern = _ANYWHERE
-    if not pc.match_substring_regex(pa.scalar(joined, pa.binary()), pattern).as_py():
+    if len(joined) < _SMALL:  # a call of Arrow's costs more than looking at so little
+        if not re.search(pattern.encode(), joined):
+            return
+    elif not pc.match_substring_regex(pa.scalar(joined, pa.binary()), pattern).as_py():
         return
     for at in np.flatnonzero(pc.match_substring_regex(pa.array(values, pa.binary()), pattern)).tolist():
         row = json.loads(values[at], parse_float=str, parse_int=str)
