@@ -22,6 +22,7 @@ from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
 
 REKEYED = {"behaviour_by_item": {"stream": "behaviour", "key": "item_id", "partitions": 3}}
+SLICE_US = 90 * 60_000_000
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]
 
 
@@ -37,7 +38,7 @@ def rekeyed(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DemoResult]]:
-    log = replace(simulate(SimulatorConfig(requests=200, seed=5)), slice_us=90 * 60_000_000)
+    log = replace(simulate(SimulatorConfig(requests=200, seed=5)), slice_us=SLICE_US)
     folders = {name: tmp_path_factory.mktemp(name) for name in ("plain", "rekeyed")}
     overrides: dict[str, dict[str, Any]] = {"plain": {}, "rekeyed": rekeyed(folders["rekeyed"])}
     return {
@@ -82,7 +83,9 @@ def test_a_view_of_a_re_keyed_stream_gets_its_past_from_the_archive_of_it(
     runs: dict[str, tuple[Path, DemoResult]],
 ) -> None:
     keep, _ = runs["rekeyed"]
-    overrides = {"sql": str(keep.parent / "sql"), "rekeyed": REKEYED}
+    # As in the run: state reaches back a slice, and with another lateness it would be another state.
+    streams = {"behaviour": {"allowed_lateness": f"{SLICE_US}us"}}
+    overrides = {"sql": str(keep.parent / "sql"), "rekeyed": REKEYED, "streams": streams}
     project = load(project_folder(), storage={"state": str(keep.absolute())}, **overrides)
     stores = open_stores(project.config)
     requests = read_dataset(stores.registry, stores.offline, "requests")

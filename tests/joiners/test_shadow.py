@@ -11,7 +11,11 @@ import pyarrow as pa
 import pytest
 
 from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
+from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.stores.registry.store import Registry
+
+REQUEST = "CREATE TABLE request (request_id VARCHAR NOT NULL, request_time TIMESTAMP NOT NULL)"
 
 
 class Fixed:
@@ -41,8 +45,9 @@ class Answer:
 
 def snapshot(tmp_path: Path, shadow: Fixed | None) -> pa.Table:
     nothing: Any = None
+    schema = parse_table(parse_statements(Path("request.sql"), REQUEST)[0], Path("request.sql"))
     stage = SnapshotStage(
-        RequestTopic("requests", nothing, nothing),
+        RequestTopic("requests", Intake(schema, "request_time", None), nothing),
         Ranking(nothing, Fixed(3, 0.25), shadow),
         Answers("snapshots", "dead"),
         Registry(f"sqlite:///{tmp_path / 'r.sqlite'}"),

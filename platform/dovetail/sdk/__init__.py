@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.platform.errors import (
     ConfigError,
+    DamagedState,
     DefinitionError,
     DovetailError,
+    EngineFailed,
     LogLocked,
     ModelError,
     StaleCommit,
@@ -33,10 +35,12 @@ from dovetail.platform.errors import (
 __all__ = [
     "Config",
     "ConfigError",
+    "DamagedState",
     "DefinitionError",
     "Description",
     "DovetailError",
     "Encoder",
+    "EngineFailed",
     "Ftrl",
     "InputSpec",
     "Learner",
