@@ -136,6 +136,8 @@ def _print_summary(console: Console, result: DemoResult) -> None:
     console.print(Text.assemble("audit        ", verdict(result.audit.balanced), f"  {counts}"))
     for wrong in result.audit.unbalanced:
         console.print(f"  {wrong}")
+    if not result.consistency.compared:
+        console.print("no value was served, so these verdicts are about nothing: see the dead letters above")
     console.print(f"seconds      {s['seconds']}")
     if result.log.notes:
         console.print(f"\n{result.log.notes}", style="dim")

@@ -57,8 +57,9 @@ class DemoResult:
 
     @property
     def passed(self) -> bool:
-        """All verdicts."""
-        return self.audit.balanced and self.consistency.mismatched == 0 and self.witness.mismatched == 0
+        """All verdicts, and over something: a run that served no value has shown nothing."""
+        right = self.consistency.mismatched == 0 and self.witness.mismatched == 0
+        return self.audit.balanced and right and self.consistency.compared > 0
 
 
 async def run_demo(
