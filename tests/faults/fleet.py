@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -19,6 +20,8 @@ from tests import forked
 __all__ = ["Fleet", "WorkerProcess", "until"]
 
 _MORTAL = Path(__file__).parent / "mortal_worker.py"
+#: Faults of what modules are made of when they are imported: a process forked from one that has them is too late.
+_BEFORE_IMPORTS = frozenset({"no-cas"})
 _HEALTH = re.compile(r"health server: url=(http://[^/\s]+)")
 #: Waiting is for a condition; this is when a condition that does not come is a failure.
 PATIENCE_S = 150.0
@@ -46,13 +49,20 @@ class WorkerProcess:
         self.faulty = bool(faults)
         with log.open("ab") as output:
             self._start = log.stat().st_size
-            self.process = forked.start(
-                [_MORTAL, project, *faults],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # One thread is enough for a small world; the machine has other workers and three servers.
-                env={**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-            )
+            command = [str(word) for word in (_MORTAL, project, *faults)]
+            # One thread is enough for a small world; the machine has other workers and three servers.
+            env = {**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+            self.process: forked.Forked | subprocess.Popen[bytes]
+            if _BEFORE_IMPORTS.isdisjoint(faults):
+                self.process = forked.start(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                )
 
     @property
     def alive(self) -> bool:
