@@ -71,9 +71,10 @@ def test_calls_on_rows_alone_are_kept(binder: Binder, sql: str) -> None:
 
 @pytest.mark.parametrize(("sql", "call"), UNSTABLE)
 def test_clocks_and_chance_are_refused_however_they_are_wrapped(binder: Binder, sql: str, call: str) -> None:
-    with pytest.raises(BindError, match="use the row's own columns") as raised:
+    with pytest.raises(BindError) as raised:
         binder.describe(f"SELECT {sql} AS value FROM events")
-    assert str(raised.value).startswith(f"{call} is not determined by its arguments; ")
+    assert str(raised.value) == f"{call} is not determined by its arguments"
+    assert raised.value.hints.startswith("use the row's own columns")
 
 
 @pytest.mark.parametrize(("sql", "name", "types"), ZONED)
@@ -91,8 +92,9 @@ def test_the_bound_overload_is_judged_as_the_catalogue_does(
     if said == ("CONSISTENT",):
         assert len(binder.describe(query)) == 1
     else:
-        with pytest.raises(BindError, match="TIMESTAMP, which is UTC"):
+        with pytest.raises(BindError) as raised:
             binder.describe(query)
+        assert "TIMESTAMP, which is UTC" in raised.value.hints
 
 
 def test_no_name_with_a_stable_overload_is_refused_by_its_name() -> None:

@@ -52,7 +52,9 @@ SQL = {
         SELECT user, count(*) OVER w AS events, sum(1000 // n) OVER w AS shares FROM event WHERE n IS NOT NULL
         WINDOW w AS (PARTITION BY user ORDER BY event_time RANGE BETWEEN INTERVAL 1 HOUR PRECEDING AND CURRENT ROW);
     """,
-    "profile.sql": "SELECT item_id, arg_max(colour, available_at) AS colour FROM item GROUP BY item_id;",
+    "profile.sql": """
+        SELECT item_id, arg_max(colour, {'at': available_at, 'value': colour}) AS colour FROM item GROUP BY item_id;
+    """,
     "ranking.sql": """
         SELECT request_id, item_id, activity.events, activity.shares, profile.colour
         FROM request LEFT JOIN activity USING (user) LEFT JOIN profile USING (item_id);
