@@ -10,10 +10,10 @@ __all__ = ["run"]
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run ``main``. Raises TimeoutError after a minute."""
+    """Run ``main``. Raises TimeoutError after three minutes."""
 
     async def limited() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await main
 
     asyncio.run(limited())
