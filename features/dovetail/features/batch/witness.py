@@ -1,9 +1,10 @@
 """An independent witness: a definition's own text in plain DuckDB, for one request at a time.
 
 What both engines get wrong alike, comparing them with each other does not show. The witness shares nothing with them
-but the text: DuckDB reads it, DuckDB's tree of it is changed, and DuckDB runs it. Of a view, ``f(x) OVER (… frame)`` at
-time T becomes the plain aggregate ``f(x)`` over the rows of the request's key that the frame holds at T; all else
-stands as it is written. A feature set runs unchanged, over one request and the rows that its views give.
+but the text and the way DuckDB is opened: DuckDB reads the text, DuckDB's tree of it is changed, and DuckDB runs it. Of a
+view, ``f(x) OVER (… frame)`` at time T becomes the plain aggregate ``f(x)`` over the rows of the request's key that the
+frame holds at T; all else stands as it is written. A feature set runs unchanged, over one request and the rows that its
+views give.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from dovetail.features.duck.macros import MACROS
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
+from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.rows.positions import own_position_columns
 
 __all__ = ["Witness", "Witnessed", "alike"]
@@ -82,8 +84,7 @@ class Witness:
     ) -> None:
         self._features, self._events_of = features, events_of
         self._stream, self._batch = stream_views, batch_views
-        self._connection = duckdb.connect(":memory:", config={"threads": 1})
-        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection = hermetic_connection(threads=1)
         for macro in MACROS:
             self._connection.execute(macro)
 
