@@ -1,10 +1,10 @@
 """An independent witness: a definition's own text in plain DuckDB, for one request at a time.
 
 What both engines get wrong alike, comparing them with each other does not show. The witness shares nothing with them
-but the text and the way DuckDB is opened: DuckDB reads the text, DuckDB's tree of it is changed, and DuckDB runs it. Of a
-view, ``f(x) OVER (… frame)`` at time T becomes the plain aggregate ``f(x)`` over the rows of the request's key that the
-frame holds at T; all else stands as it is written. A feature set runs unchanged, over one request and the rows that its
-views give.
+but the text and the way DuckDB is opened: DuckDB reads the text, DuckDB's tree of it is changed, and DuckDB runs it.
+Of a view, ``f(x) OVER (… frame)`` at time T becomes the plain aggregate ``f(x)`` over the rows of the request's key
+that the frame holds at T; all else stands as it is written. A feature set runs unchanged, over one request and the
+rows that its views give.
 """
 
 from __future__ import annotations
