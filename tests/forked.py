@@ -73,6 +73,12 @@ class Forked:
                 pipe.close()
         self.wait()
 
+    def read_until(self, line: str) -> None:
+        """Read what it says until it says ``line``. Raises AssertionError, with its errors, where it ends before."""
+        assert self.stdout is not None
+        if not any(said.strip() == line for said in self.stdout):
+            raise AssertionError(f"{self.args} ended without saying {line!r}: {self.communicate()[1]}")
+
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         with suppress(subprocess.TimeoutExpired):

@@ -152,7 +152,7 @@ class Server(ABC):
             processes.send(processes.family(pid), signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT, to the server and its children."""
         if (pid := self.pid) is not None:
             processes.send(processes.family(pid), signal.SIGCONT)
 

@@ -163,14 +163,6 @@ def start(project: Path, how: str = "") -> forked.Forked:
     )
 
 
-def read_until(worker: forked.Forked, line: str) -> None:
-    assert worker.stdout is not None
-    for each in worker.stdout:
-        if each.strip() == line:
-            return
-    raise AssertionError(f"the worker ended without saying {line!r}")
-
-
 def state(project: Path) -> tuple[int, int]:
     connection = sqlite3.connect(project / "store.db")
     try:
@@ -185,7 +177,7 @@ def test_told_to_stop_in_mid_load_it_stops_in_good_order_and_the_next_goes_on(pr
     positions = [0]
     for number in (signal.SIGTERM, signal.SIGINT):
         with start(project) as worker:
-            read_until(worker, f"at {positions[-1] + 50}")
+            worker.read_until(f"at {positions[-1] + 50}")
             worker.send_signal(number)
             out, err = worker.communicate(timeout=60)
         assert (worker.returncode, err) == (0, "")
@@ -197,7 +189,7 @@ def test_told_to_stop_in_mid_load_it_stops_in_good_order_and_the_next_goes_on(pr
         assert sum(committed.values()) == positions[-1]
     with start(project) as worker:
         while state(project)[0] < COUNT:
-            read_until(worker, "end of poll")
+            worker.read_until("end of poll")
         worker.send_signal(signal.SIGTERM)
         worker.communicate(timeout=60)
     assert worker.returncode == 0
@@ -218,7 +210,7 @@ def test_one_that_cannot_stop_or_go_on_ends_with_a_code_and_says_why(
 ) -> None:
     with start(project, how) as worker:
         if how == "stuck commit":
-            read_until(worker, "at 0")
+            worker.read_until("at 0")
             worker.send_signal(signal.SIGTERM)
         _, err = worker.communicate(timeout=60)
     assert worker.returncode == code
@@ -229,7 +221,7 @@ def test_one_that_cannot_stop_or_go_on_ends_with_a_code_and_says_why(
 @pytest.mark.slow
 def test_a_thread_that_computes_for_ever_does_not_keep_the_process(project: Path) -> None:
     with start(project, "compile") as worker:
-        read_until(worker, "at 0")
+        worker.read_until("at 0")
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate(timeout=60)
     assert (worker.returncode, err) == (0, "")
@@ -239,7 +231,7 @@ def test_a_thread_that_computes_for_ever_does_not_keep_the_process(project: Path
 @pytest.mark.slow
 def test_a_signal_while_kernels_are_compiled_ends_the_worker_before_it_has_joined(project: Path) -> None:
     with start(project, "warm") as worker:
-        read_until(worker, "warming")
+        worker.read_until("warming")
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate(timeout=60)
     assert (worker.returncode, err) == (0, "")
@@ -249,14 +241,14 @@ def test_a_signal_while_kernels_are_compiled_ends_the_worker_before_it_has_joine
 @pytest.mark.slow
 def test_what_hangs_outside_a_commit_is_cancelled_and_a_second_signal_ends_what_hangs_inside(project: Path) -> None:
     with start(project, "hang") as worker:
-        read_until(worker, "at 0")
+        worker.read_until("at 0")
         worker.send_signal(signal.SIGTERM)
         _, err = worker.communicate(timeout=60)
     assert (worker.returncode, err) == (0, "")
     with start(project, "endless commit") as worker:
-        read_until(worker, "committing")
+        worker.read_until("committing")
         worker.send_signal(signal.SIGTERM)
-        read_until(worker, "hurry")
+        worker.read_until("hurry")
         worker.send_signal(signal.SIGINT)
         worker.communicate(timeout=60)
     assert worker.returncode == 128 + signal.SIGINT

@@ -63,12 +63,6 @@ def held_worker(broker: Broker, topic: str, place: str) -> Iterator[forked.Forke
             worker.kill()
 
 
-def read_until(worker: forked.Forked, line: str) -> None:
-    assert worker.stdout is not None
-    if not any(said.strip() == line for said in worker.stdout):
-        raise AssertionError(f"the worker ended without saying {line!r}: {worker.communicate()[1]}")
-
-
 async def told_to_stop(worker: forked.Forked) -> None:
     """SIGTERM; it must end in good order, within its own ``stop_timeout``."""
     worker.send_signal(signal.SIGTERM)
@@ -91,11 +85,11 @@ def test_a_stop_that_meets_its_own_rebalance(real_kafka: Broker, topic: str, pla
     real_kafka.produce(one_of_each(topic))
 
     async def main(worker: forked.Forked) -> None:
-        await asyncio.to_thread(read_until, worker, "started")
+        await asyncio.to_thread(worker.read_until, "started")
         other = member(real_kafka, topic, SharedStore())
         starting = asyncio.create_task(other.start())
         try:
-            await asyncio.to_thread(read_until, worker, "rebalancing")
+            await asyncio.to_thread(worker.read_until, "rebalancing")
             await told_to_stop(worker)
             assert await members(real_kafka, topic) == 1
             await starting
@@ -114,17 +108,17 @@ def test_a_stop_that_meets_a_rebalance_which_waits_for_another_member(real_kafka
     store = SlowStore()
 
     async def main(worker: forked.Forked) -> None:
-        await asyncio.to_thread(read_until, worker, "started")
+        await asyncio.to_thread(worker.read_until, "started")
         slow, third = member(real_kafka, topic, store), member(real_kafka, topic, SharedStore())
         await slow.start()
-        await asyncio.to_thread(read_until, worker, "rebalancing")
+        await asyncio.to_thread(worker.read_until, "rebalancing")
         await slow.wait_for(lambda: len(slow.completed) == PARTITIONS / 2)
         store.open.clear()
         await slow.publish(one_of_each(topic))
         await asyncio.to_thread(store.committing.wait)
         starting = asyncio.create_task(third.start())
         try:
-            await asyncio.to_thread(read_until, worker, "rebalancing")
+            await asyncio.to_thread(worker.read_until, "rebalancing")
             await told_to_stop(worker)
             assert await members(real_kafka, topic) == 2
             store.open.set()
