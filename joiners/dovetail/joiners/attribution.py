@@ -16,7 +16,6 @@ older request's doing. Its labels end as ``orphaned``.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import joined_keys
 from dovetail.platform.stores.registry.asked import ASKED, ITEM_SEPARATOR
@@ -103,10 +103,10 @@ class Attribution:
         Empty when it is; announcements that must be made for that, or None when that is to be waited for.
         ``stamp_ms``: the newest message timestamp of these labels.
         """
-        settled = await asyncio.to_thread(self._settled)
+        settled = await compute(self._settled)
         if settled is not None and settled > effective_us:
             return []
-        return await asyncio.to_thread(self._announcements, effective_us + 1, stamp_ms) or None
+        return await compute(self._announcements, effective_us + 1, stamp_ms) or None
 
     def _announcements(self, needed_us: int, stamp_ms: int | None) -> list[Outgoing]:
         stamps = [stamp for stamp in (stamp_ms, self._newest_ms()) if stamp is not None]

@@ -7,7 +7,6 @@ for the requests it may belong to (see ``attribution.py``).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import partial
 
@@ -27,6 +26,7 @@ from dovetail.platform.rows.intake import (
     time_us,
 )
 from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
@@ -95,7 +95,7 @@ class LabelStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         before = self._progress.get(poll.partition, Progress())
-        received = await asyncio.to_thread(self._intake.read, poll)
+        received = await compute(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
             spoken = spoken_ms(poll, received.refused)
@@ -105,7 +105,7 @@ class LabelStage(Stage):
                     yield Work(outgoing=announcements)
                 if not self._hold.wanted:
                     return
-        rows, late, unattributed = await asyncio.to_thread(self._rows, received.table, effective_us)
+        rows, late, unattributed = await compute(self._rows, received.table, effective_us)
         after = progress_after(poll, received, "event_time", before)
 
         def commit() -> None:

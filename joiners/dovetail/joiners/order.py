@@ -12,7 +12,6 @@ state is the position of the block's beginning; a crash reads the block again an
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
 
@@ -105,13 +105,13 @@ class OrderStage(Stage):
         poll = poll.since(block.next_offset)
         if len(poll) == 0:
             return
-        rows = await asyncio.to_thread(wire.decode_arrow, poll)
+        rows = await compute(wire.decode_arrow, poll)
         offsets = rows.column("_offset").to_numpy()
         for offset in poll.offsets.tolist():
             start, stop = np.searchsorted(offsets, (offset, offset + 1)).tolist()
             self._take(block, rows.slice(start, stop - start), offset)
             if block.rows >= self._block_rows or block.newest_us - block.oldest_us >= self._max_delay_us:
-                work, block = await asyncio.to_thread(self._flush, poll, block)
+                work, block = await compute(self._flush, poll, block)
                 self._blocks[poll.partition] = block
                 yield work
 

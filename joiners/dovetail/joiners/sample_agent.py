@@ -31,6 +31,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, in_lane, with_source_positions
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LabelStore
@@ -146,7 +147,7 @@ class SampleStage(Stage):
         return None if until_us is None else f"labels up to event time {until_us} us"
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        rows = await asyncio.to_thread(wire.decode_arrow, poll)
+        rows = await compute(wire.decode_arrow, poll)
         stored = self._progress.get(poll.partition, Progress())
         sources = SourceFilter(stored.sources)
         offsets = rows.column("_offset").to_numpy()
@@ -162,7 +163,7 @@ class SampleStage(Stage):
                     yield Work(outgoing=announcements)
                     continue
                 last = int(offsets[start + due - 1])
-                yield await asyncio.to_thread(self._release, poll, rows.slice(start, due), sources, last + 1)
+                yield await compute(self._release, poll, rows.slice(start, due), sources, last + 1)
                 start += due
 
     async def _wait(
@@ -182,11 +183,11 @@ class SampleStage(Stage):
         self, offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64]
     ) -> tuple[int, Sequence[Outgoing]] | None:
         """As :meth:`_wait`, of what is so now; None when neither is."""
-        watermark = await asyncio.to_thread(self._clock.watermark)
+        watermark = await compute(self._clock.watermark)
         if watermark is not None and (due := _due(offsets, end_us, watermark)):
             return due, ()
         blocked_until_us = int(end_us[offsets == offsets[0]].max())
-        if announcements := await asyncio.to_thread(self._clock.announce, blocked_until_us + 1):
+        if announcements := await compute(self._clock.announce, blocked_until_us + 1):
             return 0, announcements
         self.blocked_until_us = blocked_until_us
         self._on_blocked()

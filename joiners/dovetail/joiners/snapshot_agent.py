@@ -26,6 +26,7 @@ from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
@@ -158,7 +159,7 @@ class SnapshotStage(Stage):
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        yield await asyncio.to_thread(self._answer, poll)
+        yield await compute(self._answer, poll)
 
     def probe(self, poll: Poll) -> None:
         self._answer(poll)

@@ -164,7 +164,8 @@ def assemble(
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
     prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
     trial = Trial(config.path(config.storage.state) / "trial", prober)
-    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial)
+    local = config.storage.local
+    runtime = Runtime(app, stages, on_step=on_step, observer=observer, grace_s=grace_s, trial=trial, local=local)
     parts.runtime = runtime
     return Worker(project, stores, runtime, {stage.name: stage for stage in stages}, roles)
 

@@ -18,6 +18,7 @@ from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.examples import example_rows
 from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
@@ -220,10 +221,10 @@ class TrainerStage(Stage):
                 return
             self._whole = False
             before = self._learner.trained
-            table, read = await asyncio.to_thread(self._admit, poll)
+            table, read = await compute(self._admit, poll)
             while table.num_rows > 0:
                 room = self._publication.every - self._learner.trained % self._publication.every
-                await asyncio.to_thread(self._learner.learn, table.slice(0, room))
+                await compute(self._learner.learn, table.slice(0, room))
                 table = table.slice(room)
                 version, rest = divmod(self._learner.trained, self._publication.every)
                 if rest == 0 and version > self._published:
@@ -274,7 +275,7 @@ class TrainerStage(Stage):
         if self._whole and not self._gone:
             work = await self.checkpoint_now()
             if work.commit is not None:
-                await asyncio.to_thread(work.commit)
+                await compute(work.commit)
 
     def _admit(self, poll: Poll) -> tuple[pa.Table, int]:
         """The rows of ``poll`` that are new, and how many rows it has."""
@@ -300,15 +301,15 @@ class TrainerStage(Stage):
             _log.warning("%s: version %d is not published: %s", self._models.path, version, "; ".join(reasons))
             yield Work(commit=partial(self._refuse, version, reasons, evaluated))
             return
-        model = await asyncio.to_thread(Model.of, self._learner)
+        model = await compute(Model.of, self._learner)
         publication: Model | Delta = model
         if self._base is not None and version % self._publication.full_every:
-            publication = await asyncio.to_thread(delta_between, self._published, self._base, model)
+            publication = await compute(delta_between, self._published, self._base, model)
         yield Work(commit=partial(self._publish, version, model, publication, evaluated))
         if self._publication.topic is not None:
             # After the directory: a delta on the topic is always one to what the directory has. A crash in between
             # leaves a gap on the topic, which its readers reject until the next full model.
-            content = await asyncio.to_thread(publication.content, version)
+            content = await compute(publication.content, version)
             limit = self._publication.max_message_bytes
             yield Work(outgoing=messages(self._publication.topic, version, content, limit=limit))
         if self._listeners.on_publish is not None:
@@ -337,7 +338,7 @@ class TrainerStage(Stage):
     async def _checkpoint(self, *, done: int | None) -> Work:
         """A work that stores the state as it is now, whatever is trained before its commit runs."""
         progress = TrainerProgress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
-        content = await asyncio.to_thread(image, self._learner, progress, self._settings)
+        content = await compute(image, self._learner, progress, self._settings)
         self._since_us = None
         trained = self._learner.trained
         return Work(commit=partial(self._commit, content, trained, self._polls, dict(self._next)), done=done)

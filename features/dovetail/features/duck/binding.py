@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dovetail.features.duck.connection import connect, shared_cursor
+from dovetail.features.duck.connection import shared_cursor
 from dovetail.features.duck.stability import unstable_calls
 from dovetail.features.duck.trees import nodes
 
@@ -79,18 +79,23 @@ class Binder:
         Raises:
             BindError: it is not a constant interval.
         """
-        query = f"SELECT 12 * datepart('year', i) + datepart('month', i), i FROM (SELECT {sql} AS i)"
-        try:
-            months, _ = self._connection.execute(query).fetchall()[0]
-            whole = self._connection.execute(f"SELECT epoch_us({sql} - to_months({months}))").fetchall()[0][0]
-        except duckdb.Error as error:
-            raise BindError(str(error)) from error
-        return int(months), int(whole)
+        return _interval_us(sql)
+
+
+@cache
+def _interval_us(sql: str) -> tuple[int, int]:
+    months = "12 * datepart('year', i) + datepart('month', i)"
+    query = f"SELECT m, epoch_us(i - to_months(m::INTEGER)) FROM (SELECT i, {months} AS m FROM (SELECT {sql} AS i))"
+    try:
+        found, whole = shared_cursor().execute(query).fetchall()[0]
+    except duckdb.Error as error:
+        raise BindError(str(error)) from error
+    return int(found), int(whole)
 
 
 @cache
 def _parser() -> tuple[duckdb.DuckDBPyConnection, threading.Lock]:
-    return connect(threads=1), threading.Lock()
+    return shared_cursor(), threading.Lock()
 
 
 def _statement(sql: str) -> Any:

@@ -6,7 +6,7 @@ of functions says which names are aggregates and which make rows, macros by what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -48,8 +48,8 @@ def not_row_by_row(expression: str) -> NotRowByRow | None:
         if node.get("class") == "OPERATOR" and node.get("type") == "GROUPING_FUNCTION":
             return NotRowByRow("aggregate", "grouping")
         called = str(node.get("function_name", "")).lower()
-        if node.get("class") == "FUNCTION" and called in _functions():
-            return NotRowByRow(_functions()[called], called)
+        if node.get("class") == "FUNCTION" and (found := _kind_of(called)) is not None:
+            return NotRowByRow(found, called)
     return None
 
 
@@ -59,18 +59,25 @@ def aggregates_called(sql: str) -> frozenset[str]:
     Raises:
         BindError: DuckDB cannot parse it.
     """
-    return frozenset(name for name in functions_called(sql) if _functions().get(name) == "aggregate")
+    return frozenset(name for name in functions_called(sql) if _kind_of(name) == "aggregate")
+
+
+class _Catalogue(NamedTuple):
+    """The functions that are no plain scalar ones, by lower-case name: their kind, or the definitions of a macro."""
+
+    kinds: Mapping[str, Kind]
+    macros: Mapping[str, Sequence[str]]
 
 
 @cache
-def _functions() -> Mapping[str, Kind]:
-    """The functions of the catalogue that are not row by row, by lower-case name; Dovetail's macros are in it, too."""
+def _catalogue() -> _Catalogue:
+    """DuckDB's; Dovetail's macros are in it, too."""
     rows = shared_cursor().execute(
         "SELECT lower(function_name), list(DISTINCT function_type), list(DISTINCT macro_definition) "
         "FILTER (WHERE function_type = 'macro') FROM duckdb_functions() GROUP BY ALL"
     )
     kinds: dict[str, Kind] = dict(_UNLISTED)
-    macros: dict[str, list[str]] = {}
+    macros: dict[str, Sequence[str]] = {}
     for name, types, definitions in rows.fetchall():
         if "scalar" in types:
             continue  # like range, which as a table function stands in FROM only
@@ -82,22 +89,25 @@ def _functions() -> Mapping[str, Kind]:
             macros[name] = definitions or []
         else:
             kinds[name] = "rows"
-    found = True
-    while found:  # macros may call macros
-        found = False
-        for name in [name for name in macros if name not in kinds]:
-            kind = next((k for text in macros[name] if (k := _kind_of_macro(text, kinds)) is not None), None)
-            if kind is not None:
-                kinds[name], found = kind, True
-    return kinds
+    return _Catalogue(kinds, macros)
 
 
-def _kind_of_macro(definition: str, kinds: Mapping[str, Kind]) -> Kind | None:
+@cache
+def _kind_of(function: str) -> Kind | None:
+    """The kind of a function that is not row by row; a macro's is that of what it is made of, macros included."""
+    catalogue = _catalogue()
+    if function in catalogue.kinds:
+        return catalogue.kinds[function]
+    found = (_kind_of_macro(text) for text in catalogue.macros.get(function, ()))
+    return next((kind for kind in found if kind is not None), None)
+
+
+def _kind_of_macro(definition: str) -> Kind | None:
     try:
         parts = list(nodes(syntax_tree(definition)))
     except BindError:  # a definition that DuckDB prints and does not read is taken for what it is not known to break
         return None
     if any(part.get("class") == "SUBQUERY" for part in parts):
         return "subquery"
-    called = [str(part["function_name"]).lower() for part in parts if "function_name" in part]
-    return next((kinds[name] for name in called if name in kinds), None)
+    called = (_kind_of(str(part["function_name"]).lower()) for part in parts if "function_name" in part)
+    return next((kind for kind in called if kind is not None), None)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import duckdb
 
-from dovetail.features.duck.connection import connect
+from dovetail.features.duck.connection import shared_cursor
 
 __all__ = ["unstable_calls", "unstable_functions"]
 
@@ -57,10 +57,9 @@ _QUESTIONS: Mapping[str, str] = {
 }
 
 
-def _catalogue(question: str) -> list[tuple[Any, ...]]:
-    with connect(threads=1) as connection:
-        rows: list[tuple[Any, ...]] = connection.execute(_QUESTIONS[question]).fetchall()
-    return rows
+@cache
+def _catalogue(question: str) -> Sequence[tuple[Any, ...]]:
+    return shared_cursor().execute(_QUESTIONS[question]).fetchall()
 
 
 def unstable_calls(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:

@@ -23,6 +23,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake, Received, spoken_ms
 from dovetail.platform.rows.positions import Progress, SourceFilter
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 
@@ -92,7 +93,7 @@ class FeatureStage(Stage):
         return {p: min(view.progress.get(p, Progress()).next_offset for view in self._views) for p in partitions}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        yield await asyncio.to_thread(self._work, poll)
+        yield await compute(self._work, poll)
 
     def probe(self, poll: Poll) -> None:
         self._work(poll)

@@ -26,6 +26,7 @@ from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake, spoken_ms
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
 
@@ -79,7 +80,7 @@ class RekeyStage(Stage):
         before = self._stored.get(poll.partition, Progress())
         poll = poll.since(before.next_offset)
         if len(poll):
-            yield await asyncio.to_thread(self._work, poll, before.next_offset)
+            yield await compute(self._work, poll, before.next_offset)
 
     def probe(self, poll: Poll) -> None:
         self._work(poll, poll.first)

@@ -12,7 +12,6 @@ written the same rows into the same folder, so it removes the draft there.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import posixpath
 import re
@@ -30,6 +29,7 @@ from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
 from dovetail.platform.rows.refusals import Refusals
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
@@ -116,7 +116,7 @@ class ArchiveStage(Stage):
         poll = poll.since(buffer.next_offset)
         if len(poll) == 0:
             return
-        await asyncio.to_thread(self._take, buffer, poll)
+        await compute(self._take, buffer, poll)
         if buffer.since_us is None:
             buffer.since_us = self._clock.now_us()
         if buffer.rows >= self._max_rows:

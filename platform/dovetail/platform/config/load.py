@@ -87,6 +87,12 @@ class StorageConfig(Section):
             return str(self.state / "offline")
         return f"sqlite:///{self.state / (kind + '.sqlite')}"
 
+    @property
+    def local(self) -> bool:
+        """Whether the broker and all stores are files, so that nothing waits for a server."""
+        given = (self.broker, self.online_store, self.label_store, self.registry, self.offline_store)
+        return all("://" not in url or url.startswith(("embedded://", "sqlite:///", "file://")) for url in given)
+
 
 class TableConfig(Section):
     """An offline table (Parquet file or folder) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""

@@ -30,6 +30,7 @@ from faust.types import TP, StreamT
 
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
+from dovetail.platform.runtime.computing import Computing
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
 from dovetail.platform.runtime.refusing import tried
@@ -49,12 +50,13 @@ __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
 class Runtime:
     """Stages attached to an app.
 
-    Made before the app starts. In a worker process that is all: ``app.main()`` or ``faust -A module worker`` runs
-    them. In a process of one's own, :meth:`start` and :meth:`stop`.
+    Made before the app starts. A worker process runs them (``app.main()``, ``faust -A module worker``), or one's own,
+    by :meth:`start` and :meth:`stop`.
 
     ``tick_s``: how often stages are asked to settle; 0: never, but by :meth:`tick`.
     ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
     ``trial``: where polls from outside are written down before they are computed; what ended a process is refused.
+    ``local``: no stage waits for a server, so that short work may be done in the event loop (``computing.py``).
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
     Raises ConfigError for two stages of one name, a stage without topics, or a topic the app does not declare.
@@ -70,6 +72,7 @@ class Runtime:
         grace_s: float = 10.0,
         tick_s: float = 1.0,
         trial: Trial | None = None,
+        local: bool = False,
     ) -> None:
         self.app = app
         self.stages = tuple(stages)
@@ -88,7 +91,7 @@ class Runtime:
         self._readers: dict[str, list[Stage]] = {}
         self._offsets: Offsets[TP] = Offsets(self.stages)
         self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
-        self._started = StartedStages(self.stages)
+        self._started = StartedStages(self.stages, Computing(local=local))
         self._waiters = Waiters()
         self._journal = Journal()
         check_stages(self.stages, app.declared)
@@ -139,10 +142,7 @@ class Runtime:
         return self.end_offsets({TP(topic, partition)}).get(TP(topic, partition))
 
     def end_offsets(self, partitions: Collection[TP]) -> Mapping[TP, int]:
-        """The offset the next message will get, of any partitions, as the broker has it now. From any thread.
-
-        What the broker does not tell is left out.
-        """
+        """The offset the next message will get, as the broker tells it now, if it does. From any thread."""
         return self.consumer.ends(partitions)
 
     def ends(self) -> Callable[[str, int], int | None]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dovetail.platform.runtime.computing import Computing, install
 from dovetail.platform.stage import Stage
 
 __all__ = ["StartedStages"]
 
 
 class StartedStages:
-    """Starts and stops stages. Belongs to the event loop."""
+    """Starts and stops stages. Belongs to the event loop, in which it lets them compute by ``computing``."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], computing: Computing) -> None:
         self._stages = tuple(stages)
+        self._computing = computing
         self._started: list[Stage] = []
 
     @property
@@ -23,6 +25,7 @@ class StartedStages:
 
     async def start(self) -> None:
         """Start them, in their order. Raises what the first one raises that cannot."""
+        install(self._computing)
         for stage in self._stages:
             self._started.append(stage)
             await stage.start()

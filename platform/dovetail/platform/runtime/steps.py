@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.tenure import Tenure
 from dovetail.platform.stage import Observer, Outgoing, Stage, Work
 
@@ -90,7 +91,7 @@ class Steps(Generic[P]):
     async def _commit(self, stage: Stage, commit: Callable[[], None]) -> None:
         """Commit in a thread. When cancelled, it is let finish first: a thread cannot be stopped."""
         began = time.perf_counter()
-        committing = asyncio.ensure_future(asyncio.to_thread(commit))
+        committing = asyncio.ensure_future(compute(commit))
         try:
             await asyncio.shield(committing)
         except asyncio.CancelledError:
