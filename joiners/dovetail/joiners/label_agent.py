@@ -134,6 +134,8 @@ class LabelStage(Stage):
 
     def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
         """The rows to store (LABEL_ROWS), and how many are too late or of no request."""
+        if table.num_rows == 0:
+            return LABEL_ROWS.empty_table(), 0, 0
         # A row older than the clock is late; to the join it happened when the stream knew of it.
         event_us = time_us(table, "event_time")
         useful = effective_us <= event_us + self._useful_us
@@ -163,18 +165,19 @@ def label_rows(received: Received, partition: int) -> pa.Table:
     With them the archive alone says what each partition's clock was at each row.
     """
     table = received.table
-    nullable = table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))
+    nullable = pa.schema([field.with_nullable(True) for field in table.schema])
+    table = pa.Table.from_arrays(table.columns, schema=nullable)
     if not received.watermarks:
-        return nullable
-    announced = pa.table(
-        {
-            "event_time": pa.array([time for _, time in received.watermarks], pa.int64()).cast(pa.timestamp("us")),
-            "_partition": pa.array([partition] * len(received.watermarks), pa.int32()),
-            "_offset": pa.array([offset for offset, _ in received.watermarks], pa.int64()),
-            "_row": pa.array([0] * len(received.watermarks), pa.int32()),
-        }
-    )
-    merged = pa.concat_tables([nullable, announced], promote_options="default").sort_by(
-        [("_offset", "ascending"), ("_row", "ascending")]
-    )
-    return merged.select(table.column_names)
+        return table
+    offsets, times = (list(column) for column in zip(*received.watermarks, strict=True))
+    said = {"event_time": times, "_partition": [partition] * len(times), "_offset": offsets, "_row": [0] * len(times)}
+    columns = [
+        pa.array(said[field.name], pa.int64()).cast(field.type)
+        if field.name in said
+        else pa.nulls(len(times), field.type)
+        for field in nullable
+    ]
+    announced = pa.Table.from_arrays(columns, schema=nullable)
+    if table.num_rows == 0:
+        return announced
+    return pa.concat_tables([table, announced]).sort_by([("_offset", "ascending"), ("_row", "ascending")])

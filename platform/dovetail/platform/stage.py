@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +45,16 @@ class Poll:
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     headers: Sequence[Sequence[tuple[str, bytes]]]
+    #: Results that do not depend on who reads the poll (its rows, decoded), kept for the other stages that read it.
+    shared: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the messages alone: another process makes of them what it needs."""
+        columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
+        return Poll, (self.topic, self.partition, *columns)
 
     @property
     def first(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,19 @@ def test_arrow_messages_of_one_schema_are_refused_one_by_one() -> None:
     assert [letter.offset for letter in decoded.dead] == [1, 4]
     assert decoded.table.column("_offset").to_pylist() == [0, 2, 3]
     assert [float(price) for price in decoded.table.column("price").to_pylist()] == [1.25, 1.25, 2.5]
+
+
+def test_a_poll_is_decoded_once_for_all_that_read_it_alike() -> None:
+    poll, declared = poll_of([GOOD, GOOD]), schema()
+    assert wire.decode(poll, declared) is wire.decode(poll, declared)
+    other = parse_table(parse_statements(Path("event.sql"), DDL.replace("BIGINT,", "INTEGER,"))[0], Path("event.sql"))
+    assert wire.decode(poll, other).table.schema.field("n").type == pa.int32()
+    assert wire.decode(poll.since(poll.last), declared).table.num_rows == 1
+
+
+def test_another_process_decodes_for_itself() -> None:
+    poll, declared = poll_of([GOOD]), schema()
+    wire.decode(poll, declared)
+    sent = pickle.loads(pickle.dumps(poll))
+    assert sent.shared == {}
+    assert (sent.values, sent.offsets.tolist()) == (poll.values, poll.offsets.tolist())

@@ -16,6 +16,7 @@ from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.halving import halved
+from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.rows.wire import DeadLetter
@@ -150,6 +151,8 @@ class Intake:
         self._vet = vet
         self._time_column = time_column
         self._max_ahead_us = max_ahead_us
+        none = np.zeros(0, dtype=np.int64)
+        self._no_rows = with_own_positions(schema.arrow.empty_table(), 0, none, none.astype(np.int32))
 
     def read(self, poll: Poll) -> Received:
         """The poll's rows, dead letters and watermarks."""
@@ -157,10 +160,12 @@ class Intake:
         announced, unfit = watermark_headers(poll)
         unfit |= _without_time(poll)
         unfit |= {int(np.searchsorted(poll.offsets, offset)): reason for offset, reason in refusals.items()}
-        outside = [DeadLetter(int(poll.offsets[at]), why, 1, poll.values[at]) for at, why in unfit.items()]
+        outside = [DeadLetter(int(poll.offsets[at]), why, 1, poll.values[at]) for at, why in sorted(unfit.items())]
         watermarks = [(int(poll.offsets[at]), time) for at, time in announced.items() if at not in unfit]
         if announced or unfit:
             poll = _select(poll, [at for at in range(len(poll)) if at not in announced and at not in unfit])
+        if len(poll) == 0:  # as most polls of a topic in which nothing happens
+            return Received(self._no_rows, outside, watermarks, refusals.keys())
         decoded = wire.decode(poll, self.schema)
         table, dead = decoded.table, [*outside, *decoded.dead]
         table = self._believed(poll, table, decoded.message_index, dead)

@@ -47,22 +47,23 @@ LANE = 1 << 16
 
 _SEEN = "_seen_"
 _TYPES = (pa.int32(), pa.int64(), pa.int32())
+_OWN_FIELDS = tuple(pa.field(name, type_, nullable=False) for name, type_ in zip(OWN_COLUMNS, _TYPES, strict=True))
 
 
 def own_position_columns() -> list[pa.Field]:
     """The three fields every decoded table ends with: int32, int64, int32, never null."""
-    return [pa.field(name, type_, nullable=False) for name, type_ in zip(OWN_COLUMNS, _TYPES, strict=True)]
+    return list(_OWN_FIELDS)
 
 
 def with_own_positions(
     table: pa.Table, partition: int, offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]
 ) -> pa.Table:
     """``table`` with its own position columns, replacing any it had (they were a producer's, hence another topic's)."""
-    kept = table.drop_columns([name for name in OWN_COLUMNS if name in table.column_names])
-    columns = (np.full(len(offsets), partition, dtype=np.int32), offsets, rows)
-    for declared, values in zip(own_position_columns(), columns, strict=True):
-        kept = kept.append_column(declared, pa.array(values, type=declared.type))
-    return kept
+    given = [name for name in OWN_COLUMNS if name in table.column_names]
+    kept = table.drop_columns(given) if given else table
+    positions = (np.full(len(offsets), partition, dtype=np.int32), offsets, rows)
+    own = [pa.array(values, type=type_) for values, type_ in zip(positions, _TYPES, strict=True)]
+    return pa.Table.from_arrays([*kept.columns, *own], schema=pa.schema([*kept.schema, *_OWN_FIELDS]))
 
 
 def with_source_positions(table: pa.Table) -> pa.Table:

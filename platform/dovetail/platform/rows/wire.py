@@ -147,8 +147,17 @@ def decode(poll: Poll, schema: TableSchema) -> Decoded:
 
     The table has the declared columns, in declared order and type (``conversion.py`` says what is taken for them), and
     the own position columns. Columns that are not declared are ignored; a declared column that is absent is NULL, which
-    a NOT NULL column refuses. Whatever a message raises makes it a dead letter, and none of its neighbours.
+    a NOT NULL column refuses. Whatever a message raises makes it a dead letter, and none of its neighbours. A poll is
+    decoded once, for all stages that read it with this ``schema`` object.
     """
+    known = poll.shared.get(id(schema))
+    if known is None or known[0] is not schema:
+        known = poll.shared[id(schema)] = schema, _decoded(poll, schema)
+    decoded: Decoded = known[1]
+    return decoded
+
+
+def _decoded(poll: Poll, schema: TableSchema) -> Decoded:
     json_at: list[int] = []
     arrow_at: list[int] = []
     dead: dict[int, DeadLetter] = {}
@@ -216,12 +225,19 @@ def _words(error: Exception) -> str:
 
 
 def decode_arrow(poll: Poll) -> pa.Table:
-    """Decode an internal topic's poll (not empty): every message Arrow, all of one schema.
+    """Decode an internal topic's poll (not empty), once for all its readers: every message Arrow, all of one schema.
 
     Raises:
         WireError: a message is not Arrow, naming topic, partition and offset. On an internal topic that is not bad
             input but a broken deployment, so it stops the worker instead of going to the dead letters.
     """
+    if decode_arrow not in poll.shared:
+        poll.shared[decode_arrow] = _arrow_decoded(poll)
+    table: pa.Table = poll.shared[decode_arrow]
+    return table
+
+
+def _arrow_decoded(poll: Poll) -> pa.Table:
     tables = []
     lengths = []
     for index, value in enumerate(poll.values):
