@@ -39,6 +39,8 @@ __all__ = [
     "TransportError",
     "WireError",
     "WorkerStuck",
+    "blameless",
+    "reason_of",
 ]
 
 
@@ -118,3 +120,29 @@ class WorkerStuck(DovetailError):
 
 class ModelError(DovetailError):
     """A model or checkpoint cannot be loaded, resumed or published."""
+
+
+_NOT_OF_A_MESSAGE = (
+    ConfigError,
+    DamagedState,
+    DefinitionError,
+    EngineFailed,
+    MemoryError,
+    ModelError,
+    StoreError,
+    TransportError,
+    WorkerStuck,
+)
+
+
+def blameless(error: BaseException) -> bool:
+    """Whether ``error`` says nothing against the message, or row, that was being computed."""
+    if isinstance(error, OSError):
+        # Arrow raises it for damaged bytes, too, but without a number of the system's.
+        return error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
+    return not isinstance(error, Exception) or isinstance(error, _NOT_OF_A_MESSAGE)
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as a dead letter's reason: its type and text, without passwords."""
+    return masked(f"{type(error).__name__}: {error}")

@@ -21,9 +21,10 @@ from dovetail.platform.errors import (
     StoreError,
     TransportError,
     WireError,
+    blameless,
+    reason_of,
 )
 from dovetail.platform.rows.refusals import Refusals
-from dovetail.platform.runtime.refusing import blameless, reason_of
 from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry

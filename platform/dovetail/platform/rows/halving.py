@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from dovetail.platform.errors import blameless
+
 __all__ = ["halved", "one_by_one"]
 
 _Item = TypeVar("_Item")
@@ -18,8 +20,8 @@ def halved(
 
     Returns the runs of items that went well, each with what was made of it, in order, and the items that fail by
     themselves, each with what it raised, of any type: an item that comes from outside must not stop those beside it.
-    log2(n) calls per failing item instead of n. Lack of memory is raised: it is no item's fault, sizes are bounded
-    before.
+    log2(n) calls per failing item instead of n. What is no item's fault is raised
+    (:func:`~dovetail.platform.errors.blameless`): a lack of memory, a store that cannot be reached.
     """
     good: list[tuple[Sequence[_Item], _Made]] = []
     bad: list[tuple[_Item, Exception]] = []
@@ -36,9 +38,9 @@ def one_by_one(
     for item in items:
         try:
             good.append((item, make(item)))
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - of any type: see above
+        except Exception as error:
+            if blameless(error):
+                raise
             bad.append((item, error))
     return good, bad
 
@@ -53,9 +55,9 @@ def _halve(
         return
     try:
         good.append((items, make(items)))
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - of any type: see above
+    except Exception as error:
+        if blameless(error):
+            raise
         if len(items) == 1:
             bad.append((items[0], error))
             return

@@ -18,48 +18,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
-from dovetail.platform.errors import (
-    ConfigError,
-    DamagedState,
-    DefinitionError,
-    EngineFailed,
-    ModelError,
-    StoreError,
-    TransportError,
-    WorkerStuck,
-)
-from dovetail.platform.masking import masked
+from dovetail.platform.errors import blameless, reason_of
+from dovetail.platform.rows.halving import halved
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Poll, Stage, Work
 
-__all__ = ["blameless", "reason_of", "refusing", "tried"]
+__all__ = ["refusing", "tried"]
 
 _log = logging.getLogger(__name__)
-
-_NOT_OF_A_MESSAGE = (
-    ConfigError,
-    DamagedState,
-    DefinitionError,
-    EngineFailed,
-    MemoryError,
-    ModelError,
-    StoreError,
-    TransportError,
-    WorkerStuck,
-)
-
-
-def blameless(error: BaseException) -> bool:
-    """Whether ``error`` says nothing against the message that was being computed."""
-    if isinstance(error, OSError):
-        # Arrow raises it for damaged bytes, too, but without a number of the system's.
-        return error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
-    return not isinstance(error, Exception) or isinstance(error, _NOT_OF_A_MESSAGE)
-
-
-def reason_of(error: BaseException) -> str:
-    """An exception as a dead letter's reason: its type and text, without passwords."""
-    return masked(f"{type(error).__name__}: {error}")
 
 
 async def tried(stage: Stage, poll: Poll, trial: Trial | None, beat: Callable[[], None]) -> AsyncIterator[Work]:
@@ -113,14 +79,5 @@ def _culprits(stage: Stage, poll: Poll) -> dict[int, str]:
 
     Raises what is no message's fault.
     """
-    try:
-        stage.probe(poll)
-    except Exception as error:
-        if blameless(error):
-            raise
-        if len(poll) == 1:
-            return {poll.first: reason_of(error)}
-    else:
-        return {}
-    middle = int(poll.offsets[len(poll) // 2])
-    return _culprits(stage, poll.before(middle)) | _culprits(stage, poll.since(middle))
+    _, bad = halved(poll.offsets.tolist(), lambda some: stage.probe(poll.since(some[0]).before(some[-1] + 1)))
+    return {offset: reason_of(error) for offset, error in bad}
