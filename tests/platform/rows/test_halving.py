@@ -37,7 +37,7 @@ def test_the_bad_are_found_and_the_good_are_made_together(count: int, bad: set[i
 
 @pytest.mark.parametrize("error", FAULTLESS, ids=lambda error: type(error).__name__)
 def test_what_is_no_items_fault_is_raised(error: Exception) -> None:
-    def make(some: object) -> None:
+    def make(_some: object) -> None:
         raise error
 
     with pytest.raises(type(error)):
