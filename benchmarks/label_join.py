@@ -68,7 +68,7 @@ def snapshots(random: np.random.Generator, first: int, requests: int, gap_us: in
         "request_id": pa.array([f"request-{i:012d}" for i in range(first, first + requests)]).take(number - first),
         "item_id": pa.array(items, pa.int64()),
         "request_time": pa.array(START + number * gap_us, pa.int64()).cast(pa.timestamp("us")),
-        "request": pa.StructArray.from_arrays([pa.array(number, pa.int64())], names=["user_id"]),
+        "_request": pa.StructArray.from_arrays([pa.array(number, pa.int64())], names=["user_id"]),
     }
     columns |= {f"f{k}": pa.array(random.random(n)) for k in range(FEATURES)}
     columns["score"] = pa.array(np.full(n, 0.5, np.float32))

@@ -22,8 +22,8 @@ from dovetail.joiners.snapshot_agent import (
     Ranking,
     RequestTopic,
     SnapshotStage,
-    request_rows,
 )
+from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.errors import StaleCommit, WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import balance

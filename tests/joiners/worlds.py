@@ -88,7 +88,7 @@ class World:
                 "request_id": [f"r{request}"] * n,
                 "item_id": pa.array(range(n), pa.int64()),
                 "request_time": pa.array([at(self.times[request] * self.step)] * n, pa.timestamp("us")),
-                "request": pa.array([{"user_id": "u"}] * n),
+                "_request": pa.array([{"user_id": "u"}] * n),
                 "feature": pa.array([request * 100.0 + i for i in range(n)], pa.float64()),
                 "score": pa.array([(request + i) % 7 / 7 for i in range(n)], pa.float32()),
                 "model_version": pa.array([0] * n, pa.int64()),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.policies import EMISSIONS
 from dovetail.joiners.policies.policy import NEVER, Int64
-from dovetail.joiners.snapshot_agent import request_rows
+from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.rows.positions import SOURCE_COLUMNS
 
 __all__ = ["assemble_samples", "known_times"]

@@ -27,6 +27,7 @@ from dovetail.joiners.hold import Hold
 from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
+from dovetail.joiners.snapshots.shape import named_as_now
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
@@ -147,7 +148,7 @@ class SampleStage(Stage):
         return None if until_us is None else f"labels up to event time {until_us} us"
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        rows = await compute(wire.decode_arrow, poll)
+        rows = await compute(wire.decode_arrow, poll, named_as_now)
         stored = self._progress.get(poll.partition, Progress())
         sources = SourceFilter(stored.sources)
         offsets = rows.column("_offset").to_numpy()

@@ -1,6 +1,6 @@
 """The snapshot agent: a request in, scores back, and the features as served into the snapshots topic.
 
-A snapshot row keeps, per candidate: the request's own columns (``request`` struct), the streaming and request-time
+A snapshot row keeps, per candidate: the request's own columns (a struct, ``_request``), the streaming and request-time
 features, per streaming view the positions its values include (``_seen_<view>``), the score, the model version and the
 feature set's name; with a shadow scorer, its score and version too, NULL while it has no model.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
+from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
@@ -33,15 +34,12 @@ from dovetail.platform.stores.registry.store import Registry
 
 __all__ = [
     "REPLY_HEADER",
-    "REQUEST_COLUMN",
-    "SET_COLUMN",
     "SNAPSHOT_SCOPE",
     "Answers",
     "Ranking",
     "Remembering",
     "RequestTopic",
     "SnapshotStage",
-    "request_rows",
 ]
 
 #: Name of the snapshot agent; also of its positions and accounts.
@@ -50,22 +48,9 @@ SNAPSHOT_SCOPE = "snapshots"
 #: A request message with this header gets its scores as a JSON message to the topic the header names, which must be
 #: one of ``request.reply_topics``.
 REPLY_HEADER = "dovetail-reply-to"
-#: The struct column of a snapshot that holds the request's own columns.
-REQUEST_COLUMN = "request"
-#: The column of a snapshot that names the feature set which made it.
-SET_COLUMN = "_feature_set"
-_KEYS = ("request_id", "item_id", "request_time")
 _TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 #: Offset and row of a request in its partition.
 _Request = tuple[int, int]
-
-
-def request_rows(snapshots: pa.Table) -> pa.Table:
-    """The flattened request rows that ``snapshots`` were taken for, in the same order."""
-    struct = snapshots.column(REQUEST_COLUMN).combine_chunks()
-    rest = pa.Table.from_arrays(struct.flatten(), names=[field.name for field in struct.type])
-    columns = {name: snapshots.column(name) for name in _KEYS}
-    return pa.table({**columns, **dict(zip(rest.column_names, rest.columns, strict=True))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +227,9 @@ class SnapshotStage(Stage):
         """Snapshot rows of the answerable ``candidates``, scored."""
         features = served.features.filter(pa.array(served.answerable))
         version, scores = self._ranking.scorer.score(features)
-        own = [name for name in candidates.column_names if name not in (*_KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
+        own = [name for name in candidates.column_names if name not in (*KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
         struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
-        columns = {name: candidates.column(name) for name in _KEYS}
+        columns = {name: candidates.column(name) for name in KEYS}
         columns[REQUEST_COLUMN] = pa.chunked_array([struct])
         columns |= {name: features.column(name) for name in served.snapshot_columns if name not in columns}
         columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])

@@ -15,6 +15,7 @@ from dovetail.features.serving.rekeying import rekeyed_schema
 from dovetail.features.stored.fingerprints import record_of
 from dovetail.features.stream.vetting import vet_events
 from dovetail.joiners.label_agent import label_rows
+from dovetail.joiners.snapshots.shape import named_as_now
 from dovetail.platform.archive.writer import Dataset
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
@@ -105,12 +106,11 @@ def datasets(project: Project, refusals: Refusals | None = None) -> list[Dataset
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
-    inside = {"snapshots": config.request.snapshots_topic}
+    snapshots, uses = config.request.snapshots_topic, _uses(project, batch=False)
+    found.append(Dataset("snapshots", snapshots, "request_time", _snapshots, derived=True, uses=uses))
     for target, declared in config.labels.every_target().items():
-        inside[samples_dataset(target)] = declared.samples_topic
-    for name, of_topic in inside.items():
-        uses = _uses(project, batch=name != "snapshots")
-        found.append(Dataset(name, of_topic, "request_time", _inside, derived=True, uses=uses))
+        name, of_topic = samples_dataset(target), declared.samples_topic
+        found.append(Dataset(name, of_topic, "request_time", _inside, derived=True, uses=_uses(project, batch=True)))
     return found
 
 
@@ -157,6 +157,10 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
 
 def _inside(poll: Poll) -> tuple[pa.Table, int]:
     return wire.decode_arrow(poll), 0
+
+
+def _snapshots(poll: Poll) -> tuple[pa.Table, int]:
+    return wire.decode_arrow(poll, named_as_now), 0
 
 
 def _at_offsets(columns: dict[str, pa.Array], partition: int, offsets: list[int]) -> pa.Table:

@@ -20,7 +20,7 @@ from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.backfill import Backfill, chosen_columns, needed_fields
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.features.stored.registration import register
-from dovetail.joiners.snapshot_agent import request_rows
+from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.positions import seen_column

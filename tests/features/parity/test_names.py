@@ -179,7 +179,7 @@ def test_what_is_a_column_without_quotes() -> None:
     assert not any(reads_as_column(name) for name in ("true", "null", "order", "left", "user id", "1st", "größe"))
 
 
-RESERVED = ("score", "label", "weight", "request", "model_version", "click_time", "request_time", "_seen_act", "_row")
+RESERVED = ("score", "label", "weight", "_request", "model_version", "click_time", "request_time", "_seen_act", "_row")
 
 
 @pytest.mark.parametrize("name", RESERVED)
@@ -190,6 +190,13 @@ def test_a_feature_is_called_as_no_column_of_a_sample(tmp_path: Path, name: str)
     (tmp_path / "sql/ranking.sql").write_text(ranking)
     with pytest.raises(DefinitionError, match=f"an output named {name}, which snapshots and samples have"):
         load(tmp_path)
+
+
+def test_a_feature_may_be_called_request(tmp_path: Path) -> None:
+    written(tmp_path, ("x",), FRAMES[0])
+    ranking = "SELECT request_id, item_id, act.x AS request FROM request LEFT JOIN act USING (user_id)"
+    (tmp_path / "sql/ranking.sql").write_text(ranking)
+    assert load(tmp_path).feature_set.schema.names[-1] == "request"
 
 
 def test_the_time_of_the_request_may_be_selected_as_it_is(tmp_path: Path) -> None:

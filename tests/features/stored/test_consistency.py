@@ -28,7 +28,7 @@ from dovetail.features.stored.consistency import (
     merged,
 )
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
-from dovetail.joiners.snapshot_agent import request_rows
+from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
 from tests.features.stored.stored_world import FILES, World

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dovetail.features.plan.request import REQUEST
-
 __all__ = ["reserved_outputs"]
 
 #: Beside the keys, which a feature set has to select, and what begins with an underscore, as positions do.
 _RESERVED = (
-    *(REQUEST, "request_time", "score", "model_version", "shadow_score", "shadow_version"),
+    *("request_time", "score", "model_version", "shadow_score", "shadow_version"),
     *("label", "weight", "emission", "elapsed_days", "return_day"),
 )
 

@@ -10,12 +10,20 @@ from dovetail.features import Project
 from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.batch.attributed import attribute_labels
 from dovetail.joiners.sample_agent import lanes_of
+from dovetail.joiners.snapshots.shape import named_as_now
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import PolicyConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.positions import OWN_COLUMNS, own_position_columns
 
-__all__ = ["archived_labels", "archived_letters", "archived_samples", "released_positions", "target_of"]
+__all__ = [
+    "archived_labels",
+    "archived_letters",
+    "archived_samples",
+    "archived_snapshots",
+    "released_positions",
+    "target_of",
+]
 
 _POSITIONS_PER_OFFSET = 1 << 20
 
@@ -77,6 +85,11 @@ def archived_letters(stores: Stores) -> pa.Table:
 def archived_samples(stores: Stores, target: str) -> pa.Table:
     """The samples the stream made; without columns when there are none."""
     return read_dataset(stores.registry, stores.offline, samples_dataset(target))
+
+
+def archived_snapshots(stores: Stores) -> pa.Table:
+    """The snapshots, with the columns they have now, however old they are; without columns when there are none."""
+    return read_dataset(stores.registry, stores.offline, "snapshots", each=named_as_now)
 
 
 def released_positions(project: Project, stores: Stores, target: str) -> dict[tuple[int, int], int]:

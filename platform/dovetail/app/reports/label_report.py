@@ -8,6 +8,7 @@ from dovetail.app.reports.archived import (
     archived_labels,
     archived_letters,
     archived_samples,
+    archived_snapshots,
     released_positions,
     target_of,
 )
@@ -21,7 +22,6 @@ from dovetail.joiners.batch.label_audit import (
 )
 from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
-from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.accounts import READ
 from dovetail.platform.rows.audit import Check
 from dovetail.platform.rows.positions import Progress
@@ -46,7 +46,7 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     position, ``topic[partition]@offset``, and the day its message was sent. Nothing is archived: no lines.
     """
     logs = archived_labels(project, stores)
-    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+    snapshots = archived_snapshots(stores)
     samples = archived_samples(stores, target)
     if snapshots.num_rows == 0:
         return LabelAudit([], pa.table({})), []

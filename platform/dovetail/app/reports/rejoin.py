@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from dovetail.app.reports.archived import (
     archived_labels,
     archived_samples,
+    archived_snapshots,
     released_positions,
     target_of,
 )
@@ -19,7 +20,6 @@ from dovetail.features import Project
 from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.batch.whole_samples import batch_samples
 from dovetail.joiners.contracts import BatchFeatures
-from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.positions import (
     LANE,
     OWN_COLUMNS,
@@ -51,7 +51,7 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
 
     No sample columns but an empty table when no snapshot is archived.
     """
-    snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+    snapshots = archived_snapshots(stores)
     if snapshots.num_rows == 0:
         return pa.table({})
     order = [(name, "ascending") for name in OWN_COLUMNS]

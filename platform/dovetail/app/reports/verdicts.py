@@ -28,7 +28,7 @@ from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stored.consistency import Consistency, compare, merged
 from dovetail.features.stored.registration import refuse_changed
 from dovetail.joiners.sample_agent import Lane, lanes_of
-from dovetail.joiners.snapshot_agent import SET_COLUMN
+from dovetail.joiners.snapshots.shape import SET_COLUMN
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account

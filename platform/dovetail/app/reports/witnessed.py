@@ -13,7 +13,7 @@ from dovetail.app.jobs import archived_events, served_rows
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.batch.witness import Witness, Witnessed
-from dovetail.joiners.snapshot_agent import SET_COLUMN
+from dovetail.joiners.snapshots.shape import SET_COLUMN
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.rows.positions import seen_column
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.reports.archived import archived_snapshots
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
@@ -148,7 +149,7 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
         return 2
     stores = open_stores(config)
     try:
-        snapshots = read_dataset(stores.registry, stores.offline, "snapshots")
+        snapshots = archived_snapshots(stores)
         samples = read_dataset(stores.registry, stores.offline, "samples")
     finally:
         stores.close()

@@ -221,12 +221,20 @@ def _is_behind(name: str, partition: int, position: int) -> bool:
     return file is not None and int(file["partition"]) == partition and int(file["first"]) < position
 
 
-def read_dataset(registry: Registry, offline: OfflineStore, dataset: str, schema: pa.Schema | None = None) -> pa.Table:
+def read_dataset(
+    registry: Registry,
+    offline: OfflineStore,
+    dataset: str,
+    schema: pa.Schema | None = None,
+    *,
+    each: Callable[[pa.Table], pa.Table] = lambda table: table,
+) -> pa.Table:
     """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given.
 
-    What was archived of a message before some reader refused it is left out.
+    ``each`` is applied to the rows of every file before they are put together. What was archived of a message before
+    some reader refused it is left out.
     """
-    tables = [offline.read(file.path) for file in registry.files(dataset)]
+    tables = [each(offline.read(file.path)) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
     rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()

@@ -224,20 +224,28 @@ def _words(error: Exception) -> str:
     return str(error) if isinstance(error, WireError) else f"{type(error).__name__}: {error}"
 
 
-def decode_arrow(poll: Poll) -> pa.Table:
+def _as_it_is(table: pa.Table) -> pa.Table:
+    return table
+
+
+def decode_arrow(poll: Poll, each: Callable[[pa.Table], pa.Table] = _as_it_is) -> pa.Table:
     """Decode an internal topic's poll (not empty), once for all its readers: every message Arrow, all of one schema.
+
+    ``each`` is applied to the rows of every message before they are put together; the readers of one topic give the
+    same one.
 
     Raises:
         WireError: a message is not Arrow, naming topic, partition and offset. On an internal topic that is not bad
             input but a broken deployment, so it stops the worker instead of going to the dead letters.
     """
-    if decode_arrow not in poll.shared:
-        poll.shared[decode_arrow] = _arrow_decoded(poll)
-    table: pa.Table = poll.shared[decode_arrow]
+    key = (decode_arrow, each)
+    if key not in poll.shared:
+        poll.shared[key] = _arrow_decoded(poll, each)
+    table: pa.Table = poll.shared[key]
     return table
 
 
-def _arrow_decoded(poll: Poll) -> pa.Table:
+def _arrow_decoded(poll: Poll, each: Callable[[pa.Table], pa.Table]) -> pa.Table:
     tables = []
     lengths = []
     for index, value in enumerate(poll.values):
@@ -246,7 +254,7 @@ def _arrow_decoded(poll: Poll) -> pa.Table:
                 f"{poll.topic}[{poll.partition}]@{int(poll.offsets[index])}: not an Arrow IPC stream; "
                 "only Dovetail may write to this topic"
             )
-        table = pa.ipc.open_stream(value, options=_READ).read_all()
+        table = each(pa.ipc.open_stream(value, options=_READ).read_all())
         tables.append(table)
         lengths.append(table.num_rows)
     message_index = np.repeat(np.arange(len(tables), dtype=np.int64), lengths)
