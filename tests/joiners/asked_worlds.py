@@ -19,7 +19,8 @@ from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
-from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, Answers, Ranking, Remembering, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, Ranking, Remembering, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshots.messages import Answers
 from dovetail.joiners.watermark import Partitions, SilentPartitions, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshot_agent import Ranking, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshots.messages import Answers
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.stores.registry.store import Registry

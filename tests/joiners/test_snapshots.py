@@ -17,12 +17,11 @@ import pytest
 
 from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.snapshot_agent import (
-    REPLY_HEADER,
-    Answers,
     Ranking,
     RequestTopic,
     SnapshotStage,
 )
+from dovetail.joiners.snapshots.messages import REPLY_HEADER, Answers
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.errors import StaleCommit, WireError
 from dovetail.platform.rows import wire

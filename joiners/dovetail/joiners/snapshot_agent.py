@@ -8,23 +8,22 @@ feature set's name; with a shadow scorer, its score and version too, NULL while 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
+from dovetail.joiners.snapshots.messages import Answers, Replies, fitted
 from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
+from dovetail.joiners.snapshots.units import Request, by_row, request_starts, requests_of, without
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.fitting import units_above, wire_size
+from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
 from dovetail.platform.runtime.computing import compute
@@ -33,9 +32,7 @@ from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
 
 __all__ = [
-    "REPLY_HEADER",
     "SNAPSHOT_SCOPE",
-    "Answers",
     "Ranking",
     "Remembering",
     "RequestTopic",
@@ -45,12 +42,7 @@ __all__ = [
 #: Name of the snapshot agent; also of its positions and accounts.
 SNAPSHOT_SCOPE = "snapshots"
 
-#: A request message with this header gets its scores as a JSON message to the topic the header names, which must be
-#: one of ``request.reply_topics``.
-REPLY_HEADER = "dovetail-reply-to"
 _TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
-#: Offset and row of a request in its partition.
-_Request = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +70,6 @@ class Ranking:
     shadow: ServingModel | None = None
     feature_set: str = ""
     warm: Sequence[Callable[[], None]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Where answers go: snapshots, dead letters, the topics that scores may be asked for in; and their largest size.
-
-    Whole requests go together in a message, several as long as it has no more than ``rows_per_message`` rows.
-    """
-
-    snapshots_topic: str
-    dead_letter_topic: str
-    reply_topics: Collection[str] = ()
-    max_message_bytes: int = 16 << 20
-    rows_per_message: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +111,6 @@ class SnapshotStage(Stage):
         self._registry = registry
         self._remembering = remembering
         self._progress: dict[int, Progress] = {}
-        self._snapshot_limit = answers.max_message_bytes // 8 * 7
 
     async def start(self) -> None:
         for warm in self._ranking.warm:
@@ -152,14 +129,15 @@ class SnapshotStage(Stage):
     def _answer(self, poll: Poll) -> Work:
         received = self._intake.read(poll)
         candidates = self._flatten(received.table)
-        refused = dict.fromkeys(_requests(received.table) - _requests(candidates), "no candidates")
+        refused = dict.fromkeys(requests_of(received.table) - requests_of(candidates), "no candidates")
         outgoing: list[Outgoing] = []
         rows_read, answered = candidates.num_rows, 0
-        asked, wrong = self._asked(poll)
-        if wrong:
-            misled = {request: wrong[request[0]] for request in _requests(candidates) if request[0] in wrong}
+        replies = Replies(poll, self._answers)
+        if replies.wrong:
+            asking = requests_of(candidates)
+            misled = {request: replies.wrong[request[0]] for request in asking if request[0] in replies.wrong}
             refused |= misled
-            candidates = _without(candidates, misled, OWN_COLUMNS)
+            candidates = without(candidates, misled, OWN_COLUMNS)
         if candidates.num_rows:
             self._ranking.scorer.refresh()
             if self._ranking.shadow is not None:
@@ -167,14 +145,14 @@ class SnapshotStage(Stage):
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
-                refused |= dict.fromkeys(_requests(candidates.filter(pa.array(~served.answerable))), _TOO_OLD)
+                refused |= dict.fromkeys(requests_of(candidates.filter(pa.array(~served.answerable))), _TOO_OLD)
                 candidates = candidates.filter(pa.array(served.answerable))
                 if candidates.num_rows:
-                    answers, large = self._fit(poll.partition, self._snapshot(candidates, served), asked)
-                    refused |= large
-                    answered = _without(candidates, large, OWN_COLUMNS).num_rows
-                    outgoing += answers
-        dead = [*received.dead, *wire.row_letters(poll, received.table, _by_row(received.table, refused))]
+                    made = fitted(poll.partition, self._snapshot(candidates, served), self._answers, replies)
+                    refused |= made.large
+                    answered = made.snapshots.num_rows
+                    outgoing += [*made.messages, *replies.of(made.snapshots).values()]
+        dead = [*received.dead, *wire.row_letters(poll, received.table, by_row(received.table, refused))]
         outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
         requests = received.table.num_rows + received.dead_rows
         dead_rows = sum(letter.rows for letter in dead)
@@ -209,19 +187,26 @@ class SnapshotStage(Stage):
 
         return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
 
-    def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[_Request, str]]:
+    def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[Request, str]]:
         """Serve all requests but those for which an expression has no value; these are found by halving."""
-        try:
-            return candidates, self._ranking.features.serve(candidates), {}
-        except WireError as error:
-            starts = _request_starts(candidates, OWN_COLUMNS)
-            if len(starts) == 1:
-                return candidates.slice(0, 0), None, dict.fromkeys(_requests(candidates), str(error))
-        middle = starts[len(starts) // 2]
-        left, _, failed_left = self._serve(candidates.slice(0, middle))
-        right, _, failed_right = self._serve(candidates.slice(middle))
-        good = pa.concat_tables([left, right]).combine_chunks()
-        return good, self._ranking.features.serve(good) if good.num_rows else None, failed_left | failed_right
+        bounds = [*request_starts(candidates, OWN_COLUMNS), candidates.num_rows]
+
+        def rows_of(requests: Sequence[int]) -> pa.Table:
+            return candidates.slice(bounds[requests[0]], bounds[requests[-1] + 1] - bounds[requests[0]])
+
+        def serve(requests: Sequence[int]) -> Served:
+            return self._ranking.features.serve(rows_of(requests))
+
+        runs, failed = halved(range(len(bounds) - 1), serve)
+        for _, error in failed:
+            if not isinstance(error, WireError):  # no expression's doing
+                raise error
+        refused = {at: str(error) for number, error in failed for at in requests_of(rows_of([number]))}
+        if len(runs) == 1:
+            return rows_of(runs[0][0]), runs[0][1], refused
+        good = pa.concat_tables([rows_of(requests) for requests, _ in runs] or [candidates.slice(0, 0)])
+        good = good.combine_chunks()
+        return good, self._ranking.features.serve(good) if good.num_rows else None, refused
 
     def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
         """Snapshot rows of the answerable ``candidates``, scored."""
@@ -247,120 +232,6 @@ class SnapshotStage(Stage):
         columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
         return with_source_positions(pa.table(columns))
 
-    def _fit(
-        self, partition: int, snapshots: pa.Table, asked: Mapping[int, str]
-    ) -> tuple[list[Outgoing], dict[_Request, str]]:
-        """The messages that publish ``snapshots``, and the requests that are too large for one."""
-        messages = self._messages(partition, snapshots)
-        replies = _replies(asked, snapshots)
-        large = {
-            request: _too_large("snapshot", wire_size(self._message(partition, unit)), self._snapshot_limit)
-            for message in messages
-            for unit in units_above(message, self._snapshot_limit)
-            for request in _requests(unit, SOURCE_COLUMNS)
-        }
-        for request, reply in replies.items():
-            if wire_size(reply) > self._answers.max_message_bytes:
-                why = _too_large("list of scores", wire_size(reply), self._answers.max_message_bytes)
-                large.setdefault(request, why)
-        if large:
-            messages = self._messages(partition, _without(snapshots, large, SOURCE_COLUMNS))
-        return [*messages, *(reply for request, reply in replies.items() if request not in large)], large
-
-    def _messages(self, partition: int, snapshots: pa.Table) -> list[Outgoing]:
-        """Whole requests together, several to a message."""
-        if snapshots.num_rows == 0:
-            return []
-        starts = _request_starts(snapshots, SOURCE_COLUMNS)
-        cuts = [0]
-        for start, end in pairwise([*starts, snapshots.num_rows]):
-            if end - cuts[-1] > self._answers.rows_per_message and start > cuts[-1]:
-                cuts.append(start)
-        cuts.append(snapshots.num_rows)
-        return [self._message(partition, snapshots.slice(a, b - a)) for a, b in pairwise(cuts)]
-
-    def _message(self, partition: int, snapshots: pa.Table) -> Outgoing:
-        return Outgoing(self._answers.snapshots_topic, wire.encode(snapshots), partition=partition)
-
-    def _asked(self, poll: Poll) -> tuple[dict[int, str], dict[int, str]]:
-        """By offset: the topics that want scores; and what is wrong where a header names another topic."""
-        asked, wrong = {}, {}
-        for index, headers in enumerate(poll.headers):
-            for name, value in headers:
-                if name == REPLY_HEADER:
-                    # A header may have no value, whatever its type says.
-                    offset, topic = int(poll.offsets[index]), (value or b"").decode(errors="replace")
-                    if topic in self._answers.reply_topics:
-                        asked[offset] = topic
-                    else:
-                        wrong[offset] = f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"
-        return asked, wrong
-
-
-def _too_large(what: str, size: int, limit: int) -> str:
-    return (
-        f"the request's {what} would be {size} bytes, {limit} are allowed: ask for fewer candidates, or raise "
-        "broker.max_message_bytes"
-    )
-
-
-def _request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
-    """Row index at which each request begins, by its position columns (rows of a request stand together)."""
-    at = np.stack([rows.column(name).to_numpy() for name in position[1:]])
-    changes = np.concatenate(([True], (at[:, 1:] != at[:, :-1]).any(axis=0)))
-    return [int(i) for i in np.flatnonzero(changes)]
-
-
-def _requests(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[_Request]:
-    """The requests that ``rows`` (of one partition) belong to, by their position columns."""
-    pairs = np.stack([rows.column(name).to_numpy() for name in position[1:]], axis=1)
-    return {(int(offset), int(row)) for offset, row in np.unique(pairs, axis=0)}
-
-
-def _of(rows: pa.Table, request: _Request, position: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """A mask over ``rows``: those of ``request``."""
-    mask: npt.NDArray[np.bool_] = (rows.column(position[1]).to_numpy() == request[0]) & (
-        rows.column(position[2]).to_numpy() == request[1]
-    )
-    return mask
-
-
-def _without(rows: pa.Table, requests: Iterable[_Request], position: Sequence[str]) -> pa.Table:
-    """``rows`` but those of ``requests``."""
-    kept = np.ones(rows.num_rows, dtype=np.bool_)
-    for request in requests:
-        kept &= ~_of(rows, request, position)
-    return rows.filter(pa.array(kept)).combine_chunks()
-
-
-def _by_row(requests: pa.Table, refused: Mapping[_Request, str]) -> dict[int, str]:
-    """Why requests are refused, by their row in ``requests``."""
-    at = zip(*(requests.column(name).to_pylist() for name in OWN_COLUMNS[1:]), strict=True)
-    return {row: refused[request] for row, request in enumerate(at) if request in refused} if refused else {}
-
 
 def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.repeat(value, rows)])
-
-
-def _replies(asked: Mapping[int, str], snapshots: pa.Table) -> dict[_Request, Outgoing]:
-    """Scores for the requests in messages, by offset, that ``asked`` for an answer in a topic."""
-    if not asked:
-        return {}
-    replies = {}
-    starts = _request_starts(snapshots, SOURCE_COLUMNS)
-    for start, end in pairwise([*starts, snapshots.num_rows]):
-        mine = snapshots.slice(start, end - start)
-        ((offset, row),) = _requests(mine, SOURCE_COLUMNS)
-        if offset not in asked:
-            continue
-        rows: Sequence[dict[str, object]] = mine.select(["request_id", "item_id", "score", "model_version"]).to_pylist()
-        answer = {
-            "request_id": rows[0]["request_id"],
-            "model_version": rows[0]["model_version"],
-            "items": [item["item_id"] for item in rows],
-            "scores": [item["score"] for item in rows],
-        }
-        key = str(rows[0]["request_id"]).encode()
-        replies[offset, row] = Outgoing(asked[offset], json.dumps(answer).encode(), key=key)
-    return replies

@@ -60,7 +60,8 @@ from dovetail.joiners.progress import (
     sample_lanes,
 )
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
-from dovetail.joiners.snapshot_agent import Answers, Ranking, Remembering, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshot_agent import Ranking, Remembering, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshots.messages import Answers
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock

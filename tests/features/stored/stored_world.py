@@ -19,7 +19,8 @@ from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.joiners.label_agent import label_rows
-from dovetail.joiners.snapshot_agent import Answers, Ranking, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshot_agent import Ranking, RequestTopic, SnapshotStage
+from dovetail.joiners.snapshots.messages import Answers
 from dovetail.platform.archive.writer import ArchiveStage, Dataset
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import Intake
