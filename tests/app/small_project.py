@@ -57,54 +57,58 @@ attribute_within = "10m"
 """
 
 
+#: By topic.
+Messages = dict[str, list[dict[str, Any] | bytes]]
+
+
 def at(second: int) -> str:
     return f"2024-01-01T12:{second // 60:02d}:{second % 60:02d}Z"
 
 
-def _request(name: str, user: str, items: list[int], second: int) -> dict[str, Any]:
+def request(name: str, user: str, items: list[int], second: int) -> dict[str, Any]:
     candidates = [{"item_id": item} for item in items]
     return {"request_id": name, "user_id": user, "request_time": at(second), "candidates": candidates}
 
 
-def _exposure(name: str, item: int, second: int) -> dict[str, Any]:
+def exposure(name: str, item: int, second: int) -> dict[str, Any]:
     return {"request_id": name, "item_id": item, "event_time": at(second)}
 
 
-def _click(user: str, item: int, second: int) -> dict[str, Any]:
+def click(user: str, item: int, second: int) -> dict[str, Any]:
     return {"user_id": user, "item_id": item, "event_time": at(second)}
 
 
-MESSAGES: dict[str, list[dict[str, Any] | bytes]] = {
+MESSAGES: Messages = {
     "behaviour": [{"user_id": "u", "event_time": at(1)}],
     "requests": [
-        _request("first", "u", [1, 2, 3], 10),
-        _request("second", "u", [1, 4], 60),
-        _request("empty", "u", [], 61),
-        _request("third", "v", [1, 2], 70),
-        _request("last", "u", [2], 1_500),
+        request("first", "u", [1, 2, 3], 10),
+        request("second", "u", [1, 4], 60),
+        request("empty", "u", [], 61),
+        request("third", "v", [1, 2], 70),
+        request("last", "u", [2], 1_500),
     ],
     "exposure": [
-        *(_exposure("first", item, 12) for item in (1, 2)),
-        *(_exposure("second", item, 62) for item in (1, 4)),
-        _exposure("third", 1, 72),
-        _exposure("third", 1, 73),
+        *(exposure("first", item, 12) for item in (1, 2)),
+        *(exposure("second", item, 62) for item in (1, 4)),
+        exposure("third", 1, 72),
+        exposure("third", 1, 73),
         b"{",
-        _exposure("last", 2, 1_501),
+        exposure("last", 2, 1_501),
     ],
     "click": [
-        _click("u", 1, 50),  # first
-        _click("u", 1, 90),  # second, the latest that had it
-        _click("u", 2, 95),  # first, of all that came before
-        _click("u", 9, 96),  # of no request
+        click("u", 1, 50),  # first
+        click("u", 1, 90),  # second, the latest that had it
+        click("u", 2, 95),  # first, of all that came before
+        click("u", 9, 96),  # of no request
         b"not json",
-        _click("u", 2, 1_000),  # more than ten minutes after
-        _click("u", 2, 1_510),  # last
-        _click("v", 1, 300),  # out of order: takes effect at 1510 s, after the window: a correction
+        click("u", 2, 1_000),  # more than ten minutes after
+        click("u", 2, 1_510),  # last
+        click("v", 1, 300),  # out of order: takes effect at 1510 s, after the window: a correction
     ],
 }
 
 
-def write_project(folder: Path, toml: str = TOML) -> None:
+def write_project(folder: Path, toml: str = TOML, messages: Messages | None = None) -> None:
     """The definitions, and a log with everything in it, ended by announcements a day later in partition 0."""
     (folder / "sql").mkdir(parents=True)
     (folder / "dovetail.toml").write_text(toml)
@@ -113,7 +117,7 @@ def write_project(folder: Path, toml: str = TOML) -> None:
     (folder / "sql" / "ranking.sql").write_text(FEATURES)
     (folder / "state").mkdir()
     with EmbeddedLog.open(folder / "state" / "log.sqlite") as log:
-        for topic, values in MESSAGES.items():
+        for topic, values in (MESSAGES if messages is None else messages).items():
             log.create_topic(topic, load_config(folder).topics()[topic])
             sent = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
             log.append([Outgoing(topic, value, partition=0, timestamp_ms=NOON_MS) for value in sent])

@@ -22,7 +22,7 @@ def label_outcomes(rows: pa.Table, candidates: Candidates, decision: Decision, p
     """Outcomes of one lane, as the label store's ``mark`` takes them.
 
     In time: what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that will say. Lanes
-    from 1 on speak of the positive kind alone.
+    from 1 on speak of the positive kind alone, and of those that no earlier lane has met in time.
     """
     parts = []
     for kind in candidates.effective_us if lane == 0 else [policy.positive]:
@@ -58,6 +58,7 @@ def _of_kind(
     else:
         later = _CORRECTED if policy.later_outcome == "corrected" else _SAMPLED
         row = np.full(len(times), later, dtype=np.int8)
+        row[times <= candidates.request_time_us + policy.horizons_us[lane - 1]] = _UNDECIDED
     in_time = times <= candidates.request_time_us + policy.horizons_us[lane]
     what = np.where(in_time, row, _LATE).astype(np.int8)
     what[times == NEVER] = _UNDECIDED

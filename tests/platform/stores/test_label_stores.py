@@ -141,9 +141,33 @@ def test_marks_move_rows_between_outcomes(new_store: Factory) -> None:
     insert(store, [row(item="1"), row(item="2"), row(item="2", kind="exposure")], 0)
     mark(store, [("r", "1", "click")], "sampled", 0)
     assert store.outcomes() == {("click", "sampled"): 1, ("click", "pending"): 1, ("exposure", "pending"): 1}
-    mark(store, [("r", "1", "click")], "corrected", 1)
-    assert store.outcomes()["click", "corrected"] == 1
-    assert ("click", "sampled") not in store.outcomes()
+    mark(store, [("r", "2", "click"), ("r", "2", "exposure")], "late", 1)
+    assert store.outcomes() == {("click", "sampled"): 1, ("click", "late"): 1, ("exposure", "late"): 1}
+    assert not [account for account in store.accounts() if "repeated" in account.stage]
+
+
+def test_the_first_mark_of_a_row_stands_and_the_others_are_counted(new_store: Factory) -> None:
+    """Several snapshot rows may meet one label: a request that came twice, an item that stood twice in one."""
+    store = new_store()
+    insert(store, [row(item="1"), row(item="2"), row(item="1", kind="exposure")], 0)
+    first = [("r", "1", "click"), ("r", "1", "exposure"), ("r", "1", "click"), ("r", "1", "click")]
+    mark(store, first, "sampled", 0)
+    mark(store, [("r", "2", "click"), ("r", "1", "click")], "late", 1)
+    assert store.outcomes() == {("click", "sampled"): 1, ("click", "late"): 1, ("exposure", "sampled"): 1}
+    counted = {(a.topic, a.outcome): a.rows for a in store.accounts() if a.stage.endswith(".repeated")}
+    assert counted == {("click", "read"): 3, ("click", "sampled"): 2, ("click", "late"): 1}
+    assert not any(balance(a for a in store.accounts() if a.stage.endswith(".repeated")).values())
+
+
+def test_of_different_marks_of_a_row_the_first_of_the_call_stands(new_store: Factory) -> None:
+    store = new_store()
+    insert(store, [row()], 0)
+    marks = [["r"] * 2, ["1"] * 2, ["click"] * 2, ["sampled", "late"]]
+    outcomes = pa.table([pa.array(column) for column in marks], names=[*KEY, "outcome"])
+    store.mark("samples", 0, expected=0, progress=Progress(1), outcomes=outcomes, accounts=[])
+    assert store.outcomes() == {("click", "sampled"): 1}
+    counted = {a.outcome: a.rows for a in store.accounts() if a.stage == "labels.click.repeated"}
+    assert counted == {"read": 1, "late": 1}
 
 
 @pytest.mark.services

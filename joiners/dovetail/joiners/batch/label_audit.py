@@ -145,14 +145,15 @@ class _AuditSql:
         return f"""
             WITH {firsts},
             newest AS (SELECT min(c) AS watermark FROM ({clock})),
-            made AS (SELECT request_id, item_id, max(label) AS positive, bool_or(emission = 'correction') AS corrected
+            made AS (SELECT _source_partition % {LANE} AS _partition, _source_offset AS _offset, _source_row AS _row,
+                            max(label) AS positive, bool_or(emission = 'correction') AS corrected
                      FROM samples GROUP BY ALL),
             met AS (SELECT *, {free} FROM
                     (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds)}))),
             known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
                              coalesce(made.positive, 0) = 1 AS has_positive,
                              coalesce(made.corrected, false) AS has_correction
-                      FROM met LEFT JOIN made USING (request_id, item_id))
+                      FROM met LEFT JOIN made USING (_partition, _offset, _row))
             {kinds}
             UNION ALL {self._snapshots()}
             UNION ALL {self._surplus()}
@@ -163,7 +164,7 @@ class _AuditSql:
         return f"(SELECT max(bound) FROM released WHERE lane = {lane} AND released.partition = _partition)"
 
     def _labels(self, kind: str) -> str:
-        """Of several candidates with one key (an item listed twice) the label is told of the first."""
+        """Of several snapshot rows with one key (a request that came twice) the label is told of the first."""
         return f"""
             SELECT '{kind}' AS what, strftime(l.event_time, '%Y-%m-%d') AS day, l._partition AS partition,
                    CASE WHEN f._offset != l._offset OR f._row != l._row OR f._partition != l._partition THEN 'duplicate'

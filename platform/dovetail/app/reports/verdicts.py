@@ -33,6 +33,7 @@ from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
+from dovetail.platform.stores.labels import repeated_scope
 
 __all__ = ["audit_worker", "consistency_of"]
 
@@ -80,7 +81,9 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
         if primary.policy == "delayed":
             sampled = totals.get(("samples", "sampled"), 0)
             marked = labels.get((primary.exposure, "sampled"), 0)
-            checks.append(Check("exposed rows: sampled, and exposures marked as sampled", sampled, marked))
+            again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)
+            what = "exposed rows: sampled, and exposures marked as sampled or met again"
+            checks.append(Check(what, sampled, marked + again))
     if "trainer" in worker.stages:
         what, given = "made", made
         if primary.order is not None:

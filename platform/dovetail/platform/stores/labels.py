@@ -25,9 +25,13 @@ __all__ = [
     "KEY",
     "LABEL_ROWS",
     "ORDER",
+    "PENDING",
     "LabelStore",
     "earliest_per_key",
+    "first_per_key",
     "joined_keys",
+    "repeated_accounts",
+    "repeated_scope",
     "retired_accounts",
     "with_retired",
 ]
@@ -49,7 +53,10 @@ LABEL_ROWS = pa.schema(
 KEY = ["request_id", "item_id", "kind"]
 #: Which of two events of a key is kept: the smaller one by these.
 ORDER = ["effective_us", "event_time_us", "partition", "offset", "row"]
+#: The outcome of a row that no snapshot has met yet.
+PENDING = "pending"
 _SEPARATOR = "\x1f"
+_REPEATED = ".repeated"
 _RETIRED = ".retired"
 
 
@@ -71,6 +78,29 @@ def earliest_per_key(rows: pa.Table) -> pa.Table:
         column = ordered.column(name).chunk(0)
         changes[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
     return ordered.filter(pa.array(changes))
+
+
+def first_per_key(marks: pa.Table) -> pa.Table:
+    """Of the rows of ``marks``, which has the columns of KEY, the first of each key, in their order."""
+    if marks.num_rows == 0:
+        return marks
+    codes = joined_keys(marks, KEY).dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    return marks if len(first) == len(codes) else marks.take(pa.array(np.sort(first)))
+
+
+def repeated_scope(kind: str) -> str:
+    """The stage under which ``mark`` counts rows that met a label of ``kind`` which another had met before."""
+    return f"labels.{kind}{_REPEATED}"
+
+
+def repeated_accounts(partition: int, counts: Mapping[tuple[str, str], int]) -> list[Account]:
+    """The accounts that ``mark`` credits for repeated rows by (kind, outcome)."""
+    books = []
+    for (kind, outcome), rows in counts.items():
+        stage = repeated_scope(kind)
+        books += [Account(stage, kind, partition, READ, rows), Account(stage, kind, partition, outcome, rows)]
+    return books
 
 
 def retired_accounts(counts: Mapping[tuple[str, str], int]) -> list[Account]:
@@ -140,7 +170,9 @@ class LabelStore(ABC):
     ) -> None:
         """Update label rows by key with what became of them, and move the reader's position, all or nothing.
 
-        ``outcomes`` has string columns request_id, item_id, kind, outcome; their rows have been looked up.
+        ``outcomes`` has string columns request_id, item_id, kind, outcome; their rows have been looked up. The first
+        outcome of a label row stands. Where several snapshot rows meet one, because a request or an item came twice,
+        what the others say is credited to ``labels.<kind>.repeated``, in the same transaction.
 
         Raises:
             StaleCommit: the stored position is not the expected one.

@@ -69,10 +69,16 @@ end
 for i = at, #ARGV, 4 do
   local key, field, kind, outcome = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local known = split(redis.call('HGET', key, field))
-  redis.call('HINCRBY', KEYS[3], kind .. '\31' .. known[6], -1)
-  redis.call('HINCRBY', KEYS[3], kind .. '\31' .. outcome, 1)
-  known[6] = outcome
-  redis.call('HSET', key, field, table.concat(known, ','))
+  if known[6] == 'pending' then
+    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. known[6], -1)
+    redis.call('HINCRBY', KEYS[3], kind .. '\31' .. outcome, 1)
+    known[6] = outcome
+    redis.call('HSET', key, field, table.concat(known, ','))
+  else
+    local stage = 'labels.' .. kind .. '.repeated\31' .. kind .. '\31' .. partition .. '\31'
+    redis.call('HINCRBY', KEYS[1], stage .. 'read', 1)
+    redis.call('HINCRBY', KEYS[1], stage .. outcome, 1)
+  end
 end
 return nil
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from dovetail.platform.stores.labels import (
     KEY,
     LABEL_ROWS,
     ORDER,
+    PENDING,
     LabelStore,
     earliest_per_key,
+    first_per_key,
     joined_keys,
+    repeated_accounts,
     retired_accounts,
     with_retired,
 )
@@ -42,7 +46,7 @@ class SqlLabelStore(LabelStore):
             metadata,
             *(sa.Column(name, sa.Text, primary_key=True) for name in KEY),
             *(sa.Column(name, sa.BigInteger, nullable=False) for name in ORDER),
-            sa.Column("outcome", sa.Text, nullable=False, server_default="pending"),
+            sa.Column("outcome", sa.Text, nullable=False, server_default=PENDING),
             sa.Index("labels_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
@@ -108,17 +112,15 @@ class SqlLabelStore(LabelStore):
         outcomes: pa.Table,
         accounts: Sequence[Account],
     ) -> None:
-        outcomes = outcomes.sort_by([(name, "ascending") for name in KEY])
+        first = first_per_key(outcomes).sort_by([(name, "ascending") for name in KEY])
 
         def work(connection: sa.Connection) -> None:
             self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
+            repeated = Counter(_of_each(outcomes))
             if outcomes.num_rows:
-                columns = {f"at_{name}": outcomes.column(name).to_pylist() for name in (*KEY, "outcome")}
-                if self._database.postgresql:
-                    self._mark.run(connection, columns)
-                else:
-                    self._mark.run_columns(connection, columns)
-            self._ledger.credit(connection, self._database, accounts)
+                repeated.subtract(self._mark_rows(connection, first))
+            again = repeated_accounts(partition, repeated)
+            self._ledger.credit(connection, self._database, [*accounts, *again])
 
         self._database.transact(work)
 
@@ -153,7 +155,7 @@ class SqlLabelStore(LabelStore):
     def _put(self, connection: sa.Connection, first: pa.Table) -> int:
         """Insert or merge rows of different keys; returns how many keys are new."""
         columns = {name: first.column(name).to_pylist() for name in (*KEY, *ORDER)}
-        columns["outcome"] = ["pending"] * first.num_rows
+        columns["outcome"] = [PENDING] * first.num_rows
         if self._database.postgresql:
             # Others insert meanwhile: only the INSERT itself knows what was new.
             new = self._insert.execute(connection, columns)
@@ -164,15 +166,34 @@ class SqlLabelStore(LabelStore):
         self._merge.execute(connection, columns)
         return int(first.num_rows - pc.sum(pc.is_in(joined_keys(first, KEY), joined_keys(known, KEY))).as_py())
 
-    def _marking(self) -> sa.Update:
-        """UPDATE of outcomes by ``at_`` key and ``at_outcome``: of rows one by one, or of arrays."""
+    def _mark_rows(self, connection: sa.Connection, marks: pa.Table) -> dict[tuple[str, str], int]:
+        """Mark label rows of different keys that are not marked yet; how many, by kind and outcome."""
+        names = (*KEY, "outcome")
+        if self._database.postgresql:
+            columns = {f"at_{name}": marks.column(name).to_pylist() for name in names}
+            return {(kind, outcome): rows for kind, outcome, rows in self._mark.rows(connection, columns)}
+        counts = {}
+        for kind, outcome in _of_each(marks):
+            same = pc.and_(pc.equal(marks.column("kind"), kind), pc.equal(marks.column("outcome"), outcome))
+            of_these = marks.filter(same)
+            columns = {f"at_{name}": of_these.column(name).to_pylist() for name in names}
+            counts[kind, outcome] = self._mark.run_columns(connection, columns)
+        return counts
+
+    def _marking(self) -> Any:
+        """UPDATE of pending rows by ``at_`` key to ``at_outcome``: of rows one by one, or of arrays, then counted."""
         columns = self._labels.c
         given: Any = {name: sa.bindparam(f"at_{name}") for name in (*KEY, "outcome")}
         if self._database.postgresql:
             arrays = rows_as_arrays([columns[name] for name in (*KEY, "outcome")], "at_")
             given = {name: arrays.c[f"at_{name}"] for name in (*KEY, "outcome")}
         matching = (columns[name] == given[name] for name in KEY)
-        return sa.update(self._labels).where(*matching).values(outcome=given["outcome"])
+        pending = columns.outcome == sa.literal_column(f"'{PENDING}'")
+        update = sa.update(self._labels).where(*matching, pending).values(outcome=given["outcome"])
+        if not self._database.postgresql:
+            return update
+        done = update.returning(columns.kind, columns.outcome).cte("done")
+        return sa.select(done.c.kind, done.c.outcome, sa.func.count()).group_by(done.c.kind, done.c.outcome)
 
     def _remove(self, connection: sa.Connection, leaving: sa.ColumnElement[bool]) -> dict[tuple[str, str], int]:
         """Delete rows; what they were, counted as they go: others delete and mark at the same time."""
@@ -191,3 +212,10 @@ class SqlLabelStore(LabelStore):
         columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
         return pa.Table.from_arrays(arrays, schema=LABEL_ROWS)
+
+
+def _of_each(marks: pa.Table) -> dict[tuple[str, str], int]:
+    """Rows by kind and outcome."""
+    counted = marks.group_by(["kind", "outcome"]).aggregate([([], "count_all")])
+    columns = [counted.column(name).to_pylist() for name in ("kind", "outcome", "count_all")]
+    return {(kind, outcome): rows for kind, outcome, rows in zip(*columns, strict=True)}

@@ -46,11 +46,15 @@ class Prepared:
         finally:
             cursor.close()
 
-    def run_columns(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Execute it once for each row of ``columns``. Of a driver that takes values by position (SQLite)."""
+    def run_columns(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> int:
+        """Execute it once for each row of ``columns``; how many rows it wrote.
+
+        Of a driver that takes values by position (SQLite).
+        """
         cursor = self._cursor(connection)
         try:
             cursor.executemany(self._text, zip(*(columns[name] for name in self._order or ()), strict=True))
+            return int(cursor.rowcount)
         finally:
             cursor.close()
 
