@@ -264,7 +264,7 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int, list[int]]:
             for kind in kinds:
                 yield LabelStage(kind, kind, intake, store, allowed_lateness_us=WINDOW, useful_us=WINDOW + HOUR,
                                  dead_letter_topic="dead", moved=moved)  # fmt: skip
-            target = SampleTarget(lane, policy_of(POLICY), kinds, "samples")
+            target = SampleTarget(lane, policy_of(POLICY), kinds, "samples", 0)
             yield SampleStage(target, store, _Own(), LabelClock(now, moved), on_blocked=_wait, on_released=retire)
 
         async def catch_up() -> None:

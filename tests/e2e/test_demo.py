@@ -114,7 +114,9 @@ def oracle_keys_and_labels(run: Run) -> pa.Table:
     # The `delayed` policy weighs nothing by the score.
     candidates = candidates.append_column("score", pa.nulls(candidates.num_rows, pa.float32()))
     logs = {kind: run.dataset(kind) for kind in labels.streams if run.dataset(kind).num_rows}
-    joined = join_samples(candidates, logs, labels, allowed_lateness_us=labels.allowed_lateness)
+    joined = join_samples(
+        candidates, logs, labels, allowed_lateness_us=labels.allowed_lateness, early_us=labels.early_us
+    )
     return joined.drop_columns(["_lane", "_at"])
 
 

@@ -232,7 +232,12 @@ class Agents:
             announce.announcements,
         )
         stages += [
-            SampleStage(SampleTarget(lane, policy_of(world.policy), KINDS, "samples"), self.labels, shop, clock)
+            SampleStage(
+                SampleTarget(lane, policy_of(world.policy), KINDS, "samples", world.lateness * SECOND),
+                self.labels,
+                shop,
+                clock,
+            )
             for lane in lanes_of("", "snapshots", world.policy.held_topics)
         ]
         return stages
@@ -323,7 +328,9 @@ def oracle(world: AskedWorld, log: MemoryLog) -> pa.Table:
     if snapshots.num_rows == 0:
         return pa.table({})
     lateness = world.lateness * SECOND
-    return join_samples(snapshots, label_logs(world, log), world.policy, allowed_lateness_us=lateness)
+    return join_samples(
+        snapshots, label_logs(world, log), world.policy, allowed_lateness_us=lateness, early_us=lateness
+    )
 
 
 @st.composite

@@ -123,6 +123,7 @@ def check(world: AskedWorld, log: MemoryLog, registry: Registry, labels: LabelSt
         return None
     audit = audit_labels(
         snapshots_of(log), label_logs(world, log), made, world.policy, allowed_lateness_us=world.lateness * SECOND,
+        early_us=world.lateness * SECOND,
         released={(lane, partition): 1 << 62 for lane in (0, 1) for partition in range(PARTITIONS)},
     )  # fmt: skip
     assert not audit.wrong

@@ -68,7 +68,9 @@ def samples_of(log: MemoryLog) -> pa.Table:
 def oracle(world: World, log: MemoryLog) -> pa.Table:
     logs = world.label_logs(log)
     lateness = world.lateness * SECOND
-    joined = join_samples(world.candidates(), logs, world.policy, allowed_lateness_us=lateness)
+    joined = join_samples(
+        world.candidates(), logs, world.policy, allowed_lateness_us=lateness, early_us=world.early * SECOND
+    )
     return joined.drop_columns(["_lane", "_at"])
 
 
@@ -104,7 +106,9 @@ async def live_through(
 def test_the_columns_that_the_configuration_knows_are_those_that_samples_have(world: World) -> None:
     log = world.log()
     logs, lateness_us = world.label_logs(log), world.lateness * SECOND
-    samples = batch_samples(world.snapshots(), logs, world.policy, OwnFeatures(), allowed_lateness_us=lateness_us)
+    samples = batch_samples(
+        world.snapshots(), logs, world.policy, OwnFeatures(), allowed_lateness_us=lateness_us, early_us=0
+    )
     assert tuple(n for n in samples.column_names if n not in {"feature", *OWN}) == world.policy.sample_columns(KINDS)
 
 
@@ -129,9 +133,9 @@ def test_so_they_do_on_every_store(new_store: Factory, world: World, seed: int, 
 
 
 def check_stream_against_batch(store: LabelStore, world: World, seed: int, crashes: int, *, retire: bool) -> None:
-    """Requests are in order here and labels never precede them, so no retention is needed for exactness."""
+    """Requests are in order here, so no retention is needed for exactness but for labels that precede them."""
     log = world.log()
-    life = live_through(world, log, store, seed, crashes, retention_us=0 if retire else None)
+    life = live_through(world, log, store, seed, crashes, retention_us=world.early * SECOND if retire else None)
     asyncio.run(asyncio.wait_for(life, 120))  # a join that waits forever fails instead
     made = samples_of(log)
     assert made.to_pylist() == oracle(world, log).to_pylist()
@@ -160,6 +164,7 @@ def audit_of(store: LabelStore, world: World, log: MemoryLog, samples: pa.Table)
         samples,
         world.policy,
         allowed_lateness_us=world.lateness * SECOND,
+        early_us=world.early * SECOND,
         released=released(store, world),
     )
 
@@ -183,6 +188,8 @@ def check_audit(
         if not all_stored:  # labels too late for any window were counted and not kept
             continue
         assert counts[kind, "duplicate"] == labels - sum(n for (k, _), n in store.outcomes().items() if k == kind)
+        if not world.ids:  # else a later row may say so before the label's own has decided
+            assert counts[kind, "early"] == store.outcomes().get((kind, "early"), 0)
         assert counts[kind, "orphaned"] <= store.outcomes().get((kind, "pending"), 0)
     assert sum(rows for (what, _), rows in counts.items() if what == "snapshots") == world.candidates().num_rows
     if made.num_rows and tamper:
@@ -237,6 +244,50 @@ def test_within_the_allowed_lateness_it_counts_as_if_it_had_come_in_time(tmp_pat
     labels = (Label("exposure", 0, 0, 1, 0), Label("click", 9, 0, 7, 1), Label("click", 0, 0, 3, 1))
     samples, _ = run_world(World((0,), 1, labels, delayed(5), lateness=5), tmp_path)
     assert [s["label"] for s in samples] == [1]
+
+
+HOUR, DAY = 3_600, 86_400
+
+
+@pytest.mark.parametrize("before", [1, HOUR, 2 * DAY])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_before_its_request_does_not_count_and_is_early(tmp_path: Path, kind: str, before: int) -> None:
+    """Be it the exposure or the click: neither is what somebody did who saw this request's answer."""
+    labels = [Label(k, 0, 0, 3 * DAY + (-before if k == kind else 1), 0) for k in KINDS]
+    labels.sort(key=lambda label: label.seconds)
+    world = World((3 * DAY,), 1, tuple(labels), delayed(900), lateness=0)
+    samples, outcomes = run_world(world, tmp_path)
+    assert samples == oracle(world, world.log()).to_pylist()
+    if kind == "click":
+        assert [(s["label"], s["click_time"]) for s in samples] == [(0, None)]
+        assert outcomes == {("exposure", "sampled"): 1, ("click", "early"): 1}
+    else:
+        assert samples == []
+        assert outcomes == {("exposure", "early"): 1, ("click", "unexposed"): 1}
+
+
+@pytest.mark.parametrize(("before", "label"), [(5, 1), (6, 0)])
+def test_a_label_that_is_early_by_no_more_than_the_bound_counts(tmp_path: Path, before: int, label: int) -> None:
+    labels = (Label("exposure", 0, 0, 100 - before, 0), Label("click", 0, 0, 101, 0))
+    world = World((100,), 1, labels, delayed(900), lateness=0, early=5)
+    samples, _ = run_world(world, tmp_path)
+    assert [s["label"] for s in samples] == [label] * label
+
+
+def test_a_label_that_came_in_the_window_is_early_all_the_same_when_it_happened_before(tmp_path: Path) -> None:
+    """Its partition's clock was past the request when it came, so it took effect inside the window."""
+    labels = (Label("exposure", 0, 0, 101, 0), Label("click", 9, 0, 103, 1), Label("click", 0, 0, 50, 1))
+    samples, outcomes = run_world(World((100,), 1, labels, delayed(900), lateness=0), tmp_path)
+    assert [s["label"] for s in samples] == [0]
+    assert outcomes[("click", "early")] == 1
+
+
+def test_the_rows_of_a_request_that_came_twice_are_samples_each(tmp_path: Path) -> None:
+    labels = (Label("exposure", 0, 0, 11, 0), Label("click", 0, 0, 12, 0))
+    world = World((10, 10, 10), 2, labels, delayed(5), lateness=0, ids=(0, 0, 2), numbers=(0, 0))
+    samples, outcomes = run_world(world, tmp_path)
+    assert [(s["request_id"], s["item_id"], s["label"]) for s in samples] == [("r0", 0, 1)] * 4
+    assert outcomes == {("exposure", "sampled"): 1, ("click", "sampled"): 1}
 
 
 def test_replaying_the_whole_log_into_a_used_store_changes_nothing(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def delayed(window: int, **more: Any) -> PolicyConfig:
 class World:
     """Requests at ``times[r]`` with ``items`` candidates each, labels in order of arrival, and the policy.
 
-    ``step`` is how many seconds a time unit has: policies over days need long ones.
+    ``step`` is how many seconds a time unit has: policies over days need long ones. ``early`` is how long, in seconds,
+    a label may precede its request. ``ids`` are the requests' numbers and ``numbers`` the items', each of which may be
+    there several times; without them they are 0, 1, ….
     """
 
     times: tuple[int, ...]
@@ -76,21 +78,25 @@ class World:
     policy: PolicyConfig
     lateness: int
     step: int = 1
+    early: int = 0
+    ids: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @property
     def lanes(self) -> list[Lane]:
         return lanes_of("", "snapshots", self.policy.held_topics)
 
     def snapshot(self, request: int) -> pa.Table:
-        n = self.items
+        n, number = self.items, (self.ids or range(len(self.times)))[request]
+        items = list(self.numbers or range(n))
         table = pa.table(
             {
-                "request_id": [f"r{request}"] * n,
-                "item_id": pa.array(range(n), pa.int64()),
+                "request_id": [f"r{number}"] * n,
+                "item_id": pa.array(items, pa.int64()),
                 "request_time": pa.array([at(self.times[request] * self.step)] * n, pa.timestamp("us")),
                 "_request": pa.array([{"user_id": "u"}] * n),
-                "feature": pa.array([request * 100.0 + i for i in range(n)], pa.float64()),
-                "score": pa.array([(request + i) % 7 / 7 for i in range(n)], pa.float32()),
+                "feature": pa.array([number * 100.0 + i for i in items], pa.float64()),
+                "score": pa.array([(request + i) % 7 / 7 for i in items], pa.float32()),
                 "model_version": pa.array([0] * n, pa.int64()),
             }
         )
@@ -237,7 +243,7 @@ def sample_stage(
             pass
 
     return SampleStage(
-        SampleTarget(world.lanes[lane], policy_of(world.policy), KINDS, "samples"),
+        SampleTarget(world.lanes[lane], policy_of(world.policy), KINDS, "samples", world.early * SECOND),
         store,
         OwnFeatures(),
         LabelClock(
@@ -279,7 +285,7 @@ def policies() -> st.SearchStrategy[tuple[PolicyConfig, int]]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What happened to a candidate: delays after the request, in time units, None where it did not happen."""
+    """What happened to a candidate: time units after the request, below 0 before it, None where it did not happen."""
 
     request: int
     item: int
@@ -302,7 +308,7 @@ class Shown:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """Small worlds dense in ties, duplicates, late and early labels, and labels that belong to nothing."""
+    """Small worlds dense in ties, in requests, items and labels that come twice, in late, early and stray labels."""
     times = tuple(sorted(draw(st.lists(st.integers(0, 40), min_size=1, max_size=6))))
     items = draw(st.integers(1, 3))
     policy, step = draw(policies())
@@ -313,8 +319,8 @@ def worlds(draw: st.DrawFn) -> World:
                 Shown,
                 request=st.integers(0, len(times)),
                 item=st.integers(0, items),
-                exposure=st.one_of(st.just(0), st.integers(0, 3), st.integers(0, reach), st.none()),
-                click=st.one_of(st.integers(0, reach), st.integers(0, 3), st.none()),
+                exposure=st.one_of(st.just(0), st.integers(0, 3), st.integers(-3, reach), st.none()),
+                click=st.one_of(st.integers(0, reach), st.integers(-3, 3), st.integers(-40, 0), st.none()),
                 partition=st.integers(0, PARTITIONS - 1),
                 times=st.sampled_from([1, 1, 2]),
                 late=st.integers(0, 8),
@@ -328,4 +334,9 @@ def worlds(draw: st.DrawFn) -> World:
     if order == "by arrival":
         arriving.sort(key=lambda pair: pair[0])
     labels = tuple(label for _, label in arriving)
-    return World(times, items, labels, policy, draw(st.sampled_from([0, 0, 5 * step])), step)
+    lateness, early = draw(st.sampled_from([0, 0, 5 * step])), draw(st.sampled_from([0, 0, 2 * step]))
+    doubled: dict[str, tuple[int, ...]] = {}
+    if draw(st.booleans()):
+        doubled["ids"] = tuple(draw(st.integers(0, number)) for number in range(len(times)))
+        doubled["numbers"] = tuple(draw(st.integers(0, number)) for number in range(items))
+    return World(times, items, labels, policy, lateness, step, early, **doubled)

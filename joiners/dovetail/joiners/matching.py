@@ -12,10 +12,14 @@ import pyarrow.compute as pc
 from dovetail.joiners.pairs import find_pairs, hash_pairs
 from dovetail.joiners.policies.policy import NEVER, Int64
 
-__all__ = ["Keys", "Matched", "chance", "keys_of", "match_labels", "warm"]
+__all__ = ["Early", "Keys", "Matched", "chance", "keys_of", "match_labels", "warm", "without_early"]
 
 #: Effective and event time by row, int64 µs, NEVER where there is no label.
 Matched = dict[str, tuple[Int64, Int64]]
+
+
+#: By kind, effective time by row of a label that happened too long before its request, NEVER where there is none.
+Early = dict[str, Int64]
 
 
 class Keys(NamedTuple):
@@ -53,6 +57,20 @@ def match_labels(keys: Keys, labels: pa.Table) -> Matched:
             times.append(values)
         matched[kind] = (times[0], times[1])
     return matched
+
+
+def without_early(matched: Matched, request_time_us: Int64, early_us: int) -> tuple[Matched, Early]:
+    """``matched`` without the labels that happened more than ``early_us`` before their request; and which those are.
+
+    Such a label is not of this request, whenever it took effect: clocks that disagree explain no more than that.
+    """
+    kept: Matched = {}
+    early: Early = {}
+    for kind, (effective, event) in matched.items():
+        before = event < request_time_us - early_us
+        early[kind] = np.where(before, effective, NEVER)
+        kept[kind] = (np.where(before, NEVER, effective), np.where(before, NEVER, event))
+    return kept, early
 
 
 def chance(keys: Keys) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from dovetail.joiners.matching import Early
 from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy
 from dovetail.joiners.policies.policy import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED
 from dovetail.platform.rows import wire
@@ -12,17 +13,20 @@ from dovetail.platform.rows import wire
 __all__ = ["LABEL_OUTCOMES", "label_outcomes"]
 
 #: What a label row can end as; before it has met its snapshot it is ``pending``.
-LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected")
-_SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED = range(len(LABEL_OUTCOMES))
+LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected", "early")
+_SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED, _EARLY = range(len(LABEL_OUTCOMES))
 _UNDECIDED = -1
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("request_id", "item_id", "kind", "outcome")])
 
 
-def label_outcomes(rows: pa.Table, candidates: Candidates, decision: Decision, policy: Policy, lane: int) -> pa.Table:
+def label_outcomes(
+    rows: pa.Table, candidates: Candidates, early: Early, decision: Decision, policy: Policy, lane: int
+) -> pa.Table:
     """Outcomes of one lane, as the label store's ``mark`` takes them.
 
-    In time: what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that will say. Lanes
-    from 1 on speak of the positive kind alone, and of those that no earlier lane has met in time.
+    ``early``, which ``candidates`` do not have, are told in lane 0, as late where they took effect after it. In time:
+    what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that will say. Lanes from 1 on
+    speak of the positive kind alone, and of those that no earlier lane has met in time.
     """
     parts = []
     for kind in candidates.effective_us if lane == 0 else [policy.positive]:
@@ -30,6 +34,10 @@ def label_outcomes(rows: pa.Table, candidates: Candidates, decision: Decision, p
         if times is None:
             continue
         what = _of_kind(times, candidates, decision, policy, lane, goes_on=kind == policy.positive)
+        if lane == 0:
+            in_time = early[kind] <= candidates.request_time_us + policy.horizons_us[0]
+            what[early[kind] != NEVER] = _LATE
+            what[in_time] = _EARLY
         said = what != _UNDECIDED
         met = rows.select(["request_id", "item_id"]).filter(pa.array(said))
         columns = [

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from dovetail.joiners.assemble import assemble_samples, known_times
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm
+from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm, without_early
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
 from dovetail.joiners.snapshots.shape import named_as_now
@@ -68,12 +68,16 @@ def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> l
 
 @dataclass(frozen=True, slots=True)
 class SampleTarget:
-    """The samples that are made: in which lane of which policy, of which label kinds, and for which topic."""
+    """The samples that are made: in which lane of which policy, of which label kinds, and for which topic.
+
+    A label that happened more than ``early_us`` before a request does not count for it.
+    """
 
     lane: Lane
     policy: Policy
     kinds: tuple[str, ...]
     samples_topic: str
+    early_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +204,10 @@ class SampleStage(Stage):
         rows = rows if fresh.all() else rows.filter(pa.array(fresh))
         labels = self._store.lookup(pc.unique(rows.column("request_id")).to_pylist())
         keys = keys_of(rows)
-        matched = match_labels(keys, labels)
+        request_us = time_us(rows, "request_time")
+        matched, early = without_early(match_labels(keys, labels), request_us, self._target.early_us)
         candidates = Candidates(
-            time_us(rows, "request_time"),
+            request_us,
             {kind: times[0] for kind, times in matched.items()},
             {kind: times[1] for kind, times in matched.items()},
             rows.column("score").to_numpy(),
@@ -211,7 +216,7 @@ class SampleStage(Stage):
         decision = self._policy.decide(self._lane.number, candidates)
         outgoing = self._outgoing(poll.partition, rows, candidates, matched, decision)
         accounts = self._accounts(poll, read, decision)
-        outcomes = label_outcomes(rows, candidates, decision, self._policy, self._lane.number)
+        outcomes = label_outcomes(rows, candidates, early, decision, self._policy, self._lane.number)
         if self._lane.target:
             outcomes = outcomes.slice(0, 0)
         before = self._progress.get(poll.partition, Progress())

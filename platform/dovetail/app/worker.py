@@ -271,7 +271,7 @@ class _Parts:
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
                 # The request of an attributed label was before it; others' clocks may disagree.
-                useful_us=labels.longest_us + (0 if kind in within else labels.retention),
+                useful_us=labels.longest_us + (0 if kind in within else max(labels.retention, labels.early_us)),
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
                 attribution=self._attribution(within[kind]) if kind in within else None,
@@ -307,7 +307,9 @@ class _Parts:
         clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic),
+                SampleTarget(
+                    lane, policy_of(declared), tuple(labels.streams), declared.samples_topic, labels.early_us
+                ),
                 self.stores.labels,
                 self.features,
                 clock,

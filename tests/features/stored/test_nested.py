@@ -185,7 +185,7 @@ def samples_of(world: World) -> pa.Table:
     (lane,) = lanes_of("", "snapshots", ())
     server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, batch_versions(project, stores))
     samples = SampleStage(
-        SampleTarget(lane, policy_of(project.config.labels), tuple(project.config.labels.streams), "samples"),
+        SampleTarget(lane, policy_of(project.config.labels), tuple(project.config.labels.streams), "samples", 0),
         stores.labels,
         server,
         LabelClock(lambda: 1 << 60, moved),

@@ -109,6 +109,13 @@ attribute_within = "1m"
     assert load_config(write(tmp_path, text)).labels.attributed == {"buy": 1_800_000_000, "cart": 60_000_000}
 
 
+def test_a_label_may_precede_its_request_by_the_allowed_lateness_unless_told(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL)
+    assert load_config(tmp_path).labels.early_us == 0
+    assert load_config(tmp_path, labels={"allowed_lateness": "2s"}).labels.early_us == 2_000_000
+    assert load_config(tmp_path, labels={"allowed_lateness": "2s", "max_early": "0s"}).labels.early_us == 0
+
+
 def test_several_mistakes_are_named_together(tmp_path: Path) -> None:
     text = MINIMAL.replace("30m", "30") + "[request]\npartitions = 0\n"
     with pytest.raises(ConfigError) as raised:

@@ -14,7 +14,16 @@ from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.duck.hermetic import hermetic_connection
 
-__all__ = ["CANDIDATE_COLUMNS", "chance_macros", "clocked", "first_label", "join_samples", "joined_rows", "within"]
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "chance_macros",
+    "clocked",
+    "early",
+    "first_label",
+    "join_samples",
+    "joined_rows",
+    "within",
+]
 
 #: What :func:`join_samples` needs of a snapshot row.
 CANDIDATE_COLUMNS = ("request_id", "item_id", "request_time", "score")
@@ -33,7 +42,12 @@ class _Emission(NamedTuple):
 
 
 def join_samples(
-    candidates: pa.Table, labels: Mapping[str, pa.Table], policy: PolicyConfig, *, allowed_lateness_us: int
+    candidates: pa.Table,
+    labels: Mapping[str, pa.Table],
+    policy: PolicyConfig,
+    *,
+    allowed_lateness_us: int,
+    early_us: int,
 ) -> pa.Table:
     """All samples of ``policy``: label int8, weight float32, emission, ``<kind>_time`` per kind, and what locates them.
 
@@ -42,7 +56,8 @@ def join_samples(
     int32 is the lane a sample belongs to, ``_at`` int64 its row in ``candidates``; sorted by both.
 
     A label's effective time is its event time or, when its partition's clock (newest time before it, minus the allowed
-    lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request.
+    lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request,
+    and the label happened no more than ``early_us`` before the request.
     """
     connection = hermetic_connection()
     try:
@@ -53,26 +68,36 @@ def join_samples(
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
         connection.execute(_CHANCE)
-        return connection.sql(_query(tuple(labels), policy, allowed_lateness_us)).to_arrow_table()
+        return connection.sql(_query(tuple(labels), policy, allowed_lateness_us, early_us)).to_arrow_table()
     finally:
         connection.close()
 
 
-def _query(kinds: tuple[str, ...], policy: PolicyConfig, allowed_lateness_us: int) -> str:
+def _query(kinds: tuple[str, ...], policy: PolicyConfig, allowed_lateness_us: int, early_us: int) -> str:
     first = ",\n".join(first_label(kind, allowed_lateness_us) for kind in kinds)
     emissions = {"delayed": _delayed, "fast_emit": _fast_emit, "return_days": _return_days}[policy.policy](policy)
     samples = "\nUNION ALL\n".join(_samples(e, kinds, policy) for e in emissions)
     return f"""
         WITH {first},
-        joined AS ({joined_rows(kinds)})
+        joined AS ({joined_rows(kinds, early_us)})
         SELECT * EXCLUDE (_turn) FROM ({samples}) ORDER BY _lane, _at, _turn
     """
 
 
-def joined_rows(kinds: tuple[str, ...]) -> str:
-    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``."""
+def early(label: str, kind: str, request: str, early_us: int) -> str:
+    """SQL: whether the label of ``kind`` in relation ``label`` happened too long before ``request``; NULL without."""
+    return f"{label}.{kind}_event_time < {request}.request_time - to_microseconds({early_us})"
+
+
+def joined_rows(kinds: tuple[str, ...], early_us: int) -> str:
+    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``, NULL where it was early."""
     times = "".join(f", {kind}_first.{kind}_effective, {kind}_first.{kind}_event_time" for kind in kinds)
-    joins = " ".join(f"LEFT JOIN {kind}_first USING (request_id, item_id)" for kind in kinds)
+    joins = " ".join(
+        f"LEFT JOIN {kind}_first ON {kind}_first.request_id = candidates.request_id "
+        f"AND {kind}_first.item_id = candidates.item_id "
+        f"AND NOT ({early(f'{kind}_first', kind, 'candidates', early_us)})"
+        for kind in kinds
+    )
     return f"SELECT candidates.*{times} FROM candidates {joins}"
 
 

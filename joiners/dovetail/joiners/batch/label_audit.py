@@ -15,6 +15,7 @@ import pyarrow as pa
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
 from dovetail.joiners.batch.join import (
     chance_macros,
+    early,
     first_label,
     joined_rows,
     within,
@@ -76,6 +77,7 @@ def audit_labels(
     policy: PolicyConfig,
     *,
     allowed_lateness_us: int,
+    early_us: int,
     released: Mapping[tuple[int, int], int],
     examples: int = 3,
 ) -> LabelAudit:
@@ -86,9 +88,9 @@ def audit_labels(
     snapshot partition, the first packed position (see ``positions.pack``) not yet released; absent means none.
 
     Outcomes of labels: ``sampled``, ``corrected``, ``down_sampled``, ``unexposed`` (no exposure in time), ``late``
-    (after every window), ``unattributed`` (of no request; its key is ``user_id/item_id``), ``duplicate``, ``orphaned``
-    (no snapshot, and every window has passed), ``pending``, ``lost``. A snapshot row is ``pending`` before its window
-    has passed, and ``waiting`` while a later lane is to say.
+    (after every window), ``early`` (more than ``early_us`` before its request), ``unattributed`` (of no request; its
+    key is ``user_id/item_id``), ``duplicate``, ``orphaned`` (no snapshot, and every window has passed), ``pending``,
+    ``lost``. A snapshot row is ``pending`` before its window has passed, and ``waiting`` while a later lane is to say.
     """
     connection = hermetic_connection()
     try:
@@ -104,7 +106,7 @@ def audit_labels(
             connection.register(f"log_{kind}", log)
         connection.execute(chance_macros())
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
-        parts = _AuditSql(tuple(labels), attributed, policy)
+        parts = _AuditSql(tuple(labels), attributed, policy, early_us)
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
         rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
@@ -120,10 +122,13 @@ def audit_labels(
 class _AuditSql:
     """The audit's SQL, for one policy."""
 
-    def __init__(self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig) -> None:
+    def __init__(
+        self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig, early_us: int
+    ) -> None:
         self.kinds = kinds
         self.attributed = attributed
         self.policy = policy
+        self.early_us = early_us
         #: The lane that sends the first sample of a row.
         self.first = 1 if policy.policy == "return_days" else 0
 
@@ -149,7 +154,7 @@ class _AuditSql:
                             max(label) AS positive, bool_or(emission = 'correction') AS corrected
                      FROM samples GROUP BY ALL),
             met AS (SELECT *, {free} FROM
-                    (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds)}))),
+                    (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds, self.early_us)}))),
             known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
                              coalesce(made.positive, 0) = 1 AS has_positive,
                              coalesce(made.corrected, false) AS has_correction
@@ -169,8 +174,12 @@ class _AuditSql:
             SELECT '{kind}' AS what, strftime(l.event_time, '%Y-%m-%d') AS day, l._partition AS partition,
                    CASE WHEN f._offset != l._offset OR f._row != l._row OR f._partition != l._partition THEN 'duplicate'
                         WHEN k.request_id IS NULL THEN CASE WHEN
-                            f.{kind}_effective + to_microseconds({self.policy.horizons_us[-1]})
+                            f.{kind}_effective + to_microseconds({self.policy.horizons_us[-1] + self.early_us})
                             < (SELECT watermark FROM newest) THEN 'orphaned' ELSE 'pending' END
+                        WHEN {early("f", kind, "k", self.early_us)}
+                            THEN CASE WHEN NOT k.released_0 THEN 'pending' WHEN f.{kind}_effective
+                                <= k.request_time + to_microseconds({self.policy.horizons_us[0]}) THEN 'early'
+                                ELSE 'late' END
                         ELSE {self._outcome(kind)} END AS outcome,
                    l.request_id, l.item_id::VARCHAR AS item_id, l._offset AS "offset", l._row AS "row"
             FROM log_{kind} l JOIN {kind}_first f USING (request_id, item_id)

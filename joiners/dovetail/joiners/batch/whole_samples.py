@@ -25,13 +25,14 @@ def batch_samples(
     features: BatchFeatures,
     *,
     allowed_lateness_us: int,
+    early_us: int,
 ) -> pa.Table:
     """All samples that ``policy`` makes of ``snapshots`` (with own positions) and the label logs by kind.
 
     Keys, labels and weights come from :func:`join_samples`; features are the snapshot's and the batch features as of
     the request. Columns and types are the stream's; rows stand in order of lane and snapshot.
     """
-    joined = join_samples(snapshots, labels, policy, allowed_lateness_us=allowed_lateness_us)
+    joined = join_samples(snapshots, labels, policy, allowed_lateness_us=allowed_lateness_us, early_us=early_us)
     lanes = joined.column("_lane").to_numpy()
     chosen = with_source_positions(snapshots.take(joined.column("_at")).combine_chunks())
     at = chosen.column_names.index(SOURCE_COLUMNS[0])

@@ -56,6 +56,7 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
         samples if samples.num_rows else _SAMPLE.empty_table(),
         target_of(project, target),
         allowed_lateness_us=project.config.labels.allowed_lateness,
+        early_us=project.config.labels.early_us,
         released=released_positions(project, stores, target),
     )
     letters = _letters(project, stores)

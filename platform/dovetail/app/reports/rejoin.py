@@ -61,6 +61,7 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
         target_of(project, target),
         features,
         allowed_lateness_us=project.config.labels.allowed_lateness,
+        early_us=project.config.labels.early_us,
     )
     bounds = released_positions(project, stores, target)
     lane, partition = np.divmod(samples.column("_source_partition").to_numpy(), LANE)

@@ -156,6 +156,8 @@ class LabelConfig(PolicyConfig):
     allowed_lateness: DurationUs = 0
     #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
     max_ahead: DurationUs = 3_600_000_000
+    #: A label that happened longer than this before its request is not its own. None: as long as ``allowed_lateness``.
+    max_early: DurationUs | None = None
     #: A partition silent for this long, by the message timestamps of the others, is spoken for.
     idle_timeout: DurationUs = 300_000_000
     #: How long a label row is kept after its window has passed; also how far requests may be out of order.
@@ -178,6 +180,11 @@ class LabelConfig(PolicyConfig):
     def every_target(self) -> dict[str, PolicyConfig]:
         """The primary target, under the empty name, and the further ones."""
         return {"": self, **self.targets}
+
+    @property
+    def early_us(self) -> int:
+        """How long before its request a label may have happened, in microseconds: as far as clocks may disagree."""
+        return self.allowed_lateness if self.max_early is None else self.max_early
 
     @property
     def attributed(self) -> dict[str, int]:
