@@ -85,10 +85,10 @@ def test_what_raises_is_turned_away_by_every_reader_and_all_adds_up(
         keys_seen.append(keys)
         return keys, codes
 
-    def choking_snapshot(self: Any, candidates: pa.Table, served: Any) -> pa.Table:
+    def choking_snapshot(self: Any, candidates: pa.Table, served: Any, answerable: Any) -> pa.Table:
         if "poison" in candidates.column("user_id").to_pylist():
             raise KeyError("planted in the snapshot")
-        return snapshot(self, candidates, served)
+        return snapshot(self, candidates, served, answerable)
 
     def choking_times(table: pa.Table, column: str) -> Any:
         if "request_id" in table.column_names and "poison" in table.column("request_id").to_pylist():

@@ -60,7 +60,9 @@ def snapshot(tmp_path: Path, shadow: Fixed | None) -> pa.Table:
             "_row": pa.array([0, 0], pa.int32()),
         }
     )  # fmt: skip
-    return stage._snapshot(candidates, Answer(candidates.append_column("f", pa.array([1.0, 2.0]))))
+    return stage._snapshot(
+        candidates, Answer(candidates.append_column("f", pa.array([1.0, 2.0]))), np.array([True, True])
+    )
 
 
 @pytest.mark.parametrize("version", [0, 7])

@@ -8,23 +8,25 @@ feature set's name; with a shadow scorer, its score and version too, NULL while 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
-from dovetail.joiners.snapshots.messages import Answers, Replies, fitted
+from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog
+from dovetail.joiners.snapshots.messages import REPLY_COLUMNS, Answers, Fitted, Replies, fitted
 from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
-from dovetail.joiners.snapshots.units import Request, by_row, request_starts, requests_of, without
+from dovetail.joiners.snapshots.units import Request, among, by_row, request_starts, requests_of, without
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.halving import halved
-from dovetail.platform.rows.intake import Intake
+from dovetail.platform.rows.intake import Intake, Received
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
@@ -39,9 +41,11 @@ __all__ = [
     "SnapshotStage",
 ]
 
+_NOBODY: Request = (-1, 0)
 #: Name of the snapshot agent; also of its positions and accounts.
 SNAPSHOT_SCOPE = "snapshots"
 
+_REFUSED_BEFORE = "it was refused when it was first read, before a worker died, and later requests were answered since"
 _TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 
 
@@ -83,8 +87,25 @@ class Remembering:
     moved: Signal
 
 
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A poll's answers.
+
+    ``messages`` are the snapshots to publish; ``scored``, what replies are made of, for the answered requests, in
+    order, None when there are none; ``refused``, why the others are refused; ``candidates``, how many rows there were.
+    """
+
+    messages: list[Outgoing]
+    scored: pa.Table | None
+    refused: dict[Request, str]
+    candidates: int
+
+
 class SnapshotStage(Stage):
     """Answers requests and publishes their snapshots, to the same partition the request came from.
+
+    Scores are sent when the broker has the snapshot that says the same. A request that is read again after a crash is
+    answered from the snapshot that is in the topic already (``snapshots/kept.py``), so what anybody was told is kept.
 
     A request that has no candidates, is older than the state can answer exactly, or for which an expression has no
     value, is a dead letter. So is one that asks for its scores in a topic that is not one of the answers'
@@ -100,7 +121,11 @@ class SnapshotStage(Stage):
         registry: Registry,
         *,
         remembering: Remembering | None = None,
+        snapshots: SnapshotLog | None = None,
     ) -> None:
+        """``snapshots``: the topic they go to, to be read again after a crash. Without it, requests that are read
+        again are answered anew.
+        """
         self.name = SNAPSHOT_SCOPE
         self.topics = (requests.topic,)
         self._intake = requests.intake
@@ -110,7 +135,10 @@ class SnapshotStage(Stage):
         self._answers = answers
         self._registry = registry
         self._remembering = remembering
+        self._snapshots = snapshots
         self._progress: dict[int, Progress] = {}
+        # By partition: the snapshots that lie behind the committed position; None when there are no more.
+        self._behind: dict[int, Behind | None] = {}
 
     async def start(self) -> None:
         for warm in self._ranking.warm:
@@ -118,54 +146,33 @@ class SnapshotStage(Stage):
 
     def resume(self, topic: str) -> Mapping[int, int]:
         self._progress = dict(self._registry.progress(self.name))
+        self._behind = {}
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            self._behind.pop(partition, None)
+
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        yield await compute(self._answer, poll)
+        for work in await compute(self._next_works, poll):
+            yield work
 
     def probe(self, poll: Poll) -> None:
-        self._answer(poll)
+        self._works(poll, NOTHING_KEPT)
 
-    def _answer(self, poll: Poll) -> Work:
-        received = self._intake.read(poll)
-        candidates = self._flatten(received.table)
-        refused = dict.fromkeys(requests_of(received.table) - requests_of(candidates), "no candidates")
-        outgoing: list[Outgoing] = []
-        rows_read, answered = candidates.num_rows, 0
-        replies = Replies(poll, self._answers)
-        if replies.wrong:
-            asking = requests_of(candidates)
-            misled = {request: replies.wrong[request[0]] for request in asking if request[0] in replies.wrong}
-            refused |= misled
-            candidates = without(candidates, misled, OWN_COLUMNS)
-        if candidates.num_rows:
-            self._ranking.scorer.refresh()
-            if self._ranking.shadow is not None:
-                self._ranking.shadow.refresh()
-            candidates, served, failed = self._serve(candidates)
-            refused |= failed
-            if served is not None:
-                refused |= dict.fromkeys(requests_of(candidates.filter(pa.array(~served.answerable))), _TOO_OLD)
-                candidates = candidates.filter(pa.array(served.answerable))
-                if candidates.num_rows:
-                    made = fitted(poll.partition, self._snapshot(candidates, served), self._answers, replies)
-                    refused |= made.large
-                    answered = made.snapshots.num_rows
-                    outgoing += [*made.messages, *replies.of(made.snapshots).values()]
-        dead = [*received.dead, *wire.row_letters(poll, received.table, by_row(received.table, refused))]
-        outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
-        requests = received.table.num_rows + received.dead_rows
-        dead_rows = sum(letter.rows for letter in dead)
-        counts = {
-            (self.name, READ): requests,
-            (self.name, "snapshotted"): requests - dead_rows,
-            (self.name, "dead_letter"): dead_rows,
-            (f"{self.name}.candidates", READ): rows_read,
-            (f"{self.name}.candidates", "snapshotted"): answered,
-            (f"{self.name}.candidates", "dead_letter"): rows_read - answered,
-        }
-        accounts = [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
+    def _next_works(self, poll: Poll) -> list[Work]:
+        return self._works(poll, self._kept(poll))
+
+    def _works(self, poll: Poll, kept: Kept) -> list[Work]:
+        """Snapshots, if new ones are made; then, when the broker has them, replies and dead letters, and the commit."""
         before = self._progress.get(poll.partition, Progress())
+        received, replies = self._intake.read(poll), Replies(poll, self._answers)
+        answered = self._answer(poll.partition, received.table, replies, kept)
+        sent = replies.of(answered.scored)
+        dead = [*received.dead, *wire.row_letters(poll, received.table, by_row(received.table, answered.refused))]
+        outgoing = [reply for _, reply in sorted(sent.items())]
+        outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
+        accounts = self._accounts(poll, received, answered, sum(letter.rows for letter in dead))
         progress = progress_after(poll, received, "request_time", before)
         remembered: pa.Table | None = None
         if self._remembering is not None:
@@ -185,7 +192,75 @@ class SnapshotStage(Stage):
             if self._remembering is not None:
                 self._remembering.moved.send()
 
-        return Work(outgoing=outgoing, commit=commit, done=poll.last + 1)
+        if not sent:
+            return [Work([*answered.messages, *outgoing], commit, poll.last + 1)]
+        # Nobody is told scores before the broker has the snapshot that says the same.
+        snapshots = [Work(answered.messages)] if answered.messages else []
+        return [*snapshots, Work(outgoing, commit, poll.last + 1)]
+
+    def _kept(self, poll: Poll) -> Kept:
+        """The snapshots of the poll's requests that an earlier life has published and not committed."""
+        partition = poll.partition
+        if self._snapshots is None:
+            return NOTHING_KEPT
+        if partition not in self._behind:
+            committed = self._progress.get(partition, Progress()).next_offset
+            self._behind[partition] = Behind(self._snapshots, partition, committed)
+        behind = self._behind[partition]
+        if behind is None:
+            return NOTHING_KEPT
+        kept = behind.up_to(poll.last)
+        if behind.exhausted:
+            self._behind[partition] = None
+        return kept
+
+    def _answer(self, partition: int, requests: pa.Table, replies: Replies, kept: Kept) -> _Answered:
+        """The answers to ``requests``: as they are kept, or else made now."""
+        everyone = self._flatten(requests)
+        again = set() if kept.rows is None else requests_of(kept.rows, SOURCE_COLUMNS)
+        refused = dict.fromkeys(requests_of(requests) - requests_of(everyone) - again, "no candidates")
+        candidates = without(everyone, again, OWN_COLUMNS)
+        if replies.wrong:
+            asking = requests_of(candidates)
+            misled = {request: replies.wrong[request[0]] for request in asking if request[0] in replies.wrong}
+            refused |= misled
+            candidates = without(candidates, misled, OWN_COLUMNS)
+        made = Fitted([], None, {})
+        if candidates.num_rows:
+            self._ranking.scorer.refresh()
+            if self._ranking.shadow is not None:
+                self._ranking.shadow.refresh()
+            candidates, served, failed = self._serve(candidates)
+            refused |= failed
+            if served is not None:
+                old = requests_of(candidates.filter(pa.array(~served.answerable)))
+                undone = {request for request in requests_of(candidates) if request <= (kept.decided or _NOBODY)}
+                refused |= dict.fromkeys(undone, _REFUSED_BEFORE) | dict.fromkeys(old, _TOO_OLD)
+                answerable = served.answerable & ~among(candidates, undone, OWN_COLUMNS)
+                if answerable.any():
+                    snapshots = self._snapshot(candidates.filter(pa.array(answerable)), served, answerable)
+                    made = fitted(partition, snapshots, self._answers, replies)
+                    refused |= made.large
+        scored = [
+            rows.select([*REPLY_COLUMNS, *SOURCE_COLUMNS])
+            for rows in (kept.rows, made.snapshots)
+            if rows is not None and rows.num_rows
+        ]
+        together = pa.concat_tables(scored, promote_options="permissive").combine_chunks() if scored else None
+        return _Answered(made.messages, together, refused, everyone.num_rows)
+
+    def _accounts(self, poll: Poll, received: Received, answered: _Answered, dead: int) -> list[Account]:
+        requests = received.table.num_rows + received.dead_rows
+        scored = 0 if answered.scored is None else answered.scored.num_rows
+        counts = {
+            (self.name, READ): requests,
+            (self.name, "snapshotted"): requests - dead,
+            (self.name, "dead_letter"): dead,
+            (f"{self.name}.candidates", READ): answered.candidates,
+            (f"{self.name}.candidates", "snapshotted"): scored,
+            (f"{self.name}.candidates", "dead_letter"): answered.candidates - scored,
+        }
+        return [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
 
     def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[Request, str]]:
         """Serve all requests but those for which an expression has no value; these are found by halving."""
@@ -208,9 +283,9 @@ class SnapshotStage(Stage):
         good = good.combine_chunks()
         return good, self._ranking.features.serve(good) if good.num_rows else None, refused
 
-    def _snapshot(self, candidates: pa.Table, served: Served) -> pa.Table:
-        """Snapshot rows of the answerable ``candidates``, scored."""
-        features = served.features.filter(pa.array(served.answerable))
+    def _snapshot(self, candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_]) -> pa.Table:
+        """Snapshot rows of the ``candidates``, which are the ``answerable`` ones of those served, scored."""
+        features = served.features.filter(pa.array(answerable))
         version, scores = self._ranking.scorer.score(features)
         own = [name for name in candidates.column_names if name not in (*KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
         struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)

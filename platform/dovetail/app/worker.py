@@ -74,7 +74,9 @@ from dovetail.platform.runtime.runner import App, Runtime, create_app
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
+from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.security import credentials
+from dovetail.platform.transports.reading import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
@@ -257,6 +259,7 @@ class _Parts:
             ),
             self.stores.registry,
             remembering=Remembering(request.allowed_lateness, self.moved) if attributed else None,
+            snapshots=TopicReader(self._consumer, request.snapshots_topic),
         )
         return [stage]
 
@@ -307,9 +310,7 @@ class _Parts:
         clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                SampleTarget(
-                    lane, policy_of(declared), tuple(labels.streams), declared.samples_topic, labels.early_us
-                ),
+                SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic, labels.early_us),
                 self.stores.labels,
                 self.features,
                 clock,
@@ -358,6 +359,10 @@ class _Parts:
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
         kept = datasets(self.project, self.gate.refusals)
         return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
+
+    def _consumer(self) -> CoalescingConsumer:
+        assert self.runtime is not None  # noqa: S101 - stages that run have one
+        return self.runtime.consumer
 
     def _ends(self) -> Callable[[str, int], int | None]:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None

@@ -64,9 +64,9 @@ class Replies:
                             f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"
                         )
 
-    def of(self, snapshots: pa.Table) -> dict[Request, Outgoing]:
+    def of(self, snapshots: pa.Table | None) -> dict[Request, Outgoing]:
         """The replies to those of ``snapshots``' requests that want one; the same bytes for the same snapshot."""
-        if not self.topics or snapshots.num_rows == 0:
+        if not self.topics or snapshots is None or snapshots.num_rows == 0:
             return {}
         made = {}
         for start, end in pairwise([*request_starts(snapshots, SOURCE_COLUMNS), snapshots.num_rows]):
@@ -84,10 +84,10 @@ class Replies:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The messages of snapshots, those rows that are in them, and why the requests of the others are too large."""
+    """The messages of snapshots, the rows in them, None where there are none, and why the other requests are not."""
 
     messages: list[Outgoing]
-    snapshots: pa.Table
+    snapshots: pa.Table | None
     large: dict[Request, str]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dovetail.platform.rows.positions import OWN_COLUMNS, pack
 
-__all__ = ["Request", "by_row", "only", "request_starts", "requests_of", "without"]
+__all__ = ["Request", "among", "by_row", "only", "request_starts", "requests_of", "without"]
 
 #: Offset and row of a request in its partition.
 Request = tuple[int, int]
@@ -34,14 +34,20 @@ def requests_of(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[Re
     return set(zip(offset.tolist(), row.tolist(), strict=True))
 
 
+def among(rows: pa.Table, requests: Collection[Request], position: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """A mask over ``rows``: those of ``requests``."""
+    offsets, numbers = np.array(sorted(requests), dtype=np.int64).reshape(-1, 2).T
+    return np.isin(_packed(rows, position), pack(offsets, numbers.astype(np.int32)))
+
+
 def only(rows: pa.Table, requests: Collection[Request], position: Sequence[str]) -> pa.Table:
     """The ``rows`` of ``requests``."""
-    return rows.filter(pa.array(_among(rows, requests, position))).combine_chunks()
+    return rows.filter(pa.array(among(rows, requests, position))).combine_chunks()
 
 
 def without(rows: pa.Table, requests: Collection[Request], position: Sequence[str]) -> pa.Table:
     """The ``rows`` but those of ``requests``."""
-    return rows.filter(pa.array(~_among(rows, requests, position))).combine_chunks() if requests else rows
+    return rows.filter(pa.array(~among(rows, requests, position))).combine_chunks() if requests else rows
 
 
 def by_row(requests: pa.Table, reasons: Mapping[Request, str]) -> dict[int, str]:
@@ -53,8 +59,3 @@ def by_row(requests: pa.Table, reasons: Mapping[Request, str]) -> dict[int, str]
 def _packed(rows: pa.Table, position: Sequence[str]) -> npt.NDArray[np.int64]:
     offset, row = (rows.column(name).to_numpy() for name in position[1:])
     return pack(offset, row)
-
-
-def _among(rows: pa.Table, requests: Collection[Request], position: Sequence[str]) -> npt.NDArray[np.bool_]:
-    offsets, numbers = np.array(sorted(requests), dtype=np.int64).reshape(-1, 2).T
-    return np.isin(_packed(rows, position), pack(offsets, numbers.astype(np.int32)))

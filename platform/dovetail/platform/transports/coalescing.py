@@ -126,6 +126,20 @@ class CoalescingConsumer(Consumer):
         From any thread.
         """
 
+    @abstractmethod
+    def bounds_of(self, tp: TP) -> tuple[int, int]:
+        """The first kept and the next offset of any partition. From any thread but the event loop's; blocks.
+
+        Raises TransportError when the broker does not answer, or the consumer stops.
+        """
+
+    @abstractmethod
+    def look_back(self, tp: TP, offset: int) -> Poll | None:
+        """Messages from ``offset`` on of any partition, whatever is being fetched of it; None where there are none.
+
+        From any thread but the event loop's; blocks. Raises TransportError as :meth:`bounds_of` does.
+        """
+
     # --- what the runtime calls ------------------------------------------------------------------------------------
 
     def release(self, tp: TP, offset: int) -> None:

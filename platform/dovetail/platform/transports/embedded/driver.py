@@ -124,6 +124,14 @@ class Consumer(CoalescingConsumer):
         known = {topic: self.messages.end_offsets(topic) for topic in {tp.topic for tp in tps}}
         return {tp: known[tp.topic][tp.partition] for tp in tps}
 
+    def bounds_of(self, tp: TP) -> tuple[int, int]:
+        """The log's bounds, as they are now."""
+        return self.messages.start_offsets(tp.topic)[tp.partition], self.messages.end_offsets(tp.topic)[tp.partition]
+
+    def look_back(self, tp: TP, offset: int) -> Poll | None:
+        """As the log has it."""
+        return self.messages.read(tp.topic, tp.partition, offset)
+
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """:meth:`highwater` of several."""
         return {tp: self.highwater(tp) for tp in partitions}

@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from itertools import count
-from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import aiokafka
-import numpy as np
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -29,6 +26,8 @@ from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.assignment import Assignor
+from dovetail.platform.transports.kafka.fetched import coalesced
+from dovetail.platform.transports.kafka.looking_back import LookingBack, answer_of
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
 from dovetail.platform.transports.kafka.visible import VisibleEnds
 from dovetail.platform.transports.partitioning import partition_of_key
@@ -38,9 +37,8 @@ __all__ = ["Consumer", "Producer", "Transport"]
 # How long the broker may hold a fetch that finds nothing. A partition that becomes fetchable again joins the next
 # fetch only, so this bounds what a released partition waits; the stock driver's 1.5 s would stall it that long.
 _FETCH_WAIT_MS = 100
+_T = TypeVar("_T")
 _POLL_TIMEOUT_MS = 1000
-# How often a thread that waits for an answer looks whether the one who would give it still lives.
-_LOOK_ROUND_S = 0.2
 # How long a stop waits for the others of the group to join, when it meets a rebalance.
 _JOIN_PATIENCE_S = 1.0
 
@@ -53,8 +51,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         self._wakeup = asyncio.Event()
         # Set when calls are no longer answered; waited for in the parent's loop only.
         self._deaf = asyncio.Event()
-        # Belongs to the thread's own loop.
+        # These belong to the thread's own loop.
         self._visible: VisibleEnds[TP] = VisibleEnds()
+        self._back = LookingBack(self._consumer_aside)
 
     async def on_thread_stop(self) -> None:
         """Stop answering, then stop aiokafka.
@@ -64,6 +63,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         """
         await self.method_queue.stop()
         self.parent_loop.call_soon_threadsafe(self._deaf.set)
+        await self._back.stop()
         closing = asyncio.ensure_future(super().on_thread_stop())
         await asyncio.wait({closing}, timeout=_JOIN_PATIENCE_S)
         if not closing.done():
@@ -93,11 +93,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         """
 
     def _create_worker_consumer(self, transport: stock.Transport) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # The stock driver has no settings for these.
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
-        # Rows of a transaction that was aborted never were; those of one still open hold back what lies behind them.
-        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        consumer = _set_up(super()._create_worker_consumer(transport))
         consumer._partition_assignment_strategy = (self._assignor_of_ours(),)  # noqa: SLF001
         return consumer
 
@@ -155,7 +151,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
                 fetch.cancel()
         await asyncio.wait({fetch})
         records = {} if fetch.cancelled() else fetch.result()
-        polls = [_coalesce(batch) for batch in records.values()]
+        polls = [coalesced(batch) for batch in records.values()]
         self._visible.read({TP(poll.topic, poll.partition): poll.last + 1 for poll in polls})
         return polls
 
@@ -182,11 +178,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         if self._consumer is None or not tps or self.thread_loop.is_closed():
             return {}
         asked = asyncio.run_coroutine_threadsafe(self._ends(tps), self.thread_loop)
-        while not self._shutdown.is_set():
-            with suppress(TimeoutError):
-                return asked.result(_LOOK_ROUND_S)
-        asked.cancel()
-        return {}
+        return answer_of(asked, self._shutdown.is_set) or {}
 
     async def _ends(self, tps: Collection[TP]) -> dict[TP, int]:
         try:
@@ -198,6 +190,19 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         at = assignment.all_consumed_offsets() if assignment is not None else {}
         positions = {TP(*tp): position.offset for tp, position in at.items()}
         return self._visible.ends({TP(*tp): end for tp, end in found.items()}, positions)
+
+    def _consumer_aside(self) -> aiokafka.AIOKafkaConsumer:
+        return _set_up(self._create_client_consumer(cast("stock.Transport", self.transport)))
+
+    def look_back(self, ask: Callable[[LookingBack], Coroutine[Any, Any, _T]]) -> _T:
+        """The answer to a question about what is in a topic already. From any thread but this one; blocks."""
+        if not self.thread_loop.is_closed():
+            answer = answer_of(
+                asyncio.run_coroutine_threadsafe(ask(self._back), self.thread_loop), self._shutdown.is_set
+            )
+            if answer is not None:
+                return answer
+        raise TransportError("the consumer stopped while a topic was read again")
 
     async def committed(self, tps: set[TP]) -> dict[TP, int]:
         """The group's committed offsets, where there are any."""
@@ -253,6 +258,15 @@ class Consumer(CoalescingConsumer, stock.Consumer):
     def ends(self, tps: Collection[TP]) -> Mapping[TP, int]:
         """Next offsets, asked from the broker, without what of a transaction is read and never handed out."""
         return self._thread.ends(tps)
+
+    def bounds_of(self, tp: TP) -> tuple[int, int]:
+        """The broker's bounds, asked by a consumer of no group."""
+        return self._thread.look_back(lambda back: back.bounds(stock.ensure_aiokafka_TP(tp)))
+
+    def look_back(self, tp: TP, offset: int) -> Poll | None:
+        """Messages fetched by a consumer of no group."""
+        records = self._thread.look_back(lambda back: back.read(stock.ensure_aiokafka_TP(tp), offset))
+        return coalesced(records) if records else None
 
     async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
         return await self._thread.bounds(tps)
@@ -374,17 +388,9 @@ class Transport(stock.Transport):
         return AIOKafkaAdminClient(bootstrap_servers=servers, **auth)
 
 
-_offsets, _timestamps = attrgetter("offset"), attrgetter("timestamp")
-
-
-def _coalesce(records: Sequence[Any]) -> Poll:
-    size = len(records)
-    return Poll(
-        records[0].topic,
-        records[0].partition,
-        np.fromiter(map(_offsets, records), dtype=np.int64, count=size),
-        np.fromiter(map(_timestamps, records), dtype=np.int64, count=size),
-        [record.key for record in records],
-        [record.value for record in records],
-        [record.headers for record in records],
-    )
+def _set_up(consumer: aiokafka.AIOKafkaConsumer) -> aiokafka.AIOKafkaConsumer:
+    # The stock driver has no settings for these.
+    consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+    # Rows of a transaction that was aborted never were; those of one still open hold back what lies behind them.
+    consumer._isolation_level = "read_committed"  # noqa: SLF001
+    return consumer
