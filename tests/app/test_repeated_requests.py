@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.app.reports import audit_worker, difference, join_archived
+from dovetail.app.reports import audit_worker, consistency_of, difference, join_archived
 from dovetail.app.worker import Worker, assemble, features_of
 from dovetail.cli.stored import audit
 from tests.app.small_project import (
+    TOML,
     Messages,
     click,
     exposure,
@@ -72,6 +74,54 @@ def test_every_row_of_a_repeated_request_or_item_is_a_sample_and_the_books_balan
         assert repeated == {"read": 2, "sampled": 2}
     assert audit.run(folder, "", None, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["balanced"]
+
+
+UNIQUE = TOML.replace("[request]\n", '[request]\nunique_within = "1h"\nreply_topics = ["replies"]\n')
+
+
+def test_within_the_declared_window_it_is_one_request_and_the_second_is_a_duplicate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "project"
+    requests = [request("a", "u", [1, 2], 10), request("a", "u", [1, 2], 12), request("a", "u", [1], 30)]
+    write_project(folder, UNIQUE, messages(*requests, request("b", "v", [1], 20)))
+    run(folder)
+    assert samples_in(folder) == [("a", 1, 1), ("b", 1, 0)]
+    with stopped_worker(folder) as worker:
+        books = audit_worker(worker)
+        assert books.balanced, books.unbalanced
+        counted = {a.outcome: a.rows for a in worker.accounts() if a.stage == "snapshots"}
+        assert counted == {"read": 4, "snapshotted": 2, "duplicate": 2}
+        assert consistency_of(worker.project, worker.stores).mismatched == 0
+    assert audit.run(folder, "", None, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["balanced"]
+
+
+@pytest.mark.slow
+def test_killed_after_any_step_no_request_is_its_own_duplicate(tmp_path: Path) -> None:
+    """The first read again is still the first, because its id is remembered in the commit that moves its position."""
+    steps: list[str] = []
+    sent = messages(request("a", "u", [1, 2], 10), request("a", "u", [1, 2], 12), request("b", "v", [1], 20))
+    for nth in count():
+        folder = tmp_path / str(nth)
+        write_project(folder, UNIQUE, sent)
+        steps.clear()
+
+        def on_step(stage: str, step: str, nth: int = nth) -> None:
+            if stage == "snapshots":
+                steps.append(step)
+                if len(steps) == nth + 1:
+                    raise ZeroDivisionError(step)
+
+        with suppress(ZeroDivisionError):
+            run(folder, on_step)
+        run(folder)
+        assert samples_in(folder) == [("a", 1, 1), ("b", 1, 0)]
+        with stopped_worker(folder) as worker:
+            assert audit_worker(worker).balanced
+        if len(steps) <= nth:
+            break
+    assert nth >= 4
 
 
 def test_a_lost_sample_of_one_of_two_equal_rows_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

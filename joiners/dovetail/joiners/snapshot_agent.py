@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,11 @@ import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
-from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog
+from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
 from dovetail.joiners.snapshots.messages import REPLY_COLUMNS, Answers, Fitted, Replies, fitted
+from dovetail.joiners.snapshots.repeats import NO_REPEATS, Repeats, find_repeats
 from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
-from dovetail.joiners.snapshots.units import Request, among, by_row, request_starts, requests_of, without
+from dovetail.joiners.snapshots.units import Request, among, by_row, only, request_starts, requests_of, without
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
@@ -31,6 +34,7 @@ from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progre
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.stores.registry.remembered import RequestMemory
 from dovetail.platform.stores.registry.store import Registry
 
 __all__ = [
@@ -100,12 +104,52 @@ class _Answered:
     refused: dict[Request, str]
     candidates: int
 
+    @property
+    def requests(self) -> set[Request]:
+        """The answered requests."""
+        return set() if self.scored is None else requests_of(self.scored, SOURCE_COLUMNS)
+
+
+class _Told(NamedTuple):
+    """Repetitions by what becomes of them: replies, why some are refused, and those that want no scores."""
+
+    replies: dict[Request, Outgoing]
+    refused: dict[Request, str]
+    silent: set[Request]
+
+
+class _Counts(NamedTuple):
+    """A poll in numbers: requests that became dead letters, and duplicates."""
+
+    received: Received
+    answered: _Answered
+    dead: int
+    duplicates: int
+
+    def accounts(self, scope: str, poll: Poll) -> list[Account]:
+        """Requests and candidates by outcome."""
+        requests = self.received.table.num_rows + self.received.dead_rows
+        scored = 0 if self.answered.scored is None else self.answered.scored.num_rows
+        counts = {
+            (scope, READ): requests,
+            (scope, "snapshotted"): requests - self.dead - self.duplicates,
+            (scope, "dead_letter"): self.dead,
+            (scope, "duplicate"): self.duplicates,
+            (f"{scope}.candidates", READ): self.answered.candidates,
+            (f"{scope}.candidates", "snapshotted"): scored,
+            (f"{scope}.candidates", "dead_letter"): self.answered.candidates - scored,
+        }
+        return [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
+
 
 class SnapshotStage(Stage):
     """Answers requests and publishes their snapshots, to the same partition the request came from.
 
     Scores are sent when the broker has the snapshot that says the same. A request that is read again after a crash is
     answered from the snapshot that is in the topic already (``snapshots/kept.py``), so what anybody was told is kept.
+
+    Where a window is declared, a request whose id came before in it is a duplicate: it gets the scores that the first
+    got, and no snapshot (``snapshots/repeats.py``).
 
     A request that has no candidates, is older than the state can answer exactly, or for which an expression has no
     value, is a dead letter. So is one that asks for its scores in a topic that is not one of the answers'
@@ -122,9 +166,10 @@ class SnapshotStage(Stage):
         *,
         remembering: Remembering | None = None,
         snapshots: SnapshotLog | None = None,
+        unique_within_us: int | None = None,
     ) -> None:
         """``snapshots``: the topic they go to, to be read again after a crash. Without it, requests that are read
-        again are answered anew.
+        again are answered anew. ``unique_within_us``: how long a request is known by its id; None: each is another.
         """
         self.name = SNAPSHOT_SCOPE
         self.topics = (requests.topic,)
@@ -136,6 +181,7 @@ class SnapshotStage(Stage):
         self._registry = registry
         self._remembering = remembering
         self._snapshots = snapshots
+        self._unique_within_us = unique_within_us
         self._progress: dict[int, Progress] = {}
         # By partition: the snapshots that lie behind the committed position; None when there are no more.
         self._behind: dict[int, Behind | None] = {}
@@ -167,13 +213,21 @@ class SnapshotStage(Stage):
         """Snapshots, if new ones are made; then, when the broker has them, replies and dead letters, and the commit."""
         before = self._progress.get(poll.partition, Progress())
         received, replies = self._intake.read(poll), Replies(poll, self._answers)
-        answered = self._answer(poll.partition, received.table, replies, kept)
-        sent = replies.of(answered.scored)
-        dead = [*received.dead, *wire.row_letters(poll, received.table, by_row(received.table, answered.refused))]
+        repeats = self._repeats(poll.partition, received, before, kept)
+        firsts = without(received.table, repeats.requests, OWN_COLUMNS)
+        answered = self._answer(poll.partition, firsts, replies, kept)
+        told = self._tell_again(poll.partition, repeats, answered, replies)
+        sent = replies.of(answered.scored) | told.replies
+        refused = by_row(received.table, answered.refused | told.refused)
+        dead = [*received.dead, *wire.row_letters(poll, received.table, refused)]
         outgoing = [reply for _, reply in sorted(sent.items())]
         outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
-        accounts = self._accounts(poll, received, answered, sum(letter.rows for letter in dead))
+        counts = _Counts(received, answered, sum(letter.rows for letter in dead), len(told.replies) + len(told.silent))
+        accounts = counts.accounts(self.name, poll)
         progress = progress_after(poll, received, "request_time", before)
+        memory: RequestMemory | None = None
+        if self._unique_within_us is not None and progress.watermark_us is not None:
+            memory = repeats.memory(answered.requests, progress.watermark_us - self._unique_within_us)
         remembered: pa.Table | None = None
         if self._remembering is not None:
             known_us = known_times_us(received, "request_time", before, self._remembering.allowed_lateness_us)
@@ -187,6 +241,7 @@ class SnapshotStage(Stage):
                 progress=progress,
                 accounts=accounts,
                 asked=remembered,
+                memory=memory,
             )
             self._progress[poll.partition] = progress
             if self._remembering is not None:
@@ -209,10 +264,49 @@ class SnapshotStage(Stage):
         behind = self._behind[partition]
         if behind is None:
             return NOTHING_KEPT
-        kept = behind.up_to(poll.last)
+        kept = behind.between(poll.first, poll.last)
         if behind.exhausted:
             self._behind[partition] = None
         return kept
+
+    def _repeats(self, partition: int, received: Received, before: Progress, kept: Kept) -> Repeats:
+        if self._unique_within_us is None:
+            return NO_REPEATS
+        known_us = known_times_us(received, "request_time", before, 0)
+        recall = partial(self._registry.remembered, partition)
+        itself = () if kept.rows is None else requests_of(kept.rows, SOURCE_COLUMNS)
+        return find_repeats(received.table, known_us, self._unique_within_us, recall, itself)
+
+    def _tell_again(self, partition: int, repeats: Repeats, answered: _Answered, replies: Replies) -> _Told:
+        """Answer repetitions as their firsts were: by replies, or by refusing them."""
+        told = _Told({}, {}, set())
+        firsts = repeats.first_of(answered.requests)
+        wanted = {first for at, (first, good) in firsts.items() if good and at[0] in replies.topics}
+        earlier = wanted - answered.requests
+        sources = [rows for rows in (answered.scored, self._found(partition, earlier)) if rows is not None]
+        for at, (first, good) in firsts.items():
+            where = f"partition {partition}, offset {first[0]}"
+            if at[0] in replies.wrong:
+                told.refused[at] = replies.wrong[at[0]]
+            elif not good:
+                told.refused[at] = f"it repeats the request of {where}, which was refused; give it an id of its own"
+            elif at[0] not in replies.topics:
+                told.silent.add(at)
+            else:
+                mine = [rows for source in sources if (rows := only(source, [first], SOURCE_COLUMNS)).num_rows]
+                reply = replies.like(at, mine[0]) if mine else None
+                if reply is None:
+                    told.refused[at] = f"it repeats the request of {where}, whose answer is not in the topic any more"
+                elif (why := replies.too_large(reply)) is not None:
+                    told.refused[at] = why
+                else:
+                    told.replies[at] = reply
+        return told
+
+    def _found(self, partition: int, requests: Collection[Request]) -> pa.Table | None:
+        if self._snapshots is None or not requests:
+            return None
+        return find_snapshots(self._snapshots, partition, requests)
 
     def _answer(self, partition: int, requests: pa.Table, replies: Replies, kept: Kept) -> _Answered:
         """The answers to ``requests``: as they are kept, or else made now."""
@@ -248,19 +342,6 @@ class SnapshotStage(Stage):
         ]
         together = pa.concat_tables(scored, promote_options="permissive").combine_chunks() if scored else None
         return _Answered(made.messages, together, refused, everyone.num_rows)
-
-    def _accounts(self, poll: Poll, received: Received, answered: _Answered, dead: int) -> list[Account]:
-        requests = received.table.num_rows + received.dead_rows
-        scored = 0 if answered.scored is None else answered.scored.num_rows
-        counts = {
-            (self.name, READ): requests,
-            (self.name, "snapshotted"): requests - dead,
-            (self.name, "dead_letter"): dead,
-            (f"{self.name}.candidates", READ): answered.candidates,
-            (f"{self.name}.candidates", "snapshotted"): scored,
-            (f"{self.name}.candidates", "dead_letter"): answered.candidates - scored,
-        }
-        return [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
 
     def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[Request, str]]:
         """Serve all requests but those for which an expression has no value; these are found by halving."""

@@ -260,6 +260,7 @@ class _Parts:
             self.stores.registry,
             remembering=Remembering(request.allowed_lateness, self.moved) if attributed else None,
             snapshots=TopicReader(self._consumer, request.snapshots_topic),
+            unique_within_us=request.unique_within,
         )
         return [stage]
 

@@ -116,6 +116,14 @@ def test_a_label_may_precede_its_request_by_the_allowed_lateness_unless_told(tmp
     assert load_config(tmp_path, labels={"allowed_lateness": "2s", "max_early": "0s"}).labels.early_us == 0
 
 
+def test_snapshots_are_kept_for_as_long_as_their_request_may_be_repeated(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL)
+    config = load_config(tmp_path, request={"unique_within": "9d"})
+    assert config.retention()["snapshots"].needed_ms == 9 * 86_400_000
+    with pytest.raises(ConfigError, match=r"snapshots answer requests that are repeated \(request.unique_within\)"):
+        load_config(tmp_path, request={"unique_within": "9d"}, broker={"retention": {"snapshots": "8d"}})
+
+
 def test_several_mistakes_are_named_together(tmp_path: Path) -> None:
     text = MINIMAL.replace("30m", "30") + "[request]\npartitions = 0\n"
     with pytest.raises(ConfigError) as raised:

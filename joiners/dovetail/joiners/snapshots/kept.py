@@ -59,12 +59,12 @@ NOTHING_KEPT = Kept()
 class Behind:
     """The snapshots of a partition whose requests are at or behind the committed position, as of when this was made.
 
-    They are read as they are asked for, a poll's at a time.
+    They are read as they are asked for, a poll's at a time, and kept until a later poll is asked for.
     """
 
     def __init__(self, log: SnapshotLog, partition: int, next_offset: int) -> None:
         """``next_offset``: the committed position, the offset of the first request that is not included."""
-        self._log, self._partition, self._from = log, partition, next_offset
+        self._log, self._partition, self._first = log, partition, next_offset
         low, self._end = log.bounds(partition)
         self._at = _beginning(log, partition, low, self._end, next_offset)
         self._filter = SourceFilter()
@@ -72,21 +72,21 @@ class Behind:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all of them have been given out."""
+        """Whether none is left behind those that were asked for last."""
         return self._at >= self._end and not self._read
 
-    def up_to(self, last: int) -> Kept:
-        """Those of the requests up to offset ``last``, that have not been given out yet."""
+    def between(self, first: int, last: int) -> Kept:
+        """Those of the requests from offset ``first`` to ``last``; no earlier ones are asked for any more."""
+        self._first = max(self._first, first)
+        self._read = [rest for rows in self._read if (rest := _from(rows, first)).num_rows]
         while self._at < self._end and not (self._read and _last_of(self._read[-1])[0] > last):
             self._fetch()
         if not self._read:
             return NOTHING_KEPT
         decided = min(_last_of(self._read[-1]), (last, 1 << 20))
         rows = pa.concat_tables(self._read, promote_options="permissive").combine_chunks()
-        mine = pc.less_equal(rows.column(_OFFSET), last)
-        rest = rows.filter(pc.invert(mine))
-        self._read = [rest.combine_chunks()] if rest.num_rows else []
-        found = rows.filter(mine).combine_chunks()
+        self._read = [rows]
+        found = rows.filter(pc.less_equal(rows.column(_OFFSET), last)).combine_chunks()
         return Kept(found if found.num_rows else None, decided)
 
     def _fetch(self) -> None:
@@ -97,9 +97,13 @@ class Behind:
             return
         self._at = poll.last + 1
         rows = wire.decode_arrow(poll, named_as_now)
-        fresh = self._filter.admit(rows) & (rows.column(_OFFSET).to_numpy() >= self._from)
+        fresh = self._filter.admit(rows) & (rows.column(_OFFSET).to_numpy() >= self._first)
         if fresh.any():
             self._read.append(rows.filter(pa.array(fresh)).combine_chunks())
+
+
+def _from(rows: pa.Table, first: int) -> pa.Table:
+    return rows.filter(pc.greater_equal(rows.column(_OFFSET), first)).combine_chunks()
 
 
 def find_snapshots(log: SnapshotLog, partition: int, requests: Collection[Request]) -> pa.Table | None:

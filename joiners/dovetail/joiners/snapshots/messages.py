@@ -76,6 +76,11 @@ class Replies:
                 made[request] = _reply(self.topics[request[0]], mine)
         return made
 
+    def like(self, request: Request, first: pa.Table) -> Outgoing | None:
+        """The reply to ``request`` with the scores of snapshot ``first``; None where it wants none."""
+        topic = self.topics.get(request[0])
+        return None if topic is None else _reply(topic, first)
+
     def too_large(self, reply: Outgoing) -> str | None:
         """Why ``reply`` cannot be sent; None where it can."""
         size = wire_size(reply)

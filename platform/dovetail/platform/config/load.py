@@ -29,6 +29,7 @@ from dovetail.platform.config.model import (
 )
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.stream import RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
@@ -106,21 +107,6 @@ class BatchViewConfig(Section):
     """Schedule of a batch view: a version for every multiple of ``every`` since 1970-01-01 UTC."""
 
     every: DurationUs = 86_400_000_000
-
-
-class RequestConfig(Section):
-    """Ranking requests; schema is ``CREATE TABLE request`` in ``sql/``, whose ``candidates`` is a list of structs."""
-
-    topic: str = "requests"
-    partitions: int = Field(default=1, ge=1, le=10_000)
-    feature_set: Name = "ranking"
-    snapshots_topic: str = "snapshots"
-    #: How far the requests of a partition may be out of order; labels to be attributed wait this much longer.
-    allowed_lateness: DurationUs = 0
-    #: A request further ahead of its message's timestamp is dead-lettered: all behind it would wait for its labels.
-    max_ahead: DurationUs = 3_600_000_000
-    #: Topics that scores may be asked for in, by the header ``dovetail-reply-to`` of a request.
-    reply_topics: tuple[str, ...] = ()
 
 
 class LabelStreamConfig(Section):
@@ -269,12 +255,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _snapshots_outlive_their_wait(self) -> Config:
-        keep, needed = self.broker.retention.snapshots, self._wait_ms
-        if keep is not None and keep != FOREVER_MS and keep < needed:
-            raise ValueError(
-                f"broker.retention.snapshots is {keep} ms, but snapshots wait in their topic for their labels, "
-                f"{needed} ms: lengthen it"
-            )
+        keep = self.broker.retention.snapshots
+        if keep is None or keep == FOREVER_MS:
+            return self
+        for needed, why in (
+            (self._wait_ms, "wait in their topic for their labels"),
+            (self._repeated_ms, "answer requests that are repeated (request.unique_within)"),
+        ):
+            if keep < needed:
+                raise ValueError(
+                    f"broker.retention.snapshots is {keep} ms, but snapshots {why}, {needed} ms: lengthen it"
+                )
         return self
 
     @property
@@ -282,12 +273,17 @@ class Config(Section):
         """How long a snapshot may wait for its labels, in milliseconds."""
         return (self.labels.longest_us + self.labels.allowed_lateness + self.labels.idle_timeout) // 1_000
 
+    @property
+    def _repeated_ms(self) -> int:
+        """How long after a request it may be repeated, in milliseconds."""
+        return (self.request.unique_within or 0) // 1_000
+
     def retention(self) -> dict[str, Retention]:
         """How long each topic of :meth:`topics` is kept, and must be."""
         kept, wait = self.broker.retention, self._wait_ms
         kinds = dict.fromkeys(self.topics(), Retention(kept.inputs))
         kinds[self.dead_letter_topic] = Retention(kept.dead_letters)
-        kinds[self.request.snapshots_topic] = Retention(kept.snapshots, wait)
+        kinds[self.request.snapshots_topic] = Retention(kept.snapshots, max(wait, self._repeated_ms))
         for policy in self.labels.every_target().values():
             kinds[policy.samples_topic] = Retention(kept.samples)
             kinds |= dict.fromkeys(policy.held_topics, Retention(kept.snapshots, wait))

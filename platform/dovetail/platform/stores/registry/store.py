@@ -22,6 +22,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionUse,
 )
 from dovetail.platform.stores.registry.refused import RefusedTable
+from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
@@ -86,6 +87,7 @@ class Registry:
         self._definitions = DefinitionTables(metadata)
         self._asked = AskedTable(metadata)
         self._refused = RefusedTable(metadata)
+        self._remembered = RememberedTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -131,10 +133,11 @@ class Registry:
         files: Sequence[DataFile] = (),
         uses: Sequence[DefinitionUse] = (),
         asked: pa.Table | None = None,
+        memory: RequestMemory | None = None,
     ) -> None:
         """Register files and what they were made with, credit accounts and move a position, all or nothing.
 
-        ``asked``: requests (ASKED) to remember.
+        ``asked``: requests (ASKED) to remember by user; ``memory``: of this partition, to remember by id.
 
         Raises:
             StaleCommit: the stored position is not the expected one.
@@ -147,6 +150,8 @@ class Registry:
             self._definitions.use(connection, self._database, uses)
             if asked is not None:
                 self._asked.add(connection, asked)
+            if memory is not None:
+                self._remembered.change(connection, self._database, partition, memory)
             self._ledger.credit(connection, self._database, accounts)
 
         self._database.transact(work)
@@ -157,6 +162,11 @@ class Registry:
             return ASKED.empty_table()
         with self._database.read() as connection:
             return self._asked.of_users(connection, users, low_us, high_us)
+
+    def remembered(self, partition: int, request_ids: Sequence[str]) -> Mapping[str, RememberedRequest]:
+        """The requests of a partition that are remembered by these ids."""
+        with self._database.read() as connection:
+            return self._remembered.of(connection, partition, request_ids)
 
     def forget_asked(self, before_us: int) -> int:
         """Forget requests older than that; returns how many."""
