@@ -27,6 +27,7 @@ from dovetail.platform.config.model import (
     OptimizerConfig,
     SlotConfig,
 )
+from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
@@ -124,15 +125,6 @@ class LabelStreamConfig(Section):
         if self.attribute is None and self.attribute_within is not None:
             raise ValueError('attribute_within needs attribute = "latest_request"; add it or remove attribute_within')
         return self
-
-
-class OrderConfig(Section):
-    """Order repair of the primary samples before the trainer: see ``dovetail.joiners.order``."""
-
-    block_rows: int = Field(default=1_000, ge=1, le=500_000)
-    #: Of event time: a block ends when its requests span this much.
-    max_delay: DurationUs = 3_600_000_000
-    seed: int = Field(default=0, ge=0)
 
 
 class LabelConfig(PolicyConfig):
