@@ -23,6 +23,7 @@ from dovetail.features.stored.registration import register
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import seen_column
 from dovetail.platform.stores.offline import OfflineStore
 
@@ -78,7 +79,7 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         project=project,
         features=features,
         columns=columns,
-        requests=_requests(stores, features, asked, needed_fields(project, features, columns)),
+        requests=_requests(stores, features, asked, needed_fields(project, features, columns), project.request.arrow),
         events=events,
         table_of=batch_versions(project, stores).table,
         registry=stores.registry,
@@ -91,28 +92,32 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
     )
 
 
-def _requests(stores: Stores, features: FeatureSet, asked: BackfillRequest, needed: pa.Schema) -> RequestLog:
+def _requests(
+    stores: Stores, features: FeatureSet, asked: BackfillRequest, needed: pa.Schema, declared: pa.Schema
+) -> RequestLog:
     samples = None
     if asked.samples is not None:
         samples = _files(stores, asked.samples, "samples")
     if asked.requests == ARCHIVE and asked.visibility == "as_served":
         snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
         return RequestLog(snapshots, needed, shape=partial(served_rows, features), samples=samples)
-    return RequestLog(_files(stores, asked.requests, "requests"), needed, samples=samples)
+    return RequestLog(_files(stores, asked.requests, "requests", declared), needed, samples=samples)
 
 
-def _files(stores: Stores, where: str, dataset: str) -> DayFiles:
+def _files(stores: Stores, where: str, dataset: str, declared: pa.Schema | None = None) -> DayFiles:
     if where == ARCHIVE:
-        return DayFiles.archived(stores.registry, stores.offline, dataset, "request_time")
+        return DayFiles.archived(stores.registry, stores.offline, dataset, "request_time", declared)
     return DayFiles.at(where, "request_time")
 
 
 def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
     """The flat requests that ``snapshots`` answered, with the positions that the views of ``features`` had seen.
 
-    Views that the snapshots did not read have no positions.
+    Views that the snapshots did not read have no positions; request columns that were not declared yet are NULL.
     """
-    rows = request_rows(snapshots)
+    views = tuple(f"{join.view}." for join in features.joins)
+    declared = pa.schema([field for field in features.inputs if not field.name.startswith(views)])
+    rows = conformed(request_rows(snapshots), declared, called="the snapshots", strict=False)
     for seen in (seen_column(join.view) for join in features.joins):
         if seen in snapshots.column_names:
             rows = rows.append_column(seen, snapshots.column(seen))
@@ -122,7 +127,7 @@ def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
 def archived_events(project: Project, stores: Stores) -> dict[str, DayFiles]:
     """The archived log of every stream."""
     return {
-        name: DayFiles.archived(stores.registry, stores.offline, name, stream.event_time)
+        name: DayFiles.archived(stores.registry, stores.offline, name, stream.event_time, stream.schema.arrow)
         for name, stream in project.streams.items()
     }
 

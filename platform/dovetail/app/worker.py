@@ -42,7 +42,7 @@ from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.serving.versions import BatchVersions
-from dovetail.features.stored.registration import register
+from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
@@ -144,6 +144,7 @@ def assemble(
     stores = open_stores(config)
     try:
         register(project, stores.registry, stores.online)
+        project = as_registered(project, stores.registry)
     except DefinitionError:
         stores.close()
         raise
@@ -372,7 +373,8 @@ class _Parts:
 def features_of(project: Project, stores: Stores) -> OnlineFeatures:
     """The features as agents have them: served from the online store, batch features looked up as of the request."""
     versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
-    return OnlineFeatures(project.feature_set, project.stream_views, stores.online, versions)
+    views = as_registered(project, stores.registry).stream_views
+    return OnlineFeatures(project.feature_set, views, stores.online, versions)
 
 
 class NoModel:

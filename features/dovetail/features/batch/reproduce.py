@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -95,13 +95,19 @@ def _given_events(
     read = {*columns_read(view, branch), *(field.name for field in positions)}
     paths = ["'" + path.replace("'", "''") + "'" for path in events[branch.stream.name].paths(low, time_us)]
     rows = f"read_parquet([{', '.join(paths)}], union_by_name = true)\nWHERE " + "\n  AND ".join(conditions)
+    there = events[branch.stream.name].columns(low, time_us)
     if not paths:
-        read, rows = set(), "range(0)"
-    columns = [
-        quoted(field.name) if field.name in read else f"NULL::{type_name(field.type)} AS {quoted(field.name)}"
-        for field in [*branch.stream.schema.arrow, *positions]
-    ]
+        rows = "range(0)"
+    columns = [_column(field, there, read) for field in [*branch.stream.schema.arrow, *positions]]
     return f"CREATE OR REPLACE TABLE {given_table(view, number)} AS SELECT {', '.join(columns)}\nFROM {rows};"
+
+
+def _column(field: pa.Field, there: pa.Schema, read: Collection[str]) -> str:
+    """A declared column of the files: as it is there, widened, or NULL where it is not there or not needed."""
+    name = quoted(field.name)
+    if field.name not in read or field.name not in there.names:
+        return f"NULL::{type_name(field.type)} AS {name}"
+    return name if there.field(field.name).type == field.type else f"CAST({name} AS {type_name(field.type)}) AS {name}"
 
 
 def _parts(view: StreamView) -> list[str]:

@@ -15,7 +15,7 @@ from dovetail.features.duck.connection import shared_cursor
 from dovetail.features.duck.stability import unstable_calls
 from dovetail.features.duck.trees import nodes
 
-__all__ = ["BindError", "Binder", "functions_called", "syntax_tree"]
+__all__ = ["BindError", "Binder", "functions_called", "query_tree", "syntax_tree"]
 
 #: The name under which a table to be declared is handed over.
 _DECLARED = "_declared"
@@ -115,6 +115,16 @@ def syntax_tree(expression: str) -> Mapping[str, Any]:
         BindError: DuckDB cannot parse it.
     """
     tree: Mapping[str, Any] = _statement(f"SELECT {expression}")["select_list"][0]
+    return tree
+
+
+def query_tree(sql: str) -> Mapping[str, Any]:
+    """DuckDB's syntax tree of a query, as ``json_serialize_sql`` gives it.
+
+    Raises:
+        BindError: DuckDB cannot parse it.
+    """
+    tree: Mapping[str, Any] = _statement(sql.rstrip().rstrip(";"))
     return tree
 
 

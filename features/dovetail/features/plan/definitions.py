@@ -188,7 +188,8 @@ class StreamView:
     ``stream`` is that relation: a declared stream, or what ``branches`` make of theirs, as if it were one stream; all
     but ``branches`` is about its columns. ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the
     statement as written. ``outputs`` names what the view gives, in the order written: aggregates and ``derived``
-    expressions; empty means every aggregate.
+    expressions; empty means every aggregate. ``state_mark`` is the mark that its stored states bear, where they were
+    begun when a column was declared narrower; None is the layout's own.
     """
 
     name: str
@@ -204,6 +205,7 @@ class StreamView:
     derived: tuple[Derived, ...] = ()
     outputs: tuple[str, ...] = ()
     branches: tuple[Branch, ...] = ()
+    state_mark: int | None = None
 
     @property
     def reads(self) -> tuple[Branch, ...]:

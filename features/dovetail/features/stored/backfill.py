@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,7 +31,7 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.project import Project
-from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stored.fingerprints import former_fingerprint, record_of
 from dovetail.features.stored.past_requests import RequestLog, carried
 from dovetail.platform.archive.dayfiles import (
     DAY_US,
@@ -152,19 +153,21 @@ class Backfill:
         views = self.project.stream_views
         return [views[j.view] for j in self.features.joins if j.view in relations and j.view in views]
 
-    def _uses(self) -> dict[str, str]:
+    def _uses(self, *, former: bool = False) -> dict[str, str]:
         """Fingerprints of the feature set and the views that are read, by name."""
         relations = {relation for column in self.columns for relation, _ in column.references}
         both: dict[str, StreamView | BatchView] = {**self.project.stream_views, **self.project.batch_views}
         views = [both[join.view] for join in self.features.joins if join.view in relations]
         read: list[StreamView | BatchView | FeatureSet] = [self.features, *views]
+        if former:
+            return {definition.name: former_fingerprint(definition)[0] for definition in read}
         return {definition.name: record_of(definition).fingerprint for definition in read}
 
     def _claim(self) -> None:
         """Note what is backfilled into ``out``, or refuse when that is something else."""
         if self.requests.samples is not None:
             self._refuse_doubled(self.requests.samples)
-        mine = {
+        mine: dict[str, Any] = {
             "columns": {column.name: f"{column.resolved} :: {column.type}" for column in self.columns},
             "views": {name: mark for name, mark in self._uses().items() if name != self.features.name},
             "visibility": self.visibility,
@@ -175,6 +178,10 @@ class Backfill:
             self.registry.begin_backfill(self.name, json.dumps(mine, sort_keys=True))
             return
         found = json.loads(job)
+        if found.get("views") == {
+            name: mark for name, mark in self._uses(former=True).items() if name in mine["views"]
+        }:
+            found["views"] = mine["views"]  # begun by a version that called the same meaning otherwise
         differs = [what for what in mine if mine[what] != found.get(what)]
         if differs:
             raise ConfigError(

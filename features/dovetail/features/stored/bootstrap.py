@@ -18,14 +18,16 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 
+from dovetail.features.batch.pieces import columns_read
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.stored.fingerprints import record_of
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.intake import Intake, Received
-from dovetail.platform.rows.positions import Progress
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress
 from dovetail.platform.stage import Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
@@ -79,11 +81,15 @@ def bootstrap(
     total, read = sum(file.rows for mine in files.values() for file in mine), 0
     for stream in {branch.stream.name: branch.stream for branch in view.reads}.values():
         rows = _ArchivedRows(stream)
+        branches = [branch for branch in view.reads if branch.stream.name == stream.name]
+        read_of = {name for branch in branches for name in columns_read(view, branch)}
+        declared = pa.schema([field for field in stream.schema.arrow if field.name in read_of])
         stage = FeatureStage(stream, [view], rows, staged, dead_letter_topic="")
         stage.resume(stream.topic)
         for partition, end in sorted(ends[stream.name].items()):
             mine = [file for file in files[stream.name] if file.partition == partition]
-            for part in _in_order(offline, mine, staged.start(view, stream, partition), end):
+            for part in _in_order(offline, mine, staged.start(view, stream, partition), end, declared):
+                part = conformed(part, stream.schema.arrow, called="the archive")  # what nobody reads is NULL
                 asyncio.run(_apply(stage, rows.poll(partition, part, int(part.column("_offset")[-1].as_py()))))
                 read += part.num_rows
                 if on_rows is not None:
@@ -105,8 +111,12 @@ async def _apply(stage: FeatureStage, poll: Poll) -> None:
             work.commit()
 
 
-def _in_order(offline: OfflineStore, files: Sequence[DataFile], start: int, end: int) -> Iterator[pa.Table]:
+def _in_order(
+    offline: OfflineStore, files: Sequence[DataFile], start: int, end: int, declared: pa.Schema
+) -> Iterator[pa.Table]:
     """The rows of one partition with ``start <= offset < end``, by offset; no offset is in two tables.
+
+    They have the columns ``declared``, which files from before they were lack, or have narrower.
 
     A file has the rows of one day, so files written together interleave: those whose offsets overlap are read
     together.
@@ -115,7 +125,11 @@ def _in_order(offline: OfflineStore, files: Sequence[DataFile], start: int, end:
     last = np.maximum.accumulate(np.array([-1, *(f.last_offset for f in wanted)], dtype=np.int64))
     groups = np.cumsum([file.first_offset > last[i] for i, file in enumerate(wanted)])
     for _, numbered in groupby(enumerate(wanted), key=lambda pair: int(groups[pair[0]])):
-        rows = pa.concat_tables([offline.read(file.path) for _, file in numbered], promote_options="permissive")
+        own = [*declared.names, *OWN_COLUMNS, *SOURCE_COLUMNS]
+        tables = [offline.read(file.path) for _, file in numbered]
+        tables = [table.select([name for name in table.column_names if name in own]) for table in tables]
+        tables = [conformed(table, declared, called="the archive") for table in tables]
+        rows = pa.concat_tables(tables, promote_options="permissive")
         offsets = rows.column("_offset").to_numpy()
         rows = rows.filter(pa.array((offsets >= start) & (offsets < end)))
         rows = rows.sort_by([("_offset", "ascending"), ("_row", "ascending")]).combine_chunks()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import sqlglot
@@ -13,11 +14,12 @@ import sqlglot
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.plan.request import REQUEST
 from dovetail.features.project import Project
+from dovetail.features.stored.reading import as_text, columns_of, kept_branches, meaning, narrowest
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
 
-__all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "record_of", "records_of"]
+__all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "former_fingerprint", "record_of", "records_of"]
 
 #: The kind of a re-keyed stream's record.
 REKEYED = "re-keyed stream"
@@ -54,25 +56,64 @@ def _rekeyed(project: Project, name: str) -> DefinitionRecord:
 def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionRecord:
     """One definition as the registry keeps it.
 
-    Its fingerprint covers its own text and the schemas it reads, but not the views a feature set joins: those have
-    fingerprints of their own, and cannot change under their names once they have data.
+    Its fingerprint covers its own text and the columns it reads, but not the views a feature set joins: those have
+    fingerprints of their own, and cannot change under their names once they have data. It is the same where a column
+    was declared wider, or where others came, went or moved (``docs/semantics.md``).
     """
-    state = ""
+    reads = columns_of(definition)
+    parts, state, mark = meaning(reads), "", ""
     if isinstance(definition, StreamView):
         kind, outputs = "streaming", definition.output_schema
-        read = [branch.stream for branch in definition.reads]
-        meaning = [part for stream in read for part in (_schema(stream.schema), stream.event_time)]
-        state = f"{Layout(definition).fingerprint:x}"
+        for branch, kept in zip(definition.reads, kept_branches(definition) or definition.reads, strict=True):
+            made = [[list(cleaning.columns), cleaning.where] for cleaning in kept.cleanings]
+            parts.append(json.dumps([branch.stream.name, branch.stream.event_time, made]))
+        state = f"{Layout(_narrowest(definition)).fingerprint:x}"
+        mark = _own_mark(definition)
     elif isinstance(definition, BatchView):
         kind, outputs = "batch", definition.output_schema
-        meaning = [str(definition.every_us), *(_schema(t.schema) + t.available_at for t in definition.tables)]
+        parts += [str(definition.every_us), *(f"{t.schema.name} {t.available_at}" for t in definition.tables)]
     else:
         kind, outputs = "feature set", definition.schema
-        named = {f"{owner}.{name}" for column in definition.columns for owner, name in column.references}
-        meaning = [f"{name} {type_}" for name, type_ in _inputs(definition) if name in named]
-    fingerprint = _hash([kind, *_tokens(definition.sql), *meaning])
+    fingerprint = _hash([kind, *_tokens(definition.sql), *parts])
     version = family_of(definition.name)[1]
-    return DefinitionRecord(definition.name, kind, version, fingerprint, state, definition.sql, _fields(outputs))
+    sql, given = definition.sql, _fields(outputs)
+    return DefinitionRecord(definition.name, kind, version, fingerprint, state, sql, given, as_text(reads), mark)
+
+
+def former_fingerprint(definition: StreamView | BatchView | FeatureSet) -> tuple[str, str]:
+    """Fingerprint and state of a definition as they were registered when all declared columns were part of them."""
+    state = ""
+    if isinstance(definition, StreamView):
+        kind = "streaming"
+        streams = [branch.stream for branch in definition.reads]
+        parts = [part for stream in streams for part in (_schema(stream.schema), stream.event_time)]
+        state = _own_mark(definition)
+    elif isinstance(definition, BatchView):
+        kind = "batch"
+        parts = [str(definition.every_us), *(_schema(t.schema) + t.available_at for t in definition.tables)]
+    else:
+        kind = "feature set"
+        named = {f"{owner}.{name}" for column in definition.columns for owner, name in column.references}
+        parts = [f"{name} {type_}" for name, type_ in _inputs(definition) if name in named]
+    return _hash([kind, *_tokens(definition.sql), *parts]), state
+
+
+def _own_mark(view: StreamView) -> str:
+    """The mark of the view's layout as it is declared now."""
+    return f"{Layout(replace(view, state_mark=None)).fingerprint:x}"
+
+
+def _narrowest(view: StreamView) -> StreamView:
+    """The view with every type as narrow as it can be: one for all whose stored state is the same."""
+    schema = view.stream.schema
+    narrow = pa.schema([field.with_type(narrowest(field.type)) for field in schema.arrow])
+    return replace(
+        view,
+        state_mark=None,
+        stream=replace(view.stream, schema=replace(schema, arrow=narrow)),
+        inputs=tuple(replace(i, type=narrowest(i.type)) for i in view.inputs),
+        branches=kept_branches(view),
+    )
 
 
 def _inputs(features: FeatureSet) -> list[tuple[str, pa.DataType]]:

@@ -4,13 +4,16 @@ A definition that has data keeps its meaning as long as it keeps its name. Data 
 batch view's stored versions, a re-keyed stream's topic, and snapshots, samples or backfills that used it. Another
 meaning gets another name, ``user_activity_v2`` for ``user_activity``: then both live side by side, and every row says
 by its columns and the registry which of them made it.
+
+The meaning is made of the columns that the definition reads. One of them may become wider: stored states keep the mark
+of the layout they were begun with, and :func:`as_registered` gives the engines the views that bear it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
@@ -20,14 +23,16 @@ from dovetail.features.stored.fingerprints import (
     REKEYED,
     REKEYED_PREFIX,
     family_of,
+    former_fingerprint,
     records_of,
 )
+from dovetail.features.stored.reading import changed
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["Change", "changes", "data_of", "refuse_changed", "register", "register_rebuilt"]
+__all__ = ["Change", "as_registered", "changes", "data_of", "refuse_changed", "register", "register_rebuilt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Change:
 
     ``what``: ``new``, ``same``, ``changed`` or ``gone``. ``columns`` are the outputs added (``+``), removed (``-``)
     and of another type (``~``). ``state`` says what the change means for stored online state; ``data`` what there is.
+    ``retyped`` are the columns it reads as another type, which is no wider one; ``in_full``: it was registered by a
+    version that took every declared column for part of its meaning.
     """
 
     name: str
@@ -44,6 +51,8 @@ class Change:
     columns: Sequence[str]
     state: str
     data: Sequence[str]
+    retyped: Sequence[str] = ()
+    in_full: bool = False
 
     @property
     def refused(self) -> bool:
@@ -59,6 +68,7 @@ class Change:
             "columns": list(self.columns),
             "state": self.state,
             "data": list(self.data),
+            "retyped": list(self.retyped),
             "refused": self.refused,
         }
 
@@ -93,7 +103,11 @@ def changes(
     """Every definition of ``project`` and of the registry (or what it had, ``known``), compared."""
     known = registry.definitions() if known is None else known
     mine = {record.name: record for record in records_of(project)}
-    found = [_change(record, known.get(name), registry, online) for name, record in mine.items()]
+    definitions = _definitions(project)
+    found = [
+        _change(record, known.get(name), _understood(known.get(name), definitions.get(name), record), registry, online)
+        for name, record in mine.items()
+    ]
     for name, record in known.items():
         if name not in mine:
             state = "its state stays in the online store, and no longer moves" if record.kind == "streaming" else ""
@@ -128,6 +142,16 @@ def register(project: Project, registry: Registry, online: OnlineStore) -> None:
     _put(project, registry, records_of(project), known)
 
 
+def as_registered(project: Project, registry: Registry) -> Project:
+    """``project``, its streaming views with the marks that their stored states bear."""
+    known = registry.definitions()
+    views = {
+        name: replace(view, state_mark=int(known[name].mark, 16)) if name in known and known[name].mark else view
+        for name, view in project.stream_views.items()
+    }
+    return replace(project, stream_views=views)
+
+
 @contextmanager
 def register_rebuilt(project: Project, registry: Registry, online: OnlineStore, view: str) -> Iterator[None]:
     """Around building a view's state again: afterwards the view is registered as it is now.
@@ -142,26 +166,68 @@ def register_rebuilt(project: Project, registry: Registry, online: OnlineStore, 
     if change.what == "changed" and kept:
         raise _refusal(project, change)
     yield
-    _put(project, registry, [record for record in records_of(project) if record.name == view], known)
+    rebuilt = [record for record in records_of(project) if record.name == view]
+    _put(project, registry, rebuilt, known, keep_marks=False)
 
 
 def _put(
-    project: Project, registry: Registry, records: Sequence[DefinitionRecord], known: Mapping[str, DefinitionRecord]
+    project: Project,
+    registry: Registry,
+    records: Sequence[DefinitionRecord],
+    known: Mapping[str, DefinitionRecord],
+    *,
+    keep_marks: bool = True,
 ) -> None:
-    lost = registry.put_definitions(records, known)
+    """Register; states of a definition that means what it meant keep their mark, unless they have been built anew."""
+    renamed, given, definitions = dict[str, tuple[str, str]](), [], _definitions(project)
+    for record in records:
+        before = known.get(record.name)
+        understood = _understood(before, definitions.get(record.name), record)
+        if before is not None and understood is not None and _means_the_same(understood, record):
+            renamed |= {record.name: (before.fingerprint, record.fingerprint)} if before is not understood else {}
+            record = record._replace(mark=understood.mark) if keep_marks else record
+        given.append(record)
+    lost = registry.put_definitions(given, known, renamed)
     if lost:
         kind = next(record.kind for record in records if record.name == lost[0])
         meanwhile = Change(lost[0], kind, "changed", (), "", ())
         raise _refusal(project, meanwhile, than="the one that another worker has registered meanwhile")
 
 
+def _definitions(project: Project) -> dict[str, StreamView | BatchView | FeatureSet]:
+    return {**project.stream_views, **project.batch_views, **project.feature_sets}
+
+
+def _understood(
+    known: DefinitionRecord | None, definition: StreamView | BatchView | FeatureSet | None, record: DefinitionRecord
+) -> DefinitionRecord | None:
+    """A record of the version that took all declared columns for part of the meaning, as it would be made today.
+
+    Where what it was made of is not what is declared now, it cannot be known what it read, and it stays as it is.
+    """
+    if known is None or known.reads or definition is None:
+        return known
+    if former_fingerprint(definition) != (known.fingerprint, known.state):
+        return known
+    return record._replace(mark=known.state)
+
+
+def _means_the_same(known: DefinitionRecord, record: DefinitionRecord) -> bool:
+    same = (known.fingerprint, known.state) == (record.fingerprint, record.state)
+    return same and not changed(known.reads, record.reads)
+
+
 def _change(
-    record: DefinitionRecord, known: DefinitionRecord | None, registry: Registry, online: OnlineStore
+    record: DefinitionRecord,
+    known: DefinitionRecord | None,
+    understood: DefinitionRecord | None,
+    registry: Registry,
+    online: OnlineStore,
 ) -> Change:
-    if known is None:
+    if known is None or understood is None:
         state = "filled from the first message the topic still has, or by `dovetail bootstrap`"
         return Change(record.name, record.kind, "new", (), state if record.kind == "streaming" else "", ())
-    if known.fingerprint == record.fingerprint and known.state == record.state:
+    if _means_the_same(understood, record):
         return Change(record.name, record.kind, "same", (), "", data_of(known, registry, online))
     state = ""
     if record.kind == "streaming" and online.progress(record.name):
@@ -174,6 +240,8 @@ def _change(
         _columns(_outputs(known), _outputs(record)),
         state,
         data_of(known, registry, online),
+        changed(known.reads, record.reads),
+        in_full=not known.reads and bool(record.reads),
     )
 
 
@@ -192,18 +260,24 @@ def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionError:
     if change.kind == REKEYED:
         return _rekeyed_refusal(project, change, than)
-    both: dict[str, StreamView | BatchView | FeatureSet] = {**project.stream_views, **project.batch_views}
-    both |= project.feature_sets
+    both = _definitions(project)
     definition = both[change.name]
     kind = change.kind if change.kind == "feature set" else f"{change.kind} view"
     family, version = family_of(change.name)
     taken = {family_of(name)[1] for name in both if family_of(name)[0] == family}
     following = f"{family}_v{max([version, *taken]) + 1}"
+    why = f": it reads {', '.join(change.retyped)}" if change.retyped else ""
+    remedy = f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both"
+    if change.in_full:
+        remedy += (
+            "; it was registered by a version that took every declared column for part of its meaning: if only columns "
+            "that it does not read have changed, start once with the tables as they were, then change them"
+        )
     return DefinitionError(
-        f"{kind} {change.name} means something else than {than or 'the one that made ' + ', '.join(change.data)}",
+        f"{kind} {change.name} means something else than {than or 'the one that made ' + ', '.join(change.data)}{why}",
         file=definition.file,
         line=definition.line,
-        remedy=f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both",
+        remedy=remedy,
     )
 
 

@@ -186,6 +186,8 @@ class Layout:
     def _fingerprint(self) -> int:
         """64 bits of everything that decides what the words mean; names of outputs and of the view do not."""
         view = self.view
+        if view.state_mark is not None:
+            return view.state_mark
         meaning = (
             _FORMAT,
             view.stream.name,

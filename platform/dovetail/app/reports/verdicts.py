@@ -33,6 +33,7 @@ from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
+from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.stores.labels import repeated_scope
 
 __all__ = ["audit_worker", "consistency_of"]
@@ -185,12 +186,13 @@ class _Compared:
 
     def _of_set(self, features: FeatureSet, span: Span) -> Iterator[Consistency]:
         columns = {c.name: c for c in features.columns_of("request", "streaming")}
+        given = pa.schema([pa.field(column.name, column.type) for column in columns.values()])
 
         def snapshots() -> Iterator[pa.Table]:
             for part in self._snapshots.read(None, span.low_us, span.high_us):
                 mine = part.filter(pc.equal(self._made_by(part), features.name))
-                if mine.num_rows:
-                    yield mine
+                if mine.num_rows:  # those of before a column became wider have the same values
+                    yield conformed(mine, given, called="the snapshots", strict=False)
 
         def requests() -> Iterator[pa.Table]:
             return (served_rows(features, part) for part in snapshots())

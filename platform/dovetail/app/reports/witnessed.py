@@ -68,7 +68,9 @@ def _events(logs: Mapping[str, DayFiles], stream: str, until_us: int, keys: Mapp
     for part in logs[stream].read(None, None, until_us):
         for column, key in keys.items():
             part = part.filter(pc.equal(part.column(column), key))
-        parts.append(part)
+        types = {field.name: field.type for field in logs[stream].declared or part.schema}
+        # A column that was declared otherwise then is none of what the view reads.
+        parts.append(part.select([f.name for f in part.schema if types.get(f.name, f.type) == f.type]))
     if not parts:
         schema = logs[stream].schema()
         return pa.table({}) if schema is None else schema.empty_table()

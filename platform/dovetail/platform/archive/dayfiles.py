@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
@@ -54,19 +55,28 @@ class DayFile(NamedTuple):
 class DayFiles:
     """Rows with a timestamp column, in files.
 
-    Rows of the ``refused`` messages, by partition and offset, are in files and not in what is read.
+    Rows of the ``refused`` messages, by partition and offset, are in files and not in what is read. Files may be older
+    than a change of the ``declared`` columns: those they lack are NULL, those that were narrower are widened.
     """
 
     store: OfflineStore
     files: Sequence[DayFile]
     time_column: str
     refused: Sequence[tuple[int, int]] = ()
+    declared: pa.Schema | None = None
 
     @classmethod
-    def archived(cls, registry: Registry, store: OfflineStore, dataset: str, time_column: str) -> DayFiles:
-        """The files that are archived of ``dataset`` now."""
+    def archived(
+        cls,
+        registry: Registry,
+        store: OfflineStore,
+        dataset: str,
+        time_column: str,
+        declared: pa.Schema | None = None,
+    ) -> DayFiles:
+        """The files that are archived of ``dataset`` now, whose rows have the columns ``declared``."""
         files = [DayFile(file.path, {file.day: file.rows}, str(file.rows)) for file in registry.files(dataset)]
-        return cls(store, files, time_column, registry.refused_rows(dataset))
+        return cls(store, files, time_column, registry.refused_rows(dataset), declared)
 
     @classmethod
     def at(cls, path: str | Path, time_column: str) -> DayFiles:
@@ -113,20 +123,34 @@ class DayFiles:
         """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named.
 
         Raises:
-            WireError: a file lacks a column.
+            WireError: a file lacks a column that is not declared, or has one that was declared otherwise.
         """
         needed = [self.time_column, *(OWN_COLUMNS[:2] if self.refused else ())]
         wanted = None if columns is None else list(dict.fromkeys([*columns, self.time_column]))
         fetched = None if wanted is None else list(dict.fromkeys([*wanted, *needed]))
+        declared = [f for f in self.declared or () if fetched is None or f.name in fetched]
+        own = {field.name for field in declared}
         for file in self._touching(low_us, high_us):
+            path = self.store.path(file.path)
             with self.store.open(file.path) as parquet:
+                there = None
                 if fetched is not None:
-                    _require(fetched, parquet.schema_arrow, self.store.path(file.path))
-                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=fetched):
+                    _require([name for name in fetched if name not in own], parquet.schema_arrow, path)
+                    there = [name for name in fetched if name in parquet.schema_arrow.names]
+                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
                     whole = without_messages(pa.Table.from_batches([batch]), self.refused)
                     table = _between(whole, self.time_column, low_us, high_us)
                     if table.num_rows:
+                        table = conformed(table, pa.schema(declared), called=path, strict=wanted is not None)
                         yield table if wanted is None else table.select(wanted)
+
+    def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
+        """The columns that some file with rows of ``[low, high]`` has, of the widest type there."""
+        schemas = []
+        for file in self._touching(low_us, high_us):
+            with self.store.open(file.path) as parquet:
+                schemas.append(parquet.schema_arrow.remove_metadata())
+        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
     def schema(self) -> pa.Schema | None:
         """The columns of the first file; None when there is no file."""

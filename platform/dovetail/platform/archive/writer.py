@@ -25,8 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.platform.clock import Clock, SystemClock
+from dovetail.platform.errors import WireError
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.computing import compute
@@ -233,9 +235,21 @@ def read_dataset(
 
     ``each`` is applied to the rows of every file before they are put together. What was archived of a message before
     some reader refused it is left out.
+    With ``schema``, columns that files from before a change lack are NULL, and narrower ones widened.
+
+    Raises:
+        WireError: two files have a column as two types that have no common wider one.
     """
     tables = [each(offline.read(file.path)) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
-    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    if schema is not None:
+        tables = [conformed(table, schema, called=dataset, strict=False) for table in tables]
+    try:
+        rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pa.ArrowTypeError as error:
+        raise WireError(
+            f"{dataset}: a column was declared otherwise when some of its files were written: {error}; declare it as "
+            "it was, and the new one under another name"
+        ) from error
     return without_messages(rows, registry.refused_rows(dataset))

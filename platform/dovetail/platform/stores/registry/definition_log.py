@@ -20,7 +20,9 @@ class DefinitionRecord(NamedTuple):
     """A definition as it was registered.
 
     ``fingerprint`` is a hash of what it means, ``state`` of how a streaming view's state is laid out (empty for other
-    kinds). ``outputs`` are its columns, ``name type``, one per line.
+    kinds). ``outputs`` are its columns, ``name type``, one per line. ``reads`` are the columns it reads, a text of the
+    caller's; empty where the definition was registered before that was kept. ``mark`` is what stored states of a
+    streaming view bear.
     """
 
     name: str
@@ -30,6 +32,8 @@ class DefinitionRecord(NamedTuple):
     state: str
     text: str
     outputs: str
+    reads: str = ""
+    mark: str = ""
 
 
 class DefinitionUse(NamedTuple):
@@ -66,6 +70,14 @@ class DefinitionTables:
             sa.Column("text", sa.Text, nullable=False),
             sa.Column("outputs", sa.Text, nullable=False),
         )
+        # A table of its own, so that a database of the version that did not have it needs no change.
+        self._reads = sa.Table(
+            "definition_reads",
+            metadata,
+            sa.Column("name", sa.Text, primary_key=True),
+            sa.Column("reads", sa.Text, nullable=False),
+            sa.Column("mark", sa.Text, nullable=False),
+        )
         self._uses = sa.Table(
             "definition_uses",
             metadata,
@@ -89,7 +101,11 @@ class DefinitionTables:
 
     def definitions(self, connection: sa.Connection) -> dict[str, DefinitionRecord]:
         """Every registered definition by name."""
-        rows = connection.execute(sa.select(self._definitions).order_by(self._definitions.c.name))
+        both = self._definitions.outerjoin(self._reads, self._definitions.c.name == self._reads.c.name)
+        read = [sa.func.coalesce(self._reads.c[name], "") for name in ("reads", "mark")]
+        rows = connection.execute(
+            sa.select(self._definitions, *read).select_from(both).order_by(self._definitions.c.name)
+        )
         return {row.name: DefinitionRecord(*row) for row in rows}
 
     def put(
@@ -107,18 +123,43 @@ class DefinitionTables:
         """
         lost, columns = [], self._definitions.c
         for record in sorted(records):
-            before = known.get(record.name)
+            before, given = known.get(record.name), record._asdict()
+            read = {name: given.pop(name) for name in ("reads", "mark")}
             if before is None:
-                insert = database.insert(self._definitions).on_conflict_do_nothing()
-                connection.execute(insert, record._asdict())
+                connection.execute(database.insert(self._definitions).on_conflict_do_nothing(), given)
             else:
                 still = (columns.fingerprint == before.fingerprint) & (columns.state == before.state)
                 update = sa.update(self._definitions).where((columns.name == record.name) & still)
-                connection.execute(update.values(**record._asdict()))
+                connection.execute(update.values(**given))
             meaning = sa.select(columns.fingerprint, columns.state).where(columns.name == record.name)
-            if tuple(connection.execute(meaning).one()) != (record.fingerprint, record.state):
+            same = tuple(connection.execute(meaning).one()) == (record.fingerprint, record.state)
+            if not same or not self._put_reads(connection, database, record.name, read, before):
                 lost.append(record.name)
         return lost
+
+    def _put_reads(
+        self,
+        connection: sa.Connection,
+        database: Database,
+        name: str,
+        read: Mapping[str, str],
+        before: DefinitionRecord | None,
+    ) -> bool:
+        """Note what a definition reads, where the registry still has what was known; whether it has that now."""
+        columns = self._reads.c
+        was = ("", "") if before is None else (before.reads, before.mark)
+        connection.execute(database.insert(self._reads).on_conflict_do_nothing(), {"name": name, **read})
+        still = (columns.name == name) & (columns.reads == was[0]) & (columns.mark == was[1])
+        connection.execute(sa.update(self._reads).where(still).values(**read))
+        found = connection.execute(sa.select(columns.reads, columns.mark).where(columns.name == name)).one()
+        return tuple(found) == (read["reads"], read["mark"])
+
+    def rename(self, connection: sa.Connection, renamed: Mapping[str, tuple[str, str]]) -> None:
+        """Note the uses of definitions under another fingerprint: by name, the one before and the one from now on."""
+        columns = self._uses.c
+        for name, (before, after) in sorted(renamed.items()):
+            mine = (columns.definition == name) & (columns.fingerprint == before)
+            connection.execute(sa.update(self._uses).where(mine).values(fingerprint=after))
 
     def uses(self, connection: sa.Connection) -> list[DefinitionUse]:
         """The datasets and days made with each definition."""

@@ -226,17 +226,24 @@ class Registry:
             return self._definitions.definitions(connection)
 
     def put_definitions(
-        self, records: Sequence[DefinitionRecord], known: Mapping[str, DefinitionRecord]
+        self,
+        records: Sequence[DefinitionRecord],
+        known: Mapping[str, DefinitionRecord],
+        renamed: Mapping[str, tuple[str, str]] | None = None,
     ) -> Sequence[str]:
         """Register definitions, all or none: a compare-and-set on what :meth:`definitions` said before.
 
-        Whether ``known`` may be replaced is the caller's to know. Returns the names that others have registered with
-        another meaning since; when there are any, nothing was changed.
+        ``renamed``: of definitions that mean what they meant under another fingerprint, that one and the one they have
+        now; their uses are noted under it from now on. Whether ``known`` may be replaced is the caller's to know.
+        Returns the names that others have registered with another meaning since; when there are any, nothing was
+        changed.
         """
         with self._database.write() as connection:
             lost = self._definitions.put(connection, self._database, records, known)
             if lost:
                 connection.rollback()
+            else:
+                self._definitions.rename(connection, renamed or {})
         return lost
 
     def uses(self) -> list[DefinitionUse]:
