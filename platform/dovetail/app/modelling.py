@@ -9,14 +9,26 @@ import pyarrow as pa
 from dovetail.platform.config.load import ModelConfig
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.telemetry import ModelMetrics
+from dovetail.trainer.models.beside import LoadedBeside
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe
 from dovetail.trainer.slots import SlotPolicy
 
-__all__ = ["checkpointing_of", "encoder_of", "optimizer_of", "publication_of", "recipe_of", "trained_rows"]
+__all__ = [
+    "checkpointing_of",
+    "encoder_of",
+    "optimizer_of",
+    "publication_of",
+    "recipe_of",
+    "scorers_of",
+    "trained_rows",
+    "warm_scorer",
+]
 
 
 def encoder_of(model: ModelConfig) -> Encoder:
@@ -65,6 +77,28 @@ def recipe_of(model: ModelConfig) -> Recipe:
             values=evaluation.slice_values,
         ),
     )
+
+
+def scorers_of(
+    model: ModelConfig, models: ModelDirectory, *, beside: bool
+) -> tuple[Scorer | LoadedBeside, Scorer | LoadedBeside | None]:
+    """The scorer of the configured model, and of its shadow where it has one; ``beside``: they load beside serving."""
+    encoder = encoder_of(model)
+    serving = Scorer(models, encoder, on_damaged=ModelMetrics(model.name).damaged)
+    shadow = Scorer(models, encoder, role="shadow") if model.shadow else None
+    if not beside:
+        return serving, shadow
+    return LoadedBeside(serving), None if shadow is None else LoadedBeside(shadow)
+
+
+def warm_scorer(scorer: Scorer | LoadedBeside, rows: pa.Schema) -> None:
+    """Compile what scoring ``rows`` runs and load the model, so that a damaged file is said before the first request.
+
+    Raises:
+        ModelError: as :meth:`~dovetail.trainer.models.scorer.Scorer.refresh`.
+    """
+    scorer.warm(rows)
+    scorer.refresh()
 
 
 def checkpointing_of(model: ModelConfig, folder: Path) -> Checkpointing:

@@ -24,10 +24,11 @@ from dovetail.app.datasets import (
 )
 from dovetail.app.modelling import (
     checkpointing_of,
-    encoder_of,
     publication_of,
     recipe_of,
+    scorers_of,
     trained_rows,
+    warm_scorer,
 )
 from dovetail.app.storage import (
     Stores,
@@ -80,7 +81,6 @@ from dovetail.platform.transports.reading import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
@@ -127,12 +127,14 @@ def assemble(
     on_step: Callable[[str, str], None] | None = None,
     observer: Observer | None = None,
     clock: Clock | None = None,
+    load_beside: bool = False,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
     :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
-    the future are refused.
+    the future are refused. ``load_beside``: models are loaded beside serving, so no request waits for one; without it
+    a version is taken up between two polls, and a run is the same every time.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -163,7 +165,7 @@ def assemble(
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared = frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, on_trained, clock or SystemClock())
+    parts = _Parts(project, stores, app, on_trained, clock or SystemClock(), load_beside=load_beside)
     stages = [stage for role in roles for stage in parts.make(role)]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
     prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
@@ -184,7 +186,10 @@ class _Parts:
         app: App,
         on_trained: Callable[[Trained], None] | None,
         clock: Clock,
+        *,
+        load_beside: bool,
     ) -> None:
+        self.load_beside = load_beside
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
@@ -244,9 +249,9 @@ class _Parts:
         warm = [self.features.warm]
         model = self.config.model
         if model is not None:
-            scorer = own = Scorer(self.stores.models, encoder_of(model))
-            shadow = Scorer(self.stores.models, encoder_of(model), role="shadow") if model.shadow else None
-            warm.append(partial(own.warm, trained_rows(model, self.project.feature_set.schema)))
+            scorer, shadow = scorers_of(model, self.stores.models, beside=self.load_beside)
+            rows = trained_rows(model, self.project.feature_set.schema)
+            warm += [partial(warm_scorer, one, rows) for one in (scorer, shadow) if one is not None]
         request = self.config.request
         attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
@@ -390,4 +395,4 @@ class NoModel:
 
 def configured_app() -> App:
     """The Faust app of the project in ``$DOVETAIL_PROJECT``, or else in the working directory."""
-    return assemble(load(os.environ.get("DOVETAIL_PROJECT", "."))).runtime.app
+    return assemble(load(os.environ.get("DOVETAIL_PROJECT", ".")), load_beside=True).runtime.app

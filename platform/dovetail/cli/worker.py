@@ -65,7 +65,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
         _require_tables(loaded)
     settings, clock, observer = loaded.config.worker, SystemClock(), _Late()
     set_up_logs(settings.log_level, as_json=settings.log_json)
-    worker = assemble(loaded, roles=roles, observer=observer)
+    worker = assemble(loaded, roles=roles, observer=observer, load_beside=True)
     pulse, timeout_us = Pulse(), settings.watchdog_timeout
     monitor = Monitor(worker.runtime, pulse, loop_timeout_s=timeout_us / _US)
     observer.metrics = WorkerMetrics(

@@ -116,15 +116,6 @@ def test_a_model_of_other_inputs_is_refused_and_the_old_one_stays(tmp_path: Path
     assert scorer.version == 1
 
 
-def test_a_corrupt_model_is_refused_and_the_old_one_stays(tmp_path: Path, encoder: Encoder) -> None:
-    directory = ModelDirectory(tmp_path)
-    scorer = Scorer(directory, encoder)
-    (tmp_path / "model-000000000001.npz").write_bytes(b"PK")
-    with pytest.raises(ModelError, match="torn or corrupt"):
-        scorer.refresh()
-    assert scorer.version == 0
-
-
 def test_refresh_survives_retention(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = ModelDirectory(tmp_path, keep=1)
     model = Model(encoder.fingerprint, encoder.bits, 1, MODEL.slots, MODEL.weights)

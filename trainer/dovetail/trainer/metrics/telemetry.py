@@ -27,7 +27,8 @@ def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]
 
 
 class ModelMetrics:
-    """Gauges ``dovetail_model_<metric>{model, scope}`` and ``dovetail_model_trained_samples{model}``.
+    """Gauges ``dovetail_model_<metric>{model, scope}``, ``dovetail_model_trained_samples{model}`` and
+    ``dovetail_model_damaged_files{model}``.
 
     Scopes are ``total``, ``recent`` and slices; event-time windows go to the registry only, as each would be a series
     of its own for ever. A metric without a value is not exposed. Making it twice for one Prometheus registry shares the
@@ -38,6 +39,12 @@ class ModelMetrics:
         self._model = model
         self._gauges = {name: _gauge(registry, name, f"Progressive {name} of a model", "scope") for name in _GAUGES}
         self._trained = _gauge(registry, "trained_samples", "Samples a model was trained on")
+
+        self._damaged = _gauge(registry, "damaged_files", "Published files of a model that are damaged")
+
+    def damaged(self, files: int) -> None:
+        """Show from now on that so many published files are damaged."""
+        self._damaged.labels(self._model).set(files)
 
     def update(self, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
         """Show these metrics from now on."""

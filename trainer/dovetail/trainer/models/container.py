@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import secrets
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,12 +20,23 @@ import numpy.typing as npt
 
 from dovetail.platform.errors import ModelError
 
-__all__ = ["Container", "create", "pack", "parse", "unpack"]
+__all__ = ["Container", "Damaged", "create", "pack", "parse", "unpack"]
 
 _HEADER = "header.json"
 _MEMBERS = "arrays"
+#: Of a member's own header: signature, seven fields of no interest, and the lengths of its name and of what is extra.
+_LOCAL = struct.Struct("<4s22xHH")
+_LONGEST_HEAD = 1 << 16
 # Fixed, so that equal content is equal bytes whenever it is written.
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class Damaged(ModelError):
+    """A file is torn or corrupt, or is not readable at all: another one may be whole."""
+
+
+#: Files that read into memory that is there already.
+_Source = io.FileIO | io.BytesIO
 
 
 class Container(NamedTuple):
@@ -49,33 +62,38 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> b
 def unpack(path: Path) -> Container:
     """Read a model file, checking the checksum of every member. Never unpickles.
 
-    :raises ModelError: the file is torn or corrupt, or cannot be read.
+    :raises Damaged: the file is torn or corrupt, or cannot be read.
     :raises FileNotFoundError: there is no such file.
     """
     try:
-        content = path.read_bytes()
+        file = path.open("rb", buffering=0)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ModelError(
+        raise Damaged(
             f"{path}: no readable model file: {error.strerror}; move away what is there, or give this user access"
         ) from error
-    return parse(path, content)
+    with file:
+        return _read(path, file)
 
 
 def parse(where: object, content: bytes) -> Container:
     """Unpack the bytes of :func:`pack`; ``where`` names them in errors.
 
-    :raises ModelError: it is torn or corrupt.
+    :raises Damaged: it is torn or corrupt.
     """
+    return _read(where, io.BytesIO(content))
+
+
+def _read(where: object, source: _Source) -> Container:
     try:
-        return _parse(content)
+        return _parse(source)
     # NotImplementedError and RuntimeError are zipfile's words for flag bits that pack never sets.
     except (
         zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, OSError, NotImplementedError,
         RuntimeError,
     ) as error:  # fmt: skip
-        raise ModelError(
+        raise Damaged(
             f"{where}: torn or corrupt ({type(error).__name__}: {error}). Delete it to fall back to the file before it"
         ) from error
 
@@ -108,15 +126,50 @@ def create(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
-def _parse(content: bytes) -> Container:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        # ZipFile.read checks a member's CRC-32 once it has read all of it.
-        members = {name: archive.read(name) for name in archive.namelist()}
-    header = json.loads(members.pop(_HEADER))
-    arrays = {
-        name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        for name, data in members.items()
-    }
+def _parse(source: _Source) -> Container:
+    """The members of the archive.
+
+    Each long step, reading millions of bytes where they stay or adding up their checksum, is one call that leaves the
+    interpreter to other threads; nothing large is held twice.
+    """
+    with zipfile.ZipFile(source) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+        header = json.loads(archive.read(infos.pop(_HEADER)))
+        arrays = {name.removesuffix(".npy"): _array(archive, info, source) for name, info in infos.items()}
     if header.pop(_MEMBERS) != sorted(arrays):
         raise ValueError(f"it holds the arrays {sorted(arrays)}, which are not those its header names")
     return Container(header, arrays)
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: _Source) -> npt.NDArray[Any]:
+    """The array that ``np.save`` has written as a member, whose checksum is right."""
+    archive.open(info).close()  # compares the member's own header with the directory
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is compressed")
+    source.seek(info.header_offset)
+    _, name, extra = _LOCAL.unpack(source.read(_LOCAL.size) or b"")
+    start = source.seek(info.header_offset + _LOCAL.size + name + extra)
+    head = io.BytesIO(source.read(min(_LONGEST_HEAD, info.file_size)) or b"")
+    if np.lib.format.read_magic(head) != (1, 0):
+        raise ValueError("an array of another format")
+    try:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    # It is read before its checksum is known: numpy's reader of damaged ones is Python's own.
+    except (SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the header of {info.filename} is damaged") from error
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    count = math.prod(shape)
+    if head.tell() + count * dtype.itemsize != info.file_size:
+        raise ValueError(f"{info.filename} has {info.file_size} bytes, which are not those of {count} x {dtype}")
+    array = np.empty(count, dtype)
+    source.seek(start + head.tell())
+    view, at = memoryview(array.view(np.uint8).data), 0
+    while at < len(view):
+        read = source.readinto(view[at:])
+        if not read:
+            raise EOFError(f"{info.filename} ends early")
+        at += read
+    if zlib.crc32(view, zlib.crc32(head.getvalue()[: head.tell()])) != info.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
+    return array.reshape(shape, order="F" if fortran else "C")

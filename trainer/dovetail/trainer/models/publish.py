@@ -71,7 +71,9 @@ class Model(NamedTuple):
     def dense(self) -> Float32:
         """All weights, float32 [2**bits]."""
         weights = np.zeros(1 << self.bits, np.float32)
-        weights[self.slots] = self.weights
+        for start in range(0, len(self.slots), _AT_ONCE):  # an index is made wider first: never all of it at once
+            part = slice(start, start + _AT_ONCE)
+            weights[self.slots[part]] = self.weights[part]
         return weights
 
     def content(self, version: int) -> bytes:
@@ -230,6 +232,10 @@ class ModelDirectory:
         """Versions that are there as deltas, ascending."""
         return self._deltas.numbers()
 
+    def stamp(self, version: int) -> object:
+        """A value that changes when the files of ``version`` do: their sizes and times; None for one that is gone."""
+        return tuple(_stamp(files.path(version)) for files in (self._files, self._deltas))
+
     def install(self, content: bytes) -> bool:
         """Publish what another directory's trainer has published, as its bytes; False when it is here already.
 
@@ -338,4 +344,13 @@ class ModelDirectory:
             yield version
 
 
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 _DECISIONS = "serving.json"
+_AT_ONCE = 1 << 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from dovetail.trainer.arithmetic import (
     kernel,
     sigmoid,
 )
+from dovetail.trainer.models.container import Damaged
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder
 
@@ -51,6 +53,9 @@ class Scorer:
 
     With ``role`` ``"shadow"`` it scores with the directory's shadow version instead, if there is one.
 
+    A damaged file is said once, in the log and to ``on_damaged`` (the number of damaged files that are known), and is
+    not read again until it has changed. The last whole version before it is scored with.
+
     :raises ConfigError: ``prior`` is not inside (0, 1).
     """
 
@@ -61,6 +66,7 @@ class Scorer:
         *,
         prior: float = 0.5,
         role: Literal["serving", "shadow"] = "serving",
+        on_damaged: Callable[[int], None] | None = None,
     ) -> None:
         if not 0.0 < prior < 1.0:
             raise ConfigError(f"the prior must lie inside (0, 1), got {prior}")
@@ -69,6 +75,9 @@ class Scorer:
         self._prior = np.float32(prior)
         self._role = role
         self._current: _Serving | None = None
+        self._on_damaged = on_damaged
+        #: Damaged versions, and what their files looked like.
+        self._damaged: dict[int, object] = {}
 
     def warm(self, schema: pa.Schema) -> None:
         """Compile what scoring rows of ``schema`` runs, also while there is no model yet.
@@ -90,8 +99,10 @@ class Scorer:
         guessed: the newest version that can be built from a full model is taken, or the one in use stays until there
         is one. A pinned version is loaded even if it is older.
 
-        :raises ModelError: the version cannot be read or was trained under another encoder; the one in use stays.
+        :raises ModelError: the version is of another format or was trained under another encoder, or a pinned one is
+            not there; the one in use stays.
         """
+        self._forget_mended()
         changed = self._refresh()
         if changed:
             _log.info(Event("model taken up", model=self._directory.path.name, version=self.version, role=self._role))
@@ -105,12 +116,11 @@ class Scorer:
             self._current = None
             return changed
         if wanted is not None:
-            return wanted != self.version and self._take(wanted)
+            return wanted != self.version and self._take_whole([wanted, *self._below(wanted)])
         before = self.version
         if before > directory.latest():
             # The directory was emptied and filled anew: what is there now counts, once it has been loaded.
-            fulls = directory.fulls()
-            return bool(fulls) and self._take(fulls[-1])
+            return self._take_whole(reversed(directory.fulls()))
         while (latest := directory.latest()) > self.version:
             try:
                 if not self._follow():
@@ -139,19 +149,63 @@ class Scorer:
         """One step towards the newest version: the next delta, or a full model; False when there is a gap."""
         directory, version = self._directory, self.version
         fulls = [full for full in directory.fulls() if full > version]
-        if fulls:
-            # A full model is the shorter way when it is newer, and the only one across a gap.
-            return self._take(fulls[-1])
+        # A full model is the shorter way when it is newer, and the only one across a gap.
+        if self._take_whole(reversed(fulls)):
+            return True
         if self._current is None:
             return False
         for number in directory.deltas():
-            if number > version:
-                delta = directory.load_delta(number)
+            if number > version and number not in self._damaged:
+                try:
+                    delta = directory.load_delta(number)
+                except Damaged as error:
+                    self._note(number, error)
+                    continue
                 if delta.base == version:
                     self._require(number, delta.fingerprint)
                     self._current = _Serving(number, delta.apply(self._current.weights), delta.moments)
                     return True
         return False
+
+    def _below(self, version: int) -> Iterator[int]:
+        """The versions before a damaged one, the newest first; none where one of them, or a later one, is in use."""
+        if self._current is None:
+            yield from (number for number in reversed(self._directory.versions()) if number < version)
+
+    def _take_whole(self, versions: Iterable[int]) -> bool:
+        """Take up the first of ``versions`` that is not damaged; False when there is none, or it is in use."""
+        for version in versions:
+            if version in self._damaged:
+                continue
+            try:
+                return version != self.version and self._take(version)
+            except Damaged as error:
+                self._note(version, error)
+        return False
+
+    def _note(self, version: int, error: Damaged) -> None:
+        """Say that a version is damaged, and leave it alone as long as its file is what it is."""
+        self._damaged[version] = self._directory.stamp(version)
+        serving = f"version {self.version}" if self._current is not None else "the version before it, if that is whole"
+        _log.error("model version %d is damaged, %s serves: %s", version, serving, error)
+        self._tell()
+
+    def _forget_mended(self) -> None:
+        """Look again at damaged files that have changed, and forget those that are gone."""
+        kept = {version: stamp for version, stamp in self._damaged.items() if self._directory.stamp(version) == stamp}
+        if kept != self._damaged:
+            self._damaged = kept
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_damaged is not None:
+            self._on_damaged(len(self._damaged))
+
+    def offered(self) -> object:
+        """The state of the directory that :meth:`refresh` goes by: as long as it is equal, there is nothing new."""
+        directory = self._directory
+        stamps = tuple((version, directory.stamp(version)) for version in self._damaged)
+        return tuple(directory.fulls()), tuple(directory.deltas()), directory.pinned, directory.shadow, stamps
 
     def _take(self, version: int) -> bool:
         model = self._directory.load(version)
