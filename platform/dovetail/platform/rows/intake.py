@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
@@ -24,12 +25,14 @@ from dovetail.platform.stage import Outgoing, Poll
 
 __all__ = [
     "IDLE_HEADER",
+    "LONGEST_ITEM",
     "WATERMARK_HEADER",
     "Intake",
     "Received",
     "Vet",
     "announcement",
     "believable",
+    "long_items",
     "spoken_ms",
     "time_us",
     "watermark_headers",
@@ -44,6 +47,8 @@ WATERMARK_HEADER = "dovetail-watermark"
 #: Beside it: the announcement was made for a silent partition, and does not end its silence.
 IDLE_HEADER = "dovetail-idle"
 _TIME_DIGITS = len(str(MAX_TIME_US))
+#: Bytes of an ``item_id`` as UTF-8. A request's or user's id may be of any length.
+LONGEST_ITEM = 1_024
 
 
 def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
@@ -103,6 +108,27 @@ def believable(poll: Poll) -> npt.NDArray[np.bool_]:
     stamps = poll.timestamps_ms
     found: npt.NDArray[np.bool_] = (stamps >= MIN_TIME_US // 1_000) & (stamps <= MAX_TIME_US // 1_000)
     return found
+
+
+def long_items(table: pa.Table) -> Mapping[int, str]:
+    """Rows whose ``item_id``, or that of one of their ``candidates``, is longer than :data:`LONGEST_ITEM`: why not."""
+    if "candidates" in table.column_names:
+        nested = table.column("candidates").combine_chunks()
+        items = pc.struct_field(nested.flatten(), "item_id")
+        rows = np.asarray(pc.list_parent_indices(nested).to_numpy(), dtype=np.int64)
+    elif "item_id" in table.column_names:
+        items = table.column("item_id").combine_chunks()
+        rows = np.arange(table.num_rows, dtype=np.int64)
+    else:
+        return {}
+    if not pa.types.is_string(items.type):
+        return {}
+    lengths = pc.fill_null(pc.binary_length(items), 0).to_numpy(zero_copy_only=False)
+    long = np.flatnonzero(np.asarray(lengths) > LONGEST_ITEM)
+    return {
+        int(rows[at]): f"item_id has {int(lengths[at])} bytes, more than the {LONGEST_ITEM} that every store holds"
+        for at in long
+    }
 
 
 @dataclass(frozen=True, slots=True)

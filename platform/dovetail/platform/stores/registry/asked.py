@@ -7,9 +7,12 @@ transaction that moves the position of whoever reads the requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+
+from dovetail.platform.stores.sql.keys import by_stored, escaped, storable, unescaped
 
 __all__ = ["ASKED", "ITEM_SEPARATOR", "AskedTable"]
 
@@ -56,15 +59,25 @@ class AskedTable:
     def add(self, connection: sa.Connection, rows: pa.Table) -> None:
         """Remember requests (ASKED)."""
         if rows.num_rows:
-            connection.execute(sa.insert(self._table), rows.to_pylist())
+            given = rows.to_pylist()
+            if connection.dialect.name == "postgresql":
+                written = {"user_id": storable, "request_id": escaped, "items": escaped}
+                given = [row | {name: write(row[name]) for name, write in written.items()} for row in given]
+            connection.execute(sa.insert(self._table), given)
 
     def of_users(self, connection: sa.Connection, users: Sequence[str], low_us: int, high_us: int) -> pa.Table:
         """The requests (ASKED) of these users with ``low_us <= request time <= high_us``, in no particular order."""
         parts = []
         for start in range(0, len(users), _USERS_PER_QUERY):
             part = list(users[start : start + _USERS_PER_QUERY])
-            rows = connection.execute(self._of_users, {"users": part, "low": low_us, "high": high_us}).all()
-            columns = list(zip(*rows, strict=True)) or [()] * len(ASKED)
+            stored = connection.dialect.name == "postgresql"
+            names = [storable(user) for user in part] if stored else part
+            rows = connection.execute(self._of_users, {"users": names, "low": low_us, "high": high_us}).all()
+            columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(ASKED)
+            if stored:
+                other = by_stored(part, columns[0])
+                columns[0] = [other.get(user, user) for user in columns[0]]
+                columns[-2:] = [[unescaped(text) for text in column] for column in columns[-2:]]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, ASKED, strict=True)]
             parts.append(pa.Table.from_arrays(arrays, schema=ASKED))
         return pa.concat_tables(parts) if parts else ASKED.empty_table()

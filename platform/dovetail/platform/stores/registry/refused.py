@@ -27,6 +27,7 @@ class RefusedTable:
     def add(self, connection: sa.Connection, database: Database, rows: list[tuple[str, int, int, str]]) -> None:
         """Refuse messages (topic, partition, offset, reason); one that is refused keeps its first reason."""
         insert = database.insert(self._table).on_conflict_do_nothing()
+        rows = [(*place, reason.replace("\0", "\ufffd")) for *place, reason in rows]  # type: ignore[misc]
         names = ("topic", "partition", "offset", "reason")
         connection.execute(insert, [dict(zip(names, row, strict=True)) for row in rows])
 

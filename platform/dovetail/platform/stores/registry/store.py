@@ -26,6 +26,7 @@ from dovetail.platform.stores.registry.remembered import RememberedRequest, Reme
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.keys import storable, unescaped
 from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
@@ -273,6 +274,8 @@ class Registry:
             return
         upsert = Upsert(self._database, self._metrics)
         upsert.replacing({name: upsert.excluded[name] for name in MetricRow._fields[3:]})
+        if self._database.postgresql:  # a slice is named by a value
+            rows = [row._replace(scope=storable(row.scope)) for row in rows]
         self._database.transact(lambda connection: upsert.execute(connection, columns_of(rows)))
 
     def metrics(self, model: str) -> list[MetricRow]:
@@ -284,7 +287,8 @@ class Registry:
             .order_by(columns.trained, columns.scope)
         )
         with self._database.read() as connection:
-            return [MetricRow(*row) for row in connection.execute(ordered)]
+            rows = [MetricRow(*row) for row in connection.execute(ordered)]
+        return [row._replace(scope=unescaped(row.scope)) for row in rows] if self._database.postgresql else rows
 
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""

@@ -28,11 +28,15 @@ from dovetail.platform.stores.labels import (
 from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.keys import by_stored, storable
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
 from dovetail.platform.stores.sql.prepared import Prepared
 
 __all__ = ["SqlLabelStore"]
+
+#: The parts of a key that come from outside.
+_TEXTS = ("request_id", "item_id")
 
 
 class SqlLabelStore(LabelStore):
@@ -157,6 +161,7 @@ class SqlLabelStore(LabelStore):
         columns = {name: first.column(name).to_pylist() for name in (*KEY, *ORDER)}
         columns["outcome"] = [PENDING] * first.num_rows
         if self._database.postgresql:
+            columns |= {name: [storable(text) for text in columns[name]] for name in _TEXTS}
             # Others insert meanwhile: only the INSERT itself knows what was new.
             new = self._insert.execute(connection, columns)
             if new < first.num_rows:
@@ -171,6 +176,7 @@ class SqlLabelStore(LabelStore):
         names = (*KEY, "outcome")
         if self._database.postgresql:
             columns = {f"at_{name}": marks.column(name).to_pylist() for name in names}
+            columns |= {f"at_{name}": [storable(text) for text in columns[f"at_{name}"]] for name in _TEXTS}
             return {(kind, outcome): rows for kind, outcome, rows in self._mark.rows(connection, columns)}
         counts = {}
         for kind, outcome in _of_each(marks):
@@ -208,10 +214,23 @@ class SqlLabelStore(LabelStore):
         return counts
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        rows = self._lookup.rows(connection, request_ids)
-        columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=LABEL_ROWS)
+        if self._database.postgresql:
+            return self._select_stored(connection, request_ids)
+        return _label_rows(self._lookup.rows(connection, request_ids))
+
+    def _select_stored(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
+        """PostgreSQL: the rows of requests, whose ids are stored otherwise where they are long or hold U+0000."""
+        rows = self._lookup.rows(connection, [storable(text) for text in request_ids])
+        other = by_stored(request_ids, (text for row in rows for text in row[:2]))
+        if other:
+            rows = [(other.get(row[0], row[0]), other.get(row[1], row[1]), *row[2:]) for row in rows]
+        return _label_rows(rows)
+
+
+def _label_rows(rows: Sequence[Any]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=LABEL_ROWS)
 
 
 def _of_each(marks: pa.Table) -> dict[tuple[str, str], int]:

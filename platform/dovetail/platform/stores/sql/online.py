@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit, scope_of
 from dovetail.platform.stores.sql.bulk import Upsert
 from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.keys import storable_bytes
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
 
@@ -61,11 +62,13 @@ class SqlOnlineStore(OnlineStore):
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:
         with self._database.read() as connection:
             progress = self._read_progress(connection, [scope_of(view) for view in keys])
-            rows = {view: self._by_keys.rows(connection, wanted, view) for view, wanted in keys.items()}
+            rows = {view: self._by_keys.rows(connection, self._stored(mine), view) for view, mine in keys.items()}
+        keys = {view: self._stored(mine) for view, mine in keys.items()}
         return {view: _in_order(wanted, rows[view], progress[scope_of(view)]) for view, wanted in keys.items()}
 
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._database.read() as connection:
+            keys = self._stored(keys)
             rows = self._by_keys.rows(connection, keys, view)
         mine = {key: state for key, owner, state in rows if owner == partition}
         return [mine.get(key) for key in keys]
@@ -99,15 +102,20 @@ class SqlOnlineStore(OnlineStore):
     def close(self) -> None:
         self._database.close()
 
+    def _stored(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Keys as they are stored: PostgreSQL indexes no long ones."""
+        return [storable_bytes(key) for key in keys] if self._database.postgresql else list(keys)
+
     def _change(self, connection: sa.Connection, partition: int, commit: ViewCommit) -> None:
         """Put the changed states, remove the empty and the old ones."""
         here = {"in_view": commit.view, "in_partition": partition}
         kept = {key: state for key, state in commit.changed.items() if state}
         n = len(kept)
-        columns: dict[str, list[Any]] = {"view": [commit.view] * n, "key": list(kept), "partition": [partition] * n}
+        columns: dict[str, list[Any]] = {"view": [commit.view] * n, "key": self._stored(kept)}
+        columns["partition"] = [partition] * n
         columns |= {"state": list(kept.values()), "age_us": [commit.age_us] * n}
         self._upsert.execute(connection, columns)
-        gone = [key for key, state in commit.changed.items() if not state]
+        gone = self._stored(key for key, state in commit.changed.items() if not state)
         if commit.leaving_before_us is not None:
             bounds = {"before_us": commit.leaving_before_us, "leaving": commit.leaving}
             gone += connection.execute(self._oldest, here | bounds).scalars()

@@ -1,0 +1,53 @@
+"""The one limit on keys: an item_id that some store could not hold is a dead letter, with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from dovetail.app.datasets import label_intake, request_intake
+from dovetail.platform.rows.intake import LONGEST_ITEM, long_items
+from dovetail.platform.stage import Outgoing
+from dovetail.platform.testing import MemoryLog
+from tests.features.stored.stored_world import FILES, World
+
+NOON = 1_704_110_400_000
+
+LONG = "\u4e00" * (LONGEST_ITEM // 3 + 1)
+
+
+def test_an_item_of_any_row_is_measured_in_bytes() -> None:
+    table = pa.table({"item_id": ["x" * LONGEST_ITEM, LONG, None, "\0"], "request_id": ["r" * 9_000] * 4})
+    assert long_items(table) == {1: "item_id has 1026 bytes, more than the 1024 that every store holds"}
+
+
+def test_a_request_is_refused_for_any_of_its_candidates() -> None:
+    type_ = pa.list_(pa.struct([("item_id", pa.string())]))
+    nested = pa.array([[{"item_id": "a"}], [], None, [{"item_id": "b"}, {"item_id": LONG}]], type_)
+    assert list(long_items(pa.table({"candidates": nested}))) == [3]
+    assert list(long_items(pa.table({"candidates": nested}).slice(1))) == [2]
+
+
+def test_items_that_are_no_text_have_no_length() -> None:
+    assert long_items(pa.table({"item_id": [1, 2]})) == {}
+    assert long_items(pa.table({"user_id": ["x" * 9_000]})) == {}
+
+
+def test_the_intakes_of_requests_and_labels_turn_them_away(tmp_path: Path) -> None:
+    files = {**FILES, "schemas": FILES["schemas"].replace("item_id BIGINT", "item_id VARCHAR")}
+    project = World(tmp_path / "shop", files=files).project
+    request = {"request_id": "r\0", "user_id": "u", "request_time": "2024-01-01", "candidates": [{"item_id": LONG}]}
+    label = {"request_id": "r" * 5_000, "item_id": LONG, "event_time": "2024-01-01"}
+    for intake, row in ((request_intake(project), request), (label_intake(project, "click"), label)):
+        short = {**row, **({"item_id": "1"} if "item_id" in row else {"candidates": [{"item_id": "1"}]})}
+        log = MemoryLog({"t": 1})
+        log.append([Outgoing("t", json.dumps(one).encode(), partition=0, timestamp_ms=NOON) for one in (row, short)])
+        poll = log.poll("t", 0, 0)
+        assert poll is not None
+        received = intake.read(poll)
+        assert [letter.reason for letter in received.dead] == [
+            "item_id has 1026 bytes, more than the 1024 that every store holds"
+        ]
+        assert received.table.column("request_id").to_pylist() == [row["request_id"]]
