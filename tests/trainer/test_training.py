@@ -77,6 +77,7 @@ class Bench:
         full_every: int = 1,
         models_topic: str | None = None,
         gate: Gate | None = None,
+        publish_delay_us: int | None = None,
         clock: Clock | None = None,
         on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
     ) -> TrainerStage:
@@ -86,7 +87,9 @@ class Bench:
             SampleTopic("samples", self.decode, label, weight, rows),
             Recipe(self.encoder, self.ftrl, slots or SlotPolicy(), evaluation, groups or Groups()),
             Checkpointing(self.directory / "checkpoints", checkpoint_every, checkpoint_delay_us),
-            Publication(directory, publish_every, full_every, models_topic, gate=gate or Gate()),
+            Publication(
+                directory, publish_every, full_every, models_topic, gate=gate or Gate(), delay_us=publish_delay_us
+            ),
             listeners=TrainerListeners(self.versions.append, self.trained.append, on_evaluated),
             clock=clock,
         )

@@ -115,4 +115,5 @@ def publication_of(model: ModelConfig, directory: ModelDirectory, max_message_by
         topic=model.topic or None,
         max_message_bytes=max_message_bytes,
         gate=Gate(**model.gate.model_dump()),
+        delay_us=model.publish_delay,
     )

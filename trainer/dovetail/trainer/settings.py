@@ -78,8 +78,10 @@ class Checkpointing:
 class Publication:
     """Where versions of the model go, and which: one after ``every`` samples, unless the ``gate`` refuses it.
 
-    Every ``full_every``-th is a full model, those between are deltas. With ``topic`` they also go there, see
-    :mod:`dovetail.trainer.models.mirror`, in messages of at most ``max_message_bytes``.
+    With ``delay_us`` there is one, too, when the oldest sample that is in none has waited for that long, and versions
+    are numbered by the samples they were trained on. Every ``full_every``-th is a full model, those between are deltas.
+    With ``topic`` they also go there, see :mod:`dovetail.trainer.models.mirror`, in messages of at most
+    ``max_message_bytes``.
     """
 
     directory: ModelDirectory
@@ -88,3 +90,4 @@ class Publication:
     topic: str | None = None
     max_message_bytes: int = 1 << 20
     gate: Gate = field(default_factory=Gate)
+    delay_us: int | None = None

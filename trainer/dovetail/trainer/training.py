@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,6 +25,7 @@ from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Metrics
 from dovetail.trainer.models.checkpoint import (
+    Checkpoint,
     CheckpointStore,
     TrainerProgress,
     image,
@@ -81,9 +83,11 @@ class TrainerStage(Stage):
     of rows alone. With one partition that order is the topic's. With several, polls may interleave differently the
     second time; each row still counts once.
 
-    Version v is the model after exactly ``v * publication.every`` trained rows, wherever polls end. A version published
-    before a crash is not published again: what serving has seen never changes. A delta is one to the version published
-    before it. A candidate that the gate refuses is not published, and the reasons are logged; training goes on.
+    Version v is the model after exactly ``v * publication.every`` trained rows, wherever polls end; with
+    ``publication.delay_us`` after exactly v trained rows, at every multiple of ``publication.every`` and, at the end of
+    a poll, once the first row that is in no version has waited for so long by the clock. A version published before a
+    crash is not published again: what serving has seen never changes. A delta is one to the version published before
+    it. A candidate that the gate refuses is not published, and the reasons are logged; training goes on.
 
     A checkpoint is due when a multiple of ``checkpoints.every`` trained rows has been reached; it is taken at the end
     of that poll, where positions, filter and model agree without remembering half a poll. One is due, too, when the
@@ -123,7 +127,9 @@ class TrainerStage(Stage):
         self._clock = clock or SystemClock()
         # How often checkpoints are taken may change from run to run; publish_every may not, it is what a version number
         # means.
-        self._settings = {"topic": samples.topic, "publish_every": publication.every}
+        self._settings: dict[str, Any] = {"topic": samples.topic, "publish_every": publication.every}
+        if publication.delay_us is not None:
+            self._settings["publish_delay"] = True
         self._store = CheckpointStore(checkpoints.folder)
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
@@ -150,7 +156,7 @@ class TrainerStage(Stage):
         progress = TrainerProgress({}, {}, ())
         checkpoint = self._store.latest()
         if checkpoint is not None:
-            self._learner = resume(checkpoint, self._learner, self._settings)
+            self._learner = resume(checkpoint, self._learner, self._settings_at(checkpoint))
             self._sequence = checkpoint.sequence
             progress = checkpoint.progress
         self._stored = dict(progress.positions.get(self.topic, {}))
@@ -161,8 +167,16 @@ class TrainerStage(Stage):
         self._polls = self._saved = 0
         # When the oldest poll that is not in a checkpoint came; None while there is none.
         self._since_us: int | None = None
+        # When the first row came that is in no version and was not refused; None while there is none, or no delay.
+        self._unpublished_us: int | None = None
         # By partition, what the runtime knows to be in a checkpoint.
         self._told = dict(self._stored)
+
+    def _settings_at(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """The settings to go on from a checkpoint with: numbers by samples are above all that count versions."""
+        if "publish_delay" in checkpoint.configuration["settings"]:
+            return self._settings
+        return {name: value for name, value in self._settings.items() if name != "publish_delay"}
 
     @property
     def learner(self) -> Learner:
@@ -227,9 +241,15 @@ class TrainerStage(Stage):
                 await compute(self._learner.learn, table.slice(0, room))
                 table = table.slice(room)
                 version, rest = divmod(self._learner.trained, self._publication.every)
+                if self._publication.delay_us is not None:
+                    version = self._learner.trained
+                    self._wait_for_version(version)
                 if rest == 0 and version > self._published:
                     async for work in self._offer(version):
                         yield work
+            if self._is_overdue():
+                async for work in self._offer(self._learner.trained):
+                    yield work
             rows = self._learner.trained - before
             self._complete(poll, read, rows)
             if rows and self._listeners.on_trained is not None:
@@ -242,16 +262,35 @@ class TrainerStage(Stage):
             self._whole = True
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
-        if self._since_us is not None and (stopping or self._is_due(self._since_us)):
+        if self._is_overdue():
+            async for work in self.publish_now():
+                yield work
+        if self._since_us is not None and (stopping or self._has_passed(self._since_us, self._checkpoints.delay_us)):
             yield await self.checkpoint_now()
         stored = self._stored.get(partition, 0)
         if stored > self._told.get(partition, 0):
             self._told[partition] = stored
             yield Work(done=stored)
 
-    def _is_due(self, since_us: int) -> bool:
+    def _has_passed(self, since_us: int, delay_us: int) -> bool:
         # A clock that was set back says nothing about how long it is: then it is long enough.
-        return not 0 <= self._clock.now_us() - since_us < self._checkpoints.delay_us
+        return not 0 <= self._clock.now_us() - since_us < delay_us
+
+    def _wait_for_version(self, trained: int) -> None:
+        """Note when the first row came that is in no version."""
+        if trained > self._published and self._unpublished_us is None:
+            self._unpublished_us = self._clock.now_us()
+
+    def _is_overdue(self) -> bool:
+        since_us, delay_us = self._unpublished_us, self._publication.delay_us
+        return since_us is not None and delay_us is not None and self._has_passed(since_us, delay_us)
+
+    async def publish_now(self) -> AsyncIterator[Work]:
+        """The works that publish the model as it is, where a row has waited for longer than the delay."""
+        async with self._turn:
+            if self._whole and self._is_overdue():
+                async for work in self._offer(self._learner.trained):
+                    yield work
 
     async def checkpoint_now(self) -> Work:
         """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
@@ -292,6 +331,7 @@ class TrainerStage(Stage):
 
     async def _offer(self, version: int) -> AsyncIterator[Work]:
         """Publish the model as it is now, or refuse it."""
+        self._unpublished_us = None
         evaluation = self._learner.evaluation
         recent = evaluation.last()
         reasons = self._publication.gate.reasons(recent)
@@ -303,7 +343,7 @@ class TrainerStage(Stage):
             return
         model = await compute(Model.of, self._learner)
         publication: Model | Delta = model
-        if self._base is not None and version % self._publication.full_every:
+        if self._base is not None and not self._is_full(version):
             publication = await compute(delta_between, self._published, self._base, model)
         yield Work(commit=partial(self._publish, version, model, publication, evaluated))
         if self._publication.topic is not None:
@@ -314,6 +354,13 @@ class TrainerStage(Stage):
             yield Work(outgoing=messages(self._publication.topic, version, content, limit=limit))
         if self._listeners.on_publish is not None:
             self._listeners.on_publish(version)
+
+    def _is_full(self, version: int) -> bool:
+        """Whether it is the turn of a full model: by number, or, where samples are the numbers, by the deltas since."""
+        if self._publication.delay_us is None:
+            return version % self._publication.full_every == 0
+        last = max(self._models.fulls(), default=0)
+        return sum(number > last for number in self._models.deltas()) + 1 >= self._publication.full_every
 
     def _publish(self, version: int, model: Model, publication: Model | Delta, evaluated: Callable[[], None]) -> None:
         evaluated()

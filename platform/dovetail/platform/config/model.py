@@ -82,6 +82,8 @@ class ModelConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     publish_every: int = Field(default=2_000, ge=1)
+    #: A version is published after this long, also when fewer samples came; versions are numbered by samples then.
+    publish_delay: DurationUs | None = None
     #: Every n-th version is a full model, those between are deltas.
     full_every: int = Field(default=1, ge=1)
     #: Where published models go beside the directory, for scorers that cannot see it; empty for nowhere.
