@@ -7,7 +7,7 @@ for the requests it may belong to (see ``attribution.py``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,7 @@ from dovetail.platform.rows.intake import (
 from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
-from dovetail.platform.stage import Poll, Stage, Work
+from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
@@ -74,6 +74,8 @@ class LabelStage(Stage):
         self._attribution = attribution
         self._on_stored = on_stored
         self._progress: dict[int, Progress] = {}
+        #: While labels wait for requests: the event time (µs) that the clocks of these must reach; None otherwise.
+        self.blocked_until_us: int | None = None
         # Only while a poll waits for its requests.
         self._hold = Hold(moved)
 
@@ -98,11 +100,13 @@ class LabelStage(Stage):
         received = await compute(self._intake.read, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
-            spoken = spoken_ms(poll, received.refused)
-            look = partial(self._attribution.look, int(effective_us.max()), spoken)
+            look = partial(self._look, self._attribution, int(effective_us.max()), spoken_ms(poll, received.refused))
             with self._hold.of(poll.partition):
-                while announcements := await self._hold.until(look):
-                    yield Work(outgoing=announcements)
+                try:
+                    while announcements := await self._hold.until(look):
+                        yield Work(outgoing=announcements)
+                finally:
+                    self.blocked_until_us = None
                 if not self._hold.wanted:
                     return
         rows, late, unattributed = await compute(self._rows, received.table, effective_us)
@@ -126,6 +130,13 @@ class LabelStage(Stage):
 
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
         yield Work(outgoing=letters, commit=commit, done=after.next_offset)
+
+    async def _look(
+        self, attribution: Attribution, effective_us: int, stamp_ms: int | None
+    ) -> Sequence[Outgoing] | None:
+        found = await attribution.look(effective_us, stamp_ms)
+        self.blocked_until_us = effective_us + 1 if found is None else None
+        return found
 
     def probe(self, poll: Poll) -> None:
         received = self._intake.read(poll)

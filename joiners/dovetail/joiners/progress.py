@@ -24,6 +24,7 @@ __all__ = [
     "label_watermark",
     "newest_label_ms",
     "request_clocks",
+    "request_newest_us",
     "request_watermark",
     "retire_labels",
     "sample_lanes",
@@ -63,6 +64,12 @@ def request_clocks(config: Config, registry: Registry, end_offset: EndOffset) ->
         (topic, number): PartitionClock(progress.get(number), partial(_end, end_offset, topic, number))
         for number in range(config.request.partitions)
     }
+
+
+def request_newest_us(config: Config, registry: Registry) -> int | None:
+    """The newest request time (µs) that the snapshot agents have read in any partition, or was announced to them."""
+    clocks = [clock.clock_us(0) for clock in request_clocks(config, registry, lambda _topic, _number: None).values()]
+    return max((clock for clock in clocks if clock is not None), default=None)
 
 
 def request_watermark(config: Config, registry: Registry) -> int | None:

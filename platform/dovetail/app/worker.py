@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dovetail.app.broker import broker_app
 from dovetail.app.datasets import (
     Gate,
     datasets,
@@ -34,7 +35,6 @@ from dovetail.app.storage import (
     Stores,
     load_table,
     open_stores,
-    resolved,
 )
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -71,12 +71,11 @@ from dovetail.platform.errors import DefinitionError
 from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.refusals import Refusals
-from dovetail.platform.runtime.runner import App, Runtime, create_app
+from dovetail.platform.runtime.runner import App, Runtime
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.kafka.security import credentials
 from dovetail.platform.transports.reading import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
@@ -142,7 +141,7 @@ def assemble(
     """
     config = project.config
     roles = roles_of(config, roles)
-    login = credentials(config.broker, config.path)
+    app = broker_app(config, group_of(config, roles), **config.worker.faust_settings())
     stores = open_stores(config)
     try:
         register(project, stores.registry, stores.online)
@@ -150,17 +149,6 @@ def assemble(
     except DefinitionError:
         stores.close()
         raise
-    app = create_app(
-        group_of(config, roles),
-        resolved(config, config.storage.url("broker")),
-        topics=config.topics(),
-        retention=config.retention(),
-        max_message_bytes=config.broker.max_message_bytes,
-        broker_credentials=login,
-        topic_replication_factor=config.broker.replication,
-        topic_allow_declare=config.broker.create_topics,
-        **config.worker.faust_settings(),
-    )
     if config.model is not None:
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared = frozenset({config.model.topic} - {""})

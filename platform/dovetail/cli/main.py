@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from dovetail.cli.doors import commands as doors
 from dovetail.cli.models import commands as models
 from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.cli.output import errors
@@ -128,6 +129,10 @@ def worker(
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json/--log-text", help="Log JSON, one object a line.")] = None,
+    until_idle: Annotated[
+        bool,
+        typer.Option("--until-idle", help="Release what waits for later labels, and end when everything is done."),
+    ] = False,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
     from dovetail.cli.worker import run
@@ -142,9 +147,10 @@ def worker(
         "log_json": log_json,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    run(project, [role.strip() for role in agents.split(",") if role.strip()], options)
+    run(project, [role.strip() for role in agents.split(",") if role.strip()], options, until_idle=until_idle)
 
 
+doors.register(app)
 stored.register(app)
 models.register(app)
 

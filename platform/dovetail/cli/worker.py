@@ -11,7 +11,8 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from dovetail.app.worker import assemble, label_watermark
+from dovetail.app.flow import Flow
+from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.roles import roles_of
@@ -58,8 +59,20 @@ def _require_tables(project: Project) -> None:
                 )
 
 
-def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
-    """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``."""
+async def _until_idle(worker: Worker) -> None:
+    flow = Flow(worker)
+    flow.require_all()
+    announced = await flow.until_idle()
+    _log.info(Event("idle", watermarks=announced))
+
+
+def run(project: Path, roles: Sequence[str], options: dict[str, Any], *, until_idle: bool = False) -> None:
+    """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``.
+
+    ``until_idle``: or until everything that the topics hold is handled, and what waits at their ends released.
+    """
+    if until_idle and roles:
+        raise ConfigError("--until-idle needs all roles in one process, to see that all is done; leave out --agents")
     loaded = load(project, worker=options) if options else load(project)
     if {"snapshots", "samples"} & set(roles_of(loaded.config, roles)):
         _require_tables(loaded)
@@ -79,12 +92,26 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any]) -> None:
     group = worker.runtime.app.conf.id
     watchdog = Watchdog(clock, timeout_us, group)
 
-    async def watch() -> None:
+    async def guard() -> None:
         if not timeout_us:
             await asyncio.Event().wait()
         while True:
             watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
             await asyncio.sleep(timeout_us / _US / 10)
+
+    async def watch() -> None:
+        if not until_idle:
+            await guard()
+            return
+        guarding = asyncio.ensure_future(guard())
+        ending = asyncio.ensure_future(_until_idle(worker))
+        try:
+            done, _ = await asyncio.wait({guarding, ending}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            guarding.cancel()
+            ending.cancel()
 
     with ExitStack() as stack:
         stack.callback(worker.stores.close)

@@ -112,9 +112,9 @@ def run_process(
     loop_timeout_s: float,
     on_started: Callable[[], Awaitable[None]],
 ) -> None:
-    """Run until told to stop. Raises what ended the worker otherwise.
+    """Run until told to stop, or until ``watch`` returns. Raises what ended the worker otherwise.
 
-    ``watch`` runs beside the worker, and what it raises ends it; ``on_started`` is awaited when polls are flowing.
+    ``watch`` runs beside the worker, and what it raises ends it, too; ``on_started`` is awaited when polls are flowing.
     ``loop_timeout_s``: an event loop that has not turned for longer ends the process; 0: never.
 
     Threads may go on computing what was cancelled, without effect; see :func:`leave`.
@@ -158,7 +158,8 @@ async def _run(
             running.cancel()
         else:
             error = running.exception()
-            signals.arm(FAILED, masked(f"failed: {type(error).__name__}: {error}"))
+            failed = "" if error is None else masked(f"failed: {type(error).__name__}: {error}")
+            signals.arm(FAILED if error is not None else LATE, failed)
         await asyncio.wait({running})
         await runtime.stop()
     finally:
@@ -176,7 +177,7 @@ async def _run(
 async def _work(
     runtime: Runtime, watch: Callable[[], Awaitable[None]], on_started: Callable[[], Awaitable[None]]
 ) -> None:
-    """Start, and go on until something fails."""
+    """Start, and go on until something fails or ``watch`` returns."""
     await runtime.start()
     await on_started()
     watching = asyncio.ensure_future(watch())

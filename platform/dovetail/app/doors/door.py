@@ -1,0 +1,78 @@
+"""The topics that take rows from outside, each with what its agents check a row by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dovetail.app.datasets import label_intake, request_intake, stream_intake
+from dovetail.features import Project
+from dovetail.features.language.source import nearest
+from dovetail.joiners.attribution import USER_COLUMN
+from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.intake import Intake
+
+__all__ = ["Door", "door_of", "doors"]
+
+Kind = Literal["stream", "requests", "label"]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A topic that takes rows from outside.
+
+    ``key`` is the column whose rows of one value are kept in order: they share a partition. ``intake`` checks rows as
+    the agents of the topic do, but for what needs a running worker (refusals, and the worker's clock).
+    """
+
+    kind: Kind
+    name: str
+    topic: str
+    partitions: int
+    key: str
+    time_column: str
+    intake: Intake
+
+
+def doors(project: Project) -> Mapping[str, Door]:
+    """The doors of a project by name: its streams, ``requests``, and its kinds of labels. Re-keyed streams are none."""
+    config = project.config
+    found = [
+        Door(
+            "stream",
+            name,
+            declared.topic or name,
+            declared.partitions,
+            declared.key,
+            declared.event_time,
+            stream_intake(project, name),
+        )
+        for name, declared in config.streams.items()
+    ]
+    request = config.request
+    found.append(
+        Door(
+            "requests", "requests", request.topic, request.partitions, "request_id", "request_time",
+            request_intake(project),
+        )
+    )  # fmt: skip
+    for kind, stream in config.labels.streams.items():
+        key = USER_COLUMN if kind in config.labels.attributed else "request_id"
+        intake = label_intake(project, kind)
+        found.append(Door("label", kind, stream.topic or kind, stream.partitions, key, "event_time", intake))
+    return {door.name: door for door in found}
+
+
+def door_of(project: Project, name: str, argument: str) -> Door:
+    """The door called ``name``, or whose topic is.
+
+    Raises:
+        ConfigError: there is none; ``argument`` is how the command line calls the name.
+    """
+    known = doors(project)
+    by_topic = {door.topic: door for door in known.values()}
+    found = known.get(name) or by_topic.get(name)
+    if found is None:
+        raise ConfigError(f"{argument}: no rows are sent to {name!r}; {nearest(name, sorted({*known, *by_topic}))}")
+    return found

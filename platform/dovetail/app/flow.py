@@ -1,0 +1,175 @@
+"""How far a worker of this process has come with what its topics hold, and the release of what waits at their ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from dovetail.app.worker import Worker, label_watermark
+from dovetail.joiners.label_agent import LabelStage
+from dovetail.joiners.progress import request_newest_us
+from dovetail.platform.errors import ConfigError, TransportError
+from dovetail.platform.rows.intake import announcement
+from dovetail.platform.stage import Outgoing, Stage
+
+__all__ = ["Flow", "Partition"]
+
+#: A topic and the number of one of its partitions.
+Partition = tuple[str, int]
+# What a stage waits for in another thread is not always signalled to the runtime.
+_LOOK_AGAIN_S = 0.2
+
+
+class Flow:
+    """Waits for the stages of a worker that is started in this process. Belongs to its event loop.
+
+    Every wait raises what ended the worker, if something has.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._runtime = worker.runtime
+        self._config = worker.project.config
+        self._partitions = self._config.topics()
+
+    def require_all(self) -> None:
+        """Check that this process has every partition of what its stages read.
+
+        Raises:
+            ConfigError: another worker of the project has some.
+        """
+        there = {(tp.topic, tp.partition) for tp in self._runtime.tenure.partitions}
+        if missing := sorted(set(self._read_by(self._worker.stages.values())) - there):
+            topic, number = missing[0]
+            raise ConfigError(
+                f"{len(missing)} partitions are read by other workers of this project (partition {number} of {topic} "
+                "is the first): stop them; this command runs all stages itself"
+            )
+
+    async def handled(self, stages: Iterable[str]) -> None:
+        """Wait until these stages have handled all that their topics hold now.
+
+        A label stage that holds labels back for requests that are still to come has done what it can.
+        """
+        chosen = [self._worker.stages[name] for name in stages]
+        ends = await self.ends(self._read_by(chosen))
+        await self._until(lambda: all(self._at_end(stage, ends) or _holds_labels(stage) for stage in chosen))
+
+    async def settled(self) -> None:
+        """Wait until every sample that the labels release is out, and trained on."""
+        samples = self._worker.samples
+        watermark = await asyncio.to_thread(self._label_watermark)
+        read = self._read_by(samples)
+        while True:
+            ends = await self.ends(read)
+
+            def released(stage: Stage, ends: Mapping[Partition, int] = ends) -> bool:
+                held = getattr(stage, "blocked_until_us", None)
+                return self._at_end(stage, ends) or (held is not None and (watermark is None or held >= watermark))
+
+            await self._until(lambda: all(released(stage) for stage in samples))
+            if await self.ends(read) == ends:  # a lane forwards to the next
+                break
+        await self.handled(name for name in self._worker.stages if name.startswith("order."))
+        await self.handled(name for name in ("trainer",) if name in self._worker.stages)
+
+    async def until_idle(self, *, release: bool = True) -> int:
+        """Wait until all that the topics hold is handled, by every stage; returns how many watermarks were announced.
+
+        With ``release``, what waits for later labels or requests is let go: watermarks are announced to the label
+        partitions (to those of requests, too, where labels are attributed) that let the last window pass. Rows that
+        come after that and are older are late. Without, what waits goes on waiting.
+        """
+        announced = 0
+        stages = list(self._worker.stages.values())
+        read = self._read_by(stages)
+        while True:
+            ends = await self.ends(read)
+            await self._until(lambda ends=ends: all(self._quiet(stage, ends) for stage in stages))  # type: ignore[misc]
+            if await self.ends(read) != ends:
+                continue
+            if not any(_held_until(stage) is not None for stage in stages):
+                if all(self._at_end(stage, ends) for stage in stages):
+                    return announced
+                continue
+            if not release:
+                await self.settled()
+                return announced
+            messages = await asyncio.to_thread(self._release, stages)
+            await self._runtime.publish(messages)
+            announced += len(messages)
+
+    async def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offset after the last message of each partition, asked from the broker now.
+
+        Raises:
+            TransportError: the broker does not say.
+        """
+
+        def ask() -> dict[Partition, int]:
+            end, found = self._runtime.ends(), {}
+            for topic, number in partitions:
+                offset = end(topic, number)
+                if offset is None:
+                    raise TransportError(f"the broker does not say where partition {number} of {topic} ends")
+                found[topic, number] = offset
+            return found
+
+        return await asyncio.to_thread(ask)
+
+    async def _until(self, predicate: Callable[[], bool]) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await self._runtime.wait_for(predicate)
+                return
+
+    def _read_by(self, stages: Iterable[Stage]) -> list[Partition]:
+        topics = {topic for stage in stages for topic in stage.topics}
+        return [(topic, number) for topic in sorted(topics) for number in range(self._partitions[topic])]
+
+    def _at_end(self, stage: Stage, ends: Mapping[Partition, int]) -> bool:
+        return all(
+            self._runtime.handled.get((stage.name, topic, number), 0) >= ends[topic, number]
+            for topic in stage.topics
+            for number in range(self._partitions[topic])
+        )
+
+    def _quiet(self, stage: Stage, ends: Mapping[Partition, int]) -> bool:
+        return self._at_end(stage, ends) or _held_until(stage) is not None
+
+    def _label_watermark(self) -> int | None:
+        return label_watermark(self._config, self._worker.stores.labels)
+
+    def _release(self, stages: Sequence[Stage]) -> list[Outgoing]:
+        """The announcements that let go on what is held; first to requests, which labels wait for."""
+        held = {stage.name: until for stage in stages if (until := _held_until(stage)) is not None}
+        labels = [until for name, until in held.items() if isinstance(self._worker.stages[name], LabelStage)]
+        request = self._config.request
+        if labels:
+            says = max(labels) + request.allowed_lateness
+            return [announcement(request.topic, number, says) for number in range(request.partitions)]
+        # As far as the last window, so that it is said once; a stage that was only about to go on is not harmed.
+        last = list(held.values())
+        newest = request_newest_us(self._config, self._worker.stores.registry)
+        if newest is not None:
+            last.append(newest + self._config.labels.longest_us + 1)
+        if not last:
+            return []
+        says = max(last) + self._config.labels.allowed_lateness + 1
+        return [
+            announcement(stream.topic or kind, number, says)
+            for kind, stream in self._config.labels.streams.items()
+            for number in range(stream.partitions)
+        ]
+
+
+def _held_until(stage: Stage) -> int | None:
+    """The event time that must pass before a stage goes on with the poll it holds back; None when it holds none."""
+    until: int | None = getattr(stage, "blocked_until_us", None)
+    return until
+
+
+def _holds_labels(stage: Stage) -> bool:
+    return isinstance(stage, LabelStage) and stage.blocked_until_us is not None
