@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from dovetail.cli.doors import commands as doors
+from dovetail.cli.looking import commands as looking
 from dovetail.cli.models import commands as models
 from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.cli.output import errors
@@ -151,6 +152,7 @@ def worker(
 
 
 doors.register(app)
+looking.register(app)
 stored.register(app)
 models.register(app)
 

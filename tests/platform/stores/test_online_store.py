@@ -54,6 +54,14 @@ def test_a_reader_gets_every_partition_of_a_key_in_the_order_asked(store: Online
     assert list(states["none"].blobs) == []
 
 
+def test_the_keys_of_a_view_are_each_given_once(store: OnlineStore) -> None:
+    store.commit(1, [commit("v", 0, 5, a=b"a1", b=b"b1")], [])
+    store.commit(0, [commit("v", 0, 3, a=b"a0", c=b"c0"), commit("w", 0, 3, x=b"x0")], [])
+    assert sorted(store.keys("v", 10)) == [b"a", b"b", b"c"]
+    assert len(store.keys("v", 2)) == 2
+    assert store.keys("none", 10) == []
+
+
 @pytest.mark.parametrize(("expected", "found"), [(0, 5), (4, 5), (6, 5)])
 def test_a_stale_position_is_refused_and_nothing_of_the_commit_is_stored(
     store: OnlineStore, expected: int, found: int

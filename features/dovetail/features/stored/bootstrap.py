@@ -174,6 +174,9 @@ class _Staged(OnlineStore):
     def read(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, KeyStates]:
         return {self._view: self._store.read({self.name: keys[self._view]})[self.name]}
 
+    def keys(self, view: str, limit: int) -> list[bytes]:
+        return self._store.keys(self.name, limit)
+
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         return self._store.read_partition(self.name, partition, keys)
 

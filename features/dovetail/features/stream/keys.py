@@ -8,6 +8,7 @@ Each part is a tag and a value that says where it ends: integers of any width ``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from dovetail.features.kernels.words import Words, decimal_words
 from dovetail.platform.errors import StateError
 
-__all__ = ["encode_keys", "has_canonical_bytes"]
+__all__ = ["decode_keys", "encode_keys", "has_canonical_bytes"]
 
 
 def encode_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
@@ -55,6 +56,42 @@ def _column(column: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], 
         )
     codes, distinct = _dense(column)
     return codes, _bytes_of(distinct)
+
+
+def decode_keys(keys: Sequence[bytes], types: Sequence[pa.DataType]) -> list[pa.Array]:
+    """The columns that :func:`encode_keys` made ``keys`` of, one of each of ``types``.
+
+    Raises:
+        StateError: a key is none of an entity of these types.
+    """
+    columns: list[list[object]] = [[] for _ in types]
+    for key in keys:
+        at = 0
+        for column, type_ in zip(columns, types, strict=True):
+            value, at = _part(key, at, type_)
+            column.append(value)
+        if at != len(key):
+            raise StateError(f"a key of {len(key)} bytes is none of {', '.join(map(str, types))}")
+    return [pa.array(column, _word(type_)).cast(type_) for column, type_ in zip(columns, types, strict=True)]
+
+
+def _part(key: bytes, at: int, type_: pa.DataType) -> tuple[object, int]:
+    """The part of a key that begins at ``at``, as a value of :func:`_word`, and where the next one begins."""
+    if key[at : at + 1] == b"s":
+        end = at + 5 + int.from_bytes(key[at + 1 : at + 5], "big")
+        return key[at + 5 : end].decode(), end
+    head = 2 if isinstance(type_, pa.Decimal128Type) else 1
+    word = int.from_bytes(key[at + head : at + head + 8], "big", signed=True)
+    if isinstance(type_, pa.Decimal128Type):
+        return Decimal(word).scaleb(-type_.scale), at + head + 8
+    return (bool(word) if pa.types.is_boolean(type_) else word), at + head + 8
+
+
+def _word(type_: pa.DataType) -> pa.DataType:
+    """The type in which a part of a key is read; a date by way of its days."""
+    if pa.types.is_date32(type_):
+        return pa.int32()
+    return pa.int64() if pa.types.is_timestamp(type_) or pa.types.is_signed_integer(type_) else type_
 
 
 def has_canonical_bytes(type_: pa.DataType) -> bool:

@@ -7,22 +7,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from dovetail.app.doors.door import door_of
 from dovetail.app.doors.files import FileFormat, format_of, read_file
 from dovetail.app.doors.sending import Checked, check_rows, publish, watermarks
 from dovetail.cli.output import errors, print_json, terminal
+from dovetail.cli.times import time_us_of
 from dovetail.features import load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.rows.conversion import MAX_TIME_US
 
 __all__ = ["run"]
 
 _SHOWN = 20
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def run(
@@ -38,7 +36,7 @@ def run(
     """Send; 1 when rows are bad and none was sent, 0 otherwise."""
     loaded = load(project)
     door = door_of(loaded, topic, "TOPIC")
-    says = None if watermark is None else _time_us(watermark)
+    says = None if watermark is None else time_us_of("--watermark", watermark)
     checked = Checked((), ())
     if file is not None:
         chosen = _format(file, form)
@@ -93,16 +91,3 @@ def _readable(file: str, form: FileFormat) -> Iterator[str]:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.flush()
         yield copy.name
-
-
-def _time_us(text: str) -> int:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--watermark {text!r}: write a time like 2024-02-29T12:00:00Z") from None
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
-    since = time - _EPOCH
-    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    if not 0 <= us <= MAX_TIME_US:
-        raise ConfigError(f"--watermark {text!r}: a time since 1970 is announced")
-    return us

@@ -40,6 +40,7 @@ __all__ = [
     "encode_json",
     "letter_of",
     "letters_to_outgoing",
+    "message_headers",
     "row_letters",
     "rows_of",
 ]
@@ -322,6 +323,15 @@ def letter_of(headers: Sequence[tuple[str, bytes]]) -> LetterHead:
         said["dovetail-stage"].decode(), source[1].decode(), int(source[2]), int(source[3]),
         int(said["dovetail-rows"]), int(said["dovetail-sent"]), said[REASON_HEADER].decode(),
     )  # fmt: skip
+
+
+def message_headers(headers: Sequence[tuple[str, bytes]]) -> tuple[tuple[str, bytes], ...]:
+    """The headers of a dead letter as its message came with them: without those that :func:`letters_to_outgoing` adds.
+
+    Ours stand behind the message's own, which may have been called the same.
+    """
+    ours = max((at for at, (name, _) in enumerate(headers) if name == REASON_HEADER), default=len(headers))
+    return tuple(headers[:ours])
 
 
 def _shortened(reason: str) -> bytes:

@@ -89,6 +89,10 @@ class OnlineStore(ABC):
         """States of several views' distinct keys, each source partition from one consistent snapshot."""
 
     @abstractmethod
+    def keys(self, view: str, limit: int) -> list[bytes]:
+        """Keys of ``view`` that have a state, each once, at most ``limit``; which of more is the store's choice."""
+
+    @abstractmethod
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """States of ``keys`` from one source partition, in the order asked; None where there is none."""
 

@@ -39,8 +39,8 @@ async def publisher(app: App) -> AsyncIterator[Publisher]:
         TransportError: the broker cannot be reached, or a topic there is not as declared.
     """
     transport: Any = app.transport
-    producer: Any = app.producer
     await transport.declare(app.declared)
+    producer = transport.create_producer()
     await producer.start()
     try:
         yield Publisher(producer, app.max_message_bytes)

@@ -81,6 +81,18 @@ class RedisOnlineStore(OnlineStore):
                 return {view: _key_states(states[view], progress[view]) for view in keys}
             self._known |= {view: known[view] | found[view] for view in keys}
 
+    def keys(self, view: str, limit: int) -> list[bytes]:
+        found: dict[bytes, None] = {}
+        for partition in sorted(self.progress(view)):
+            key = self._state_key(view, partition)
+            cursor = 0
+            while len(found) < limit:
+                cursor, states = self._client.call(partial(_scanned, key, cursor))
+                found |= dict.fromkeys(states)
+                if not cursor:
+                    break
+        return sorted(found)[:limit]
+
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         def ask(pipeline: Any) -> None:
             for part in _parts(keys, _KEYS_PER_COMMAND):
@@ -197,6 +209,11 @@ class RedisOnlineStore(OnlineStore):
         # The others hold nothing that is known of; positions alone need no transaction.
         read([group for group in range(self._groups) if group not in busy], together=False)
         return progress, states
+
+
+def _scanned(key: str, cursor: int, client: Any) -> tuple[int, dict[bytes, bytes]]:
+    found: tuple[int, dict[bytes, bytes]] = client.hscan(key, cursor, count=1_000)
+    return found
 
 
 def _run(script: Any, keys: Sequence[str], arguments: Sequence[Any], client: Any) -> Any:

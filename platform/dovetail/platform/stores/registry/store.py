@@ -23,6 +23,7 @@ from dovetail.platform.stores.registry.definition_log import (
 )
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
+from dovetail.platform.stores.registry.resent import Resent, ResentTable
 from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
@@ -89,6 +90,7 @@ class Registry:
         self._asked = AskedTable(metadata)
         self._refused = RefusedTable(metadata)
         self._remembered = RememberedTable(metadata)
+        self._resent = ResentTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -189,6 +191,16 @@ class Registry:
         with self._database.read() as connection:
             topics = self._ledger.topics(connection, f"archive.{dataset}")
             return self._refused.positions(connection, topics) if topics else []
+
+    def resent(self) -> Mapping[int, Resent]:
+        """The dead letters that were sent again, or may have been, by their offset in the dead-letter topic."""
+        with self._database.read() as connection:
+            return self._resent.all(connection)
+
+    def put_resent(self, letters: Mapping[int, Resent]) -> None:
+        """Remember of letters, by offset, how far sending them again has come; in the place of what was known."""
+        if letters:
+            self._database.transact(lambda connection: self._resent.put(connection, self._database, letters))
 
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""

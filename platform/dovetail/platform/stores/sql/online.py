@@ -66,6 +66,12 @@ class SqlOnlineStore(OnlineStore):
         keys = {view: self._stored(mine) for view, mine in keys.items()}
         return {view: _in_order(wanted, rows[view], progress[scope_of(view)]) for view, wanted in keys.items()}
 
+    def keys(self, view: str, limit: int) -> list[bytes]:
+        columns = self._state.c
+        asked = sa.select(columns.key).where(columns.view == view).distinct().order_by(columns.key).limit(limit)
+        with self._database.read() as connection:
+            return [bytes(key) for key in connection.execute(asked).scalars()]
+
     def read_partition(self, view: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._database.read() as connection:
             keys = self._stored(keys)

@@ -26,6 +26,7 @@ from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.embedded.log import EmbeddedLog, LogRetention
+from dovetail.platform.transports.embedded.view import EmbeddedView
 from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Consumer", "Producer", "Transport"]
@@ -273,6 +274,10 @@ class Transport(base.Transport):
                 "slashes, as in embedded:///var/lib/dovetail/log.db"
             )
         self.path = Path(url[0].path)
+
+    def view(self) -> EmbeddedView:
+        """The log, to look at."""
+        return EmbeddedView(self.path)
 
     async def declare(self, topics: Mapping[str, int]) -> None:
         """Create the topics that are missing. Raises TransportError when one exists with other partitions."""

@@ -1,0 +1,54 @@
+"""Samples and snapshots as they were made: those in the archive, and then those that only their topic has yet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.app.storage import Stores
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter, without_messages
+from dovetail.platform.stage import Poll
+from dovetail.platform.transports.viewing import TopicView, follow, read_all
+
+__all__ = ["made_rows", "of_requests"]
+
+
+async def made_rows(
+    stores: Stores, view: TopicView, dataset: str, topic: str, *, following: bool = False
+) -> AsyncIterator[pa.Table]:
+    """The rows of a dataset that Dovetail makes, each once: by file of the archive, then by poll of the topic.
+
+    ``following``: only rows that come from now on, and it does not end.
+    """
+    archived = stores.registry.progress(f"archive.{dataset}")
+    if following:
+        since: Mapping[int, int] = {number: end for number, (_, end) in (await view.bounds(topic)).items()}
+        polls = follow(view, topic, since)
+    else:
+        refused = stores.registry.refused_rows(dataset)
+        # Files that were registered since the progress was read are left out: their rows are read from the topic.
+        for file in stores.registry.files(dataset):
+            if file.last_offset < archived.get(file.partition, Progress()).next_offset:
+                yield without_messages(stores.offline.read(file.path), refused)
+        polls = read_all(view, topic, {number: progress.next_offset for number, progress in archived.items()})
+    filters: dict[int, SourceFilter] = {}
+    async for poll in polls:
+        progress = archived.get(poll.partition, Progress())
+        admitted = filters.setdefault(poll.partition, SourceFilter(progress.sources))
+        yield _fresh(poll, admitted)
+
+
+def _fresh(poll: Poll, filter_: SourceFilter) -> pa.Table:
+    rows = wire.decode_arrow(poll)
+    return rows.filter(pa.array(filter_.admit(rows))) if SOURCE_COLUMNS[0] in rows.column_names else rows
+
+
+def of_requests(table: pa.Table, keys: Sequence[str]) -> pa.Array:
+    """The rows of any of ``keys``: request ids, or ``REQUEST_ID/ITEM_ID``."""
+    requests = table.column("request_id").cast(pa.string())
+    pairs = pc.binary_join_element_wise(requests, table.column("item_id").cast(pa.string()), "/")
+    wanted = pa.array(list(keys), pa.string())
+    return pc.or_(pc.is_in(requests, wanted), pc.is_in(pairs, wanted))

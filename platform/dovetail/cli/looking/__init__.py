@@ -1,0 +1,1 @@
+"""Commands that show the rows which a project has made."""
