@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from dovetail.app.worker import Worker, label_watermark
 from dovetail.joiners.label_agent import LabelStage
-from dovetail.joiners.progress import request_newest_us
+from dovetail.joiners.progress import request_newest_us, request_watermark
 from dovetail.platform.errors import ConfigError, TransportError
 from dovetail.platform.rows.intake import announcement
 from dovetail.platform.stage import Outgoing, Stage
@@ -89,16 +89,19 @@ class Flow:
             await self._until(lambda ends=ends: all(self._quiet(stage, ends) for stage in stages))  # type: ignore[misc]
             if await self.ends(read) != ends:
                 continue
-            if not any(_held_until(stage) is not None for stage in stages):
+            held = {stage.name: until for stage in stages if (until := _held_until(stage)) is not None}
+            if not held:
                 if all(self._at_end(stage, ends) for stage in stages):
                     return announced
                 continue
             if not release:
                 await self.settled()
                 return announced
-            messages = await asyncio.to_thread(self._release, stages)
-            await self._runtime.publish(messages)
-            announced += len(messages)
+            if messages := await asyncio.to_thread(self._release, held):
+                await self._runtime.publish(messages)
+                announced += len(messages)
+            else:  # what holds is let go already, and has not looked yet
+                await self._until(lambda held=held: self._has_moved(held))  # type: ignore[misc]
 
     async def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The offset after the last message of each partition, asked from the broker now.
@@ -142,22 +145,27 @@ class Flow:
     def _label_watermark(self) -> int | None:
         return label_watermark(self._config, self._worker.stores.labels)
 
-    def _release(self, stages: Sequence[Stage]) -> list[Outgoing]:
-        """The announcements that let go on what is held; first to requests, which labels wait for."""
-        held = {stage.name: until for stage in stages if (until := _held_until(stage)) is not None}
+    def _has_moved(self, held: Mapping[str, int]) -> bool:
+        return any(_held_until(self._worker.stages[name]) != until for name, until in held.items())
+
+    def _release(self, held: Mapping[str, int]) -> list[Outgoing]:
+        """The announcements that let go on what is ``held``, by stage until a time; first to requests, which labels
+        wait for. None when the watermarks are there already."""
         labels = [until for name, until in held.items() if isinstance(self._worker.stages[name], LabelStage)]
-        request = self._config.request
+        request, registry = self._config.request, self._worker.stores.registry
         if labels:
+            reached = request_watermark(self._config, registry)
+            if reached is not None and reached >= max(labels):
+                return []
             says = max(labels) + request.allowed_lateness
             return [announcement(request.topic, number, says) for number in range(request.partitions)]
-        # As far as the last window, so that it is said once; a stage that was only about to go on is not harmed.
-        last = list(held.values())
-        newest = request_newest_us(self._config, self._worker.stores.registry)
-        if newest is not None:
-            last.append(newest + self._config.labels.longest_us + 1)
-        if not last:
+        reached = self._label_watermark()
+        if reached is not None and reached > max(held.values()):
             return []
-        says = max(last) + self._config.labels.allowed_lateness + 1
+        # As far as the last window, so that it is said once.
+        newest = request_newest_us(self._config, registry)
+        last = max(held.values()) if newest is None else max(*held.values(), newest + self._config.labels.longest_us)
+        says = last + 1 + self._config.labels.allowed_lateness
         return [
             announcement(stream.topic or kind, number, says)
             for kind, stream in self._config.labels.streams.items()

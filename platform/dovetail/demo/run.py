@@ -11,15 +11,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from dovetail.app.flow import Flow
 from dovetail.app.reports import audit_worker, consistency_of, witness_of
-from dovetail.app.worker import Worker, assemble, label_watermark
+from dovetail.app.worker import Worker, assemble
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.replay import Batch, Replay
 from dovetail.demo.shipped import project_folder
 from dovetail.features import Project, load
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
-from dovetail.joiners.sample_agent import SampleStage
 from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ
@@ -142,8 +142,8 @@ class _Conductor:
     def __init__(
         self, worker: Worker, log: RecordedLog, on_progress: Callable[[ReplayProgress], None], last: Sequence[Trained]
     ) -> None:
-        self._worker = worker
         self._runtime = worker.runtime
+        self._flow = Flow(worker)
         self._config = worker.project.config
         self._replay = Replay(log, self._config)
         self._partitions = self._config.topics()
@@ -157,14 +157,14 @@ class _Conductor:
         """Replay to the end, from wherever the topics say it has come."""
         sent = {topic: self._messages(topic) for topic in self._config.topics()}
         for stages in self._phases:
-            await self._handled(stages)
-        await self._settled()
+            await self._flow.handled(stages)
+        await self._flow.settled()
         for number, (end, phases) in enumerate(self._replay.phases(), start=1):
             for stages, batches in zip(self._phases, phases, strict=True):
                 if await self._publish(batches, sent):
-                    await self._handled(stages)
+                    await self._flow.handled(stages)
                     if stages is self._phases[-1]:
-                        await self._settled()
+                        await self._flow.settled()
             trained = self._last[0] if self._last else None
             self._on_progress(ReplayProgress(number, len(self._replay), end, dict(sent), trained))
 
@@ -177,35 +177,6 @@ class _Conductor:
         if fresh:
             await self._runtime.publish(fresh)
         return bool(fresh)
-
-    async def _handled(self, stages: Sequence[str]) -> None:
-        """Wait until these stages have handled all that their topics hold."""
-        topics = {name: self._worker.stages[name].topics for name in stages}
-
-        def done() -> bool:
-            return all(self._at_end(name, topic) for name in stages for topic in topics[name])
-
-        await self._runtime.wait_for(done)
-
-    async def _settled(self) -> None:
-        """Wait until every sample that the labels release is out, and trained on."""
-        watermark = label_watermark(self._config, self._worker.stores.labels)
-
-        def released(stage: SampleStage) -> bool:
-            if self._at_end(stage.name, stage.topics[0]):
-                return True
-            held = stage.blocked_until_us
-            return held is not None and (watermark is None or held >= watermark)
-
-        await self._runtime.wait_for(lambda: all(released(stage) for stage in self._worker.samples))
-        await self._handled([name for name in self._worker.stages if name.startswith("order.")])
-        await self._handled(["trainer"])
-
-    def _at_end(self, stage: str, topic: str) -> bool:
-        return all(
-            self._runtime.handled.get((stage, topic, partition), 0) >= (self._runtime.end_offset(topic, partition) or 0)
-            for partition in range(self._partitions[topic])
-        )
 
     def _messages(self, topic: str) -> int:
         return sum(self._runtime.end_offset(topic, p) or 0 for p in range(self._partitions[topic]))

@@ -16,6 +16,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command()(send)
+    app.command()(replay)
 
 
 def send(
@@ -39,3 +40,40 @@ def send(
     if file is None and watermark is None:
         raise ConfigError("FILE: say which rows to send, or give --watermark")
     raise typer.Exit(run(project, topic, file, form, watermark, skip_bad=skip_bad, as_json=as_json))
+
+
+def replay(
+    requests: Annotated[str, typer.Option(help="The requests: a file, or a DuckDB query over files.")],
+    stream: Annotated[
+        list[str] | None, typer.Option("--stream", help="NAME=FILE: the events of a stream. May be repeated.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", help="KIND=FILE: labels of a kind. May be repeated.")
+    ] = None,
+    arrival: Annotated[str, typer.Option(help="The column that says when a row arrived, if a file has it.")] = (
+        "arrival_time"
+    ),
+    slice_: Annotated[str, typer.Option("--slice", help="The most event time sent in one step.")] = "15m",
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="At the end, release what waits for later labels.")
+    ] = False,
+    project: ProjectOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a historic log from Parquet, CSV or JSON lines in event time; the same command goes on after a crash."""
+    from dovetail.cli.doors.replay import run
+
+    files = {"requests": requests} | _pairs("--stream", stream or []) | _pairs("--labels", labels or [])
+    if len(files) != 1 + len(stream or []) + len(labels or []):
+        raise ConfigError("--stream, --labels: a name is given twice; put the rows together with a query")
+    raise typer.Exit(run(project, files, arrival, slice_, until_idle=until_idle, as_json=as_json))
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} {text!r}: write NAME=FILE")
+        pairs[name] = value
+    return pairs

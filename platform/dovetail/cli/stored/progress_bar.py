@@ -41,6 +41,10 @@ class DayProgress:
         self._bar.update(self._task, completed=done, total=of, description=day)
         self._line(f"{day}  {done} of {of} days")
 
+    def say(self, what: str) -> None:
+        """Show in words what is being done."""
+        self._bar.update(self._task, description=what)
+
     def rows(self, done: int, of: int) -> None:
         """So many rows are done; a line every tenth of the way."""
         self._bar.update(self._task, completed=done, total=of)

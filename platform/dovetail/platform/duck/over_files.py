@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -27,3 +28,16 @@ def query_batches(sql: str, rows: int) -> Iterator[pa.RecordBatchReader]:
             yield connection.sql(sql).to_arrow_reader(rows)
         except duckdb.Error as error:
             raise ConfigError(f"DuckDB refuses the query {sql!r}: {error}") from error
+
+
+def sort_parquet(source: Path, target: Path, by: Sequence[str], *, scratch: Path) -> None:
+    """Write the rows of ``source`` to ``target``, sorted; what does not fit into 1 GiB is sorted in ``scratch``."""
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "memory_limit": "1GiB",
+        "temp_directory": str(scratch),
+    }
+    order = ", ".join(f'"{name}"' for name in by)
+    with duckdb.connect(":memory:", config=settings) as connection:
+        rows = connection.read_parquet(str(source)).order(order)
+        rows.write_parquet(str(target), compression="zstd")
