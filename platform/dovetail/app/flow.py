@@ -64,11 +64,11 @@ class Flow:
         while True:
             ends = await self.ends(read)
 
-            def released(stage: Stage, ends: Mapping[Partition, int] = ends) -> bool:
-                held = getattr(stage, "blocked_until_us", None)
-                return self._at_end(stage, ends) or (held is not None and (watermark is None or held >= watermark))
+            def released(ends: Mapping[Partition, int] = ends) -> bool:
+                held = [until for stage in samples if (until := _held_until(stage)) is not None]
+                return self._quiet(samples, ends) and all(watermark is None or until >= watermark for until in held)
 
-            await self._until(lambda: all(released(stage) for stage in samples))
+            await self._until(released)
             if await self.ends(read) == ends:  # a lane forwards to the next
                 break
         await self.handled(name for name in self._worker.stages if name.startswith("order."))
@@ -82,11 +82,11 @@ class Flow:
         come after that and are older are late. Without, what waits goes on waiting.
         """
         announced = 0
-        stages = list(self._worker.stages.values())
+        stages = tuple(self._worker.stages.values())
         read = self._read_by(stages)
         while True:
             ends = await self.ends(read)
-            await self._until(lambda ends=ends: all(self._quiet(stage, ends) for stage in stages))  # type: ignore[misc]
+            await self._until(lambda ends=ends: self._quiet(stages, ends))  # type: ignore[misc]
             if await self.ends(read) != ends:
                 continue
             held = {stage.name: until for stage in stages if (until := _held_until(stage)) is not None}
@@ -133,14 +133,19 @@ class Flow:
         return [(topic, number) for topic in sorted(topics) for number in range(self._partitions[topic])]
 
     def _at_end(self, stage: Stage, ends: Mapping[Partition, int]) -> bool:
+        """Whether the stage has handled what it reads of these partitions up to ``ends``."""
         return all(
-            self._runtime.handled.get((stage.name, topic, number), 0) >= ends[topic, number]
-            for topic in stage.topics
-            for number in range(self._partitions[topic])
+            self._runtime.handled.get((stage.name, topic, number), 0) >= end
+            for (topic, number), end in ends.items()
+            if topic in stage.topics
         )
 
-    def _quiet(self, stage: Stage, ends: Mapping[Partition, int]) -> bool:
-        return self._at_end(stage, ends) or _held_until(stage) is not None
+    def _quiet(self, stages: Iterable[Stage], ends: Mapping[Partition, int]) -> bool:
+        """Whether each stage has handled its topics to their ends, or holds back, or reads a topic that another one
+        holds back: of that, no more may have been handed out."""
+        held = {topic for stage in stages if _held_until(stage) is not None for topic in stage.topics}
+        free = {partition: end for partition, end in ends.items() if partition[0] not in held}
+        return all(self._at_end(stage, free) for stage in stages)
 
     def _label_watermark(self) -> int | None:
         return label_watermark(self._config, self._worker.stores.labels)

@@ -114,6 +114,19 @@ def test_rows_that_came_late_are_late_and_said_to_be(tmp_path: Path, run: Run) -
 
 
 @pytest.mark.slow
+def test_more_is_held_back_than_is_handed_out_and_by_two_targets(tmp_path: Path, run: Run) -> None:
+    """Polls of a topic that one stage holds back are kept from its other readers, too: no reason to wait."""
+    soon = '[labels.targets.soon]\nexposure = "shown"\nwindow = "1h"\nsamples_topic = "samples-soon"\n'
+    write_project(tmp_path, f"{TOML}\n{soon}".replace('window = "30m"', 'window = "4h"'))
+    log = make_log(60)
+    code, out, _ = run(tmp_path, *write_log(tmp_path, log), "--slice", "10m", "--until-idle")
+    assert (code, "no dead letters" in out) == (0, True)
+    for target in ("", "soon"):
+        _, out, _ = run(tmp_path, "samples", "--target", target, "--format", "jsonl")
+        assert len(out.splitlines()) == log.labels["shown"].num_rows
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path, seed: int) -> None:
     log = make_log(60, arrival=True)
