@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 from dovetail.cli.output import terminal
-from dovetail.demo.shipped import project_folder
+from dovetail.demo.shipped import minimal_folder, project_folder
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["run"]
 
 
-def run(folder: Path) -> int:
+def run(folder: Path, *, minimal: bool = False) -> int:
     """Write ``dovetail.toml`` and ``sql/`` into ``folder``, which is made if it is not there.
+
+    ``minimal``: the smallest project instead of one with a sample of everything.
 
     Raises:
         ConfigError: one of them is there already; nothing is written.
@@ -22,7 +24,7 @@ def run(folder: Path) -> int:
         if (folder / name).exists():
             raise ConfigError(f"{folder / name} exists; choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
-    source = project_folder()
+    source = minimal_folder() if minimal else project_folder()
     shutil.copy(source / "dovetail.toml", folder / "dovetail.toml")
     shutil.copytree(source / "sql", folder / "sql")
     console = terminal()

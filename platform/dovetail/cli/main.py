@@ -69,11 +69,14 @@ def demo(
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="The new project's folder.")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="The new project's folder.")],
+    minimal: Annotated[bool, typer.Option("--minimal", help="Five small files, and no more than it takes.")] = False,
+) -> None:
     """Start a new project: dovetail.toml, sql/, one sample of each kind of definition."""
     from dovetail.cli.init import run
 
-    raise typer.Exit(run(folder))
+    raise typer.Exit(run(folder, minimal=minimal))
 
 
 @app.command()

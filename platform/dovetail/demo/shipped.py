@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["project_folder"]
+__all__ = ["minimal_folder", "project_folder"]
 
 
 def project_folder() -> Path:
@@ -19,3 +19,8 @@ def project_folder() -> Path:
         if (folder / "dovetail.toml").is_file() and (folder / "sql").is_dir():
             return folder
     raise ConfigError("the demo's dovetail.toml and sql/ are missing; install Dovetail again or run from a checkout")
+
+
+def minimal_folder() -> Path:
+    """The smallest project there is something to learn from: ``dovetail.toml`` and four files in ``sql/``."""
+    return Path(__file__).parent / "minimal"
