@@ -18,6 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
+    frozenset({"samples"}),
     frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )

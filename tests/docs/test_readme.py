@@ -22,6 +22,7 @@ ELSEWHERE = {
     "training.md": "tests/docs/test_training_page.py",
     "semantics.md": "tests/docs/test_semantics_page.py",
     "backfill.md": "tests/docs/test_backfill_page.py",
+    "samples.md": "tests/docs/test_samples_page.py",
     "operations.md": "tests/docs/test_operations_page.py",
 }
 

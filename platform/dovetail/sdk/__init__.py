@@ -49,6 +49,7 @@ __all__ = [
     "ModelDirectory",
     "ModelError",
     "Project",
+    "Reader",
     "Scorer",
     "StaleCommit",
     "StateError",
@@ -63,6 +64,7 @@ __all__ = [
 if TYPE_CHECKING:
     from dovetail.features.project import Description, Project, load
     from dovetail.platform.config.load import Config
+    from dovetail.samples.reader import Reader
     from dovetail.trainer.learner import Learner
     from dovetail.trainer.models.publish import Model, ModelDirectory
     from dovetail.trainer.models.scorer import Scorer
@@ -83,6 +85,7 @@ else:
         "Model": "dovetail.trainer.models.publish",
         "ModelDirectory": "dovetail.trainer.models.publish",
         "Project": "dovetail.features.project",
+        "Reader": "dovetail.samples.reader",
         "Scorer": "dovetail.trainer.models.scorer",
         "load": "dovetail.features.project",
     }

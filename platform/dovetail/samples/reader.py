@@ -1,0 +1,276 @@
+"""Reads samples in batches for a trainer of any kind, each once, and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.features import Project, load
+from dovetail.platform.errors import ConfigError, StateError
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter
+from dovetail.samples.sample_log import SampleLog
+
+__all__ = ["Reader"]
+
+_FORMAT = 1
+_LOOK_AGAIN_S = 0.5
+# Primes of splitmix64, which spreads positions over shards.
+_SPREAD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Messages of one partition: from an offset to before another."""
+
+    partition: int
+    start: int
+    end: int
+
+
+class Reader:
+    """The samples of a target as Arrow tables of at most ``batch_rows`` rows.
+
+    Guarantees:
+
+    - each source position once: what a crash made publish twice is read once, and where the archive ends and the topic
+      goes on, nothing is missing and nothing doubled;
+    - the readers of ``shard`` 0 to n - 1 of n read all samples between them, each one's rows as they would without
+      shards; the candidates of a request stay in one shard;
+    - :meth:`state_dict` between two batches, given to :meth:`load_state_dict` of a new reader with the same arguments,
+      goes on with the next batch: the same rows in the same order, also if they have been archived meanwhile;
+    - with ``shuffle_rows``, rows are permuted within blocks of at least so many (a block ends with a message), by
+      ``seed``; 0 keeps the order of the topic by partition.
+
+    It ends when archive and topic have no more; with ``follow`` it waits for more instead, and a block is then as much
+    as there is. ``topic`` False reads the archive alone. ``days`` keeps the samples of requests from the first to the
+    last of two UTC days, both included. ``columns``: those given out, all if empty.
+
+    ``wait`` waits so many seconds, for more samples to come. Belongs to one thread; close it, or use it in ``with``.
+
+    Raises:
+        ConfigError: the target, a shard or a size is not one.
+    """
+
+    def __init__(
+        self,
+        project: Project | str | Path = ".",
+        *,
+        target: str = "",
+        columns: Sequence[str] = (),
+        days: tuple[str, str] | None = None,
+        batch_rows: int = 4_096,
+        shuffle_rows: int = 0,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        topic: bool = True,
+        follow: bool = False,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        number, shards = shard
+        if not 0 <= number < shards:
+            raise ConfigError(f"shard = {shard}: give (number, shards) with 0 <= number < shards")
+        if batch_rows < 1 or shuffle_rows < 0:
+            raise ConfigError("batch_rows must be at least 1, and shuffle_rows at least 0")
+        self._log = SampleLog(
+            load(project) if isinstance(project, str | Path) else project, target, topic=topic, days=days
+        )
+        self._columns = tuple(columns)
+        self._days = days
+        self._batch_rows, self._block_rows = batch_rows, max(shuffle_rows, batch_rows)
+        self._shuffled, self._seed, self._shard = bool(shuffle_rows), seed, shard
+        self._follow, self._wait = follow, wait
+        #: What decides which rows come in which order: the same for who writes and who reads a state.
+        self._identity = {
+            "target": target,
+            "days": list(days) if days else None,
+            "batch_rows": batch_rows,
+            "shuffle_rows": shuffle_rows,
+            "seed": seed,
+            "shard": list(shard),
+        }
+        # Where the block begins that is being given out: what is read before it has been given out in full.
+        self._next = dict.fromkeys(self._log.partitions, 0)
+        self._sources: dict[int, dict[int, int]] = {number: {} for number in self._log.partitions}
+        self._number = 0
+        # The block itself, and how many of its rows have been given out.
+        self._segments: list[_Segment] = []
+        self._given = 0
+        # By partition, the sources at the end of the block.
+        self._sources_after = self._sources
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of stores and broker."""
+        self._log.close()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """The batches from where the reader is.
+
+        Raises:
+            StateError: samples that were still to be read are gone from their topic, and were not archived.
+            ConfigError: a column that samples do not have.
+        """
+        while True:
+            block = self._again() if self._segments else self._gather()
+            if block is None:
+                if not self._follow:
+                    return
+                self._wait(_LOOK_AGAIN_S)
+                self._log.look()
+                continue
+            rows = self._ordered(block)
+            while self._given < rows.num_rows:
+                batch = rows.slice(self._given, self._batch_rows)
+                self._given += batch.num_rows
+                yield self._selected(batch)
+            self._finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the reader is, as JSON can say it: behind the last batch that was given out."""
+        return {
+            "format": _FORMAT,
+            **self._identity,
+            "next": {str(number): offset for number, offset in self._next.items()},
+            "sources": {
+                str(number): {str(source): last for source, last in sources.items()}
+                for number, sources in self._sources.items()
+            },
+            "number": self._number,
+            "segments": [[segment.partition, segment.start, segment.end] for segment in self._segments],
+            "given": self._given,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the reader was whose :meth:`state_dict` this is.
+
+        Raises:
+            StateError: it is another reader's, or none.
+        """
+        if state.get("format") != _FORMAT:
+            raise StateError(f"the state of a reader has format {_FORMAT}, this says {state.get('format')!r}")
+        for name, mine in self._identity.items():
+            if state.get(name) != mine:
+                raise StateError(
+                    f"the state is of a reader with {name} = {state.get(name)!r}, this one has {mine!r}: make it with "
+                    "the same arguments"
+                )
+        self._next = {int(number): int(offset) for number, offset in state["next"].items()}
+        self._sources = {
+            int(number): {int(source): int(last) for source, last in sources.items()}
+            for number, sources in state["sources"].items()
+        }
+        self._number, self._given = int(state["number"]), int(state["given"])
+        self._segments = [_Segment(*segment) for segment in state["segments"]]
+
+    # --- blocks -----------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> pa.Table | None:
+        """The next block; None when there are no more rows now. Messages without a row for this reader are passed."""
+        offsets, filters, parts, size = dict(self._next), self._filters(), [], 0
+        waiting = set(offsets)
+        while waiting and size < self._block_rows:
+            # The oldest day first, so that partitions are read side by side.
+            partition = min(waiting, key=lambda number: (self._log.day_of(number, offsets[number]), number))
+            chunk = self._log.next(partition, offsets[partition])
+            if chunk is None:
+                waiting.discard(partition)
+                continue
+            parts.append(self._mine(chunk.rows, filters[partition]))
+            size += parts[-1].num_rows
+            self._segments.append(_Segment(partition, offsets[partition], chunk.end))
+            offsets[partition] = chunk.end
+        self._sources_after = {number: filter_.state for number, filter_ in filters.items()}
+        if size == 0:
+            self._finish()
+            return None
+        return _together(parts)
+
+    def _again(self) -> pa.Table:
+        """The block that was being given out, read again."""
+        filters, parts = self._filters(), []
+        for segment in self._segments:
+            offset = segment.start
+            while offset < segment.end:
+                chunk = self._log.next(segment.partition, offset)
+                if chunk is None:
+                    raise StateError(
+                        f"samples of partition {segment.partition}, offsets {offset} to {segment.end}, are gone: start "
+                        "the reader anew"
+                    )
+                rows, offset = chunk.rows, min(chunk.end, segment.end)
+                if chunk.end > segment.end and rows.num_rows:
+                    rows = rows.filter(pa.array(rows.column("_offset").to_numpy() < segment.end))
+                parts.append(self._mine(rows, filters[segment.partition]))
+        self._sources_after = {number: filter_.state for number, filter_ in filters.items()}
+        return _together(parts)
+
+    def _finish(self) -> None:
+        """The block has been given out: the next begins where it ends."""
+        self._next |= {segment.partition: segment.end for segment in self._segments}
+        self._sources = self._sources_after
+        self._number += bool(self._segments)
+        self._segments, self._given = [], 0
+
+    def _filters(self) -> dict[int, SourceFilter]:
+        return {number: SourceFilter(sources) for number, sources in self._sources.items()}
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _mine(self, rows: pa.Table, filter_: SourceFilter) -> pa.Table:
+        """Those of ``rows`` that are new, of the days asked for, and of this shard."""
+        if rows.num_rows == 0:
+            return rows
+        kept = filter_.admit(rows)
+        number, shards = self._shard
+        if shards > 1:
+            kept &= _shard_of(rows, shards) == number
+        if self._days is not None:
+            days = rows.column("request_time").cast(pa.date32()).cast(pa.string()).to_numpy(zero_copy_only=False)
+            kept &= (days >= self._days[0]) & (days <= self._days[1])
+        return rows if kept.all() else rows.filter(pa.array(kept))
+
+    def _ordered(self, block: pa.Table) -> pa.Table:
+        if not self._shuffled:
+            return block
+        chance = np.random.Generator(np.random.PCG64([self._seed, self._number, *self._shard]))
+        return block.take(pa.array(chance.permutation(block.num_rows))).combine_chunks()
+
+    def _selected(self, batch: pa.Table) -> pa.Table:
+        if missing := [name for name in self._columns if name not in batch.column_names]:
+            raise ConfigError(
+                f"there is no column {missing[0]!r} in samples; there are {', '.join(batch.column_names)}"
+            )
+        return batch.select(list(self._columns)) if self._columns else batch
+
+
+def _together(parts: Sequence[pa.Table]) -> pa.Table:
+    some = [rows for rows in parts if rows.num_rows]
+    return pa.concat_tables(some, promote_options="permissive").combine_chunks() if some else pa.table({})
+
+
+def _shard_of(rows: pa.Table, shards: int) -> npt.NDArray[np.uint64]:
+    """The shard of each row, by the position of its request: splitmix64 over it, modulo ``shards``."""
+    partition, offset, row = (rows.column(name).to_numpy().astype(np.uint64) for name in SOURCE_COLUMNS)
+    mixed = (partition << np.uint64(48)) ^ (offset << np.uint64(16)) ^ row
+    step, first, second = (np.uint64(prime) for prime in _SPREAD)
+    with np.errstate(over="ignore"):
+        mixed = mixed + step
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * first
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * second
+    spread: npt.NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) % np.uint64(shards)
+    return spread
