@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
-    frozenset({"samples"}),
+    frozenset({"api", "samples"}),
     frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )
@@ -40,6 +40,8 @@ _FAUST = ("dovetail/platform/transports/", "dovetail/platform/runtime/runner.py"
 
 #: Where a library may be imported; anywhere else it has leaked.
 HOMES: Mapping[str, tuple[str, ...]] = {
+    "fastapi": ("dovetail/api/",),
+    "uvicorn": ("dovetail/api/",),
     "faust": _FAUST,
     "mode": _FAUST,
     "aiokafka": ("dovetail/platform/transports/",),

@@ -21,7 +21,13 @@ from dovetail.joiners.snapshot_agent import (
     RequestTopic,
     SnapshotStage,
 )
-from dovetail.joiners.snapshots.messages import REPLY_HEADER, Answers
+from dovetail.joiners.snapshots.messages import (
+    CORRELATION_HEADER,
+    REPLY_AS_HEADER,
+    REPLY_HEADER,
+    SNAPSHOT_FORM,
+    Answers,
+)
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.errors import StaleCommit, WireError
 from dovetail.platform.rows import wire
@@ -209,6 +215,30 @@ def test_scores_go_back_to_whoever_asked_for_them(registry: Registry) -> None:
     assert json.loads(value) == {"request_id": "asking", "model_version": 3, "items": [0, 1], "scores": [4.0, 6.0]}
 
 
+def test_an_answer_carries_the_name_of_its_question_and_a_refused_request_its_reason(registry: Registry) -> None:
+    def headers(name: bytes, *more: tuple[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+        return ((REPLY_HEADER, b"replies"), (CORRELATION_HEADER, name), *more)
+
+    messages = [
+        Outgoing("requests", request("good", [4.0]), headers=headers(b"a")),
+        Outgoing("requests", request("empty", []), headers=headers(b"b")),
+        Outgoing("requests", b"{", headers=headers(b"c")),
+        Outgoing("requests", request("whole", [9.0]), headers=headers(b"d", (REPLY_AS_HEADER, SNAPSHOT_FORM))),
+        Outgoing("requests", b"{", headers=((REPLY_HEADER, b"elsewhere"),)),
+    ]
+    log, _ = answer(registry, messages)
+    told = {dict(found)[CORRELATION_HEADER]: value for value, found in published(log, "replies")}
+    assert json.loads(told[b"a"])["scores"] == [4.0]
+    assert json.loads(told[b"b"]) == {"request_id": "empty", "error": "no candidates"}
+    assert json.loads(told[b"c"])["request_id"] is None
+    assert "not valid JSON" in json.loads(told[b"c"])["error"]
+    whole = wire.rows_of(told[b"d"])
+    assert whole is not None
+    kept = [rows for value, _ in published(log, "snapshots") if (rows := wire.rows_of(value)) is not None]
+    assert pa.concat_tables(kept).slice(1).equals(whole)
+    assert len(told) == 4
+
+
 def test_a_request_too_large_for_the_broker_is_a_dead_letter_and_the_others_are_answered(registry: Registry) -> None:
     noise = np.random.default_rng(1).random(4_000).tolist()
     header = ((REPLY_HEADER, b"replies"),)
@@ -220,7 +250,13 @@ def test_a_request_too_large_for_the_broker_is_a_dead_letter_and_the_others_are_
     sent = log.poll("snapshots", 0, 0)
     assert sent is not None
     assert wire.decode_arrow(sent).column("request_id").to_pylist() == ["small", "also small"]
-    assert [json.loads(value)["request_id"] for value, _ in published(log, "replies")] == ["small", "also small"]
+    told = [json.loads(value) for value, _ in published(log, "replies")]
+    assert [(answer["request_id"], "scores" in answer) for answer in told] == [
+        ("small", True),
+        ("also small", True),
+        ("large", False),
+    ]
+    assert told[2]["error"].startswith("the request's snapshot would be ")
     ((value, headers),) = published(log, "dead")
     assert dict(headers)["dovetail-source"] == b"requests[0]@1"
     reason = dict(headers)["dovetail-reason"].decode()
@@ -241,7 +277,9 @@ def test_scores_too_large_for_the_broker_make_a_dead_letter_too(registry: Regist
     value = re.sub(rb'"item_id": \d+', b'"item_id": 9000000000000000000', request("wide", [1.0] * 5_000))
     messages = [Outgoing("requests", value, headers=((REPLY_HEADER, b"replies"),))]
     log, accounts = answer(registry, messages, limit=110_000)
-    assert published(log, "snapshots") == published(log, "replies") == []
+    assert published(log, "snapshots") == []
+    ((reply, _),) = published(log, "replies")
+    assert "the request's list of scores would be" in json.loads(reply)["error"]
     ((_, headers),) = published(log, "dead")
     assert b"the request's list of scores would be" in dict(headers)["dovetail-reason"]
     assert accounts[("snapshots.candidates", "dead_letter")] == 5_000

@@ -222,6 +222,7 @@ class SnapshotStage(Stage):
         dead = [*received.dead, *wire.row_letters(poll, received.table, refused)]
         outgoing = [reply for _, reply in sorted(sent.items())]
         outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
+        outgoing += replies.refusals(received.dead, received.table, answered.refused | told.refused)
         counts = _Counts(received, answered, sum(letter.rows for letter in dead), len(told.replies) + len(told.silent))
         accounts = counts.accounts(self.name, poll)
         progress = progress_after(poll, received, "request_time", before)
@@ -281,7 +282,7 @@ class SnapshotStage(Stage):
         """Answer repetitions as their firsts were: by replies, or by refusing them."""
         told = _Told({}, {}, set())
         firsts = repeats.first_of(answered.requests)
-        wanted = {first for at, (first, good) in firsts.items() if good and at[0] in replies.topics}
+        wanted = {first for at, (first, good) in firsts.items() if good and replies.wanted(at)}
         earlier = wanted - answered.requests
         sources = [rows for rows in (answered.scored, self._found(partition, earlier)) if rows is not None]
         for at, (first, good) in firsts.items():
@@ -290,7 +291,7 @@ class SnapshotStage(Stage):
                 told.refused[at] = replies.wrong[at[0]]
             elif not good:
                 told.refused[at] = f"it repeats the request of {where}, which was refused; give it an id of its own"
-            elif at[0] not in replies.topics:
+            elif not replies.wanted(at):
                 told.silent.add(at)
             else:
                 mine = [rows for source in sources if (rows := only(source, [first], SOURCE_COLUMNS)).num_rows]

@@ -127,13 +127,15 @@ def assemble(
     observer: Observer | None = None,
     clock: Clock | None = None,
     load_beside: bool = False,
+    beside: Sequence[Stage] = (),
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
     :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
     the future are refused. ``load_beside``: models are loaded beside serving, so no request waits for one; without it
-    a version is taken up between two polls, and a run is the same every time.
+    a version is taken up between two polls, and a run is the same every time. ``beside`` are further
+    stages, of this process alone: it reads all of their topics.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -151,10 +153,11 @@ def assemble(
         raise
     if config.model is not None:
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
-        app.shared = frozenset({config.model.topic} - {""})
+        app.shared |= frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
     parts = _Parts(project, stores, app, on_trained, clock or SystemClock(), load_beside=load_beside)
-    stages = [stage for role in roles for stage in parts.make(role)]
+    app.shared |= {topic for stage in beside for topic in stage.topics}
+    stages = [*(stage for role in roles for stage in parts.make(role)), *beside]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
     prober = ChildProber([sys.executable, "-m", "dovetail.app.probed_stage"], project)
     trial = Trial(config.path(config.storage.state) / "trial", prober)
@@ -248,7 +251,7 @@ class _Parts:
             Answers(
                 request.snapshots_topic,
                 self.config.dead_letter_topic,
-                reply_topics=request.reply_topics,
+                reply_topics=self.config.reply_topics,
                 max_message_bytes=self.config.broker.max_message_bytes,
             ),
             self.stores.registry,

@@ -137,6 +137,9 @@ def worker(
         bool,
         typer.Option("--until-idle", help="Release what waits for later labels, and end when everything is done."),
     ] = False,
+    serve_api: Annotated[
+        bool, typer.Option("--api/--no-api", help="Serve the HTTP API of a project with [api].")
+    ] = True,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""
     from dovetail.cli.worker import run
@@ -151,7 +154,21 @@ def worker(
         "log_json": log_json,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    run(project, [role.strip() for role in agents.split(",") if role.strip()], options, until_idle=until_idle)
+    named = [role.strip() for role in agents.split(",") if role.strip()]
+    run(project, named, options, until_idle=until_idle, serve_api=serve_api)
+
+
+@app.command()
+def serve(
+    project: ProjectOption = Path(),
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and says which.")] = None,
+) -> None:
+    """Serve the HTTP API of a project whose broker is Kafka; workers run beside it. Options replace those of [api]."""
+    from dovetail.cli.serve import run
+
+    given = {"host": host, "port": port}
+    run(project, {name: value for name, value in given.items() if value is not None})
 
 
 doors.register(app)

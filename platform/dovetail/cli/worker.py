@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
 
@@ -25,7 +25,11 @@ from dovetail.platform.process.metrics import WorkerMetrics
 from dovetail.platform.process.monitor import Monitor, Pulse
 from dovetail.platform.process.watchdog import Watchdog
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from dovetail.api.application import Surroundings
+    from dovetail.api.process import Api
+
+__all__ = ["run", "without_api"]
 
 _US = 1_000_000
 _log = logging.getLogger(__name__)
@@ -66,9 +70,46 @@ async def _until_idle(worker: Worker) -> None:
     _log.info(Event("idle", watermarks=announced))
 
 
-def run(project: Path, roles: Sequence[str], options: dict[str, Any], *, until_idle: bool = False) -> None:
+async def _guard(worker: Worker, monitor: Monitor, watchdog: Watchdog, every_s: float) -> None:
+    """Look whether the worker moves, again and again; never, for ``every_s`` 0."""
+    if not every_s:
+        await asyncio.Event().wait()
+    while True:
+        watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
+        await asyncio.sleep(every_s)
+
+
+def _api_of(project: Project) -> Api | None:
+    """The HTTP API of a project that has one."""
+    if project.config.api is None:
+        return None
+    try:
+        from dovetail.api.process import Api  # its libraries take a second to import, and are an extra
+    except ModuleNotFoundError as error:
+        raise without_api(error) from error
+    return Api(project.config)
+
+
+def without_api(error: ModuleNotFoundError) -> ConfigError:
+    """The error that says that the libraries of the HTTP API are not installed."""
+    return ConfigError(
+        f"the HTTP API needs {error.name}, which is not installed: pip install 'dovetail[api]', or run the worker with "
+        "--no-api"
+    )
+
+
+def _surroundings(monitor: Monitor) -> Surroundings:
+    from dovetail.api.application import Surroundings
+
+    return Surroundings(monitor.alive, monitor.ready, REGISTRY)
+
+
+def run(
+    project: Path, roles: Sequence[str], options: dict[str, Any], *, until_idle: bool = False, serve_api: bool = True
+) -> None:
     """Run until SIGINT or SIGTERM; what ends it otherwise is raised. ``options`` replace values of ``[worker]``.
 
+    ``serve_api``: with the HTTP API, in a project that has ``[api]``.
     ``until_idle``: or until everything that the topics hold is handled, and what waits at their ends released.
     """
     if until_idle and roles:
@@ -78,7 +119,9 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any], *, until_i
         _require_tables(loaded)
     settings, clock, observer = loaded.config.worker, SystemClock(), _Late()
     set_up_logs(settings.log_level, as_json=settings.log_json)
-    worker = assemble(loaded, roles=roles, observer=observer, load_beside=True)
+    api = _api_of(loaded) if serve_api else None
+    beside = [] if api is None else [api.replies]
+    worker = assemble(loaded, roles=roles, observer=observer, load_beside=True, beside=beside)
     pulse, timeout_us = Pulse(), settings.watchdog_timeout
     monitor = Monitor(worker.runtime, pulse, loop_timeout_s=timeout_us / _US)
     observer.metrics = WorkerMetrics(
@@ -92,29 +135,23 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any], *, until_i
     group = worker.runtime.app.conf.id
     watchdog = Watchdog(clock, timeout_us, group)
 
-    async def guard() -> None:
-        if not timeout_us:
-            await asyncio.Event().wait()
-        while True:
-            watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
-            await asyncio.sleep(timeout_us / _US / 10)
-
     async def watch() -> None:
-        if not until_idle:
-            await guard()
-            return
-        guarding = asyncio.ensure_future(guard())
-        ending = asyncio.ensure_future(_until_idle(worker))
+        guarding = asyncio.ensure_future(_guard(worker, monitor, watchdog, timeout_us / _US / 10))
+        tasks = {guarding, asyncio.ensure_future(_until_idle(worker))} if until_idle else {guarding}
         try:
-            done, _ = await asyncio.wait({guarding, ending}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            guarding.cancel()
-            ending.cancel()
+            for task in tasks:
+                task.cancel()
 
     with ExitStack() as stack:
         stack.callback(worker.stores.close)
+        watching: Callable[[], Awaitable[None]] = watch
+        if api is not None:
+            stack.callback(api.close)
+            watching = api.beside(loaded, worker.stores, worker.runtime, _surroundings(monitor), watch)
         if settings.health_port is not None:
             server = HealthServer(settings.health_host, settings.health_port, monitor.alive, monitor.ready, REGISTRY)
             stack.callback(server.close)
@@ -128,7 +165,7 @@ def run(project: Path, roles: Sequence[str], options: dict[str, Any], *, until_i
         try:
             run_process(
                 worker.runtime,
-                watch=watch,
+                watch=watching,
                 pulse=pulse,
                 stop_timeout_s=settings.stop_timeout / _US,
                 loop_timeout_s=timeout_us / _US,

@@ -9,17 +9,32 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from dovetail.joiners.snapshots.units import Request, request_starts, requests_of, without
+from dovetail.joiners.snapshots.units import Request, by_row, request_starts, requests_of, without
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.fitting import units_above, wire_size
-from dovetail.platform.rows.positions import SOURCE_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
+from dovetail.platform.rows.wire import DeadLetter
 from dovetail.platform.stage import Outgoing, Poll
 
-__all__ = ["REPLY_COLUMNS", "REPLY_HEADER", "Answers", "Fitted", "Replies", "fitted"]
+__all__ = [
+    "CORRELATION_HEADER",
+    "REPLY_AS_HEADER",
+    "REPLY_COLUMNS",
+    "REPLY_HEADER",
+    "SNAPSHOT_FORM",
+    "Answers",
+    "Fitted",
+    "Replies",
+    "fitted",
+]
 
-#: A request message with this header gets its scores as a JSON message to the topic the header names, which must be
-#: one of ``request.reply_topics``.
+#: A request message with this header gets an answer in the topic the header names, which must be one of
+#: ``request.reply_topics``: a JSON message with its scores, or with why it is refused.
 REPLY_HEADER = "dovetail-reply-to"
+#: The value of this header comes back with the answer, so that who asked knows whose it is.
+CORRELATION_HEADER = "dovetail-correlation"
+#: With this header and value, the answer is the request's snapshot, an Arrow stream of its rows.
+REPLY_AS_HEADER, SNAPSHOT_FORM = "dovetail-reply-as", b"snapshot"
 #: The columns of a snapshot that a reply is made of.
 REPLY_COLUMNS = ("request_id", "item_id", "score", "model_version")
 
@@ -43,43 +58,81 @@ class Answers:
         return self.max_message_bytes // 8 * 7
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How a message wants its requests answered: in which topic, under which name, and whether as snapshots."""
+
+    topic: str
+    name: bytes | None
+    whole: bool
+
+    def outgoing(self, value: bytes, key: bytes | None) -> Outgoing:
+        headers = () if self.name is None else ((CORRELATION_HEADER, self.name),)
+        return Outgoing(self.topic, value, key=key, headers=headers)
+
+
 class Replies:
-    """The requests of a poll that want their scores sent, and what is wrong with how some ask."""
+    """The requests of a poll that want an answer sent, and what is wrong with how some ask."""
 
     def __init__(self, poll: Poll, answers: Answers) -> None:
         self._limit = answers.max_message_bytes
-        #: By offset: the topic that wants the scores.
-        self.topics: dict[int, str] = {}
+        #: By offset: how to answer.
+        self._asked: dict[int, _Asked] = {}
         #: By offset: why nothing is sent there, where a header names a topic that is not declared.
         self.wrong: dict[int, str] = {}
         for index, headers in enumerate(poll.headers):
-            for name, value in headers:
-                if name == REPLY_HEADER:
-                    # A header may have no value, whatever its type says.
-                    offset, topic = int(poll.offsets[index]), (value or b"").decode(errors="replace")
-                    if topic in answers.reply_topics:
-                        self.topics[offset] = topic
-                    else:
-                        self.wrong[offset] = (
-                            f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"
-                        )
+            if not headers:
+                continue
+            said = dict(headers)
+            if REPLY_HEADER not in said:
+                continue
+            # A header may have no value, whatever its type says.
+            offset, topic = int(poll.offsets[index]), (said[REPLY_HEADER] or b"").decode(errors="replace")
+            if topic in answers.reply_topics:
+                whole = said.get(REPLY_AS_HEADER) == SNAPSHOT_FORM
+                self._asked[offset] = _Asked(topic, said.get(CORRELATION_HEADER), whole)
+            else:
+                self.wrong[offset] = f"its scores are asked for in topic {topic!r}, not one of request.reply_topics"
 
     def of(self, snapshots: pa.Table | None) -> dict[Request, Outgoing]:
         """The replies to those of ``snapshots``' requests that want one; the same bytes for the same snapshot."""
-        if not self.topics or snapshots is None or snapshots.num_rows == 0:
+        if not self._asked or snapshots is None or snapshots.num_rows == 0:
             return {}
         made = {}
         for start, end in pairwise([*request_starts(snapshots, SOURCE_COLUMNS), snapshots.num_rows]):
             mine = snapshots.slice(start, end - start)
             (request,) = requests_of(mine, SOURCE_COLUMNS)
-            if request[0] in self.topics:
-                made[request] = _reply(self.topics[request[0]], mine)
+            if request[0] in self._asked:
+                made[request] = _reply(self._asked[request[0]], mine)
         return made
+
+    def wanted(self, request: Request) -> bool:
+        """Whether ``request`` wants an answer sent."""
+        return request[0] in self._asked
 
     def like(self, request: Request, first: pa.Table) -> Outgoing | None:
         """The reply to ``request`` with the scores of snapshot ``first``; None where it wants none."""
-        topic = self.topics.get(request[0])
-        return None if topic is None else _reply(topic, first)
+        asked = self._asked.get(request[0])
+        return None if asked is None else _reply(asked, first)
+
+    def refusals(
+        self, dead: Sequence[DeadLetter], requests: pa.Table, refused: Mapping[Request, str]
+    ) -> list[Outgoing]:
+        """The replies to what is not answered: to messages that are ``dead`` whole, and to requests ``refused``."""
+        if not self._asked:
+            return []
+        told: list[tuple[int, object, str]] = []
+        told += [(letter.offset, None, letter.reason) for letter in dead]
+        ids = requests.column("request_id").to_pylist()
+        offsets = requests.column(OWN_COLUMNS[1]).to_pylist()
+        told += [(offsets[row], ids[row], reason) for row, reason in by_row(requests, refused).items()]
+        return [
+            self._asked[offset].outgoing(
+                json.dumps({"request_id": name, "error": reason}).encode(), None if name is None else str(name).encode()
+            )
+            for offset, name, reason in told
+            if offset in self._asked
+        ]
 
     def too_large(self, reply: Outgoing) -> str | None:
         """Why ``reply`` cannot be sent; None where it can."""
@@ -132,8 +185,11 @@ def _message(partition: int, snapshots: pa.Table, answers: Answers) -> Outgoing:
     return Outgoing(answers.snapshots_topic, wire.encode(snapshots), partition=partition)
 
 
-def _reply(topic: str, snapshot: pa.Table) -> Outgoing:
-    """The scores of one request."""
+def _reply(asked: _Asked, snapshot: pa.Table) -> Outgoing:
+    """The scores of one request, or its snapshot."""
+    key = str(snapshot.column("request_id")[0].as_py()).encode()
+    if asked.whole:
+        return asked.outgoing(wire.encode(snapshot), key)
     rows: Sequence[Mapping[str, object]] = snapshot.select(REPLY_COLUMNS).to_pylist()
     answer = {
         "request_id": rows[0]["request_id"],
@@ -141,7 +197,7 @@ def _reply(topic: str, snapshot: pa.Table) -> Outgoing:
         "items": [item["item_id"] for item in rows],
         "scores": [item["score"] for item in rows],
     }
-    return Outgoing(topic, json.dumps(answer).encode(), key=str(rows[0]["request_id"]).encode())
+    return asked.outgoing(json.dumps(answer).encode(), key)
 
 
 def _too_large(what: str, size: int, limit: int) -> str:

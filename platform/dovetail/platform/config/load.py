@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.config.durations import DurationUs, parse_duration
@@ -202,6 +203,7 @@ class Config(Section):
     model: ModelConfig | None = None
     archive: ArchiveConfig = ArchiveConfig()
     worker: WorkerConfig = WorkerConfig()
+    api: ApiConfig | None = None
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
@@ -236,6 +238,8 @@ class Config(Section):
             declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]
         if self.model is not None and self.model.topic:
             declared.append((self.model.topic, 1))
+        if self.api is not None:
+            declared.append((self.api.reply_topic, 1))
         if self.labels.order is not None:
             declared.append((self.labels.training_topic, self.request.partitions))
         topics: dict[str, int] = {}
@@ -283,6 +287,11 @@ class Config(Section):
         if self.model is not None and self.model.topic:
             kinds[self.model.topic] = Retention(kept.models)
         return kinds
+
+    @property
+    def reply_topics(self) -> tuple[str, ...]:
+        """The topics in which requests may be answered: the declared ones, and that of the HTTP API."""
+        return (*self.request.reply_topics, *(() if self.api is None else (self.api.reply_topic,)))
 
     @property
     def dead_letter_topic(self) -> str:

@@ -117,16 +117,18 @@ class Runtime:
         """Stop the app and the stages. Does not raise :attr:`failure`; it was raised by whoever waited."""
         await self.app.stop()
 
-    async def publish(self, outgoing: Sequence[Outgoing]) -> None:
-        """Publish messages from outside the stages; returns when the broker has them, in one transaction if embedded.
+    async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Publish messages from outside the stages, in one transaction if embedded.
 
-        A message that is too large for the broker is split by rows. Raises WireError when that cannot be,
-        TransportError when the broker has not taken them, and :attr:`failure` when the runtime has failed.
+        Returns (partition, offset) of each when the broker has it. One that is too large is split by rows, with places
+        of their own. Raises WireError when that cannot be, TransportError when the broker has not taken them, and
+        :attr:`failure` when the runtime has failed.
         """
         self._raise_failure()
         messages = fitting(outgoing, self.app.max_message_bytes)
-        await self.app.producer.publish(messages)  # type: ignore[attr-defined]  # both drivers have it
+        places: list[tuple[int, int]] = await self.app.producer.publish(messages)  # type: ignore[attr-defined]
         self._journal.published(outgoing)
+        return places
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.

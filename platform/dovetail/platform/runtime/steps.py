@@ -33,7 +33,7 @@ class Steps(Generic[P]):
     def __init__(
         self,
         tenure: Tenure[P],
-        publish: Callable[[Sequence[Outgoing]], Awaitable[None]],
+        publish: Callable[[Sequence[Outgoing]], Awaitable[object]],
         complete: Callable[[Stage, P, int], None],
         *,
         on_step: Callable[[Stage, str], None],

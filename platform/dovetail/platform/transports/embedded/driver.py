@@ -184,15 +184,14 @@ class Producer(BaseProducer):
         await super().on_start()
         self.messages = self.exit_stack.enter_context(EmbeddedLog.open(self.transport.path))
 
-    async def publish(self, outgoing: Sequence[Outgoing]) -> None:
-        """Append all messages in one transaction; returns when it is committed."""
+    async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Append all messages in one transaction; ``(partition, offset)`` of each, when it is committed."""
         if (
             len(outgoing) <= _INLINE_MESSAGES
             and sum(len(message.value or b"") for message in outgoing) <= _INLINE_BYTES
         ):
-            self.messages.append(outgoing)
-        else:
-            await asyncio.to_thread(self.messages.append, outgoing)
+            return self.messages.append(outgoing)
+        return await asyncio.to_thread(self.messages.append, outgoing)
 
     async def send(
         self,

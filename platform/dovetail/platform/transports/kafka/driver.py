@@ -296,8 +296,8 @@ class Producer(stock.Producer):
         # A batch that is sent again because its answer got lost is in the topic once, and order survives a retry.
         return {"acks": "all", "enable_idempotence": True}
 
-    async def publish(self, outgoing: Sequence[Outgoing]) -> None:
-        """Send all messages, in order within a partition; returns when the broker has acknowledged each.
+    async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Send all messages, in order within a partition; ``(partition, offset)`` of each, when the broker has them.
 
         Raises TransportError when it has not, in twice ``producer_request_timeout`` at most: aiokafka gives up a batch
         after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics:
@@ -307,15 +307,23 @@ class Producer(stock.Producer):
         try:
             async with asyncio.timeout(2 * self.app.conf.producer_request_timeout):
                 totals = {topic: len(await producer.partitions_for(topic)) for topic in {m.topic for m in outgoing}}
-                runs: defaultdict[tuple[str, int], list[Outgoing]] = defaultdict(list)
-                for message in outgoing:
-                    runs[message.topic, self._place(message, totals[message.topic])].append(message)
-                await asyncio.gather(*(self._publish_run(*place, run) for place, run in runs.items()))
+                runs: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+                for index, message in enumerate(outgoing):
+                    runs[message.topic, self._place(message, totals[message.topic])].append(index)
+                offsets = await asyncio.gather(
+                    *(self._publish_run(*place, [outgoing[index] for index in run]) for place, run in runs.items())
+                )
         except (KafkaError, TimeoutError) as error:
             raise TransportError(
                 f"publishing {len(outgoing)} messages to {', '.join(sorted({m.topic for m in outgoing}))} "
                 f"at {';'.join(str(url) for url in self.transport.url)} failed: {error!r}"
             ) from error
+        places = {
+            index: (partition, offset)
+            for ((_, partition), run), found in zip(runs.items(), offsets, strict=True)
+            for index, offset in zip(run, found, strict=True)
+        }
+        return [places[index] for index in range(len(outgoing))]
 
     def _place(self, message: Outgoing, total: int) -> int:
         if message.partition is not None:
@@ -328,7 +336,9 @@ class Producer(stock.Producer):
             return partition_of_key(message.key, total)
         return int(next(self._turns[message.topic])) % total
 
-    async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> None:
+    async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> list[int]:
+        """The offsets of ``run``, in order."""
+        offsets: list[int] = []
         producer = self._ensure_producer()
         now_ms = time.time_ns() // 1_000_000
         batch = producer.create_batch()
@@ -340,14 +350,16 @@ class Producer(stock.Producer):
                 "headers": list(message.headers),
             }
             if batch.append(**record) is None:  # full; an empty batch takes a message of any size
-                await self._send(batch, topic, partition)
+                offsets += await self._send(batch, topic, partition)
                 batch = producer.create_batch()
                 batch.append(**record)
-        await self._send(batch, topic, partition)
+        return offsets + list(await self._send(batch, topic, partition))
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> None:
-        """Send a batch; returns when the broker has it. No time is lost: aiokafka has one of a partition on its way."""
-        await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
+    async def _send(self, batch: Any, topic: str, partition: int) -> range:
+        """Send a batch; its offsets, when the broker has it. No time is lost: aiokafka sends them in turn."""
+        count = batch.record_count()
+        sent = await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
+        return range(sent.offset, sent.offset + count)
 
 
 class Transport(stock.Transport):

@@ -1,0 +1,252 @@
+"""The routes of the HTTP API, and their OpenAPI page, made of the project's own tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body
+from dovetail.api.call_metrics import CallMetrics
+from dovetail.api.describing import definitions_of, freshness_of, models_of
+from dovetail.api.gateway import Gateway, Unanswered
+from dovetail.api.limits import Busy, Places, read_body
+from dovetail.api.ranking import features_answer, rank_answer
+from dovetail.api.schemas import schema_of
+from dovetail.api.tokens import Scope, Tokens
+from dovetail.app.doors.door import Door
+from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.errors import TransportError
+from dovetail.platform.masking import masked
+from dovetail.platform.runtime.computing import compute
+
+__all__ = ["Health", "Surroundings", "application"]
+
+#: Whether all is well, and what says so or why not.
+Health = Callable[[], tuple[bool, Mapping[str, Any]]]
+_Handler = Callable[[Request], Awaitable[Response]]
+_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The process around the API: its health, and its metrics."""
+
+    alive: Health
+    ready: Health
+    registry: CollectorRegistry
+
+
+class _Refusal(Exception):
+    """An answer that is no success; its JSON is ``{"error": reason}`` and ``more``."""
+
+    def __init__(self, status: int, reason: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(reason)
+        self.status, self.headers, self.more = status, headers, more
+
+
+def application(gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings) -> FastAPI:
+    """The API of a project as an ASGI application."""
+    name = gateway.project.config.name
+    app = FastAPI(title=f"Dovetail: {name}", version="1", openapi_url="/v1/openapi.json", docs_url="/v1/docs")
+    calls = _Calls(gateway, config, tokens, around)
+    for door in gateway.doors.values():
+        if door.kind == "requests":
+            calls.route(app, "/v1/rank", Scope.rank, calls.rank, _RANK, door=door)
+            calls.route(app, "/v1/features", Scope.rank, calls.features, _FEATURES, door=door)
+        else:
+            folder = "events" if door.kind == "stream" else "labels"
+            said = _SEND.format(what="events" if door.kind == "stream" else "labels", topic=door.topic)
+            calls.route(app, f"/v1/{folder}/{door.name}", Scope.send, partial(calls.send, door), said, door=door)
+    calls.route(app, "/v1/definitions", Scope.read, calls.definitions, "Every definition, as it is served.")
+    calls.route(app, "/v1/models", Scope.read, calls.models, "Published models: serving, candidate and older ones.")
+    calls.route(app, "/v1/freshness", Scope.read, calls.freshness, "How far views, labels and samples have come.")
+    calls.route(app, "/metrics", Scope.read, partial(_metrics, around.registry), "Metrics for Prometheus.")
+    calls.route(app, "/healthz", None, partial(_health, around.alive), "Whether the process is alive.")
+    calls.route(app, "/readyz", None, partial(_health, around.ready), "Whether a call made now is answered.")
+    return app
+
+
+_SEND = (
+    "Sends {what} to the topic {topic}: one row, an array, lines of JSON, or an Arrow stream. Answered when the log "
+    "has them durably, with partition and offset of each; rows that an agent would refuse are told by number and "
+    "reason, and are not sent. With `atomic=true` all rows are sent, or none."
+)
+_RANK = (
+    "Scores the candidates of a request (or of several) and records their snapshot; answered when the snapshot is "
+    "durable. With `features=true` the answer has the features as recorded, and the positions they include."
+)
+_FEATURES = "Gives the features of a request's candidates as of its time, from the state there is now. Records nothing."
+
+
+class _Calls:
+    """The calls; each gets a request and gives a response."""
+
+    def __init__(self, gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings) -> None:
+        self._gateway, self._config, self._tokens = gateway, config, tokens
+        self._places = Places(config.max_waiting)
+        self._metrics = CallMetrics(around.registry)
+        self._timeout_s = config.timeout / _US
+
+    def route(
+        self, app: FastAPI, path: str, scope: Scope | None, handler: _Handler, said: str, *, door: Door | None = None
+    ) -> None:
+        """Add a route: POST with the rows of ``door``, or GET without. ``scope``: who may; None: everybody."""
+
+        async def call(request: Request) -> Response:
+            began = time.perf_counter()
+            response = await self._guarded(request, scope, handler)
+            self._metrics.answered(path, response.status_code, time.perf_counter() - began)
+            return response
+
+        app.add_api_route(
+            path,
+            call,
+            methods=["GET" if door is None else "POST"],
+            summary=said.partition(".")[0],
+            description=said,
+            operation_id=path.strip("/").replace("/", "_"),
+            response_class=JSONResponse,
+            openapi_extra={} if door is None else {"requestBody": _body_of(door), "parameters": _parameters(path)},
+            responses=_RESPONSES if door is not None else {},
+        )
+
+    async def _guarded(self, request: Request, scope: Scope | None, handler: _Handler) -> Response:
+        try:
+            self._authorize(request, scope)
+            with self._places.one():
+                return await handler(request)
+        except Busy:
+            busy = f"{self._config.max_waiting} calls are being answered ([api] max_waiting): come back in a second"
+            return _refused(_Refusal(429, busy, headers={"Retry-After": "1"}))
+        except BadBody as error:
+            return _refused(_Refusal(error.status, str(error)))
+        except _Refusal as error:
+            return _refused(error)
+        except Unanswered as error:
+            return _refused(_Refusal(504, str(error)))
+        except TransportError as error:
+            return _refused(_Refusal(503, masked(str(error)), headers={"Retry-After": "1"}))
+
+    def _authorize(self, request: Request, scope: Scope | None) -> None:
+        if scope is None or not self._tokens:
+            return
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        granted = self._tokens.granted(token.strip() if kind.lower() == "bearer" else None)
+        if granted is None:
+            challenge = {"WWW-Authenticate": "Bearer"}
+            raise _Refusal(401, "give a token of this API: Authorization: Bearer TOKEN", headers=challenge)
+        if scope not in granted:
+            raise _Refusal(403, f"the token does not have the scope {scope}")
+
+    async def _rows(self, request: Request, door: Door) -> Any:
+        body = await read_body(request.stream(), self._config.max_body_bytes, self._timeout_s)
+        kind = request.headers.get("content-type", "")
+        return await compute(rows_of_body, kind, body, door.intake.schema, self._config.max_rows)
+
+    async def send(self, door: Door, request: Request) -> Response:
+        """Send rows."""
+        atomic = _flag(request, "atomic")
+        rows = await self._rows(request, door)
+        accepted = await self._gateway.send(door, rows, atomic=atomic)
+        answer = {
+            "accepted": len(accepted.positions),
+            "positions": [
+                {"row": row, "partition": place[0], "offset": place[1]} for row, place in accepted.positions.items()
+            ],
+            "rejected": [{"row": row, "reason": reason} for row, reason in accepted.bad.items()],
+        }
+        return JSONResponse(answer, status_code=200 if accepted.positions else 422)
+
+    async def rank(self, request: Request) -> Response:
+        """Rank the candidates of requests."""
+        whole = _flag(request, "features")
+        arrow = ARROW in request.headers.get("accept", "")
+        rows = await self._rows(request, self._gateway.doors["requests"])
+        return await rank_answer(self._gateway, rows, whole=whole, arrow=arrow, timeout_s=self._timeout_s)
+
+    async def features(self, request: Request) -> Response:
+        """Give the features of requests."""
+        arrow = ARROW in request.headers.get("accept", "")
+        rows = await self._rows(request, self._gateway.doors["requests"])
+        return await compute(features_answer, self._gateway, rows, arrow=arrow)
+
+    async def definitions(self, _request: Request) -> Response:
+        """List the definitions."""
+        return JSONResponse(await compute(definitions_of, self._gateway.project))
+
+    async def models(self, _request: Request) -> Response:
+        """List the models."""
+        return JSONResponse(await compute(models_of, self._gateway.project, self._gateway.stores))
+
+    async def freshness(self, _request: Request) -> Response:
+        """Say how far all has come."""
+        return JSONResponse(await compute(freshness_of, self._gateway.project, self._gateway.stores))
+
+
+async def _health(health: Health, _request: Request) -> Response:
+    well, said = await compute(health)
+    return JSONResponse(dict(said), status_code=200 if well else 503)
+
+
+async def _metrics(registry: CollectorRegistry, request: Request) -> Response:
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    text: bytes = await compute(encode, registry)
+    return Response(text, media_type=content_type)
+
+
+def _flag(request: Request, name: str) -> bool:
+    said = request.query_params.get(name, "false").lower()
+    if said not in ("true", "false", "1", "0"):
+        raise _Refusal(400, f"{name}={said!r}: say true or false")
+    return said in ("true", "1")
+
+
+def _refused(refusal: _Refusal) -> Response:
+    body = {"error": str(refusal), **refusal.more}
+    return JSONResponse(body, status_code=refusal.status, headers=dict(refusal.headers or {}))
+
+
+def _body_of(door: Door) -> dict[str, Any]:
+    row = schema_of(door.intake.schema)
+    return {
+        "required": True,
+        "content": {
+            JSON: {"schema": {"oneOf": [row, {"type": "array", "items": row, "minItems": 1}]}},
+            NDJSON: {"schema": {"type": "string", "description": "a row a line, each as in application/json"}},
+            ARROW: {"schema": {"type": "string", "format": "binary", "description": "columns as declared"}},
+        },
+    }
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    flags = {"/v1/rank": "features", "/v1/features": ""}
+    flag = flags.get(path, "atomic")
+    if not flag:
+        return []
+    return [{"name": flag, "in": "query", "schema": {"type": "boolean", "default": False}}]
+
+
+_ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "content": _ERROR}
+    for status, said in {
+        400: "the body cannot be read as rows",
+        401: "no token, or one that is unknown",
+        403: "the token does not have the scope",
+        408: "the body was not here in time",
+        413: "more bytes or rows than are taken at a time",
+        415: "a type of body that is not taken",
+        422: "no row could be taken: each is told by number and reason",
+        429: "too many calls at a time",
+        503: "the broker has not taken the rows",
+        504: "no agent has answered in time",
+    }.items()
+}

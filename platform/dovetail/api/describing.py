@@ -1,0 +1,59 @@
+"""The project told to programs: its definitions, its models, and how far everything has come."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from dovetail.app.storage import Stores
+from dovetail.app.worker import label_watermark
+from dovetail.features import Project
+from dovetail.joiners.progress import request_watermark
+
+__all__ = ["definitions_of", "freshness_of", "models_of"]
+
+
+def definitions_of(project: Project) -> list[dict[str, Any]]:
+    """Every definition: name, kind, where it stands, its entity, and what it keeps and computes."""
+    return [
+        {"name": d.name, "kind": d.kind, "file": d.file, "line": d.line, "entity": list(d.entity), **d.details}
+        for d in project.describe()
+    ]
+
+
+def models_of(project: Project, stores: Stores) -> dict[str, Any]:
+    """The published versions of the project's model, the newest last, with what was decided about them."""
+    model = project.config.model
+    if model is None:
+        return {"model": None, "versions": []}
+    directory = stores.models
+    pinned, shadow, refused = directory.pinned, directory.shadow, directory.refused()
+    versions = [
+        {"version": version, "full": version in set(directory.fulls()), "refused": refused.get(version, [])}
+        for version in directory.versions()
+    ]
+    return {"model": model.name, "latest": directory.latest(), "pinned": pinned, "shadow": shadow, "versions": versions}
+
+
+def freshness_of(project: Project, stores: Stores) -> dict[str, Any]:
+    """The event time up to which each view, the labels and the requests are known, in ISO 8601; null: nothing yet."""
+    views = {}
+    for name in project.stream_views:
+        progress = stores.online.progress(name)
+        newest = [each.watermark_us for each in progress.values() if each.watermark_us is not None]
+        views[name] = {
+            "newest_event": _time(max(newest, default=None)),
+            "positions": {str(partition): each.next_offset for partition, each in sorted(progress.items())},
+        }
+    return {
+        "views": views,
+        "labels": {"watermark": _time(label_watermark(project.config, stores.labels))},
+        "requests": {"watermark": _time(request_watermark(project.config, stores.registry))},
+    }
+
+
+def _time(us: int | None) -> str | None:
+    if us is None:
+        return None
+    seconds, rest = divmod(us, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest, tzinfo=None).isoformat()

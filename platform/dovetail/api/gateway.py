@@ -1,0 +1,142 @@
+"""A project's flow as the HTTP API uses it: rows go in by its topics, answers and features come out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.api.replies import Reply, ReplyStage
+from dovetail.app.doors.door import Door, doors
+from dovetail.app.doors.sending import key_of
+from dovetail.app.storage import Stores
+from dovetail.app.worker import features_of
+from dovetail.features import Project
+from dovetail.features.plan.request import flatten_requests
+from dovetail.joiners.contracts import Served
+from dovetail.joiners.snapshots.messages import CORRELATION_HEADER, REPLY_AS_HEADER, REPLY_HEADER, SNAPSHOT_FORM
+from dovetail.platform.clock import Clock
+from dovetail.platform.rows.fitting import wire_size
+from dovetail.platform.rows.intake import Received
+from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.runtime.computing import compute
+from dovetail.platform.runtime.runner import Runtime
+from dovetail.platform.stage import Outgoing, Poll
+
+__all__ = ["Accepted", "Checked", "Gateway", "Unanswered"]
+
+
+class Unanswered(Exception):
+    """No agent has answered in time: none runs, or they are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows as the agents of a topic would take them: by row, the message of each good one, or why it is bad."""
+
+    messages: Mapping[int, Outgoing]
+    bad: Mapping[int, str]
+    table: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Rows that the log has, durably, each with its partition and offset; and why it has not the others, by row."""
+
+    positions: Mapping[int, tuple[int, int]]
+    bad: Mapping[int, str]
+
+
+class Gateway:
+    """Sends, asks and looks up for the project of ``runtime``, in whose event loop it is used."""
+
+    def __init__(self, project: Project, stores: Stores, runtime: Runtime, replies: ReplyStage, clock: Clock) -> None:
+        self.project = project
+        self.stores = stores
+        self.runtime = runtime
+        #: The topics that take rows, by name.
+        self.doors = doors(project)
+        self._replies = replies
+        replies.end_offset = runtime.end_offset
+        self._clock = clock
+        self._features = features_of(project, stores)
+        #: The names of the features that a snapshot keeps.
+        self.snapshot_columns = self._features.snapshot_columns
+
+    def check(self, door: Door, rows: Sequence[bytes]) -> Checked:
+        """Check ``rows``, messages of one row each, as the agents of the topic would. From any thread."""
+        now_ms = self._clock.now_us() // 1_000
+        received = _received(door, rows, now_ms)
+        bad = {letter.offset: letter.reason for letter in received.dead}
+        limit = self.project.config.broker.max_message_bytes
+        messages = {}
+        numbers = received.table.column("_offset").to_pylist()
+        for number, key in zip(numbers, received.table.column(door.key).to_pylist(), strict=True):
+            message = Outgoing(door.topic, rows[number], key=key_of(key), timestamp_ms=now_ms)
+            if wire_size(message) > limit:
+                bad[number] = f"it is larger than the broker takes, {limit} bytes ([broker] max_message_bytes)"
+            else:
+                messages[number] = message
+        return Checked(messages, dict(sorted(bad.items())), received.table)
+
+    async def send(self, door: Door, rows: Sequence[bytes], *, atomic: bool) -> Accepted:
+        """Check ``rows`` and publish the good ones; returns when the log has them. ``atomic``: all, or none.
+
+        Raises:
+            TransportError: the broker has not taken them all; some may be there.
+        """
+        checked = await compute(self.check, door, rows)
+        if not checked.messages or (atomic and checked.bad):
+            return Accepted({}, checked.bad)
+        places = await self.runtime.publish(list(checked.messages.values()))
+        return Accepted(dict(zip(checked.messages, places, strict=True)), checked.bad)
+
+    async def ask(self, request: Outgoing, *, whole: bool, timeout_s: float) -> Reply:
+        """Publish a checked request and wait for its answer; with ``whole``, for its snapshot.
+
+        Raises:
+            Unanswered: there was none within ``timeout_s``. The request is in the log, and will be answered to nobody.
+            TransportError: the broker has not taken the request.
+        """
+        api = self.project.config.api
+        assert api is not None  # noqa: S101 - who has a gateway has it
+        name, reply = self._replies.expect()
+        headers = [(REPLY_HEADER, api.reply_topic.encode()), (CORRELATION_HEADER, name)]
+        if whole:
+            headers.append((REPLY_AS_HEADER, SNAPSHOT_FORM))
+        message = Outgoing(
+            request.topic, request.value, key=request.key, timestamp_ms=request.timestamp_ms, headers=headers
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.runtime.publish([message])
+                return await reply
+        except TimeoutError as error:
+            raise Unanswered(
+                f"no answer within {timeout_s:g} s ([api] timeout): no worker runs the snapshot agent, or it is behind"
+            ) from error
+        finally:
+            self._replies.drop(name)
+
+    def features(self, requests: pa.Table) -> tuple[pa.Table, Served | None]:
+        """The candidates of checked ``requests`` and their features now, without a snapshot. From any thread.
+
+        None where there is no candidate.
+
+        Raises:
+            WireError: an expression has no value for a candidate.
+        """
+        candidates = flatten_requests(requests)
+        return candidates, self._features.serve(candidates) if candidates.num_rows else None
+
+
+def _received(door: Door, rows: Sequence[bytes], now_ms: int) -> Received:
+    count = len(rows)
+    stamps = np.full(count, now_ms, dtype=np.int64)
+    nothing = [None] * count
+    received = door.intake.read(Poll(door.topic, 0, np.arange(count), stamps, nothing, rows, [()] * count))
+    assert set(OWN_COLUMNS) <= set(received.table.column_names)  # noqa: S101 - rows are told apart by them
+    return received

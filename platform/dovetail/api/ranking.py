@@ -1,0 +1,111 @@
+"""Answers to requests: scores with their snapshot durable, or features without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from dovetail.api.bodies import ARROW
+from dovetail.api.gateway import Gateway
+from dovetail.api.json_columns import columns_of, json_value
+from dovetail.api.replies import Reply
+from dovetail.joiners.contracts import Served
+from dovetail.joiners.snapshots.shape import KEYS
+from dovetail.platform.errors import WireError
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.runtime.computing import compute
+
+__all__ = ["features_answer", "rank_answer"]
+
+_SEEN = "_seen_"
+_TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
+
+
+async def rank_answer(
+    gateway: Gateway, rows: Sequence[bytes], *, whole: bool, arrow: bool, timeout_s: float
+) -> Response:
+    """The scores of the requests in ``rows``; 422 where one is refused, and then nothing is asked for any of them.
+
+    One request is answered by an object, several by ``{"answers": […]}``, in order. ``whole``: with features and
+    positions seen. ``arrow``: the snapshots' rows as an Arrow stream instead of JSON.
+
+    Raises:
+        Unanswered: no agent has answered in time.
+        TransportError: the broker has not taken the requests.
+    """
+    checked = await compute(gateway.check, gateway.doors["requests"], rows)
+    if checked.bad:
+        return _all_refused(checked.bad)
+    asked = [gateway.ask(message, whole=whole or arrow, timeout_s=timeout_s) for message in checked.messages.values()]
+    replies = await asyncio.gather(*asked)
+    refused = {row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}
+    if arrow:
+        if refused:
+            return _all_refused(refused)
+        snapshots = [reply.snapshot for reply in replies if reply.snapshot is not None]
+        return Response(wire.encode(pa.concat_tables(snapshots, promote_options="permissive")), media_type=ARROW)
+    if len(replies) == 1:
+        return _all_refused(refused) if refused else JSONResponse(_scores(replies[0], gateway.snapshot_columns))
+    answers = [
+        _scores(reply, gateway.snapshot_columns) if reply.refused is None else {"error": reply.refused}
+        for reply in replies
+    ]
+    return JSONResponse({"answers": answers}, status_code=422 if len(refused) == len(replies) else 200)
+
+
+def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> Response:
+    """The features of the requests in ``rows``; 422 where one is refused. Computes: for a thread."""
+    checked = gateway.check(gateway.doors["requests"], rows)
+    if checked.bad:
+        return _all_refused(checked.bad)
+    try:
+        candidates, served = gateway.features(checked.table)
+    except WireError as error:
+        return JSONResponse({"error": str(error)}, status_code=422)
+    if served is None:
+        return _all_refused(dict.fromkeys(range(len(rows)), "no candidates"))
+    if not served.answerable.all():
+        old = np.unique(candidates.column(OWN_COLUMNS[1]).to_numpy()[~served.answerable]).tolist()
+        return _all_refused(dict.fromkeys(old, _TOO_OLD))
+    if arrow:
+        return Response(wire.encode(served.features), media_type=ARROW)
+    return JSONResponse(_features(candidates, served))
+
+
+def _features(candidates: pa.Table, served: Served) -> dict[str, Any]:
+    given = [name for name in ("request_id", "item_id") if name in candidates.column_names]
+    return {
+        **columns_of(candidates, given),
+        "features": columns_of(served.features, [n for n in served.features.column_names if n not in given]),
+        "seen": {view: list(offsets) for view, offsets in served.seen.items()},
+    }
+
+
+def _scores(reply: Reply, features: Sequence[str]) -> dict[str, Any]:
+    if reply.snapshot is None:
+        return dict(reply.scores or {})
+    snapshot = reply.snapshot
+    names = snapshot.column_names
+    return {
+        "request_id": json_value(snapshot.column("request_id")[0].as_py()),
+        "model_version": snapshot.column("model_version")[0].as_py(),
+        "items": columns_of(snapshot, ["item_id"])["item_id"],
+        "scores": columns_of(snapshot, ["score"])["score"],
+        "features": columns_of(snapshot, [name for name in features if name in names and name not in KEYS]),
+        "seen": {
+            name.removeprefix(_SEEN): snapshot.column(name)[0].as_py() for name in names if name.startswith(_SEEN)
+        },
+    }
+
+
+def _all_refused(reasons: Mapping[int, str]) -> Response:
+    first = next(iter(reasons.values()))
+    told = [{"row": row, "reason": reason} for row, reason in reasons.items()]
+    return JSONResponse({"error": first, "rejected": told}, status_code=422)

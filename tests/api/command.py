@@ -1,0 +1,5 @@
+"""The ``dovetail`` command, for processes that are forked."""
+
+from dovetail.cli import main
+
+main()
