@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.random import Generator
 
+from dovetail.app.roles import all_roles, group_of
 from dovetail.app.worker import assemble
-from dovetail.platform.config.roles import all_roles, group_of
 from scripts.servers import Kafka, PostgreSQL, Redis
 from tests.faults.broker import Broker
 from tests.faults.fleet import Fleet, until

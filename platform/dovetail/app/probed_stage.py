@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from dovetail.app.roles import all_roles
 from dovetail.app.worker import assemble
 from dovetail.features import Project
-from dovetail.platform.config.roles import all_roles
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.process.probing import serve
 from dovetail.platform.stage import Stage

@@ -31,6 +31,7 @@ from dovetail.app.modelling import (
     trained_rows,
     warm_scorer,
 )
+from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.app.storage import (
     Stores,
     load_table,
@@ -66,7 +67,6 @@ from dovetail.joiners.snapshots.messages import Answers
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock
-from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
@@ -76,7 +76,7 @@ from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.reading import TopicReader
+from dovetail.platform.transports.topic_reader import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
 from dovetail.trainer.models.mirror import ModelMirror
@@ -132,7 +132,7 @@ def assemble(
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
     ``roles``: all that the configuration has something for when left out. They name the consumer group, see
-    :func:`~dovetail.platform.config.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
+    :func:`~dovetail.app.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
     the future are refused. ``load_beside``: models are loaded beside serving, so no request waits for one; without it
     a version is taken up between two polls, and a run is the same every time. ``beside`` are further
     stages, of this process alone: it reads all of their topics.

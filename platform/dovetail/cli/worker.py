@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import REGISTRY
 
 from dovetail.app.flow import Flow
+from dovetail.app.roles import roles_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.config.roles import roles_of
 from dovetail.platform.errors import ConfigError, StaleCommit
 from dovetail.platform.logs import Event, set_up_logs
 from dovetail.platform.masking import masked

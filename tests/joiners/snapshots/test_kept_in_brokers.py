@@ -19,7 +19,7 @@ from dovetail.platform.runtime.runner import Runtime, create_app
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog
-from dovetail.platform.transports.reading import TopicReader
+from dovetail.platform.transports.topic_reader import TopicReader
 from tests.joiners.snapshots.test_kept import TOPICS, Changing, Crash, check
 from tests.joiners.test_snapshots import SCHEMA, request
 from tests.platform.transports.limited import run

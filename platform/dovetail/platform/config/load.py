@@ -33,6 +33,7 @@ from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
+from dovetail.platform.config.storage import StorageConfig
 from dovetail.platform.config.stream import RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
@@ -67,34 +68,6 @@ __all__ = [
 
 #: Options that say where a secret is; somebody may write the secret itself there.
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
-
-
-class StorageConfig(Section):
-    """URLs of the broker and the stores. Empty means embedded, below ``state``."""
-
-    state: Path = Path(".dovetail")
-    broker: str = ""
-    online_store: str = ""
-    label_store: str = ""
-    registry: str = ""
-    offline_store: str = ""
-
-    def url(self, kind: Literal["broker", "online_store", "label_store", "registry", "offline_store"]) -> str:
-        """The URL of ``kind``, with the embedded default filled in."""
-        given: str = getattr(self, kind)
-        if given:
-            return given
-        if kind == "broker":
-            return f"embedded://{self.state / 'log.sqlite'}"
-        if kind == "offline_store":
-            return str(self.state / "offline")
-        return f"sqlite:///{self.state / (kind + '.sqlite')}"
-
-    @property
-    def local(self) -> bool:
-        """Whether the broker and all stores are files, so that nothing waits for a server."""
-        given = (self.broker, self.online_store, self.label_store, self.registry, self.offline_store)
-        return all("://" not in url or url.startswith(("embedded://", "sqlite:///", "file://")) for url in given)
 
 
 class TableConfig(Section):

@@ -120,9 +120,8 @@ class Runtime:
     async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Publish messages from outside the stages, in one transaction if embedded.
 
-        Returns (partition, offset) of each when the broker has it. One that is too large is split by rows, with places
-        of their own. Raises WireError when that cannot be, TransportError when the broker has not taken them, and
-        :attr:`failure` when the runtime has failed.
+        Returns (partition, offset) of each when the broker has it. One that is too large is split by rows. Raises
+        WireError when that cannot be, TransportError when the broker has not taken them, and :attr:`failure`.
         """
         self._raise_failure()
         messages = fitting(outgoing, self.app.max_message_bytes)

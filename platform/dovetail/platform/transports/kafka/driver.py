@@ -8,10 +8,7 @@ hint for tools that show lag.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from itertools import count
 from typing import Any, ClassVar, TypeVar, cast
 
 import aiokafka
@@ -23,17 +20,17 @@ from faust.types import TP
 from faust.types.transports import ConsumerT, ProducerT
 
 from dovetail.platform.errors import TransportError
-from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.stage import Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.assignment import Assignor
 from dovetail.platform.transports.kafka.fetched import coalesced
 from dovetail.platform.transports.kafka.looking_back import LookingBack, answer_of
+from dovetail.platform.transports.kafka.producer import Producer
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
 from dovetail.platform.transports.kafka.view import KafkaView
 from dovetail.platform.transports.kafka.visible import VisibleEnds
-from dovetail.platform.transports.partitioning import partition_of_key
 
-__all__ = ["Consumer", "Producer", "Transport"]
+__all__ = ["Consumer", "Transport"]
 
 # How long the broker may hold a fetch that finds nothing. A partition that becomes fetchable again joins the next
 # fetch only, so this bounds what a released partition waits; the stock driver's 1.5 s would stall it that long.
@@ -283,83 +280,6 @@ class Consumer(CoalescingConsumer, stock.Consumer):
 
     async def _committed(self, tps: set[TP]) -> Mapping[TP, int]:
         return await self._thread.committed(tps)
-
-
-class Producer(stock.Producer):
-    """Publishes to Kafka by batches."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._turns: defaultdict[str, Any] = defaultdict(count)
-
-    def _settings_extra(self) -> Mapping[str, Any]:
-        # A batch that is sent again because its answer got lost is in the topic once, and order survives a retry.
-        return {"acks": "all", "enable_idempotence": True}
-
-    async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
-        """Send all messages, in order within a partition; ``(partition, offset)`` of each, when the broker has them.
-
-        Raises TransportError when it has not, in twice ``producer_request_timeout`` at most: aiokafka gives up a batch
-        after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics:
-        in each partition the first ones, with no gap. Readers drop by position, and would drop what filled a gap later.
-        """
-        producer = self._ensure_producer()
-        try:
-            async with asyncio.timeout(2 * self.app.conf.producer_request_timeout):
-                totals = {topic: len(await producer.partitions_for(topic)) for topic in {m.topic for m in outgoing}}
-                runs: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-                for index, message in enumerate(outgoing):
-                    runs[message.topic, self._place(message, totals[message.topic])].append(index)
-                offsets = await asyncio.gather(
-                    *(self._publish_run(*place, [outgoing[index] for index in run]) for place, run in runs.items())
-                )
-        except (KafkaError, TimeoutError) as error:
-            raise TransportError(
-                f"publishing {len(outgoing)} messages to {', '.join(sorted({m.topic for m in outgoing}))} "
-                f"at {';'.join(str(url) for url in self.transport.url)} failed: {error!r}"
-            ) from error
-        places = {
-            index: (partition, offset)
-            for ((_, partition), run), found in zip(runs.items(), offsets, strict=True)
-            for index, offset in zip(run, found, strict=True)
-        }
-        return [places[index] for index in range(len(outgoing))]
-
-    def _place(self, message: Outgoing, total: int) -> int:
-        if message.partition is not None:
-            if not 0 <= message.partition < total:
-                raise TransportError(
-                    f"topic {message.topic!r} has partitions 0 to {total - 1}; there is no {message.partition}"
-                )
-            return message.partition
-        if message.key is not None:
-            return partition_of_key(message.key, total)
-        return int(next(self._turns[message.topic])) % total
-
-    async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> list[int]:
-        """The offsets of ``run``, in order."""
-        offsets: list[int] = []
-        producer = self._ensure_producer()
-        now_ms = time.time_ns() // 1_000_000
-        batch = producer.create_batch()
-        for message in run:
-            record = {
-                "key": message.key,
-                "value": message.value,
-                "timestamp": now_ms if message.timestamp_ms is None else message.timestamp_ms,
-                "headers": list(message.headers),
-            }
-            if batch.append(**record) is None:  # full; an empty batch takes a message of any size
-                offsets += await self._send(batch, topic, partition)
-                batch = producer.create_batch()
-                batch.append(**record)
-        return offsets + list(await self._send(batch, topic, partition))
-
-    async def _send(self, batch: Any, topic: str, partition: int) -> range:
-        """Send a batch; its offsets, when the broker has it. No time is lost: aiokafka sends them in turn."""
-        count = batch.record_count()
-        sent = await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
-        return range(sent.offset, sent.offset + count)
 
 
 class Transport(stock.Transport):

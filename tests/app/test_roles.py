@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.platform.config.load import Config, load_config
-from dovetail.platform.config.roles import ROLES, group_of, roles_of
 from dovetail.platform.errors import ConfigError
 from tests.places import ROOT
 
