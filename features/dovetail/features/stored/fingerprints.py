@@ -14,7 +14,7 @@ import sqlglot
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.plan.request import REQUEST
 from dovetail.features.project import Project
-from dovetail.features.stored.reading import as_text, columns_of, kept_branches, meaning, narrowest
+from dovetail.features.stored.read_columns import as_text, columns_of, kept_branches, meaning, narrowest
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord

@@ -26,7 +26,7 @@ from dovetail.features.stored.fingerprints import (
     former_fingerprint,
     records_of,
 )
-from dovetail.features.stored.reading import changed
+from dovetail.features.stored.read_columns import changed
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
