@@ -57,7 +57,8 @@ def events() -> pa.Table:
 
 def view(aggregate: str, frame: str) -> StreamView:
     over = aggregate if "OVER w" in aggregate else f"{aggregate} OVER w"
-    window = f"PARTITION BY user_id ORDER BY event_time {frame} PRECEDING AND CURRENT ROW"
+    frame = frame if " AND " in frame else f"{frame} PRECEDING AND CURRENT ROW"
+    window = f"PARTITION BY user_id ORDER BY event_time {frame}"
     return view_of(f"SELECT user_id, {over} AS value FROM events WINDOW w AS ({window})", SCHEMA, 3_600_000_000)
 
 

@@ -178,12 +178,16 @@ def _describe_stream_view(view: StreamView, config: Config) -> Description:
             "windows": [
                 {
                     "name": w.name,
-                    "size_s": w.size_us / 1e6 if w.bounded_us else None,
+                    # As written: of a view strictly before the request, both ends are a microsecond earlier.
+                    "size_s": (w.size_us - view.strictly_before) / 1e6 if w.bounded_us else None,
                     "step_s": None if w.step_us is None else w.step_us / 1e6,
+                    "end_s": (w.end_us - view.strictly_before) / 1e6,
                     "rows": w.rows,
+                    "skip": w.skip,
                 }
                 for w in view.windows
             ],
+            "strictly_before": view.strictly_before,
             "aggregates": len(view.aggregates),
             "inputs": len(view.inputs),
             "derived": [{"name": d.output, "type": str(d.type)} for d in view.derived],

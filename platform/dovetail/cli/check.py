@@ -33,7 +33,8 @@ def run(project: Path, *, as_json: bool) -> int:
             state = "; ".join(kept)
             streams = d.details["streams"]
             per = "per key" if len(streams) == 1 else f"per key, for each SELECT (of {', '.join(streams)}),"
-            what = f"{d.details['aggregates']} aggregates; {per} {state}"
+            before = " strictly before the request" if d.details["strictly_before"] else ""
+            what = f"{d.details['aggregates']} aggregates{before}; {per} {state}"
             if (states := d.details["states"]) > len(streams):
                 what += f"; up to {states} such states per key, one per partition ([rekeyed.NAME] brings them together)"
         elif d.kind == "batch":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ from dovetail.features import Project, load
 from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream.layout import supported
 from dovetail.platform.errors import ConfigError
-from tests.features.language.conftest import RANKING
+from tests.features.language.conftest import MODEL, RANKING
 from tests.places import ROOT
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -100,6 +101,47 @@ def test_windows_of_one_size_are_one_window(load_project: LoadProject) -> None:
     view = load_project({"sql/twice.sql": sql}).stream_views["twice"]
     assert view.windows == (Window("a", DAY, None),)
     assert view.inputs == (Input(None, None, pa.int64()), Input("price", None, pa.decimal128(12, 2)))
+
+
+def test_windows_may_end_before_the_request(load_project: LoadProject) -> None:
+    frames = {
+        "RANGE BETWEEN INTERVAL 7 DAY PRECEDING AND INTERVAL 1 DAY PRECEDING": Window("", 7 * DAY, None, end_us=DAY),
+        "RANGE BETWEEN INTERVAL 1 HOUR PRECEDING AND INTERVAL 1 MICROSECOND PRECEDING": Window(
+            "", HOUR, None, end_us=1
+        ),
+        "RANGE BETWEEN INTERVAL 2 HOUR PRECEDING AND CURRENT ROW EXCLUDE GROUP": Window("", 2 * HOUR, None, end_us=1),
+        "RANGE BETWEEN INTERVAL 3 HOUR PRECEDING AND CURRENT ROW EXCLUDE TIES": Window("", 3 * HOUR, None, end_us=1),
+        "RANGE BETWEEN INTERVAL 4 HOUR PRECEDING AND CURRENT ROW EXCLUDE NO OTHERS": Window("", 4 * HOUR, None),
+        "RANGE BETWEEN hop(event_time, INTERVAL 7 DAY, INTERVAL 1 HOUR) PRECEDING AND INTERVAL 1 DAY PRECEDING": Window(
+            "", 7 * DAY, HOUR, end_us=DAY
+        ),
+        "RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 1 DAY PRECEDING": Window(
+            "", 0, None, unbounded=True, end_us=DAY
+        ),
+        "ROWS BETWEEN 5 PRECEDING AND 3 PRECEDING": Window("", 0, None, rows=5, skip=2),
+        "ROWS BETWEEN 6 PRECEDING AND 1 PRECEDING": Window("", 0, None, rows=6),
+    }
+    listed = ", ".join(
+        f"count(*) OVER (PARTITION BY user_id ORDER BY event_time {frame}) AS n{n}" for n, frame in enumerate(frames)
+    )
+    sql = f"SELECT user_id, {listed} FROM behaviour"
+    project = load_project({"sql/past.sql": sql})
+    wanted = tuple(replace(window, name=f"n{n}") for n, window in enumerate(frames.values()))
+    assert project.stream_views["past"].windows == wanted
+    strict = load_project({"sql/past.sql": sql}, more_toml=f"{MODEL}[features]\nstrictly_before = true\n")
+    view = strict.stream_views["past"]
+    assert view.strictly_before
+    assert view.windows == tuple(
+        replace(w, size_us=w.size_us + (1 if w.bounded_us else 0), end_us=w.end_us + 1) for w in wanted
+    )
+    plain, shown = ({d.name: d.details for d in p.describe()}["past"] for p in (project, strict))
+    assert shown["windows"] == plain["windows"]
+    assert shown["windows"][5] == {
+        "name": "n5", "size_s": 7 * 86_400, "step_s": 3_600, "end_s": 86_400, "rows": None, "skip": 0,
+    }  # fmt: skip
+    assert (plain["strictly_before"], shown["strictly_before"]) == (False, True)
+    # Rows for the longest plain window; partials of whole hours from 7 days to 1 day before, at both ends one more.
+    assert (plain["raw_s"], plain["partials"]) == (7 * 86_400 + 3_600, 6 * 24 + 2 + 1 + 1)
 
 
 def test_columns_of_request_may_be_qualified_aliased_and_nested(load_project: LoadProject) -> None:

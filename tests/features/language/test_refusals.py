@@ -144,29 +144,29 @@ STREAMING = [
         framed("ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"),
         "4: ROWS UNBOUNDED PRECEDING; write RANGE BETWEEN UNBO",
     ),
+    (framed("ROWS BETWEEN 3 PRECEDING AND 5 PRECEDING"), "4: ROWS 3 PRECEDING AND 5 PRECEDING; write the greater"),
+    (framed("ROWS BETWEEN 3 PRECEDING AND 0 PRECEDING"), "4: ROWS 0 PRECEDING; write a number of rows from 1 to"),
     (
-        framed("ROWS BETWEEN 5 PRECEDING AND 1 PRECEDING"),
-        "4: a frame that is not … PRECEDING AND CURRENT ROW; the row of the request is none of them: write ROWS BETWE",
+        framed("ROWS BETWEEN 5 PRECEDING AND CURRENT ROW EXCLUDE TIES"),
+        "4: EXCLUDE in a ROWS frame, which counts the rows that it leaves out; drop EXCLUDE, and declare [features] s",
     ),
     (
-        framed("ROWS BETWEEN 5 PRECEDING AND 3 PRECEDING"),
-        "4: a frame that is not … PRECEDING AND CURRENT ROW; a window ends at the request; of counts and sums subtract",
+        framed("RANGE BETWEEN INTERVAL 1 HOUR PRECEDING AND INTERVAL 1 DAY PRECEDING"),
+        "4: a frame that ends 86400000000 us before the request, and begins 3600000000 us before it; write the longer",
     ),
     (
-        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE TIES"),
-        "4: EXCLUDE TIES in a frame, which leaves out the events at the request's time; a window ends at the request",
+        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND INTERVAL 1 MONTH PRECEDING"),
+        "4: INTERVAL '1' MONTH has no fixed length",
     ),
     (
-        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE GROUP"),
-        "4: EXCLUDE GROUP in a frame, which leaves out the events at the request's time",
+        framed(
+            "RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND hop(event_time, INTERVAL 1 HOUR, INTERVAL 1 MINUTE) PRECEDING"
+        ),
+        "4: frame bound HOP(event_time, INTERVAL '1' HOUR, INTERVAL '1' MINUTE); write a constant INTERVAL",
     ),
     (framed("GROUPS BETWEEN 3 PRECEDING AND CURRENT ROW"), "4: a GROUPS frame counts groups of ties; write RANGE"),
-    (framed("RANGE BETWEEN CURRENT ROW AND CURRENT ROW"), "4: a frame that is not … PRECEDING AND CURRENT ROW"),
+    (framed("RANGE BETWEEN CURRENT ROW AND CURRENT ROW"), "4: a frame that is not … PRECEDING AND … PRECEDING; events"),
     (framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND UNBOUNDED FOLLOWING"), "4: a frame that is not … PRECEDING"),
-    (
-        framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND INTERVAL 1 HOUR PRECEDING"),
-        "4: a frame that is not … PRECEDING AND CURRENT ROW; a window ends at the request; of counts",
-    ),
     (
         framed("RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW"),
         "4: EXCLUDE in a frame; drop EXCLUDE",

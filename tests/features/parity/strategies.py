@@ -124,15 +124,20 @@ def schemas(draw: st.DrawFn) -> Schema:
 def frames(draw: st.DrawFn, *, rows: bool = True) -> str:
     """Any frame of the language."""
     size, step = draw(st.sampled_from((0, 5, 20, 60, 120))) * 500, draw(st.integers(1, 12)) * 500
+    ends = [f"INTERVAL '{end * 500} milliseconds' PRECEDING" for end in (0, 5, 7, 20) if end * 500 <= size]
+    ends += ["INTERVAL 1 MICROSECOND PRECEDING", "CURRENT ROW EXCLUDE TIES", "CURRENT ROW EXCLUDE GROUP"] * (size > 0)
+    end = draw(st.sampled_from((*["CURRENT ROW"] * len(ends), *ends)))
     kinds = [
-        f"RANGE BETWEEN INTERVAL '{size} milliseconds' PRECEDING AND CURRENT ROW",
-        f"RANGE BETWEEN INTERVAL '{size + 1} milliseconds' - INTERVAL 1 MICROSECOND PRECEDING AND CURRENT ROW",
-        f"RANGE BETWEEN hop(event_time, INTERVAL '{size} ms', INTERVAL '{step} ms') PRECEDING AND CURRENT ROW",
-        "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
+        f"RANGE BETWEEN INTERVAL '{size} milliseconds' PRECEDING AND {end}",
+        f"RANGE BETWEEN INTERVAL '{size + 1} milliseconds' - INTERVAL 1 MICROSECOND PRECEDING AND {end}",
+        f"RANGE BETWEEN hop(event_time, INTERVAL '{size} ms', INTERVAL '{step} ms') PRECEDING AND {end}",
+        f"RANGE BETWEEN UNBOUNDED PRECEDING AND {end}",
     ]
     kinds.append(kinds[2])  # most of what states do, they do for these
     if rows:
-        kinds.append(f"ROWS BETWEEN {draw(st.integers(1, 4))} PRECEDING AND CURRENT ROW")
+        number = draw(st.integers(1, 4))
+        last = draw(st.sampled_from(("CURRENT ROW", f"{draw(st.integers(1, number))} PRECEDING")))
+        kinds.append(f"ROWS BETWEEN {number} PRECEDING AND {last}")
     return draw(st.sampled_from(kinds))
 
 
@@ -261,7 +266,7 @@ def cleaned_columns(draw: st.DrawFn, schema: Schema, *, star: bool = True) -> st
     return draw(st.sampled_from(("*", listed))) if star else listed
 
 
-def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
+def view_of(sql: str, schema: Schema, lateness_us: int = 0, *, strictly_before: bool = False) -> StreamView:
     """The plan of ``sql`` over a stream of ``schema``."""
     stream = Stream(TableSchema("events", "sql/events.sql", 1, schema.arrow), "events", "event_time", "user_id",
                     lateness_us, 0)  # fmt: skip
@@ -269,7 +274,8 @@ def view_of(sql: str, schema: Schema, lateness_us: int = 0) -> StreamView:
                    lateness_us, 0)  # fmt: skip
     source = Source("sql/view.sql", sql)
     streams = {"events": stream, "others": other}
-    return parse_stream_view("view", source, streams, Binder({"events": schema.arrow, "others": schema.others}))
+    binder = Binder({"events": schema.arrow, "others": schema.others})
+    return parse_stream_view("view", source, streams, binder, strictly_before=strictly_before)
 
 
 @st.composite
@@ -319,7 +325,7 @@ def logs(
 def requests(draw: st.DrawFn, view: StreamView, events: pa.Table) -> pa.Table:
     """Keys and times asked for: unknown and missing keys among them, times at which an event enters or leaves, and the
     earliest that is still answered."""
-    sizes = [0, *(window.size_us for window in view.windows), *(window.step_us or 0 for window in view.windows)]
+    sizes = [0, *(size for w in view.windows for size in (w.size_us, w.step_us or 0, w.end_us))]
     if view.stream.allowed_lateness_us < 1_000 * UNIT:
         sizes.append(-view.stream.allowed_lateness_us)
     times = events.column("event_time").cast(pa.int64()).to_pylist()
@@ -356,7 +362,7 @@ def cases(draw: st.DrawFn, *, rows: bool = True, ties: bool = True, lateness: in
     schema = draw(schemas())
     sql = draw(definitions(schema, rows=rows, twice=ties))
     allowed = draw(st.sampled_from((0, 1, 4, 10, 30, 80))) if lateness is None else lateness
-    view = view_of(sql, schema, allowed * UNIT)
+    view = view_of(sql, schema, allowed * UNIT, strictly_before=draw(st.sampled_from((False, False, True))))
     streams = 1 + ("others" in view.stream_names)
     events = draw(logs(schema, ties=ties, streams=streams, lateness=min(allowed, 20)))
     return Case(sql, view, events, draw(requests(view, events)))

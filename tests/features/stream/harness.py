@@ -115,7 +115,7 @@ def reference(view: StreamView, rows: Iterable[Row], probes: Sequence[Probe]) ->
                 None if input_.argument is None else raw[input_.argument][i]
                 for i, row in enumerate(rows)
                 if tuple(row[c] for c in view.entity) == entity
-                and window.lower_bound(time) <= row["event_time"] <= time
+                and window.lower_bound(time) <= row["event_time"] <= time - window.end_us
                 and passes(input_.filter, row)
                 and (input_.argument is None or raw[input_.argument][i] is not None)
             ]
@@ -152,7 +152,7 @@ def duckdb_values(view: StreamView, rows: Sequence[Row], probes: Sequence[Probe]
             if w.step_us is None
             else f"hop(event_time, to_microseconds({w.size_us}), to_microseconds({w.step_us}))"
         )
-        + " PRECEDING AND CURRENT ROW)"
+        + f" PRECEDING AND to_microseconds({w.end_us}) PRECEDING)"
         for w in view.windows
     )
     columns = []

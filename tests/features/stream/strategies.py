@@ -109,11 +109,15 @@ _AGGREGATES: st.SearchStrategy[Any] = st.one_of(
 def views(draw: st.DrawFn, unit: int = 1) -> StreamView:
     """Any view: plain and hop windows, one or two entity columns, filters, WHERE, lateness."""
     windows = [
-        Window(f"w{i}", size * unit, None if step is None else step * unit)
-        for i, (size, step) in enumerate(
+        Window(f"w{i}", size * unit, None if step is None else step * unit, end_us=min(size, end) * unit)
+        for i, (size, step, end) in enumerate(
             draw(
                 st.lists(
-                    st.tuples(st.integers(0, 40), st.one_of(st.none(), st.integers(1, 12))), min_size=1, max_size=4
+                    st.tuples(
+                        st.integers(0, 40), st.one_of(st.none(), st.integers(1, 12)), st.sampled_from((0, 0, 1, 5, 30))
+                    ),
+                    min_size=1,
+                    max_size=4,
                 )
             )
         )

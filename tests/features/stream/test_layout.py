@@ -13,6 +13,7 @@ from dovetail.features.plan.definitions import (
     StreamView,
     Window,
 )
+from dovetail.features.stream.collections.rules import CollectionLayout
 from dovetail.features.stream.layout import Layout, supported
 from tests.features.stream.strategies import SCHEMA, view_of
 
@@ -94,7 +95,24 @@ def test_the_fingerprint_is_of_the_state_and_not_of_its_names() -> None:
         {"where": "small <> 3"},
         {"entity": ("site",)},
         {"windows": (_PLAIN, dataclasses.replace(_HOP, size_us=_HOUR))},
+        {"windows": (_PLAIN, dataclasses.replace(_HOP, end_us=1))},
         {"inputs": (*view.inputs[:-1], _input("site", "flag"))},
         {"stream": dataclasses.replace(view.stream, allowed_lateness_us=1)},
     ):
         assert Layout(dataclasses.replace(view, **change)).fingerprint != fingerprint
+
+
+def test_states_of_before_windows_could_end_earlier_are_read() -> None:
+    """Fingerprints as they were: a change here makes every worker refuse its states."""
+    assert Layout(_view()).fingerprint == -6390067162421105759
+    view = view_of([_PLAIN], [("count", _input("site"), 0), ("max", _input("site"), 0)])
+    assert CollectionLayout(view, Layout(view)).fingerprint == -5574498938567953872
+
+
+def test_windows_of_one_step_and_one_end_share_partials() -> None:
+    ends = [dataclasses.replace(_HOP, size_us=hours * _HOUR, end_us=end) for hours, end in ((24, 0), (48, 0), (9, 5))]
+    layout = Layout(view_of(ends, [("count", Input(None, None, pa.int64()), window) for window in range(3)]))
+    assert [(s.step_us, s.end_us, s.reach_us) for s in layout.steps] == [
+        (_HOUR, 0, 48 * _HOUR),
+        (_HOUR, 5, 9 * _HOUR),
+    ]

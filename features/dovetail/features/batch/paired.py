@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import duckdb
 
-from dovetail.features.batch.partials import lower_bound_sql, needs_positions, parts_sql
+from dovetail.features.batch.partials import lower_bound_sql, needs_positions, parts_sql, upper_bound_sql
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import order_columns
 
-__all__ = ["create_inputs", "create_window_keys", "input_parts_sql", "paired_sql", "same_key_sql", "with_lows_sql"]
+__all__ = [
+    "bounds_sql",
+    "create_inputs",
+    "create_window_keys",
+    "input_parts_sql",
+    "paired_sql",
+    "same_key_sql",
+    "with_bounds_sql",
+]
 
 #: A window over one row costs about as much as this many pairs (ten aggregates over three: 2.2 us and 40 ns).
 _PAIRS_PER_ROW = 64
@@ -53,19 +61,31 @@ def same_key_sql(view: StreamView) -> str:
     return " AND ".join(f"e.k{index} = p.k{index}" for index in range(len(view.entity)))
 
 
-def with_lows_sql(view: StreamView) -> str:
-    """The columns ``low<window>``, the first event time in each window at ``t``, and ``low``, the least of them."""
+def with_bounds_sql(view: StreamView) -> str:
+    """The columns ``low<window>`` and ``high<window>``, the first and last event time in each window at ``t``, and
+    ``low`` and ``high``, the least and greatest of them."""
     lows = [lower_bound_sql(window, "t") for window in view.windows]
+    highs = [upper_bound_sql(window, "t") for window in view.windows]
     named = [f"{low} AS low{index}" for index, low in enumerate(lows)]
-    return ", ".join([*named, f"least({', '.join(lows)}) AS low"])
+    named += [f"{high} AS high{index}" for index, high in enumerate(highs)]
+    return ", ".join([*named, f"least({', '.join(lows)}) AS low", f"greatest({', '.join(highs)}) AS high"])
+
+
+def bounds_sql(view: StreamView) -> str:
+    """The columns of probe ``p`` that :func:`input_parts_sql` reads."""
+    return ", ".join(f"p.low{index}, p.high{index}" for index in range(len(view.windows)))
 
 
 def input_parts_sql(view: StreamView, index: int) -> str:
-    """The exact parts of one aggregate over rows of ``inputs`` joined to a probe's ``low<window>`` (or numbered by
-    ``recency``, for ROWS windows), all of which are named ``e``."""
+    """The exact parts of one aggregate over rows of ``inputs`` joined to a probe's ``low<window>`` and
+    ``high<window>`` (and numbered by ``recency<window>``, for ROWS windows), all of which are named ``e``."""
     aggregate = view.aggregates[index]
     window = view.windows[aggregate.window]
-    within = f"e.t >= e.low{aggregate.window}" if window.rows is None else f"e.recency <= {window.rows}"
+    within = f"e.t >= e.low{aggregate.window}"
+    if window.rows is not None:
+        within = f"e.recency{aggregate.window} BETWEEN {window.skip + 1} AND {window.rows}"
+    if window.end_us:
+        within += f" AND e.t <= e.high{aggregate.window}"
     over = f"FILTER (WHERE e.f{aggregate.input} AND {within})"
     by = "NULL" if aggregate.by is None else f"e.a{aggregate.by}"
     position = ", ".join(["e.t", *order_columns(view, "e.")])
@@ -77,11 +97,10 @@ def paired_sql(view: StreamView) -> str:
     timed = [i for i, a in enumerate(view.aggregates) if view.windows[a.window].rows is None]
     keys = ", ".join(f"k{index}" for index in range(len(view.entity)))
     calls = "".join(f", {input_parts_sql(view, index)}" for index in timed)
-    lows = ", ".join(f"p.low{index}" for index in range(len(view.windows)))
     return f"""
         SELECT id AS _id{calls} FROM (
-            SELECT p.id, {lows}, e.*
-            FROM (SELECT *, {with_lows_sql(view)} FROM probes ANTI JOIN window_keys USING ({keys})) AS p
-            LEFT JOIN inputs AS e ON {same_key_sql(view)} AND e.t BETWEEN p.low AND p.t
+            SELECT p.id, {bounds_sql(view)}, e.*
+            FROM (SELECT *, {with_bounds_sql(view)} FROM probes ANTI JOIN window_keys USING ({keys})) AS p
+            LEFT JOIN inputs AS e ON {same_key_sql(view)} AND e.t BETWEEN p.low AND p.high
         ) AS e GROUP BY id
     """

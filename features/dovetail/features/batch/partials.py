@@ -15,12 +15,27 @@ from dovetail.features.language.source import quoted
 from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
 from dovetail.features.plan.definitions import Aggregate, StreamView, Window
 
-__all__ = ["finished", "frame_sql", "input_sql", "lower_bound_sql", "needs_positions", "parts_sql"]
+__all__ = [
+    "finished",
+    "frame_sql",
+    "input_sql",
+    "lower_bound_sql",
+    "needs_positions",
+    "parts_sql",
+    "row_windows",
+    "upper_bound_sql",
+]
 
 
 def needs_positions(view: StreamView) -> bool:
     """Whether ties of event time must be decided: events then need their position columns."""
     return any(a.function in ORDERED or view.windows[a.window].rows is not None for a in view.aggregates)
+
+
+def row_windows(view: StreamView) -> list[int]:
+    """The indices of the windows that count rows and that an aggregate reads."""
+    read = {aggregate.window for aggregate in view.aggregates}
+    return [index for index, window in enumerate(view.windows) if window.rows is not None and index in read]
 
 
 def input_sql(view: StreamView, aggregate: Aggregate) -> tuple[str, str, str]:
@@ -41,7 +56,8 @@ def frame_sql(view: StreamView, window: Window) -> str:
     else:
         bound = f"hop({time}, {size}, to_microseconds({window.step_us}))"
     keys = ", ".join(quoted(column) for column in view.entity)
-    return f"(PARTITION BY {keys} ORDER BY {time} RANGE BETWEEN {bound} PRECEDING AND CURRENT ROW)"
+    end = f"to_microseconds({window.end_us}) PRECEDING" if window.end_us else "CURRENT ROW"
+    return f"(PARTITION BY {keys} ORDER BY {time} RANGE BETWEEN {bound} PRECEDING AND {end})"
 
 
 def lower_bound_sql(window: Window, time: str) -> str:
@@ -52,6 +68,11 @@ def lower_bound_sql(window: Window, time: str) -> str:
     if window.step_us is None:
         return f"{time} - {size}"
     return f"time_bucket(to_microseconds({window.step_us}), {time} - {size})"
+
+
+def upper_bound_sql(window: Window, time: str) -> str:
+    """The last event time in the window at ``time``, as SQL."""
+    return f"{time} - to_microseconds({window.end_us})" if window.end_us else time
 
 
 def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, position: str) -> str:

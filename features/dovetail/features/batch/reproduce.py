@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.explain import view_script
+from dovetail.features.batch.partials import row_windows
 from dovetail.features.batch.pieces import columns_read, earliest_read
 from dovetail.features.batch.relation import given_table
 from dovetail.features.batch.streaming import Visibility, positions_read
@@ -128,7 +129,7 @@ def _parts(view: StreamView) -> list[str]:
 
 def _finish(view: StreamView) -> list[str]:
     """The view's values, of the tables of parts; the first of those says whose they are and is not needed."""
-    tables = 1 + len({window.rows for window in view.windows if window.rows is not None})
+    tables = 1 + len(row_windows(view))
     parts = " JOIN ".join(["parts1", *(f"parts{n} USING (_id)" for n in range(2, 1 + tables))])
     made = [f"{finished_sql(view, i)} AS {quoted(a.output)}" for i, a in enumerate(view.aggregates)]
     derived = {d.output: f"CAST(({d.sql}\n) AS {type_name(d.type)})" for d in view.derived}

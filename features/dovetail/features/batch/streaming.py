@@ -23,6 +23,7 @@ from dovetail.features.batch.partials import (
     input_sql,
     needs_positions,
     parts_sql,
+    row_windows,
 )
 from dovetail.features.batch.relation import RELATION, by_stream, create_relation, given_table
 from dovetail.features.batch.visibility import recompute_as_served
@@ -230,13 +231,16 @@ def _windowed_sql(view: StreamView) -> str:
 def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, exact: pa.Table) -> pa.Table:
     """``exact`` with the parts of the aggregates over ROWS windows.
 
-    Events of a key are numbered in total order. A probe with c events at or before it reads the numbers c - n + 1 … c:
-    a join of equals, whatever the length of the history.
+    Events of a key are numbered in total order. A probe with c events up to the window's end reads the numbers
+    c - n + 1 … c, less those that are left out: a join of equals, whatever the length of the history.
     """
     keys = [quoted(column) for column in view.entity]
     time = quoted(view.stream.event_time)
-    for rows in sorted({w.rows for w in view.windows if w.rows is not None}):
-        wanted = [(i, a) for i, a in enumerate(view.aggregates) if view.windows[a.window].rows == rows]
+    for number in row_windows(view):
+        window = view.windows[number]
+        wanted = [(i, a) for i, a in enumerate(view.aggregates) if a.window == number]
+        until = f"to_microseconds({window.end_us}) PRECEDING" if window.end_us else "CURRENT ROW"
+        numbers = f"range(greatest(_last - {window.rows}, 0) + 1, _last - {window.skip} + 1)"
         calls = []
         for index, aggregate in wanted:
             argument, by, filter_ = input_sql(view, aggregate)
@@ -249,13 +253,13 @@ def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, e
                 FROM events
             ), counted AS (
                 SELECT *, count(*) FILTER (WHERE NOT _probe) OVER (
-                    PARTITION BY {", ".join(keys)} ORDER BY {time} RANGE UNBOUNDED PRECEDING) AS _last
+                    PARTITION BY {", ".join(keys)} ORDER BY {time}
+                    RANGE BETWEEN UNBOUNDED PRECEDING AND {until}) AS _last
                 FROM (SELECT {", ".join(keys)}, {time}, false AS _probe, NULL::BIGINT AS _id FROM events
                       UNION ALL BY NAME
                       SELECT {named}, t AS {time}, true AS _probe, id AS _id FROM probes)
             ), wanted AS (
-                SELECT _id, {", ".join(keys)}, unnest(range(greatest(_last - {rows}, 0) + 1, _last + 1)) AS _number
-                FROM counted WHERE _probe
+                SELECT _id, {", ".join(keys)}, unnest({numbers}) AS _number FROM counted WHERE _probe
             ), found AS (
                 SELECT _id AS _of, _e.* EXCLUDE (_number), _e._number FROM wanted AS _w
                 JOIN numbered AS _e USING ({", ".join(keys)}, _number)

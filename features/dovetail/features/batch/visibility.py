@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.paired import input_parts_sql, same_key_sql, with_lows_sql
+from dovetail.features.batch.paired import bounds_sql, input_parts_sql, same_key_sql, with_bounds_sql
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import order_columns
 
@@ -36,24 +36,25 @@ def recompute_as_served(
     connection.register("unseen", pa.table({"event": unseen}))
     connection.sql(
         f"""
-        SELECT * FROM (SELECT *, {with_lows_sql(view)} FROM probes) AS p
+        SELECT * FROM (SELECT *, {with_bounds_sql(view)} FROM probes) AS p
         WHERE EXISTS (
             FROM inputs AS e SEMI JOIN unseen USING (event)
-            WHERE {same_key} AND e.t BETWEEN p.low AND p.t AND {_NOT_SEEN}
+            WHERE {same_key} AND e.t BETWEEN p.low AND p.high AND {_NOT_SEEN}
         )
         """
     ).create("late")
     calls = ", ".join(input_parts_sql(view, index) for index in range(len(view.aggregates)))
-    lows = ", ".join(f"p.low{index}" for index in range(len(view.windows)))
     recency = ""
-    if any(window.rows is not None for window in view.windows):
-        latest = ", ".join(f"{part} DESC" for part in ["e.t", *order_columns(view, "e.")])
-        recency = f", row_number() OVER (PARTITION BY p.id ORDER BY {latest}) AS recency"
+    latest = ", ".join(f"{part} DESC" for part in ["e.t", *order_columns(view, "e.")])
+    for index, window in enumerate(view.windows):
+        if window.rows is not None:
+            same = f"PARTITION BY p.id, e.t <= p.high{index} ORDER BY {latest}"
+            recency += f", row_number() OVER ({same}) AS recency{index}"
     again = connection.sql(
         f"""
         SELECT id AS _id, {calls} FROM (
-            SELECT p.id, {lows}, e.*{recency} FROM late AS p
-            LEFT JOIN inputs AS e ON {same_key} AND e.t BETWEEN p.low AND p.t AND NOT ({_NOT_SEEN})
+            SELECT p.id, {bounds_sql(view)}, e.*{recency} FROM late AS p
+            LEFT JOIN inputs AS e ON {same_key} AND e.t BETWEEN p.low AND p.high AND NOT ({_NOT_SEEN})
         ) AS e GROUP BY id ORDER BY id
         """
     ).to_arrow_table()

@@ -144,12 +144,12 @@ class _AtRequest:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, view: StreamView, time_us: int) -> None:
         self._connection, self._view = connection, view
-        self._moment = f"make_timestamp({time_us})"
+        self._moment = f"make_timestamp({time_us - view.strictly_before})"
         self._time = _quoted(view.stream.event_time)
         self._node = self._parsed(view.sql.strip().rstrip(";"))
         self._aggregates: list[str] = []
-        #: How many rows the ROWS frames hold.
-        self._lasts: set[int] = set()
+        #: How many rows before the request each ROWS frame begins, and how many of the last are not in it.
+        self._lasts: set[tuple[int, int]] = set()
 
     def sql(self) -> str:
         """The statement that gives the view's row: its keys, then its outputs as they are written."""
@@ -208,25 +208,37 @@ class _AtRequest:
 
     def _frame(self, window: _Tree) -> str:
         """Whether a row at or before the request is in the frame."""
-        if window["start"] == "UNBOUNDED_PRECEDING":
-            return "true"
-        bound = self._text(window["start_expr"])
+        if window["start"] == "EXPR_PRECEDING_ROWS":
+            first = int(self._text(window["start_expr"]))
+            last = int(self._text(window["end_expr"])) if window["end"] == "EXPR_PRECEDING_ROWS" else 1
+            self._lasts.add((first, last - 1))
+            return f"row({self._order()}) IN (SELECT row({self._order()}) FROM _rows_{first}_{last - 1})"
+        within = ["true"]
         if window["start"] == "EXPR_PRECEDING_RANGE":
-            alias = _quoted(self._node["from_table"].get("alias") or self._view.stream.name)
-            asked = f"SELECT {self._time} - ({bound}) FROM (SELECT {self._moment} AS {self._time}) AS {alias}"
-            return f"{self._time} >= ({asked})"
-        self._lasts.add(int(bound))
-        return f"row({self._order()}) IN (SELECT row({self._order()}) FROM _rows_{int(bound)})"
+            within.append(f"{self._time} >= {self._ago(window['start_expr'])}")
+        if window["end"] == "EXPR_PRECEDING_RANGE":
+            within.append(f"{self._time} <= {self._ago(window['end_expr'])}")
+        if window["exclude_clause"] in ("GROUP", "TIES"):
+            within.append(f"{self._time} <> {self._moment}")
+        return " AND ".join(within)
+
+    def _ago(self, bound: _Tree) -> str:
+        """The time that a bound of a frame, like ``INTERVAL 1 DAY PRECEDING``, means at the request."""
+        alias = _quoted(self._node["from_table"].get("alias") or self._view.stream.name)
+        moment = f"SELECT {self._moment} AS {self._time}"
+        return f"(SELECT {self._time} - ({self._text(bound)}) FROM ({moment}) AS {alias})"
 
     def _frame_rows(self, inner: _Tree, where: str) -> None:
         """The tables of the last n rows, for ROWS frames."""
-        for number in sorted(self._lasts):
+        for first, skipped in sorted(self._lasts):
             rows = deepcopy(inner)
             order = ", ".join(f"{part} DESC" for part in self._order().split(", "))
-            made = self._parsed(f"SELECT {self._order()} WHERE {where} ORDER BY {order} LIMIT {number}")
+            some = f"LIMIT {first - skipped} OFFSET {skipped}"
+            made = self._parsed(f"SELECT {self._order()} WHERE {where} ORDER BY {order} {some}")
             for part in ("select_list", "where_clause", "modifiers"):
                 rows[part] = made[part]
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE _rows_{number} AS {self._statement(rows)}")
+            name = f"_rows_{first}_{skipped}"
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {self._statement(rows)}")
 
     def _parsed(self, sql: str) -> _Tree:
         text = self._connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]

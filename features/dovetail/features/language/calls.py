@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import pyarrow as pa
@@ -299,8 +300,7 @@ class AggregateReader:
 
     def _window(self, window: Window) -> int:
         for index, known in enumerate(self.windows):
-            same = (known.size_us, known.step_us, known.unbounded, known.rows)
-            if same == (window.size_us, window.step_us, window.unbounded, window.rows):
+            if replace(known, name=window.name) == window:
                 return index
         self.windows.append(window)
         return len(self.windows) - 1

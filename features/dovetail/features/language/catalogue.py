@@ -64,7 +64,7 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         _refuse_unstable(source)
     stream_binder = Binder({name: stream.schema.arrow for name, stream in streams.items()})
     stream_views = {
-        name: parse_stream_view(name, source, streams, stream_binder)
+        name: parse_stream_view(name, source, streams, stream_binder, strictly_before=config.features.strictly_before)
         for name, source in sources.items()
         if is_streaming(source, streams)
     }

@@ -54,8 +54,10 @@ def relation_name(source: Source) -> str:
     return str(clause.this.alias_or_name) if clause is not None else ""
 
 
-def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], binder: Binder) -> StreamView:
-    """The plan of a streaming view.
+def parse_stream_view(
+    name: str, source: Source, streams: Mapping[str, Stream], binder: Binder, *, strictly_before: bool = False
+) -> StreamView:
+    """The plan of a streaming view; with ``strictly_before`` its value at T is that of a microsecond before T.
 
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
@@ -67,6 +69,9 @@ def parse_stream_view(name: str, source: Source, streams: Mapping[str, Stream], 
         binder.describe(source.cut(source.whole))
     except BindError as error:
         raise source.refuse(source.select, str(error), remedy_of(error)) from error
+    if strictly_before:
+        windows = tuple(window.strictly_before() for window in view.windows)
+        return dataclasses.replace(view, windows=windows, strictly_before=True)
     return view
 
 

@@ -1,4 +1,4 @@
-"""``RANGE BETWEEN … PRECEDING AND CURRENT ROW``, read as a :class:`~dovetail.features.plan.definitions.Window`."""
+"""``RANGE BETWEEN … PRECEDING AND …``, read as a :class:`~dovetail.features.plan.definitions.Window`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ from dovetail.features.duck.binding import Binder, BindError
 from dovetail.features.language.source import Source
 from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import Stream, Window
-from dovetail.platform.errors import DefinitionError
 
 __all__ = ["read_window"]
 
-_FRAME = "write RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW"
-#: How to leave the newest events out, of what can be subtracted.
-_LESS = (
-    "a window ends at the request; of counts and sums subtract what is left out, like "
-    "sum(x) OVER long - coalesce(sum(x) OVER short, 0), with {short} as the short one"
-)
+_FRAME = "write RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW, or AND INTERVAL … PRECEDING"
 _NOW = "RANGE BETWEEN INTERVAL 0 SECOND PRECEDING AND CURRENT ROW"
 #: Longer durations could overflow int64 microseconds when added to a time.
 _LONGEST_US = 1 << 60
@@ -47,55 +41,70 @@ def read_window(
         raise source.refuse(
             window, f"a {kind} frame counts groups of ties", f"{_FRAME}, or ROWS BETWEEN n PRECEDING for n events"
         )
-    if spec.args.get("exclude"):
-        raise _excluded(source, window, str(spec.args["exclude"]).upper())
-    start = spec.args.get("start")
-    if spec.args.get("start_side") != "PRECEDING" or spec.args.get("end") not in (None, "CURRENT ROW"):
-        raise source.refuse(window, "a frame that is not … PRECEDING AND CURRENT ROW", _ends_now(spec, kind))
+    start, end, last = spec.args.get("start"), spec.args.get("end"), spec.args.get("end_side")
+    if spec.args.get("start_side") != "PRECEDING" or not (end in (None, "CURRENT ROW") or last == "PRECEDING"):
+        raise source.refuse(window, "a frame that is not … PRECEDING AND … PRECEDING", _before(spec, kind))
+    ends = end if last == "PRECEDING" else None
     if kind == "ROWS":
-        return Window(name, 0, None, rows=_rows(source, window, start))
+        return _rows(source, window, name, start, ends)
+    end_us = 0 if ends is None else _interval(source, window, ends, binder)
+    if _leaves_out_ties(source, window):
+        end_us = max(end_us, 1)
     if start == "UNBOUNDED":
-        return Window(name, 0, None, unbounded=True)
+        return Window(name, 0, None, unbounded=True, end_us=end_us)
     if isinstance(start, exp.Anonymous) and start.name.lower() == "hop":
-        return _hop(source, window, start, name, stream, binder, resolve)
-    return Window(name, _interval(source, window, start, binder), None)
+        size, step = _hop(source, window, start, stream, binder, resolve)
+    else:
+        size, step = _interval(source, window, start, binder), None
+    if size < end_us:
+        raise source.refuse(
+            window,
+            f"a frame that ends {end_us} us before the request, and begins {size} us before it",
+            "write the longer interval first: BETWEEN INTERVAL 7 DAY PRECEDING AND INTERVAL 1 DAY PRECEDING",
+        )
+    return Window(name, size, step, end_us=end_us)
 
 
-def _excluded(source: Source, window: exp.Window, excluded: str) -> DefinitionError:
-    """The refusal of EXCLUDE: the current row is the request's own, its peers are the events at the request's time."""
-    if excluded in ("CURRENT ROW", "NO OTHERS"):
-        return source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE: the request itself counts for nothing")
-    return source.refuse(
-        window, f"EXCLUDE {excluded} in a frame, which leaves out the events at the request's time",
-        _LESS.format(short=_NOW),
-    )  # fmt: skip
+def _leaves_out_ties(source: Source, window: exp.Window) -> bool:
+    """Whether EXCLUDE leaves out the peers of the current row, which at a request are the events at its time."""
+    excluded = str(window.args["spec"].args.get("exclude") or "NO OTHERS").upper()
+    if excluded == "CURRENT ROW":
+        raise source.refuse(window, "EXCLUDE in a frame", "drop EXCLUDE: the request itself counts for nothing")
+    return excluded != "NO OTHERS"
 
 
-def _ends_now(spec: exp.Expr, kind: str) -> str:
-    """What to write for a frame that does not end at the request, or does not begin before it."""
+def _before(spec: exp.Expr, kind: str) -> str:
+    """What to write for a frame that goes beyond the request, or does not begin before it."""
     start, end = spec.args.get("start"), spec.args.get("end")
     first = start.sql(dialect="duckdb") if isinstance(start, exp.Expr) else str(start)
-    last = end.sql(dialect="duckdb") if isinstance(end, exp.Expr) else str(end)
-    if spec.args.get("end_side") == "FOLLOWING" or last == "UNBOUNDED":
+    if spec.args.get("end_side") == "FOLLOWING" or end == "UNBOUNDED":
         return f"no event follows a request: write {kind} BETWEEN {first} PRECEDING AND CURRENT ROW"
-    if spec.args.get("start_side") != "PRECEDING":
-        return f"events at the request's time are {_NOW}" if first == "CURRENT ROW" else _FRAME
-    if kind == "ROWS" and last == "1":
-        return f"the row of the request is none of them: write ROWS BETWEEN {first} PRECEDING AND CURRENT ROW"
-    if kind == "ROWS" and last.isdigit():
-        return _LESS.format(short=f"ROWS BETWEEN {int(last) - 1} PRECEDING AND CURRENT ROW")
-    return _LESS.format(short=f"{last} - INTERVAL 1 MICROSECOND PRECEDING AND CURRENT ROW")
+    return f"events at the request's time are {_NOW}" if first == "CURRENT ROW" else _FRAME
 
 
-def _rows(source: Source, window: exp.Window, start: exp.Expr | str) -> int:
-    """How many rows a ROWS frame has before the current one: at the probe, that many events."""
-    text = start if isinstance(start, str) else start.sql(dialect="duckdb")
-    if text == "UNBOUNDED":
+def _rows(source: Source, window: exp.Window, name: str, start: exp.Expr | str, end: exp.Expr | str | None) -> Window:
+    """The window of a ROWS frame. The current row is the probe, so ``m PRECEDING`` is the m-th last event."""
+    if _leaves_out_ties(source, window):
+        raise source.refuse(
+            window,
+            "EXCLUDE in a ROWS frame, which counts the rows that it leaves out",
+            "drop EXCLUDE, and declare [features] strictly_before = true for the last rows before the request's time; "
+            "or write a RANGE frame",
+        )
+    if start == "UNBOUNDED":
         raise source.refuse(
             window,
             "ROWS UNBOUNDED PRECEDING",
             "write RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW: at a request it is the same events",
         )
+    rows, last = _number(source, window, start), 1 if end is None else _number(source, window, end)
+    if last > rows:
+        raise source.refuse(window, f"ROWS {rows} PRECEDING AND {last} PRECEDING", "write the greater number first")
+    return Window(name, 0, None, rows=rows, skip=last - 1)
+
+
+def _number(source: Source, window: exp.Window, bound: exp.Expr | str) -> int:
+    text = bound if isinstance(bound, str) else bound.sql(dialect="duckdb")
     if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
         raise source.refuse(window, f"ROWS {text} PRECEDING", f"write a number of rows from 1 to {MAX_LISTED}")
     return int(text)
@@ -129,11 +138,11 @@ def _hop(
     source: Source,
     window: exp.Window,
     call: exp.Anonymous,
-    name: str,
     stream: Stream,
     binder: Binder,
     resolve: Callable[[exp.Column], str],
-) -> Window:
+) -> tuple[int, int]:
+    """Size and step."""
     arguments = call.expressions
     first = arguments[0] if arguments else None
     if len(arguments) != 3 or not isinstance(first, exp.Column) or resolve(first) != stream.event_time:
@@ -143,7 +152,7 @@ def _hop(
     size, step = (_interval(source, window, argument, binder) for argument in arguments[1:])
     if step == 0:
         raise source.refuse(window, "hop with a step of zero", "write a step of at least a microsecond")
-    return Window(name, size, step)
+    return size, step
 
 
 def _interval(source: Source, window: exp.Window, node: exp.Expr, binder: Binder) -> int:

@@ -7,7 +7,7 @@ All times and durations are microseconds since 1970-01-01 UTC, int64.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -84,12 +84,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The events of its key that a value at time T is made of; all have ``event_time <= T``.
+    """The events of its key that a value at time T is made of; all have ``event_time <= T - end_us``.
 
-    - ``RANGE BETWEEN <size> PRECEDING AND CURRENT ROW``: ``T - size_us <= event_time``;
+    - ``RANGE BETWEEN <size> PRECEDING AND <end> PRECEDING``: ``T - size_us <= event_time``; ``CURRENT ROW`` is an
+      ``end_us`` of 0;
     - ``hop(event_time, size, step)``, when ``step_us`` is set: the same with the bound rounded down to a step;
     - ``RANGE BETWEEN UNBOUNDED PRECEDING …``, when ``unbounded``: all (``size_us`` is 0);
-    - ``ROWS BETWEEN n PRECEDING AND CURRENT ROW``, when ``rows`` is set: the last n of the total order, before FILTER.
+    - ``ROWS BETWEEN n PRECEDING AND m PRECEDING``, when ``rows`` is set: the last n of the total order without the
+      last ``skip`` (m - 1; 0 for ``CURRENT ROW``), before FILTER.
     """
 
     name: str
@@ -97,6 +99,8 @@ class Window:
     step_us: int | None
     unbounded: bool = False
     rows: int | None = None
+    end_us: int = 0
+    skip: int = 0
 
     @property
     def bounded_us(self) -> bool:
@@ -111,6 +115,10 @@ class Window:
             return time_us - self.size_us
         since = time_us - self.size_us - TIME_BUCKET_ORIGIN_US
         return since // self.step_us * self.step_us + TIME_BUCKET_ORIGIN_US
+
+    def strictly_before(self) -> Window:
+        """The window that holds at T what this one holds a microsecond before T."""
+        return replace(self, size_us=self.size_us + self.bounded_us, end_us=self.end_us + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +197,8 @@ class StreamView:
     but ``branches`` is about its columns. ``where`` is the view's WHERE clause as SQL, or None. ``sql`` is the
     statement as written. ``outputs`` names what the view gives, in the order written: aggregates and ``derived``
     expressions; empty means every aggregate. ``state_mark`` is the mark that its stored states bear, where they were
-    begun when a column was declared narrower; None is the layout's own.
+    begun when a column was declared narrower; None is the layout's own. ``strictly_before`` says that the probe stands
+    a microsecond before the request; ``windows`` are as seen from the request.
     """
 
     name: str
@@ -206,6 +215,7 @@ class StreamView:
     outputs: tuple[str, ...] = ()
     branches: tuple[Branch, ...] = ()
     state_mark: int | None = None
+    strictly_before: bool = False
 
     @property
     def reads(self) -> tuple[Branch, ...]:

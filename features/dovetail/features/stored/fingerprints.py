@@ -26,6 +26,8 @@ REKEYED = "re-keyed stream"
 #: Before its name there; no view has a dot in its name.
 REKEYED_PREFIX = "rekeyed."
 
+#: What a view means beside its text.
+_STRICTLY_BEFORE = ["strictly before"]
 _VERSIONED = re.compile(r"(?P<family>.+)_v(?P<version>[1-9][0-9]*)")
 
 
@@ -69,6 +71,7 @@ def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionReco
             parts.append(json.dumps([branch.stream.name, branch.stream.event_time, made]))
         state = f"{Layout(_narrowest(definition)).fingerprint:x}"
         mark = _own_mark(definition)
+        parts += _STRICTLY_BEFORE if definition.strictly_before else []
     elif isinstance(definition, BatchView):
         kind, outputs = "batch", definition.output_schema
         parts += [str(definition.every_us), *(f"{t.schema.name} {t.available_at}" for t in definition.tables)]
@@ -87,6 +90,7 @@ def former_fingerprint(definition: StreamView | BatchView | FeatureSet) -> tuple
         kind = "streaming"
         streams = [branch.stream for branch in definition.reads]
         parts = [part for stream in streams for part in (_schema(stream.schema), stream.event_time)]
+        parts += _STRICTLY_BEFORE if definition.strictly_before else []
         state = _own_mark(definition)
     elif isinstance(definition, BatchView):
         kind = "batch"

@@ -17,6 +17,7 @@ from dovetail.features.stream.collections.rules import (
     LATEST,
     PLAIN_STEP,
     ROWS,
+    Collection,
     CollectionLayout,
 )
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout
@@ -29,26 +30,26 @@ _UNLIMITED = 1 << 31
 def state_of(view: StreamView, lateness: int) -> Mapping[str, Any]:
     """Per key: ``raw_s`` seconds of rows, ``partials`` of fixed width, and the ``collections`` of values."""
     layout = Layout(view)
-    partials: dict[int, int] = {}
-    for window in layout.windows:
-        if window.step_us is not None:
-            buckets = -(-window.size_us // window.step_us) + 2
-            partials[window.step_us] = max(partials.get(window.step_us, 0), buckets)
-    unbounded = sum(step.step_us == UNBOUNDED_STEP for step in layout.steps)
-    # Rows are kept for the longest plain window; under hop windows only until no request may ask inside a step.
-    raw = (max([layout.plain_reach_us or 0, *partials], default=0) + lateness) / 1e6 if layout.folded else 0.0
+    partials = unbounded = 0
+    for step in layout.steps:
+        if step.step_us == UNBOUNDED_STEP:
+            unbounded += 1
+        else:
+            partials += -(-(step.reach_us - step.end_us) // step.step_us) + 2 - (-lateness // step.step_us)
+    # Rows are kept for the longest plain window; under hop windows only until no window may end inside a step.
+    heads = [step.step_us + step.end_us for step in layout.steps]
+    raw = (max([layout.plain_reach_us or 0, *heads], default=0) + lateness) / 1e6 if layout.folded else 0.0
     kept = CollectionLayout(view, layout).collections
     return {
         "raw_s": raw,
-        "partials": unbounded + sum(buckets + -(-lateness // step) for step, buckets in partials.items()),
-        "collections": [
-            {"of": view.inputs[c.input].argument or "*", "keeps": _keeps(c.rule, c.k, c.step, c.reach_us)} for c in kept
-        ],
+        "partials": unbounded + partials,
+        "collections": [{"of": view.inputs[c.input].argument or "*", "keeps": _keeps(c)} for c in kept],
     }
 
 
-def _keeps(rule: int, k: int, step: int, reach_us: int) -> str:
-    within = "ever" if step == UNBOUNDED_STEP else f"in {reach_us / 1e6:g} s"
+def _keeps(collection: Collection) -> str:
+    k, step = collection.k, collection.step
+    within = "ever" if step == UNBOUNDED_STEP else f"in {collection.reach_us / 1e6:g} s"
     per = {PLAIN_STEP: "event", UNBOUNDED_STEP: "key"}.get(step, f"{step / 1e6:g} s")
     kept = {
         ALL: f"every event {within}",
@@ -59,5 +60,6 @@ def _keeps(rule: int, k: int, step: int, reach_us: int) -> str:
         FIRST: f"one event per distinct value and {per} {within}",
         GROUP: f"count and sum per distinct value and {per} {within}",
         ROWS: f"the last {k} events",
-    }[rule]
-    return kept + ", and the events within allowed_lateness"
+    }[collection.rule]
+    before = f" and {collection.end_us / 1e6:g} s" if collection.end_us else ""
+    return f"{kept}, and the events within allowed_lateness{before}"

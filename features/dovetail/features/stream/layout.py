@@ -2,7 +2,8 @@
 
 Two kinds of windows, two kinds of memory. A plain ``RANGE`` window slides with every microsecond, so its rows are
 kept. A ``hop`` window has a tail rounded to a bucket, so whole buckets suffice there, and rows are only kept for the
-head: from the *collapse boundary* ``bucket_start(watermark - allowed_lateness)`` on. Windows of one step share a list.
+head: from the *collapse boundary* ``bucket_start(watermark - allowed_lateness)`` on. Of a window that ends before the
+request, the head is that much longer. Windows of one step and one end share a list.
 """
 
 from __future__ import annotations
@@ -61,11 +62,13 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One list of partials: bucket width, the largest window over it, and what each bucket holds."""
+    """One list of partials: bucket width, the largest window over it, what each bucket holds, and how long before a
+    request all its windows end."""
 
     step_us: int
     reach_us: int
     ops: tuple[Op, ...]
+    end_us: int = 0
 
     @property
     def words(self) -> int:
@@ -88,6 +91,7 @@ def supported(view: StreamView) -> list[str]:
     durations = [("allowed_lateness", view.stream.allowed_lateness_us, 0)]
     for window in view.windows:
         durations.append((f"window {window.name}", window.size_us, 0))
+        durations.append((f"the end of window {window.name}", window.end_us, 0))
         if window.step_us is not None:
             durations.append((f"step of window {window.name}", window.step_us, 1))
     reasons += [
@@ -177,10 +181,11 @@ class Layout:
 
     def _steps(self) -> tuple[Step, ...]:
         steps = []
-        for step in sorted({s for s in map(step_of, self.windows) if s is not None}):
-            members = [i for i, w in enumerate(self.view.windows) if step_of(w) == step]
+        lists = {(step, w.end_us) for w in self.windows if (step := step_of(w)) is not None}
+        for step, end in sorted(lists):
+            members = [i for i, w in enumerate(self.view.windows) if (step_of(w), w.end_us) == (step, end)]
             ops = self._ops([a for a in self.folded if a.window in members])
-            steps.append(Step(step, max(self.view.windows[i].size_us for i in members), ops))
+            steps.append(Step(step, max(self.view.windows[i].size_us for i in members), ops, end))
         return tuple(steps)
 
     def _fingerprint(self) -> int:
@@ -205,5 +210,7 @@ class Layout:
                 (b.stream.name, b.stream.event_time, [(c.columns, c.where) for c in b.cleanings]) for b in view.branches
             ]
             meaning = (*meaning, cleaned)  # type: ignore[assignment]
+        if ends := [(step.step_us, step.end_us) for step in self.steps if step.end_us]:
+            meaning = (*meaning, ends)  # type: ignore[assignment]
         digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little", signed=True)

@@ -2,8 +2,9 @@
 
 For a key with watermark W, ``floor = W - allowed_lateness`` is the earliest time that may still be asked for. Then:
 
-- partials of a step cover the buckets from ``bucket_start(floor - reach)`` up to but not ``B = bucket_start(floor)``
-  (unbounded windows: one partial of all before ``B = floor``);
+- partials of a step cover the buckets from ``bucket_start(floor - reach)`` up to but not
+  ``B = bucket_start(floor - end)``, ``end`` being how long before a request the windows end, mostly 0 (unbounded
+  windows: one partial of all before ``B = floor - end``);
 - raw rows cover everything from the lowest of ``floor - plain_reach`` and the ``B`` of every step.
 
 So the state is a function of the rows accepted and of W alone: neither the order in which rows came nor where polls
@@ -41,7 +42,7 @@ class UpdatePlan(NamedTuple):
     lateness: int
     plain_reach: int  # -1 without plain windows
     columns: int  # value columns
-    steps: Words  # [S, 2]: step, reach
+    steps: Words  # [S, 3]: step, reach, end
     op_offsets: Words  # [S + 1]: the ops of step s are ops[op_offsets[s] : op_offsets[s + 1]]
     ops: Words  # [ops, 3]: kind, bit, column
 
@@ -50,7 +51,8 @@ class UpdatePlan(NamedTuple):
         """The plan of ``layout``."""
         reach = -1 if layout.plain_reach_us is None else layout.plain_reach_us
         offsets = np.cumsum([0] + [len(step.ops) for step in layout.steps], dtype=np.int64)
-        steps = np.array([(step.step_us, step.reach_us) for step in layout.steps], dtype=np.int64).reshape(-1, 2)
+        lists = [(step.step_us, step.reach_us, step.end_us) for step in layout.steps]
+        steps = np.array(lists, dtype=np.int64).reshape(-1, 3)
         ops = np.array([op for step in layout.steps for op in step.ops], dtype=np.int64).reshape(-1, 3)
         columns = len(layout.value_arguments)
         return cls(layout.fingerprint, layout.lateness_us, reach, columns, steps, offsets, ops)
@@ -115,7 +117,7 @@ def _merge_key(
 
     raw_low = floor - plan.plain_reach if plan.plain_reach >= 0 else INT64_MAX
     for s in range(lists):
-        raw_low = min(raw_low, boundary_of(floor, plan.steps[s, 0]))
+        raw_low = min(raw_low, boundary_of(floor - plan.steps[s, 2], plan.steps[s, 0]))
     j = lower_bound(words, raw, raw + old_rows, raw_low) - raw
     f = lower_bound(fresh, k0, k1, raw_low)
     if sizing:
@@ -130,14 +132,14 @@ def _merge_key(
     size = counts[0] * row_words
     old_list = raw + old_rows * row_words
     for s in range(lists):
-        step, reach = plan.steps[s, 0], plan.steps[s, 1]
+        step, reach, end = plan.steps[s, 0], plan.steps[s, 1], plan.steps[s, 2]
         low = bucket_of(floor - reach, step)
-        boundary = boundary_of(floor, step)
+        boundary = boundary_of(floor - end, step)
         old_partials = words[base + 4 + s] if held else 0
         # Raw rows from the old boundary on are not in partials yet.
         j0, j1 = old_rows, old_rows
         if held:
-            old_boundary = boundary_of(old_watermark - plan.lateness, step)
+            old_boundary = boundary_of(old_watermark - plan.lateness - end, step)
             j0 = lower_bound(words, raw, raw + old_rows, max(old_boundary, low)) - raw
             j1 = lower_bound(words, raw + j0, raw + old_rows, boundary) - raw
         f0 = lower_bound(fresh, k0, k1, low)

@@ -27,19 +27,19 @@ class EvaluationPlan(NamedTuple):
     lateness: int
     row_words: int
     steps: Words  # [S, 2]: step, words per partial
-    windows: Words  # [W, 2]: size, index of its step or -1
+    windows: Words  # [W, 3]: size, index of its step or -1, how long before the probe it ends
     op_offsets: Words  # [W + 1]: the ops of window w are ops[op_offsets[w] : op_offsets[w + 1]]
     ops: Words  # [ops, 5]: kind, bit, value column, word in the partial (-1 without step), word in the result
 
     @classmethod
     def of(cls, layout: Layout) -> EvaluationPlan:
         """The plan of ``layout``; :meth:`result_word` says where in the result an operation stands."""
-        index_of_step = {step.step_us: i for i, step in enumerate(layout.steps)}
+        index_of_step = {(step.step_us, step.end_us): i for i, step in enumerate(layout.steps)}
         windows, ops, offsets, word = [], [], [0], 0
         for w, window in enumerate(layout.view.windows):
             wanted = step_of(window)
-            step = None if wanted is None else index_of_step.get(wanted)
-            windows.append((window.size_us, -1 if step is None else step))
+            step = None if wanted is None else index_of_step.get((wanted, window.end_us))
+            windows.append((window.size_us, -1 if step is None else step, window.end_us))
             for op in layout.ops_of_window(w):
                 ops.append((*op, -1 if step is None else 1 + layout.steps[step].word_of(op), word))
                 word += op.words
@@ -48,7 +48,7 @@ class EvaluationPlan(NamedTuple):
             layout.lateness_us,
             layout.row_words,
             np.array([(s.step_us, s.words) for s in layout.steps], dtype=np.int64).reshape(-1, 2),
-            np.array(windows, dtype=np.int64).reshape(-1, 2),
+            np.array(windows, dtype=np.int64).reshape(-1, 3),
             np.array(offsets, dtype=np.int64),
             np.array(ops, dtype=np.int64).reshape(-1, 5),
         )
@@ -130,9 +130,10 @@ def fold_states(
                 # The candidates of one request ask for the same user at the same time.
                 results[:, p] = results[:, probes[n - 1]]
                 continue
-            end = lower_bound(words, raw, raw + rows, time + 1) - raw
+            newest = lower_bound(words, raw, raw + rows, time + 1) - raw
             for w in range(windows.shape[0]):
-                step, low = windows[w, 1], time - windows[w, 0]
+                step, low, before = windows[w, 1], time - windows[w, 0], windows[w, 2]
+                end = newest if before == 0 else lower_bound(words, raw, raw + newest, time - before + 1) - raw
                 first, last, at = 0, 0, 0
                 if step >= 0:
                     width = steps[step, 0]
@@ -142,7 +143,7 @@ def fold_states(
                         at += words[base + 4 + other] * steps[other, 1]
                     last = words[base + 4 + step]
                     first = lower_bound(words, at, at + last, low) - at
-                    low = max(low, boundary_of(floor, width))
+                    low = max(low, boundary_of(floor - before, width))
                 begin = lower_bound(words, raw, raw + end, low) - raw
                 for o in range(op_offsets[w], op_offsets[w + 1]):
                     kind, out = ops[o, 0], ops[o, 4]

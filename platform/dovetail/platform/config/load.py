@@ -20,6 +20,7 @@ from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.config.durations import DurationUs, parse_duration
+from dovetail.platform.config.features import BatchViewConfig, FeaturesConfig, TableConfig
 from dovetail.platform.config.model import (
     EvaluationConfig,
     GateConfig,
@@ -33,7 +34,6 @@ from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
-from dovetail.platform.config.storage import StorageConfig
 from dovetail.platform.config.stream import RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
@@ -45,6 +45,7 @@ __all__ = [
     "Config",
     "DurationUs",
     "EvaluationConfig",
+    "FeaturesConfig",
     "GateConfig",
     "LabelConfig",
     "LabelStreamConfig",
@@ -70,18 +71,32 @@ __all__ = [
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 
 
-class TableConfig(Section):
-    """An offline table (Parquet file or folder) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
+class StorageConfig(Section):
+    """URLs of the broker and the stores. Empty means embedded, below ``state``."""
 
-    path: str
-    #: When a row became known. A run as of V sees rows with ``available_at <= V`` and nothing later.
-    available_at: Name = "available_at"
+    state: Path = Path(".dovetail")
+    broker: str = ""
+    online_store: str = ""
+    label_store: str = ""
+    registry: str = ""
+    offline_store: str = ""
 
+    def url(self, kind: Literal["broker", "online_store", "label_store", "registry", "offline_store"]) -> str:
+        """The URL of ``kind``, with the embedded default filled in."""
+        given: str = getattr(self, kind)
+        if given:
+            return given
+        if kind == "broker":
+            return f"embedded://{self.state / 'log.sqlite'}"
+        if kind == "offline_store":
+            return str(self.state / "offline")
+        return f"sqlite:///{self.state / (kind + '.sqlite')}"
 
-class BatchViewConfig(Section):
-    """Schedule of a batch view: a version for every multiple of ``every`` since 1970-01-01 UTC."""
-
-    every: DurationUs = 86_400_000_000
+    @property
+    def local(self) -> bool:
+        """Whether the broker and all stores are files, so that nothing waits for a server."""
+        given = (self.broker, self.online_store, self.label_store, self.registry, self.offline_store)
+        return all("://" not in url or url.startswith(("embedded://", "sqlite:///", "file://")) for url in given)
 
 
 class LabelStreamConfig(Section):
@@ -171,6 +186,7 @@ class Config(Section):
     rekeyed: dict[Name, RekeyedConfig] = Field(default_factory=dict)
     tables: dict[Name, TableConfig] = Field(default_factory=dict)
     batch_views: dict[Name, BatchViewConfig] = Field(default_factory=dict)
+    features: FeaturesConfig = FeaturesConfig()
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None

@@ -90,7 +90,7 @@ def _pruned(collection: Collection, entries: Entries, floors: Words) -> Entries:
     sums = _sums(collection, entries)
     keep = np.zeros(len(codes), dtype=np.bool_)
     prune(
-        starts, times, positions, codes, order, sums, floors, lowest_kept(collection, floors),
+        starts, times, positions, codes, order, sums, floors - collection.end_us, lowest_kept(collection, floors),
         collection.rule, collection.k, collection.step, collection.descending, keep,
     )  # fmt: skip
     if collection.rule != GROUP:
@@ -150,7 +150,7 @@ def collected_values(
         step = collection.step if window.rows is not None else step_of(window)
         pick.window_ranges(
             starts, entries.words[:, 0].copy(), codes, times, window.size_us, PLAIN_STEP if step is None else step,
-            -1 if window.rows is None else window.rows, ranges,
+            -1 if window.rows is None else window.rows, window.end_us, window.skip, ranges,
         )  # fmt: skip
         value_codes, distinct = coded(entries)
         counted = entries.words[:, 2] & COUNTS

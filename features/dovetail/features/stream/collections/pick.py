@@ -23,9 +23,21 @@ __all__ = ["count_distinct", "fold_entries", "group_entries", "pick_best", "pick
 
 @compiled
 def window_ranges(
-    starts: Words, times: Words, keys: Words, at: Words, size: int, step: int, rows: int, ranges: Words
+    starts: Words,
+    times: Words,
+    keys: Words,
+    at: Words,
+    size: int,
+    step: int,
+    rows: int,
+    before: int,
+    skip: int,
+    ranges: Words,
 ) -> None:
-    """``ranges[p]`` = first and end of the entries in probe p's window; ``rows`` -1 where no number bounds it."""
+    """``ranges[p]`` = first and end of the entries in probe p's window, which ends so long ``before`` the probe.
+
+    ``rows`` is -1 where no number bounds it, else how many of the last are in it, but for the last ``skip``.
+    """
     for p in range(keys.size):
         ranges[p, 0], ranges[p, 1] = 0, 0
         if keys[p] < 0:
@@ -36,10 +48,10 @@ def window_ranges(
             low = at[p] - size
             if step != PLAIN_STEP:
                 low = bucket_of(low, step)
-        end = lower_bound(times, first, last, at[p] + 1)
+        end = lower_bound(times, first, last, at[p] - before + 1)
         begin = lower_bound(times, first, end, low)
         if rows >= 0:
-            begin = max(begin, end - rows)
+            begin, end = max(begin, end - rows), max(begin, end - skip)
         ranges[p, 0], ranges[p, 1] = begin, end
 
 

@@ -70,7 +70,7 @@ def prune(
         starts: key i's entries are ``[starts[i], starts[i + 1])``, in total order.
         times, positions, order: of each entry. codes: of each entry's value, dense: equal exactly where values are.
         sums: ``[E, 3]`` count, lo, hi; only for GROUP.
-        floors, lows: of each key: ``watermark - allowed_lateness``, and the first event time worth keeping.
+        floors, lows: of each key: the earliest end of a window, and the first event time worth keeping.
         rule, k, step, descending: see ``Collection``.
     """
     values = 0

@@ -1,9 +1,10 @@
 """Entries are kept for aggregates that pick, list or count *values*, and leave by a rule.
 
 Partials of fixed width cannot hold a string, a list or a set. So such an aggregate keeps entries, one per event, and
-drops an entry as soon as it can prove that no request still answerable needs it. With ``floor = watermark -
-allowed_lateness``, every request is at ``T >= floor``, and an entry d *covers* an entry r when both are at or before
-``floor`` and d is in every window that r is in: d is later, or in the same bucket of a hop. Then:
+drops an entry as soon as it can prove that no request still answerable needs it. Every request is at or after
+``watermark - allowed_lateness``, and every window ends at or after ``floor``: that time, or where windows end before
+the request, as long before it. An entry d *covers* an entry r when both are at or before ``floor`` and d is in every
+window that r is in: d is later, or in the same bucket of a hop. Then:
 
 ========== ===================================================== ==================================================
 rule       r leaves when                                         what stays per key, besides entries after ``floor``
@@ -23,7 +24,7 @@ rows and of the watermark: neither order of arrival nor the cut into polls leave
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +65,7 @@ class Collection:
         step: of its windows: PLAIN_STEP, UNBOUNDED_STEP or the hop's step.
         k: for BEST and LATEST how many, for ROWS how many rows.
         reach_us: the longest window; not used where the windows have no lower bound in time.
+        end_us: how long before a request its windows end; in the fingerprint only where they do.
     """
 
     rule: int
@@ -74,6 +76,7 @@ class Collection:
     step: int
     k: int
     reach_us: int
+    end_us: int = field(default=0, repr=False)
 
     @property
     def summed(self) -> bool:
@@ -96,16 +99,17 @@ class CollectionLayout:
         self._key_of: dict[str, tuple[object, ...]] = {}
         for aggregate in self.aggregates:
             one = _collection(view, aggregate)
-            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step)
+            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step, one.end_us)
             other = merged.get(key, one)
-            longest = max(one.reach_us, other.reach_us)
-            merged[key] = Collection(*key, max(one.k, other.k), longest)
+            merged[key] = replace(one, k=max(one.k, other.k), reach_us=max(one.reach_us, other.reach_us))
             self._key_of[aggregate.output] = key
         self.collections = tuple(merged.values())
         self._keys = list(merged)
         self.fingerprint = layout.fingerprint
         if self.collections:
             meaning = (layout.fingerprint, bool(layout.folded), self.collections)
+            if any(collection.end_us for collection in self.collections):
+                meaning = (*meaning, [collection.end_us for collection in self.collections])  # type: ignore[assignment]
             digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
             self.fingerprint = int.from_bytes(digest, "little", signed=True)
 
@@ -133,7 +137,9 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
     function, by, k = aggregate.function, aggregate.by, aggregate.k or 1
     if window.rows is not None:
         # Rows are counted before FILTER, so every row is an entry, with a flag whether it counts.
-        return Collection(ROWS, aggregate.input, by, aggregate.nulls, False, UNBOUNDED_STEP, window.rows, 0)
+        return Collection(
+            ROWS, aggregate.input, by, aggregate.nulls, False, UNBOUNDED_STEP, window.rows, 0, window.end_us
+        )
     rule, descending = BEST, function in ("last", "arg_max", "max")
     if function in ("count_distinct", "last_distinct"):
         rule, k = LATEST, k if function == "last_distinct" else _UNLIMITED
@@ -152,6 +158,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         PLAIN_STEP if step is None else step,
         k,
         window.size_us,
+        window.end_us,
     )
 
 
