@@ -151,7 +151,7 @@ def conditions(draw: st.DrawFn, schema: Schema) -> str:
 
 
 @st.composite
-def aggregates(draw: st.DrawFn, schema: Schema, window: str) -> str:
+def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_id") -> str:
     """Any aggregate over ``window``, with or without FILTER."""
     filtered = f"FILTER (WHERE {draw(conditions(schema))}) " if draw(st.booleans()) else ""
     over = f"OVER {window}"
@@ -162,7 +162,7 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str) -> str:
 
     added, squared, any_ = one(*_ADDED), one(*_SQUARED), one(*TYPES)
     key, order = one(*_KEYS) or "shop", one(*_ORDERS) or "user_id"
-    k = draw(st.integers(1, 3))
+    k, nulls = draw(st.integers(1, 3)), draw(st.sampled_from(("", " IGNORE NULLS")))
     options = [
         f"count(*) {filtered}{over}",
         f"count({any_}) {filtered}{over}",
@@ -171,10 +171,14 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str) -> str:
         f"avg({added}) {filtered}{over}",
         f"{draw(st.sampled_from(('min', 'max')))}({any_}) {filtered}{over}",
         f"{draw(st.sampled_from(('min', 'max')))}(shop) {filtered}{over}",
-        f"{draw(st.sampled_from(('first', 'last')))}({any_}{draw(st.sampled_from(('', ' IGNORE NULLS')))}) {over}",
+        f"{draw(st.sampled_from(('first', 'last')))}({any_}{nulls}) {over}",
         f"{draw(st.sampled_from(('arg_min', 'max_by')))}({any_}, {order}) {filtered}{over}",
         f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, event_time, {k}) {filtered}{over}",
         f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, {order}, {k}) {filtered}{over}",
+        f"nth_value({any_}, {k}{draw(st.sampled_from(('', ' ORDER BY event_time DESC')))}{nulls}) {over}",
+        f"lag({any_}, {k}{nulls}) OVER (PARTITION BY {keys} ORDER BY event_time)",
+        f"newest(list({any_}) {filtered}{over}, {k})",
+        f"list_sum(newest(list({added}) {filtered}{over}, {k}))",
         f"count(DISTINCT {key}) {filtered}{over}",
         f"histogram({key}) {filtered}{over}",
         f"top_k(histogram({key}) {filtered}{over}, {k})",
@@ -197,7 +201,7 @@ def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True, twice: bo
     keys = draw(st.sampled_from(("user_id", "user_id, shop")))
     windows = [draw(frames(rows=rows)) for _ in range(draw(st.integers(1, 3)))]
     columns = [
-        f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}'))} AS f{i}"
+        f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}', keys))} AS f{i}"
         for i in range(draw(st.integers(3, 8)))
     ]
     where = draw(wheres(schema)) + "\n"

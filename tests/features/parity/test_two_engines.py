@@ -110,6 +110,8 @@ def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
             continue
         if re.search(r"(arg_m|max_by)", expression[1]) and "event_time" not in expression[1]:
             continue  # plain DuckDB leaves ties of what it orders by to chance
+        if "lag(" in expression[1]:
+            continue  # which at an event's own row looks at what was before it
         column = plain.column(name).combine_chunks()
         if pa.types.is_floating(column.type):
             column = canonical_floats(column)

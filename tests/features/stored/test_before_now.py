@@ -28,7 +28,10 @@ SELECT user_id, count(*) OVER hop AS hopped, sum(price) OVER hop AS spent, avg(p
        histogram(kind) OVER hop AS counts, count(DISTINCT kind) OVER plain AS kinds,
        arg_max(price, event_time, 3) OVER past AS prices, last(kind) OVER hop AS latest,
        first(price) OVER plain AS earliest, sum(price) OVER rows AS recent,
-       arg_max(kind, event_time, 2) OVER rows AS two
+       arg_max(kind, event_time, 2) OVER rows AS two, nth_value(price, 2) OVER plain AS second,
+       nth_value(kind, 3 ORDER BY event_time DESC) OVER hop AS third, newest(list(price) OVER strict, 4) AS newest,
+       lag(kind, 2) OVER (PARTITION BY user_id ORDER BY event_time) AS lagged,
+       list_sum(newest(list(price) FILTER (WHERE kind = 'click') OVER past, 3)) AS few
 FROM events
 WINDOW hop AS (PARTITION BY user_id ORDER BY event_time
                RANGE BETWEEN hop(event_time, INTERVAL 1 DAY, INTERVAL 1 HOUR) PRECEDING AND INTERVAL 5 HOUR PRECEDING),
@@ -42,7 +45,7 @@ WINDOW hop AS (PARTITION BY user_id ORDER BY event_time
 """
 NAMES = (
     *("hopped", "spent", "mean", "greatest", "before", "spread", "counts", "kinds", "prices", "latest", "earliest"),
-    *("recent", "two"),
+    *("recent", "two", "second", "third", "newest", "lagged", "few"),
 )
 RANKING = (
     f"SELECT request_id, item_id, {', '.join(f'users.{name}' for name in NAMES)} "

@@ -103,6 +103,11 @@ def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, p
         # A row without an order would be ordered by its position alone.
         known = over if aggregate.by is None else over.replace("WHERE ", f"WHERE ({by}\n) IS NOT NULL AND ", 1)
         return f"{chosen}({argument}\n, row({order}){listed}) {known} {v}"
+    if function in ("nth_oldest", "nth_newest", "newest"):
+        chosen = "arg_min" if function == "nth_oldest" else "arg_max"
+        chosen += "_nulls_last" if aggregate.nulls else ""
+        listed = f"{chosen}({argument}\n, row({position}), {k}) {over}"
+        return f"{listed} {v}" if function == "newest" else f"({listed})[{k}] {v}"
     if function == "count_distinct":
         return f"count(DISTINCT {argument}\n) {over} {v}"
     if function in ("first_distinct", "last_distinct"):

@@ -197,6 +197,11 @@ class _AtRequest:
         if name.startswith(("arg_m", "argm", "max_by", "min_by")):
             kept.append(f"({given[1]}) IS NOT NULL")
             given[1] = f"row({given[1]}, {self._order()})"
+        if name in ("nth", "lag"):
+            at = given[1] if len(given) > 1 else "1"
+            latest = "" if name == "nth" and not window["arg_orders"] else " DESC"
+            order = ", ".join(f"{part}{latest}" for part in self._order().split(", "))
+            return f"(list({given[0]} ORDER BY {order}) FILTER (WHERE {' AND '.join(kept)}))[{at}]"
         distinct = "DISTINCT " if window.get("distinct") else ""
         return f"{name}({distinct}{', '.join(given) or '*'}{order}) FILTER (WHERE {' AND '.join(kept)})"
 

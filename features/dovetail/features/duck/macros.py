@@ -16,6 +16,8 @@ MACROS = (
            list_filter(items, lambda __x: __x IS NOT NULL),
            lambda __x, __i: list_position(list_filter(items, lambda __y: __y IS NOT NULL), __x) = __i), 1, k) END""",
     "CREATE MACRO last_distinct(items, k) AS first_distinct(list_reverse(items), k)",
+    # The last k values of a list, the latest first, NULLs among them.
+    "CREATE MACRO newest(items, k) AS list_slice(list_reverse(items), 1, k)",
     # The k keys of a histogram with the highest counts; of equal counts the smaller key first.
     """CREATE MACRO top_k(counts, k) AS list_slice(list_transform(list_sort(list_transform(map_entries(counts),
            lambda __e: struct_pack(n := -CAST(struct_extract(__e, 'value') AS BIGINT),

@@ -39,6 +39,7 @@ __all__ = ["MACROS_OF_AGGREGATES", "AggregateReader"]
 MACROS_OF_AGGREGATES: Mapping[str, str] = {
     "first_distinct": "list",
     "last_distinct": "list",
+    "newest": "list",
     "top_k": "histogram",
     "sum_by": "list",
     "avg_by": "list",
@@ -48,6 +49,8 @@ _NAMES: Mapping[str, AggregateFunction] = {
     "mean": "avg",
     "stddev": "stddev_samp",
     "variance": "var_samp",
+    "nth_value": "nth_oldest",
+    "lag": "nth_newest",
     "first_value": "first",
     "last_value": "last",
     **dict.fromkeys(("arg_min", "argmin", "min_by"), "arg_min"),
@@ -58,8 +61,7 @@ _EXACT_BANDS = "count exactly in bands: histogram(x // 10), or count(*) FILTER (
 #: Aggregates that are refused for a reason of their own: why, and what to write.
 _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("any_value", "arbitrary"), (" depends on evaluation order", _ORDER_FREE)),
-    **dict.fromkeys(("list", "array_agg"), (" keeps every event", "write arg_max(x, event_time, k) for the last k")),
-    "string_agg": (" keeps every event", "write arg_max(x, event_time, k) for the last k"),
+    **dict.fromkeys(("list", "array_agg", "string_agg"), (" keeps every event", "write newest(list(x) OVER w, k)")),
     "mode": (" leaves ties to chance", "write top_k(histogram(x) OVER w, 1)[1], where the smaller value wins"),
     "approx_count_distinct": (
         " is a sketch: its error depends on how it is merged, so two engines differ",
@@ -77,13 +79,6 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("count_if", "countif"), (" is a filter", "write count(*) FILTER (WHERE condition)")),
     "bool_or": (" is the greatest of booleans", "write max(x)"),
     "bool_and": (" is the least of booleans", "write min(x)"),
-    **dict.fromkeys(
-        ("lag", "nth_value"),
-        (
-            " counts rows",
-            "write arg_max(x, event_time, n)[n] for the n-th last value, arg_min(…)[n] for the n-th; without NULLs",
-        ),
-    ),
     "lead": (" looks at later rows, and no event follows a request", "write last(x) for the latest value"),
     **dict.fromkeys(
         ("row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile"),
@@ -96,8 +91,8 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("weighted_avg", "wavg"), (" is two sums", "write sum(x * w) OVER o / nullif(sum(w) OVER o, 0)")),
 }
 _KNOWN = (
-    "use count, sum, avg, min, max, stddev, variance, first, last, arg_min, arg_max, count(DISTINCT …), histogram, "
-    "top_k, sum_by, avg_by, first_distinct or last_distinct"
+    "use count, sum, avg, min, max, stddev, variance, first, last, nth_value, lag, arg_min, arg_max, "
+    "count(DISTINCT …), histogram, top_k, sum_by, avg_by, newest, first_distinct or last_distinct"
 )
 
 
@@ -139,7 +134,7 @@ class AggregateReader:
         written = self._written(call, spans.function, spans.argument)
         filter_ = None
         if spans.filter is not None:
-            if written.nulls or spans.function in ("first", "last", "first_value", "last_value"):
+            if spans.function in ("first", "last", "first_value", "last_value", "nth_value", "lag"):
                 raise source.refuse(
                     call.line,
                     f"{spans.function} with FILTER, which DuckDB does not have",
@@ -155,7 +150,7 @@ class AggregateReader:
         why = refusal(written.function, type_, by_type)
         if why is not None:
             raise self._refused(call, written, type_, by_type, why)
-        window = self._window(read_window(source, node, self.stream, self.binder, self._resolve))
+        window = self._window(self._read_window(spans.function, call, node))
         return Aggregate(
             output=output,
             function=written.function,
@@ -182,11 +177,13 @@ class AggregateReader:
                     call.line, f"{name}(DISTINCT …)", "write count(DISTINCT x), or last_distinct(list(x) OVER w, k)"
                 )
             return _Written("count_distinct", source.trimmed(span, 1, 0), None, None, False)
-        respects = function in ("first", "last")
+        respects = function in ("first", "last", "nth_oldest", "nth_newest")
         if words[-2:] in (["IGNORE", "NULLS"], ["RESPECT", "NULLS"]) and respects:
             respects = words[-2] == "RESPECT"
             span = source.trimmed(span, 0, 2)
         parts = source.arguments(span)
+        if function in ("nth_oldest", "nth_newest"):
+            return self._nth(call, name, parts, respects)
         if "ORDER BY" in words or "ORDER" in words or any("NULLS" in source.words(part) for part in parts):
             raise source.refuse(call.line, f"{name} with an order of its own", f"write {name}(x): its order is decided")
         if function in ("arg_min", "arg_max"):
@@ -216,6 +213,42 @@ class AggregateReader:
         k = None if len(parts) == 2 else self._number(call, name, parts[2])
         return _Written(function, parts[0], parts[1], k, False)
 
+    def _nth(self, call: Call, name: str, parts: list[Span], respects: bool) -> _Written:
+        """``lag(x, n)``, ``nth_value(x, n)``, or with ``ORDER BY event_time DESC`` after the number."""
+        source, time = self.source, self.stream.event_time
+        if name == "lag" and len(parts) == 3:
+            raise source.refuse(
+                call.line,
+                "lag with a default",
+                f"write CASE WHEN count(*) OVER w < {source.cut(parts[1])} THEN {source.cut(parts[2])} ELSE lag(…) END",
+            )
+        if len(parts) != 2 and (name, len(parts)) != ("lag", 1):
+            raise source.refuse(call.line, f"{name} with {len(parts)} arguments", f"write {name}(x, n)")
+        words, newest, listed = source.words(parts[-1]), name == "lag", parts[-1]
+        if "ORDER BY" in words:
+            newest = words[-1] == "DESC"
+            by = source.parse(source.trimmed(parts[-1], 2, int(words[-1] in ("DESC", "ASC")))) if words[1:] else None
+            if name == "lag" or words[1] != "ORDER BY" or not isinstance(by, exp.Column) or self._resolve(by) != time:
+                raise source.refuse(
+                    call.line,
+                    f"{name} with an order of its own",
+                    f"write nth_value(x, n ORDER BY {time} DESC) for the n-th last value, nth_value(x, n) for the n-th",
+                )
+            listed = source.trimmed(parts[-1], 0, len(words) - 1)
+        k = 1 if len(parts) == 1 else self._number(call, name, listed)
+        return _Written("nth_newest" if newest else "nth_oldest", parts[0], None, k, respects)
+
+    def _read_window(self, name: str, call: Call, node: exp.Window) -> Window:
+        window = read_window(self.source, node, self.stream, self.binder, self._resolve, frameless=name == "lag")
+        if name == "lag" and window != Window(window.name, 0, None, unbounded=True):
+            raise self.source.refuse(
+                call.line,
+                "lag over a frame, which DuckDB does not look at",
+                f"write nth_value(x, n ORDER BY {self.stream.event_time} DESC) OVER w for the n-th last value of the "
+                "frame, or drop the frame",
+            )
+        return window
+
     def _macro(self, call: Call, macro: str, inner: str, span: Span) -> _Written:
         source, wanted = self.source, MACROS_OF_AGGREGATES[macro]
         if inner != wanted:
@@ -231,9 +264,10 @@ class AggregateReader:
         functions: Mapping[str, AggregateFunction] = {
             "first_distinct": "first_distinct",
             "last_distinct": "last_distinct",
+            "newest": "newest",
             "top_k": "top_k",
         }
-        return _Written(functions[macro], span, None, k, False)
+        return _Written(functions[macro], span, None, k, macro == "newest")
 
     def _pair(self, call: Call, macro: str, span: Span) -> tuple[Span, Span]:
         """The expressions of ``{'k': …, 'v': …}``."""
@@ -314,8 +348,10 @@ class AggregateReader:
 
 def sql_type(type_: pa.DataType) -> str:
     """The type as DuckDB writes it."""
-    names = {pa.float64(): "DOUBLE", pa.float32(): "FLOAT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN"}
+    names = {
+        "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT",
+        "double": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN", "date32[day]": "DATE", "timestamp[us]": "TIMESTAMP",
+    }  # fmt: skip
     if pa.types.is_decimal(type_):
         return f"DECIMAL({type_.precision},{type_.scale})"
-    name: str = names.get(type_, str(type_))
-    return name.upper()
+    return names.get(str(type_), str(type_).upper())

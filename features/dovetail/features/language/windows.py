@@ -20,9 +20,15 @@ _LONGEST_US = 1 << 60
 
 
 def read_window(
-    source: Source, over: exp.Window, stream: Stream, binder: Binder, resolve: Callable[[exp.Column], str]
+    source: Source,
+    over: exp.Window,
+    stream: Stream,
+    binder: Binder,
+    resolve: Callable[[exp.Column], str],
+    *,
+    frameless: bool = False,
 ) -> Window:
-    """The window that ``OVER`` means: named or inline.
+    """The window that ``OVER`` means: named or inline. ``frameless`` says that none is a frame of all that came before.
 
     Raises:
         DefinitionError: ordered by something else than the stream's event time, or a frame outside the language.
@@ -30,6 +36,8 @@ def read_window(
     window, name = _definition(source, over)
     _check_order(source, window, stream, resolve)
     spec = window.args.get("spec")
+    if spec is None and frameless:
+        return Window(name, 0, None, unbounded=True)
     if spec is None:
         raise source.refuse(
             window,
@@ -106,7 +114,12 @@ def _rows(source: Source, window: exp.Window, name: str, start: exp.Expr | str, 
 def _number(source: Source, window: exp.Window, bound: exp.Expr | str) -> int:
     text = bound if isinstance(bound, str) else bound.sql(dialect="duckdb")
     if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
-        raise source.refuse(window, f"ROWS {text} PRECEDING", f"write a number of rows from 1 to {MAX_LISTED}")
+        raise source.refuse(
+            window,
+            f"ROWS {text} PRECEDING",
+            f"write a number of rows from 1 to {MAX_LISTED}, as each is kept and written again with every event; "
+            "for more, write a RANGE frame",
+        )
     return int(text)
 
 

@@ -29,7 +29,10 @@ DEVIATIONS: tuple[AggregateFunction, ...] = ("var_samp", "var_pop", "stddev_samp
 #: Folded into words of fixed width, event by event.
 FOLDED: tuple[AggregateFunction, ...] = ("count", "sum", "avg", "min", "max", *DEVIATIONS)
 #: Decided by the total order.
-ORDERED: tuple[AggregateFunction, ...] = ("first", "last", "arg_min", "arg_max", "first_distinct", "last_distinct")
+ORDERED: tuple[AggregateFunction, ...] = (
+    *("first", "last", "arg_min", "arg_max", "first_distinct", "last_distinct"),
+    *("nth_oldest", "nth_newest", "newest"),
+)
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
 _SQUARABLE_DIGITS = 14
@@ -102,7 +105,7 @@ def result_type(
         return pa.map_(argument, pa.float64())
     if function == "sum_by":
         return pa.map_(argument, pa.decimal128(38, decimal_scale(by or argument)))
-    return argument if k is None else pa.list_(argument)
+    return argument if k is None or function in ("nth_oldest", "nth_newest") else pa.list_(argument)
 
 
 def decimal_scale(type_: pa.DataType) -> int:

@@ -189,15 +189,15 @@ def _value(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.Ar
         return _folded(aggregate, asked)
     k = aggregate.k or 1
     picked, lengths = np.zeros((len(asked.ranges), k), dtype=np.int64), np.zeros(len(asked.ranges), dtype=np.int64)
-    descending = function in ("last", "arg_max", "max", "last_distinct")
+    descending = function in ("last", "arg_max", "max", "last_distinct", "nth_newest", "newest")
     if function in ("first_distinct", "last_distinct"):
         pick.pick_distinct(asked.ranges, asked.counted, asked.codes, asked.distinct, k, descending, picked, lengths)
     else:
         order = asked.codes if function in ("min", "max") else _order(asked.collection, asked.entries, asked.codes)
         pick.pick_best(asked.ranges, asked.counted, order, k, descending, picked, lengths)
     lengths[~asked.answerable] = 0
-    if aggregate.k is None:
-        return _values_at(asked, picked[:, 0], lengths > 0)
+    if aggregate.k is None or function in ("nth_oldest", "nth_newest"):
+        return _values_at(asked, picked[:, k - 1], lengths >= k)
     flat = picked[np.arange(k) < lengths[:, None]]
     return _lists(_values_at(asked, flat, np.ones(len(flat), dtype=np.bool_)), lengths, aggregate.type)
 

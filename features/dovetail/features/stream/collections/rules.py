@@ -140,7 +140,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         return Collection(
             ROWS, aggregate.input, by, aggregate.nulls, False, UNBOUNDED_STEP, window.rows, 0, window.end_us
         )
-    rule, descending = BEST, function in ("last", "arg_max", "max")
+    rule, descending = BEST, function in ("last", "arg_max", "max", "nth_newest", "newest")
     if function in ("count_distinct", "last_distinct"):
         rule, k = LATEST, k if function == "last_distinct" else _UNLIMITED
     elif function == "first_distinct":
