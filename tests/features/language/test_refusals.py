@@ -114,6 +114,15 @@ STREAMING = [
         "2: nth_value with 3 arguments; write nth_value(x, n)",
     ),
     (view("nth_value(wide, 2) FILTER (WHERE wide > 1) OVER w AS s"), "2: nth_value with FILTER, which DuckDB does not"),
+    (view("entropy(wide) OVER w AS s"), "2: entropy over a window adds doubles, whose last digits depend on the order"),
+    (
+        view("least_by(list({'k': shop, 'v': weight}) OVER w) AS s"),
+        "2: least_by(shop, weight) over VARCHAR and DOUBLE is not kept per key; make the value a number of at most 18",
+    ),
+    (
+        view("greatest_by(list({'k': weight, 'v': wide}) OVER w) AS s"),
+        "2: greatest_by(weight, wide) over DOUBLE and BIGINT counts values that compare equal and print differently; C",
+    ),
     (view("newest(list(wide) OVER w) AS s"), "2: newest without a number; write newest(list(x) OVER w, 3)"),
     (view("count_if(wide > 1) OVER w AS s"), "2: count_if over a window is a filter; write count(*) FILTER (WHERE"),
     (view("count(*) OVER w AS s").replace("behaviour", "behavior"), "3: no table behavior; did you mean behaviour?"),

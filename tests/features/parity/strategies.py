@@ -162,6 +162,7 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
 
     added, squared, any_ = one(*_ADDED), one(*_SQUARED), one(*TYPES)
     key, order = one(*_KEYS) or "shop", one(*_ORDERS) or "user_id"
+    exact = one(*(name for name in _KEYS if name != "VARCHAR")) or "user_id"
     k, nulls = draw(st.integers(1, 3)), draw(st.sampled_from(("", " IGNORE NULLS")))
     options = [
         f"count(*) {filtered}{over}",
@@ -184,6 +185,8 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
         f"top_k(histogram({key}) {filtered}{over}, {k})",
         f"{draw(st.sampled_from(('first_distinct', 'last_distinct')))}(list({key}) {filtered}{over}, {k})",
         f"{draw(st.sampled_from(('sum_by', 'avg_by')))}(list({{'k': {key}, 'v': {added}}}) {filtered}{over})",
+        f"{draw(st.sampled_from(('least_by', 'greatest_by')))}(list({{'k': {key}, 'v': {exact}}}) {filtered}{over})",
+        f"top_k({draw(st.sampled_from(('sum_by', 'least_by')))}(list({{'k': {key}, 'v': {added}}}) {over}), {k})",
         f"count(*) {filtered}{over} / nullif(count({any_}) {over}, 0)",
         f"coalesce(CAST(avg({added}) {over} AS DOUBLE), -1) + count(*) {over}",
         f"max(shop) {over} || '!'",

@@ -15,9 +15,11 @@ from tests.features.parity.strategies import ORIGIN, Schema, by_stream, view_of
 SCHEMA = Schema({"c0": "BIGINT"})
 HOP = "RANGE BETWEEN hop(event_time, INTERVAL 60 SECOND, INTERVAL 5 SECOND) PRECEDING AND CURRENT ROW"
 TEN = "RANGE BETWEEN INTERVAL 10 SECOND PRECEDING AND CURRENT ROW"
-ORDERED = "first(c0) OVER w AS f, last(c0) OVER w AS l, arg_max(c0, event_time, 3) OVER w AS k"
+ORDERED = """first(c0) OVER w AS f, last(c0) OVER w AS l, arg_max(c0, event_time, 3) OVER w AS k,
+             newest(list(c0) OVER w, 2) AS r, nth_value(c0, 2) OVER w AS n"""
 ADDED = """count(*) OVER w AS n, sum(c0) OVER w AS s, max(c0) OVER w AS m, histogram(c0) OVER w AS h,
-           avg(c0) OVER w AS a, top_k(histogram(c0) OVER w, 2) AS t, sum_by(list({'k': shop, 'v': c0}) OVER w) AS b"""
+           avg(c0) OVER w AS a, top_k(histogram(c0) OVER w, 2) AS t, sum_by(list({'k': shop, 'v': c0}) OVER w) AS b,
+           least_by(list({'k': shop, 'v': c0}) OVER w) AS y, greatest_by(list({'k': shop, 'v': c0}) OVER w) AS z"""
 MOST, LEAST = 2**63 - 1, -(2**63)
 
 Event = tuple[float, int, int, int]

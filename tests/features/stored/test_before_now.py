@@ -31,6 +31,9 @@ SELECT user_id, count(*) OVER hop AS hopped, sum(price) OVER hop AS spent, avg(p
        arg_max(kind, event_time, 2) OVER rows AS two, nth_value(price, 2) OVER plain AS second,
        nth_value(kind, 3 ORDER BY event_time DESC) OVER hop AS third, newest(list(price) OVER strict, 4) AS newest,
        lag(kind, 2) OVER (PARTITION BY user_id ORDER BY event_time) AS lagged,
+       least_by(list({'k': kind, 'v': price}) OVER hop) AS least,
+       top_k(sum_by(list({'k': kind, 'v': price}) OVER hop), 1) AS top,
+       greatest_by(list({'k': kind, 'v': event_time}) OVER strict) AS times,
        list_sum(newest(list(price) FILTER (WHERE kind = 'click') OVER past, 3)) AS few
 FROM events
 WINDOW hop AS (PARTITION BY user_id ORDER BY event_time
@@ -45,7 +48,7 @@ WINDOW hop AS (PARTITION BY user_id ORDER BY event_time
 """
 NAMES = (
     *("hopped", "spent", "mean", "greatest", "before", "spread", "counts", "kinds", "prices", "latest", "earliest"),
-    *("recent", "two", "second", "third", "newest", "lagged", "few"),
+    *("recent", "two", "second", "third", "newest", "lagged", "few", "least", "top", "times"),
 )
 RANKING = (
     f"SELECT request_id, item_id, {', '.join(f'users.{name}' for name in NAMES)} "

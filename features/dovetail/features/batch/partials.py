@@ -12,7 +12,7 @@ import pyarrow as pa
 from dovetail.features.kernels import finish
 from dovetail.features.kernels.words import canonical_floats, decimal_words, validity_buffer
 from dovetail.features.language.source import quoted
-from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
+from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, ORDERED, decimal_scale
 from dovetail.features.plan.definitions import Aggregate, StreamView, Window
 
 __all__ = [
@@ -114,9 +114,11 @@ def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, p
         return f"{function}(list({argument}\n ORDER BY {position}) {over}, {k}) {v}"
     if function == "top_k":
         return f"top_k(histogram({argument}\n) {over}, {k}) {v}"
-    if function in ("sum_by", "avg_by"):
+    if function in BY_KEY:
         pairs = f"list({{'k': {argument}\n, 'v': {by}\n}}) {over}"
-        return f"sum_by({pairs}) {v}" + (f", count_by({pairs}) {n}" if function == "avg_by" else "")
+        if function == "avg_by":
+            return f"sum_by({pairs}) {v}, count_by({pairs}) {n}"
+        return f"{function}({pairs}) {v}"
     return f"{function}({argument}\n) {over} {v}"
 
 

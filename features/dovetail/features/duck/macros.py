@@ -18,9 +18,10 @@ MACROS = (
     "CREATE MACRO last_distinct(items, k) AS first_distinct(list_reverse(items), k)",
     # The last k values of a list, the latest first, NULLs among them.
     "CREATE MACRO newest(items, k) AS list_slice(list_reverse(items), 1, k)",
-    # The k keys of a histogram with the highest counts; of equal counts the smaller key first.
+    # The k keys of a histogram with the highest counts, or of another map with the greatest numbers; of equal ones the
+    # smaller key first.
     """CREATE MACRO top_k(counts, k) AS list_slice(list_transform(list_sort(list_transform(map_entries(counts),
-           lambda __e: struct_pack(n := -CAST(struct_extract(__e, 'value') AS BIGINT),
+           lambda __e: struct_pack(n := 0::HUGEINT - struct_extract(__e, 'value'),
                                    v := struct_extract(__e, 'key')))),
            lambda __s: struct_extract(__s, 'v')), 1, k)""",
     # Of a list of {'k': …, 'v': …}: what to add up per key. NULL keys and values are left out.
@@ -35,6 +36,11 @@ MACROS = (
            __keys(__by(items)), lambda __k: struct_pack(k := __k, v := list_sum(__of(__by(items), __k))))) END""",
     """CREATE MACRO avg_by(items) AS CASE WHEN len(__by(items)) > 0 THEN map_from_entries(list_transform(
            __keys(__by(items)), lambda __k: struct_pack(k := __k, v := list_avg(__of(__by(items), __k))))) END""",
+    # The same with the least and the greatest.
+    """CREATE MACRO least_by(items) AS CASE WHEN len(__by(items)) > 0 THEN map_from_entries(list_transform(
+           __keys(__by(items)), lambda __k: struct_pack(k := __k, v := list_min(__of(__by(items), __k))))) END""",
+    """CREATE MACRO greatest_by(items) AS CASE WHEN len(__by(items)) > 0 THEN map_from_entries(list_transform(
+           __keys(__by(items)), lambda __k: struct_pack(k := __k, v := list_max(__of(__by(items), __k))))) END""",
     """CREATE MACRO count_by(items) AS CASE WHEN len(__by(items)) > 0 THEN map_from_entries(list_transform(
            __keys(__by(items)), lambda __k: struct_pack(k := __k, v := len(__of(__by(items), __k))))) END""",
 )

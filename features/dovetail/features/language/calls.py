@@ -19,6 +19,7 @@ from dovetail.features.language.source import (
 )
 from dovetail.features.language.windows import read_window
 from dovetail.features.plan.aggregates import (
+    BY_KEY,
     DEVIATIONS,
     MAX_LISTED,
     refusal,
@@ -41,8 +42,7 @@ MACROS_OF_AGGREGATES: Mapping[str, str] = {
     "last_distinct": "list",
     "newest": "list",
     "top_k": "histogram",
-    "sum_by": "list",
-    "avg_by": "list",
+    **dict.fromkeys(BY_KEY, "list"),
 }
 _NAMES: Mapping[str, AggregateFunction] = {
     **{name: name for name in ("count", "sum", "avg", "min", "max", "first", "last", "histogram", *DEVIATIONS)},
@@ -73,8 +73,18 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(
         ("median", "quantile", "quantile_cont", "quantile_disc", "percentile_cont", "percentile_disc", "mad"),
-        (" needs every value of the window in order", _EXACT_BANDS),
+        (
+            " needs every value of the window in order",
+            f"{_EXACT_BANDS}; for at most 1,000 events write list_aggregate(newest(list(x) OVER w, 1000), 'median')",
+        ),
     ),
+    **{
+        name: (
+            " adds doubles, whose last digits depend on the order of the events",
+            f"for at most 1,000 events write list_{name}(newest(list(x) OVER w, 1000)), where the order is decided",
+        )
+        for name in ("entropy", "skewness", "kurtosis", "kurtosis_pop", "product")
+    },
     **dict.fromkeys(("fsum", "kahan_sum", "sumkahan", "favg"), (" adds doubles", "use sum or avg over DECIMAL(p,s)")),
     **dict.fromkeys(("count_if", "countif"), (" is a filter", "write count(*) FILTER (WHERE condition)")),
     "bool_or": (" is the greatest of booleans", "write max(x)"),
@@ -92,7 +102,8 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
 }
 _KNOWN = (
     "use count, sum, avg, min, max, stddev, variance, first, last, nth_value, lag, arg_min, arg_max, "
-    "count(DISTINCT …), histogram, top_k, sum_by, avg_by, newest, first_distinct or last_distinct"
+    "count(DISTINCT …), histogram, top_k, sum_by, avg_by, least_by, greatest_by, newest, first_distinct or "
+    "last_distinct"
 )
 
 
@@ -253,9 +264,10 @@ class AggregateReader:
         source, wanted = self.source, MACROS_OF_AGGREGATES[macro]
         if inner != wanted:
             raise source.refuse(call.line, f"{macro} of {inner}", f"write {macro}({wanted}(…) OVER w …)")
-        if macro in ("sum_by", "avg_by"):
-            pair = self._pair(call, macro, span)
-            return _Written("sum_by" if macro == "sum_by" else "avg_by", pair[0], pair[1], None, False)
+        for by_key in BY_KEY:
+            if macro == by_key:
+                pair = self._pair(call, macro, span)
+                return _Written(by_key, pair[0], pair[1], None, False)
         if call.rest is None:
             raise source.refuse(call.line, f"{macro} without a number", f"write {macro}({wanted}(x) OVER w, 3)")
         k = self._number(call, macro, call.rest)

@@ -15,8 +15,8 @@ __all__ = ["read_window"]
 
 _FRAME = "write RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW, or AND INTERVAL … PRECEDING"
 _NOW = "RANGE BETWEEN INTERVAL 0 SECOND PRECEDING AND CURRENT ROW"
-#: Longer durations could overflow int64 microseconds when added to a time.
-_LONGEST_US = 1 << 60
+#: Longer durations could overflow int64 microseconds when added to a time; a probe may stand a microsecond earlier.
+_LONGEST_US = (1 << 60) - 1
 
 
 def read_window(

@@ -14,6 +14,7 @@ import pyarrow as pa
 from dovetail.features.plan.definitions import AggregateFunction
 
 __all__ = [
+    "BY_KEY",
     "DEVIATIONS",
     "FOLDED",
     "MAX_LISTED",
@@ -33,6 +34,8 @@ ORDERED: tuple[AggregateFunction, ...] = (
     *("first", "last", "arg_min", "arg_max", "first_distinct", "last_distinct"),
     *("nth_oldest", "nth_newest", "newest"),
 )
+#: Folded per key of a MAP.
+BY_KEY: tuple[AggregateFunction, ...] = ("sum_by", "avg_by", "least_by", "greatest_by")
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
 _SQUARABLE_DIGITS = 14
@@ -53,6 +56,12 @@ def refusal(function: AggregateFunction, argument: pa.DataType, by: pa.DataType 
     added = by if function in ("sum_by", "avg_by") and by is not None else argument
     if function in ("sum", "avg", "sum_by", "avg_by", *DEVIATIONS):
         return _number_refusal(function, added) or (None if added is argument else _key_refusal(argument))
+    if function in ("least_by", "greatest_by") and by is not None:
+        if not _is_word(by) or pa.types.is_floating(by):
+            return Refusal(
+                " is not kept per key", "make the value a number of at most 18 digits, DATE, TIMESTAMP or BOOLEAN"
+            )
+        return _key_refusal(argument)
     if function in ("count_distinct", "histogram", "top_k", "first_distinct", "last_distinct"):
         return _key_refusal(argument)
     ordering = argument if by is None else by
@@ -103,6 +112,8 @@ def result_type(
         return pa.map_(argument, pa.uint64())
     if function == "avg_by":
         return pa.map_(argument, pa.float64())
+    if function in ("least_by", "greatest_by"):
+        return pa.map_(argument, by or argument)
     if function == "sum_by":
         return pa.map_(argument, pa.decimal128(38, decimal_scale(by or argument)))
     return argument if k is None or function in ("nth_oldest", "nth_newest") else pa.list_(argument)

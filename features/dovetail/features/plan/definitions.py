@@ -60,6 +60,8 @@ AggregateFunction = Literal[
     "top_k",
     "sum_by",
     "avg_by",
+    "least_by",
+    "greatest_by",
 ]
 
 
@@ -143,7 +145,7 @@ class Aggregate:
 
     ``type`` is the result's Arrow type: int64 for counts, decimal128(38, s) for sum, float64 for avg and deviations,
     the argument's type where a value is picked, a list or a map of it where several are. ``by`` is the input that
-    orders ``arg_min``/``arg_max`` or is added up per value of ``input`` (``sum_by``, ``avg_by``). ``k`` is how many
+    orders ``arg_min``/``arg_max`` or is folded per value of ``input`` (``sum_by`` …). ``k`` is how many
     are listed, or for ``nth_oldest`` and ``nth_newest`` which is picked; None where the first is. With ``nulls`` an
     event counts although its argument is NULL.
     """

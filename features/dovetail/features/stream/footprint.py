@@ -58,7 +58,7 @@ def _keeps(collection: Collection) -> str:
         if k < _UNLIMITED
         else f"one event per distinct value {within}",
         FIRST: f"one event per distinct value and {per} {within}",
-        GROUP: f"count and sum per distinct value and {per} {within}",
+        GROUP: f"count and {('sum', 'least', 'greatest')[collection.fold]} per distinct value and {per} {within}",
         ROWS: f"the last {k} events",
     }[collection.rule]
     before = f" and {collection.end_us / 1e6:g} s" if collection.end_us else ""

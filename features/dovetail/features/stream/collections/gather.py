@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dovetail.features.kernels import finish
 from dovetail.features.kernels.words import Words, decimal_array, validity_buffer
-from dovetail.features.plan.aggregates import DEVIATIONS, decimal_scale
+from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, decimal_scale
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate
 from dovetail.features.plan.sources import in_order
 from dovetail.features.stream.collections import pick
@@ -28,6 +28,7 @@ from dovetail.features.stream.collections.rules import (
     ROWS,
     Collection,
     CollectionLayout,
+    fold_of,
     lowest_kept,
 )
 from dovetail.features.stream.layout import step_of
@@ -91,7 +92,7 @@ def _pruned(collection: Collection, entries: Entries, floors: Words) -> Entries:
     keep = np.zeros(len(codes), dtype=np.bool_)
     prune(
         starts, times, positions, codes, order, sums, floors - collection.end_us, lowest_kept(collection, floors),
-        collection.rule, collection.k, collection.step, collection.descending, keep,
+        collection.rule, collection.k, collection.step, collection.descending, collection.fold, keep,
     )  # fmt: skip
     if collection.rule != GROUP:
         return entries.take(np.flatnonzero(keep))
@@ -177,7 +178,7 @@ def _by_key(layout: CollectionLayout, entries: Entries, states: States, owners: 
 
 def _value(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.Array:
     function = aggregate.function
-    if function in ("histogram", "sum_by", "avg_by", "top_k"):
+    if function in ("histogram", "top_k", *BY_KEY):
         return _grouped(aggregate, asked, by)
     if function == "count_distinct":
         counts = np.zeros(len(asked.ranges), dtype=np.int64)
@@ -225,7 +226,8 @@ def _grouped(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.
     groups, lengths = np.zeros((room, 6), dtype=np.int64), np.zeros(probes, dtype=np.int64)
     asked.ranges[~asked.answerable] = 0
     sums = _sums(asked.collection, asked.entries)
-    n = pick.group_entries(asked.ranges, asked.counted, asked.codes, asked.distinct, sums, groups, lengths)
+    fold = fold_of(aggregate.function)
+    n = pick.group_entries(asked.ranges, asked.counted, asked.codes, asked.distinct, sums, fold, groups, lengths)
     groups = groups[:n]
     if aggregate.function == "top_k":
         groups = groups[np.lexsort((groups[:, 1], -groups[:, 3], groups[:, 0]))]
@@ -240,6 +242,8 @@ def _grouped(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.
         items = pa.array(groups[:, 3], pa.uint64())
     elif aggregate.function == "sum_by":
         items = decimal_array(lo, hi, present, aggregate.type.item_type)
+    elif aggregate.function in ("least_by", "greatest_by"):
+        items = from_words(groups[:, 4].copy(), present, aggregate.type.item_type)
     else:
         items = finish.avg(lo, hi, groups[:, 3].copy(), decimal_scale(by or asked.type))
     return maps(keys, items, lengths, aggregate.type)

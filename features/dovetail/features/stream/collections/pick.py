@@ -13,7 +13,7 @@ from dovetail.features.kernels.jit import (
     compiled,
     lower_bound,
 )
-from dovetail.features.stream.collections.prune import insert
+from dovetail.features.stream.collections.prune import fold_group, insert
 from dovetail.features.stream.collections.rules import PLAIN_STEP
 from dovetail.features.stream.fold import square128
 from dovetail.features.stream.layout import UNBOUNDED_STEP
@@ -99,9 +99,12 @@ def count_distinct(ranges: Words, counted: Words, codes: Words, values: int, cou
 
 @compiled
 def group_entries(
-    ranges: Words, counted: Words, codes: Words, values: int, sums: Words, groups: Words, lengths: Words
+    ranges: Words, counted: Words, codes: Words, values: int, sums: Words, fold: int, groups: Words, lengths: Words
 ) -> int:
-    """One row per probe and distinct value into ``groups[:, (probe, code, entry, count, lo, hi)]``; how many rows."""
+    """One row per probe and distinct value into ``groups[:, (probe, code, entry, count, lo, hi)]``; how many rows.
+
+    ``sums`` and ``fold`` are as ``prune.py`` has them.
+    """
     stamps, slots = np.full(values, -1, np.int64), np.zeros(values, np.int64)
     n = 0
     for p in range(ranges.shape[0]):
@@ -113,12 +116,11 @@ def group_entries(
             if stamps[code] != p:
                 stamps[code], slots[code] = p, n
                 groups[n, 0], groups[n, 1], groups[n, 2] = p, code, i
-                groups[n, 3], groups[n, 4], groups[n, 5] = 0, 0, 0
+                groups[n, 3], groups[n, 4], groups[n, 5] = sums[i, 0], sums[i, 1], sums[i, 2]
                 lengths[p] += 1
                 n += 1
-            at = slots[code]
-            groups[at, 3] += sums[i, 0]
-            groups[at, 4], groups[at, 5] = add128(groups[at, 4], groups[at, 5], sums[i, 1], sums[i, 2])
+            else:
+                fold_group(groups, slots[code], 3, sums, i, fold)
     return n
 
 

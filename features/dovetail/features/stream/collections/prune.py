@@ -14,15 +14,17 @@ from dovetail.features.kernels.jit import (
     lower_bound,
 )
 from dovetail.features.stream.collections.rules import (
+    ADD,
     BEST,
     FIRST,
     GROUP,
     LATEST,
+    LEAST,
     PLAIN_STEP,
     ROWS,
 )
 
-__all__ = ["better", "prune"]
+__all__ = ["better", "fold_group", "insert", "prune"]
 
 
 @compiled
@@ -49,6 +51,17 @@ def insert(best: Words, held: int, k: int, entry: int, order: Words, descending:
 
 
 @compiled
+def fold_group(into: Words, at: int, column: int, sums: Words, i: int, fold: int) -> None:
+    """Fold ``sums[i]``, a count and what is folded, into ``into[at, column:]``."""
+    into[at, column] += sums[i, 0]
+    if fold == ADD:
+        lo, hi = add128(into[at, column + 1], into[at, column + 2], sums[i, 1], sums[i, 2])
+        into[at, column + 1], into[at, column + 2] = lo, hi
+    elif (sums[i, 1] < into[at, column + 1]) == (fold == LEAST):
+        into[at, column + 1], into[at, column + 2] = sums[i, 1], sums[i, 2]
+
+
+@compiled
 def prune(
     starts: Words,
     times: Words,
@@ -62,6 +75,7 @@ def prune(
     k: int,
     step: int,
     descending: bool,
+    fold: int,
     keep: npt.NDArray[np.bool_],
 ) -> None:
     """Set ``keep``; for GROUP also rewrite ``times``, ``positions`` and ``sums`` of the entries that took in others.
@@ -69,9 +83,9 @@ def prune(
     Args:
         starts: key i's entries are ``[starts[i], starts[i + 1])``, in total order.
         times, positions, order: of each entry. codes: of each entry's value, dense: equal exactly where values are.
-        sums: ``[E, 3]`` count, lo, hi; only for GROUP.
+        sums: ``[E, 3]`` count, then lo, hi of the sum, or in lo the least or greatest; only for GROUP.
         floors, lows: of each key: the earliest end of a window, and the first event time worth keeping.
-        rule, k, step, descending: see ``Collection``.
+        rule, k, step, descending, fold: see ``Collection``.
     """
     values = 0
     for i in range(codes.size):
@@ -95,7 +109,7 @@ def prune(
             stamp = _keep_first(first, end, times, step, codes, stamps, stamp, keep)
         elif rule == GROUP and step != PLAIN_STEP:
             end = lower_bound(times, first, last, boundary_of(floors[key], step))
-            stamp = _merge_groups(first, end, times, positions, step, codes, sums, stamps, slots, stamp, keep)
+            stamp = _merge_groups(first, end, times, positions, step, codes, sums, fold, stamps, slots, stamp, keep)
 
 
 @compiled
@@ -164,6 +178,7 @@ def _merge_groups(
     step: int,
     codes: Words,
     sums: Words,
+    fold: int,
     stamps: Words,
     slots: Words,
     stamp: int,
@@ -178,8 +193,7 @@ def _merge_groups(
             if stamps[codes[i]] == stamp:
                 into = slots[codes[i]]
                 keep[i] = False
-                sums[into, 0] += sums[i, 0]
-                sums[into, 1], sums[into, 2] = add128(sums[into, 1], sums[into, 2], sums[i, 1], sums[i, 2])
+                fold_group(sums, into, 0, sums, i, fold)
             else:
                 stamps[codes[i]], slots[codes[i]] = stamp, i
         end = lower

@@ -12,7 +12,7 @@ rule       r leaves when                                         what stays per 
 BEST       k entries cover it and win against it                 ``last``: k; ``arg_max``: those still to win
 LATEST     a later entry of its value covers it, or k values do  one per distinct value, at most k
 FIRST      an earlier entry of its value is in its bucket        one per value and bucket
-GROUP      never: entries of one value and bucket become one     one per value and bucket, with count and sum
+GROUP      never: entries of one value and bucket become one     one per value and bucket, with count and fold
 ROWS       n later entries are at or before ``floor``            n
 ALL        never                                                 all
 ========== ===================================================== ==================================================
@@ -30,23 +30,30 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels.words import Words
-from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, StreamView
+from dovetail.features.plan.aggregates import BY_KEY
+from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
 __all__ = [
+    "ADD",
     "ALL",
     "BEST",
     "FIRST",
+    "GREATEST",
     "GROUP",
     "LATEST",
+    "LEAST",
     "PLAIN_STEP",
     "ROWS",
     "Collection",
     "CollectionLayout",
+    "fold_of",
     "lowest_kept",
 ]
 
 ALL, BEST, LATEST, FIRST, GROUP, ROWS = 0, 1, 2, 3, 4, 5
+#: How GROUP folds what entries of one value carry: their sum, in 128 bits, or the least or greatest.
+ADD, LEAST, GREATEST = 0, 1, 2
 #: The step of windows that begin at any microsecond.
 PLAIN_STEP = -1
 #: Stands for "no limit" of listed values.
@@ -66,6 +73,7 @@ class Collection:
         k: for BEST and LATEST how many, for ROWS how many rows.
         reach_us: the longest window; not used where the windows have no lower bound in time.
         end_us: how long before a request its windows end; in the fingerprint only where they do.
+        fold: for GROUP, how entries are folded; in the fingerprint only where it is not ADD.
     """
 
     rule: int
@@ -77,6 +85,7 @@ class Collection:
     k: int
     reach_us: int
     end_us: int = field(default=0, repr=False)
+    fold: int = field(default=ADD, repr=False)
 
     @property
     def summed(self) -> bool:
@@ -99,7 +108,7 @@ class CollectionLayout:
         self._key_of: dict[str, tuple[object, ...]] = {}
         for aggregate in self.aggregates:
             one = _collection(view, aggregate)
-            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step, one.end_us)
+            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step, one.end_us, one.fold)
             other = merged.get(key, one)
             merged[key] = replace(one, k=max(one.k, other.k), reach_us=max(one.reach_us, other.reach_us))
             self._key_of[aggregate.output] = key
@@ -108,8 +117,9 @@ class CollectionLayout:
         self.fingerprint = layout.fingerprint
         if self.collections:
             meaning = (layout.fingerprint, bool(layout.folded), self.collections)
-            if any(collection.end_us for collection in self.collections):
-                meaning = (*meaning, [collection.end_us for collection in self.collections])  # type: ignore[assignment]
+            for later in ("end_us", "fold"):  # what collections of older states did not have
+                if any(found := [getattr(collection, later) for collection in self.collections]):
+                    meaning = (*meaning, later, found)  # type: ignore[assignment]
             digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
             self.fingerprint = int.from_bytes(digest, "little", signed=True)
 
@@ -131,6 +141,11 @@ class CollectionLayout:
         return bool(self.collections)
 
 
+def fold_of(function: AggregateFunction) -> int:
+    """How the entries of one value are folded into the function's."""
+    return {"least_by": LEAST, "greatest_by": GREATEST}.get(function, ADD)
+
+
 def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
     window = view.windows[aggregate.window]
     step = step_of(window)
@@ -145,7 +160,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         rule, k = LATEST, k if function == "last_distinct" else _UNLIMITED
     elif function == "first_distinct":
         rule, k = FIRST, _UNLIMITED
-    elif function in ("histogram", "top_k", "sum_by", "avg_by"):
+    elif function in ("histogram", "top_k", *BY_KEY):
         rule, k = GROUP, _UNLIMITED
     elif function in ("min", "max"):
         by = aggregate.input
@@ -159,6 +174,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         k,
         window.size_us,
         window.end_us,
+        fold_of(function),
     )
 
 
