@@ -10,7 +10,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from dovetail.features.duck.binding import Binder, BindError
-from dovetail.features.language.remedies import remedy_of
+from dovetail.features.language.remedies import remedy_of, remedy_of_list
 from dovetail.features.language.source import (
     Call,
     Source,
@@ -328,7 +328,9 @@ class AggregateReader:
         shown = [source.cut(span) for span in (written.argument, written.by) if span is not None]
         types = " and ".join(sql_type(t) for t in (type_, by) if t is not None)
         remedy = why[1]
-        if why[0] == " depends on evaluation order":
+        if pa.types.is_list(type_):
+            remedy = remedy_of_list(written.function, shown[0])
+        elif why[0] == " depends on evaluation order":
             node = source.parse(written.by or written.argument or call.aggregate)
             remedy = "make the argument DECIMAL(p,s) or BIGINT"
             if isinstance(node, exp.Column):
@@ -360,6 +362,8 @@ class AggregateReader:
 
 def sql_type(type_: pa.DataType) -> str:
     """The type as DuckDB writes it."""
+    if pa.types.is_list(type_):
+        return f"{sql_type(type_.value_type)}[]"
     names = {
         "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT",
         "double": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN", "date32[day]": "DATE", "timestamp[us]": "TIMESTAMP",

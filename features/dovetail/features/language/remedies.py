@@ -6,7 +6,7 @@ import re
 
 from dovetail.features.duck.binding import BindError
 
-__all__ = ["remedy_of"]
+__all__ = ["remedy_of", "remedy_of_list"]
 
 _SHOWN = 3
 #: What a message says, and what to write; groups of the pattern stand in the remedy. The first that matches counts.
@@ -61,3 +61,14 @@ def _candidates(hints: str) -> str:
     shown = [re.sub(r"\"\w+\" (?=[A-Z*])", "", line.partition(" -> ")[0]) for line in lines]
     shown = [re.sub(r"^\"(.+?)\"\(", r"\1(", line).replace(", /)", ")") for line in shown]
     return ", ".join(shown[:_SHOWN])
+
+
+def remedy_of_list(function: str, argument: str) -> str:
+    """The remedy for an aggregate of a list: element by element, or over the lists of the newest events."""
+    if function in ("sum", "avg", "min", "max", "var_samp", "var_pop", "stddev_samp", "stddev_pop"):
+        return f"write it element by element: [{function}({argument}[1]) OVER w, {function}({argument}[2]) OVER w]"
+    joined = f"array_to_string({argument}, '|')"
+    if function in ("histogram", "top_k"):
+        lists = f"list_transform(newest(list({joined}) OVER w, 1000), lambda x: string_split(x, '|'))"
+        return f"for at most 1,000 events write list_histogram(flatten({lists}))"
+    return f"use an element like {argument}[1], a number like len({argument}), or {joined}"
