@@ -198,7 +198,7 @@ STREAMING = [
         framed(
             "RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND hop(event_time, INTERVAL 1 HOUR, INTERVAL 1 MINUTE) PRECEDING"
         ),
-        "4: frame bound HOP(event_time, INTERVAL '1' HOUR, INTERVAL '1' MINUTE); write a constant INTERVAL",
+        "4: a frame that ends HOP(event_time, INTERVAL '1' HOUR, INTERVAL '1' MINUTE) PRECEDING; write the end as a co",
     ),
     (framed("GROUPS BETWEEN 3 PRECEDING AND CURRENT ROW"), "4: a GROUPS frame counts groups of ties; write RANGE"),
     (framed("RANGE BETWEEN CURRENT ROW AND CURRENT ROW"), "4: a frame that is not … PRECEDING AND … PRECEDING; events"),

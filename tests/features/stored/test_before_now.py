@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
+from typer.testing import CliRunner
 
 from dovetail.app.jobs import BackfillRequest, archived_events, open_backfill, served_rows
 from dovetail.app.reports import consistency_of, witness_of
 from dovetail.app.worker import assemble
+from dovetail.cli.main import app
 from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.stored.bootstrap import bootstrap
 from dovetail.features.stored.consistency import equal_bits
@@ -153,6 +155,18 @@ def test_strictly_before_is_part_of_what_a_view_means(world: World) -> None:
     assemble(world.load(), roles=["features"]).stores.close()
     with pytest.raises(DefinitionError, match="streaming view users means something else"):
         assemble(world.load(features={"strictly_before": True}), roles=["features"])
+
+
+def test_check_says_what_is_kept_and_when(tmp_path: Path) -> None:
+    world = world_at(tmp_path / "past", strictly=False)
+    toml = world.folder / "dovetail.toml"
+    toml.write_text(toml.read_text(encoding="utf-8") + "\n[features]\nstrictly_before = true\n", encoding="utf-8")
+    shown = CliRunner().invoke(app, ["check", "--project", str(world.folder)], env={"COLUMNS": "2000"}).stdout
+    assert "aggregates strictly before the request; per key" in shown
+    assert "the last 5 events, and the events within allowed_lateness;" in shown
+    least = "count and least per distinct value and 3600 s in 86400 s, and the events within allowed_lateness"
+    assert f"{least} and 18000 s" in shown
+    world.stores.close()
 
 
 def test_it_is_the_value_of_a_microsecond_before(tmp_path: Path) -> None:

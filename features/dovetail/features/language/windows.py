@@ -55,6 +55,12 @@ def read_window(
     ends = end if last == "PRECEDING" else None
     if kind == "ROWS":
         return _rows(source, window, name, start, ends)
+    if isinstance(ends, exp.Anonymous):
+        raise source.refuse(
+            window,
+            f"a frame that ends {ends.sql(dialect='duckdb')} PRECEDING",
+            "write the end as a constant INTERVAL: it is exact, also where the frame begins with hop",
+        )
     end_us = 0 if ends is None else _interval(source, window, ends, binder)
     if _leaves_out_ties(source, window):
         end_us = max(end_us, 1)

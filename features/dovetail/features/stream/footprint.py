@@ -61,5 +61,5 @@ def _keeps(collection: Collection) -> str:
         GROUP: f"count and {('sum', 'least', 'greatest')[collection.fold]} per distinct value and {per} {within}",
         ROWS: f"the last {k} events",
     }[collection.rule]
-    before = f" and {collection.end_us / 1e6:g} s" if collection.end_us else ""
+    before = f" and {collection.end_us / 1e6:g} s" if collection.end_us > 1 else ""  # a microsecond: strictly before
     return f"{kept}, and the events within allowed_lateness{before}"
