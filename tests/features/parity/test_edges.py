@@ -15,6 +15,11 @@ from tests.features.parity.strategies import ORIGIN, Schema, by_stream, view_of
 SCHEMA = Schema({"c0": "BIGINT"})
 HOP = "RANGE BETWEEN hop(event_time, INTERVAL 60 SECOND, INTERVAL 5 SECOND) PRECEDING AND CURRENT ROW"
 TEN = "RANGE BETWEEN INTERVAL 10 SECOND PRECEDING AND CURRENT ROW"
+PAST = "RANGE BETWEEN INTERVAL 30 SECOND PRECEDING AND INTERVAL 10 SECOND PRECEDING"
+HOP_PAST = HOP.replace("CURRENT ROW", "INTERVAL 10 SECOND PRECEDING")
+ROWS = "ROWS BETWEEN 4 PRECEDING AND 3 PRECEDING"
+#: One event a second, of values that rise and fall, and one much later.
+STEADY = [*((n, n % 4, 0, n) for n in range(14)), (24, 9, 0, 14)]
 ORDERED = """first(c0) OVER w AS f, last(c0) OVER w AS l, arg_max(c0, event_time, 3) OVER w AS k,
              newest(list(c0) OVER w, 2) AS r, nth_value(c0, 2) OVER w AS n"""
 ADDED = """count(*) OVER w AS n, sum(c0) OVER w AS s, max(c0) OVER w AS m, histogram(c0) OVER w AS h,
@@ -65,6 +70,12 @@ def seconds(time: float) -> int:
         (ADDED, HOP, 0, [(1, 3, 0, 0), (2, 1, 0, 1), (7, 2, 0, 2), (8, 5, 0, 3), (9, 5, 0, 4)], [9, 40]),
         # Of two rows on either side of the earliest time that is still answered, both are needed.
         (ORDERED, TEN, 4, [(6, 1, 0, 0), (6.5, 2, 0, 1), (10, 3, 0, 2)], [6, 6.4, 6.5, 16]),
+        # What a window that ends before the request still needs, though later events would win against it.
+        (ORDERED, PAST, 0, STEADY, [24, 25, 30, 34]),
+        (ADDED, PAST, 2, STEADY, [22, 24, 25, 30, 34]),
+        (ORDERED, HOP_PAST, 0, STEADY, [24, 25, 30, 34]),
+        (ADDED, HOP_PAST, 2, STEADY, [22, 24, 25, 30, 34]),
+        (ORDERED, ROWS, 0, STEADY, [24, 25]),
     ],
     ids=[
         "ties across partitions",
@@ -72,6 +83,11 @@ def seconds(time: float) -> int:
         "sums of 128 bits",
         "equal counts",
         "the earliest answer",
+        "picked before now",
+        "added before now",
+        "picked in steps before now",
+        "added in steps before now",
+        "rows before the last",
     ],
 )
 def test_the_engines_agree(
