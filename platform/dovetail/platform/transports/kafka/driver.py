@@ -26,6 +26,7 @@ from dovetail.platform.transports.kafka.assignment import Assignor
 from dovetail.platform.transports.kafka.fetched import coalesced
 from dovetail.platform.transports.kafka.looking_back import LookingBack, answer_of
 from dovetail.platform.transports.kafka.producer import Producer
+from dovetail.platform.transports.kafka.security import client_settings
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
 from dovetail.platform.transports.kafka.view import KafkaView
 from dovetail.platform.transports.kafka.visible import VisibleEnds
@@ -316,16 +317,10 @@ class Transport(stock.Transport):
 
     def view(self) -> KafkaView:
         """The cluster's topics, to look at."""
-        conf = self.app.conf
-        return KafkaView(stock.server_list(self.url, self.default_port), self._auth(), conf.consumer_max_fetch_size)
+        return KafkaView(client_settings(self), self.app.conf.consumer_max_fetch_size)
 
     def _admin(self) -> AIOKafkaAdminClient:
-        servers = stock.server_list(self.url, self.default_port)
-        return AIOKafkaAdminClient(bootstrap_servers=servers, **self._auth())
-
-    def _auth(self) -> dict[str, Any]:
-        conf = self.app.conf
-        return dict(stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context))
+        return AIOKafkaAdminClient(**client_settings(self))
 
 
 def _set_up(consumer: aiokafka.AIOKafkaConsumer) -> aiokafka.AIOKafkaConsumer:

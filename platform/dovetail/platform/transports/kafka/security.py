@@ -6,14 +6,16 @@ import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from faust import SASLCredentials, SSLCredentials
+from faust.transport.drivers import aiokafka as stock
 
 from dovetail.platform.config.broker import BrokerConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.masking import variable_name
 
-__all__ = ["credentials"]
+__all__ = ["client_settings", "credentials"]
 
 
 def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SASLCredentials | SSLCredentials | None:
@@ -26,6 +28,13 @@ def credentials(config: BrokerConfig, path: Callable[[Path], Path] = Path) -> SA
         password = _password(config, path)
         return SASLCredentials(username=config.user, password=password, mechanism=config.mechanism, ssl_context=context)
     return SSLCredentials(context) if context is not None else None
+
+
+def client_settings(transport: Any) -> dict[str, Any]:
+    """The servers and credentials of a transport of Faust's, as clients of aiokafka take them."""
+    conf = transport.app.conf
+    auth = stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
+    return {"bootstrap_servers": stock.server_list(transport.url, transport.default_port), **auth}
 
 
 def _password(config: BrokerConfig, path: Callable[[Path], Path]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import aiokafka
@@ -18,22 +18,23 @@ _WAIT_MS = 1_000
 
 
 class KafkaView:
-    """The topics at ``servers``. Rows of transactions that were aborted or are open are not shown."""
+    """The topics of a cluster. Rows of transactions that were aborted or are open are not shown."""
 
-    def __init__(self, servers: Sequence[str], auth: Mapping[str, Any], max_fetch_bytes: int) -> None:
-        self._servers, self._auth, self._max_fetch_bytes = servers, auth, max_fetch_bytes
+    def __init__(self, settings: Mapping[str, Any], max_fetch_bytes: int) -> None:
+        """``settings`` are those of a client of aiokafka: its servers and credentials."""
+        self._settings, self._max_fetch_bytes = settings, max_fetch_bytes
+        self._servers = settings["bootstrap_servers"]
         self._consumer: Any = None
         self._at: tuple[Any, int] | None = None
 
     async def __aenter__(self) -> KafkaView:
         self._consumer = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_partition_fetch_bytes=self._max_fetch_bytes,
-            **self._auth,
+            **self._settings,
         )
         try:
             await self._consumer.start()
