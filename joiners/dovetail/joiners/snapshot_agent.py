@@ -20,7 +20,7 @@ import pyarrow as pa
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
 from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
-from dovetail.joiners.snapshots.messages import REPLY_COLUMNS, Answers, Fitted, Replies, fitted
+from dovetail.joiners.snapshots.messages import Answers, Fitted, Replies, fitted
 from dovetail.joiners.snapshots.repeats import NO_REPEATS, Repeats, find_repeats
 from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
 from dovetail.joiners.snapshots.units import Request, among, by_row, only, request_starts, requests_of, without
@@ -336,11 +336,7 @@ class SnapshotStage(Stage):
                     snapshots = self._snapshot(candidates.filter(pa.array(answerable)), served, answerable)
                     made = fitted(partition, snapshots, self._answers, replies)
                     refused |= made.large
-        scored = [
-            rows.select([*REPLY_COLUMNS, *SOURCE_COLUMNS])
-            for rows in (kept.rows, made.snapshots)
-            if rows is not None and rows.num_rows
-        ]
+        scored = [replies.part_of(rows) for rows in (kept.rows, made.snapshots) if rows is not None and rows.num_rows]
         together = pa.concat_tables(scored, promote_options="permissive").combine_chunks() if scored else None
         return _Answered(made.messages, together, refused, everyone.num_rows)
 

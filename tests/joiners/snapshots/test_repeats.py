@@ -90,8 +90,13 @@ def check(log: MemoryLog, registry: Registry, requests: Sequence[Asked]) -> None
     refused = {wire.letter_of(headers).offset for headers in ([] if letters is None else letters.headers)}
     told = log.poll("replies", 0, 0)
     replies: dict[str, set[bytes]] = {}
+    errors: set[str] = set()
     for value in [] if told is None else told.values:
-        replies.setdefault(json.loads(value or b"")["request_id"], set()).add(value or b"")
+        answer = json.loads(value or b"")
+        if "error" in answer:
+            errors.add(answer["request_id"])
+        else:
+            replies.setdefault(answer["request_id"], set()).add(value or b"")
     expected: dict[str, set[bytes]] = {}
     duplicates = dead = 0
     for number, (asked, first) in enumerate(zip(requests, firsts, strict=True)):
@@ -101,6 +106,7 @@ def check(log: MemoryLog, registry: Registry, requests: Sequence[Asked]) -> None
         duplicates += first in snapshots and first != number
         dead += first not in snapshots
     assert replies == expected
+    assert errors == {requests[number].name for number in refused if requests[number].asks}
     accounts = registry.accounts()
     assert not any(balance(accounts).values())
     counted = {a.outcome: a.rows for a in accounts if a.stage == "snapshots"}

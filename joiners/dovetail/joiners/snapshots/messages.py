@@ -106,6 +106,12 @@ class Replies:
                 made[request] = _reply(self._asked[request[0]], mine)
         return made
 
+    def part_of(self, snapshots: pa.Table) -> pa.Table:
+        """The columns of ``snapshots`` that replies are made of: all, where somebody wants a whole snapshot."""
+        if any(asked.whole for asked in self._asked.values()):
+            return snapshots.drop_columns([name for name in OWN_COLUMNS if name in snapshots.column_names])
+        return snapshots.select([*REPLY_COLUMNS, *SOURCE_COLUMNS])
+
     def wanted(self, request: Request) -> bool:
         """Whether ``request`` wants an answer sent."""
         return request[0] in self._asked
@@ -189,7 +195,8 @@ def _reply(asked: _Asked, snapshot: pa.Table) -> Outgoing:
     """The scores of one request, or its snapshot."""
     key = str(snapshot.column("request_id")[0].as_py()).encode()
     if asked.whole:
-        return asked.outgoing(wire.encode(snapshot), key)
+        kept = snapshot.drop_columns([name for name in OWN_COLUMNS if name in snapshot.column_names])
+        return asked.outgoing(wire.encode(kept), key)
     rows: Sequence[Mapping[str, object]] = snapshot.select(REPLY_COLUMNS).to_pylist()
     answer = {
         "request_id": rows[0]["request_id"],
