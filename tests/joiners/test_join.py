@@ -85,7 +85,9 @@ async def live_through(
 
     for life in range(crashes + 1):
         moved = Signal()
-        useful_us = 10**15 if retention_us is None else world.policy.horizons_us[-1] + retention_us
+        # Of labels that are read longest after they happened the stream keeps nothing, and the batch join the first of
+        # a key: so retention has to cover how far before its request a label can be.
+        useful_us = 10**15 if retention_us is None else world.policy.horizons_us[-1] + retention_us + world.furthest_us
         stages = [label_stage(world, kind, store, moved, useful_us=useful_us) for kind in KINDS]
         lanes = [sample_stage(world, store, moved, log, k, retention_us=retention_us) for k in range(len(world.lanes))]
         run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in [*stages, *lanes]]

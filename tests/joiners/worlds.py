@@ -133,6 +133,12 @@ class World:
         return logs
 
     @property
+    def furthest_us(self) -> int:
+        """How far before its request a label may have happened."""
+        first = min((label.seconds for label in self.labels), default=0)
+        return max(0, max(self.times) - first) * self.step * SECOND
+
+    @property
     def end_us(self) -> int:
         """A time past every window."""
         last = max([*self.times, *(label.seconds for label in self.labels)], default=0) * self.step
