@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.features import Project
-from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span, columns_read, earliest_read
+from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span, earliest_read
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view
+from dovetail.features.language.named_columns import columns_read
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import WireError

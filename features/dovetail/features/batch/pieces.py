@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from sqlglot import exp
 
 from dovetail.features.batch.point_in_time import ColumnEvaluator
 from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
 from dovetail.features.batch.views import lookup_as_of
 from dovetail.features.duck.scratch import Buckets, Cursor, KeyHash
-from dovetail.features.language.source import Source
+from dovetail.features.language.named_columns import columns_read
 from dovetail.features.plan.definitions import (
     BatchView,
     Branch,
@@ -37,7 +36,7 @@ from dovetail.platform.duck.hermetic import Resources, resources
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import own_position_columns, seen_column
 
-__all__ = ["Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "columns_read", "earliest_read"]
+__all__ = ["Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "earliest_read"]
 
 #: Request rows, in parts, as often as asked, always the same.
 Rows = Callable[[], Iterator[pa.Table]]
@@ -75,19 +74,6 @@ def earliest_read(view: StreamView, time_us: int) -> int | None:
     if not all(window.bounded_us for window in view.windows):
         return None
     return min((window.lower_bound(time_us) for window in view.windows), default=time_us)
-
-
-def columns_read(view: StreamView, branch: Branch | None = None) -> list[str]:
-    """The columns of the branch's stream (default: the view's only one) that the view's text names, among them its
-    entity and event time; all when it has a ``*``."""
-    branch = branch or view.reads[0]
-    names = branch.stream.schema.arrow.names
-    select = Source(view.file, view.sql).select
-    if any(not isinstance(star.parent, exp.Count) for star in select.find_all(exp.Star)):
-        return list(names)
-    named = {part.name.lower() for column in select.find_all(exp.Column) for part in column.parts}
-    always = {*view.entity, branch.stream.event_time}
-    return [name for name in names if name.lower() in named or name in always]
 
 
 class Span(NamedTuple):

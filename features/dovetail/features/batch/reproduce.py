@@ -9,11 +9,12 @@ import pyarrow as pa
 from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.explain import view_script
 from dovetail.features.batch.partials import row_windows
-from dovetail.features.batch.pieces import columns_read, earliest_read
+from dovetail.features.batch.pieces import earliest_read
 from dovetail.features.batch.relation import given_table
 from dovetail.features.batch.streaming import Visibility, positions_read
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.macros import MACROS
+from dovetail.features.language.named_columns import columns_read
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import Definitions, FeatureColumn, StreamView
 from dovetail.features.plan.sources import place_of

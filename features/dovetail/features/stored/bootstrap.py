@@ -18,7 +18,7 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 
-from dovetail.features.batch.pieces import columns_read
+from dovetail.features.language.named_columns import columns_read
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.serving.feature_agent import FeatureStage

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import sqlglot
 
-from dovetail.features.batch.pieces import columns_read
 from dovetail.features.duck.binding import query_tree
 from dovetail.features.duck.trees import nodes
+from dovetail.features.language.named_columns import columns_read
 from dovetail.features.language.source import quoted
 from dovetail.features.language.ties import names_an_order
 from dovetail.features.plan.definitions import (
