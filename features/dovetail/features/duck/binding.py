@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import duckdb
@@ -34,6 +34,7 @@ class Binder:
 
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
         self._connection = shared_cursor()
+        self._described: dict[str, pa.Schema] = {}
         for name, schema in tables.items():
             self.declare(name, schema)
 
@@ -44,6 +45,7 @@ class Binder:
         target = '"' + name.replace('"', '""') + '"'
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {target} AS FROM {_DECLARED}")
         self._connection.unregister(_DECLARED)
+        self._described.clear()
 
     def describe(self, sql: str) -> pa.Schema:
         """The Arrow schema of the result of a query, whose values its rows alone decide.
@@ -51,12 +53,14 @@ class Binder:
         Raises:
             BindError: a name or type is wrong, or a call reads a clock, chance or the session's settings.
         """
-        try:
-            described = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
-        except duckdb.Error as error:
-            raise BindError(str(error)) from error
-        self._refuse_unstable(sql)
-        return described
+        if sql not in self._described:
+            try:
+                found = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
+            except duckdb.Error as error:
+                raise BindError(str(error)) from error
+            self._refuse_unstable(sql)
+            self._described[sql] = found
+        return self._described[sql]
 
     def _refuse_unstable(self, sql: str) -> None:
         try:
@@ -98,6 +102,7 @@ def _parser() -> tuple[duckdb.DuckDBPyConnection, threading.Lock]:
     return shared_cursor(), threading.Lock()
 
 
+@lru_cache(maxsize=4_096)
 def _statement(sql: str) -> Any:
     connection, lock = _parser()
     with lock:
