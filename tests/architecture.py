@@ -19,6 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
     frozenset({"api", "samples"}),
+    frozenset({"embedded"}),
     frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )

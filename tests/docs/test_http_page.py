@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from dovetail.api.tokens import tokens_of
-from dovetail.features import load
 from dovetail.platform.config.api import ApiConfig
 from tests.api.running import Running, on_a_worker
+from tests.docs.demo_project import demo_project
 from tests.places import ROOT
 
 PAGE = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
@@ -23,19 +20,6 @@ PAGE = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-def demo_project(folder: Path) -> Path:
-    shutil.copytree(ROOT / "sql", folder / "sql")
-    shutil.copy(ROOT / "dovetail.toml", folder)
-    with (folder / "dovetail.toml").open("a") as file:
-        file.write("\n[api]\nport = 0\n")
-    project = load(folder)
-    table = project.config.path(project.config.tables["item"].path)
-    table.parent.mkdir()
-    (view,) = project.batch_views.values()
-    pq.write_table(view.tables[0].schema.arrow.empty_table(), table)
-    return folder
 
 
 def test_its_calls_are_answered_as_it_says(tmp_path: Path) -> None:

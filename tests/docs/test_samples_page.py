@@ -1,4 +1,4 @@
-"""The example of docs/samples.md reads every sample once, over as many runs as it takes."""
+"""The examples of docs/samples.md: every sample is read once, over several runs; a program runs the whole flow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.docs.demo_project import demo_project
 from tests.places import ROOT
 from tests.samples.sample_worlds import World
 
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/samples.md").read_text(), re.MULTILINE | re.DOTALL)
+
 
 def test_the_example_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/samples.md").read_text(), re.MULTILINE | re.DOTALL)
+    block, _ = BLOCKS
     world = World(tmp_path / "project")
     monkeypatch.chdir(world.folder)
     seen: list[pa.Table] = []
@@ -38,3 +41,14 @@ def test_the_example_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows.num_rows == 2_700
     assert rows.group_by(["request_id", "item_id"]).aggregate([]).num_rows == 2_700
     assert json.loads((world.folder / "reader.json").read_text())["shuffle_rows"] == 10_000
+
+
+def test_the_flow_runs_in_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo_project(tmp_path))
+    namespace: dict[str, Any] = {}
+    exec(compile(BLOCKS[1], "samples.md", "exec"), namespace)
+    assert namespace["samples"].to_pylist() == [{"request_id": "r1", "item_id": 7, "label": 0, "user_clicks_1h": 1}]
+    assert namespace["ranked"].column("user_clicks_1h").to_pylist() == [1, 1]
+    assert "user_clicks_1h" in capsys.readouterr().out

@@ -39,6 +39,7 @@ __all__ = [
     "DefinitionError",
     "Description",
     "DovetailError",
+    "EmbeddedFlow",
     "Encoder",
     "EngineFailed",
     "Ftrl",
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from dovetail.embedded.program_flow import EmbeddedFlow
     from dovetail.features.project import Description, Project, load
     from dovetail.platform.config.load import Config
     from dovetail.samples.reader import Reader
@@ -78,6 +80,7 @@ else:
     _HOMES = {
         "Config": "dovetail.platform.config.load",
         "Description": "dovetail.features.project",
+        "EmbeddedFlow": "dovetail.embedded.program_flow",
         "Encoder": "dovetail.trainer.samples.encoding",
         "Ftrl": "dovetail.trainer.optimizers",
         "InputSpec": "dovetail.trainer.samples.encoding",

@@ -1,0 +1,184 @@
+"""A worker with all roles in a thread of a program, for notebooks and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from dovetail.api.gateway import Accepted, Gateway
+from dovetail.api.replies import ReplyStage
+from dovetail.app.flow import Flow
+from dovetail.app.worker import assemble
+from dovetail.features import Project, load
+from dovetail.features.language.source import nearest
+from dovetail.joiners.snapshots.shape import KEYS
+from dovetail.platform.clock import SystemClock
+from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.rows import wire
+from dovetail.samples import Reader
+
+__all__ = ["EmbeddedFlow"]
+
+_Result = TypeVar("_Result")
+_TIMEOUT_S = 60.0
+
+
+class EmbeddedFlow:
+    """A project's worker with all roles, in this process, for as long as a ``with`` block lasts.
+
+    ::
+
+        with EmbeddedFlow(".") as flow:
+            flow.send("behaviour", events)
+            ranked = flow.rank(requests)
+            flow.send("click", clicks)
+            flow.until_idle()
+            samples = flow.samples()
+
+    Rows are a ``pyarrow.Table``, whatever speaks the Arrow PyCapsule interface (pandas, Polars, DuckDB), or a list of
+    dictionaries; answers are Arrow tables, which these take. State is the project's, embedded or on servers: what was
+    sent is there at the next start, and is not sent again by itself. May be used from any thread.
+
+    Raises:
+        ConfigError, DefinitionError: as a worker's start does.
+        LogLocked: the broker is embedded, and another process has it.
+    """
+
+    def __init__(self, project: Project | str | Path = ".") -> None:
+        loaded = load(project) if isinstance(project, str | Path) else project
+        if loaded.config.api is None:
+            loaded = replace(loaded, config=loaded.config.model_copy(update={"api": ApiConfig()}))
+        #: The project.
+        self.project = loaded
+
+    def __enter__(self) -> EmbeddedFlow:
+        api = self.project.config.api
+        assert api is not None  # noqa: S101 - see above
+        replies = ReplyStage(api.reply_topic)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dovetail", daemon=True)
+        self._thread.start()
+        try:
+            self._worker = self._call(_assembled(self.project, replies))
+            try:
+                self._gateway = Gateway(self.project, self._worker.stores, self._worker.runtime, replies, SystemClock())
+                self._call(self._worker.runtime.start())
+            except BaseException:
+                self._worker.stores.close()
+                raise
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._call(self._worker.runtime.stop())
+        finally:
+            self._worker.stores.close()
+            self._end()
+        if error is None and self._worker.runtime.failure is not None:
+            raise self._worker.runtime.failure
+
+    def send(self, topic: str, rows: Any) -> int:
+        """Send rows of a stream or of a kind of labels, all or none; their number, when the log has them durably.
+
+        Raises:
+            ConfigError: nothing is sent to ``topic``.
+            WireError: some rows are not as declared: the first of them, and why.
+        """
+        door = self._gateway.doors.get(topic)
+        if door is None:
+            raise ConfigError(f"no rows are sent to {topic!r}; {nearest(topic, sorted(self._gateway.doors))}")
+        messages = _messages(rows)
+        accepted: Accepted = (
+            self._call(self._gateway.send(door, messages, atomic=True)) if messages else Accepted({}, {})
+        )
+        _refuse(accepted.bad, topic)
+        return len(accepted.positions)
+
+    def rank(self, requests: Any) -> pa.Table:
+        """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.
+
+        The columns are the request's keys, the features as served, ``score`` and ``model_version``; what else a
+        snapshot keeps begins with an underscore.
+
+        Raises:
+            WireError: some requests are refused: the first of them, and why. The others are recorded.
+        """
+        checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
+        _refuse(checked.bad, "requests")
+
+        async def ask() -> list[Any]:
+            asked = (self._gateway.ask(one, whole=True, timeout_s=_TIMEOUT_S) for one in checked.messages.values())
+            return await asyncio.gather(*asked)
+
+        replies = self._call(ask())
+        _refuse({row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}, "requests")
+        return pa.concat_tables([reply.snapshot for reply in replies], promote_options="permissive").combine_chunks()
+
+    def features(self, requests: Any) -> pa.Table:
+        """The features of the candidates of ``requests`` now, one row per candidate. Records nothing.
+
+        Raises:
+            WireError: some requests are not as declared, are too old, or have no value for an expression.
+        """
+        checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
+        _refuse(checked.bad, "requests")
+        candidates, served = self._gateway.features(checked.table)
+        if served is None:
+            raise WireError("the requests have no candidates")
+        if not served.answerable.all():
+            raise WireError("a request_time is older than the feature state can answer exactly (allowed_lateness)")
+        keys = {name: candidates.column(name) for name in KEYS}
+        return pa.table(keys | {name: served.features.column(name) for name in served.features.column_names})
+
+    def until_idle(self, *, release: bool = True) -> None:
+        """Wait until all that was sent is handled; with ``release``, let go of what waits for later labels.
+
+        Labels that come after a release and are older than its watermark are late.
+        """
+        self._call(Flow(self._worker).until_idle(release=release))
+
+    def samples(self, **options: Any) -> pa.Table:
+        """The samples made so far, each once. ``options`` are those of :class:`~dovetail.samples.reader.Reader`."""
+        with Reader(self.project, **options) as reader:
+            batches = list(reader)
+        return pa.concat_tables(batches, promote_options="permissive") if batches else pa.table({})
+
+    def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _assembled(project: Project, replies: ReplyStage) -> Any:
+    """A worker belongs to the event loop in which it is put together."""
+    return assemble(project, beside=[replies], load_beside=True)
+
+
+def _messages(rows: Any) -> Sequence[bytes]:
+    """Each row as a message of its own."""
+    if isinstance(rows, Mapping):
+        rows = [rows]
+    table = pa.Table.from_pylist(rows) if isinstance(rows, list) else pa.table(rows)
+    return [wire.encode(table.slice(row, 1)) for row in range(table.num_rows)]
+
+
+def _refuse(bad: Mapping[int, str], topic: str) -> None:
+    for row, reason in bad.items():
+        more = f" ({len(bad) - 1} more rows are refused)" if len(bad) > 1 else ""
+        raise WireError(f"{topic}: row {row}: {reason}{more}")
