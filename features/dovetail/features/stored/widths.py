@@ -25,6 +25,8 @@ _OF_OWN_TYPE = frozenset({"/"})
 _CAST_TO = frozenset(
     {"BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "DECIMAL", "FLOAT", "DOUBLE", "VARCHAR"}
 )
+#: The digits of DuckDB's widest DECIMAL, and of the widest that a column may be declared.
+_MAX_DIGITS, _COLUMN_DIGITS = 38, 18
 _CONDITIONS = frozenset({"OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_NOT", "COMPARE_IN", "COMPARE_NOT_IN"})
 #: A number in the text of an Arrow type; what a colon follows is a member's name.
 _NUMBER = re.compile(r"\bint(?P<bits>8|16|32|64)\b(?!:)|\bdecimal128\((?P<precision>\d+), (?P<scale>\d+)\)")
@@ -91,7 +93,8 @@ def _passage(node: Mapping[str, Any], columns: Mapping[str, str]) -> Passage:
         return Passage(_named(node, columns))
     if class_ == "FUNCTION" and not node.get("filter") and not node.get("distinct"):
         name = str(node["function_name"]).lower()
-        parts = _all((argument["expression"] for argument in node["arguments"]), columns)
+        given = [argument["expression"] for argument in node["arguments"]]
+        parts = _parted(given, columns) if name == "*" else _all(given, columns)
         if name in _PASSED_ON:
             return parts
         if name in _OF_OWN_TYPE:
@@ -114,10 +117,34 @@ def _passage(node: Mapping[str, Any], columns: Mapping[str, str]) -> Passage:
 
 
 def _all(parts: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Passage:
+    """The passage of parts that DuckDB brings to one type.
+
+    That of two DECIMALs has the digits before the point of the one and those after it of the other, and loses some of
+    these when they are more than 38 together. A column has 18 digits at most.
+    """
+    given = list(parts)
+    if len(given) > 1 and max(_decimals(part) for part in given) > _MAX_DIGITS - _COLUMN_DIGITS:
+        return Passage((), frozenset().union(*(_named(part, columns) for part in given)))
+    return _parted(given, columns)
+
+
+def _parted(parts: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Passage:
+    """The passage of parts each of which has its own type."""
     whole = Passage()
     for part in parts:
         whole |= _passage(part, columns)
     return whole
+
+
+def _decimals(tree: Any) -> int:
+    """The most digits after the point that a literal or a cast in ``tree`` has."""
+    if isinstance(tree, Mapping):
+        if tree.get("class") == "CONSTANT":
+            return len(str(tree.get("literal", {}).get("text", "")).partition(".")[2])
+        scales = tree.get("type_expr", {}).get("children", []) if tree.get("class") == "CAST" else []
+        own = int(scales[1]["literal"]["text"]) if len(scales) > 1 else 0
+        return max([own, *(_decimals(part) for part in tree.values())])
+    return max((_decimals(part) for part in tree), default=0) if isinstance(tree, list) else 0
 
 
 def _named(tree: Mapping[str, Any], columns: Mapping[str, str]) -> frozenset[str]:
