@@ -240,6 +240,37 @@ def test_bodies_and_calls_are_bounded(tmp_path: Path) -> None:
     assert [answer.status_code for answer in rest] == [200, 200, 200]
 
 
+def test_what_a_call_may_not_say_is_refused(tmp_path: Path) -> None:
+    folder = project_folder(tmp_path / "project", "max_candidates = 3")
+    kind = {"content-type": "application/json"}
+
+    async def work(running: Running) -> list[httpx.Response]:
+        two = [request(name, "u", [1, 2], 1) for name in "ab"]
+        return [
+            await running.post("/v1/rank", two),
+            await running.post("/v1/features", two),
+            await running.post("/v1/rank", two[0]),
+            await running.post("/v1/rank?feature=true", two[0]),
+            await running.post("/v1/rank", content=b"{}", headers=kind | {"content-encoding": "gzip"}),
+            await running.post("/v1/rank", content=b"{}", headers={"content-type": "application/json; charset=utf-16"}),
+            await running.post("/v1/rank", content=b"{}", headers=kind | {"content-length": "99999999999999999999"}),
+            await running.post("/v1/rank/", two[0]),
+            await running.client.get("/v1/rank"),
+            await running.client.get("/v1/docs"),
+        ]
+
+    answers = on_a_worker(folder, work)
+    assert [answer.status_code for answer in answers] == [413, 413, 200, 400, 415, 415, 413, 404, 405, 200]
+    errors = [answer.json()["error"] for answer in answers[:2] + answers[3:9]]
+    for error, part in zip(
+        errors,
+        ["4 candidates, 3 are ranked", "4 candidates", "no parameter 'feature'", "'gzip' is not taken", "'utf-16'",
+         "larger than", "/v1/openapi.json lists", "GET /v1/rank: Method Not Allowed"],
+        strict=True,
+    ):  # fmt: skip
+        assert part in error
+
+
 def test_a_project_tells_about_itself(folder: Path) -> None:
     async def work(running: Running) -> list[Any]:
         await running.post("/v1/events/behaviour", EVENTS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -17,7 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from dovetail.api import server
+from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from scripts.servers.tls import make_certificates
 from tests import forked
@@ -81,6 +86,49 @@ def test_it_stops_in_good_order_and_speaks_tls(tmp_path: Path) -> None:
             httpx.get(url.replace("https", "http"))
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_calls_that_wait_when_it_stops_are_told_so(tmp_path: Path) -> None:
+    folder = project_folder(tmp_path / "project")
+    with serving(folder, "worker", "--stop-timeout", "4s") as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as half, socket.create_connection((host, int(port))) as gone:
+            head = "POST /v1/events/behaviour HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+            for connection in (half, gone):
+                connection.sendall(head.encode())
+            gone.shutdown(socket.SHUT_WR)
+            gone.recv(4_096)  # whatever it is told
+            process.terminate()
+            with half.makefile("rb") as answer:
+                said = answer.read()
+        assert process.wait(60) == 0
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"the process stops" in said
+    (log,) = folder.glob("*.log")
+    assert "Traceback" not in log.read_text()
+
+
+def test_connections_that_say_nothing_are_closed_and_the_oldest_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_LOOK_S", 0.01)
+    monkeypatch.setattr(server, "_SILENT_S", 0.05)
+    monkeypatch.setattr(server, "_most_connections", lambda _config: 2)
+    config = ApiConfig(port=0)
+    app = FastAPI()
+    app.add_api_route("/", lambda: {"well": True})
+
+    async def main() -> None:
+        listener = server.listening(config)
+        async with server.served(app, listener, config) as url:
+            address = listener.getsockname()
+            silent = [await asyncio.open_connection(*address) for _ in range(4)]
+            silent[0][1].write(b"GET / HT")
+            assert [await reader.read() for reader, _ in silent] == [b""] * 4
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(url)).json() == {"well": True}
+            for _, writer in silent:
+                writer.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features import load
-from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.errors import ConfigError, LogLocked, WireError
 from dovetail.sdk import EmbeddedFlow
 from tests.app.small_project import at, click, exposure, request, write_project
 
@@ -69,3 +70,27 @@ def test_rows_that_do_not_fit_are_named_and_none_is_sent(folder: Path) -> None:
             flow.features(request("empty", "u", [], 1))
         assert flow.send("behaviour", []) == 0
         assert flow.features(request("r", "u", [1], 10)).column("events").to_pylist() == [0]
+
+
+def test_what_is_misused_is_told_so_and_harms_nothing(folder: Path) -> None:
+    flow = EmbeddedFlow(folder)
+    with pytest.raises(ConfigError, match="the flow does not run: use it inside"):
+        flow.send("behaviour", EVENTS)
+    with flow:
+        for other in (flow, EmbeddedFlow(folder)):
+            with pytest.raises(LogLocked, match="leave its `with` block first"):
+                other.__enter__()
+        with pytest.raises(WireError, match="there are no requests to rank"):
+            flow.rank([])
+        for rows in ("rows", 7, None):
+            with pytest.raises(WireError, match="a list of dictionaries, not"):
+                flow.send("behaviour", rows)
+        with pytest.raises(WireError, match=r"behaviour: row 1: .*user_id"):
+            flow.send("behaviour", [EVENTS[0], {**EVENTS[1], "user_id": 1}])
+        assert flow.send("behaviour", EVENTS) == 5
+    leave = partial(flow.__exit__, None, None, None)
+    for use in (flow.until_idle, partial(flow.rank, []), partial(flow.features, []), leave):
+        with pytest.raises(ConfigError, match="does not run"):
+            use()
+    with flow:
+        assert flow.send("behaviour", EVENTS[:1]) == 1

@@ -160,6 +160,9 @@ def test_a_state_is_for_the_reader_that_wrote_it(world: World) -> None:
     [
         ({"shard": (2, 2)}, "0 <= number < shards"),
         ({"batch_rows": 0}, "batch_rows must be at least 1"),
+        ({"columns": "label"}, "give a list of names"),
+        ({"days": ("x", "y")}, "give the first and the last day"),
+        ({"days": ("2024-03-07", "2024-03-01")}, "the first day is after the last"),
         ({"target": "else"}, "target 'else' is not declared"),
     ],
 )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body
 from dovetail.api.call_metrics import CallMetrics
 from dovetail.api.describing import definitions_of, freshness_of, models_of
 from dovetail.api.gateway import Gateway, Unanswered
-from dovetail.api.limits import Busy, Places, read_body
+from dovetail.api.limits import Busy, Places, read_body, too_large
 from dovetail.api.ranking import features_answer, rank_answer
 from dovetail.api.schemas import schema_of
 from dovetail.api.tokens import Scope, Tokens
@@ -33,6 +36,11 @@ __all__ = ["Health", "Surroundings", "application"]
 Health = Callable[[], tuple[bool, Mapping[str, Any]]]
 _Handler = Callable[[Request], Awaitable[Response]]
 _US = 1_000_000
+_SOON = {"Retry-After": "1"}
+_DIGITS = 19
+#: A body above this is always read in a thread.
+_LONG_BODY = 64 << 10
+_FLAGS = frozenset({"atomic", "features"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +60,20 @@ class _Refusal(Exception):
         self.status, self.headers, self.more = status, headers, more
 
 
-def application(gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings) -> FastAPI:
-    """The API of a project as an ASGI application."""
-    name = gateway.project.config.name
-    app = FastAPI(title=f"Dovetail: {name}", version="1", openapi_url="/v1/openapi.json", docs_url="/v1/docs")
-    calls = _Calls(gateway, config, tokens, around)
+def application(
+    gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings, closing: asyncio.Event | None = None
+) -> FastAPI:
+    """The API of a project as an ASGI application. When ``closing`` is set, calls that wait are told that it stops."""
+    app = FastAPI(
+        title=f"Dovetail: {gateway.project.config.name}",
+        version="1",
+        openapi_url="/v1/openapi.json",
+        docs_url="/v1/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={StarletteHTTPException: _no_route, HTTPException: _no_route},
+    )
+    calls = _Calls(gateway, config, tokens, around, closing or asyncio.Event())
     for door in gateway.doors.values():
         if door.kind == "requests":
             calls.route(app, "/v1/rank", Scope.rank, calls.rank, _RANK, door=door)
@@ -89,11 +106,14 @@ _FEATURES = "Gives the features of a request's candidates as of its time, from t
 class _Calls:
     """The calls; each gets a request and gives a response."""
 
-    def __init__(self, gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings) -> None:
+    def __init__(
+        self, gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings, closing: asyncio.Event
+    ) -> None:
         self._gateway, self._config, self._tokens = gateway, config, tokens
         self._places = Places(config.max_waiting)
         self._metrics = CallMetrics(around.registry)
         self._timeout_s = config.timeout / _US
+        self._closing = closing
 
     def route(
         self, app: FastAPI, path: str, scope: Scope | None, handler: _Handler, said: str, *, door: Door | None = None
@@ -121,11 +141,14 @@ class _Calls:
     async def _guarded(self, request: Request, scope: Scope | None, handler: _Handler) -> Response:
         try:
             self._authorize(request, scope)
+            _check_query(request)
             with self._places.one():
-                return await handler(request)
+                return await self._until_closing(handler(request))
         except Busy:
             busy = f"{self._config.max_waiting} calls are being answered ([api] max_waiting): come back in a second"
             return _refused(_Refusal(429, busy, headers={"Retry-After": "1"}))
+        except ClientDisconnect:
+            return _refused(_Refusal(400, "the connection ended before the body did"))
         except BadBody as error:
             return _refused(_Refusal(error.status, str(error)))
         except _Refusal as error:
@@ -134,6 +157,21 @@ class _Calls:
             return _refused(_Refusal(504, str(error)))
         except TransportError as error:
             return _refused(_Refusal(503, masked(str(error)), headers={"Retry-After": "1"}))
+
+    async def _until_closing(self, call: Awaitable[Response]) -> Response:
+        """The response of ``call``, unless the process stops first."""
+        answering = asyncio.ensure_future(call)
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({answering, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                return answering.result()
+            raise _Refusal(
+                503, "the process stops; what was sent and not acknowledged may be in the log", headers=_SOON
+            )
+        finally:
+            closing.cancel()
+            answering.cancel()
 
     def _authorize(self, request: Request, scope: Scope | None) -> None:
         if scope is None or not self._tokens:
@@ -147,9 +185,16 @@ class _Calls:
             raise _Refusal(403, f"the token does not have the scope {scope}")
 
     async def _rows(self, request: Request, door: Door) -> Any:
-        body = await read_body(request.stream(), self._config.max_body_bytes, self._timeout_s)
-        kind = request.headers.get("content-type", "")
-        return await compute(rows_of_body, kind, body, door.intake.schema, self._config.max_rows)
+        _check_encoding(request)
+        most = self._config.max_body_bytes
+        said = request.headers.get("content-length", "")
+        if len(said) >= _DIGITS or (said.isdigit() and int(said) > most):
+            raise too_large(most)
+        body = await read_body(request.stream(), most, self._timeout_s)
+        given = (request.headers.get("content-type", ""), body, door.intake.schema, self._config.max_rows)
+        if len(body) > _LONG_BODY:
+            return await asyncio.to_thread(rows_of_body, *given)
+        return await compute(rows_of_body, *given)
 
     async def send(self, door: Door, request: Request) -> Response:
         """Send rows."""
@@ -200,6 +245,29 @@ async def _metrics(registry: CollectorRegistry, request: Request) -> Response:
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     text: bytes = await compute(encode, registry)
     return Response(text, media_type=content_type)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """There is no such path, or not with this method."""
+    status = error.status_code if isinstance(error, StarletteHTTPException) else 500
+    headers = getattr(error, "headers", None)
+    said = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /v1/openapi.json lists the calls"
+    return _refused(_Refusal(status, said, headers=headers))
+
+
+def _check_query(request: Request) -> None:
+    unknown = sorted(set(request.query_params) - _FLAGS)
+    if unknown:
+        raise _Refusal(400, f"there is no parameter {unknown[0]!r}; {' and '.join(sorted(_FLAGS))} are known")
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    charset = request.headers.get("content-type", "").lower().partition("charset=")[2].split(";")[0].strip(' "')
+    if encoding != "identity":
+        raise _Refusal(415, f"Content-Encoding {encoding!r} is not taken; send the body as it is")
+    if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        raise _Refusal(415, f"charset {charset!r} is not taken; send UTF-8")
 
 
 def _flag(request: Request, name: str) -> bool:

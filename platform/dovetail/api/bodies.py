@@ -35,7 +35,7 @@ def rows_of_body(content_type: str, body: bytes, schema: TableSchema, max_rows: 
     """
     kind = content_type.partition(";")[0].strip().lower() or JSON
     if kind == JSON:
-        rows = _json_rows(body)
+        rows = _json_rows(body, max_rows)
     elif kind in _NDJSON_NAMES:
         rows = [line for line in body.splitlines() if line.strip()]
     elif kind == ARROW:
@@ -49,7 +49,7 @@ def rows_of_body(content_type: str, body: bytes, schema: TableSchema, max_rows: 
     return rows
 
 
-def _json_rows(body: bytes) -> list[bytes]:
+def _json_rows(body: bytes, max_rows: int) -> list[bytes]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -59,9 +59,11 @@ def _json_rows(body: bytes) -> list[bytes]:
         raise BadBody(400, "the body is empty")
     if text[at] != "[":
         return [text.strip(_SPACE).encode()]
-    rows = []
+    rows: list[bytes] = []
     at = _skipped(text, at + 1)
     while text[at : at + 1] != "]":
+        if len(rows) > max_rows:
+            raise BadBody(413, f"more than {max_rows} rows ([api] max_rows): send them in parts")
         end = _end_of_value(text, at)
         rows.append(text[at:end].encode())
         at = _skipped(text, end)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from dovetail.api.bodies import BadBody
 from dovetail.api.replies import Reply, ReplyStage
 from dovetail.app.doors.door import Door, doors
 from dovetail.app.doors.sending import key_of
@@ -54,6 +56,8 @@ class Gateway:
     """Sends, asks and looks up for the project of ``runtime``, in whose event loop it is used."""
 
     def __init__(self, project: Project, stores: Stores, runtime: Runtime, replies: ReplyStage, clock: Clock) -> None:
+        assert project.config.api is not None  # noqa: S101 - who has a gateway has it
+        self._api = project.config.api
         self.project = project
         self.stores = stores
         self.runtime = runtime
@@ -82,6 +86,18 @@ class Gateway:
                 messages[number] = message
         return Checked(messages, dict(sorted(bad.items())), received.table)
 
+    def check_requests(self, rows: Sequence[bytes]) -> Checked:
+        """Check requests, and that they have no more candidates together than a call may have. From any thread.
+
+        Raises:
+            BadBody: they have more.
+        """
+        checked, most = self.check(self.doors["requests"], rows), self._api.max_candidates
+        candidates = pc.sum(pc.list_value_length(checked.table.column("candidates"))).as_py() or 0
+        if candidates > most:
+            raise BadBody(413, f"{candidates} candidates, {most} are ranked at a time ([api] max_candidates)")
+        return checked
+
     async def send(self, door: Door, rows: Sequence[bytes], *, atomic: bool) -> Accepted:
         """Check ``rows`` and publish the good ones; returns when the log has them. ``atomic``: all, or none.
 
@@ -101,10 +117,8 @@ class Gateway:
             Unanswered: there was none within ``timeout_s``. The request is in the log, and will be answered to nobody.
             TransportError: the broker has not taken the request.
         """
-        api = self.project.config.api
-        assert api is not None  # noqa: S101 - who has a gateway has it
         name, reply = self._replies.expect()
-        headers = [(REPLY_HEADER, api.reply_topic.encode()), (CORRELATION_HEADER, name)]
+        headers = [(REPLY_HEADER, self._api.reply_topic.encode()), (CORRELATION_HEADER, name)]
         if whole:
             headers.append((REPLY_AS_HEADER, SNAPSHOT_FORM))
         message = Outgoing(
@@ -116,7 +130,8 @@ class Gateway:
                 return await reply
         except TimeoutError as error:
             raise Unanswered(
-                f"no answer within {timeout_s:g} s ([api] timeout): no worker runs the snapshot agent, or it is behind"
+                f"no answer within {timeout_s:g} s ([api] timeout): the snapshot agent is behind, or no worker runs "
+                "it. The request is in the log"
             ) from error
         finally:
             self._replies.drop(name)

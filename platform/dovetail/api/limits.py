@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from dovetail.api.bodies import BadBody
 
-__all__ = ["Busy", "Places", "read_body"]
+__all__ = ["Busy", "Places", "read_body", "too_large"]
 
 
 class Busy(Exception):
@@ -33,6 +33,11 @@ class Places:
             self._free += 1
 
 
+def too_large(max_bytes: int) -> BadBody:
+    """The error of a body that is larger than it may be."""
+    return BadBody(413, f"the body is larger than {max_bytes} bytes ([api] max_body_bytes)")
+
+
 async def read_body(chunks: AsyncIterator[bytes], max_bytes: int, timeout_s: float) -> bytes:
     """The whole body.
 
@@ -45,7 +50,7 @@ async def read_body(chunks: AsyncIterator[bytes], max_bytes: int, timeout_s: flo
             async for chunk in chunks:
                 size += len(chunk)
                 if size > max_bytes:
-                    raise BadBody(413, f"the body is larger than {max_bytes} bytes ([api] max_body_bytes)")
+                    raise too_large(max_bytes)
                 parts.append(chunk)
     except TimeoutError as error:
         raise BadBody(408, f"the body was not here within {timeout_s:g} s ([api] timeout)") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ from dovetail.platform.runtime.runner import Runtime
 __all__ = ["Api", "api_config"]
 
 _log = logging.getLogger(__name__)
+#: The share of ``stop_timeout`` that calls have to be answered in when the process stops.
+_GRACE_SHARE = 8
 
 
 def api_config(config: Config) -> ApiConfig:
@@ -64,10 +67,13 @@ class Api:
     ) -> Callable[[], Awaitable[None]]:
         """``watch``, with the API served for as long as it runs."""
         gateway = Gateway(project, stores, runtime, self.replies, SystemClock())
-        app = application(gateway, self._api, self._tokens, around)
+        grace_s = self._config.worker.stop_timeout / 1_000_000 / _GRACE_SHARE
 
         async def watched() -> None:
-            async with served(app, self._listener, self._api, self._config.path) as url:
+            closing = asyncio.Event()
+            app = application(gateway, self._api, self._tokens, around, closing)
+            serving = served(app, self._listener, self._api, self._config.path, closing=closing.set, grace_s=grace_s)
+            async with serving as url:
                 _log.info(Event("api", url=url, docs="/v1/docs", tokens=bool(self._tokens)))
                 await watch()
 

@@ -40,7 +40,7 @@ async def rank_answer(
         Unanswered: no agent has answered in time.
         TransportError: the broker has not taken the requests.
     """
-    checked = await compute(gateway.check, gateway.doors["requests"], rows)
+    checked = await compute(gateway.check_requests, rows)
     if checked.bad:
         return _all_refused(checked.bad)
     asked = [gateway.ask(message, whole=whole or arrow, timeout_s=timeout_s) for message in checked.messages.values()]
@@ -62,7 +62,7 @@ async def rank_answer(
 
 def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> Response:
     """The features of the requests in ``rows``; 422 where one is refused. Computes: for a thread."""
-    checked = gateway.check(gateway.doors["requests"], rows)
+    checked = gateway.check_requests(rows)
     if checked.bad:
         return _all_refused(checked.bad)
     try:

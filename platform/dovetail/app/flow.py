@@ -48,13 +48,19 @@ class Flow:
             )
 
     async def handled(self, stages: Iterable[str]) -> None:
-        """Wait until these stages have handled all that their topics hold now.
+        """Wait until these stages have handled all that their topics hold, and what they publish to each other.
 
         A label stage that holds labels back for requests that are still to come has done what it can.
         """
         chosen = [self._worker.stages[name] for name in stages]
-        ends = await self.ends(self._read_by(chosen))
-        await self._until(lambda: all(self._at_end(stage, ends) or _holds_labels(stage) for stage in chosen))
+        read = self._read_by(chosen)
+        ends, before = await self.ends(read), None
+        while ends != before:  # a stage that re-keys feeds those behind it
+            at, before = ends, ends
+            await self._until(
+                lambda at=at: all(self._at_end(stage, at) or _holds_labels(stage) for stage in chosen)  # type: ignore[misc]
+            )
+            ends = await self.ends(read)
 
     async def settled(self) -> None:
         """Wait until every sample that the labels release is out, and trained on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from dovetail.features.language.source import nearest
 from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.api import ApiConfig
-from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.errors import ConfigError, LogLocked, WireError
 from dovetail.platform.rows import wire
 from dovetail.samples import Reader
 
@@ -29,6 +30,9 @@ __all__ = ["EmbeddedFlow"]
 
 _Result = TypeVar("_Result")
 _TIMEOUT_S = 60.0
+#: The states whose projects run in this process.
+_running: set[str] = set()
+_guard = threading.Lock()
 
 
 class EmbeddedFlow:
@@ -58,8 +62,31 @@ class EmbeddedFlow:
             loaded = replace(loaded, config=loaded.config.model_copy(update={"api": ApiConfig()}))
         #: The project.
         self.project = loaded
+        self._place: str | None = None
 
     def __enter__(self) -> EmbeddedFlow:
+        """Start.
+
+        Raises:
+            LogLocked: another flow of this process runs this project, maybe that of a cell that was run before.
+        """
+        place = str(self.project.config.path(self.project.config.storage.state).resolve())
+        with _guard:
+            if place in _running:
+                raise LogLocked(
+                    f"a flow of this process runs the project with the state {place} already: leave its `with` block "
+                    "first; one worker has an embedded log at a time"
+                )
+            _running.add(place)
+        try:
+            self._start()
+        except BaseException:
+            _running.discard(place)
+            raise
+        self._place = place
+        return self
+
+    def _start(self) -> None:
         api = self.project.config.api
         assert api is not None  # noqa: S101 - see above
         replies = ReplyStage(api.reply_topic)
@@ -77,16 +104,18 @@ class EmbeddedFlow:
         except BaseException:
             self._end()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._check_running()
         try:
             self._call(self._worker.runtime.stop())
         finally:
             self._worker.stores.close()
             self._end()
+            _running.discard(str(self._place))
+            self._place = None
         if error is None and self._worker.runtime.failure is not None:
             raise self._worker.runtime.failure
 
@@ -97,6 +126,7 @@ class EmbeddedFlow:
             ConfigError: nothing is sent to ``topic``.
             WireError: some rows are not as declared: the first of them, and why.
         """
+        self._check_running()
         door = self._gateway.doors.get(topic)
         if door is None:
             raise ConfigError(f"no rows are sent to {topic!r}; {nearest(topic, sorted(self._gateway.doors))}")
@@ -116,8 +146,11 @@ class EmbeddedFlow:
         Raises:
             WireError: some requests are refused: the first of them, and why. The others are recorded.
         """
+        self._check_running()
         checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
         _refuse(checked.bad, "requests")
+        if not checked.messages:
+            raise WireError("there are no requests to rank")
 
         async def ask() -> list[Any]:
             asked = (self._gateway.ask(one, whole=True, timeout_s=_TIMEOUT_S) for one in checked.messages.values())
@@ -133,6 +166,7 @@ class EmbeddedFlow:
         Raises:
             WireError: some requests are not as declared, are too old, or have no value for an expression.
         """
+        self._check_running()
         checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
         _refuse(checked.bad, "requests")
         candidates, served = self._gateway.features(checked.table)
@@ -148,6 +182,7 @@ class EmbeddedFlow:
 
         Labels that come after a release and are older than its watermark are late.
         """
+        self._check_running()
         self._call(Flow(self._worker).until_idle(release=release))
 
     def samples(self, **options: Any) -> pa.Table:
@@ -155,6 +190,10 @@ class EmbeddedFlow:
         with Reader(self.project, **options) as reader:
             batches = list(reader)
         return pa.concat_tables(batches, promote_options="permissive") if batches else pa.table({})
+
+    def _check_running(self) -> None:
+        if self._place is None:
+            raise ConfigError("the flow does not run: use it inside `with EmbeddedFlow(...) as flow:`")
 
     def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -174,7 +213,15 @@ def _messages(rows: Any) -> Sequence[bytes]:
     """Each row as a message of its own."""
     if isinstance(rows, Mapping):
         rows = [rows]
-    table = pa.Table.from_pylist(rows) if isinstance(rows, list) else pa.table(rows)
+    if isinstance(rows, list):
+        # Each by itself, as JSON: one row's mistake is that row's.
+        return [json.dumps(row, default=str).encode() for row in rows]
+    try:
+        table = pa.table(rows)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise WireError(
+            f"rows are a table (PyArrow, pandas, Polars, DuckDB) or a list of dictionaries, not {type(rows).__name__}"
+        ) from error
     return [wire.encode(table.slice(row, 1)) for row in range(table.num_rows)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,6 +78,10 @@ class Reader:
         number, shards = shard
         if not 0 <= number < shards:
             raise ConfigError(f"shard = {shard}: give (number, shards) with 0 <= number < shards")
+        if isinstance(columns, str):
+            raise ConfigError(f"columns = {columns!r}: give a list of names")
+        if days is not None:
+            days = _days(days)
         if batch_rows < 1 or shuffle_rows < 0:
             raise ConfigError("batch_rows must be at least 1, and shuffle_rows at least 0")
         self._log = SampleLog(
@@ -256,6 +261,17 @@ class Reader:
                 f"there is no column {missing[0]!r} in samples; there are {', '.join(batch.column_names)}"
             )
         return batch.select(list(self._columns)) if self._columns else batch
+
+
+def _days(days: tuple[str, str]) -> tuple[str, str]:
+    """Two days as ISO 8601 writes them at length."""
+    try:
+        first, last = (date.fromisoformat(day) for day in days)
+    except ValueError as error:
+        raise ConfigError(f"days = {days}: give the first and the last day like 2024-03-01") from error
+    if first > last:
+        raise ConfigError(f"days = {days}: the first day is after the last")
+    return first.isoformat(), last.isoformat()
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table:

@@ -30,6 +30,8 @@ class ApiConfig(Section):
     #: The largest body, and the most rows in one.
     max_body_bytes: int = Field(default=8 << 20, ge=1_024, le=1 << 30)
     max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
+    #: The most candidates that one call may have ranked: all other requests wait for them.
+    max_candidates: int = Field(default=10_000, ge=1, le=1_000_000)
     #: Calls that are being answered at a time; one more is told to come back.
     max_waiting: int = Field(default=256, ge=1, le=65_536)
     #: The longest a call may take: reading its body, or waiting for its answer.
