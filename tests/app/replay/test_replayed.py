@@ -193,8 +193,13 @@ def test_a_log_is_replayed_through_kafka(tmp_path: Path, run: Run, kafka_url: st
     toml = toml.replace("[labels]", f'[labels]\nsamples_topic = "samples-{mark}"')
     for section in ("streams.reads", "labels.streams.shown", "labels.streams.click"):
         toml = toml.replace(f"[{section}]", f'[{section}]\ntopic = "{section.rpartition(".")[2]}-{mark}"')
-    write_project(tmp_path, f'{toml}\n[storage]\nbroker = "{kafka_url}"\n')
+    toml += f'\n[storage]\nbroker = "{kafka_url}"\n'
     log = make_log(40, arrival=True)
+    for kept in ("", '[broker.retention]\ninputs = "7d"\n'):
+        write_project(tmp_path / f"kept{len(kept)}", toml + kept)
+        code, _, err = run(tmp_path / f"kept{len(kept)}", *write_log(tmp_path / f"kept{len(kept)}", log))
+        assert (code, "Kafka removes messages by their own time" in err) == (2, True)
+    write_project(tmp_path, toml + '[broker.retention]\ninputs = "forever"\n')
     code, out, err = run(tmp_path, *write_log(tmp_path, log), "--until-idle")
     assert code == 0, err
     assert "no dead letters" in out

@@ -7,7 +7,8 @@ its messages in each partition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from dovetail.app.replay.prepared import Plan, ReplayInput, begin_plan, finish_p
 from dovetail.app.replay.slices import next_end
 from dovetail.app.worker import Worker, assemble
 from dovetail.features import Project
+from dovetail.platform.clock import SystemClock
+from dovetail.platform.config.broker import FOREVER_MS
 from dovetail.platform.config.load import Config
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.publishing import publisher
 from dovetail.platform.transports.viewing import TopicView, read_all, view_topics
@@ -72,35 +76,57 @@ async def replay(
     known = doors(project)
     topics = [door.topic for door in known.values()]
     app = broker_app(config, f"dovetail-{config.name}.client")
+    fresh = plan is None
     if plan is None:
         plan = prepare(folder, inputs, slice_us, on_rows=on_prepared)
-        async with publisher(app), view_topics(app) as view:
-            ends = {topic: {number: end for number, (_, end) in (await view.bounds(topic)).items()} for topic in topics}
-        begin_plan(folder, plan, ends)
-        sent: dict[tuple[str, int], int] = {}
-    else:
-        async with view_topics(app) as view:
-            sent = {
-                (topic, int(number)): await _sent(view, topic, int(number), since, plan.identity)
-                for topic, partitions in plan.begun.items()
-                for number, since in partitions.items()
-            }
-    sources = {each.door.name: _source(folder, each, config) for each in inputs}
-    worker = assemble(project, on_step=on_step)
-    try:
-        dead = _dead(worker)
-        await worker.runtime.start()
-        conductor = _Conductor(worker, known, sources, plan, sent)
-        slices = await conductor.run(on_slice, until_idle=until_idle)
-        await worker.runtime.stop()
-        dead = _dead(worker) - dead
-    finally:
-        await worker.runtime.stop()
-        worker.stores.close()
+    with ExitStack() as stack:
+        sources = {each.door.name: _source(folder, each, config) for each in inputs}
         for source in sources.values():
-            source.close()
+            stack.callback(source.close)
+        _require_retention(config, sources.values())
+        sent: dict[tuple[str, int], int] = {}
+        if fresh:
+            async with publisher(app), view_topics(app) as view:
+                bounds = {topic: await view.bounds(topic) for topic in topics}
+            ends = {topic: {number: end for number, (_, end) in found.items()} for topic, found in bounds.items()}
+            begin_plan(folder, plan, ends)
+        else:
+            async with view_topics(app) as view:
+                sent = {
+                    (topic, int(number)): await _sent(view, topic, int(number), since, plan.identity)
+                    for topic, partitions in plan.begun.items()
+                    for number, since in partitions.items()
+                }
+        worker = assemble(project, on_step=on_step)
+        stack.callback(worker.stores.close)
+        try:
+            dead = _dead(worker)
+            await worker.runtime.start()
+            conductor = _Conductor(worker, known, sources, plan, sent)
+            slices = await conductor.run(on_slice, until_idle=until_idle)
+            await worker.runtime.stop()
+            dead = _dead(worker) - dead
+        finally:
+            await worker.runtime.stop()
     finish_plan(folder, plan)
     return Replayed(plan, {name: source.lateness for name, source in sources.items()}, slices, dead)
+
+
+def _require_retention(config: Config, sources: Iterable[Source]) -> None:
+    """Refuse to send what Kafka would remove before it is read: a message's age goes by its own time.
+
+    Raises:
+        ConfigError: ``[broker.retention] inputs`` does not reach back to the oldest row.
+    """
+    keep_ms = config.broker.retention.inputs
+    if not config.storage.url("broker").startswith("kafka://") or keep_ms == FOREVER_MS:
+        return
+    oldest = min((time for source in sources if (time := source.next_arrival) is not None), default=None)
+    if oldest is not None and (keep_ms is None or SystemClock().now_us() // 1_000 - oldest // 1_000 > keep_ms):
+        raise ConfigError(
+            "broker.retention.inputs: Kafka removes messages by their own time, and those of this log are old: set it "
+            'to "forever", or to longer than the oldest row is old, so that nothing is removed before it is read'
+        )
 
 
 def _source(folder: Path, given: ReplayInput, config: Config) -> Source:
