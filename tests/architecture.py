@@ -42,6 +42,7 @@ _FAUST = ("dovetail/platform/transports/", "dovetail/platform/runtime/runner.py"
 #: Where a library may be imported; anywhere else it has leaked.
 HOMES: Mapping[str, tuple[str, ...]] = {
     "fastapi": ("dovetail/api/",),
+    "starlette": ("dovetail/api/",),
     "uvicorn": ("dovetail/api/",),
     "faust": _FAUST,
     "mode": _FAUST,
