@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["BatchFeatures", "FeatureServer", "Served", "ServingModel"]
+__all__ = ["TOO_OLD", "BatchFeatures", "FeatureServer", "Served", "ServingModel"]
+
+#: Why a request that is not :attr:`Served.answerable` is refused.
+TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 
 
 class Served(Protocol):

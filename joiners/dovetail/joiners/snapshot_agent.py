@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
-from dovetail.joiners.contracts import FeatureServer, Served, ServingModel
+from dovetail.joiners.contracts import TOO_OLD, FeatureServer, Served, ServingModel
 from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
 from dovetail.joiners.snapshots.messages import Answers, Fitted, Replies, fitted
 from dovetail.joiners.snapshots.repeats import NO_REPEATS, Repeats, find_repeats
@@ -50,7 +50,6 @@ _NOBODY: Request = (-1, 0)
 SNAPSHOT_SCOPE = "snapshots"
 
 _REFUSED_BEFORE = "it was refused when it was first read, before a worker died, and later requests were answered since"
-_TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +329,7 @@ class SnapshotStage(Stage):
             if served is not None:
                 old = requests_of(candidates.filter(pa.array(~served.answerable)))
                 undone = {request for request in requests_of(candidates) if request <= (kept.decided or _NOBODY)}
-                refused |= dict.fromkeys(undone, _REFUSED_BEFORE) | dict.fromkeys(old, _TOO_OLD)
+                refused |= dict.fromkeys(undone, _REFUSED_BEFORE) | dict.fromkeys(old, TOO_OLD)
                 answerable = served.answerable & ~among(candidates, undone, OWN_COLUMNS)
                 if answerable.any():
                     snapshots = self._snapshot(candidates.filter(pa.array(answerable)), served, answerable)

@@ -53,11 +53,11 @@ class Surroundings:
 
 
 class _Refusal(Exception):
-    """An answer that is no success; its JSON is ``{"error": reason}`` and ``more``."""
+    """An answer that is no success; its JSON is ``{"error": reason}``."""
 
-    def __init__(self, status: int, reason: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(self, status: int, reason: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
-        self.status, self.headers, self.more = status, headers, more
+        self.status, self.headers = status, headers
 
 
 def application(
@@ -146,7 +146,7 @@ class _Calls:
                 return await self._until_closing(handler(request))
         except Busy:
             busy = f"{self._config.max_waiting} calls are being answered ([api] max_waiting): come back in a second"
-            return _refused(_Refusal(429, busy, headers={"Retry-After": "1"}))
+            return _refused(_Refusal(429, busy, headers=_SOON))
         except ClientDisconnect:
             return _refused(_Refusal(400, "the connection ended before the body did"))
         except BadBody as error:
@@ -156,7 +156,7 @@ class _Calls:
         except Unanswered as error:
             return _refused(_Refusal(504, str(error)))
         except TransportError as error:
-            return _refused(_Refusal(503, masked(str(error)), headers={"Retry-After": "1"}))
+            return _refused(_Refusal(503, masked(str(error)), headers=_SOON))
 
     async def _until_closing(self, call: Awaitable[Response]) -> Response:
         """The response of ``call``, unless the process stops first."""
@@ -278,8 +278,7 @@ def _flag(request: Request, name: str) -> bool:
 
 
 def _refused(refusal: _Refusal) -> Response:
-    body = {"error": str(refusal), **refusal.more}
-    return JSONResponse(body, status_code=refusal.status, headers=dict(refusal.headers or {}))
+    return JSONResponse({"error": str(refusal)}, status_code=refusal.status, headers=dict(refusal.headers or {}))
 
 
 def _body_of(door: Door) -> dict[str, Any]:

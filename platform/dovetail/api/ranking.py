@@ -15,17 +15,14 @@ from dovetail.api.bodies import ARROW
 from dovetail.api.gateway import Gateway
 from dovetail.api.json_columns import columns_of, json_value
 from dovetail.api.replies import Reply
-from dovetail.joiners.contracts import Served
+from dovetail.joiners.contracts import TOO_OLD, Served
 from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.positions import OWN_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, seen_column, seen_columns
 from dovetail.platform.runtime.computing import compute
 
 __all__ = ["features_answer", "rank_answer"]
-
-_SEEN = "_seen_"
-_TOO_OLD = "request_time is older than the feature state can answer exactly (allowed_lateness)"
 
 
 async def rank_answer(
@@ -73,7 +70,7 @@ def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> 
         return _all_refused(dict.fromkeys(range(len(rows)), "no candidates"))
     if not served.answerable.all():
         old = np.unique(candidates.column(OWN_COLUMNS[1]).to_numpy()[~served.answerable]).tolist()
-        return _all_refused(dict.fromkeys(old, _TOO_OLD))
+        return _all_refused(dict.fromkeys(old, TOO_OLD))
     if arrow:
         return Response(wire.encode(served.features), media_type=ARROW)
     return JSONResponse(_features(candidates, served))
@@ -99,9 +96,7 @@ def _scores(reply: Reply, features: Sequence[str]) -> dict[str, Any]:
         "items": columns_of(snapshot, ["item_id"])["item_id"],
         "scores": columns_of(snapshot, ["score"])["score"],
         "features": columns_of(snapshot, [name for name in features if name in names and name not in KEYS]),
-        "seen": {
-            name.removeprefix(_SEEN): snapshot.column(name)[0].as_py() for name in names if name.startswith(_SEEN)
-        },
+        "seen": {name.removeprefix(seen_column("")): snapshot.column(name)[0].as_py() for name in seen_columns(names)},
     }
 
 

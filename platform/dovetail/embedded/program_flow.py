@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,16 +19,17 @@ from dovetail.app.flow import Flow
 from dovetail.app.worker import assemble
 from dovetail.features import Project, load
 from dovetail.features.language.source import nearest
+from dovetail.joiners.contracts import TOO_OLD
 from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.errors import ConfigError, LogLocked, WireError
+from dovetail.platform.process.loop_thread import LoopThread
 from dovetail.platform.rows import wire
 from dovetail.samples import Reader
 
 __all__ = ["EmbeddedFlow"]
 
-_Result = TypeVar("_Result")
 _TIMEOUT_S = 60.0
 #: The states whose projects run in this process.
 _running: set[str] = set()
@@ -90,19 +91,17 @@ class EmbeddedFlow:
         api = self.project.config.api
         assert api is not None  # noqa: S101 - see above
         replies = ReplyStage(api.reply_topic)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="dovetail", daemon=True)
-        self._thread.start()
+        self._loop = LoopThread("dovetail")
         try:
-            self._worker = self._call(_assembled(self.project, replies))
+            self._worker = self._loop.run(_assembled(self.project, replies))
             try:
                 self._gateway = Gateway(self.project, self._worker.stores, self._worker.runtime, replies, SystemClock())
-                self._call(self._worker.runtime.start())
+                self._loop.run(self._worker.runtime.start())
             except BaseException:
                 self._worker.stores.close()
                 raise
         except BaseException:
-            self._end()
+            self._loop.close()
             raise
 
     def __exit__(
@@ -110,10 +109,10 @@ class EmbeddedFlow:
     ) -> None:
         self._check_running()
         try:
-            self._call(self._worker.runtime.stop())
+            self._loop.run(self._worker.runtime.stop())
         finally:
             self._worker.stores.close()
-            self._end()
+            self._loop.close()
             _running.discard(str(self._place))
             self._place = None
         if error is None and self._worker.runtime.failure is not None:
@@ -132,7 +131,7 @@ class EmbeddedFlow:
             raise ConfigError(f"no rows are sent to {topic!r}; {nearest(topic, sorted(self._gateway.doors))}")
         messages = _messages(rows)
         accepted: Accepted = (
-            self._call(self._gateway.send(door, messages, atomic=True)) if messages else Accepted({}, {})
+            self._loop.run(self._gateway.send(door, messages, atomic=True)) if messages else Accepted({}, {})
         )
         _refuse(accepted.bad, topic)
         return len(accepted.positions)
@@ -156,7 +155,7 @@ class EmbeddedFlow:
             asked = (self._gateway.ask(one, whole=True, timeout_s=_TIMEOUT_S) for one in checked.messages.values())
             return await asyncio.gather(*asked)
 
-        replies = self._call(ask())
+        replies = self._loop.run(ask())
         _refuse({row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}, "requests")
         return pa.concat_tables([reply.snapshot for reply in replies], promote_options="permissive").combine_chunks()
 
@@ -173,7 +172,7 @@ class EmbeddedFlow:
         if served is None:
             raise WireError("the requests have no candidates")
         if not served.answerable.all():
-            raise WireError("a request_time is older than the feature state can answer exactly (allowed_lateness)")
+            raise WireError(TOO_OLD)
         keys = {name: candidates.column(name) for name in KEYS}
         return pa.table(keys | {name: served.features.column(name) for name in served.features.column_names})
 
@@ -183,7 +182,7 @@ class EmbeddedFlow:
         Labels that come after a release and are older than its watermark are late.
         """
         self._check_running()
-        self._call(Flow(self._worker).until_idle(release=release))
+        self._loop.run(Flow(self._worker).until_idle(release=release))
 
     def samples(self, **options: Any) -> pa.Table:
         """The samples made so far, each once. ``options`` are those of :class:`~dovetail.samples.reader.Reader`."""
@@ -194,14 +193,6 @@ class EmbeddedFlow:
     def _check_running(self) -> None:
         if self._place is None:
             raise ConfigError("the flow does not run: use it inside `with EmbeddedFlow(...) as flow:`")
-
-    def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 async def _assembled(project: Project, replies: ReplyStage) -> Any:

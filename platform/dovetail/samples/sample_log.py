@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -15,6 +13,7 @@ from dovetail.app.datasets import samples_dataset
 from dovetail.app.storage import resolved
 from dovetail.features import Project
 from dovetail.platform.errors import ConfigError, StateError
+from dovetail.platform.process.loop_thread import LoopThread
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.positions import Progress, without_messages
 from dovetail.platform.stage import Poll
@@ -24,8 +23,6 @@ from dovetail.platform.transports.faust_app import App
 from dovetail.platform.transports.viewing import TopicView, view_topics
 
 __all__ = ["Chunk", "SampleLog"]
-
-_Result = TypeVar("_Result")
 
 
 class Chunk(NamedTuple):
@@ -149,30 +146,20 @@ class _Live:
     """A look at topics from code without an event loop: it has one, in a thread of its own."""
 
     def __init__(self, app: App) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="samples", daemon=True)
-        self._thread.start()
+        self._loop = LoopThread("samples")
         self._opened = AsyncExitStack()
         try:
-            self._view: TopicView = self._run(self._opened.enter_async_context(view_topics(app)))
+            self._view: TopicView = self._loop.run(self._opened.enter_async_context(view_topics(app)))
         except BaseException:
-            self._end()
+            self._loop.close()
             raise
 
     def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
-        return self._run(self._view.bounds(topic))
+        return self._loop.run(self._view.bounds(topic))
 
     def read(self, topic: str, partition: int, offset: int) -> Poll | None:
-        return self._run(self._view.read(topic, partition, offset))
+        return self._loop.run(self._view.read(topic, partition, offset))
 
     def close(self) -> None:
-        self._run(self._opened.aclose())
-        self._end()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._opened.aclose())
         self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -105,21 +105,27 @@ def said_by(snapshot: list[dict[str, Any]]) -> bytes:
     ).encode()
 
 
+def told(log: MemoryLog) -> tuple[dict[str, set[bytes]], set[str]]:
+    """The replies: by request id those with scores, and the ids of requests that were told an error."""
+    poll = log.poll("replies", 0, 0)
+    scores: dict[str, set[bytes]] = {}
+    errors: set[str] = set()
+    for value in [] if poll is None else poll.values:
+        answer = json.loads(value or b"")
+        if "error" in answer:
+            errors.add(answer["request_id"])
+        else:
+            scores.setdefault(answer["request_id"], set()).add(value or b"")
+    return scores, errors
+
+
 def check(log: MemoryLog, registry: Registry, asking: Sequence[bytes]) -> None:
     """Every answer is, byte for byte, what is kept, every request is answered or refused, and the books balance."""
     rows = kept(log)
     by_request: dict[str, list[dict[str, Any]]] = {}
     for row in [] if rows is None else rows.to_pylist():
         by_request.setdefault(row["request_id"], []).append(row)
-    told = log.poll("replies", 0, 0)
-    received: dict[str, set[bytes]] = {}
-    refused: set[str] = set()
-    for value in [] if told is None else told.values:
-        answer = json.loads(value or b"")
-        if "error" in answer:
-            refused.add(answer["request_id"])
-        else:
-            received.setdefault(answer["request_id"], set()).add(value or b"")
+    received, refused = told(log)
     # One that was refused before a death may be answered after it: it had left nothing in the topic of snapshots.
     assert refused >= {name.decode() for name in asking} - by_request.keys()
     assert received == {name: {said_by(mine)} for name, mine in by_request.items() if name.encode() in asking}

@@ -23,7 +23,18 @@ from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog
-from tests.joiners.snapshots.test_kept import TOPICS, Changing, Crash, Topic, Torn, dying_at, kept, run_life, said_by
+from tests.joiners.snapshots.test_kept import (
+    TOPICS,
+    Changing,
+    Crash,
+    Topic,
+    Torn,
+    dying_at,
+    kept,
+    run_life,
+    said_by,
+    told,
+)
 from tests.joiners.test_snapshots import SCHEMA
 
 WINDOW = 10
@@ -88,15 +99,7 @@ def check(log: MemoryLog, registry: Registry, requests: Sequence[Asked]) -> None
     assert set(snapshots) <= set(firsts)
     letters = log.poll("dead", 0, 0)
     refused = {wire.letter_of(headers).offset for headers in ([] if letters is None else letters.headers)}
-    told = log.poll("replies", 0, 0)
-    replies: dict[str, set[bytes]] = {}
-    errors: set[str] = set()
-    for value in [] if told is None else told.values:
-        answer = json.loads(value or b"")
-        if "error" in answer:
-            errors.add(answer["request_id"])
-        else:
-            replies.setdefault(answer["request_id"], set()).add(value or b"")
+    replies, errors = told(log)
     expected: dict[str, set[bytes]] = {}
     duplicates = dead = 0
     for number, (asked, first) in enumerate(zip(requests, firsts, strict=True)):
