@@ -101,6 +101,27 @@ def test_rows_are_the_same_from_the_archive_and_from_the_topic(world: World) -> 
     assert read(world, columns=["label", "item_id"])[0].column_names == ["label", "item_id"]
 
 
+def test_it_goes_on_in_the_same_order_after_any_batch_though_all_is_archived_meanwhile(world: World) -> None:
+    world.send([(0, 3, False), (0, 1, False), (1, 2, True), (0, 1, True), (1, 4, False), (1, 1, False)] * 3)
+    options: dict[str, Any] = {"batch_rows": 2}
+    whole = read(world, **options)
+    for batches in range(len(whole) + 1):
+        with Reader(world.project, **options) as reader:
+            first = list(islice(reader, batches))
+            state = json.loads(json.dumps(reader.state_dict()))
+        world.archive(1, 2)
+        with Reader(world.project, **options) as reader:
+            reader.load_state_dict(state)
+            assert keys(first) + keys(list(reader)) == keys(whole)
+
+
+def test_an_iteration_that_is_left_is_taken_up_by_the_next(world: World) -> None:
+    world.send([(0, 3, False), (1, 3, False)])
+    with Reader(world.project, batch_rows=2, shuffle_rows=4) as reader:
+        whole = keys(read(world, batch_rows=2, shuffle_rows=4))
+        assert keys(list(islice(reader, 1))) + keys(list(islice(reader, 1))) + keys(list(reader)) == whole
+
+
 def test_days_are_those_of_the_request(world: World) -> None:
     world.send([(0, 1, False)] * 12)
     world.archive(5, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,8 @@ import pyarrow as pa
 
 from dovetail.features import Project, load
 from dovetail.platform.errors import ConfigError, StateError
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter
+from dovetail.platform.rows.positions import SOURCE_COLUMNS
+from dovetail.samples.merge import Cursor, Merge
 from dovetail.samples.sample_log import SampleLog
 
 __all__ = ["Reader"]
@@ -25,15 +25,6 @@ _FORMAT = 1
 _LOOK_AGAIN_S = 0.5
 # Primes of splitmix64, which spreads positions over shards.
 _SPREAD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """Messages of one partition: from an offset to before another."""
-
-    partition: int
-    start: int
-    end: int
 
 
 class Reader:
@@ -46,9 +37,10 @@ class Reader:
     - the readers of ``shard`` 0 to n - 1 of n read all samples between them, each one's rows as they would without
       shards; the candidates of a request stay in one shard;
     - :meth:`state_dict` between two batches, given to :meth:`load_state_dict` of a new reader with the same arguments,
-      goes on with the next batch: the same rows in the same order, also if they have been archived meanwhile;
-    - with ``shuffle_rows``, rows are permuted within blocks of at least so many (a block ends with a message), by
-      ``seed``; 0 keeps the order of the topic by partition.
+      goes on with the next batch: the same rows in the same order, also if they have been archived meanwhile (with
+      ``follow``, what came later is behind what was there);
+    - the order is that of the topic within a partition, and the partitions go on day by day of their requests; with
+      ``shuffle_rows``, rows are permuted within blocks of at least so many (a block ends with a message), by ``seed``.
 
     It ends when archive and topic have no more; with ``follow`` it waits for more instead, and a block is then as much
     as there is. ``topic`` False reads the archive alone. ``days`` keeps the samples of requests from the first to the
@@ -88,7 +80,6 @@ class Reader:
             load(project) if isinstance(project, str | Path) else project, target, topic=topic, days=days
         )
         self._columns = tuple(columns)
-        self._days = days
         self._batch_rows, self._block_rows = batch_rows, max(shuffle_rows, batch_rows)
         self._shuffled, self._seed, self._shard = bool(shuffle_rows), seed, shard
         self._follow, self._wait = follow, wait
@@ -101,15 +92,13 @@ class Reader:
             "seed": seed,
             "shard": list(shard),
         }
+        self._merge = Merge(self._log, self._of_shard, None if days is None else _since_1970(days))
         # Where the block begins that is being given out: what is read before it has been given out in full.
-        self._next = dict.fromkeys(self._log.partitions, 0)
-        self._sources: dict[int, dict[int, int]] = {number: {} for number in self._log.partitions}
+        self._cursors = self._merge.cursors
         self._number = 0
-        # The block itself, and how many of its rows have been given out.
-        self._segments: list[_Segment] = []
+        # By partition, the offsets where the block ends; and how many of its rows have been given out.
+        self._ends: dict[int, int] = {}
         self._given = 0
-        # By partition, the sources at the end of the block.
-        self._sources_after = self._sources
 
     def __enter__(self) -> Reader:
         return self
@@ -131,7 +120,7 @@ class Reader:
             ConfigError: a column that samples do not have.
         """
         while True:
-            block = self._again() if self._segments else self._gather()
+            block = _together(self._again() if self._ends else self._gather())
             if block is None:
                 if not self._follow:
                     return
@@ -150,13 +139,12 @@ class Reader:
         return {
             "format": _FORMAT,
             **self._identity,
-            "next": {str(number): offset for number, offset in self._next.items()},
-            "sources": {
-                str(number): {str(source): last for source, last in sources.items()}
-                for number, sources in self._sources.items()
+            "cursors": {
+                str(number): [cursor.offset, cursor.day, {str(source): last for source, last in cursor.sources.items()}]
+                for number, cursor in self._cursors.items()
             },
             "number": self._number,
-            "segments": [[segment.partition, segment.start, segment.end] for segment in self._segments],
+            "ends": {str(number): end for number, end in self._ends.items()},
             "given": self._given,
         }
 
@@ -174,80 +162,45 @@ class Reader:
                     f"the state is of a reader with {name} = {state.get(name)!r}, this one has {mine!r}: make it with "
                     "the same arguments"
                 )
-        self._next = {int(number): int(offset) for number, offset in state["next"].items()}
-        self._sources = {
-            int(number): {int(source): int(last) for source, last in sources.items()}
-            for number, sources in state["sources"].items()
+        self._cursors = {
+            int(number): Cursor(int(offset), int(day), {int(source): int(last) for source, last in sources.items()})
+            for number, (offset, day, sources) in state["cursors"].items()
         }
         self._number, self._given = int(state["number"]), int(state["given"])
-        self._segments = [_Segment(*segment) for segment in state["segments"]]
+        self._ends = {int(number): int(end) for number, end in state["ends"].items()}
+        self._merge.go_to(self._cursors)
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 
-    def _gather(self) -> pa.Table | None:
-        """The next block; None when there are no more rows now. Messages without a row for this reader are passed."""
-        offsets, filters, parts, size = dict(self._next), self._filters(), [], 0
-        waiting = set(offsets)
-        while waiting and size < self._block_rows:
-            # The oldest day first, so that partitions are read side by side.
-            partition = min(waiting, key=lambda number: (self._log.day_of(number, offsets[number]), number))
-            chunk = self._log.next(partition, offsets[partition])
-            if chunk is None:
-                waiting.discard(partition)
-                continue
-            parts.append(self._mine(chunk.rows, filters[partition]))
-            size += parts[-1].num_rows
-            self._segments.append(_Segment(partition, offsets[partition], chunk.end))
-            offsets[partition] = chunk.end
-        self._sources_after = {number: filter_.state for number, filter_ in filters.items()}
-        if size == 0:
-            self._finish()
-            return None
-        return _together(parts)
+    def _gather(self) -> list[pa.Table]:
+        """The next block; empty when there are no more rows now."""
+        parts = self._merge.take(self._block_rows)
+        if parts:
+            self._ends = {
+                number: cursor.offset
+                for number, cursor in self._merge.cursors.items()
+                if cursor.offset > self._cursors[number].offset
+            }
+        return parts
 
-    def _again(self) -> pa.Table:
+    def _again(self) -> list[pa.Table]:
         """The block that was being given out, read again."""
-        filters, parts = self._filters(), []
-        for segment in self._segments:
-            offset = segment.start
-            while offset < segment.end:
-                chunk = self._log.next(segment.partition, offset)
-                if chunk is None:
-                    raise StateError(
-                        f"samples of partition {segment.partition}, offsets {offset} to {segment.end}, are gone: start "
-                        "the reader anew"
-                    )
-                rows, offset = chunk.rows, min(chunk.end, segment.end)
-                if chunk.end > segment.end and rows.num_rows:
-                    rows = rows.filter(pa.array(rows.column("_offset").to_numpy() < segment.end))
-                parts.append(self._mine(rows, filters[segment.partition]))
-        self._sources_after = {number: filter_.state for number, filter_ in filters.items()}
-        return _together(parts)
+        self._merge.go_to(self._cursors)
+        return self._merge.take_to(self._ends)
 
     def _finish(self) -> None:
         """The block has been given out: the next begins where it ends."""
-        self._next |= {segment.partition: segment.end for segment in self._segments}
-        self._sources = self._sources_after
-        self._number += bool(self._segments)
-        self._segments, self._given = [], 0
-
-    def _filters(self) -> dict[int, SourceFilter]:
-        return {number: SourceFilter(sources) for number, sources in self._sources.items()}
+        self._cursors, self._ends, self._given = self._merge.cursors, {}, 0
+        self._number += 1
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def _mine(self, rows: pa.Table, filter_: SourceFilter) -> pa.Table:
-        """Those of ``rows`` that are new, of the days asked for, and of this shard."""
-        if rows.num_rows == 0:
-            return rows
-        kept = filter_.admit(rows)
+    def _of_shard(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         number, shards = self._shard
-        if shards > 1:
-            kept &= _shard_of(rows, shards) == number
-        if self._days is not None:
-            days = rows.column("request_time").cast(pa.date32()).cast(pa.string()).to_numpy(zero_copy_only=False)
-            kept &= (days >= self._days[0]) & (days <= self._days[1])
-        return rows if kept.all() else rows.filter(pa.array(kept))
+        if shards == 1:
+            return np.ones(rows.num_rows, dtype=np.bool_)
+        mine: npt.NDArray[np.bool_] = _shard_of(rows, shards) == number
+        return mine
 
     def _ordered(self, block: pa.Table) -> pa.Table:
         if not self._shuffled:
@@ -274,9 +227,13 @@ def _days(days: tuple[str, str]) -> tuple[str, str]:
     return first.isoformat(), last.isoformat()
 
 
-def _together(parts: Sequence[pa.Table]) -> pa.Table:
-    some = [rows for rows in parts if rows.num_rows]
-    return pa.concat_tables(some, promote_options="permissive").combine_chunks() if some else pa.table({})
+def _since_1970(days: tuple[str, str]) -> tuple[int, int]:
+    first, last = (date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal() for day in days)
+    return first, last
+
+
+def _together(parts: Sequence[pa.Table]) -> pa.Table | None:
+    return pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else None
 
 
 def _shard_of(rows: pa.Table, shards: int) -> npt.NDArray[np.uint64]:

@@ -107,11 +107,6 @@ class SampleLog:
         poll = self._live.read(self._topic, partition, offset)
         return None if poll is None else Chunk(wire.decode_arrow(poll), poll.last + 1)
 
-    def day_of(self, partition: int, offset: int) -> str:
-        """The first day of what :meth:`next` gives next, as far as it is archived; behind it, a day after all."""
-        there = [file.day for file in self._flush(partition, offset)]
-        return min(there, default="9999-12-31")
-
     def close(self) -> None:
         """Let go of stores and broker."""
         self._registry.close()

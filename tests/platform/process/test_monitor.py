@@ -87,7 +87,7 @@ def test_ready_from_the_first_positions_until_the_stop(tmp_path: Path) -> None:
         assert monitor.ready() == (True, {"ready": True, "partitions": {"in": [0, 1]}})
         await runtime.on_revoked()
         assert monitor.ready()[1]["reason"].startswith("partitions are being assigned")
-        await runtime.tenure.open()
+        await runtime.tenure.open(await runtime.tenure.close())
         await runtime.stop()
         assert monitor.ready()[1]["reason"] == "stopping"
         runtime.on_crash(ValueError("broken"))
@@ -167,6 +167,20 @@ def test_a_consumer_that_no_longer_fetches_is_due(tmp_path: Path) -> None:
         await runtime.publish([Outgoing("in", b"0", partition=0)])
         seen = await monitor_of(runtime).moving()
         assert {key for key, moving in seen.items() if moving.due} == {(FETCH, "in", 0)}
+        await runtime.stop()
+
+    run(main)
+
+
+def test_a_partition_that_is_assigned_and_never_sought_is_due(tmp_path: Path) -> None:
+    async def main() -> None:
+        runtime = runtime_of(tmp_path, Held())
+        await runtime.start()
+        await runtime.wait_for(lambda: runtime.tenure.settled)
+        del runtime.consumer._partitions[TP("in", 1)]
+        await runtime.publish([Outgoing("in", b"0", partition=1)])
+        seen = await monitor_of(runtime).moving()
+        assert {key for key, moving in seen.items() if moving.due} == {(FETCH, "in", 1)}
         await runtime.stop()
 
     run(main)

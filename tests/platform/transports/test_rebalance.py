@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
@@ -277,5 +278,45 @@ def test_a_stop_in_the_middle_of_a_rebalance_settles_what_stays_and_gives_up_wha
         assert stage.store == {1: 1, 2: 1}
         assert stage.forgotten[:2] == [0, 3]
         assert runtime.failure is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(tmp_path: Path, seed: int) -> None:
+    """A paused worker joins again, and is told of assignment after assignment before it has taken up the first."""
+    chance = random.Random(seed)
+
+    async def somewhat() -> None:
+        for _ in range(chance.choice([0, 0, 1, 3, 10, 40])):
+            await asyncio.sleep(0)
+        await asyncio.sleep(chance.choice([0, 0, 0.002]))
+
+    async def main() -> None:
+        stage = Checked()
+        runtime = await started(tmp_path / "log.db", stage)
+        consumer: Any = runtime.app.consumer
+        sent = 0
+        for _ in range(12):
+            await runtime.publish(numbers(sent, 3 * PARTITIONS))
+            sent += 3 * PARTITIONS
+            held = chance.randrange(PARTITIONS)
+            stage.gates[held] = asyncio.Event()
+            for _ in range(chance.randrange(1, 4)):
+                await somewhat()
+                assigned = chance.sample(range(PARTITIONS), chance.randrange(1, PARTITIONS + 1))
+                await consumer._assign({TP("t", number) for number in assigned})
+                # Somebody else reads on in what is not here.
+                for number in {*range(PARTITIONS)} - {tp.partition for tp in runtime.tenure.partitions}:
+                    if chance.random() < 0.5 and (n := stage.store.get(number, 0)) < sent // PARTITIONS:
+                        stage.store[number] = n + 1
+                        stage.values.append(n * PARTITIONS + number)
+            await somewhat()
+            stage.gates.pop(held).set()
+        await assign(runtime, *range(PARTITIONS))
+        async with asyncio.timeout(30):
+            await runtime.wait_for(lambda: sum(stage.store.values()) == sent)
+        await runtime.stop()
+        assert sorted(stage.values) == list(range(sent))
 
     asyncio.run(main())

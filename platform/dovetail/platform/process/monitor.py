@@ -106,6 +106,8 @@ class Monitor:
         for tp in partitions:
             handed = consumer.handed_out(tp)
             if handed is None:
+                # Assigned, and never sought: nobody reads it, and nothing will ever be in hand.
+                seen[FETCH, tp.topic, tp.partition] = Moving(None, 0, ends.get(tp))
                 continue
             for stage in runtime.readers(tp.topic):
                 key = (stage.name, *tp)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
-from faust.types import TP, StreamT
+from faust.types import TP, EventT, Message, StreamT
 
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
@@ -59,7 +59,7 @@ class Runtime:
     ``local``: no stage waits for a server, so that short work may be done in the event loop (``computing.py``).
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
 
-    Raises ConfigError for two stages of one name, a stage without topics, or a topic the app does not declare.
+    Raises ConfigError for two stages of one name, one without topics, or a topic the app does not declare.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Runtime:
     # --- in one's own process -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the app; returns when polls are flowing. Raises what kept it from starting, after stopping it."""
+        """Start the app; returns when polls are flowing. Raises what kept it from starting, after a stop."""
         try:
             await self.app.start()
             self._raise_failure()
@@ -120,8 +120,8 @@ class Runtime:
     async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Publish messages from outside the stages, in one transaction if embedded.
 
-        Returns (partition, offset) of each when the broker has it. One that is too large is split by rows. Raises
-        WireError when that cannot be, TransportError when the broker has not taken them, and :attr:`failure`.
+        Returns (partition, offset) of each when the broker has it; too large ones are split by rows. Raises WireError
+        when that cannot be, TransportError when the broker has not taken them, and :attr:`failure`.
         """
         self._raise_failure()
         messages = fitting(outgoing, self.app.max_message_bytes)
@@ -132,8 +132,7 @@ class Runtime:
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.
 
-        It runs in the event loop and must be quick. Raises :attr:`failure` when the runtime has failed, and whatever
-        the predicate raises.
+        It runs in the event loop and must be quick. Raises :attr:`failure` when the runtime has failed.
         """
         self._raise_failure()
         await self._waiters.wait_for(predicate)
@@ -206,8 +205,9 @@ class Runtime:
 
     async def on_reassigned(self, assigned: set[TP]) -> None:
         """A rebalance is over while the app stops: what is still here is settled, the rest is given up."""
+        closing = await self.tenure.close()
         self._forget(await self.tenure.change(self.tenure.partitions & assigned))
-        await self.tenure.open()
+        await self.tenure.open(closing)
 
     @property
     def started(self) -> bool:
@@ -289,8 +289,8 @@ class Runtime:
         self.notify()
 
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
-        """For each assigned partition, the least of what its stages need."""
-        await self.tenure.close()
+        """For each assigned partition, the least of what its stages need. The consumer asks once at a time."""
+        closing = await self.tenure.close()
         gone = await self.tenure.change(tps)
         await self._give_up(gone)
         stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
@@ -299,7 +299,7 @@ class Runtime:
             await self._give_up(moved)
             stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
         positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
-        await self.tenure.open()
+        await self.tenure.open(closing)
         self._journal.assigned(tps, gone)
         self.notify()
         return positions
@@ -307,9 +307,9 @@ class Runtime:
     def _moved(self, stored: Stored) -> set[TP]:
         """The partitions that are not where we left them, although we were never told that they had gone.
 
-        Somebody else has had it: that is how it looks to a worker that was paused for longer than its session. Or the
-        store has lost its last commits: to go on from what is in memory would leave a gap. What is held here belongs
-        to a state that is not there any more, of all partitions of the topic: some stages have one state for all.
+        Somebody else has had it while this worker was paused for longer than its session. Or the store has lost its
+        last commits: to go on from memory would leave a gap. What is held here belongs to a state that is not there any
+        more, of all partitions of the topic: some stages have one state for all.
         """
         moved = self._offsets.moved(stored)
         return {tp for tp in self.tenure.partitions if tp.topic in moved}
@@ -345,19 +345,20 @@ class Runtime:
                 if self.failure is not None:
                     return
                 try:
+                    event = cast("EventT[Poll]", stream.current_event)
                     async with self._turns.turn(stage.name):
-                        await self._take(stage, poll)
+                        await self._take(stage, poll, event.message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
                     await self._fail(error)
                     return
 
         self.app.agent(topic, name=stage.name)(agent)
 
-    async def _take(self, stage: Stage, poll: Poll) -> None:
+    async def _take(self, stage: Stage, poll: Poll, message: Message) -> None:
         tp = TP(poll.topic, poll.partition)
         tenure = self.tenure.number(tp)
-        if tenure is None or self._stopping:
-            return  # somebody else reads it, or the next start does
+        if tenure is None or self._stopping or not self.consumer.current(message):
+            return  # somebody else reads it, the next start does, or it is handed out once more
         after = poll.last + 1
         if after <= self._offsets.stored(stage.name, tp):
             self._complete(stage, tp, after)
@@ -386,8 +387,6 @@ class Runtime:
         if completed is not None:
             self.consumer.acknowledge(tp, completed)
             self.notify()
-
-    # --- failing ----------------------------------------------------------------------------------------------------
 
     async def _fail(self, error: Exception) -> None:
         if self.failure is None:

@@ -32,6 +32,7 @@ class Tenure(Generic[P]):
         self._last = 0
         self._effects = 0
         self._closed = True
+        self._closings = 0
         self._changed = asyncio.Condition()
 
     @property
@@ -67,11 +68,17 @@ class Tenure(Generic[P]):
             self._effects -= 1
             self._wake()
 
-    async def close(self) -> None:
-        """A rebalance begins: let no further effect begin; returns when those that have begun are over."""
+    async def close(self) -> int:
+        """A rebalance begins: let no further effect begin; returns when those that have begun are over.
+
+        The number it returns is what :meth:`open` asks for.
+        """
         async with self._changed:
             self._closed = True
+            self._closings += 1
+            closing = self._closings
             await self._changed.wait_for(lambda: not self._effects)
+        return closing
 
     async def change(self, partitions: Iterable[P]) -> set[P]:
         """These partitions are assigned now; returns those that have gone. What works on them gets :class:`Gone`."""
@@ -93,11 +100,12 @@ class Tenure(Generic[P]):
                 self._numbers[partition] = self._last
             self._changed.notify_all()
 
-    async def open(self) -> None:
-        """The positions are known: works may take effect again."""
+    async def open(self, closing: int) -> None:
+        """The positions are known: works may take effect again, unless it was closed once more since ``closing``."""
         async with self._changed:
-            self._closed = False
-            self._changed.notify_all()
+            if closing == self._closings:
+                self._closed = False
+                self._changed.notify_all()
 
     def _wake(self) -> None:
         async def notify() -> None:

@@ -8,11 +8,15 @@ acknowledgement, because nothing in it was handed out.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from faust.types import TP
 
 from dovetail.platform.errors import TransportError
 
-__all__ = ["AckTracker"]
+__all__ = ["AckLists", "AckTracker"]
 
 
 @dataclass(slots=True)
@@ -109,3 +113,24 @@ class AckTracker:
                 return
             del self._polls[poll.last]
             self._committable = poll.last + 1
+
+
+class _AckList:
+    """Stands where Faust keeps the list of acked offsets, because its compiled stream iterator appends there itself."""
+
+    __slots__ = ("append",)
+
+    def __init__(self, append: Callable[[int], None]) -> None:
+        self.append = append
+
+
+class AckLists(defaultdict[TP, _AckList]):
+    """By partition, such a list; made when Faust asks for it."""
+
+    def __init__(self, acknowledge: Callable[[TP, int], None]) -> None:
+        super().__init__()
+        self._acknowledge = acknowledge
+
+    def __missing__(self, tp: TP) -> _AckList:
+        made = self[tp] = _AckList(lambda offset: self._acknowledge(tp, offset))
+        return made

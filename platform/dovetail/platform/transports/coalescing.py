@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -31,11 +30,13 @@ from mode import ServiceT
 
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Poll
-from dovetail.platform.transports.acks import AckTracker
+from dovetail.platform.transports.acks import AckLists, AckTracker
 
 __all__ = ["MAX_UNHANDLED_POLLS", "CoalescingConsumer", "PollSchema", "Positions"]
 
 MAX_UNHANDLED_POLLS = 2
+# How much of the time that Faust gives a seek is taken before the worker ends by itself.
+_PATIENCE = 0.9
 
 #: The stored position of each partition asked; the ones left out start at their beginning.
 Positions = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
@@ -53,6 +54,12 @@ class PollSchema(Schema[Any, Poll]):
         return decode
 
 
+class _PollMessage(ConsumerMessage):
+    """A poll as Faust passes it on. ``epoch``: the seek that it was fetched after."""
+
+    epoch: int
+
+
 class _Partition:
     """Hand-out state of one assigned partition."""
 
@@ -66,25 +73,6 @@ class _Partition:
         self.next_offset = 0
 
 
-class _AckList:
-    """Stands where Faust keeps the list of acked offsets, because its compiled stream iterator appends there itself."""
-
-    __slots__ = ("append",)
-
-    def __init__(self, append: Callable[[int], None]) -> None:
-        self.append = append
-
-
-class _AckLists(defaultdict[TP, _AckList]):
-    def __init__(self, acknowledge: Callable[[TP, int], None]) -> None:
-        super().__init__()
-        self._acknowledge = acknowledge
-
-    def __missing__(self, tp: TP) -> _AckList:
-        made = self[tp] = _AckList(lambda offset: self._acknowledge(tp, offset))
-        return made
-
-
 class CoalescingConsumer(Consumer):
     """Base of the two drivers' consumers. All methods belong to the app's event loop, unless said otherwise."""
 
@@ -93,13 +81,15 @@ class CoalescingConsumer(Consumer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._partitions = {}
-        self._acked = cast("Any", _AckLists(self._ack_poll))
+        self._acked = cast("Any", AckLists(self._ack_poll))
         self._awake = asyncio.Event()
         # Held while fetching and while seeking: a fetch that started before a seek must not end after it, because
         # what it returns would be taken for a continuation of the new position.
         self._fetching = asyncio.Lock()
         # Raised by each seek; polls fetched under an older number are dropped, the seek covers them.
         self._epoch = 0
+        # The last seek that was begun.
+        self._seeking: asyncio.Future[None] | None = None
 
     # --- what a driver provides ------------------------------------------------------------------------------------
 
@@ -165,6 +155,10 @@ class CoalescingConsumer(Consumer):
         partition = self._partitions.get(tp)
         return None if partition is None else partition.next_offset
 
+    def current(self, message: Message) -> bool:
+        """Whether nothing has been sought since ``message`` was handed out. Otherwise it is handed out again."""
+        return getattr(message, "epoch", None) == self._epoch
+
     def full(self, tp: TP) -> bool:
         """Whether nothing more is handed out of a partition until something is released."""
         partition = self._partitions.get(tp)
@@ -219,7 +213,7 @@ class CoalescingConsumer(Consumer):
         await self.callback(self._to_message(tp, poll))
 
     def _to_message(self, tp: TP, record: Poll) -> ConsumerMessage:
-        return ConsumerMessage(
+        message = _PollMessage(
             record.topic,
             record.partition,
             record.last,
@@ -232,6 +226,8 @@ class CoalescingConsumer(Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+        message.epoch = self._epoch
+        return message
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:  # noqa: ASYNC109
         # Faust's own getmany goes through here; its fetch loop, replaced above, was the only caller.
@@ -246,9 +242,28 @@ class CoalescingConsumer(Consumer):
         A stored position must lie within the log: past its end the topic is not the one the position belongs to, and
         before its start messages have been removed unread. Both raise TransportError rather than lose rows silently.
         In an app that stops, whose consumer no longer answers, there is nothing to seek.
+
+        Faust cancels this when the next rebalance begins, and goes on without it when it takes too long. Half of it
+        would leave partitions that nobody reads: it is always done to its end, one after the other, and what takes too
+        long ends the worker.
         """
+        earlier = self._seeking
+        self._seeking = asyncio.ensure_future(self._seek_after(earlier))
+        self._seeking.add_done_callback(lambda seeking: seeking.cancelled() or seeking.exception())
+        await asyncio.shield(self._seeking)
+
+    async def _seek_after(self, earlier: asyncio.Future[None] | None) -> None:
+        if earlier is not None:
+            await earlier
+        patience_s = self.app.conf.broker_request_timeout * _PATIENCE
         try:
-            await self._seek_to_stored()
+            async with asyncio.timeout(patience_s):
+                await self._seek_to_stored()
+        except TimeoutError as error:
+            raise TransportError(
+                f"partitions were assigned, and after {patience_s:.0f} s their positions were not found yet; do stores "
+                "and broker answer? Nothing is lost: start the worker again"
+            ) from error
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
@@ -256,11 +271,15 @@ class CoalescingConsumer(Consumer):
     async def _seek_to_stored(self) -> None:
         assigned = set(self.assignment())
         ask: Positions | None = getattr(self.app, "positions", None)
-        positions = dict(await (ask(assigned) if ask is not None else self._committed(assigned)))
+        # Faust clears its queues when it lets the flow go on. Two rebalances in a row may find it flowing here, and
+        # what is handed out after the seek and before that would be lost.
+        self.stop_flow()
+        # What is in hand from before must not reach a stage whose position is being looked up.
         self._epoch += 1
+        positions = dict(await (ask(assigned) if ask is not None else self._committed(assigned)))
         self.wake()
         async with self._fetching:
-            bounds = await self._bounds(assigned)
+            bounds = await self._bounds(assigned) if assigned else {}
             for tp in assigned:
                 positions[tp] = self._checked(tp, positions.get(tp, 0), *bounds[tp])
             self._partitions = {tp: self._partitions.get(tp) or _Partition() for tp in assigned}
@@ -309,10 +328,8 @@ class CoalescingConsumer(Consumer):
         if self.app.should_stop and attached is not None:
             await attached.on_reassigned(assigned)
             return
-        ask: Positions | None = getattr(self.app, "positions", None)
-        if not assigned and ask is not None:
-            self._partitions = {}
-            await ask(set())
+        if not assigned and getattr(self.app, "positions", None) is not None:
+            await self.perform_seek()
 
     # --- instead of Faust's ack lists -----------------------------------------------------------------------------
 
