@@ -31,7 +31,7 @@ newest:  ## the quick tests with the newest versions that pyproject.toml allows,
 
 lowest:  ## the quick tests with the lowest, in .venv-lowest
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	$(PYTHON) scripts/bounds.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python scripts/bounds.py > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest $(QUICK) $(SPREAD) $(ARGS)
 

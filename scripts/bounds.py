@@ -30,4 +30,4 @@ def lowest(requirements: Iterable[str]) -> list[str]:
 if __name__ == "__main__":
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    print("\n".join(lowest([*project["dependencies"], *extras["postgresql"], *extras["plots"]])))
+    print("\n".join(lowest([*project["dependencies"], *extras["api"], *extras["postgresql"], *extras["plots"]])))
