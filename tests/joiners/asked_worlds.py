@@ -146,7 +146,7 @@ def end_of(topic: str, us: int) -> list[Outgoing]:
 
 @dataclass(frozen=True)
 class Answer:
-    features: pa.Table
+    encoded: pa.Table
     snapshot_columns: Sequence[str]
     seen: Mapping[str, Sequence[int]]
     answerable: npt.NDArray[np.bool_]

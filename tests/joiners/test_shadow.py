@@ -38,7 +38,7 @@ class Answer:
     """What a feature server gives."""
 
     def __init__(self, features: pa.Table) -> None:
-        self.features = features
+        self.encoded = features
         self.snapshot_columns = ("f",)
         self.seen: dict[str, list[int]] = {}
         self.answerable = np.ones(features.num_rows, np.bool_)

@@ -46,7 +46,7 @@ SCHEMA = parse_table(parse_statements(Path("request.sql"), DDL)[0], Path("reques
 
 @dataclass(frozen=True)
 class Answer:
-    features: pa.Table
+    encoded: pa.Table
     snapshot_columns: Sequence[str]
     seen: Mapping[str, Sequence[int]]
     answerable: npt.NDArray[np.bool_]

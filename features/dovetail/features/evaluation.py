@@ -13,7 +13,7 @@ import pyarrow as pa
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
-from dovetail.features.expressions.execute import FeatureSetEvaluator
+from dovetail.features.expressions.feature_rows import FeatureSetEvaluator
 from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import Definitions, FeatureSet, Table
 from dovetail.features.plan.request import CANDIDATES, flatten_requests

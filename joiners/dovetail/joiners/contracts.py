@@ -19,8 +19,11 @@ class Served(Protocol):
     """Features of candidate rows at their request times."""
 
     @property
-    def features(self) -> pa.Table:
-        """Every column of the feature set, one row per candidate, in the order given."""
+    def encoded(self) -> pa.Table:
+        """Every column of the feature set, one row per candidate, in the order given.
+
+        A column of lists, maps or structs may be a dictionary of them, by ascending int32 indices.
+        """
         ...
 
     @property
@@ -63,5 +66,8 @@ class ServingModel(Protocol):
         ...
 
     def score(self, table: pa.Table) -> tuple[int, npt.NDArray[np.float32]]:
-        """The version that scored (0 before the first model) and the probability of a positive label by row."""
+        """The version that scored (0 before the first model) and the probability of a positive label by row.
+
+        ``table`` may have dictionaries for lists, maps and structs, as :attr:`Served.encoded` has.
+        """
         ...

@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import TOO_OLD, FeatureServer, Served, ServingModel
+from dovetail.joiners.snapshots.composing import ServingModels, snapshot_rows
 from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
 from dovetail.joiners.snapshots.messages import Answers, Fitted, Replies, fitted
+from dovetail.joiners.snapshots.parts import parts_of
 from dovetail.joiners.snapshots.repeats import NO_REPEATS, Repeats, find_repeats
-from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
 from dovetail.joiners.snapshots.units import Request, among, by_row, only, request_starts, requests_of, without
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
@@ -30,7 +31,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.intake import Intake, Received
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress, seen_column, with_source_positions
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
@@ -154,6 +155,9 @@ class SnapshotStage(Stage):
     value, is a dead letter. So is one that asks for its scores in a topic that is not one of the answers'
     ``reply_topics``, and one whose snapshot or scores are too large for the broker: it is not answered. A snapshot is
     too large from seven eighths of ``max_message_bytes`` on, so that what later stages add to its rows still fits.
+
+    A poll is answered in parts of so many candidates, each committed by itself: who asks for much delays nobody for
+    longer than that, and the memory it takes is bounded.
     """
 
     def __init__(
@@ -199,19 +203,32 @@ class SnapshotStage(Stage):
             self._behind.pop(partition, None)
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        for work in await compute(self._next_works, poll):
+        works, further = await compute(self._first_works, poll)
+        for work in works:
             yield work
+        for part, received in further:
+            for work in await compute(self._next_works, part, received):
+                yield work
 
     def probe(self, poll: Poll) -> None:
-        self._works(poll, NOTHING_KEPT)
+        for part, received in self._parts(poll):
+            self._works(part, received, NOTHING_KEPT)
 
-    def _next_works(self, poll: Poll) -> list[Work]:
-        return self._works(poll, self._kept(poll))
+    def _parts(self, poll: Poll) -> list[tuple[Poll, Received]]:
+        return parts_of(poll, self._intake.read(poll), self._answers.rows_per_commit)
 
-    def _works(self, poll: Poll, kept: Kept) -> list[Work]:
+    def _first_works(self, poll: Poll) -> tuple[list[Work], list[tuple[Poll, Received]]]:
+        """The works of the first part of a poll, and the further parts, whose works build on them."""
+        first, *further = self._parts(poll)
+        return self._next_works(*first), further
+
+    def _next_works(self, poll: Poll, received: Received) -> list[Work]:
+        return self._works(poll, received, self._kept(poll))
+
+    def _works(self, poll: Poll, received: Received, kept: Kept) -> list[Work]:
         """Snapshots, if new ones are made; then, when the broker has them, replies and dead letters, and the commit."""
         before = self._progress.get(poll.partition, Progress())
-        received, replies = self._intake.read(poll), Replies(poll, self._answers)
+        replies = Replies(poll, self._answers)
         repeats = self._repeats(poll.partition, received, before, kept)
         firsts = without(received.table, repeats.requests, OWN_COLUMNS)
         answered = self._answer(poll.partition, firsts, replies, kept)
@@ -361,29 +378,6 @@ class SnapshotStage(Stage):
         return good, self._ranking.features.serve(good) if good.num_rows else None, refused
 
     def _snapshot(self, candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_]) -> pa.Table:
-        """Snapshot rows of the ``candidates``, which are the ``answerable`` ones of those served, scored."""
-        features = served.features.filter(pa.array(answerable))
-        version, scores = self._ranking.scorer.score(features)
-        own = [name for name in candidates.column_names if name not in (*KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
-        struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
-        columns = {name: candidates.column(name) for name in KEYS}
-        columns[REQUEST_COLUMN] = pa.chunked_array([struct])
-        columns |= {name: features.column(name) for name in served.snapshot_columns if name not in columns}
-        columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
-        columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
-        if self._ranking.shadow is not None:
-            version, scores = self._ranking.shadow.score(features)
-            none = np.full(len(candidates), version == 0)
-            columns["shadow_score"] = pa.chunked_array([pa.array(scores, pa.float32(), mask=none)])
-            columns["shadow_version"] = pa.chunked_array(
-                [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
-            )
-        columns[SET_COLUMN] = _constant(pa.scalar(self._ranking.feature_set), len(candidates))
-        for view, offsets in served.seen.items():
-            columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
-        columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
-        return with_source_positions(pa.table(columns))
-
-
-def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.repeat(value, rows)])
+        ranking = self._ranking
+        models = ServingModels(ranking.scorer, ranking.shadow)
+        return snapshot_rows(candidates, served, answerable, models, ranking.feature_set)

@@ -18,7 +18,7 @@ from dovetail.app.storage import Stores
 from dovetail.app.worker import features_of
 from dovetail.features import Project
 from dovetail.features.plan.request import flatten_requests
-from dovetail.joiners.contracts import Served
+from dovetail.features.serving.online_features import ServedFeatures
 from dovetail.joiners.snapshots.messages import CORRELATION_HEADER, REPLY_AS_HEADER, REPLY_HEADER, SNAPSHOT_FORM
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows.fitting import wire_size
@@ -136,7 +136,7 @@ class Gateway:
         finally:
             self._replies.drop(name)
 
-    def features(self, requests: pa.Table) -> tuple[pa.Table, Served | None]:
+    def features(self, requests: pa.Table) -> tuple[pa.Table, ServedFeatures | None]:
         """The candidates of checked ``requests`` and their features now, without a snapshot. From any thread.
 
         None where there is no candidate.

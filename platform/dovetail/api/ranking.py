@@ -15,7 +15,8 @@ from dovetail.api.bodies import ARROW
 from dovetail.api.gateway import Gateway
 from dovetail.api.json_columns import columns_of, json_value
 from dovetail.api.replies import Reply
-from dovetail.joiners.contracts import TOO_OLD, Served
+from dovetail.features.serving.online_features import ServedFeatures
+from dovetail.joiners.contracts import TOO_OLD
 from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
@@ -76,7 +77,7 @@ def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> 
     return JSONResponse(_features(candidates, served))
 
 
-def _features(candidates: pa.Table, served: Served) -> dict[str, Any]:
+def _features(candidates: pa.Table, served: ServedFeatures) -> dict[str, Any]:
     given = [name for name in ("request_id", "item_id") if name in candidates.column_names]
     return {
         **columns_of(candidates, given),

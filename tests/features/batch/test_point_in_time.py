@@ -10,7 +10,7 @@ import pytest
 from dovetail.features import Project
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import evaluate_view
-from dovetail.features.expressions.execute import FeatureSetEvaluator
+from dovetail.features.expressions.feature_rows import FeatureSetEvaluator
 from dovetail.features.plan.definitions import Table
 from dovetail.features.plan.request import flatten_requests
 from dovetail.platform.errors import WireError

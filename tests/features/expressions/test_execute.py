@@ -13,9 +13,9 @@ from dovetail.features.duck.lane import DuckLane, LaneError
 from dovetail.features.expressions.execute import (
     Expression,
     ExpressionSet,
-    FeatureSetEvaluator,
     StreamPreparer,
 )
+from dovetail.features.expressions.feature_rows import FeatureSetEvaluator
 from dovetail.features.plan.definitions import (
     Aggregate,
     FeatureColumn,

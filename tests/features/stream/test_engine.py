@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream import blobs
 from dovetail.features.stream.blobs import decode, decode_runs, encode
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.prepare import NO_WATERMARK, from_words, prepare_rows, running_watermark, to_words
+from dovetail.features.stream.values import distinct_probes
 from dovetail.platform.errors import StateError
 from tests.features.stream.harness import Row, Store
 from tests.features.stream.strategies import SCHEMA, view_of
@@ -97,6 +100,15 @@ def test_probes_of_one_key_and_time_have_the_values_of_one_probe() -> None:
     alone = [StreamEngine(_VIEW).values(states, owners, codes[:1], times[i : i + 1], NO_WATERMARK) for i in range(9)]
     assert together.table.to_pylist() == [values.table.to_pylist()[0] for values in alone]
     assert together.answerable.tolist() == [bool(values.answerable[0]) for values in alone]
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 3)), max_size=30))
+def test_distinct_probes_stand_for_all(probes: list[tuple[int, int]]) -> None:
+    codes, times = np.array(probes, dtype=np.int64).reshape(-1, 2).T
+    chosen, places = distinct_probes(codes, times)
+    found = [probes[i] for i in chosen]
+    assert found == list(dict.fromkeys(probes))
+    assert [found[place] for place in places] == probes
 
 
 def test_a_damaged_state_in_a_later_run_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

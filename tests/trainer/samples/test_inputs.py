@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
+from dovetail.platform.rows.encodings.dictionaries import decoded
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.contributions import BIAS, collisions, explain
 from dovetail.trainer.optimizers.ftrl import Ftrl
@@ -32,6 +33,20 @@ def test_a_list_takes_a_place_per_element() -> None:
     assert len({a, b, empty, null}) == 4
     # Padding of different places differs, so that a padded row does not look as if it repeated a slot.
     assert len(set(slots[1, 1:3].tolist())) == 2
+
+
+def test_lists_in_a_dictionary_encode_alike() -> None:
+    type_ = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
+    lists = pa.array([[("a", 1.0), ("b", None)], None, [], [("c", 3.0)] * 9, [("unused", 1.0)]], type_)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 2, 3, 3, 0], pa.int32()), lists)
+    columns = pa.chunked_array([shared.slice(1, 3), shared.slice(4)])
+    encoder = Encoder([InputSpec("ids", "list", length=4)], 24)
+    encoded = encoder.encode(pa.table({"ids": columns}))
+    plain = encoder.encode(pa.table({"ids": shared.slice(1).dictionary_decode()}))
+    assert encoded.slots.tolist() == plain.slots.tolist()
+    assert encoded.values.tolist() == plain.values.tolist()
+    table = pa.table({"ids": columns})
+    assert encoder.hashes(table).tolist() == encoder.hashes(decoded(table)).tolist()
 
 
 @pytest.mark.parametrize("type_", [pa.list_(pa.int64()), pa.large_list(pa.int64()), pa.list_(pa.int64(), 2)])

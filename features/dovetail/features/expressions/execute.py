@@ -1,4 +1,4 @@
-"""Expressions at run time: a feature set's columns, and what a streaming view reads of its events.
+"""Expressions at run time, and what a streaming view reads of its events.
 
 Expressions of the proven set run as Arrow kernels; the others run in DuckDB, all of them in one call. Where a kernel
 cannot vouch for a value, or fails, DuckDB decides too: its answer, value or error, is what the definition means.
@@ -24,11 +24,10 @@ from dovetail.features.expressions.compile import (
     Scope,
     compile_expression,
 )
-from dovetail.features.plan.definitions import Cleaning, FeatureSet, StreamView
-from dovetail.features.plan.request import REQUEST
+from dovetail.features.plan.definitions import Cleaning, StreamView
 from dovetail.platform.errors import WireError
 
-__all__ = ["Expression", "ExpressionSet", "FeatureSetEvaluator", "PreparedColumns", "StreamPreparer"]
+__all__ = ["Expression", "ExpressionSet", "PreparedColumns", "StreamPreparer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,13 @@ class ExpressionSet:
         """
         return self.evaluate_columns(_columns(rows, self.reads), rows.num_rows)
 
-    def evaluate_columns(self, columns: Mapping[str, pa.Array], rows: int) -> list[pa.Array]:
-        """:meth:`evaluate` of at least the schema's columns, ``rows`` long each."""
+    def evaluate_columns(
+        self, columns: Mapping[str, pa.Array], rows: int, numbers: Sequence[int] | npt.NDArray[np.int64] | None = None
+    ) -> list[pa.Array]:
+        """:meth:`evaluate` of at least the schema's columns, ``rows`` long each.
+
+        ``numbers`` are what rows are called in errors, where that is not their index.
+        """
         known = Rows(columns)
         results: list[pa.Array | None] = []
         for compiled in self._compiled:
@@ -89,7 +93,7 @@ class ExpressionSet:
         missing = tuple(index for index, result in enumerate(results) if result is None)
         if missing:
             table = pa.table({name: columns[name] for name in self._schema.names})
-            for index, array in zip(missing, self._ask_duckdb(missing, table), strict=True):
+            for index, array in zip(missing, self._ask_duckdb(missing, table, numbers), strict=True):
                 results[index] = array
         whole = [result for result in results if result is not None]
         for expression, result in zip(self._expressions, whole, strict=True):
@@ -108,11 +112,14 @@ class ExpressionSet:
                 self._lanes[indices] = DuckLane([(e.sql, e.type) for e in wanted])
             return self._lanes[indices]
 
-    def _ask_duckdb(self, indices: tuple[int, ...], rows: pa.Table) -> list[pa.Array]:
+    def _ask_duckdb(
+        self, indices: tuple[int, ...], rows: pa.Table, numbers: Sequence[int] | npt.NDArray[np.int64] | None
+    ) -> list[pa.Array]:
         try:
             return self._lane(indices).evaluate(rows)
         except LaneError as error:
             index, row, reason = self._first_failure(indices, rows, str(error))
+            row = row if numbers is None else int(numbers[row])
             raise WireError(f"{self._expressions[index].called}: row {row}: {reason}") from error
 
     def _first_failure(self, indices: tuple[int, ...], rows: pa.Table, reason: str) -> tuple[int, int, str]:
@@ -135,47 +142,6 @@ class ExpressionSet:
         except LaneError as error:
             return str(error)
         return None
-
-
-class FeatureSetEvaluator:
-    """Evaluates a feature set's expressions over request rows joined with the views' values."""
-
-    def __init__(self, features: FeatureSet) -> None:
-        self.features = features
-        self._sets: dict[tuple[str, ...], tuple[ExpressionSet, pa.Schema]] = {}
-
-    def evaluate(self, rows: pa.Table, origins: Sequence[str] = ("key", "request", "streaming", "batch")) -> pa.Table:
-        """The columns with one of ``origins``, in the order written.
-
-        Args:
-            rows: one row per candidate with the columns of ``features.inputs`` that these expressions read: request
-                columns, and each joined view's values as ``<view>.<column>``. Others are ignored.
-
-        Raises:
-            WireError: an expression has no value on a row, which is named.
-        """
-        expressions, _ = self._expressions(tuple(origins))
-        return self.evaluate_columns(_columns(rows, expressions.reads), rows.num_rows, origins)
-
-    def evaluate_columns(
-        self,
-        columns: Mapping[str, pa.Array],
-        rows: int,
-        origins: Sequence[str] = ("key", "request", "streaming", "batch"),
-    ) -> pa.Table:
-        """:meth:`evaluate` of columns by name, ``rows`` long each."""
-        expressions, schema = self._expressions(tuple(origins))
-        return pa.Table.from_arrays(expressions.evaluate_columns(columns, rows), schema=schema)
-
-    def _expressions(self, origins: tuple[str, ...]) -> tuple[ExpressionSet, pa.Schema]:
-        if origins not in self._sets:
-            wanted = self.features.columns_of(*origins)
-            read = {name if owner == REQUEST else f"{owner}.{name}" for c in wanted for owner, name in c.references}
-            schema = pa.schema([field for field in self.features.inputs if field.name in read])
-            expressions = [Expression(c.resolved, c.type, f"{self.features.file}:{c.line}: {c.name}") for c in wanted]
-            results = pa.schema([pa.field(c.name, c.type) for c in wanted])
-            self._sets[origins] = ExpressionSet(expressions, schema), results
-        return self._sets[origins]
 
 
 def _columns(rows: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:

@@ -30,7 +30,6 @@ from dovetail.features.plan.request import (
     CANDIDATES,
     REQUEST,
     check_request,
-    request_schema,
 )
 from dovetail.features.plan.reserved import reserved_outputs
 from dovetail.platform.config.load import Config
@@ -77,9 +76,8 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         if name not in stream_views and name not in sets
     }
     declared.refuse_unknown_batch_views(batch_views)
-    flat = request_schema(request)
     feature_sets = {
-        name: parse_feature_set(name, source, flat, stream_views, batch_views, reserved_outputs(labels))
+        name: parse_feature_set(name, source, request, stream_views, batch_views, reserved_outputs(labels))
         for name, source in sets.items()
     }
     return Definitions(streams, tables, request, labels, stream_views, batch_views, feature_sets)

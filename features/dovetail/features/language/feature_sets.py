@@ -26,7 +26,8 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.plan.feature_types import feature_type
-from dovetail.features.plan.request import REQUEST
+from dovetail.features.plan.request import CANDIDATES, REQUEST, request_schema
+from dovetail.platform.rows.schema import TableSchema
 
 __all__ = ["is_feature_set", "parse_feature_set"]
 
@@ -45,12 +46,12 @@ def is_feature_set(source: Source) -> bool:
 def parse_feature_set(
     name: str,
     source: Source,
-    request: pa.Schema,
+    request: TableSchema,
     stream_views: Mapping[str, StreamView],
     batch_views: Mapping[str, BatchView],
     reserved: Collection[str] = (),
 ) -> FeatureSet:
-    """The plan of a feature set; ``request`` is the flat request schema, ``reserved`` are names that no output has.
+    """The plan of a feature set over ``request``, as declared; ``reserved`` are names that no output has.
 
     Raises:
         DefinitionError: anything outside the supported language, with the line and what to write instead.
@@ -63,16 +64,17 @@ class _FeatureSetReader:
         self,
         name: str,
         source: Source,
-        request: pa.Schema,
+        request: TableSchema,
         views: Mapping[str, StreamView | BatchView],
         reserved: Collection[str],
     ) -> None:
         self.reserved = reserved
-        self.name, self.source, self.request = name, source, request
+        self.name, self.source, self.request = name, source, request_schema(request)
+        self.shared = tuple(column for column in request.arrow.names if column != CANDIDATES)
         self.views = {key.lower(): view for key, view in views.items()}
         #: Relation names as the statement uses them, lower case: None is the request.
         self.relations: dict[str, StreamView | BatchView | None] = {}
-        self.request_columns = {column.lower(): column for column in request.names}
+        self.request_columns = {column.lower(): column for column in self.request.names}
 
     def feature_set(self) -> FeatureSet:
         source, select = self.source, self.source.select
@@ -91,7 +93,7 @@ class _FeatureSetReader:
         columns = tuple(self._column(node, span, inputs, binder) for node, span in pairs)
         self._check_outputs(columns)
         self._bind_whole(joins)
-        return FeatureSet(self.name, source.file, source.line(select), source.text, joins, columns, inputs)
+        return FeatureSet(self.name, source.file, source.line(select), source.text, joins, columns, inputs, self.shared)
 
     def _join(self, join: exp.Join) -> JoinedView:
         source, table = self.source, join.this

@@ -15,6 +15,7 @@ import pyarrow as pa
 from dovetail.platform.rows.schema import TableSchema
 
 __all__ = [
+    "REQUEST",
     "TIME_BUCKET_ORIGIN_US",
     "Aggregate",
     "AggregateFunction",
@@ -33,6 +34,8 @@ __all__ = [
     "Window",
 ]
 
+#: The relation of requests in SQL: what ``FROM request`` names.
+REQUEST = "request"
 #: DuckDB's ``time_bucket`` counts from Monday 2000-01-03 00:00:00 UTC (intervals without months).
 TIME_BUCKET_ORIGIN_US = 946_857_600_000_000
 
@@ -325,7 +328,8 @@ class FeatureSet:
     """The features of a model: ``SELECT … FROM request LEFT JOIN view USING (…) …``.
 
     ``inputs`` is the schema of the rows its expressions read: the flat request's columns, then each joined view's
-    value columns, named ``<view>.<column>``.
+    value columns, named ``<view>.<column>``. ``request_columns`` are those of them that the request has once, for all
+    its candidates.
     """
 
     name: str
@@ -335,6 +339,7 @@ class FeatureSet:
     joins: tuple[JoinedView, ...]
     columns: tuple[FeatureColumn, ...]
     inputs: pa.Schema
+    request_columns: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -344,6 +349,22 @@ class FeatureSet:
     def columns_of(self, *origins: str) -> tuple[FeatureColumn, ...]:
         """The columns with one of these origins, in the order written."""
         return tuple(c for c in self.columns if c.origin in origins)
+
+    def is_shared(self, join: JoinedView) -> bool:
+        """Whether a joined view has one value for all candidates of a request."""
+        return set(join.entity) <= set(self.request_columns)
+
+    def shared_columns(self) -> tuple[FeatureColumn, ...]:
+        """The columns that read nothing of a candidate: one value for all candidates of a request."""
+        views = {join.view for join in self.joins if self.is_shared(join)}
+        return tuple(
+            column
+            for column in self.columns
+            if all(
+                name in self.request_columns if owner == REQUEST else owner in views
+                for owner, name in column.references
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

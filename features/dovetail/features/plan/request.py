@@ -8,15 +8,24 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.features.plan.definitions import REQUEST
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.schema import TableSchema
 
-__all__ = ["CANDIDATE", "CANDIDATES", "REQUEST", "check_request", "flatten_requests", "request_schema"]
+__all__ = [
+    "CANDIDATE",
+    "CANDIDATES",
+    "REQUEST",
+    "check_request",
+    "flatten_requests",
+    "request_schema",
+    "request_starts",
+]
 
-REQUEST = "request"
 CANDIDATES = "candidates"
 #: Column that :func:`flatten_requests` adds: int32, the candidate's place in its request, from 0.
 CANDIDATE = "_candidate"
@@ -57,6 +66,18 @@ def request_schema(schema: TableSchema) -> pa.Schema:
     """The flat schema: the request's columns without ``candidates``, then the candidates' members."""
     outside = [field for field in schema.arrow if field.name != CANDIDATES]
     return pa.schema([*outside, *schema.arrow.field(CANDIDATES).type.value_type])
+
+
+def request_starts(candidates: pa.Table) -> npt.NDArray[np.int64]:
+    """The rows at which requests begin in ``candidates``, ascending int64; they are whole requests, flattened.
+
+    Where rows do not say which candidate they are, each is taken for a request of its own.
+    """
+    if CANDIDATE not in candidates.column_names:
+        return np.arange(candidates.num_rows, dtype=np.int64)
+    begins = np.asarray(candidates.column(CANDIDATE).to_numpy()) == 0
+    begins[:1] = True
+    return np.flatnonzero(begins).astype(np.int64)
 
 
 def flatten_requests(requests: pa.Table) -> pa.Table:

@@ -31,7 +31,7 @@ from dovetail.features.stream.layout import TIME_LIMIT_US, Layout
 from dovetail.features.stream.prepare import NO_WATERMARK, PreparedRows, RowOrigin, prepare_rows
 from dovetail.features.stream.results import Parts, finished
 from dovetail.features.stream.update import UpdatePlan, merge_states
-from dovetail.features.stream.values import EvaluationPlan, fold_states, probes_by_key
+from dovetail.features.stream.values import EvaluationPlan, distinct_probes, fold_states, probes_by_key
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.examples import zero_of
 
@@ -182,7 +182,7 @@ class StreamEngine:
         times: Words,
         watermark: int,
     ) -> Values:
-        """The view's aggregates at each probe.
+        """The view's aggregates at each probe, evaluated once for all probes of one key at one time.
 
         Args:
             blobs: states, any number per key (one per partition that has seen it), in any order.
@@ -197,6 +197,23 @@ class StreamEngine:
         """
         times, asked = _owned(times), _owned(codes)
         self._require_times(times, "request")
+        probes, places = distinct_probes(asked, times)
+        if len(probes) == len(times):
+            return self._values(blobs, owners, asked, times, watermark)
+        once = self._values(blobs, owners, asked[probes], times[probes], watermark)
+        spread = pa.array(places)
+        columns = [column.chunk(0).take(spread) for column in once.table.columns]
+        return Values(pa.Table.from_arrays(columns, schema=once.table.schema), once.answerable[places])
+
+    def _values(
+        self,
+        blobs: Sequence[bytes | None],
+        owners: npt.NDArray[np.int32],
+        asked: Words,
+        times: Words,
+        watermark: int,
+    ) -> Values:
+        """:meth:`values` of probes that are worth evaluating each."""
         answerable = np.ones(len(times), dtype=np.bool_)
         if watermark != NO_WATERMARK:
             answerable = times >= watermark - self.layout.lateness_us

@@ -18,7 +18,7 @@ from dovetail.features.kernels.jit import (
 from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, Op, step_of
 
-__all__ = ["EvaluationPlan", "fold_states", "probes_by_key"]
+__all__ = ["EvaluationPlan", "distinct_probes", "fold_states", "probes_by_key"]
 
 
 class EvaluationPlan(NamedTuple):
@@ -64,6 +64,31 @@ class EvaluationPlan(NamedTuple):
         ops = self.ops[self.op_offsets[window] : self.op_offsets[window + 1]]
         found = (ops[:, :3] == np.array(op)).all(axis=1)
         return int(ops[np.argmax(found), 4])
+
+
+def distinct_probes(codes: Words, times: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``probes`` of different key or time, by place ascending, and for each probe which of these it equals.
+
+    Args:
+        codes: int64 ``[p]``, the key of each probe. times: int64 ``[p]``.
+
+    Returns:
+        ``probes`` int64 ``[d]``, indices of the first of each kind; ``places`` int64 ``[p]`` into it.
+    """
+    count = len(codes)
+    order = np.lexsort((times, codes))  # stable: of equal ones, the first in front
+    first = np.ones(count, dtype=np.bool_)
+    sorted_codes, sorted_times = codes[order], times[order]
+    first[1:] = (sorted_codes[1:] != sorted_codes[:-1]) | (sorted_times[1:] != sorted_times[:-1])
+    firsts = order[first]
+    if len(firsts) == count:
+        each = np.arange(count, dtype=np.int64)
+        return each, each
+    ranks = np.empty(len(firsts), dtype=np.int64)
+    ranks[np.argsort(firsts)] = np.arange(len(firsts))
+    places = np.empty(count, dtype=np.int64)
+    places[order] = ranks[np.cumsum(first) - 1]
+    return np.sort(firsts), places
 
 
 @compiled
@@ -125,10 +150,6 @@ def fold_states(
             time = times[p]
             if time < floor:
                 answerable[p] = False
-                continue
-            if n > probe_starts[key] and times[probes[n - 1]] == time:
-                # The candidates of one request ask for the same user at the same time.
-                results[:, p] = results[:, probes[n - 1]]
                 continue
             newest = lower_bound(words, raw, raw + rows, time + 1) - raw
             for w in range(windows.shape[0]):

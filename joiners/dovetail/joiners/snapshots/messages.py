@@ -43,7 +43,8 @@ REPLY_COLUMNS = ("request_id", "item_id", "score", "model_version")
 class Answers:
     """Where answers go: snapshots, dead letters, the topics that scores may be asked for in; and their largest size.
 
-    Whole requests go together in a message, several as long as it has no more than ``rows_per_message`` rows.
+    Whole requests go together in a message, several as long as it has no more than ``rows_per_message`` rows; whole
+    messages are answered together, several as long as they ask for no more than ``rows_per_commit`` candidates.
     """
 
     snapshots_topic: str
@@ -51,6 +52,7 @@ class Answers:
     reply_topics: Collection[str] = ()
     max_message_bytes: int = 16 << 20
     rows_per_message: int = 20_000
+    rows_per_commit: int = 10_000
 
     @property
     def snapshot_limit(self) -> int:

@@ -167,6 +167,8 @@ class Encoder:
     ) -> Encoded:
         """The model inputs of every row of ``table``; columns that are no input are ignored.
 
+        Lists may stand in a dictionary, by indices that are never NULL.
+
         ``moments`` standardise; without them, standardised inputs are absent. With ``weights`` (float32 [n]) this is
         training: each row is standardised by the moments of the rows before it and then counted into ``moments``. What
         is encoded in a ``room`` is overwritten by the next encoding there; a table that has more rows goes without.
@@ -287,6 +289,13 @@ def _aligned(columns: Sequence[pa.ChunkedArray]) -> list[list[pa.Array]]:
 def _fill_list(salted: _Salted, chunk: pa.Array, hashes: UInt32 | UInt64, values: Float32) -> None:
     type_ = chunk.type
     spec = salted.spec
+    if pa.types.is_dictionary(type_):  # what many rows share is hashed once
+        some = np.empty((len(chunk.dictionary), spec.length), hashes.dtype)
+        theirs = np.empty(some.shape, np.float32)
+        _fill_list(salted, chunk.dictionary, some, theirs)
+        at = chunk.indices.to_numpy()
+        hashes[:], values[:] = some[at], theirs[at]
+        return
     if pa.types.is_fixed_size_list(type_):
         chunk = chunk.cast(pa.list_(type_.value_type))
     elif not (pa.types.is_list(type_) or pa.types.is_large_list(type_)):

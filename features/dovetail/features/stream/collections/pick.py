@@ -61,8 +61,10 @@ def pick_best(
 ) -> None:
     """The k entries of each range that win, best first, into ``picked[p, :lengths[p]]``."""
     for p in range(ranges.shape[0]):
-        held = 0
-        for i in range(ranges[p, 0], ranges[p, 1]):
+        held, rows = 0, ranges[p, 1] - ranges[p, 0]
+        for n in range(rows):
+            # Where time is the order, as it mostly is, each is worse than the one before and stays where it is put.
+            i = ranges[p, 1] - 1 - n if descending else ranges[p, 0] + n
             if counted[i] == 1:
                 held = insert(picked[p], held, k, i, order, descending)
         lengths[p] = held

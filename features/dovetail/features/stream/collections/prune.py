@@ -140,7 +140,8 @@ def _keep_best(
     while end > first:
         lower = _bucket_begin(times, first, end, step)
         keep[lower:end] = False
-        for i in range(lower, end):
+        for n in range(end - lower):
+            i = end - 1 - n if descending else lower + n  # of times in order, each is worse than the one before
             held = insert(best, held, best.size, i, order, descending)
         for b in range(held):
             if lower <= best[b] < end:

@@ -1,0 +1,58 @@
+"""Snapshot rows, made of candidates, their features and their scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.joiners.contracts import Served, ServingModel
+from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
+from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
+
+__all__ = ["ServingModels", "snapshot_rows"]
+
+
+class ServingModels(NamedTuple):
+    """The model that scores, and the shadow beside it if there is one."""
+
+    scorer: ServingModel
+    shadow: ServingModel | None
+
+
+def snapshot_rows(
+    candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_], models: ServingModels, feature_set: str
+) -> pa.Table:
+    """Snapshot rows of the ``candidates``, which are the ``answerable`` ones of those ``served``, scored.
+
+    ``feature_set`` is the name that the rows carry.
+    """
+    encoded = served.encoded if answerable.all() else served.encoded.filter(pa.array(answerable))
+    version, scores = models.scorer.score(encoded)
+    own = [name for name in candidates.column_names if name not in (*KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
+    struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
+    columns = {name: candidates.column(name) for name in KEYS}
+    columns[REQUEST_COLUMN] = pa.chunked_array([struct])
+    features = decoded(encoded.select([name for name in served.snapshot_columns if name not in columns]))
+    columns |= {name: features.column(name) for name in features.column_names}
+    columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
+    columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
+    if models.shadow is not None:
+        version, scores = models.shadow.score(encoded)
+        none = np.full(len(candidates), version == 0)
+        columns["shadow_score"] = pa.chunked_array([pa.array(scores, pa.float32(), mask=none)])
+        columns["shadow_version"] = pa.chunked_array(
+            [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
+        )
+    columns[SET_COLUMN] = _constant(pa.scalar(feature_set), len(candidates))
+    for view, offsets in served.seen.items():
+        columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
+    columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
+    return with_source_positions(pa.table(columns))
+
+
+def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.repeat(value, rows)])
