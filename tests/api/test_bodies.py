@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body
+from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body, wants_arrow
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.schema import parse_statements, parse_table
 
@@ -66,6 +66,8 @@ def test_arrow_rows_are_streams_of_one_row() -> None:
         (JSON, b"[{}] {}", 400, "something follows the array"),
         (JSON, b'[{"a":', 400, "not valid JSON"),
         (JSON, b"\xff", 400, "not UTF-8"),
+        (JSON, b'\xef\xbb\xbf[{"a":"x"}]', 400, "begins with a byte order mark"),
+        (NDJSON, b'\xef\xbb\xbf{"a":"x"}\n', 400, "write UTF-8 without one"),
         (JSON, b"[" + b"[" * 100_000, 400, "not valid JSON"),
         (JSON, b"[" + b",".join([b"{}"] * 101) + b"]", 413, "101 rows, 100 are taken"),
         (NDJSON, b"{}\n" * 101, 413, "101 rows, 100 are taken"),
@@ -80,3 +82,26 @@ def test_what_cannot_be_read_is_refused(kind: str, body: bytes, status: int, rea
         rows(kind, body)
     assert refused.value.status == status
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        (ARROW, True),
+        (f"{JSON}, {ARROW}", True),
+        (f"{ARROW};q=0.5, {JSON};q=0.4", True),
+        (f"{ARROW}; q=0.001", True),
+        (f"{ARROW.upper()} ; Q=1.000", True),
+        (f"{ARROW}, */*;q=0.1", True),
+        (f"{ARROW};q=0", False),
+        (f"{ARROW};q=0.000, {JSON}", False),
+        (f"{ARROW};q=0.4, {JSON}", False),
+        (f"{ARROW};q=0.4, */*", False),
+        ("*/*", False),
+        ("application/*", False),
+        ("", False),
+        (f"x{ARROW}", False),
+    ],
+)
+def test_arrow_is_answered_where_it_is_asked_for(accept: str, wanted: bool) -> None:
+    assert wants_arrow(accept) == wanted

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from dovetail.api import server
 from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from dovetail.sdk import load
 from scripts.servers.tls import make_certificates
 from tests import forked
 from tests.api.running import project_folder
@@ -201,6 +202,13 @@ def test_two_api_processes_share_a_kafka_with_a_worker(tmp_path: Path, kafka_url
         other.kill()
         other.wait()
         assert asked(one, 20)["request_id"] == "r20"
+        # A program beside them asks and sends, too.
+        project = load(folder)
+        ranked = project.rank([request("r21", "u", [1, 2, 3], 30)])
+        assert (ranked.column("item_id").to_pylist(), ranked.column("events").to_pylist()) == ([1, 2, 3], [5, 5, 5])
+        assert project.send("behaviour", [{"user_id": "u", "event_time": at(10)}]) == 1
+        past = project.features([request("p", "u", [1], 9), request("q", "u", [1], 10)])
+        assert past.column("events").to_pylist() == [5, 6]
 
 
 @contextmanager

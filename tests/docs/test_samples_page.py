@@ -1,4 +1,4 @@
-"""The examples of docs/samples.md: every sample is read once, over several runs; a program runs the whole flow."""
+"""The example of docs/samples.md: every sample is read once, over several runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.docs.demo_project import demo_project
 from tests.places import ROOT
 from tests.samples.sample_worlds import World
 
@@ -18,7 +17,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/samples.md").read_te
 
 
 def test_the_example_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, _ = BLOCKS
+    (block,) = BLOCKS
     world = World(tmp_path / "project")
     monkeypatch.chdir(world.folder)
     seen: list[pa.Table] = []
@@ -41,14 +40,3 @@ def test_the_example_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows.num_rows == 2_700
     assert rows.group_by(["request_id", "item_id"]).aggregate([]).num_rows == 2_700
     assert json.loads((world.folder / "reader.json").read_text())["shuffle_rows"] == 10_000
-
-
-def test_the_flow_runs_in_a_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(demo_project(tmp_path))
-    namespace: dict[str, Any] = {}
-    exec(compile(BLOCKS[1], "samples.md", "exec"), namespace)
-    assert namespace["samples"].to_pylist() == [{"request_id": "r1", "item_id": 7, "label": 0, "user_clicks_1h": 1}]
-    assert namespace["ranked"].column("user_clicks_1h").to_pylist() == [1, 1]
-    assert "user_clicks_1h" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 
 from dovetail import sdk
 from dovetail.platform import errors
-from dovetail.sdk import Project, load
+from dovetail.sdk import ProjectClient, load
 from tests.places import ROOT
 
 SOURCE = ROOT / "platform/dovetail/sdk/__init__.py"
@@ -48,7 +48,7 @@ def _is_raised(name: str) -> bool:
 
 def test_a_project_is_loaded(tmp_path: Path) -> None:
     project = load(ROOT)
-    assert_type(project, Project)
+    assert_type(project, ProjectClient)
     assert isinstance(project, sdk.Project)
     (tmp_path / "dovetail.toml").write_text("[nonsense]\n", encoding="utf-8")
     with pytest.raises(sdk.DovetailError, match="nonsense"):

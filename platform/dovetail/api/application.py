@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body
+from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body, wants_arrow
 from dovetail.api.call_metrics import CallMetrics
 from dovetail.api.describing import definitions_of, freshness_of, models_of
 from dovetail.api.gateway import Gateway, Unanswered
@@ -213,13 +213,13 @@ class _Calls:
     async def rank(self, request: Request) -> Response:
         """Rank the candidates of requests."""
         whole = _flag(request, "features")
-        arrow = ARROW in request.headers.get("accept", "")
+        arrow = wants_arrow(request.headers.get("accept", ""))
         rows = await self._rows(request, self._gateway.doors["requests"])
         return await rank_answer(self._gateway, rows, whole=whole, arrow=arrow, timeout_s=self._timeout_s)
 
     async def features(self, request: Request) -> Response:
         """Give the features of requests."""
-        arrow = ARROW in request.headers.get("accept", "")
+        arrow = wants_arrow(request.headers.get("accept", ""))
         rows = await self._rows(request, self._gateway.doors["requests"])
         return await compute(features_answer, self._gateway, rows, arrow=arrow)
 

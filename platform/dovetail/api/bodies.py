@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Sequence
 
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.arrow_streams import RefusedStreamError, read_stream
+from dovetail.platform.rows.json_lines import BYTE_ORDER_MARK
 from dovetail.platform.rows.schema import TableSchema
 
-__all__ = ["ARROW", "JSON", "NDJSON", "BadBody", "rows_of_body"]
+__all__ = ["ARROW", "JSON", "NDJSON", "BadBody", "rows_of_body", "wants_arrow"]
 
 JSON, NDJSON, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 _NDJSON_NAMES = (NDJSON, "application/ndjson", "application/jsonl", "application/jsonlines")
+_QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _SPACE = " \t\r\n"
 
 
@@ -34,6 +38,8 @@ def rows_of_body(content_type: str, body: bytes, schema: TableSchema, max_rows: 
         BadBody: the type is none of these (415), there are more than ``max_rows`` (413), or it cannot be read (400).
     """
     kind = content_type.partition(";")[0].strip().lower() or JSON
+    if body.startswith(codecs.BOM_UTF8) and kind in (JSON, *_NDJSON_NAMES):
+        raise BadBody(400, f"the body cannot be read: {BYTE_ORDER_MARK}")
     if kind == JSON:
         rows = _json_rows(body, max_rows)
     elif kind in _NDJSON_NAMES:
@@ -47,6 +53,22 @@ def rows_of_body(content_type: str, body: bytes, schema: TableSchema, max_rows: 
     if len(rows) > max_rows:
         raise BadBody(413, f"{len(rows)} rows, {max_rows} are taken at a time ([api] max_rows): send them in parts")
     return rows
+
+
+def wants_arrow(accept: str) -> bool:
+    """Whether a header ``Accept`` asks for Arrow: by name, and no less than for JSON; ``q=0`` refuses."""
+    quality: dict[str, float] = {}
+    for each in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        said = [value for name, _, value in (one.partition("=") for one in parameters) if name.strip() == "q"]
+        quality[kind] = _quality(said[0].strip()) if said else 1.0
+    json_quality = next((quality[kind] for kind in (JSON, "application/*", "*/*") if kind in quality), 0.0)
+    return 0.0 < quality.get(ARROW, 0.0) >= json_quality
+
+
+def _quality(said: str) -> float:
+    """A weight of RFC 9110: 0 to 1 with at most three digits behind the point; anything else counts as 1."""
+    return float(said) if _QUALITY.fullmatch(said) else 1.0
 
 
 def _json_rows(body: bytes, max_rows: int) -> list[bytes]:

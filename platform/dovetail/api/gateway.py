@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.api.bodies import BadBody
 from dovetail.api.replies import Reply, ReplyStage
+from dovetail.app.doors.checking import CheckedRows, check_messages
 from dovetail.app.doors.door import Door, doors
-from dovetail.app.doors.sending import key_of
 from dovetail.app.storage import Stores
 from dovetail.app.worker import features_of
 from dovetail.features import Project
@@ -21,27 +20,15 @@ from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.online_features import ServedFeatures
 from dovetail.joiners.snapshots.messages import CORRELATION_HEADER, REPLY_AS_HEADER, REPLY_HEADER, SNAPSHOT_FORM
 from dovetail.platform.clock import Clock
-from dovetail.platform.rows.fitting import wire_size
-from dovetail.platform.rows.intake import Received
-from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.runner import Runtime
-from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.stage import Outgoing
 
-__all__ = ["Accepted", "Checked", "Gateway", "Unanswered"]
+__all__ = ["Accepted", "Gateway", "Unanswered"]
 
 
 class Unanswered(Exception):
     """No agent has answered in time: none runs, or they are behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Rows as the agents of a topic would take them: by row, the message of each good one, or why it is bad."""
-
-    messages: Mapping[int, Outgoing]
-    bad: Mapping[int, str]
-    table: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +57,12 @@ class Gateway:
         #: The names of the features that a snapshot keeps.
         self.snapshot_columns = self._features.snapshot_columns
 
-    def check(self, door: Door, rows: Sequence[bytes]) -> Checked:
+    def check(self, door: Door, rows: Sequence[bytes]) -> CheckedRows:
         """Check ``rows``, messages of one row each, as the agents of the topic would. From any thread."""
-        now_ms = self._clock.now_us() // 1_000
-        received = _received(door, rows, now_ms)
-        bad = {letter.offset: letter.reason for letter in received.dead}
         limit = self.project.config.broker.max_message_bytes
-        messages = {}
-        numbers = received.table.column("_offset").to_pylist()
-        for number, key in zip(numbers, received.table.column(door.key).to_pylist(), strict=True):
-            message = Outgoing(door.topic, rows[number], key=key_of(key), timestamp_ms=now_ms)
-            if wire_size(message) > limit:
-                bad[number] = f"it is larger than the broker takes, {limit} bytes ([broker] max_message_bytes)"
-            else:
-                messages[number] = message
-        return Checked(messages, dict(sorted(bad.items())), received.table)
+        return check_messages(door, rows, self._clock.now_us() // 1_000, limit)
 
-    def check_requests(self, rows: Sequence[bytes]) -> Checked:
+    def check_requests(self, rows: Sequence[bytes]) -> CheckedRows:
         """Check requests, and that they have no more candidates together than a call may have. From any thread.
 
         Raises:
@@ -146,12 +122,3 @@ class Gateway:
         """
         candidates = flatten_requests(requests)
         return candidates, self._features.serve(candidates) if candidates.num_rows else None
-
-
-def _received(door: Door, rows: Sequence[bytes], now_ms: int) -> Received:
-    count = len(rows)
-    stamps = np.full(count, now_ms, dtype=np.int64)
-    nothing = [None] * count
-    received = door.intake.read(Poll(door.topic, 0, np.arange(count), stamps, nothing, rows, [()] * count))
-    assert set(OWN_COLUMNS) <= set(received.table.column_names)  # noqa: S101 - rows are told apart by them
-    return received

@@ -20,7 +20,7 @@ from dovetail.platform.archive.writer import Dataset
 from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
-from dovetail.platform.rows.intake import Intake, long_items
+from dovetail.platform.rows.intake import Intake, unfit_items
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
@@ -70,13 +70,13 @@ def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
 
 def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
     """The intake of requests, for the snapshot agent and the archive."""
-    return Intake(project.request, "request_time", project.config.request.max_ahead, long_items, **gate._asdict())
+    return Intake(project.request, "request_time", project.config.request.max_ahead, unfit_items, **gate._asdict())
 
 
 def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
     """The intake of a label stream, for its agent and its archive."""
     ahead = project.config.labels.max_ahead
-    return Intake(project.label_schemas[kind], "event_time", ahead, long_items, **gate._asdict())
+    return Intake(project.label_schemas[kind], "event_time", ahead, unfit_items, **gate._asdict())
 
 
 def samples_dataset(target: str) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,26 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.api.gateway import Accepted, Gateway
+from dovetail.api.gateway import Gateway
 from dovetail.api.replies import ReplyStage
 from dovetail.app.flow import Flow
 from dovetail.app.worker import assemble
+from dovetail.embedded.program_gateway import ProgramGateway
 from dovetail.features import Project, load
-from dovetail.features.language.source import nearest
-from dovetail.joiners.contracts import TOO_OLD
-from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.api import ApiConfig
-from dovetail.platform.errors import ConfigError, LogLocked, WireError
+from dovetail.platform.errors import ConfigError, LogLocked
 from dovetail.platform.process.loop_thread import LoopThread
-from dovetail.platform.rows import wire
 from dovetail.samples import Reader
 
-__all__ = ["EmbeddedFlow"]
+__all__ = ["EmbeddedFlow", "flow_of"]
 
-_TIMEOUT_S = 60.0
-#: The states whose projects run in this process.
-_running: set[str] = set()
+#: The flows that run in this process, by their state; None while one starts.
+_running: dict[str, EmbeddedFlow | None] = {}
 _guard = threading.Lock()
 
 
@@ -71,20 +64,21 @@ class EmbeddedFlow:
         Raises:
             LogLocked: another flow of this process runs this project, maybe that of a cell that was run before.
         """
-        place = str(self.project.config.path(self.project.config.storage.state).resolve())
+        place = _place_of(self.project)
         with _guard:
             if place in _running:
                 raise LogLocked(
                     f"a flow of this process runs the project with the state {place} already: leave its `with` block "
                     "first; one worker has an embedded log at a time"
                 )
-            _running.add(place)
+            _running[place] = None
         try:
             self._start()
         except BaseException:
-            _running.discard(place)
+            del _running[place]
             raise
         self._place = place
+        _running[place] = self
         return self
 
     def _start(self) -> None:
@@ -95,7 +89,8 @@ class EmbeddedFlow:
         try:
             self._worker = self._loop.run(_assembled(self.project, replies))
             try:
-                self._gateway = Gateway(self.project, self._worker.stores, self._worker.runtime, replies, SystemClock())
+                gateway = Gateway(self.project, self._worker.stores, self._worker.runtime, replies, SystemClock())
+                self._asking = ProgramGateway(self._loop, gateway)
                 self._loop.run(self._worker.runtime.start())
             except BaseException:
                 self._worker.stores.close()
@@ -113,7 +108,7 @@ class EmbeddedFlow:
         finally:
             self._worker.stores.close()
             self._loop.close()
-            _running.discard(str(self._place))
+            del _running[str(self._place)]
             self._place = None
         if error is None and self._worker.runtime.failure is not None:
             raise self._worker.runtime.failure
@@ -126,15 +121,7 @@ class EmbeddedFlow:
             WireError: some rows are not as declared: the first of them, and why.
         """
         self._check_running()
-        door = self._gateway.doors.get(topic)
-        if door is None:
-            raise ConfigError(f"no rows are sent to {topic!r}; {nearest(topic, sorted(self._gateway.doors))}")
-        messages = _messages(rows)
-        accepted: Accepted = (
-            self._loop.run(self._gateway.send(door, messages, atomic=True)) if messages else Accepted({}, {})
-        )
-        _refuse(accepted.bad, topic)
-        return len(accepted.positions)
+        return self._asking.send(topic, rows)
 
     def rank(self, requests: Any) -> pa.Table:
         """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.
@@ -146,18 +133,7 @@ class EmbeddedFlow:
             WireError: some requests are refused: the first of them, and why. The others are recorded.
         """
         self._check_running()
-        checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
-        _refuse(checked.bad, "requests")
-        if not checked.messages:
-            raise WireError("there are no requests to rank")
-
-        async def ask() -> list[Any]:
-            asked = (self._gateway.ask(one, whole=True, timeout_s=_TIMEOUT_S) for one in checked.messages.values())
-            return await asyncio.gather(*asked)
-
-        replies = self._loop.run(ask())
-        _refuse({row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}, "requests")
-        return pa.concat_tables([reply.snapshot for reply in replies], promote_options="permissive").combine_chunks()
+        return self._asking.rank(requests)
 
     def features(self, requests: Any) -> pa.Table:
         """The features of the candidates of ``requests`` now, one row per candidate. Records nothing.
@@ -166,15 +142,7 @@ class EmbeddedFlow:
             WireError: some requests are not as declared, are too old, or have no value for an expression.
         """
         self._check_running()
-        checked = self._gateway.check(self._gateway.doors["requests"], _messages(requests))
-        _refuse(checked.bad, "requests")
-        candidates, served = self._gateway.features(checked.table)
-        if served is None:
-            raise WireError("the requests have no candidates")
-        if not served.answerable.all():
-            raise WireError(TOO_OLD)
-        keys = {name: candidates.column(name) for name in KEYS}
-        return pa.table(keys | {name: served.features.column(name) for name in served.features.column_names})
+        return self._asking.features(requests)
 
     def until_idle(self, *, release: bool = True) -> None:
         """Wait until all that was sent is handled; with ``release``, let go of what waits for later labels.
@@ -195,28 +163,15 @@ class EmbeddedFlow:
             raise ConfigError("the flow does not run: use it inside `with EmbeddedFlow(...) as flow:`")
 
 
+def flow_of(project: Project) -> EmbeddedFlow | None:
+    """The flow of ``project``, by its state, that runs in this process; None without one."""
+    return _running.get(_place_of(project))
+
+
+def _place_of(project: Project) -> str:
+    return str(project.config.path(project.config.storage.state).resolve())
+
+
 async def _assembled(project: Project, replies: ReplyStage) -> Any:
     """A worker belongs to the event loop in which it is put together."""
     return assemble(project, beside=[replies], load_beside=True)
-
-
-def _messages(rows: Any) -> Sequence[bytes]:
-    """Each row as a message of its own."""
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    if isinstance(rows, list):
-        # Each by itself, as JSON: one row's mistake is that row's.
-        return [json.dumps(row, default=str).encode() for row in rows]
-    try:
-        table = pa.table(rows)
-    except (TypeError, ValueError, pa.ArrowException) as error:
-        raise WireError(
-            f"rows are a table (PyArrow, pandas, Polars, DuckDB) or a list of dictionaries, not {type(rows).__name__}"
-        ) from error
-    return [wire.encode(table.slice(row, 1)) for row in range(table.num_rows)]
-
-
-def _refuse(bad: Mapping[int, str], topic: str) -> None:
-    for row, reason in bad.items():
-        more = f" ({len(bad) - 1} more rows are refused)" if len(bad) > 1 else ""
-        raise WireError(f"{topic}: row {row}: {reason}{more}")

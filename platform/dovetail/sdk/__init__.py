@@ -50,6 +50,7 @@ __all__ = [
     "ModelDirectory",
     "ModelError",
     "Project",
+    "ProjectClient",
     "Reader",
     "Scorer",
     "StaleCommit",
@@ -64,7 +65,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dovetail.embedded.program_flow import EmbeddedFlow
-    from dovetail.features.project import Description, Project, load
+    from dovetail.embedded.project_client import ProjectClient, load
+    from dovetail.features.project import Description, Project
     from dovetail.platform.config.load import Config
     from dovetail.samples.reader import Reader
     from dovetail.trainer.learner import Learner
@@ -88,9 +90,10 @@ else:
         "Model": "dovetail.trainer.models.publish",
         "ModelDirectory": "dovetail.trainer.models.publish",
         "Project": "dovetail.features.project",
+        "ProjectClient": "dovetail.embedded.project_client",
         "Reader": "dovetail.samples.reader",
         "Scorer": "dovetail.trainer.models.scorer",
-        "load": "dovetail.features.project",
+        "load": "dovetail.embedded.project_client",
     }
 
     def __getattr__(name: str) -> Any:

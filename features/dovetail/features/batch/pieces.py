@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,11 @@ from dovetail.features.plan.definitions import (
     FeatureSet,
     StreamView,
 )
-from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.duck.hermetic import Resources, resources
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import own_position_columns, seen_column
 
-__all__ = ["Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "earliest_read"]
+__all__ = ["EventLog", "Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "earliest_read"]
 
 #: Request rows, in parts, as often as asked, always the same.
 Rows = Callable[[], Iterator[pa.Table]]
@@ -84,6 +83,18 @@ class Span(NamedTuple):
     high_us: int
 
 
+class EventLog(Protocol):
+    """The events of a stream, by their time."""
+
+    def rows(self, low_us: int | None, high_us: int) -> int:
+        """At least as many rows as have their time in ``[low, high]``."""
+        ...
+
+    def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
+        """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named."""
+        ...
+
+
 class PieceEvaluator:
     """Evaluates ``columns`` of a feature set for request rows, in parts.
 
@@ -100,7 +111,7 @@ class PieceEvaluator:
         columns: Sequence[FeatureColumn],
         stream_views: Mapping[str, StreamView],
         batch_views: Mapping[str, BatchView],
-        events: Mapping[str, DayFiles],
+        events: Mapping[str, EventLog],
         table_of: Callable[[str, int], pa.Table],
         *,
         visibility: Visibility = "event_time",

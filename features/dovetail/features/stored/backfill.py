@@ -58,8 +58,10 @@ class BackfillResult:
     rows: int
 
 
-def chosen_columns(features: FeatureSet, names: Sequence[str]) -> list[FeatureColumn]:
+def chosen_columns(features: FeatureSet, names: Sequence[str], called: str = "--columns") -> list[FeatureColumn]:
     """The keys and the named columns of ``features``, in the order written; all when no name is given.
+
+    ``called`` is how whoever gave ``names`` calls them.
 
     Raises:
         ConfigError: a name is none of its columns.
@@ -67,7 +69,7 @@ def chosen_columns(features: FeatureSet, names: Sequence[str]) -> list[FeatureCo
     known = [column.name for column in features.columns]
     for name in names:
         if name not in known:
-            raise ConfigError(f"--columns: {features.name} has no column {name!r}; {nearest(name, known)}")
+            raise ConfigError(f"{called}: {features.name} has no column {name!r}; {nearest(name, known)}")
     return [c for c in features.columns if not names or c.name in names or c.origin == "key"]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.app.broker import broker_app
+from dovetail.app.doors.checking import key_of
 from dovetail.app.doors.door import Door
 from dovetail.app.doors.files import FileRows
 from dovetail.features import Project
@@ -22,7 +23,7 @@ from dovetail.platform.rows.intake import WATERMARK_HEADER
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.transports.publishing import publisher
 
-__all__ = ["Checked", "check_rows", "key_of", "publish", "watermarks"]
+__all__ = ["Checked", "check_rows", "publish", "watermarks"]
 
 _AT_ONCE = 4_096
 
@@ -54,11 +55,6 @@ def check_rows(door: Door, rows: Iterable[FileRows], clock: Clock) -> Checked:
             if number not in refused
         ]
     return Checked(messages, bad)
-
-
-def key_of(value: object) -> bytes | None:
-    """A message's key, by which it comes to its partition: the value as text; None, any partition, for NULL."""
-    return None if value is None else str(value).encode()
 
 
 def watermarks(door: Door, time_us: int) -> list[Outgoing]:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.doors.checking import key_of
 from dovetail.app.doors.door import Door
-from dovetail.app.doors.sending import key_of
 from dovetail.app.replay.arriving import Arrived
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER

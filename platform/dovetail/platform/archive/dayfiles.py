@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -73,9 +73,17 @@ class DayFiles:
         dataset: str,
         time_column: str,
         declared: pa.Schema | None = None,
+        before: Mapping[int, int] | None = None,
     ) -> DayFiles:
-        """The files that are archived of ``dataset`` now, whose rows have the columns ``declared``."""
-        files = [DayFile(file.path, {file.day: file.rows}, str(file.rows)) for file in registry.files(dataset)]
+        """The files that are archived of ``dataset`` now, whose rows have the columns ``declared``.
+
+        ``before``: only those whose messages are before these offsets, by partition.
+        """
+        files = [
+            DayFile(file.path, {file.day: file.rows}, str(file.rows))
+            for file in registry.files(dataset)
+            if before is None or file.last_offset < before.get(file.partition, 0)
+        ]
         return cls(store, files, time_column, registry.refused_rows(dataset), declared)
 
     @classmethod

@@ -17,7 +17,9 @@ _NUMBER = "_row_number"
 class Condition:
     """A condition on the columns of a table, as it stands after WHERE."""
 
-    def __init__(self, sql: str) -> None:
+    def __init__(self, sql: str, called: str = "--where") -> None:
+        """``called`` is how whoever gave ``sql`` calls it."""
+        self._called = called
         self._sql = sql
         self._connection = hermetic_connection(threads=1)
 
@@ -34,7 +36,7 @@ class Condition:
             found = [number for (number,) in self._connection.execute(query).fetchall()]
         except duckdb.Error as error:
             columns = ", ".join(table.column_names)
-            raise ConfigError(f"--where {self._sql!r}: {error}; the columns are {columns}") from error
+            raise ConfigError(f"{self._called} {self._sql!r}: {error}; the columns are {columns}") from error
         finally:
             self._connection.unregister("rows")
         return table.take(pa.array(sorted(found), pa.int64()))

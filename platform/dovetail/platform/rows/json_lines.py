@@ -7,6 +7,7 @@ and bytes that are no text. A message may hold line breaks; they stand between t
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -31,8 +32,13 @@ from dovetail.platform.rows.conversion import (
 )
 from dovetail.platform.rows.schema import TableSchema
 
-__all__ = ["looks_like_an_object", "parse", "why_not"]
+__all__ = ["BYTE_ORDER_MARK", "looks_like_an_object", "parse", "why_not"]
 
+#: Why a text is refused that begins with one.
+BYTE_ORDER_MARK = (
+    "it begins with a byte order mark (the bytes EF BB BF), which JSON has not; write UTF-8 without one ('utf-8' in "
+    "Python, not 'utf-8-sig')"
+)
 _WHITESPACE = b" \t\r\n"
 # Numbers that may be beyond the range of a DOUBLE although the parser takes them.
 _LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
@@ -85,6 +91,8 @@ def _rows(joined: bytes, count: int, schema: TableSchema, *, wide: bool) -> pa.T
 
 def why_not(value: bytes, schema: TableSchema, error: str) -> str:
     """Why one message was refused with ``error``: in the words of a strict parser where that knows better."""
+    if value.startswith(codecs.BOM_UTF8):
+        return BYTE_ORDER_MARK
     try:
         parsed = json.loads(value)
     except (ValueError, RecursionError) as malformed:

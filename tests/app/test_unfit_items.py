@@ -1,4 +1,4 @@
-"""The one limit on keys: an item_id that some store could not hold is a dead letter, with the reason."""
+"""Items that no label could name or some store could not hold are dead letters, with the reason."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from dovetail.app.datasets import label_intake, request_intake
-from dovetail.platform.rows.intake import LONGEST_ITEM, long_items
+from dovetail.platform.rows.intake import LONGEST_ITEM, unfit_items
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.testing import MemoryLog
 from tests.features.stored.stored_world import FILES, World
@@ -20,19 +21,36 @@ LONG = "\u4e00" * (LONGEST_ITEM // 3 + 1)
 
 def test_an_item_of_any_row_is_measured_in_bytes() -> None:
     table = pa.table({"item_id": ["x" * LONGEST_ITEM, LONG, None, "\0"], "request_id": ["r" * 9_000] * 4})
-    assert long_items(table) == {1: "item_id has 1026 bytes, more than the 1024 that every store holds"}
+    assert unfit_items(table) == {1: "item_id has 1026 bytes, more than the 1024 that every store holds"}
 
 
 def test_a_request_is_refused_for_any_of_its_candidates() -> None:
     type_ = pa.list_(pa.struct([("item_id", pa.string())]))
     nested = pa.array([[{"item_id": "a"}], [], None, [{"item_id": "b"}, {"item_id": LONG}]], type_)
-    assert list(long_items(pa.table({"candidates": nested}))) == [3]
-    assert list(long_items(pa.table({"candidates": nested}).slice(1))) == [2]
+    assert list(unfit_items(pa.table({"candidates": nested}))) == [3]
+    assert list(unfit_items(pa.table({"candidates": nested}).slice(1))) == [2]
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.int64()])
+def test_a_candidate_without_an_item_is_told_by_its_place(type_: pa.DataType) -> None:
+    a, b = ("a", "b") if type_ == pa.string() else (1, 2)
+    type_ = pa.list_(pa.struct([("item_id", type_), ("position", pa.int32())]))
+    rows = [
+        [{"item_id": a}, None, None], [], None, [{"item_id": b}, {"position": 1}], [None], [{"item_id": a}],
+    ]  # fmt: skip
+    nested = pa.array(rows, type_)
+    absent, unnamed = "is NULL; leave it out", "has no item_id, by which labels find it"
+    assert unfit_items(pa.table({"candidates": nested})) == {
+        0: f"candidate 1 (from 0) {absent}",
+        3: f"candidate 1 (from 0) {unnamed}",
+        4: f"candidate 0 (from 0) {absent}",
+    }
+    assert list(unfit_items(pa.table({"candidates": nested}).slice(1))) == [2, 3]
 
 
 def test_items_that_are_no_text_have_no_length() -> None:
-    assert long_items(pa.table({"item_id": [1, 2]})) == {}
-    assert long_items(pa.table({"user_id": ["x" * 9_000]})) == {}
+    assert unfit_items(pa.table({"item_id": [1, 2]})) == {}
+    assert unfit_items(pa.table({"user_id": ["x" * 9_000]})) == {}
 
 
 def test_the_intakes_of_requests_and_labels_turn_them_away(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Single calls of a program, through what reaches its broker: a flow that runs, or one that is started for the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from dovetail.app.doors.checking import check_messages
+from dovetail.app.doors.door import door_of
+from dovetail.app.doors.sending import publish
+from dovetail.embedded.broker_connection import BrokerConnection
+from dovetail.embedded.given_rows import as_messages, refuse
+from dovetail.embedded.program_flow import EmbeddedFlow, flow_of
+from dovetail.features import Project
+from dovetail.platform.clock import SystemClock
+
+__all__ = ["rank", "send"]
+
+
+def send(project: Project, topic: str, rows: Any) -> int:
+    """See :meth:`~dovetail.embedded.project_client.ProjectClient.send`."""
+    flow = flow_of(project)
+    if flow is not None:
+        return flow.send(topic, rows)
+    door = door_of(project, topic, "topic")
+    now_ms = SystemClock().now_us() // 1_000
+    checked = check_messages(door, as_messages(rows), now_ms, project.config.broker.max_message_bytes)
+    refuse(checked.bad, topic)
+    publish(project, list(checked.messages.values()))
+    return len(checked.messages)
+
+
+def rank(project: Project, requests: Any) -> pa.Table:
+    """See :meth:`~dovetail.embedded.project_client.ProjectClient.rank`."""
+    flow = flow_of(project)
+    if flow is not None:
+        return flow.rank(requests)
+    if project.config.storage.url("broker").startswith("embedded://"):
+        with EmbeddedFlow(project) as started:
+            return started.rank(requests)
+    with BrokerConnection(project) as connected:
+        return connected.rank(requests)
