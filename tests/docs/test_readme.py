@@ -23,6 +23,7 @@ ELSEWHERE = {
     "semantics.md": "tests/docs/test_semantics_page.py",
     "backfill.md": "tests/docs/test_backfill_page.py",
     "samples.md": "tests/docs/test_samples_page.py",
+    "python.md": "tests/docs/test_python_page.py",
     "operations.md": "tests/docs/test_operations_page.py",
 }
 

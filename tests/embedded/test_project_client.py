@@ -162,8 +162,8 @@ def test_samples_are_chosen_by_day_column_and_condition(project: ProjectClient) 
 def test_a_call_by_itself_starts_what_it_needs(project: ProjectClient) -> None:
     assert project.send("behaviour", EVENTS) == 9
     ranked = project.rank(request("alone", "u", [1, 2], 4))
-    assert ranked.select(["request_id", "item_id", "score"]).to_pylist() == [
-        {"request_id": "alone", "item_id": item, "score": 0.5} for item in (1, 2)
+    assert ranked.select(["request_id", "item_id", "score", "events"]).to_pylist() == [
+        {"request_id": "alone", "item_id": item, "score": 0.5, "events": 5} for item in (1, 2)
     ]
     with pytest.raises(WireError, match=r"behaviour: row 0: .*event_time.* \(1 more rows are refused\)"):
         project.send("behaviour", [{"user_id": "u"}, {}, EVENTS[0]])

@@ -38,6 +38,7 @@ def rank(project: Project, requests: Any) -> pa.Table:
         return flow.rank(requests)
     if project.config.storage.url("broker").startswith("embedded://"):
         with EmbeddedFlow(project) as started:
+            started.until_idle(release=False)
             return started.rank(requests)
     with BrokerConnection(project) as connected:
         return connected.rank(requests)

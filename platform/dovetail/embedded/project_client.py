@@ -105,7 +105,8 @@ class ProjectClient(Project):
         """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.
 
         Asks the workers, through the broker; with an embedded broker, the :meth:`embedded` flow of this process, or one
-        that lasts for this call. The columns are those of :meth:`~dovetail.embedded.program_flow.EmbeddedFlow.rank`.
+        that lasts for this call and works off what was sent before. The columns are those of
+        :meth:`~dovetail.embedded.program_flow.EmbeddedFlow.rank`.
 
         Raises:
             WireError: some requests are refused: the first of them, and why. The others are recorded.
