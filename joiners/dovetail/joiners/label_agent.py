@@ -180,15 +180,17 @@ def label_rows(received: Received, partition: int) -> pa.Table:
     table = pa.Table.from_arrays(table.columns, schema=nullable)
     if not received.watermarks:
         return table
-    offsets, times = (list(column) for column in zip(*received.watermarks, strict=True))
-    said = {"event_time": times, "_partition": [partition] * len(times), "_offset": offsets, "_row": [0] * len(times)}
+    offsets, times = np.array(received.watermarks, dtype=np.int64).T
+    nothing = np.zeros(len(times), dtype=np.int32)
+    said = {"event_time": times.view("datetime64[us]"), "_partition": nothing + np.int32(partition)}
+    said |= {"_offset": offsets, "_row": nothing}
     columns = [
-        pa.array(said[field.name], pa.int64()).cast(field.type)
-        if field.name in said
-        else pa.nulls(len(times), field.type)
+        pa.array(said[field.name]).cast(field.type) if field.name in said else pa.nulls(len(times), field.type)
         for field in nullable
     ]
     announced = pa.Table.from_arrays(columns, schema=nullable)
     if table.num_rows == 0:
         return announced
-    return pa.concat_tables([table, announced]).sort_by([("_offset", "ascending"), ("_row", "ascending")])
+    together = pa.concat_tables([table, announced]).combine_chunks()
+    order = np.lexsort((together.column("_row").to_numpy(), together.column("_offset").to_numpy()))
+    return together if (order[1:] > order[:-1]).all() else together.take(pa.array(order))

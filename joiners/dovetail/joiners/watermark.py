@@ -117,7 +117,16 @@ class SilentPartitions:
 
 def log_times(received: Received, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Rows and announced watermarks in log order: their times (int64 µs), and which of them are rows (bool)."""
+    if (log_times, column) not in received.shared:
+        received.shared[log_times, column] = _log_times(received, column)
+    times, is_row = received.shared[log_times, column]
+    return times, is_row
+
+
+def _log_times(received: Received, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     rows = time_us(received.table, column)
+    if not received.watermarks:  # rows are in log order
+        return rows, np.ones(len(rows), dtype=np.bool_)
     order = pack(received.table.column("_offset").to_numpy(), received.table.column("_row").to_numpy())
     announced = np.array([time for _, time in received.watermarks], dtype=np.int64)
     announced_at = np.array([offset for offset, _ in received.watermarks], dtype=np.int64) * (1 << 20)

@@ -11,6 +11,7 @@ from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.progress import request_newest_us, request_watermark
 from dovetail.platform.errors import ConfigError, TransportError
 from dovetail.platform.rows.intake import announcement
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Outgoing, Stage
 
 __all__ = ["Flow", "Partition"]
@@ -65,7 +66,7 @@ class Flow:
     async def settled(self) -> None:
         """Wait until every sample that the labels release is out, and trained on."""
         samples = self._worker.samples
-        watermark = await asyncio.to_thread(self._label_watermark)
+        watermark = await compute(self._label_watermark)
         read = self._read_by(samples)
         while True:
             ends = await self.ends(read)
@@ -103,7 +104,7 @@ class Flow:
             if not release:
                 await self.settled()
                 return announced
-            if messages := await asyncio.to_thread(self._release, held):
+            if messages := await compute(self._release, held):
                 await self._runtime.publish(messages)
                 announced += len(messages)
             else:  # what holds is let go already, and has not looked yet
@@ -125,7 +126,7 @@ class Flow:
                 found[topic, number] = offset
             return found
 
-        return await asyncio.to_thread(ask)
+        return await compute(ask)
 
     async def _until(self, predicate: Callable[[], bool]) -> None:
         while True:

@@ -147,3 +147,23 @@ def test_rows_that_the_vet_turns_away_are_dead_letters_with_its_reason() -> None
         (1, "b is not wanted"),
         (3, "b is not wanted"),
     ]
+
+
+def test_intakes_that_turn_the_same_away_share_what_they_read() -> None:
+    poll = poll_of([event("2024-01-01"), event("2099-01-01")], timestamps_ms=[SENT_MS] * 2)
+    first = Intake(SCHEMA, "event_time", HOUR_US).read(poll)
+    assert Intake(SCHEMA, "event_time", HOUR_US).read(poll) is first
+    assert Intake(SCHEMA, "event_time", None).read(poll).table.num_rows == 2
+    turns_away = Intake(SCHEMA, "event_time", HOUR_US, lambda _: {0: "no"}).read(poll)
+    assert [letter.offset for letter in turns_away.dead] == [0, 1]
+
+
+def test_what_is_refused_after_a_poll_was_read_is_turned_away_when_it_is_read_again() -> None:
+    kept: dict[int, str] = {}
+    refusals = Refusals(lambda _topic, _partition: kept, lambda _topic, _partition, reasons: kept.update(reasons))
+    intake = Intake(SCHEMA, "event_time", HOUR_US, refusals=refusals)
+    poll = poll_of([event("2024-01-01"), event("2024-01-01")], timestamps_ms=[SENT_MS] * 2)
+    assert intake.read(poll).table.num_rows == 2
+    refusals.add(poll.topic, poll.partition, {poll.last: "it ended a process"})
+    assert intake.read(poll).table.column("_offset").to_pylist() == [poll.first]
+    assert [letter.reason for letter in intake.read(poll).dead] == ["it ended a process"]

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from dovetail.platform.runtime.computing import SHORT_S, Computing, compute, install
+from dovetail.platform.runtime.computing import SHORT_S, Computing, compute, finish, install
 
 
 class Clock:
@@ -123,3 +123,31 @@ def test_a_cancelled_job_in_the_loop_has_been_done() -> None:
 
     asyncio.run(main())
     assert done == [0, 1]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_job_to_be_finished_is_over_when_who_waits_is_cancelled(*, local: bool) -> None:
+    done: list[bool] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def job(*, wait: bool) -> None:
+        if wait:
+            begun.set()
+            go_on.wait()
+        done.append(wait)
+
+    async def main() -> None:
+        install(Computing(local=local, seconds=lambda: 0.0))
+        for wait in (False, True):  # the first of its kind runs in a thread, the second in the loop where that may be
+            task = asyncio.ensure_future(finish(partial(job, wait=wait and not local)))
+            if wait and not local:
+                await asyncio.to_thread(begun.wait)
+            else:
+                await asyncio.sleep(0)
+            task.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(done) == 1 + wait
+
+    asyncio.run(main())

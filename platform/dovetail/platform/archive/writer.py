@@ -126,7 +126,7 @@ class ArchiveStage(Stage):
 
     def probe(self, poll: Poll) -> None:
         table, _ = self._dataset.decode(poll)
-        self._days(table)
+        self._check_days(table)
         pq.write_table(table, pa.BufferOutputStream())
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
@@ -145,12 +145,12 @@ class ArchiveStage(Stage):
 
     def _take(self, buffer: _Buffer, poll: Poll) -> None:
         table, dead = self._dataset.decode(poll)
-        self._days(table)  # a row without a day must not wait for the commit that would raise for it
+        self._check_days(table)  # a row without a day must not wait for the commit that would raise for it
         counts = {READ: dead, "dead_letter": dead}
         if table.num_rows:
             read = table.num_rows
-            if self._dataset.derived:
-                table = table.filter(pa.array(buffer.sources.admit(table)))
+            if self._dataset.derived and not (fresh := buffer.sources.admit(table)).all():
+                table = table.filter(pa.array(fresh))
             buffer.tables.append(table)
             buffer.rows += table.num_rows
             counts = {
@@ -196,6 +196,11 @@ class ArchiveStage(Stage):
                 self._offline.clear(folder, lambda name: _is_behind(name, partition, progress.next_offset))
 
         return Work(commit=commit, done=progress.next_offset)
+
+    def _check_days(self, rows: pa.Table) -> None:
+        """Raise what :meth:`_days` does."""
+        if rows.num_rows:
+            pc.min_max(rows.column(self._dataset.day_of)).as_py()
 
     def _days(self, rows: pa.Table) -> list[date]:
         """The UTC days of rows. Raises OverflowError or ArrowInvalid for a time that is on no day of a calendar."""

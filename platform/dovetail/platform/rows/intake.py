@@ -6,7 +6,8 @@ Two stages that read the same topic (an agent and its archive) use the same inta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,7 @@ Vet = Callable[[pa.Table], Mapping[int, str]]
 WATERMARK_HEADER = "dovetail-watermark"
 #: Beside it: the announcement was made for a silent partition, and does not end its silence.
 IDLE_HEADER = "dovetail-idle"
+_MICROSECONDS = pa.timestamp("us")
 _TIME_DIGITS = len(str(MAX_TIME_US))
 #: Bytes of an ``item_id`` as UTF-8. A request's or user's id may be of any length.
 LONGEST_ITEM = 1_024
@@ -53,7 +55,10 @@ LONGEST_ITEM = 1_024
 
 def time_us(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
     """A timestamp column (no NULLs) as int64 microseconds."""
-    values: npt.NDArray[np.int64] = table.column(column).cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+    times = table.column(column)
+    if times.type != _MICROSECONDS:
+        times = times.cast(_MICROSECONDS)
+    values: npt.NDArray[np.int64] = times.to_numpy().view(np.int64)
     return values
 
 
@@ -162,6 +167,8 @@ class Received:
     dead: Sequence[DeadLetter]
     watermarks: Sequence[tuple[int, int]]
     refused: Collection[int] = ()
+    #: Results that readers of the same rows have in common (as :attr:`Poll.shared`).
+    shared: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def dead_rows(self) -> int:
@@ -175,7 +182,7 @@ class Intake:
     A row whose ``time_column`` is more than ``max_ahead_us`` ahead of its message's timestamp is a dead letter: one
     date from the future would move the watermark past everybody's state and labels, and a request from there would
     keep all behind it waiting for its labels. None turns the check off.
-    ``vet`` may turn further rows away.
+    ``vet`` may turn further rows away; vets that are equal turn the same away.
 
     ``refusals``: what some reader of the topic could not use is turned away whole. With a ``clock``, this reader is one
     of those who judge: a message whose own timestamp is more than ``max_ahead_us`` ahead of it is refused, for all.
@@ -201,8 +208,16 @@ class Intake:
         self._no_rows = with_own_positions(schema.arrow.empty_table(), 0, none, none.astype(np.int32))
 
     def read(self, poll: Poll) -> Received:
-        """The poll's rows, dead letters and watermarks."""
+        """The poll's rows, dead letters and watermarks; made once for all intakes that refuse the same."""
         refusals = self._refused(poll)
+        key = (Intake, id(self.schema), self._time_column, self._max_ahead_us, self._vet, tuple(refusals.items()))
+        known = poll.shared.get(key)
+        if known is None or known[0] is not self.schema:
+            known = poll.shared[key] = self.schema, self._read(poll, refusals)
+        received: Received = known[1]
+        return received
+
+    def _read(self, poll: Poll, refusals: Mapping[int, str]) -> Received:
         announced, unfit = watermark_headers(poll)
         unfit |= _without_time(poll)
         unfit |= {int(np.searchsorted(poll.offsets, offset)): reason for offset, reason in refusals.items()}

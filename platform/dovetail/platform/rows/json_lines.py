@@ -188,7 +188,9 @@ def _read(joined: bytes, schema: pa.Schema) -> pa.Table:
     # One block: it is cut at line breaks, and a message may hold some. One thread: a poll is small.
     read = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, len(joined) + 1))
     try:
-        return pj.read_json(pa.BufferReader(joined), read_options=read, parse_options=options)
+        # Read as a stream, of one block, because read_json hands even that to another thread.
+        with pj.open_json(pa.BufferReader(joined), read_options=read, parse_options=options) as reader:
+            return reader.read_all()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise WireError(str(error)) from error
 

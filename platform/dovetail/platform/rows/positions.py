@@ -144,8 +144,9 @@ class SourceFilter:
         partitions, offsets, rows = (table.column(name).to_numpy() for name in SOURCE_COLUMNS)
         messages = table.column("_offset").to_numpy()
         admitted = np.zeros(table.num_rows, dtype=np.bool_)
-        for partition in np.unique(partitions).tolist():
-            mine = np.flatnonzero(partitions == partition)
+        one = len(partitions) > 0 and bool((partitions == partitions[0]).all())  # as in most polls
+        for partition in [int(partitions[0])] if one else np.unique(partitions).tolist():
+            mine = slice(None) if one else np.flatnonzero(partitions == partition)
             order = pack(offsets[mine], rows[mine])
             message = messages[mine]
             changes = (order[1:] != order[:-1]) | (message[1:] != message[:-1])

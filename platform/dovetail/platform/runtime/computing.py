@@ -14,7 +14,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["SHORT_S", "Computing", "compute", "install"]
+__all__ = ["SHORT_S", "Computing", "compute", "finish", "install"]
 
 #: Seconds that a job may keep the event loop.
 SHORT_S = 0.02
@@ -29,10 +29,11 @@ class Computing:
     """Runs the jobs of one event loop.
 
     ``local``: whether no job waits for a server, so that short ones may run in the loop; else all run in threads.
-    ``seconds`` is the clock that jobs are timed by. Only the place of a job depends on it, no result.
+    ``seconds`` is the clock that jobs are timed by: the thread's processor time, so that a job is not taken for long on
+    a machine that others keep busy. Only the place of a job depends on it, no result.
     """
 
-    def __init__(self, *, local: bool, seconds: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, *, local: bool, seconds: Callable[[], float] = time.thread_time) -> None:
         self._local = local
         self._seconds = seconds
         self._lasts: dict[str, float] = {}
@@ -42,11 +43,25 @@ class Computing:
         if not self._local:
             return await asyncio.to_thread(job, *args, **kwargs)
         kind = _kind(job)
-        if self._lasts.get(kind, SHORT_S) >= SHORT_S:  # nothing is known of the first of its kind
+        if not self._short(kind):
             return await asyncio.to_thread(self._timed, kind, job, *args, **kwargs)
         done = self._timed(kind, job, *args, **kwargs)
         await asyncio.sleep(0)
         return done
+
+    async def finish(self, job: Callable[[], _R]) -> _R:
+        """As :meth:`run`; when cancelled, the job is let finish first: a thread cannot be stopped."""
+        if self._local and self._short(_kind(job)):
+            return await self.run(job)
+        running = asyncio.ensure_future(self.run(job))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
+
+    def _short(self, kind: str) -> bool:
+        return self._lasts.get(kind, SHORT_S) < SHORT_S  # nothing is known of the first of its kind
 
     def _timed(self, kind: str, job: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         began = self._seconds()
@@ -71,6 +86,11 @@ async def compute(job: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs)
     What is raised and returned is the job's. When cancelled, a job that has begun goes on to its end.
     """
     return await _of_loops.get(asyncio.get_running_loop(), _IN_THREADS).run(job, *args, **kwargs)
+
+
+async def finish(job: Callable[[], _R]) -> _R:
+    """As :func:`compute`, but returns or raises, also when cancelled, only when the job is over."""
+    return await _of_loops.get(asyncio.get_running_loop(), _IN_THREADS).finish(job)
 
 
 def _kind(job: Callable[..., object]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 
 __all__ = ["Signal"]
@@ -16,12 +17,16 @@ class Signal:
     """
 
     def __init__(self) -> None:
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        #: The event loops of those who wait, the threads these run in, and what ends the waiting.
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, int, asyncio.Event]] = set()
 
     def send(self) -> None:
         """Wake all who wait now."""
-        for loop, event in list(self._waiting):
-            if not loop.is_closed():
+        here = threading.get_ident()
+        for loop, thread, event in list(self._waiting):
+            if thread == here:
+                event.set()
+            elif not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 
     def listen(self) -> Listener:
@@ -32,9 +37,9 @@ class Signal:
 class Listener:
     """One who waits for a :class:`Signal`. Listen first, then look at the store, then wait: no signal is missed."""
 
-    def __init__(self, waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    def __init__(self, waiting: set[tuple[asyncio.AbstractEventLoop, int, asyncio.Event]]) -> None:
         self._event = asyncio.Event()
-        self._entry = (asyncio.get_running_loop(), self._event)
+        self._entry = (asyncio.get_running_loop(), threading.get_ident(), self._event)
         self._waiting = waiting
         waiting.add(self._entry)
 

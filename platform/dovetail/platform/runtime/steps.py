@@ -12,13 +12,12 @@ step                  afterwards
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from dovetail.platform.runtime.computing import compute
+from dovetail.platform.runtime.computing import finish
 from dovetail.platform.runtime.tenure import Tenure
 from dovetail.platform.stage import Observer, Outgoing, Stage, Work
 
@@ -89,13 +88,7 @@ class Steps(Generic[P]):
         self.taken[stage.name, *partition] += 1
 
     async def _commit(self, stage: Stage, commit: Callable[[], None]) -> None:
-        """Commit in a thread. When cancelled, it is let finish first: a thread cannot be stopped."""
         began = time.perf_counter()
-        committing = asyncio.ensure_future(compute(commit))
-        try:
-            await asyncio.shield(committing)
-        except asyncio.CancelledError:
-            await asyncio.wait({committing})
-            raise
+        await finish(commit)
         if self._observer is not None:
             self._observer.committed(stage.name, time.perf_counter() - began)

@@ -147,7 +147,6 @@ class Registry:
         """
 
         def work(connection: sa.Connection) -> None:
-            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
             self._definitions.use(connection, self._database, uses)
@@ -157,7 +156,7 @@ class Registry:
                 self._remembered.change(connection, self._database, partition, memory)
             self._ledger.credit(connection, self._database, accounts)
 
-        self._database.transact(work)
+        self._committed.transact(scope, partition, expected, progress, work)
 
     def asked(self, users: Sequence[str], low_us: int, high_us: int) -> pa.Table:
         """The remembered requests (ASKED) of these users with ``low_us <= request time <= high_us``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,12 @@ from sqlalchemy import event, exc
 
 from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.owned import owned_file
+from dovetail.platform.stores.sql.sqlite import SqliteFile
 
 __all__ = ["Database"]
 
 T = TypeVar("T")
 
-_WRITE = "dovetail_write"
 #: Of libpq: seconds to connect; milliseconds without an answer from the network until the connection counts as lost.
 _POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60_000}
 _STATEMENT_TIMEOUT_MS = 120_000
@@ -62,27 +61,26 @@ class Database:
                 "postgresql+psycopg://HOST/DB (its driver: pip install 'psycopg[binary]') or, for online and label "
                 "store, redis://HOST:6379/0"
             ) from None
+        self._file: SqliteFile | None = None
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            self._file = SqliteFile(self.engine)
         if self.postgresql:
             event.listen(self.engine, "connect", _configure_postgresql)
-        self._watching: Any = None
-        self._watch_lock = threading.Lock()
         try:
-            with self._begin(**{_WRITE: True}) as connection:
+            with self._write() as connection:
                 if self.postgresql:  # CREATE TABLE IF NOT EXISTS fails when two workers start at once
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING_TABLES)))
                 metadata.create_all(connection)
                 if owner:
                     self._own(connection, owner)
-        except exc.SQLAlchemyError as error:
+        except (exc.SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             said = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StoreError(
                 f"{self.url.render_as_string()}: cannot be opened: {said}; is it there, and are URL and login right?"
             ) from error
         except ConfigError:
-            self.engine.dispose()
+            self.close()
             raise
 
     def _own(self, connection: sa.Connection, owner: str) -> None:
@@ -107,11 +105,13 @@ class Database:
         Raises:
             StoreError: the database failed. If it did so while committing, whether it has is not known.
         """
-        with self._failing(), self._begin(**{_WRITE: True}) as connection:
+        with self._failing(), self._write() as connection:
             yield connection
 
-    def transact(self, work: Callable[[sa.Connection], T]) -> T:
+    def transact(self, work: Callable[[sa.Connection], T], committed: Callable[[], None] | None = None) -> T:
         """``work`` in a transaction that writes, done again when it met another one in a way that only one survives.
+
+        ``committed`` is called after the commit; on SQLite before the next transaction of this object.
 
         Raises:
             StoreError: as :meth:`write`.
@@ -119,12 +119,12 @@ class Database:
         with self._failing():
             for _ in range(_ATTEMPTS - 1):
                 try:
-                    with self._begin(**{_WRITE: True}) as connection:
+                    with self._write(committed) as connection:
                         return work(connection)
                 except (exc.DBAPIError, self.engine.dialect.loaded_dbapi.Error) as error:
                     if getattr(getattr(error, "orig", error), "sqlstate", None) not in _AGAIN:
                         raise
-            with self._begin(**{_WRITE: True}) as connection:
+            with self._write(committed) as connection:
                 return work(connection)
 
     @contextmanager
@@ -134,31 +134,41 @@ class Database:
         Raises:
             StoreError: the database failed.
         """
-        level: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self.postgresql else {}
-        with self._failing(), self._begin(**level) as connection:
+        with self._failing(), self._read() as connection:
             yield connection
 
     def version(self) -> int | None:
-        """A number that is another one once anyone, in any process, has committed since; None where none is known.
+        """A number that is another one once anyone but this object has committed; None where none is known.
 
         It costs some microseconds and no transaction. SQLite in a file has it.
 
         Raises:
             StoreError: the database failed.
         """
-        if self.engine.dialect.name != "sqlite" or self.url.database in (None, "", ":memory:"):
+        if self._file is None:
             return None
-        with self._failing(), self._watch_lock:
-            if self._watching is None:
-                # A connection of its own, which writes nothing: its number does not move by commits of its own.
-                self._watching = self.engine.dialect.loaded_dbapi.connect(
-                    str(self.url.database), check_same_thread=False, isolation_level=None
-                )
-            return int(self._watching.execute("PRAGMA data_version").fetchone()[0])
+        with self._failing():
+            return self._file.others_commits()
 
     @contextmanager
-    def _begin(self, **options: Any) -> Iterator[sa.Connection]:
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+    def _write(self, committed: Callable[[], None] | None = None) -> Iterator[sa.Connection]:
+        if self._file is not None:
+            with self._file.write(committed) as connection:
+                yield connection
+            return
+        with self.engine.begin() as connection:
+            yield connection
+        if committed is not None:
+            committed()
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        if self._file is not None:
+            with self._file.read() as connection:
+                yield connection
+            return
+        level: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self.postgresql else {}
+        with self.engine.connect().execution_options(**level) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -193,10 +203,8 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        with self._watch_lock:
-            if self._watching is not None:
-                self._watching.close()
-                self._watching = None
+        if self._file is not None:
+            self._file.close()
         self.engine.dispose()
 
 
@@ -215,8 +223,3 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
     for name, value in (("statement_timeout", _STATEMENT_TIMEOUT_MS), ("lock_timeout", _LOCK_TIMEOUT_MS)):
         connection.execute(f"SET {name} = {value}")
     connection.commit()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -91,7 +92,6 @@ class SqlLabelStore(LabelStore):
         first = earliest_per_key(rows)
 
         def work(connection: sa.Connection) -> None:
-            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             new = self._put(connection, first) if first.num_rows else 0
             counts = {
                 READ: rows.num_rows + dead + late + unattributed,
@@ -104,7 +104,7 @@ class SqlLabelStore(LabelStore):
             accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in counts.items()]
             self._ledger.credit(connection, self._database, accounts)
 
-        self._database.transact(work)
+        self._committed.transact(scope, partition, expected, progress, work)
 
     def mark(
         self,
@@ -119,14 +119,13 @@ class SqlLabelStore(LabelStore):
         first = first_per_key(outcomes).sort_by([(name, "ascending") for name in KEY])
 
         def work(connection: sa.Connection) -> None:
-            self._ledger.advance(connection, scope, partition, expected=expected, progress=progress)
             repeated = Counter(_of_each(outcomes))
             if outcomes.num_rows:
                 repeated.subtract(self._mark_rows(connection, first))
             again = repeated_accounts(partition, repeated)
             self._ledger.credit(connection, self._database, [*accounts, *again])
 
-        self._database.transact(work)
+        self._committed.transact(scope, partition, expected, progress, work)
 
     def retire(self, before_us: int, limit: int = 50_000) -> int:
         effective = self._labels.c.effective_us
@@ -235,6 +234,10 @@ def _label_rows(rows: Sequence[Any]) -> pa.Table:
 
 def _of_each(marks: pa.Table) -> dict[tuple[str, str], int]:
     """Rows by kind and outcome."""
-    counted = marks.group_by(["kind", "outcome"]).aggregate([([], "count_all")])
-    columns = [counted.column(name).to_pylist() for name in ("kind", "outcome", "count_all")]
-    return {(kind, outcome): rows for kind, outcome, rows in zip(*columns, strict=True)}
+    if marks.num_rows == 0:
+        return {}
+    kinds, outcomes = (marks.column(name).combine_chunks().dictionary_encode() for name in ("kind", "outcome"))
+    each = len(outcomes.dictionary)
+    counts = np.bincount(kinds.indices.to_numpy() * each + outcomes.indices.to_numpy())
+    names = kinds.dictionary.to_pylist(), outcomes.dictionary.to_pylist()
+    return {(names[0][at // each], names[1][at % each]): int(counts[at]) for at in np.flatnonzero(counts).tolist()}

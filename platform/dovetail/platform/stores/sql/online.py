@@ -16,10 +16,9 @@ from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.keys import storable_bytes
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
+from dovetail.platform.stores.sql.prepared import Prepared
 
 __all__ = ["SqlOnlineStore"]
-
-_KEYS_PER_QUERY = 5_000
 
 
 class SqlOnlineStore(OnlineStore):
@@ -51,9 +50,9 @@ class SqlOnlineStore(OnlineStore):
         upsert = Upsert(self._database, self._state)
         self._upsert = upsert.replacing({"state": upsert.excluded.state, "age_us": upsert.excluded.age_us})
         here = (columns.view == sa.bindparam("in_view")) & (columns.partition == sa.bindparam("in_partition"))
-        self._remove = sa.delete(self._state).where(here, self._database.among(columns.key, "keys"))
+        self._remove = Prepared(sa.delete(self._state).where(here, self._keyed(columns.key)))
         oldest = sa.select(columns.key).where(here, columns.age_us < sa.bindparam("before_us"))
-        self._oldest = oldest.order_by(columns.age_us).limit(sa.bindparam("leaving"))
+        self._oldest = Prepared(oldest.order_by(columns.age_us).limit(sa.bindparam("leaving")))
 
     def progress(self, view: str) -> Mapping[int, Progress]:
         with self._database.read() as connection:
@@ -112,6 +111,10 @@ class SqlOnlineStore(OnlineStore):
         """Keys as they are stored: PostgreSQL indexes no long ones."""
         return [storable_bytes(key) for key in keys] if self._database.postgresql else list(keys)
 
+    def _keyed(self, key: sa.Column[Any]) -> sa.ColumnElement[bool]:
+        """That a key is the one bound to ``gone``; on PostgreSQL, one of the list bound to it."""
+        return self._database.among(key, "gone") if self._database.postgresql else key == sa.bindparam("gone")
+
     def _change(self, connection: sa.Connection, partition: int, commit: ViewCommit) -> None:
         """Put the changed states, remove the empty and the old ones."""
         here = {"in_view": commit.view, "in_partition": partition}
@@ -124,9 +127,13 @@ class SqlOnlineStore(OnlineStore):
         gone = self._stored(key for key, state in commit.changed.items() if not state)
         if commit.leaving_before_us is not None:
             bounds = {"before_us": commit.leaving_before_us, "leaving": commit.leaving}
-            gone += connection.execute(self._oldest, here | bounds).scalars()
-        for start in range(0, len(gone), _KEYS_PER_QUERY):
-            connection.execute(self._remove, here | {"keys": gone[start : start + _KEYS_PER_QUERY]})
+            gone += [key for (key,) in self._oldest.rows(connection, here | bounds)]
+        if gone and self._database.postgresql:
+            self._remove.run(connection, here | {"gone": gone})
+        elif gone:
+            self._remove.run_columns(
+                connection, {name: [value] * len(gone) for name, value in here.items()} | {"gone": gone}
+            )
 
 
 def _in_order(

@@ -1,0 +1,235 @@
+"""Shows where the processor time of a whole worker goes: the simulator's flow, embedded, by part and by stage.
+
+Run it with ``python benchmarks/profile.py [--requests N] [--flow phased|backlog|both]``. ``phased`` is the
+demo's replay, slice after slice, without the verdicts; ``backlog`` has everything in the log before the worker starts.
+Both compute the same snapshots, in many polls and in few, so that the two runs give
+
+    cost = a * polls + b * rows
+
+where a poll is one that one stage is given, and a row is a snapshot row, over all stages.
+
+The parts come from samples: a timer of processor time interrupts every two milliseconds, and the innermost frame of
+Dovetail's code says which part is at work. A call into C counts for the part that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dovetail.app.flow import Flow
+from dovetail.app.storage import resolved
+from dovetail.app.worker import assemble
+from dovetail.demo.logs.recorded import RecordedLog
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.demo.replay import Replay
+from dovetail.demo.run import _Conductor, _project
+from dovetail.demo.shipped import project_folder
+from dovetail.features import Project, load
+from dovetail.platform.transports.embedded.log import EmbeddedLog
+
+_EVERY_S = 0.002
+#: The part by the innermost file that one of these is in the path of.
+_PARTS = (
+    ("/stores/", "store"),
+    ("/transports/", "transport"),
+    ("/rows/", "decode"),
+    ("/runtime/", "loop"),
+    ("/demo/", "sender"),
+    ("/archive/", "archive"),
+    ("/dovetail/", "stage"),
+)
+_ENCODING = {"encode", "encode_json", "fitting", "encode_arrow"}
+
+
+@dataclass
+class Sampled:
+    """Samples by part and by stage; by the function that was at work, and by all that it was called by."""
+
+    parts: Counter[str] = field(default_factory=Counter)
+    stages: Counter[tuple[str, str]] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    within: Counter[str] = field(default_factory=Counter)
+
+    def take(self, frame: FrameType | None) -> None:
+        """Count one sample of a thread that was at ``frame``."""
+        part, stage, at = "loop", "", frame
+        place = "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"
+        within: set[str] = set()
+        while at is not None:
+            code = at.f_code
+            if "/dovetail/" in code.co_filename:
+                name = f"{code.co_filename.rsplit('/dovetail/', 1)[1]}:{code.co_name}"
+                if not within:
+                    part = next(name for piece, name in _PARTS if piece in code.co_filename)
+                    part = "encode" if part == "decode" and code.co_name in _ENCODING else part
+                    place = name
+                within.add(name)
+            if not stage and code.co_name in {"take_all", "_take", "_commit", "_settle"}:
+                stage = getattr(at.f_locals.get("stage"), "name", "")
+            at = at.f_back
+        self.parts[part] += 1
+        self.stages[stage or "-", part] += 1
+        self.places[place] += 1
+        self.within.update(within)
+
+
+@contextlib.contextmanager
+def sampling(sampled: Sampled) -> Iterator[None]:
+    """Sample what this process does in here, in the thread that has its turn."""
+    main = threading.main_thread().ident
+
+    def sample(_signal: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_name == "select":  # the loop waits: another thread used the time
+            for ident, other in sys._current_frames().items():
+                if ident != main and other.f_code.co_filename.rsplit("/", 1)[-1] not in ("threading.py", "thread.py"):
+                    sampled.take(other)
+                    return
+        sampled.take(frame)
+
+    before = signal.signal(signal.SIGPROF, sample)
+    signal.setitimer(signal.ITIMER_PROF, _EVERY_S, _EVERY_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+class Polls:
+    """Counts the polls each stage is given."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+
+    def polled(self, stage: str, topic: str, messages: int) -> None:
+        """A stage is given a poll."""
+        self.of[stage] += 1
+
+    def committed(self, stage: str, seconds: float) -> None:
+        """A stage has committed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took and made."""
+
+    flow: str
+    seconds: float
+    clock_s: float
+    polls: Counter[str]
+    rows: int
+    samples: int
+    sampled: Sampled
+
+
+def reaching_back(keep: Path, log: RecordedLog) -> Project:
+    """The demo's project with state that answers requests of the whole log, although all its events are in."""
+    shaped = _project(keep, log, {})
+    back = {name: {"allowed_lateness": "30d"} for name in shaped.streams}
+    tables = {"item": {"path": str((keep / "item.parquet").absolute())}}
+    labels = {"window": f"{log.label_window_us}us"}
+    return load(project_folder(), storage={"state": str(keep.absolute())}, tables=tables, labels=labels, streams=back)
+
+
+def fill(project: Project, log: RecordedLog) -> None:
+    """Put the whole recorded log into the topics, in the order in which the demo sends it."""
+    config = project.config
+    replay = Replay(log, config)
+    with EmbeddedLog.open(resolved(config, config.storage.url("broker")).removeprefix("embedded://")) as messages:
+        for topic, partitions in config.topics().items():
+            messages.create_topic(topic, partitions)
+        for _, phases in replay.phases():
+            for phase in phases:
+                for batch in phase:
+                    messages.append(batch.messages)
+
+
+async def run(flow: str, log: RecordedLog, keep: Path, *, sample: bool) -> Run:
+    """One run of a worker with all roles in an empty folder, from its start to all stored."""
+    project = _project(keep, log, {}) if flow == "phased" else reaching_back(keep, log)
+    polls, sampled = Polls(), Sampled()
+    if flow == "backlog":
+        fill(project, log)
+    worker = assemble(project, observer=polls)
+    try:
+        with sampling(sampled) if sample else contextlib.nullcontext():
+            began, clock = time.process_time(), time.perf_counter()
+            await worker.runtime.start()
+            if flow == "phased":
+                await _Conductor(worker, log, lambda _: None, []).run()
+            else:
+                await Flow(worker).until_idle(release=False)
+            await worker.runtime.stop()
+            took, clock_s = time.process_time() - began, time.perf_counter() - clock
+        accounts: Counter[tuple[str, str]] = Counter()
+        for account in worker.accounts():
+            accounts[account.stage, account.outcome] += account.rows
+    finally:
+        await worker.runtime.stop()
+        worker.stores.close()
+    rows, samples = accounts["snapshots.candidates", "snapshotted"], accounts["samples", "sampled"]
+    return Run(flow, took, clock_s, polls.of, rows, samples, sampled)
+
+
+def show(run: Run, *, places: int) -> None:
+    """Print a run."""
+    polls = sum(run.polls.values())
+    print(
+        f"{run.flow}: {run.seconds:.2f} s of processor time ({run.clock_s:.2f} s), {run.rows:,} snapshot rows, "
+        f"{run.samples:,} samples, {polls:,} polls of stages; "
+        f"{run.rows / run.seconds:,.0f} rows per second"
+    )
+    total = sum(run.sampled.parts.values())
+    if not total:
+        return
+    each = run.seconds / total
+    print("  by part:  " + ", ".join(f"{part} {n * each:.2f}" for part, n in run.sampled.parts.most_common()))
+    by_stage: Counter[str] = Counter()
+    for (stage, _), n in run.sampled.stages.items():
+        by_stage[stage] += n
+    for stage, n in by_stage.most_common(14):
+        parts = sorted(((m, part) for (s, part), m in run.sampled.stages.items() if s == stage), reverse=True)
+        told = ", ".join(f"{part} {m * each:.2f}" for m, part in parts[:6])
+        print(f"  {stage:22} {n * each:6.2f}  {run.polls.get(stage, 0):6,} polls  {told}")
+    for title, found in (("itself", run.sampled.places), ("and what it calls", run.sampled.within)):
+        for place, n in found.most_common(places):
+            print(f"    {n * each:6.2f}  {place}  ({title})")
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(description="Processor time of a whole worker by part.")
+    parser.add_argument("--requests", type=int, default=1_000)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--flow", choices=["phased", "backlog", "both"], default="both")
+    parser.add_argument("--places", type=int, default=0, help="also print so many functions")
+    parser.add_argument("--no-samples", action="store_true", help="only the totals, without the timer's own cost")
+    asked: Any = parser.parse_args()
+    log = simulate(SimulatorConfig(requests=asked.requests, candidates=asked.candidates))
+    runs = []
+    for flow in ["phased", "backlog"] if asked.flow == "both" else [asked.flow]:
+        with tempfile.TemporaryDirectory(prefix="dovetail-profile-") as folder:
+            runs.append(asyncio.run(run(flow, log, Path(folder), sample=not asked.no_samples)))
+            show(runs[-1], places=asked.places)
+    if len(runs) == 2 and runs[0].rows == runs[1].rows:
+        many, few = (sum(run.polls.values()) for run in runs)
+        a = (runs[0].seconds - runs[1].seconds) / (many - few)
+        b = (runs[1].seconds - a * few) / runs[1].rows
+        print(f"cost = {a * 1e3:.2f} ms * polls + {b * 1e6:.1f} us * rows")
+
+
+if __name__ == "__main__":
+    main()
