@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 from training import BITS, EXAMPLES, processor, zipf_samples
 
-from dovetail.trainer.arithmetic import Float32, Int64, kernel
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Float32, Int64
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers import Ftrl
@@ -37,7 +38,7 @@ RIVER_EXAMPLES = 3_000
 FTRL = Ftrl(alpha=0.1, beta=1.0, l1=0.1, l2=0.1)
 
 
-@kernel
+@compiled_as_ieee
 def chase(records: Float32, order: Int64) -> float:
     """Follow ``order`` through ``records``: each address is known only when the one before has been read."""
     at, total = 0, 0.0
@@ -47,7 +48,7 @@ def chase(records: Float32, order: Int64) -> float:
     return total
 
 
-@kernel
+@compiled_as_ieee
 def gather(records: Float32, order: Int64) -> float:
     """Read ``records`` in a random order that is known beforehand: misses overlap."""
     total = 0.0

@@ -53,10 +53,8 @@ HOMES: Mapping[str, tuple[str, ...]] = {
         "dovetail/features/batch/",
     ),
     "numba": (
-        "dovetail/features/kernels/",
-        "dovetail/features/stream/",
-        "dovetail/joiners/pairs.py",
-        "dovetail/trainer/",
+        "dovetail/platform/compiling.py",
+        "dovetail/trainer/samples/memory.py",
     ),
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),

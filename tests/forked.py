@@ -272,7 +272,7 @@ def _main(descriptor: str, *modules: str) -> None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # the checkout: for what scripts import of the tests
     for module in modules:
         importlib.import_module(module)
-    from dovetail.features.kernels.jit import unsigned_less
+    from dovetail.features.kernels.integers import unsigned_less
 
     unsigned_less(1, 2)  # numba sets itself up at its first call
     assert threading.active_count() == 1, "a parent with threads cannot be forked"

@@ -16,6 +16,8 @@ from tests.places import ROOT
 #: What a worker needs to run, and definitions do not need to be read; a registry needs the stores' libraries.
 OF_A_WORKER = frozenset({"aiokafka", "faust", "numba", "pyarrow.dataset", "scipy"})
 OF_STORES = frozenset({"redis", "sqlalchemy"})
+#: Modules of kernels may be imported; numba is when one is called.
+KERNELS = frozenset({"llvmlite", "numba", "scipy"})
 SCRIPT = """
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))
@@ -32,6 +34,9 @@ main()
         (["init", "new"], OF_A_WORKER | OF_STORES),
         (["check", "-p", "project", "--json"], OF_A_WORKER | OF_STORES),
         (["check", "-p", "project", "--diff", "--json"], OF_A_WORKER),
+        (["audit", "-p", "project", "--json"], KERNELS),
+        (["consistency", "-p", "project", "--json"], KERNELS),
+        (["join", "-p", "project", "--json"], KERNELS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -21,6 +21,7 @@ from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 from tests.joiners.asked_worlds import (
     ITEMS,
     OUTSIDE,
@@ -137,7 +138,7 @@ def check(world: AskedWorld, log: MemoryLog, registry: Registry, labels: LabelSt
     return audit
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=tries(20), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(world=asked_worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
 def test_whoever_comes_first_a_label_finds_the_request_that_duckdb_finds(
     tmp_path: Path, world: AskedWorld, seed: int, crashes: int
@@ -150,7 +151,7 @@ def test_whoever_comes_first_a_label_finds_the_request_that_duckdb_finds(
     labels.close()
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=tries(8), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(world=asked_worlds(), seed=st.integers(0, 2**31), crashes=st.integers(0, 2))
 def test_so_it_does_on_every_store(
     new_store: Factory, tmp_path: Path, world: AskedWorld, seed: int, crashes: int

@@ -24,6 +24,7 @@ from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 from tests.joiners.worlds import (
     KINDS,
     SECOND,
@@ -104,7 +105,7 @@ async def live_through(
 
 
 @given(world=worlds())
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_columns_that_the_configuration_knows_are_those_that_samples_have(world: World) -> None:
     log = world.log()
     logs, lateness_us = world.label_logs(log), world.lateness * SECOND
@@ -128,7 +129,7 @@ def test_stream_and_batch_make_the_same_samples(
     store.close()
 
 
-@settings(max_examples=15, suppress_health_check=FIXTURES_TOO)
+@settings(max_examples=tries(15), suppress_health_check=FIXTURES_TOO)
 @given(**LIVES)
 def test_so_they_do_on_every_store(new_store: Factory, world: World, seed: int, crashes: int, retire: bool) -> None:
     check_stream_against_batch(new_store(), world, seed, crashes, retire=retire)

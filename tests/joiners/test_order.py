@@ -23,6 +23,7 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 
 SECOND = 1_000_000
 MESSAGES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=12)
@@ -62,7 +63,7 @@ def ordered(log: MemoryLog) -> pa.Table:
     return rows.filter(pa.array(SourceFilter().admit(rows)))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=MESSAGES, again=st.integers(-1, 11), polls=st.lists(st.integers(1, 5), min_size=1))
 def test_every_sample_of_a_full_block_comes_once_in_an_order_that_polls_do_not_change(
     tmp_path: Path, messages: Messages, again: int, polls: list[int]

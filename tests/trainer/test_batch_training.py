@@ -23,9 +23,10 @@ from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers import Ftrl, Optimizer
 from dovetail.trainer.samples.encoding import Encoder
+from tests.generated import tries
 
 Cuts = st.lists(st.integers(0, 100), max_size=5)
-fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=tries(25))
 
 
 def pieces(table: pa.Table, cuts: list[int]) -> list[pa.Table]:

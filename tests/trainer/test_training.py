@@ -31,6 +31,7 @@ from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.slots import SlotPolicy
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
+from tests.generated import tries
 
 MESSAGES = 24
 #: Rows per message: two requests of three candidates.
@@ -176,7 +177,7 @@ def test_each_row_is_trained_once_and_accounted_for(bench: Bench) -> None:
     assert bench.trained[-1].window.samples == UNIQUE % 16 or 16
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.integers(1, MESSAGES), max_size=8),
     more_cuts=st.lists(st.integers(1, MESSAGES), max_size=8),

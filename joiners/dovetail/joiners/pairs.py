@@ -7,12 +7,10 @@ are sampled, so it is part of what a sample means: the batch join computes it ag
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from dovetail.platform.compiling import compiled
 
 __all__ = ["find_pairs", "hash_pairs"]
 
@@ -26,18 +24,8 @@ _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _HALF = np.uint64(33)
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
-
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile on first call, keep the machine code on disk, and run without the GIL."""
-    compiled: Any = numba.njit(function, cache=True, nogil=True)
-    result: Callable[_P, _R] = compiled
-    return result
-
-
-@_compiled
+@compiled
 def hash_pairs(left: Bytes, left_at: Offsets, right: Bytes, right_at: Offsets) -> npt.NDArray[np.uint64]:
     """Hash of each pair of strings, uint64 [n]; ``*_at`` int64 [n + 1] are the strings' boundaries in their bytes."""
     n = len(left_at) - 1
@@ -55,7 +43,7 @@ def hash_pairs(left: Bytes, left_at: Offsets, right: Bytes, right_at: Offsets) -
     return hashes
 
 
-@_compiled
+@compiled
 def _same(a: Bytes, a_from: int, a_to: int, b: Bytes, b_from: int, b_to: int) -> bool:
     if a_to - a_from != b_to - b_from:
         return False
@@ -65,7 +53,7 @@ def _same(a: Bytes, a_from: int, a_to: int, b: Bytes, b_from: int, b_to: int) ->
     return True
 
 
-@_compiled
+@compiled
 def find_pairs(
     hashes: npt.NDArray[np.uint64],
     left: Bytes,

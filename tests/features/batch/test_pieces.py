@@ -24,6 +24,7 @@ from dovetail.features.plan.definitions import Table
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import seen_column
+from tests.generated import tries
 
 ORIGIN = 946_857_600_000_000
 TIMES = st.integers(-40, 40).map(lambda half: ORIGIN + half * 500_000)
@@ -94,7 +95,7 @@ def in_pieces(
     return pa.concat_tables([project.feature_set.schema.empty_table(), *parts])
 
 
-@settings(max_examples=15)
+@settings(max_examples=tries(15))
 @given(
     events=st.lists(EVENT, min_size=1, max_size=20),
     requests=st.lists(st.lists(REQUEST, max_size=5), max_size=3),

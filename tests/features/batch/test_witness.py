@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dovetail.features import Project
 from dovetail.features.batch.witness import Witness, Witnessed, alike
 from dovetail.features.stream.rerun import with_positions
+from tests.generated import tries
 
 ACTS = """SELECT user_id,
        last(kind) OVER day AS latest, first(price IGNORE NULLS) OVER day AS earliest,
@@ -85,7 +86,7 @@ def witnessed_for(project: Project, log: pa.Table, requests: pa.Table, served: p
     return found
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(6), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENT, max_size=25), asked=st.lists(ASKED, min_size=1, max_size=3))
 def test_the_witness_agrees(project: Project, events: list[dict[str, Any]], asked: list[tuple[int, int]]) -> None:
     log, requests = log_of(project, events), requests_at(*asked)

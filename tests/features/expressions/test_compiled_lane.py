@@ -21,6 +21,7 @@ from dovetail.features.expressions.compile import (
     Scope,
     compile_expression,
 )
+from tests.generated import tries
 
 SCHEMA = pa.schema(
     {
@@ -180,7 +181,7 @@ EDGES = [
 
 
 @pytest.mark.parametrize("sql", COMPILED)
-@settings(max_examples=settings().max_examples // 4)
+@settings(max_examples=tries(6))
 @given(rows=ROWS)
 @example(rows=EDGES)
 @example(rows=[dict.fromkeys(VALUES)])

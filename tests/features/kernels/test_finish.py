@@ -18,6 +18,7 @@ from dovetail.features.kernels import finish
 from dovetail.features.kernels.wide import spread
 from dovetail.features.kernels.words import canonical_floats, decimal_array, decimal_words
 from dovetail.platform.errors import StateError
+from tests.generated import tries
 
 _LIMIT = 10**38 - 1
 _SUMS = st.one_of(st.integers(-_LIMIT, _LIMIT), st.integers(-(2**54), 2**54), st.sampled_from((_LIMIT, -_LIMIT)))
@@ -30,7 +31,7 @@ def _words(numbers: list[int]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.i
 
 
 @given(st.lists(st.tuples(_SUMS, _COUNTS), min_size=1, max_size=50), st.integers(0, 18))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=tries(200))
 def test_avg_is_the_double_nearest_to_the_exact_mean(cases: list[tuple[int, int]], scale: int) -> None:
     counts = np.array([count for _, count in cases], dtype=np.int64)
     means = finish.avg(*_words([total for total, _ in cases]), counts, scale)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.row_by_row import aggregates_called, not_row_by_row
+from tests.generated import tries
 
 ROWS = 3
 #: Arguments that between them nearly every function of one or two arguments takes.
@@ -75,7 +76,7 @@ PART = st.sampled_from(["i", "s", "l[1]", "len(l)", "list_sum(l)", "cardinality(
 BREAKS = st.sampled_from(["max({})", "unnest([{}])", "any_value({})", "count({}) OVER ()", "unnest([{}, NULL])"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(parts=st.lists(PART, min_size=1, max_size=3), broken=st.none() | BREAKS)
 def test_at_any_depth(connection: duckdb.DuckDBPyConnection, parts: list[str], broken: str | None) -> None:
     """An expression of parts that are row by row is; with one that is not inside, it is not."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dovetail.features import Project, load
 from tests.features.parity.replay import bits
 from tests.features.parity.test_names import written
+from tests.generated import tries
 
 TYPES = [(9, 2), (10, 0), (10, 3), (12, 2), (14, 0), (14, 2), (14, 14)]
 
@@ -33,7 +34,7 @@ def project_of(folder: Path, precision: int, scale: int) -> Project:
 
 
 @pytest.mark.parametrize(("precision", "scale"), TYPES)
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=tries(8), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_squares(tmp_path_factory: pytest.TempPathFactory, precision: int, scale: int, data: st.DataObject) -> None:
     limit = 10**precision - 1

@@ -18,6 +18,7 @@ from dovetail.features.stream.rerun import replay_view
 from dovetail.platform.errors import WireError
 from tests.features.parity.replay import bits
 from tests.features.parity.strategies import ORIGIN, UNIT, Case, Schema, by_stream, cases, view_of
+from tests.generated import tries
 
 SCHEMA = Schema({"c0": "BIGINT"})
 VIEW = """
@@ -101,7 +102,7 @@ def test_a_row_without_value_says_of_which_view(view: StreamView) -> None:
     assert cleaned_rows(view, 0, events["events"]).num_rows == 0
 
 
-@settings(max_examples=30)
+@settings(max_examples=tries(15))
 @given(case=cases(lateness=1_000), cut=st.integers(0, 24))
 def test_rows_cleaned_in_parts_and_events_replayed_give_the_same(case: Case, cut: int) -> None:
     events = case.given()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dovetail.features.plan.definitions import AggregateFunction, Input, Window
 from tests.features.stream.harness import Probe, Row, Store, bits, duckdb_values, reference
 from tests.features.stream.strategies import INT64_MAX, INT64_MIN, SCHEMA, Case, cases, view_of
+from tests.generated import tries
 
 _SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -32,7 +33,7 @@ def _probes(case: Case, store: Store) -> list[Probe]:
 
 
 @given(cases())
-@settings(_SETTINGS, max_examples=300)
+@settings(_SETTINGS, max_examples=tries(300))
 def test_values_are_those_of_plain_python_after_every_poll(case: Case) -> None:
     store, rows = Store(case.view), []
     for partition, poll in case.arrivals:
@@ -45,7 +46,7 @@ def test_values_are_those_of_plain_python_after_every_poll(case: Case) -> None:
 
 
 @given(cases())
-@settings(_SETTINGS, max_examples=150)
+@settings(_SETTINGS, max_examples=tries(150))
 def test_values_are_those_of_duckdb(case: Case) -> None:
     store, rows = _run(case)
     probes = _probes(case, store)
@@ -53,7 +54,7 @@ def test_values_are_those_of_duckdb(case: Case) -> None:
 
 
 @given(cases())
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=tries(100))
 def test_any_cut_into_polls_leaves_the_same_bytes_and_counts(case: Case) -> None:
     whole = Store(case.view)
     for partition in {partition for partition, _ in case.arrivals}:
@@ -65,7 +66,7 @@ def test_any_cut_into_polls_leaves_the_same_bytes_and_counts(case: Case) -> None
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=tries(100))
 def test_any_order_of_arrival_within_the_lateness_gives_the_same_values(case: Case, chance: random.Random) -> None:
     in_order, shuffled = Store(case.view), Store(case.view)
     lateness = case.view.stream.allowed_lateness_us
@@ -80,7 +81,7 @@ def test_any_order_of_arrival_within_the_lateness_gives_the_same_values(case: Ca
 
 
 @given(cases())
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=tries(100))
 def test_expired_rows_are_those_no_answerable_request_can_see(case: Case) -> None:
     store, _ = _run(case)
     expired, watermarks = 0, dict[int, int]()

@@ -31,6 +31,7 @@ from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter, with_
 from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 from tests.joiners.test_snapshots import SCHEMA, Answer, request
 
 TOPICS = {"requests": 1, "snapshots": 1, "dead": 1, "replies": 1}
@@ -197,7 +198,7 @@ PRICES = st.lists(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(40), suppress_health_check=[HealthCheck.too_slow])
 @given(
     prices=PRICES,
     asks=st.lists(st.booleans(), min_size=8, max_size=8),

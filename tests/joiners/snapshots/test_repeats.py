@@ -23,6 +23,7 @@ from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog
+from tests.generated import tries
 from tests.joiners.snapshots.test_kept import (
     TOPICS,
     Changing,
@@ -226,7 +227,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.too_slow])
 @given(
     requests=REQUESTS,
     in_order=st.booleans(),

@@ -22,6 +22,7 @@ from dovetail.platform.stage import Outgoing, Poll
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import ManualClock, MemoryLog, run_stage
+from tests.generated import tries
 from tests.platform.polls import poll_of
 
 DAY_US = 86_400_000_000
@@ -47,7 +48,7 @@ def stores(folder: Path) -> tuple[Registry, OfflineStore]:
     return Registry(f"sqlite:///{folder / 'registry.sqlite'}"), OfflineStore(str(folder / "offline"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=tries(25))
 @given(
     published=st.lists(st.integers(0, 9), min_size=1, max_size=25),
     lives=st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=4),

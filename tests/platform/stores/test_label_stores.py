@@ -19,6 +19,7 @@ from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import KEY, LABEL_ROWS, LabelStore, earliest_per_key
+from tests.generated import tries
 from tests.platform.stores.label_servers import Factory
 
 SCOPE = "labels.click"
@@ -70,7 +71,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS, data=st.data())
 def test_any_order_repetition_and_split_gives_the_same_rows(
     new_store: Factory, rows: list[Row], data: st.DataObject

@@ -14,6 +14,7 @@ from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
+from tests.generated import tries
 from tests.platform.stores.online_servers import OnlineFactory
 
 DAY = 86_400_000_000
@@ -281,7 +282,7 @@ COMMITS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writes=COMMITS)
 def test_any_sequence_of_commits_behaves_like_a_dictionary(
     new_online_store: OnlineFactory, writes: list[tuple[int, str, int, int, dict[bytes, bytes]]]

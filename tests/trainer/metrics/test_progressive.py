@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.metrics.progressive import Evaluation, Metrics
+from tests.generated import tries
 
 
 def examples(n: int, seed: int) -> tuple[Float32, Float32, Float32]:
@@ -44,7 +45,7 @@ def check(mine: Metrics, predictions: Float32, labels: Float32, weights: Float32
     assert abs(mine.auc - sk.roc_auc_score(y, p, sample_weight=c)) <= mine.auc_error + 1e-12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 @given(st.integers(2, 400), st.integers(0, 2**32))
 def test_agrees_with_scikit_learn(n: int, seed: int) -> None:
     evaluation = Evaluation()
@@ -73,7 +74,7 @@ def test_windows_hold_the_last_examples_by_count() -> None:
         check(window, predictions[rows], labels[rows], weights[rows])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 @given(st.lists(st.integers(0, 300), max_size=6), st.booleans())
 def test_cuts_and_restores_change_no_bit(cuts: list[int], restore: bool) -> None:
     arrays = examples(300, 3)

@@ -28,6 +28,7 @@ from dovetail.trainer.models.checkpoint import (
 from dovetail.trainer.models.container import create, pack, unpack
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from tests.generated import tries
 
 PROGRESS = TrainerProgress(
     positions={"samples": {0: 12, 3: 2**40}},
@@ -46,7 +47,7 @@ def assert_same_bits(one: Learner, other: Learner) -> None:
     assert one.evaluation.recent() == other.evaluation.recent()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 150), max_size=5))
 def test_resumed_equals_uninterrupted_at_any_sample(
     samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner], cuts: list[int]

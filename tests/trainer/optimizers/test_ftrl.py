@@ -16,6 +16,7 @@ from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, sigmoid
 from dovetail.trainer.optimizers import ftrl as ftrl_module
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoded
+from tests.generated import tries
 from tests.trainer.optimizers.reference import ReferenceFtrl
 
 
@@ -103,7 +104,7 @@ parameter_sets = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(parameter_sets, examples)
 def test_kernel_equals_the_reference(parameters: Ftrl, rows: list[tuple[list[tuple[int, float]], bool, float]]) -> None:
     # Eight slots and three inputs: most examples repeat a slot, so both ways through the kernel are taken.
@@ -125,7 +126,7 @@ def test_kernel_equals_the_reference(parameters: Ftrl, rows: list[tuple[list[tup
     assert not records[:, 3].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=tries(30), deadline=None)
 @given(examples, st.integers(0, 30))
 def test_cutting_a_batch_changes_no_bit(rows: list[tuple[list[tuple[int, float]], bool, float]], cut: int) -> None:
     parameters = Ftrl(l1=0.1)
@@ -162,7 +163,7 @@ def test_l1_puts_a_weight_back_to_zero() -> None:
     assert abs(records[0, 1]) <= 0.4
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=tries(50), deadline=None)
 @given(parameter_sets, st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4))
 def test_hot_start_keeps_the_given_weights(parameters: Ftrl, weights: list[float]) -> None:
     given_weights = np.array(weights, np.float32)

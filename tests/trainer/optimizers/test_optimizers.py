@@ -19,6 +19,7 @@ from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers import OPTIMIZERS, AdaGrad, AdaMom, DelayCompensated, Ftrl, Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoded
+from tests.generated import tries
 from tests.trainer.optimizers.reference import reference_of
 
 MODULES = [
@@ -72,7 +73,7 @@ def test_docstring_examples_run(module: object) -> None:
 
 
 @every_plain_kind
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=tries(40), deadline=None)
 @given(seed=st.integers(0, 2**32), alpha=st.floats(0.01, 0.5), data=st.data())
 def test_the_kernel_equals_the_plain_python_reference(
     kind: type[Optimizer], seed: int, alpha: float, data: st.DataObject

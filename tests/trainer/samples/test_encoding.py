@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.samples.hashing import hash_bytes
+from tests.generated import tries
 
 
 def test_slots_are_the_documented_hash() -> None:
@@ -55,7 +56,7 @@ def test_buckets_are_closed_below_and_apart_from_values() -> None:
     assert not set(slots[:, 0].tolist()) & set(slots[:, 1].tolist())
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 60), max_size=4))
 def test_encoding_does_not_depend_on_chunks(
     samples: Callable[[int], pa.Table], encoder: Encoder, cuts: list[int]

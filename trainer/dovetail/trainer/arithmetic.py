@@ -1,4 +1,4 @@
-"""How numba kernels are compiled, and the arithmetic that training and scoring share.
+"""The arithmetic that training and scoring share, and arrays by the dtype of their elements.
 
 Every kernel is strict IEEE arithmetic in a fixed order: no ``fastmath``, no re-association, no fused multiply-add. That
 is what makes a resumed run equal an uninterrupted one bit for bit, and a score equal the prediction training made.
@@ -7,12 +7,11 @@ is what makes a resumed run equal an uninterrupted one bit for bit, and a score 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
+import numpy as np
+import numpy.typing as npt
 
-from dovetail.trainer.dtypes import Bool, Float32, Float64, Int32, Int64, UInt8, UInt32, UInt64
+from dovetail.platform.compiling import compiled_as_ieee
 
 __all__ = [
     "MARGIN_LIMIT",
@@ -24,27 +23,24 @@ __all__ = [
     "UInt8",
     "UInt32",
     "UInt64",
-    "kernel",
     "sigmoid",
 ]
+
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+UInt32 = npt.NDArray[np.uint32]
+UInt64 = npt.NDArray[np.uint64]
 
 #: Margins are clamped to this before the sigmoid: predictions stay in [1.1e-7, 1 - 1.1e-7], which float32 can tell from
 #: 0 and 1, so no exponential overflows and the log-loss of one example never exceeds 16.
 MARGIN_LIMIT = 16.0
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
-
-def kernel(function: _F) -> _F:
-    """Compile ``function`` with numba: GIL released, cached on disk, division by zero as IEEE has it.
-
-    Numba's cache looks at the file a kernel is in, not at kernels it calls in other files. Keep callees in the same
-    file unless they are as settled as :func:`sigmoid`.
-    """
-    return cast("_F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
-
-
-@kernel
+@compiled_as_ieee
 def sigmoid(margin: float) -> float:
     """1 / (1 + exp(-margin)), with ``margin`` clamped to ±MARGIN_LIMIT; NaN stays NaN."""
     clamped = min(max(margin, -MARGIN_LIMIT), MARGIN_LIMIT)

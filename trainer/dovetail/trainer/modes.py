@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.arithmetic import Float32, UInt32, kernel
+from dovetail.trainer.arithmetic import Float32, UInt32
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoded
@@ -70,7 +71,7 @@ def train_hogwild(
     return predictions
 
 
-@kernel
+@compiled_as_ieee
 def _gradients(
     records: Float32,
     slots: UInt32,

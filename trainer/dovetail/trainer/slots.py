@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.arithmetic import (
-    Bool,
-    Float32,
-    Int64,
-    UInt32,
-    kernel,
-)
+from dovetail.trainer.arithmetic import Bool, Float32, Int64, UInt32
 from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
 from dovetail.trainer.samples.encoding import Encoded
 from dovetail.trainer.samples.hashing import hash_pairs
@@ -169,7 +164,7 @@ class SlotState:
         self._newest, self.admitted, self.expired = state["numbers"].tolist()
 
 
-@kernel
+@compiled_as_ieee
 def _admit(
     slots: UInt32,
     values: Float32,

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.kernels.jit import compiled, unsigned_less
+from dovetail.features.kernels.integers import unsigned_less
 from dovetail.features.kernels.wide import spread
 from dovetail.features.kernels.words import Words, require_38_digits, validity_buffer
+from dovetail.platform.compiling import compiled
 
 __all__ = ["avg", "deviation"]
 

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from dovetail.features.kernels.jit import Words, compiled
+from dovetail.features.kernels.words import Words
+from dovetail.platform.compiling import compiled
 
 __all__ = ["spread"]
 

@@ -1,7 +1,7 @@
 """Arrow arrays as the words that kernels work on, and back: no row of them is touched by Python.
 
 A 128-bit integer is two words: ``lo`` (uint64) and ``hi`` (int64), two's complement, which is Arrow's decimal128 in
-memory. Nothing here is compiled, so whoever only reads definitions need not import numba.
+memory. Nothing here is compiled.
 """
 
 from __future__ import annotations

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.kernels.jit import (
-    INT64_MAX,
-    INT64_MIN,
-    Words,
-    bucket_start,
-    compiled,
-)
+from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN, bucket_start
+from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 from dovetail.features.stream.layout import TIME_LIMIT_US
+from dovetail.platform.compiling import compiled
 
 __all__ = ["arrange_rows", "horizon_of"]
 

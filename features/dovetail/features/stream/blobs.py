@@ -19,8 +19,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dovetail.features.kernels.jit import Words, compiled
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.layout import Layout
+from dovetail.platform.compiling import compiled
 from dovetail.platform.errors import DamagedState
 
 __all__ = ["MAGIC", "decode", "decode_runs", "encode"]

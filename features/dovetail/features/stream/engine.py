@@ -7,6 +7,7 @@ has one writer and one position, so state and position commit together, and a re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -84,7 +85,6 @@ class StreamEngine:
         self.layout = Layout(view)
         self._update = UpdatePlan.of(self.layout)
         self._evaluation = EvaluationPlan.of(self.layout)
-        self._identities = self._evaluation.identities
         self.collections = CollectionLayout(view, self.layout)
         self._outputs = [self._output(aggregate) for aggregate in self.layout.folded]
         bounds = [(w.size_us, w.step_us or 0, not w.bounded_us) for w in view.windows]
@@ -92,6 +92,11 @@ class StreamEngine:
         called = f"{view.file}:{{}}: {view.name}.{{}}"
         derived = [Expression(d.sql, d.type, called.format(d.line, d.output)) for d in view.derived]
         self._derived = ExpressionSet(derived, view.aggregate_schema) if derived else None
+
+    @cached_property
+    def _identities(self) -> Words:
+        """Made when the first values are asked for: a kernel says what they are."""
+        return self._evaluation.identities
 
     def apply(self, blobs: Sequence[bytes | None], rows: PreparedRows) -> Applied:
         """The states after ``rows``. Nothing is changed in place.
@@ -274,7 +279,7 @@ class StreamEngine:
         words = [self._evaluation.result_word(aggregate.window, op) for op in self.layout.ops_of(aggregate)]
         scale = decimal_scale(self.view.inputs[aggregate.input].type)
         # What a part that the function does not have stands for does not matter.
-        last = len(self._identities) - 1
+        last = self._evaluation.words - 1
         parts = [words[0], *(min(at + i, last) for at in (*words[1:], 0, 0)[:2] for i in (0, 1))]
         return _Output(aggregate.output, aggregate.function, aggregate.type, scale, tuple(parts))
 

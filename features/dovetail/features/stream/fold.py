@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.kernels.jit import (
-    INT64_MAX,
-    INT64_MIN,
-    Words,
-    add128,
-    compiled,
-)
+from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN, add128
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.layout import COUNT, MAX, MIN, SQUARES, SUM
+from dovetail.platform.compiling import compiled
 
 __all__ = ["fold_partials", "fold_rows", "identity", "square128", "words_of"]
 

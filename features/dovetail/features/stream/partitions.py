@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.kernels.jit import Words, compiled
+from dovetail.features.kernels.words import Words
+from dovetail.platform.compiling import compiled
 
 __all__ = ["partitions_of"]
 

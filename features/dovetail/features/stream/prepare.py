@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.jit import INT64_MAX, INT64_MIN, Words
+from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN
 from dovetail.features.kernels.words import (
+    Words,
     canonical_floats,
     decimal_of_words,
     decimal_words,

@@ -17,20 +17,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dovetail.features.kernels.jit import (
+from dovetail.features.kernels.integers import (
     INT64_MAX,
     INT64_MIN,
-    Words,
     boundary_of,
     bucket_end,
     bucket_of,
-    compiled,
     copy_words,
     lower_bound,
 )
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.blobs import MAGIC
 from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
 from dovetail.features.stream.layout import Layout
+from dovetail.platform.compiling import compiled
 
 __all__ = ["UpdatePlan", "merge_states"]
 

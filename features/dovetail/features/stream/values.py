@@ -7,16 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.features.kernels.jit import (
-    INT64_MIN,
-    Words,
-    boundary_of,
-    bucket_of,
-    compiled,
-    lower_bound,
-)
+from dovetail.features.kernels.integers import INT64_MIN, boundary_of, bucket_of, lower_bound
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.fold import fold_partials, fold_rows, identity, words_of
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, Op, step_of
+from dovetail.platform.compiling import compiled
 
 __all__ = ["EvaluationPlan", "distinct_probes", "fold_states", "probes_by_key"]
 
@@ -52,6 +47,11 @@ class EvaluationPlan(NamedTuple):
             np.array(offsets, dtype=np.int64),
             np.array(ops, dtype=np.int64).reshape(-1, 5),
         )
+
+    @property
+    def words(self) -> int:
+        """How many words the result of a probe has."""
+        return sum(Op(kind, 0, 0).words for kind in self.ops[:, 0].tolist())
 
     @property
     def identities(self) -> Words:

@@ -11,13 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.arithmetic import (
-    Float32,
-    Float64,
-    Int64,
-    kernel,
-)
+from dovetail.trainer.arithmetic import Float32, Float64, Int64
 from dovetail.trainer.metrics.measures import (
     BINS,
     SUMS,
@@ -170,7 +166,7 @@ class Groups:
         return rows
 
 
-@kernel
+@compiled_as_ieee
 def _accumulate(
     predictions: Float32, labels: Float32, weights: Float32, rows: Int64, sums: Float64, histograms: Float64
 ) -> None:
@@ -181,7 +177,7 @@ def _accumulate(
         account(predictions[i], labels[i], weights[i], judged, sums[rows[i]], histograms[rows[i]])
 
 
-@kernel
+@compiled_as_ieee
 def _accumulate_windows(
     predictions: Float32,
     labels: Float32,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ModelError
-from dovetail.trainer.arithmetic import Float32, Float64, kernel
+from dovetail.trainer.arithmetic import Float32, Float64
 
 __all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judge", "metrics_of", "require_predictions"]
 
@@ -132,7 +133,7 @@ def require_predictions(predictions: Float32, labels: Float32, weights: Float32)
         )
 
 
-@kernel
+@compiled_as_ieee
 def judge(p32: np.float32, bits: np.uint32, mirrored: np.uint32, label: np.float32) -> tuple[int, int, float]:
     """Histogram place, confusion cell and loss of one prediction; ``bits`` and ``mirrored`` are p's and 1 - p's."""
     p = np.float64(p32)
@@ -146,7 +147,7 @@ def judge(p32: np.float32, bits: np.uint32, mirrored: np.uint32, label: np.float
     return place, _FP if high else _TN, -math.log1p(-p)
 
 
-@kernel
+@compiled_as_ieee
 def account(
     p: np.float32,
     label: np.float32,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError
-from dovetail.trainer.arithmetic import Float32, Float64, kernel
+from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.measures import (
     BINS,
     SUMS,
@@ -96,7 +97,7 @@ class Evaluation:
         return restored
 
 
-@kernel
+@compiled_as_ieee
 def _accumulate(
     predictions: Float32,
     labels: Float32,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.dtypes import Float32, Float64, UInt32
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32
 from dovetail.trainer.models.container import (
     Container,
     create,

@@ -9,16 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.examples import example_rows
-from dovetail.trainer.arithmetic import (
-    Float32,
-    Float64,
-    UInt32,
-    kernel,
-    sigmoid,
-)
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32, sigmoid
 from dovetail.trainer.models.container import Damaged
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder
@@ -233,7 +228,7 @@ def predict_with(encoder: Encoder, weights: Float32, moments: Float64, table: pa
     return predictions
 
 
-@kernel
+@compiled_as_ieee
 def _score(weights: Float32, slots: UInt32, values: Float32, predictions: Float32) -> None:
     n, k = slots.shape
     for i in range(n):

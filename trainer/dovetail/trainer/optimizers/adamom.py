@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import Float32, UInt32, kernel
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Float32, UInt32
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 from dovetail.trainer.optimizers.optimizer import Optimizer, Range
 from dovetail.trainer.samples.memory import AHEAD
@@ -92,7 +93,7 @@ class AdaMom(Optimizer):
         )
 
 
-@kernel
+@compiled_as_ieee
 def _apply(
     records: Float32,
     slots: UInt32,
@@ -116,7 +117,7 @@ def _apply(
         records[s, 0], records[s, 1], records[s, 2], records[s, 3] = w - step, m, v, c
 
 
-@kernel
+@compiled_as_ieee
 def _progressive(
     records: Float32,
     slots: UInt32,

@@ -6,18 +6,14 @@ import math
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import (
-    Float32,
-    UInt32,
-    kernel,
-    sigmoid,
-)
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Float32, UInt32, sigmoid
 from dovetail.trainer.samples.memory import prefetch_row
 
 __all__ = ["predict_example", "prefetch_example"]
 
 
-@kernel
+@compiled_as_ieee
 def predict_example(
     records: Float32,
     slots: UInt32,
@@ -45,7 +41,7 @@ def predict_example(
     return p, np.float32((p - label) * weight)
 
 
-@kernel
+@compiled_as_ieee
 def prefetch_example(records: Float32, slots: UInt32) -> None:
     """Ask for the records of an example that is about to be predicted."""
     for j in range(len(slots)):

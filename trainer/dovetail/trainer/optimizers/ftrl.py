@@ -8,12 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import (
-    Float32,
-    UInt32,
-    kernel,
-    sigmoid,
-)
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Float32, UInt32, sigmoid
 from dovetail.trainer.optimizers.optimizer import Optimizer, Range
 from dovetail.trainer.samples.memory import AHEAD, prefetch_row
 
@@ -119,7 +115,7 @@ class Ftrl(Optimizer):
         )
 
 
-@kernel
+@compiled_as_ieee
 def _rate(root: np.float32, exponent: np.float32) -> np.float32:
     """n^-lr_power from √n; the two ends need no power function."""
     if exponent == np.float32(1):
@@ -129,12 +125,12 @@ def _rate(root: np.float32, exponent: np.float32) -> np.float32:
     return np.float32(root**exponent)
 
 
-@kernel
+@compiled_as_ieee
 def _grown(root: np.float32, g: np.float32) -> np.float32:
     return np.float32(math.sqrt(root * root + g * g))
 
 
-@kernel
+@compiled_as_ieee
 def _step(
     w: np.float32,
     z: np.float32,
@@ -159,7 +155,7 @@ def _step(
     return w if still else new_w, z if still else new_z, root if still else new_root
 
 
-@kernel
+@compiled_as_ieee
 def _apply(
     records: Float32,
     slots: UInt32,
@@ -181,7 +177,7 @@ def _apply(
         records[s, 0], records[s, 1], records[s, 2] = w, z, root
 
 
-@kernel
+@compiled_as_ieee
 def _acceptable(slots: UInt32, label: np.float32, weight: np.float32, size: int) -> bool:
     # ``size`` is a power of two, so one OR tells whether any slot is outside.
     seen = np.uint32(0)
@@ -190,19 +186,19 @@ def _acceptable(slots: UInt32, label: np.float32, weight: np.float32, size: int)
     return bool(seen < size and (label == 0 or label == 1) and weight >= 0 and weight < np.inf)
 
 
-@kernel
+@compiled_as_ieee
 def _prefetch(records: Float32, slots: UInt32) -> None:
     for j in range(len(slots)):
         prefetch_row(records, int(slots[j]))
 
 
-@kernel
+@compiled_as_ieee
 def _unsign(records: Float32, slots: UInt32) -> None:
     for j in range(len(slots)):
         records[slots[j], 3] = np.float32(0)
 
 
-@kernel
+@compiled_as_ieee
 def _move(
     w: Float32,
     z: Float32,
@@ -237,7 +233,7 @@ def _move(
             )
 
 
-@kernel
+@compiled_as_ieee
 def _progressive(
     records: Float32,
     slots: UInt32,

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import Float32, UInt32, kernel
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Float32, UInt32
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 from dovetail.trainer.optimizers.optimizer import Optimizer, Range
 from dovetail.trainer.samples.memory import AHEAD
@@ -74,7 +75,7 @@ class Ogd(Optimizer):
         return np.float32(self.alpha), np.float32(self.lr_power), np.float32(self.l2)
 
 
-@kernel
+@compiled_as_ieee
 def _apply(
     records: Float32, slots: UInt32, gradients: Float32, alpha: np.float32, lr_power: np.float32, l2: np.float32
 ) -> None:
@@ -87,7 +88,7 @@ def _apply(
         records[s, 0], records[s, 1] = w - alpha * rate * (g + l2 * w), t
 
 
-@kernel
+@compiled_as_ieee
 def _progressive(
     records: Float32,
     slots: UInt32,

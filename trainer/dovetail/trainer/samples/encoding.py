@@ -6,19 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.trainer.arithmetic import (
-    Float32,
-    Float64,
-    UInt32,
-    UInt64,
-    kernel,
-)
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32, UInt64
 from dovetail.trainer.samples.columns import hash_column, hash_column_into, number_column
 from dovetail.trainer.samples.hashing import hash_bytes, hash_integers, hash_pairs
 from dovetail.trainer.samples.inputs import InputSpec
@@ -110,8 +106,6 @@ class Encoder:
         self.bits = bits
         self.width = sum(spec.width for spec in inputs) + 1
         """``k``: the places of all inputs, and the bias."""
-        self._salted = self._salt()
-        self._bias = hash_bytes(b"", _BIAS)
 
     @property
     def fingerprint(self) -> str:
@@ -257,7 +251,13 @@ class Encoder:
                 values[~here, 0] = 1.0
                 hashes[~here, 0] = np.uint64(salted.missing).astype(hashes.dtype)
 
-    def _salt(self) -> list[_Salted]:
+    @cached_property
+    def _bias(self) -> int:
+        return hash_bytes(b"", _BIAS)
+
+    @cached_property
+    def _salted(self) -> list[_Salted]:
+        """The inputs with their hashes, made when the first rows are encoded: kernels make them."""
         salted, place, standardised = [], 0, 0
         for spec in self.inputs:
             name = _SALTS.get(spec.kind, b"") + spec.name.encode()
@@ -336,7 +336,7 @@ def _elements(salted: _Salted, elements: pa.Array) -> tuple[UInt64, Float32]:
     return own, np.where(here, numbers, 1.0).astype(np.float32)
 
 
-@kernel
+@compiled_as_ieee
 def _mask_rows(columns: UInt32, mask: np.uint32, slots: UInt32) -> None:
     """``slots[i, j] = columns[j, i] & mask``, a cache line of each column at a time."""
     n, k = slots.shape

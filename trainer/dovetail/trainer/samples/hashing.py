@@ -13,14 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import (
-    Int32,
-    Int64,
-    UInt8,
-    UInt32,
-    UInt64,
-    kernel,
-)
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Int32, Int64, UInt8, UInt32, UInt64
 from dovetail.trainer.samples.memory import load_word
 
 __all__ = ["fill_nulls", "hash_bytes", "hash_decimals", "hash_integers", "hash_pairs", "hash_strings"]
@@ -42,12 +36,12 @@ _ONE, _TWO, _THREE, _FOUR, _EIGHT = (np.uint64(number) for number in (1, 2, 3, 4
 _BLOCK = 256
 
 
-@kernel
+@compiled_as_ieee
 def _rotate(value: np.uint64, by: int) -> np.uint64:
     return (value << np.uint64(by)) | (value >> np.uint64(64 - by))
 
 
-@kernel
+@compiled_as_ieee
 def _tail_word(data: UInt8, at: int, length: int) -> np.uint64:
     """At most eight bytes as a little-endian integer, where reading eight could leave the buffer."""
     value = np.uint64(0)
@@ -56,24 +50,24 @@ def _tail_word(data: UInt8, at: int, length: int) -> np.uint64:
     return value
 
 
-@kernel
+@compiled_as_ieee
 def _round(accumulator: np.uint64, lane: np.uint64) -> np.uint64:
     return _rotate(accumulator + lane * _P2, 31) * _P1
 
 
-@kernel
+@compiled_as_ieee
 def _mix_word(state: np.uint64, lane: np.uint64) -> np.uint64:
     return _rotate(state ^ _round(np.uint64(0), lane), 27) * _P1 + _P4
 
 
-@kernel
+@compiled_as_ieee
 def _avalanche(state: np.uint64) -> np.uint64:
     state = (state ^ (state >> np.uint64(33))) * _P2
     state = (state ^ (state >> np.uint64(29))) * _P3
     return state ^ (state >> np.uint64(32))
 
 
-@kernel
+@compiled_as_ieee
 def _long_state(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uint64:
     """The state after all whole 32-byte stripes of an input of at least 32 bytes."""
     a, b, c, d = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
@@ -88,7 +82,7 @@ def _long_state(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uin
     return state
 
 
-@kernel
+@compiled_as_ieee
 def _hash_range(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uint64:
     end = start + length
     at = start
@@ -110,23 +104,23 @@ def _hash_range(data: UInt8, start: int, length: int, seed: np.uint64) -> np.uin
     return _avalanche(state)
 
 
-@kernel
+@compiled_as_ieee
 def _hash_word(value: np.uint64, seed: np.uint64) -> np.uint64:
     """XXH64 of the eight little-endian bytes of ``value``."""
     return _avalanche(_mix_word(seed + _P5 + np.uint64(8), value))
 
 
-@kernel
+@compiled_as_ieee
 def _mix_four(state: np.uint64, word: np.uint64) -> np.uint64:
     return _rotate(state ^ ((word & _LOW32) * _P1), 23) * _P2 + _P3
 
 
-@kernel
+@compiled_as_ieee
 def _mix_byte(state: np.uint64, word: np.uint64) -> np.uint64:
     return _rotate(state ^ ((word & _BYTE) * _P5), 11) * _P1
 
 
-@kernel
+@compiled_as_ieee
 def _hash_short(word: np.uint64, length: np.uint64, seed: np.uint64) -> np.uint64:
     """XXH64 of the first ``length`` bytes of ``word``, at most eight; whatever else ``word`` holds is not looked at."""
     state = seed + _P5 + length
@@ -140,7 +134,7 @@ def _hash_short(word: np.uint64, length: np.uint64, seed: np.uint64) -> np.uint6
     return _avalanche(whole if length == _EIGHT else state)
 
 
-@kernel
+@compiled_as_ieee
 def _hash_strings(data: UInt8, offsets: Int32 | Int64, seed: np.uint64, out: UInt32 | UInt64) -> None:
     words, lengths = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
     last = len(data) - 8
@@ -162,26 +156,26 @@ def _hash_strings(data: UInt8, offsets: Int32 | Int64, seed: np.uint64, out: UIn
                     out[start + i] = _hash_range(data, at, offsets[start + i + 1] - at, seed)
 
 
-@kernel
+@compiled_as_ieee
 def _hash_integers(values: UInt64, seed: np.uint64, out: UInt32 | UInt64) -> None:
     for i in range(len(out)):
         out[i] = _hash_word(values[i], seed)
 
 
-@kernel
+@compiled_as_ieee
 def _fill_nulls(valid: UInt8, first: int, null: np.uint64, out: UInt32 | UInt64) -> None:
     for i in range(len(out)):
         at = first + i
         out[i] = out[i] if (valid[at >> 3] >> (at & 7)) & 1 else null
 
 
-@kernel
+@compiled_as_ieee
 def _hash_pairs(seeds: UInt64, values: UInt64, out: UInt64) -> None:
     for i in range(len(out)):
         out[i] = _hash_word(values[i], seeds[i])
 
 
-@kernel
+@compiled_as_ieee
 def _divide_by_ten(high: np.uint64, low: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64]:
     """Quotient (high, low) and remainder of a 128-bit unsigned number by ten: schoolbook, 32 bits at a time."""
     quotient_high = high // _TEN
@@ -190,7 +184,7 @@ def _divide_by_ten(high: np.uint64, low: np.uint64) -> tuple[np.uint64, np.uint6
     return quotient_high, ((upper // _TEN) << np.uint64(32)) | (lower // _TEN), lower % _TEN
 
 
-@kernel
+@compiled_as_ieee
 def _hash_decimals(words: UInt64, scale: int, seed: np.uint64, out: UInt32 | UInt64) -> None:
     buffer = np.empty(24, np.uint8)
     for i in range(len(out)):

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
+from dovetail.platform.compiling import instruction
 from dovetail.trainer.arithmetic import Float32, UInt8
 
 __all__ = ["AHEAD", "load_word", "prefetch_row"]
@@ -27,6 +25,9 @@ AHEAD = 4
 
 
 def _prefetch_row(_typing: Any, records: Any, _row: Any) -> tuple[Any, Any]:
+    from llvmlite import ir
+    from numba.core import types
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         step = builder.extract_value(array.strides, 0)
@@ -43,6 +44,9 @@ def _prefetch_row(_typing: Any, records: Any, _row: Any) -> tuple[Any, Any]:
 
 
 def _load_word(_typing: Any, data: Any, _at: Any) -> tuple[Any, Any]:
+    from llvmlite import ir
+    from numba.core import types
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         address = builder.gep(array.data, [arguments[1]])
@@ -53,8 +57,8 @@ def _load_word(_typing: Any, data: Any, _at: Any) -> tuple[Any, Any]:
 
 #: ``prefetch_row(records, row)``, in kernels only: ask for row ``row`` of a two-dimensional array. A hint: it changes
 #: no result, and an address out of bounds does no harm.
-prefetch_row = cast("Callable[[Float32, int], None]", intrinsic(_prefetch_row))
+prefetch_row = cast("Callable[[Float32, int], None]", instruction(_prefetch_row))
 
 #: ``load_word(data, at)``, in kernels only: the eight bytes of ``data`` from ``at`` on as a little-endian integer. The
 #: caller sees to it that all eight are inside. Like Arrow's own buffers it presumes a little-endian processor.
-load_word = cast("Callable[[UInt8, int], np.uint64]", intrinsic(_load_word))
+load_word = cast("Callable[[UInt8, int], np.uint64]", instruction(_load_word))

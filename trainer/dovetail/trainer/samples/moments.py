@@ -6,12 +6,8 @@ import math
 
 import numpy as np
 
-from dovetail.trainer.arithmetic import (
-    Bool,
-    Float32,
-    Float64,
-    kernel,
-)
+from dovetail.platform.compiling import compiled_as_ieee
+from dovetail.trainer.arithmetic import Bool, Float32, Float64
 
 __all__ = ["LIMIT", "new_moments", "standardise", "standardise_training", "usable"]
 
@@ -57,7 +53,7 @@ def standardise_training(numbers: Float64, moments: Float64, weights: Float32) -
     return values
 
 
-@kernel
+@compiled_as_ieee
 def _standard(x: float, moments: Float64) -> np.float32:
     count, mean, squares = moments[0], moments[1], moments[2]
     if not abs(x) <= _LARGEST or count < 2 or squares <= 0:
@@ -65,13 +61,13 @@ def _standard(x: float, moments: Float64) -> np.float32:
     return np.float32(min(max((x - mean) / math.sqrt(squares / count), -LIMIT), LIMIT))
 
 
-@kernel
+@compiled_as_ieee
 def _standardise(numbers: Float64, moments: Float64, values: Float32) -> None:
     for i in range(len(numbers)):
         values[i] = _standard(numbers[i], moments)
 
 
-@kernel
+@compiled_as_ieee
 def _standardise_training(numbers: Float64, moments: Float64, weights: Float32, values: Float32) -> None:
     for i in range(len(numbers)):
         x = numbers[i]

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.features.kernels.jit import (
-    INT64_MAX,
-    INT64_MIN,
-    Words,
-    add128,
-    bucket_of,
-    compiled,
-    lower_bound,
-)
+from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN, add128, bucket_of, lower_bound
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.prune import fold_group, insert
 from dovetail.features.stream.collections.rules import PLAIN_STEP
 from dovetail.features.stream.fold import square128
 from dovetail.features.stream.layout import UNBOUNDED_STEP
+from dovetail.platform.compiling import compiled
 
 __all__ = ["count_distinct", "fold_entries", "group_entries", "pick_best", "pick_distinct", "window_ranges"]
 

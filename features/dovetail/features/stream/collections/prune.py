@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dovetail.features.kernels.jit import (
-    Words,
-    add128,
-    boundary_of,
-    bucket_of,
-    compiled,
-    lower_bound,
-)
+from dovetail.features.kernels.integers import add128, boundary_of, bucket_of, lower_bound
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.rules import (
     ADD,
     BEST,
@@ -23,6 +17,7 @@ from dovetail.features.stream.collections.rules import (
     PLAIN_STEP,
     ROWS,
 )
+from dovetail.platform.compiling import compiled
 
 __all__ = ["better", "fold_group", "insert", "prune"]
 

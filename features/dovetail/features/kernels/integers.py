@@ -1,4 +1,4 @@
-"""How Dovetail compiles its loops: one decorator, and the integer arithmetic the kernels share.
+"""The integer arithmetic that kernels of features share.
 
 Words are int64 throughout, also where they are read as unsigned: numba turns int64 ⊕ uint64 into float64.
 A 128-bit integer is ``(lo, hi)``, two's complement, ``lo`` read as unsigned.
@@ -6,24 +6,18 @@ A 128-bit integer is ``(lo, hi)``, two's complement, ``lo`` read as unsigned.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
-import numba
-
 from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
+from dovetail.platform.compiling import compiled
 
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
-    "Words",
     "add128",
     "boundary_of",
     "bucket_end",
     "bucket_of",
     "bucket_start",
-    "compiled",
     "copy_words",
     "lower_bound",
     "unsigned_less",
@@ -31,20 +25,6 @@ __all__ = [
 
 INT64_MIN = -(1 << 63)
 INT64_MAX = (1 << 63) - 1
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile on first call, keep the machine code on disk, and run without the GIL.
-
-    Callers pass arrays of one dtype, contiguity and mutability each, so a function compiles once for all views.
-    The machine code on disk is renewed when the function's own file changes, not when a function it calls does: after
-    an edit in this file or ``fold.py``, delete ``stream/__pycache__``.
-    """
-    kernel: Callable[_P, _R] = numba.njit(cache=True, nogil=True)(function)
-    return kernel
 
 
 @compiled

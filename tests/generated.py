@@ -1,0 +1,31 @@
+"""How many generated cases a property is tried with, by hypothesis' profile, which ``HYPOTHESIS_PROFILE`` chooses.
+
+``default`` (`make test`) and ``ci`` (`.ci/run`) try 25, or as many as a test says. ``default`` draws new ones each time
+and begins with what has failed before; ``ci`` always draws the same, so that a change is refused for what it did and
+not for what was drawn. ``nightly`` (`make nightly`) draws 80 times as many, new ones each time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+__all__ = ["load_profile", "tries"]
+
+_CASES = 25
+_NIGHTLY = 2_000
+
+
+def load_profile() -> None:
+    """Register the profiles and load the chosen one; before test modules are imported, which call :func:`tries`."""
+    common = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("default", common, max_examples=_CASES)
+    settings.register_profile("ci", common, max_examples=_CASES, derandomize=True, database=None)
+    settings.register_profile("nightly", common, max_examples=_NIGHTLY)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def tries(number: int) -> int:
+    """How many examples a property is tried with that is tried with ``number`` when nobody asks for more."""
+    return max(1, number * settings().max_examples // _CASES)
