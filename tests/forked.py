@@ -25,6 +25,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -276,6 +277,8 @@ def _main(descriptor: str, *modules: str) -> None:
 
     unsigned_less(1, 2)  # numba sets itself up at its first call
     assert threading.active_count() == 1, "a parent with threads cannot be forked"
+    # From Python 3.12 on each fork says that there are threads: those of libraries, which prepare for it.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     with socket.socket(fileno=int(descriptor)) as channel:
         job = _serve(channel)
     if job is not None:

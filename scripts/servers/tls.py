@@ -27,13 +27,15 @@ def make_certificates(folder: Path) -> None:
         _DAYS,
         "-subj",
         "/CN=dovetail test authority",
+        "-addext",  # which Python 3.13 wants to see
+        "keyUsage=critical,keyCertSign,cRLSign",
     ]
     run(["openssl", "req", "-x509", "-new", "-sha256", *ca])
     for name in ("server", "client"):
         _key(folder, name)
         request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
         run(["openssl", "req", "-new", "-key", folder / f"{name}.key", "-out", request, "-subj", f"/CN={name}"])
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nauthorityKeyIdentifier=keyid\n")
         signed_by: list[str | Path] = [
             "-CA",
             folder / "ca.pem",

@@ -25,6 +25,7 @@ from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.batch.join import join_samples
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import load_config
+from tests.e2e.shortened import replayed
 from tests.places import ROOT
 
 DOVETAIL = Path(sys.executable).parent / "dovetail"
@@ -70,7 +71,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if log == "simulator":
         arguments += ["--requests", "300"]
     else:
-        arguments += ["--data", str(request.getfixturevalue("recorded_logs") / log)]
+        arguments += ["--data", str(replayed(request.getfixturevalue("recorded_logs") / log, folder / "log"))]
     done = dovetail(*arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     project = load(

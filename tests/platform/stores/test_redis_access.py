@@ -100,6 +100,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder, port = tmp_path_factory.mktemp("tls"), free_port()
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    names += ["-addext", "keyUsage=digitalSignature,keyCertSign"]  # which Python 3.13 wants to see
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names]
     subprocess.run(command, check=True, capture_output=True)
     arguments = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
