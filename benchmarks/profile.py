@@ -1,7 +1,8 @@
 """Shows where the processor time of a whole worker goes: the simulator's flow, embedded, by part and by stage.
 
-Run it with ``python benchmarks/profile.py [--requests N] [--flow phased|backlog|both]``. ``phased`` is the
-demo's replay, slice after slice, without the verdicts; ``backlog`` has everything in the log before the worker starts.
+Run it with ``python benchmarks/profile.py [--requests N] [--flow phased|backlog|both|servers]``. ``phased`` is the
+demo's replay, slice after slice, without the verdicts; ``backlog`` has everything in the log before the worker starts;
+``servers`` sends everything at once to a worker on Kafka, Redis and PostgreSQL, started for it and removed.
 Both compute the same snapshots, in many polls and in few, so that the two runs give
 
     cost = a * polls + b * rows
@@ -17,28 +18,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dovetail.app.flow import Flow
-from dovetail.app.storage import resolved
-from dovetail.app.worker import assemble
-from dovetail.demo.logs.recorded import RecordedLog
-from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.replay import Replay
-from dovetail.demo.run import _Conductor, _project
-from dovetail.demo.shipped import project_folder
-from dovetail.features import Project, load
-from dovetail.platform.transports.embedded.log import EmbeddedLog
+# For scripts/, and not this folder, whose profile.py would be taken for the standard library's.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dovetail.app.flow import Flow  # noqa: E402 - found by the line above
+from dovetail.app.storage import resolved  # noqa: E402 - found by the line above
+from dovetail.app.worker import assemble  # noqa: E402 - found by the line above
+from dovetail.demo.logs.recorded import RecordedLog  # noqa: E402 - found by the line above
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate  # noqa: E402 - found by the line above
+from dovetail.demo.replay import Replay  # noqa: E402 - found by the line above
+from dovetail.demo.run import _Conductor, _project  # noqa: E402 - found by the line above
+from dovetail.demo.shipped import project_folder  # noqa: E402 - found by the line above
+from dovetail.features import Project, load  # noqa: E402 - found by the line above
+from dovetail.platform.transports.embedded.log import EmbeddedLog  # noqa: E402 - found by the line above
+from scripts.servers import remove, start  # noqa: E402 - found by the line above
 
 _EVERY_S = 0.002
 #: The part by the innermost file that one of these is in the path of.
@@ -135,13 +141,16 @@ class Run:
     sampled: Sampled
 
 
-def reaching_back(keep: Path, log: RecordedLog) -> Project:
+def reaching_back(keep: Path, log: RecordedLog, storage: Mapping[str, str]) -> Project:
     """The demo's project with state that answers requests of the whole log, although all its events are in."""
     shaped = _project(keep, log, {})
     back = {name: {"allowed_lateness": "30d"} for name in shaped.streams}
     tables = {"item": {"path": str((keep / "item.parquet").absolute())}}
     labels = {"window": f"{log.label_window_us}us"}
-    return load(project_folder(), storage={"state": str(keep.absolute())}, tables=tables, labels=labels, streams=back)
+    stored = {"state": str(keep.absolute()), **storage}
+    kept = {"inputs": "forever", "snapshots": "forever", "samples": "forever"}  # the log is of the past
+    broker = {"retention": kept} if storage else {}
+    return load(project_folder(), storage=stored, broker=broker, tables=tables, labels=labels, streams=back)
 
 
 def fill(project: Project, log: RecordedLog) -> None:
@@ -157,9 +166,15 @@ def fill(project: Project, log: RecordedLog) -> None:
                     messages.append(batch.messages)
 
 
-async def run(flow: str, log: RecordedLog, keep: Path, *, sample: bool) -> Run:
+def served(folder: Path) -> dict[str, str]:
+    """Servers started in ``folder``, as a project's storage."""
+    kafka, redis, postgresql = (server.url for server in start(folder))
+    return {"broker": kafka, "online_store": redis, "label_store": redis, "registry": postgresql}
+
+
+async def run(flow: str, log: RecordedLog, keep: Path, storage: Mapping[str, str], *, sample: bool) -> Run:
     """One run of a worker with all roles in an empty folder, from its start to all stored."""
-    project = _project(keep, log, {}) if flow == "phased" else reaching_back(keep, log)
+    project = _project(keep, log, {}) if flow == "phased" else reaching_back(keep, log, storage)
     polls, sampled = Polls(), Sampled()
     if flow == "backlog":
         fill(project, log)
@@ -170,7 +185,10 @@ async def run(flow: str, log: RecordedLog, keep: Path, *, sample: bool) -> Run:
             await worker.runtime.start()
             if flow == "phased":
                 await _Conductor(worker, log, lambda _: None, []).run()
-            else:
+            elif flow == "servers":
+                for _, phases in Replay(log, project.config).phases():
+                    await worker.runtime.publish([m for phase in phases for batch in phase for m in batch.messages])
+            if flow != "phased":
                 await Flow(worker).until_idle(release=False)
             await worker.runtime.stop()
             took, clock_s = time.process_time() - began, time.perf_counter() - clock
@@ -214,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Processor time of a whole worker by part.")
     parser.add_argument("--requests", type=int, default=1_000)
     parser.add_argument("--candidates", type=int, default=100)
-    parser.add_argument("--flow", choices=["phased", "backlog", "both"], default="both")
+    parser.add_argument("--flow", choices=["phased", "backlog", "both", "servers"], default="both")
     parser.add_argument("--places", type=int, default=0, help="also print so many functions")
     parser.add_argument("--no-samples", action="store_true", help="only the totals, without the timer's own cost")
     asked: Any = parser.parse_args()
@@ -222,7 +240,13 @@ def main() -> None:
     runs = []
     for flow in ["phased", "backlog"] if asked.flow == "both" else [asked.flow]:
         with tempfile.TemporaryDirectory(prefix="dovetail-profile-") as folder:
-            runs.append(asyncio.run(run(flow, log, Path(folder), sample=not asked.no_samples)))
+            own = Path(tempfile.mkdtemp(prefix="dovetail-profile-servers-"))
+            try:
+                storage = served(own) if flow == "servers" else {}
+                runs.append(asyncio.run(run(flow, log, Path(folder), storage, sample=not asked.no_samples)))
+            finally:
+                remove(own)
+                shutil.rmtree(own, ignore_errors=True)
             show(runs[-1], places=asked.places)
     if len(runs) == 2 and runs[0].rows == runs[1].rows:
         many, few = (sum(run.polls.values()) for run in runs)

@@ -151,3 +151,19 @@ def test_a_job_to_be_finished_is_over_when_who_waits_is_cancelled(*, local: bool
             assert len(done) == 1 + wait
 
     asyncio.run(main())
+
+
+def test_with_servers_jobs_share_a_thread_and_commits_do_not_keep_them_waiting() -> None:
+    go_on = threading.Event()
+
+    async def main() -> None:
+        computing = Computing(local=False)
+        install(computing)
+        waiting = asyncio.ensure_future(finish(go_on.wait))
+        first, second = await asyncio.gather(compute(threading.current_thread), compute(threading.current_thread))
+        assert first is second is not threading.current_thread()
+        go_on.set()
+        assert await waiting
+        computing.close()
+
+    asyncio.run(main())

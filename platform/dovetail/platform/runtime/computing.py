@@ -2,7 +2,8 @@
 
 Handing a job to a thread costs more than most jobs of a stage do: two threads that compute Python at the same time take
 the interpreter's lock from each other, thousands of times a second. So a job runs in the event loop as long as jobs of
-its kind have been short, if the worker's stores and broker are files. A job that waits for a server runs in a thread.
+its kind have been short, if the worker's stores and broker are files. With servers, which a job may wait for, jobs run
+in one thread, one after the other; commits, which wait far more than they compute, in threads of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -28,7 +31,7 @@ _R = TypeVar("_R")
 class Computing:
     """Runs the jobs of one event loop.
 
-    ``local``: whether no job waits for a server, so that short ones may run in the loop; else all run in threads.
+    ``local``: whether no job waits for a server, so that short ones may run in the loop; else none does.
     ``seconds`` is the clock that jobs are timed by: the thread's processor time, so that a job is not taken for long on
     a machine that others keep busy. Only the place of a job depends on it, no result.
     """
@@ -37,11 +40,13 @@ class Computing:
         self._local = local
         self._seconds = seconds
         self._lasts: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, "computing")
 
     async def run(self, job: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Return what ``job`` returns, and raise what it raises. Other tasks of the loop get a turn, too."""
         if not self._local:
-            return await asyncio.to_thread(job, *args, **kwargs)
+            running = partial(copy_context().run, job, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, running)
         kind = _kind(job)
         if not self._short(kind):
             return await asyncio.to_thread(self._timed, kind, job, *args, **kwargs)
@@ -53,12 +58,16 @@ class Computing:
         """As :meth:`run`; when cancelled, the job is let finish first: a thread cannot be stopped."""
         if self._local and self._short(_kind(job)):
             return await self.run(job)
-        running = asyncio.ensure_future(self.run(job))
+        running = asyncio.ensure_future(self.run(job) if self._local else asyncio.to_thread(job))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait({running})
             raise
+
+    def close(self) -> None:
+        """Let the threads go; what runs in them goes on to its end."""
+        self._thread.shutdown(wait=False)
 
     def _short(self, kind: str) -> bool:
         return self._lasts.get(kind, SHORT_S) < SHORT_S  # nothing is known of the first of its kind
@@ -71,7 +80,6 @@ class Computing:
             self._lasts[kind] = max(self._seconds() - began, self._lasts.get(kind, 0.0) * _FORGIVEN)
 
 
-_IN_THREADS = Computing(local=False)
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Computing] = WeakKeyDictionary()
 
 
@@ -85,12 +93,16 @@ async def compute(job: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs)
 
     What is raised and returned is the job's. When cancelled, a job that has begun goes on to its end.
     """
-    return await _of_loops.get(asyncio.get_running_loop(), _IN_THREADS).run(job, *args, **kwargs)
+    computing = _of_loops.get(asyncio.get_running_loop())
+    if computing is None:
+        return await asyncio.to_thread(job, *args, **kwargs)
+    return await computing.run(job, *args, **kwargs)
 
 
 async def finish(job: Callable[[], _R]) -> _R:
     """As :func:`compute`, but returns or raises, also when cancelled, only when the job is over."""
-    return await _of_loops.get(asyncio.get_running_loop(), _IN_THREADS).finish(job)
+    computing = _of_loops.get(asyncio.get_running_loop())
+    return await (Computing(local=False) if computing is None else computing).finish(job)
 
 
 def _kind(job: Callable[..., object]) -> str:

@@ -43,5 +43,6 @@ class StartedStages:
                 await self._started.pop().stop()
             except Exception as error:  # noqa: BLE001 - raised below, after the others have stopped
                 errors.append(error)
+        self._computing.close()
         if errors:
             raise errors[0]

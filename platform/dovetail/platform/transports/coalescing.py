@@ -136,8 +136,10 @@ class CoalescingConsumer(Consumer):
         """Note that all below ``offset`` has been handled: more of this partition may be handed out."""
         partition = self._partitions.get(tp)
         if partition is not None:
+            held_back = self.full(tp)
             partition.handling.complete(offset)
-            self.wake()
+            if held_back:  # only then the fetch loop leaves it out
+                self.wake()
 
     def acknowledge(self, tp: TP, offset: int) -> None:
         """Note that all below ``offset`` is done for good: ``offset`` may be committed."""
