@@ -154,20 +154,26 @@ class LabelStage(Stage):
         if late:
             table, event_us, effective_us = table.filter(pa.array(useful)), event_us[useful], effective_us[useful]
         if self._attribution is None:
-            request_ids = table.column("request_id").cast(pa.string())
+            request_ids = _texts(table.column("request_id"))
         else:
             request_ids = self._attribution.request_ids(table, event_us, effective_us)
         columns = [
             request_ids,
-            table.column("item_id").cast(pa.string()),
+            _texts(table.column("item_id")),
             pa.repeat(self._kind, table.num_rows),
             pa.array(effective_us, pa.int64()),
             pa.array(event_us, pa.int64()),
             *(table.column(name) for name in OWN_COLUMNS),
         ]
+        if request_ids.null_count == 0:
+            return pa.Table.from_arrays(columns, schema=LABEL_ROWS), late, 0
         rows = pa.table(columns, names=LABEL_ROWS.names)
         found = rows.filter(pc.is_valid(rows.column("request_id")))
         return found.cast(LABEL_ROWS), late, rows.num_rows - found.num_rows
+
+
+def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return values if values.type == pa.string() else values.cast(pa.string())
 
 
 def label_rows(received: Received, partition: int) -> pa.Table:

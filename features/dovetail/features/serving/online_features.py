@@ -148,9 +148,12 @@ class OnlineFeatures:
         """
         columns = _columns(candidates) | self._batch_columns(candidates)
         batch = self._evaluator.evaluate_columns(columns, candidates.num_rows, origins=("batch",))
-        return pa.table(
+        served = dict(zip(snapshot.column_names, snapshot.columns, strict=True))
+        return pa.Table.from_arrays(
             [
-                batch.column(column.name) if column.origin == "batch" else _served(snapshot, column)
+                batch.column(column.name)
+                if column.origin == "batch"
+                else _served(served.get(column.name), column, snapshot.num_rows)
                 for column in self._feature_set.columns
             ],
             schema=self._feature_set.schema,
@@ -172,10 +175,8 @@ def _columns(table: pa.Table, prefix: str = "") -> dict[str, pa.Array]:
     }
 
 
-def _served(snapshot: pa.Table, column: FeatureColumn) -> pa.Array | pa.ChunkedArray:
-    if column.name in snapshot.column_names and snapshot.schema.field(column.name).type == column.type:
-        return snapshot.column(column.name)
-    return pa.nulls(snapshot.num_rows, column.type)
+def _served(found: pa.ChunkedArray | None, column: FeatureColumn, rows: int) -> pa.Array | pa.ChunkedArray:
+    return pa.nulls(rows, column.type) if found is None or found.type != column.type else found
 
 
 def _dense(progress: Mapping[int, Progress]) -> list[int]:

@@ -28,6 +28,7 @@ from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import WireError
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
 from dovetail.platform.rows.refusals import Refusals
@@ -40,6 +41,7 @@ from dovetail.platform.stores.registry.store import DataFile, Registry
 __all__ = ["ArchiveStage", "Dataset", "read_dataset"]
 
 _log = logging.getLogger(__name__)
+_MICROSECONDS = pa.timestamp("us")
 _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
@@ -199,8 +201,12 @@ class ArchiveStage(Stage):
 
     def _check_days(self, rows: pa.Table) -> None:
         """Raise what :meth:`_days` does."""
-        if rows.num_rows:
-            pc.min_max(rows.column(self._dataset.day_of)).as_py()
+        times = rows.column(self._dataset.day_of)
+        if rows.num_rows and times.type == _MICROSECONDS:
+            found = times.to_numpy().view(np.int64)
+            if found.min() >= MIN_TIME_US and found.max() <= MAX_TIME_US:
+                return
+        self._days(rows)
 
     def _days(self, rows: pa.Table) -> list[date]:
         """The UTC days of rows. Raises OverflowError or ArrowInvalid for a time that is on no day of a calendar."""

@@ -345,6 +345,9 @@ def _row_in_message(message_index: npt.NDArray[np.int64]) -> npt.NDArray[np.int3
     """For ascending ``message_index``: each row's index within its message."""
     if len(message_index) == 0:
         return np.zeros(0, dtype=np.int32)
-    starts = np.flatnonzero(np.concatenate(([True], message_index[1:] != message_index[:-1])))
+    begins = message_index[1:] != message_index[:-1]
+    if begins.all():  # a row in each, as of JSON
+        return np.zeros(len(message_index), dtype=np.int32)
+    starts = np.flatnonzero(np.concatenate(([True], begins)))
     lengths = np.diff(np.concatenate((starts, [len(message_index)])))
     return (np.arange(len(message_index)) - np.repeat(starts, lengths)).astype(np.int32)

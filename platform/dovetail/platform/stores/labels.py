@@ -69,7 +69,7 @@ def joined_keys(table: pa.Table, columns: Sequence[str]) -> pa.Array:
 
 def earliest_per_key(rows: pa.Table) -> pa.Table:
     """One row per key of ``rows`` (LABEL_ROWS): the first by effective time, event time and position."""
-    if rows.num_rows == 0:
+    if rows.num_rows < 2:
         return rows
     ordered = rows.sort_by([(name, "ascending") for name in (*KEY, *ORDER)]).combine_chunks()
     changes = np.zeros(ordered.num_rows, dtype=np.bool_)

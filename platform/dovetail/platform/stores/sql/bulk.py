@@ -42,14 +42,13 @@ class Upsert:
         return self
 
     def execute(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> int:
-        """Put the rows, no key twice; returns how many were written, on SQLite how many were given."""
+        """Put the rows, no key twice; returns how many were written."""
         if not next(iter(columns.values())):
             return 0
         if self._database.postgresql:
             arrays = {name: list(values) for name, values in columns.items()}
             return self._statement.run(connection, arrays)
-        self._statement.run_columns(connection, columns)
-        return len(next(iter(columns.values())))
+        return self._statement.run_columns(connection, columns)
 
 
 def rows_as_arrays(columns: Any, prefix: str = "") -> Any:

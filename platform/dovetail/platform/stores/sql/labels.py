@@ -21,7 +21,6 @@ from dovetail.platform.stores.labels import (
     LabelStore,
     earliest_per_key,
     first_per_key,
-    joined_keys,
     repeated_accounts,
     retired_accounts,
     with_retired,
@@ -161,14 +160,11 @@ class SqlLabelStore(LabelStore):
         columns["outcome"] = [PENDING] * first.num_rows
         if self._database.postgresql:
             columns |= {name: [storable(text) for text in columns[name]] for name in _TEXTS}
-            # Others insert meanwhile: only the INSERT itself knows what was new.
-            new = self._insert.execute(connection, columns)
-            if new < first.num_rows:
-                self._merge.execute(connection, columns)
-            return new
-        known = self._select(connection, pc.unique(first.column("request_id")).to_pylist())
-        self._merge.execute(connection, columns)
-        return int(first.num_rows - pc.sum(pc.is_in(joined_keys(first, KEY), joined_keys(known, KEY))).as_py())
+        # On PostgreSQL others insert meanwhile: only the INSERT itself knows what was new.
+        new = self._insert.execute(connection, columns)
+        if new < first.num_rows:
+            self._merge.execute(connection, columns)
+        return new
 
     def _mark_rows(self, connection: sa.Connection, marks: pa.Table) -> dict[tuple[str, str], int]:
         """Mark label rows of different keys that are not marked yet; how many, by kind and outcome."""
