@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dovetail.features.duck.binding import Binder, syntax_tree
+from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.duck.parsing import syntax_tree
 from dovetail.features.expressions.compile import (
     Compiled,
     NotProven,

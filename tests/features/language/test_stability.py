@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features import Project
-from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.connection import connect, shared_cursor
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.stability import unstable_calls, unstable_functions
 from dovetail.platform.errors import DefinitionError
 

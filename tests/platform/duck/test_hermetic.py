@@ -13,10 +13,11 @@ import pytest
 
 from dovetail.features.duck.connection import connect, shared_cursor
 from dovetail.platform.duck.hermetic import Resources, hermetic_connection, resources
+from dovetail.platform.duck.over_files import query_batches
 from tests.places import ROOT
 
 Opened = Callable[[], duckdb.DuckDBPyConnection]
-OPENED: list[Opened] = [hermetic_connection, connect, shared_cursor]
+OPENED: list[Opened] = [hermetic_connection, connect, shared_cursor, lambda: shared_cursor().cursor()]
 
 
 @pytest.mark.parametrize("opened", OPENED)
@@ -27,6 +28,12 @@ def test_it_reaches_no_file_and_keeps_its_settings(opened: Opened, tmp_path: Pat
         connection.execute(f"SELECT * FROM '{tmp_path / 'secret.csv'}'")
     with pytest.raises(duckdb.InvalidInputException, match="locked"):
         connection.execute("SET enable_external_access = true")
+
+
+def test_a_query_over_a_users_own_files_keeps_its_settings() -> None:
+    settings = "SELECT current_setting('lock_configuration') AS locked"
+    with query_batches(settings, 10) as batches:
+        assert batches.read_all().column("locked").to_pylist() == [True]
 
 
 def test_it_is_in_utc_whatever_the_machine_is_in() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.features.duck.bounded import VIEW_BOUNDS, OutOfBounds, bounded_query
 from dovetail.features.duck.connection import connect
+from dovetail.features.duck.growth import query_may_grow
 from dovetail.features.language.source import quoted
 from dovetail.features.language.ties import names_an_order
 from dovetail.features.plan.definitions import BatchView, Table
 from dovetail.platform.errors import DefinitionError, WireError
 
 __all__ = ["VersionIndex", "lookup_as_of", "lookup_by_version", "run_batch_view", "versions"]
+
+_ROWS_AT_ONCE = 65_536
 
 
 def versions(view: BatchView, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -33,17 +38,18 @@ def run_batch_view(view: BatchView, version_us: int, load_table: Callable[[Table
 
     Raises:
         DefinitionError: two rows have the same key.
-        WireError: a table lacks a declared column, or DuckDB fails on its values.
+        WireError: a table lacks a declared column, DuckDB fails on its values, or it passes ``VIEW_BOUNDS``.
     """
     in_order = names_an_order(view.sql)
     connection = connect(threads=1)
     try:
         for table in view.tables:
             _register(connection, table, load_table(table), version_us, in_order=in_order)
-        result = connection.sql(view.sql).to_arrow_table()
-    except duckdb.Error as error:
+        result = _result(connection, view)
+    except (duckdb.Error, OutOfBounds, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise WireError(f"{view.file}:{view.line}: {view.name} as of {version_us} us has no value: {reason}") from error
+        why = f"takes {reason}" if isinstance(error, OutOfBounds) else f"has no value: {reason}"
+        raise WireError(f"{view.file}:{view.line}: {view.name} as of {version_us} us {why}") from error
     finally:
         connection.close()
     entity = [pa.field(c, t) for c, t in zip(view.entity, view.entity_types, strict=True)]
@@ -53,6 +59,41 @@ def run_batch_view(view: BatchView, version_us: int, load_table: Callable[[Table
         result = result.filter(pc.is_valid(result.column(column)))
     _refuse_duplicates(view, result, version_us)
     return result.combine_chunks()
+
+
+def _result(connection: duckdb.DuckDBPyConnection, view: BatchView) -> pa.Table:
+    """What the view gives, within ``VIEW_BOUNDS``: DuckDB bounds the memory of joins, and the size and time are here.
+
+    Raises:
+        OutOfBounds: it takes longer, or gives more.
+        ValueError: DuckDB's error.
+    """
+    if query_may_grow(view.sql):
+        tables = {t.schema.name: connection.table(quoted(t.schema.name)).to_arrow_table() for t in view.tables}
+        return bounded_query(view.sql, tables, VIEW_BOUNDS, apart=True)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        connection.interrupt()
+
+    timer = threading.Timer(VIEW_BOUNDS.seconds, stop)
+    timer.start()
+    try:
+        reader = connection.sql(view.sql).to_arrow_reader(_ROWS_AT_ONCE)
+        batches, size = [], 0
+        for batch in reader:
+            size += batch.nbytes
+            if size > VIEW_BOUNDS.result_bytes:
+                raise OutOfBounds(f"more than the {VIEW_BOUNDS.result_bytes >> 20} MiB that a version may have")
+            batches.append(batch)
+        return pa.Table.from_batches(batches, reader.schema)
+    except (duckdb.InterruptException, pa.ArrowException, OSError) as error:
+        if late.is_set():
+            raise OutOfBounds(f"longer than {VIEW_BOUNDS.seconds:g} s") from error
+        raise ValueError(str(error)) from error
+    finally:
+        timer.cancel()
 
 
 class VersionIndex:

@@ -1,32 +1,23 @@
-"""DuckDB's reading of a text that is not run: its types, its syntax tree, the functions it calls."""
+"""DuckDB's binding of a text that is not run: the types of what it gives."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Mapping
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import duckdb
 import pyarrow as pa
 
+from dovetail.features.duck.bounded import bounded_bind
 from dovetail.features.duck.connection import shared_cursor
-from dovetail.features.duck.stability import unstable_calls
-from dovetail.features.duck.trees import nodes
+from dovetail.features.duck.growth import query_may_grow, value_may_grow
+from dovetail.features.duck.parsing import BindError
+from dovetail.features.duck.stability import why_unstable
 
-__all__ = ["BindError", "Binder", "functions_called", "query_tree", "syntax_tree"]
+__all__ = ["Binder"]
 
 #: The name under which a table to be declared is handed over.
 _DECLARED = "_declared"
-
-
-class BindError(Exception):
-    """DuckDB refuses the text; ``str()`` is its own first line, ``hints`` the others. Callers add file and line."""
-
-    def __init__(self, message: str) -> None:
-        first, _, self.hints = message.partition("\n")
-        super().__init__(first)
 
 
 class Binder:
@@ -34,7 +25,8 @@ class Binder:
 
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
         self._connection = shared_cursor()
-        self._described: dict[str, pa.Schema] = {}
+        self._described: dict[str, tuple[pa.Schema, Sequence[str]]] = {}
+        self._tables: dict[str, pa.Schema] = {}
         for name, schema in tables.items():
             self.declare(name, schema)
 
@@ -45,37 +37,36 @@ class Binder:
         target = '"' + name.replace('"', '""') + '"'
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {target} AS FROM {_DECLARED}")
         self._connection.unregister(_DECLARED)
+        self._tables[name] = schema
         self._described.clear()
 
     def describe(self, sql: str) -> pa.Schema:
         """The Arrow schema of the result of a query, whose values its rows alone decide.
 
         Raises:
-            BindError: a name or type is wrong, or a call reads a clock, chance or the session's settings.
+            BindError: a name or type is wrong, or a call reads a clock, chance or the session's settings; or what it
+                computes of no row takes more than ``bounded.BOUNDS``: constants are computed when a text is bound.
         """
-        if sql not in self._described:
-            try:
-                found = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").to_arrow_table().schema
-            except duckdb.Error as error:
-                raise BindError(str(error)) from error
-            self._refuse_unstable(sql)
-            self._described[sql] = found
-        return self._described[sql]
-
-    def _refuse_unstable(self, sql: str) -> None:
-        try:
-            unstable = unstable_calls(self._connection, sql)
-        except NotImplementedError as error:
-            raise BindError(f"DuckDB does not say which functions this calls: {error}") from error
-        if unstable:
-            raise BindError(
-                f"{unstable[0]} is not determined by its arguments\n"
-                "use the row's own columns, and TIMESTAMP, which is UTC, instead of a time with zone"
-            )
+        return self._bound(sql)[0]
 
     def types(self, sql: str) -> list[str]:
         """The types of the columns of a query that :meth:`describe` accepts, as DuckDB writes them."""
-        return [str(type_) for type_ in self._connection.sql(sql).types]
+        return list(self._bound(sql)[1])
+
+    def _bound(self, sql: str) -> tuple[pa.Schema, Sequence[str]]:
+        if sql not in self._described:
+            self._described[sql] = bounded_bind(sql, self._tables) if _may_grow(sql) else self._bind(sql)
+        return self._described[sql]
+
+    def _bind(self, sql: str) -> tuple[pa.Schema, Sequence[str]]:
+        try:
+            found = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0")
+            schema, types = found.to_arrow_table().schema, [str(type_) for type_ in found.types]
+        except duckdb.Error as error:
+            raise BindError(str(error)) from error
+        if (why := why_unstable(self._connection, sql)) is not None:
+            raise BindError(why)
+        return schema, types
 
     def interval_us(self, sql: str) -> tuple[int, int]:
         """A constant interval as (months, microseconds); a day is 24 hours, as for any TIMESTAMP without zone.
@@ -86,8 +77,17 @@ class Binder:
         return _interval_us(sql)
 
 
+def _may_grow(sql: str) -> bool:
+    try:
+        return query_may_grow(sql)
+    except BindError:  # what DuckDB cannot parse it does not compute, and says so better when it is to bind it
+        return False
+
+
 @cache
 def _interval_us(sql: str) -> tuple[int, int]:
+    if value_may_grow(sql):
+        raise BindError("an interval that is made of what may be of any size")
     months = "12 * datepart('year', i) + datepart('month', i)"
     query = f"SELECT m, epoch_us(i - to_months(m::INTEGER)) FROM (SELECT i, {months} AS m FROM (SELECT {sql} AS i))"
     try:
@@ -95,48 +95,3 @@ def _interval_us(sql: str) -> tuple[int, int]:
     except duckdb.Error as error:
         raise BindError(str(error)) from error
     return int(found), int(whole)
-
-
-@cache
-def _parser() -> tuple[duckdb.DuckDBPyConnection, threading.Lock]:
-    return shared_cursor(), threading.Lock()
-
-
-@lru_cache(maxsize=4_096)
-def _statement(sql: str) -> Any:
-    connection, lock = _parser()
-    with lock:
-        text = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
-    parsed = json.loads(text)
-    if parsed["error"]:
-        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}")
-    return parsed["statements"][0]["node"]
-
-
-def syntax_tree(expression: str) -> Mapping[str, Any]:
-    """DuckDB's syntax tree of one expression, as ``json_serialize_sql`` gives it.
-
-    Raises:
-        BindError: DuckDB cannot parse it.
-    """
-    tree: Mapping[str, Any] = _statement(f"SELECT {expression}")["select_list"][0]
-    return tree
-
-
-def query_tree(sql: str) -> Mapping[str, Any]:
-    """DuckDB's syntax tree of a query, as ``json_serialize_sql`` gives it.
-
-    Raises:
-        BindError: DuckDB cannot parse it.
-    """
-    tree: Mapping[str, Any] = _statement(sql.rstrip().rstrip(";"))
-    return tree
-
-
-def functions_called(sql: str) -> frozenset[str]:
-    """Lower-case names of all functions, operators and aggregates a query calls, at any depth.
-
-    Raises:
-        BindError: DuckDB cannot parse it.
-    """
-    return frozenset(node["function_name"].lower() for node in nodes(_statement(sql)) if "function_name" in node)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from dovetail.features.duck.binding import BindError, syntax_tree
 from dovetail.features.duck.connection import shared_cursor
+from dovetail.features.duck.parsing import BindError, syntax_tree
 from dovetail.features.duck.trees import without_places
 
 __all__ = ["keywords", "reads_as_column"]

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
-from dovetail.features.duck.binding import BindError, functions_called, syntax_tree
 from dovetail.features.duck.connection import shared_cursor
+from dovetail.features.duck.parsing import BindError, functions_called, syntax_tree
 from dovetail.features.duck.trees import nodes
 
 __all__ = ["Kind", "NotRowByRow", "aggregates_called", "not_row_by_row"]

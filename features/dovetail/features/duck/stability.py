@@ -17,7 +17,7 @@ import duckdb
 
 from dovetail.features.duck.connection import shared_cursor
 
-__all__ = ["unstable_calls", "unstable_functions"]
+__all__ = ["unstable_calls", "unstable_functions", "why_unstable"]
 
 #: Overloads and functions that read the clock, whatever the catalogue says: ``age(t)`` is ``age(current_date, t)``,
 #: and only from DuckDB 2.0.1 on does it know the others.
@@ -71,7 +71,9 @@ def unstable_calls(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]
     Raises:
         NotImplementedError: DuckDB cannot write the query's plan; ``str()`` is its reason.
     """
-    text = connection.execute("SELECT json_serialize_plan(?, skip_null := true)", [sql]).fetchall()[0][0]
+    text = connection.execute("SELECT json_serialize_plan(?, skip_null := true, optimize := false)", [sql]).fetchall()[
+        0
+    ][0]
     plan = json.loads(text)
     if plan["error"]:
         raise NotImplementedError(plan["error_message"].split("\n", 1)[0])
@@ -81,6 +83,20 @@ def unstable_calls(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]
         for name, types in _bound_calls(plan["plans"])
         if name in never or (name, types) in overloads
     ]
+
+
+def why_unstable(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Why a query that binds is refused, in the form of DuckDB's errors; None where rows alone decide what it gives."""
+    try:
+        unstable = unstable_calls(connection, sql)
+    except NotImplementedError as error:
+        return f"DuckDB does not say which functions this calls: {error}"
+    if not unstable:
+        return None
+    return (
+        f"{unstable[0]} is not determined by its arguments\n"
+        "use the row's own columns, and TIMESTAMP, which is UTC, instead of a time with zone"
+    )
 
 
 def _bound_calls(plan: Any) -> Iterator[tuple[str, tuple[str, ...]]]:

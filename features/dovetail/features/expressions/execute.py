@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.duck.binding import syntax_tree
 from dovetail.features.duck.lane import DuckLane, LaneError
+from dovetail.features.duck.parsing import syntax_tree
 from dovetail.features.expressions.compile import (
     Compiled,
     NotProven,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError, functions_called
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import Source, nearest
 from dovetail.features.language.ties import undecided

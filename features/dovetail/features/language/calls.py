@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.language.remedies import remedy_of, remedy_of_list
 from dovetail.features.language.source import (
     Call,

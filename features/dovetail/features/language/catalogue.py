@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.duck.binding import Binder, BindError, functions_called
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError, functions_called
 from dovetail.features.duck.stability import unstable_functions
 from dovetail.features.language.batch_views import parse_batch_view
 from dovetail.features.language.feature_sets import is_feature_set, parse_feature_set

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
     Source,

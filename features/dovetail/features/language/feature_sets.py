@@ -8,7 +8,8 @@ from typing import Literal
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.duck.binding import Binder, BindError, syntax_tree
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError, syntax_tree
 from dovetail.features.expressions.compile import compile_expression
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dovetail.features.duck.binding import BindError
+from dovetail.features.duck.parsing import BindError
 
 __all__ = ["remedy_of", "remedy_of_list"]
 
@@ -14,6 +14,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), remedy)
     for pattern, remedy in (
         (r"is not determined by its arguments\n(?P<a>.+)", "{a}"),
+        (r"computing it once takes[^\n]*\n(?P<a>.+)", "{a}"),
         (r"Did you mean \"(?P<a>[^\"]+)\"", "did you mean {a}?"),
         (r"Candidate (?:Entries|bindings): (?P<a>[^\n]+)", "known are {a}"),
         (r"window \"(?P<a>[^\"]+)\" does not exist", "declare it: WINDOW {a} AS (PARTITION BY … ORDER BY … RANGE …)"),

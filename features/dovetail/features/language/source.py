@@ -16,8 +16,8 @@ from pathlib import Path
 import sqlglot
 from sqlglot import Token, TokenType, exp
 
-from dovetail.features.duck.binding import BindError
 from dovetail.features.duck.names import reads_as_column
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.row_by_row import NotRowByRow, not_row_by_row
 from dovetail.features.language.remedies import remedy_of
 from dovetail.platform.errors import DefinitionError

@@ -9,7 +9,8 @@ from typing import cast
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
-from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.row_by_row import not_row_by_row
 from dovetail.features.language.calls import MACROS_OF_AGGREGATES, AggregateReader
 from dovetail.features.language.relations import read_relation, reads_stream

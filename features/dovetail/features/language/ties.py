@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from dovetail.features.duck.binding import syntax_tree
+from dovetail.features.duck.parsing import syntax_tree
 from dovetail.features.duck.trees import nodes, without_places
 
 __all__ = ["Undecided", "names_an_order", "undecided"]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
-from dovetail.features.duck.binding import Binder, BindError
+from dovetail.features.duck.binding import Binder
+from dovetail.features.duck.parsing import BindError
 from dovetail.features.language.source import Source
 from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import Stream, Window

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import sqlglot
 
-from dovetail.features.duck.binding import query_tree
+from dovetail.features.duck.parsing import query_tree
 from dovetail.features.duck.trees import nodes
 from dovetail.features.language.named_columns import columns_read
 from dovetail.features.language.source import quoted

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.features.duck.binding import syntax_tree
+from dovetail.features.duck.parsing import syntax_tree
 from dovetail.features.duck.trees import nodes
 
 __all__ = ["Passage", "columns_named", "kind_of", "passage", "widens"]

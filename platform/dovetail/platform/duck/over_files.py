@@ -24,6 +24,7 @@ def query_batches(sql: str, rows: int) -> Iterator[pa.RecordBatchReader]:
     settings: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": False}
     with duckdb.connect(":memory:", config=settings) as connection:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
         try:
             yield connection.sql(sql).to_arrow_reader(rows)
         except duckdb.Error as error:
