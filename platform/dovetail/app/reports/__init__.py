@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dovetail.app.reports.kept_stores import KeptStores, audit_stores
 from dovetail.app.reports.label_report import audit_archived_labels
 from dovetail.app.reports.rejoin import JoinDifference, difference, join_archived
 from dovetail.app.reports.verdicts import audit_worker, consistency_of
@@ -9,7 +10,9 @@ from dovetail.app.reports.witnessed import witness_of
 
 __all__ = [
     "JoinDifference",
+    "KeptStores",
     "audit_archived_labels",
+    "audit_stores",
     "audit_worker",
     "consistency_of",
     "difference",

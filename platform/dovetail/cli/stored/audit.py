@@ -7,31 +7,36 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dovetail.app.reports import audit_archived_labels, audit_worker
+from dovetail.app.reports import audit_archived_labels, audit_stores, audit_worker
+from dovetail.app.storage import Stores
 from dovetail.app.worker import assemble
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
-from dovetail.features import load
+from dovetail.features import Project, load
 from dovetail.joiners.batch.label_audit import LabelAudit, Line
-from dovetail.platform.errors import ConfigError
-from dovetail.platform.rows.audit import Audit
+from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.rows.audit import Audit, Check
 
 __all__ = ["run"]
 
 
-def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
+def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
     """Audit a stopped worker's stores; 1 when something does not balance. ``outcome``: list every key that has it."""
-    loaded = load(project)
+    loaded = load(folder)
     worker = assemble(loaded)
     try:
         books = audit_worker(worker, settled=False)
-        labels, checks = audit_archived_labels(loaded, worker.stores, target=target)
+        kept = audit_stores(worker.project, worker.stores)
+        labels, checks, unread = _labels(loaded, worker.stores, target)
     finally:
         worker.stores.close()
+    checks = [*checks, *kept.checks]
     wrong = [*books.unbalanced, *(f"{c.what}: {c.left} and {c.right}" for c in checks if not c.holds)]
+    wrong += [*kept.wrong, *unread]
     for line in labels.wrong:
         where = f"{line.what} of {line.day}, partition {line.partition}"
         wrong.append(f"{where}: {line.rows} {line.outcome}, such as {', '.join(line.keys)}")
@@ -64,6 +69,14 @@ def run(project: Path, target: str, keys: Path | None, *, as_json: bool, outcome
         console.print(f"does not balance: {problem}")
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
+
+
+def _labels(project: Project, stores: Stores, target: str) -> tuple[LabelAudit, list[Check], list[str]]:
+    """The audit of labels; where an archive cannot be read there is none, and why."""
+    try:
+        return *audit_archived_labels(project, stores, target=target), []
+    except StoreError as error:
+        return LabelAudit([], pa.table({})), [], [f"labels and snapshots have no audit: {error}"]
 
 
 def _equations(lines: Sequence[Line]) -> list[str]:
