@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dovetail.features.language.catalogue import load_definitions
 from dovetail.features.language.source import nearest
+from dovetail.features.plan.advice import advice_on
 from dovetail.features.plan.definitions import (
     BatchView,
     Definitions,
@@ -192,6 +193,7 @@ def _describe_stream_view(view: StreamView, config: Config) -> Description:
             "inputs": len(view.inputs),
             "derived": [{"name": d.output, "type": str(d.type)} for d in view.derived],
             "states": _states_per_key(view, config),
+            "advice": advice_on(view),
             **state_of(view, lateness),
         },
     )

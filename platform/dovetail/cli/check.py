@@ -44,6 +44,9 @@ def run(project: Path, *, as_json: bool) -> int:
             what = f"{len(lanes)} columns: {lanes.count('compiled')} compiled, {lanes.count('duckdb')} in DuckDB"
         table.add(d.name, d.kind, ", ".join(d.entity), f"{d.file}:{d.line}", what)
     table.print(terminal())
+    for d in described:
+        for advice in d.details.get("advice", ()):
+            print(f"warning: {advice}")
     return 0
 
 

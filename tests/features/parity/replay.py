@@ -71,6 +71,8 @@ def bits(column: pa.ChunkedArray) -> list[Any]:
     def of(value: Any) -> Any:
         if isinstance(value, float):
             return struct.pack("<d", value)
+        if isinstance(value, dict):
+            return {name: of(part) for name, part in value.items()}
         return [of(part) for part in value] if isinstance(value, list | tuple) else value
 
     return [of(value) for value in column.to_pylist()]

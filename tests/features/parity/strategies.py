@@ -163,6 +163,7 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
     added, squared, any_ = one(*_ADDED), one(*_SQUARED), one(*TYPES)
     key, order = one(*_KEYS) or "shop", one(*_ORDERS) or "user_id"
     exact = one(*(name for name in _KEYS if name != "VARCHAR")) or "user_id"
+    struct = f"{{'a': {one(*TYPES)}, 'b': {one(*TYPES)}, 'c d': shop}}"
     k, nulls = draw(st.integers(1, 3)), draw(st.sampled_from(("", " IGNORE NULLS")))
     options = [
         f"count(*) {filtered}{over}",
@@ -176,6 +177,11 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
         f"{draw(st.sampled_from(('arg_min', 'max_by')))}({any_}, {order}) {filtered}{over}",
         f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, event_time, {k}) {filtered}{over}",
         f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({any_}, {order}, {k}) {filtered}{over}",
+        f"arg_max({struct}, event_time, {k}) {filtered}{over}",
+        f"{draw(st.sampled_from(('arg_min', 'arg_max')))}({struct}, {order}, {k}) {filtered}{over}",
+        f"{draw(st.sampled_from(('first', 'last')))}({struct}{nulls}) {over}",
+        f"newest(list(CASE WHEN shop = 'a' THEN {struct} END) {filtered}{over}, {k})",
+        f"list_transform(arg_max({struct}, event_time, {k}) {over}, lambda x: x.b)",
         f"nth_value({any_}, {k}{draw(st.sampled_from(('', ' ORDER BY event_time DESC')))}{nulls}) {over}",
         f"lag({any_}, {k}{nulls}) OVER (PARTITION BY {keys} ORDER BY event_time)",
         f"newest(list({any_}) {filtered}{over}, {k})",

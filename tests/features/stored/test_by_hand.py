@@ -35,6 +35,7 @@ SELECT user_id,
        avg(price) OVER five                                     AS mean_of_five,
        min(CAST(price AS DOUBLE)) OVER day                      AS least,
        arg_max(CAST(-price AS DOUBLE), event_time, 2) OVER day  AS doubles,
+       arg_max({'k': kind, 'd': CAST(-price AS DOUBLE)}, event_time, 2) OVER day AS structs,
        last_distinct(list(kind) OVER day, 2)                    AS kinds,
        histogram(kind) OVER day                                 AS counts,
        sum_by(list({'k': kind, 'v': price}) OVER day)           AS spent_by,
@@ -63,8 +64,8 @@ WINDOW day AS (PARTITION BY user_id ORDER BY event_time
 """,
     "ranking": """
 SELECT request_id, item_id, hour(request_time) AS hour, users.clicks, users.spent, users.mean, users.spread,
-       users.variance, users.mean_of_five, users.least, users.doubles, users.kinds, users.counts, users.spent_by,
-       users.mean_by, users.ratio, users.last_kind, cleaned.greatest,
+       users.variance, users.mean_of_five, users.least, users.doubles, users.structs, users.kinds, users.counts,
+       users.spent_by, users.mean_by, users.ratio, users.last_kind, cleaned.greatest,
        cleaned.seen * 100 + users.clicks AS both_views, users.counts['click'] / users.clicks AS per_click,
        united.last_of_both, united.both - users.clicks AS three_views, united.mean_of_both, united.ratio_of_both
 FROM request LEFT JOIN users USING (user_id) LEFT JOIN cleaned USING (user_id)

@@ -39,7 +39,8 @@ SELECT user_id,
        histogram(kind) OVER day                                 AS counts,
        sum_by(list({'k': kind, 'v': price}) OVER day)           AS spent,
        avg_by(list({'k': kind, 'v': price}) OVER day)           AS mean,
-       arg_max(kind, event_time, 2) OVER five                   AS recent
+       arg_max(kind, event_time, 2) OVER five                   AS recent,
+       arg_max({'kind': kind, 'price': price, 'at': event_time}, event_time, 3) OVER day AS history
 FROM events
 WINDOW day AS (PARTITION BY user_id ORDER BY event_time
                RANGE BETWEEN hop(event_time, INTERVAL 1 DAY, INTERVAL 1 HOUR) PRECEDING AND CURRENT ROW),
@@ -52,6 +53,7 @@ FROM items GROUP BY item_id
 """
 RANKING = """
 SELECT request_id, item_id, users.prices, users.kinds, users.usual, users.counts, users.spent, users.mean, users.recent,
+       users.history, list_transform(users.history, lambda x: x.price) AS paid,
        len(users.prices)                                        AS many,
        list_contains(users.kinds, 'click')                      AS clicked,
        array_to_string(users.recent, ',')                       AS trail,
@@ -111,11 +113,11 @@ def test_served_values_are_what_duckdb_makes_of_the_archive(nested: World) -> No
     found = consistency_of(nested.project, nested.stores)
     assert found.mismatched == 0
     late = {f.feature for f in found.features if f.late}
-    assert late >= {"prices", "counts", "spent", "recent", "nested", "scaled"}, (
+    assert late >= {"prices", "counts", "spent", "recent", "nested", "scaled", "history"}, (
         "late events explain, in nested values too"
     )
     served = snapshots_of(nested)
-    for name in ("prices", "counts", "mean", "nested", "both"):
+    for name in ("prices", "counts", "mean", "nested", "both", "history"):
         assert served.schema.field(name).type == nested.project.feature_set.schema.field(name).type
         assert served.column(name).null_count < served.num_rows
     assert max(pc.list_value_length(served.column("prices")).to_pylist(), key=lambda n: n or 0) == 3

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.features.kernels.ordered import from_words, to_words
 from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream import blobs
 from dovetail.features.stream.blobs import decode, decode_runs, encode
 from dovetail.features.stream.engine import StreamEngine
-from dovetail.features.stream.prepare import NO_WATERMARK, from_words, prepare_rows, running_watermark, to_words
+from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark
 from dovetail.features.stream.values import distinct_probes
 from dovetail.platform.errors import StateError
 from tests.features.stream.harness import Row, Store

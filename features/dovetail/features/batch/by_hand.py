@@ -11,7 +11,8 @@ from functools import cache
 import pyarrow as pa
 
 from dovetail.features.duck.connection import connect
-from dovetail.features.plan.aggregates import DEVIATIONS, decimal_scale
+from dovetail.features.language.source import quoted
+from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
 from dovetail.features.plan.definitions import StreamView
 
 __all__ = ["FINISHERS", "finished_sql", "type_name"]
@@ -53,8 +54,22 @@ def finished_sql(view: StreamView, index: int) -> str:
         power = 10 ** decimal_scale(view.inputs[aggregate.by].type)
         pair = f"{{'k': __k, 'v': mean({v}[__k], {n}[__k], {power})}}"
         value = f"map_from_entries(list_transform(map_keys({v}), lambda __k: {pair}))"
-    elif pa.types.is_floating(aggregate.type):
-        value = f"one_zero({v})"
-    elif pa.types.is_list(aggregate.type) and pa.types.is_floating(aggregate.type.value_type):
-        value = f"list_transform({v}, lambda __x: one_zero(__x))"
+    elif function in ORDERED or pa.types.is_floating(aggregate.type):
+        value = _one_zero_sql(v, aggregate.type)
     return f"CAST({value} AS {type_name(aggregate.type)})"
+
+
+def _one_zero_sql(value: str, type_: pa.DataType) -> str:
+    """``value`` with one zero and one NaN, also inside lists and structs."""
+    if pa.types.is_floating(type_):
+        return f"one_zero({value})"
+    if pa.types.is_list(type_):
+        element = _one_zero_sql("__x", type_.value_type)
+        return value if element == "__x" else f"list_transform({value}, lambda __x: {element})"
+    if pa.types.is_struct(type_):
+        given = {quoted(member.name): f"({value}).{quoted(member.name)}" for member in type_}
+        made = [_one_zero_sql(given[quoted(member.name)], member.type) for member in type_]
+        if made != list(given.values()):
+            packed = ", ".join(f"{name} := {text}" for name, text in zip(given, made, strict=True))
+            return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
+    return value

@@ -157,14 +157,29 @@ def finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
     if aggregate.function == "avg_by" and aggregate.by is not None:
         counts = exact.column(f"n{index}").combine_chunks()
         return _averages(value, counts, decimal_scale(view.inputs[aggregate.by].type), aggregate.type)
-    if pa.types.is_floating(aggregate.type):
+    return _one_zero_of(value.cast(aggregate.type))
+
+
+def _one_zero_of(value: pa.Array) -> pa.Array:
+    """``value`` with one zero and one NaN, also inside lists and structs."""
+    type_ = value.type
+    if pa.types.is_floating(type_):
         return canonical_floats(value)
-    if pa.types.is_list(aggregate.type) and pa.types.is_floating(aggregate.type.value_type):
-        flat = canonical_floats(value.flatten())
+    if pa.types.is_list(type_) and _has_floats(type_):
+        flat = _one_zero_of(value.flatten())
         lengths = value.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        return pa.ListArray.from_arrays(offsets, flat, type=aggregate.type, mask=value.is_null())
-    return value.cast(aggregate.type)
+        return pa.ListArray.from_arrays(offsets, flat, type=type_, mask=value.is_null())
+    if pa.types.is_struct(type_) and _has_floats(type_):
+        members = [_one_zero_of(member) for member in value.flatten()]
+        return pa.StructArray.from_arrays(members, fields=list(type_), mask=value.is_null())
+    return value
+
+
+def _has_floats(type_: pa.DataType) -> bool:
+    if pa.types.is_struct(type_):
+        return any(_has_floats(member.type) for member in type_)
+    return _has_floats(type_.value_type) if pa.types.is_list(type_) else bool(pa.types.is_floating(type_))
 
 
 def _averages(sums: pa.MapArray, counts: pa.MapArray, scale: int, type_: pa.DataType) -> pa.Array:

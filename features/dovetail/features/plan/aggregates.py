@@ -19,6 +19,7 @@ __all__ = [
     "FOLDED",
     "MAX_LISTED",
     "ORDERED",
+    "PICKING",
     "Refusal",
     "decimal_scale",
     "refusal",
@@ -34,12 +35,17 @@ ORDERED: tuple[AggregateFunction, ...] = (
     *("first", "last", "arg_min", "arg_max", "first_distinct", "last_distinct"),
     *("nth_oldest", "nth_newest", "newest"),
 )
+#: Picked as they are: their values may be structs.
+PICKING: tuple[AggregateFunction, ...] = (
+    *("first", "last", "arg_min", "arg_max", "nth_oldest", "nth_newest", "newest"),
+)
 #: Folded per key of a MAP.
 BY_KEY: tuple[AggregateFunction, ...] = ("sum_by", "avg_by", "least_by", "greatest_by")
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
 _SQUARABLE_DIGITS = 14
 _MAX_DIGITS = 18
+_MAX_MEMBERS = 62
 
 
 class Refusal(NamedTuple):
@@ -67,10 +73,24 @@ def refusal(function: AggregateFunction, argument: pa.DataType, by: pa.DataType 
     ordering = argument if by is None else by
     if by is not None and not _is_word(ordering):
         return Refusal(" in the order of that type", "order by a number of at most 18 digits, DATE or TIMESTAMP")
+    if pa.types.is_struct(argument) and function in PICKING:
+        return _member_refusal(argument)
     if not _is_value(argument):
         return Refusal(
             " is not kept by the stream", "use a number of at most 18 digits, VARCHAR, DATE, TIMESTAMP or BOOLEAN"
         )
+    return None
+
+
+def _member_refusal(struct: pa.StructType) -> Refusal | None:
+    if struct.num_fields > _MAX_MEMBERS:
+        return Refusal(f" has {struct.num_fields} members", f"use at most {_MAX_MEMBERS}")
+    for member in struct:
+        if not _is_value(member.type):
+            return Refusal(
+                f" has a member {member.name} of a type that is not kept by the stream",
+                "make each member a number of at most 18 digits, VARCHAR, DATE, TIMESTAMP or BOOLEAN",
+            )
     return None
 
 

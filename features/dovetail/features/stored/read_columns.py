@@ -88,6 +88,8 @@ def narrowest(type_: pa.DataType) -> pa.DataType:
     """The narrowest type of the same kind: one for all that are wider forms of each other."""
     if pa.types.is_signed_integer(type_):
         return pa.int8()
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(narrowest(field.type)) for field in type_])
     return pa.decimal128(max(type_.scale, 1), type_.scale) if isinstance(type_, pa.Decimal128Type) else type_
 
 

@@ -1,8 +1,6 @@
 """Arrow columns to the words the engine keeps: which inputs a row counts for, and its values as ordered int64.
 
-Every argument type maps to int64 such that integer order is DuckDB's order: integers, booleans, dates and timestamps as
-they are, decimals unscaled, floats by the bits of their double with -0.0 as 0.0 and one NaN above all others. One
-integer ``min``/``max`` then serves every type.
+One integer ``min``/``max`` serves every type: ``kernels/ordered.py`` keeps DuckDB's order.
 """
 
 from __future__ import annotations
@@ -15,15 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN
-from dovetail.features.kernels.words import (
-    Words,
-    canonical_floats,
-    decimal_of_words,
-    decimal_words,
-    validity_buffer,
-)
+from dovetail.features.kernels.integers import INT64_MIN
+from dovetail.features.kernels.ordered import to_words
+from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.rules import CollectionLayout
+from dovetail.features.stream.collections.structs import pack_structs
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.positions import pack
 
@@ -32,11 +26,9 @@ __all__ = [
     "Collected",
     "PreparedRows",
     "RowOrigin",
-    "from_words",
     "positions_of",
     "prepare_rows",
     "running_watermark",
-    "to_words",
 ]
 
 #: The watermark of a partition that has not seen a row.
@@ -56,14 +48,15 @@ class RowOrigin:
 class Collected:
     """A collection's words of each row: whether it counts, whether its value is not NULL, the value, its order or sum.
 
-    The value of a text is its length, -1 for NULL; the last word is that by which values are ordered or added up.
+    The value of a text, or of a struct as bytes, is its length, -1 for NULL; the last word is that by which values are
+    ordered or added up.
     """
 
     counts: npt.NDArray[np.bool_]
     not_null: npt.NDArray[np.bool_]
     values: Words
     by: Words
-    text: pa.LargeStringArray | None
+    text: pa.LargeStringArray | pa.LargeBinaryArray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +159,9 @@ def _collected(
             not_null = _flags(arguments[argument].is_valid())
             if not collection.nulls:
                 counts = counts & not_null
-            if collections.is_text(collection):
-                text = _whole(arguments[argument]).cast(pa.large_string())
+            if (kept_as := collections.text_type(collection)) is not None:
+                whole = _whole(arguments[argument])
+                text = pack_structs(whole) if pa.types.is_struct(whole.type) else whole.cast(kept_as)
                 lengths = pc.binary_length(text).fill_null(-1)
                 values = np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
             else:
@@ -183,43 +177,6 @@ def _collected(
 
 def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-
-
-def to_words(array: pa.Array | pa.ChunkedArray) -> Words:
-    """The values as int64 in DuckDB's order; 0 where NULL. Types: those of :func:`~.layout.supported` arguments."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    type_ = array.type
-    if pa.types.is_decimal128(type_):
-        return decimal_words(array)[0].view(np.int64)
-    if pa.types.is_floating(type_):
-        doubles = canonical_floats(array).cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
-        return _flip(np.asarray(doubles, dtype=np.float64).view(np.int64))
-    if pa.types.is_date32(type_):
-        array = array.view(pa.int32())
-    integers = array.cast(pa.int64()).fill_null(0)
-    return np.asarray(integers.to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def from_words(words: Words, present: npt.NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
-    """The inverse of :func:`to_words`: an array of ``type_``, NULL where ``present`` is False."""
-    validity = validity_buffer(present)
-    words = np.ascontiguousarray(words) if validity is None else np.where(present, words, 0)
-    if isinstance(type_, pa.Decimal128Type):
-        return decimal_of_words(words, present, type_)
-    if pa.types.is_floating(type_):
-        doubles = _flip(words).view(np.float64)
-        exact = doubles.astype(type_.to_pandas_dtype())
-        return pa.Array.from_buffers(type_, len(exact), [validity, pa.py_buffer(exact)])
-    whole = pa.Array.from_buffers(pa.int64(), len(words), [validity, pa.py_buffer(words)])
-    if pa.types.is_date32(type_):
-        return whole.cast(pa.int32()).view(type_)
-    return whole if type_ == whole.type else whole.cast(type_)
-
-
-def _flip(bits: Words) -> Words:
-    """Between the bits of doubles and integers of the same order; its own inverse."""
-    return bits ^ ((bits >> 63) & INT64_MAX)
 
 
 def _flags(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
+from dovetail.features.kernels.ordered import from_words
 from dovetail.features.kernels.words import Words, decimal_array
 from dovetail.features.plan.aggregates import DEVIATIONS
 from dovetail.features.plan.definitions import AggregateFunction
-from dovetail.features.stream.prepare import from_words
 
 __all__ = ["Parts", "finished"]
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from dovetail.features.kernels.words import Words
 from dovetail.features.stream.collections.rules import CollectionLayout
+from dovetail.features.stream.collections.structs import text_bytes
 from dovetail.platform.errors import DamagedState
 
 __all__ = ["COUNTS", "NOT_NULL", "Entries", "States", "coded", "decode_states", "encode_states"]
@@ -33,14 +34,15 @@ _FIXED = 5
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Entries of one collection: ``words`` int64 ``[E, columns]``, ``owners`` int64 ``[E]``, text values or None.
+    """Entries of one collection: ``words`` int64 ``[E, columns]``, ``owners`` int64 ``[E]``; values that are texts, or
+    structs as ``structs.py`` packs them, or None.
 
     Columns: event time, position (``positions.pack``), flags, value; then what orders the entry, or count, lo, hi.
     """
 
     owners: Words
     words: Words
-    text: pa.LargeStringArray | None
+    text: pa.LargeStringArray | pa.LargeBinaryArray | None
 
     def take(self, rows: npt.NDArray[np.int64]) -> Entries:
         """The entries at ``rows``, in that order."""
@@ -111,11 +113,12 @@ def decode_states(layout: CollectionLayout, blobs: Sequence[bytes | None]) -> St
     for c, collection in enumerate(layout.collections):
         owners = np.repeat(np.arange(len(blobs)), headers[:, _FIXED + 2 * c])
         text = None
-        if layout.is_text(collection):
+        kept_as = layout.text_type(collection)
+        if kept_as is not None:
             size = headers[:, _FIXED + 2 * c + 1]
             joined = b"".join(b[a : a + n] for b, a, n in zip(blobs, at.tolist(), size.tolist(), strict=True) if b)
             at = at + size
-            text = _texts(words[c][:, 3], joined)
+            text = _texts(words[c][:, 3], joined, kept_as)
         entries.append(Entries(owners, words[c], text))
     return States(headers[:, 2].copy(), headers[:, 3].copy(), folded, tuple(entries))
 
@@ -137,7 +140,7 @@ def encode_states(layout: CollectionLayout, states: States, keys: int) -> list[b
             lengths = np.zeros(keys, dtype=np.int64)
             np.add.at(lengths, entries.owners, np.maximum(words[:, 3], 0))
             headers[:, _FIXED + 2 * c + 1] = lengths
-            texts.append((memoryview(_bytes_of(entries.text)), _edges(lengths)))
+            texts.append((memoryview(text_bytes(entries.text)), _edges(lengths)))
     encoded = []
     raw = memoryview(np.ascontiguousarray(headers).tobytes())
     width = 8 * headers.shape[1]
@@ -183,18 +186,9 @@ def _edges(sizes: npt.NDArray[np.int64]) -> list[int]:
     return edges
 
 
-def _texts(lengths: Words, joined: bytes) -> pa.LargeStringArray:
+def _texts(lengths: Words, joined: bytes, type_: pa.DataType) -> pa.LargeStringArray | pa.LargeBinaryArray:
     offsets = np.concatenate(([0], np.cumsum(np.maximum(lengths, 0))))
     present = lengths >= 0
     validity = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
-    return pa.LargeStringArray.from_buffers(
-        len(lengths), pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(joined), validity
-    )
-
-
-def _bytes_of(text: pa.LargeStringArray) -> bytes:
-    if not len(text):
-        return b""
-    _, offsets, data = pa.concat_arrays([text]).buffers()
-    edges = np.frombuffer(offsets, dtype=np.int64, count=text.offset + len(text) + 1)[text.offset :]
-    return bytes(data[edges[0] : edges[-1]]) if data is not None else b""
+    buffers = [validity, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(joined)]
+    return pa.Array.from_buffers(type_, len(lengths), buffers)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
+from dovetail.features.kernels.ordered import from_words
 from dovetail.features.kernels.words import Words, decimal_array, validity_buffer
 from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, decimal_scale
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate
@@ -31,8 +32,9 @@ from dovetail.features.stream.collections.rules import (
     fold_of,
     lowest_kept,
 )
+from dovetail.features.stream.collections.structs import unpack_structs
 from dovetail.features.stream.layout import step_of
-from dovetail.features.stream.prepare import PreparedRows, from_words
+from dovetail.features.stream.prepare import PreparedRows
 from dovetail.features.stream.results import Parts, finished
 
 __all__ = ["add_entries", "collected_values", "horizons", "maps", "member_rows"]
@@ -85,7 +87,7 @@ def _pruned(collection: Collection, entries: Entries, floors: Words) -> Entries:
     keys = len(floors)
     starts = np.zeros(keys + 1, dtype=np.int64)
     np.cumsum(np.bincount(entries.owners, minlength=keys), out=starts[1:])
-    codes, _ = coded(entries)
+    codes, _ = _codes(collection, entries)
     times, positions = entries.words[:, 0].copy(), entries.words[:, 1].copy()
     order = _order(collection, entries, codes)
     sums = _sums(collection, entries)
@@ -100,6 +102,13 @@ def _pruned(collection: Collection, entries: Entries, floors: Words) -> Entries:
     words[:, 0], words[:, 1], words[:, 4:7] = times, positions, sums
     kept = np.lexsort((codes, positions, times, entries.owners))
     return Entries(entries.owners, words, entries.text).take(kept[keep[kept]])
+
+
+def _codes(collection: Collection, entries: Entries) -> tuple[Words, int]:
+    """:func:`coded` where values are compared with each other."""
+    if collection.compares and (entries.text is None or pa.types.is_large_string(entries.text.type)):
+        return coded(entries)
+    return np.zeros(len(entries.words), dtype=np.int64), 1
 
 
 def _order(collection: Collection, entries: Entries, codes: Words) -> Words:
@@ -153,7 +162,7 @@ def collected_values(
             starts, entries.words[:, 0].copy(), codes, times, window.size_us, PLAIN_STEP if step is None else step,
             -1 if window.rows is None else window.rows, window.end_us, window.skip, ranges,
         )  # fmt: skip
-        value_codes, distinct = coded(entries)
+        value_codes, distinct = _codes(collection, entries)
         counted = entries.words[:, 2] & COUNTS
         asked = _Asked(
             collection,
@@ -209,7 +218,8 @@ def _values_at(asked: _Asked, rows: Words, present: _Flags) -> pa.Array:
     rows = np.where(present, rows, 0)
     present = present & ((asked.entries.words[rows, 2] & NOT_NULL) > 0)
     if asked.entries.text is not None:
-        return asked.entries.text.take(pa.array(rows, mask=~present)).cast(asked.type)
+        texts = asked.entries.text.take(pa.array(rows, mask=~present))
+        return unpack_structs(texts, asked.type) if pa.types.is_struct(asked.type) else texts.cast(asked.type)
     return from_words(asked.entries.words[rows, 3], present, asked.type)
 
 

@@ -93,6 +93,11 @@ class Collection:
         return self.rule == GROUP
 
     @property
+    def compares(self) -> bool:
+        """Whether it matters which entries have the same value, or the greater one."""
+        return self.rule != BEST or self.by == self.input
+
+    @property
     def columns(self) -> int:
         """Words per entry: time, position, flags, value; then count and 128-bit sum, or what orders it."""
         return 4 + (3 if self.summed else 1)
@@ -131,9 +136,12 @@ class CollectionLayout:
         """The Arrow type of the entries' values."""
         return self.view.inputs[collection.input].type
 
-    def is_text(self, collection: Collection) -> bool:
-        """Whether values are strings, kept beside the entries."""
-        return bool(pa.types.is_string(self.value_type(collection)))
+    def text_type(self, collection: Collection) -> pa.DataType | None:
+        """The type of values that are kept beside the entries: texts, and structs as bytes; None of all others."""
+        type_ = self.value_type(collection)
+        if pa.types.is_struct(type_):
+            return pa.large_binary()
+        return pa.large_string() if pa.types.is_string(type_) else None
 
     @property
     def ordered(self) -> bool:
