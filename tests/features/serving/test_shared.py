@@ -26,6 +26,7 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 
 TOML = """
 [streams.event]
@@ -132,7 +133,7 @@ candidates = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["a", "b", "c
 request = st.tuples(st.sampled_from(["u", "v", "w", None]), st.integers(0, 90), st.integers(1, 9), candidates)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 @given(asked=st.lists(request, min_size=1, max_size=5))
 def test_values_are_those_of_each_candidate_by_itself(
     world: tuple[Project, OnlineFeatures], asked: list[tuple[str | None, int, int, list[tuple[int, str | None]]]]
