@@ -30,6 +30,7 @@ from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
+from dovetail.platform.stores.progress_view import ProgressView
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
 
@@ -55,11 +56,12 @@ class LabelStage(Stage):
         moved: Signal,
         attribution: Attribution | None = None,
         on_stored: Callable[[], None] = lambda: None,
+        view: ProgressView | None = None,
     ) -> None:
         """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot.
 
         ``attribution`` finds the requests of labels that name a user instead of one. ``on_stored`` is called in the
-        committing thread after each commit.
+        committing thread after each commit; ``view`` is told of each.
         """
         self.name = label_scope(kind)
         self.topics = (topic,)
@@ -73,6 +75,7 @@ class LabelStage(Stage):
         self._moved = moved
         self._attribution = attribution
         self._on_stored = on_stored
+        self._view = view or ProgressView(store.progress)
         self._progress: dict[int, Progress] = {}
         #: While labels wait for requests: the event time (µs) that the clocks of these must reach; None otherwise.
         self.blocked_until_us: int | None = None
@@ -80,6 +83,7 @@ class LabelStage(Stage):
         self._hold = Hold(moved)
 
     def resume(self, topic: str) -> Mapping[int, int]:
+        self._view.drop(self.name)
         self._progress = dict(self._store.progress(self.name))
         return {partition: progress.next_offset for partition, progress in self._progress.items()}
 
@@ -125,6 +129,7 @@ class LabelStage(Stage):
                 unattributed=unattributed,
             )
             self._progress[poll.partition] = after
+            self._view.moved(self.name, poll.partition, after)
             self._moved.send()
             self._on_stored()
 

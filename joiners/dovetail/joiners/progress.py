@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.retention import LaneProgress, boundary_us
@@ -13,6 +14,7 @@ from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.joiners.watermark import PartitionClock, Partitions, watermark
 from dovetail.platform.clock import Clock
 from dovetail.platform.config.load import Config, PolicyConfig
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry.store import Registry
 
@@ -34,8 +36,12 @@ __all__ = [
 EndOffset = Callable[[str, int], int | None]
 
 
-def label_clocks(config: Config, store: LabelStore, end_offset: EndOffset) -> Partitions:
-    """The partitions of all label streams as the label store has them."""
+class _HasProgress(Protocol):
+    def progress(self, scope: str) -> Mapping[int, Progress]: ...
+
+
+def label_clocks(config: Config, store: _HasProgress, end_offset: EndOffset) -> Partitions:
+    """The partitions of all label streams as the label ``store``, or a view of its progress, has them."""
     clocks = {}
     for kind, stream in config.labels.streams.items():
         progress = store.progress(label_scope(kind))
@@ -45,8 +51,8 @@ def label_clocks(config: Config, store: LabelStore, end_offset: EndOffset) -> Pa
     return clocks
 
 
-def label_watermark(config: Config, store: LabelStore) -> int | None:
-    """The label watermark (µs) as the label store has it."""
+def label_watermark(config: Config, store: _HasProgress) -> int | None:
+    """The label watermark (µs) as the label ``store``, or a view of its progress, has it."""
     clocks = label_clocks(config, store, lambda _topic, _number: None)
     return watermark(clocks, allowed_lateness_us=config.labels.allowed_lateness)
 

@@ -75,6 +75,7 @@ from dovetail.platform.runtime.runner import App, Runtime
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Observer, Stage
+from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.topic_reader import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
@@ -185,6 +186,7 @@ class _Parts:
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
+        self.label_progress = ProgressView(stores.labels.progress)
         self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
         self.features = features_of(project, stores)
 
@@ -277,6 +279,7 @@ class _Parts:
                 moved=self.moved,
                 attribution=self._attribution(within[kind]) if kind in within else None,
                 on_stored=self._forget_requests if kind in within else lambda: None,
+                view=self.label_progress,
             )
             for kind, stream in labels.streams.items()
         ]
@@ -297,14 +300,14 @@ class _Parts:
     def _samples(self) -> list[Stage]:
         labels = self.config.labels
         silent = SilentPartitions(
-            lambda: label_clocks(self.config, self.stores.labels, self._ends()),
+            lambda: label_clocks(self.config, self.label_progress, self._ends()),
             allowed_lateness_us=labels.allowed_lateness,
             idle_timeout_us=labels.idle_timeout,
         )
         retirement = Retirement(
             lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
         )
-        watermark = partial(label_watermark, self.config, self.stores.labels)
+        watermark = partial(label_watermark, self.config, self.label_progress)
         clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
