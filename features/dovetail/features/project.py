@@ -139,7 +139,11 @@ def _check_inputs(file: Path, model: ModelConfig, features: FeatureSet) -> None:
 def _check_slices(file: Path, config: Config, evaluation: EvaluationConfig, features: FeatureSet) -> None:
     """Refuse to slice by a column that no sample has, or by one whose values are no names."""
     schema = features.schema
-    known = list(dict.fromkeys([*schema.names, *config.labels.sample_columns(config.labels.streams)]))
+    known = list(
+        dict.fromkeys(
+            [*schema.names, *config.labels.sample_columns(config.labels.streams, config.labels.value_columns)]
+        )
+    )
     for column in evaluation.slices:
         where = f"{file}: model.evaluation.slices"
         if column not in known:

@@ -36,12 +36,13 @@ def assemble_samples(
     emission: npt.NDArray[np.int8],
     extra: Mapping[str, np.ma.MaskedArray[tuple[int], np.dtype[np.int16]]],
     times: Mapping[str, npt.NDArray[np.int64]],
+    values: Mapping[str, pa.Array],
 ) -> pa.Table:
     """Samples of ``chosen`` snapshot rows, which have source positions already.
 
     Columns: request_id, item_id, request_time; the feature set's columns; label int8, weight float32, emission
-    (string, one of EMISSIONS); the policy's own int16 columns; ``<kind>_time`` per kind; score, model_version; source
-    positions. ``times`` int64 µs, NEVER for NULL.
+    (string, one of EMISSIONS); the policy's own int16 columns; ``<kind>_time`` per kind; ``values``, the columns of
+    labels; score, model_version; source positions. ``times`` int64 µs, NEVER for NULL.
     """
     complete = features.complete(request_rows(chosen), chosen)
     columns = {name: chosen.column(name) for name in ("request_id", "item_id", "request_time")}
@@ -49,11 +50,12 @@ def assemble_samples(
     columns["label"] = pa.array(label, pa.int8())
     columns["weight"] = pa.array(weight, pa.float32())
     columns["emission"] = pa.array(EMISSIONS, pa.string()).take(pa.array(emission))
-    for name, values in extra.items():
-        columns[name] = pa.array(values.data, pa.int16(), mask=np.ma.getmaskarray(values))
+    for name, ages in extra.items():
+        columns[name] = pa.array(ages.data, pa.int16(), mask=np.ma.getmaskarray(ages))
     for kind, event in times.items():
         none = event == NEVER
         columns[f"{kind}_time"] = pa.array(np.where(none, 0, event), pa.int64(), mask=none).cast(pa.timestamp("us"))
+    columns |= values
     trailing: Sequence[str] = ("score", "model_version", *SOURCE_COLUMNS)
     columns |= {name: chosen.column(name) for name in trailing}
     return pa.table(columns)

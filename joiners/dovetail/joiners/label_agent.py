@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.hold import Hold
+from dovetail.joiners.values.kind_rules import KindRule
+from dovetail.joiners.values.payload import packed
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import (
@@ -29,7 +31,7 @@ from dovetail.platform.rows.positions import OWN_COLUMNS, Progress
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
-from dovetail.platform.stores.labels import LABEL_ROWS, LabelStore
+from dovetail.platform.stores.labels import LABEL_EVENTS, LABEL_ROWS, LabelStore
 from dovetail.platform.stores.progress_view import ProgressView
 
 __all__ = ["LabelStage", "label_rows", "label_scope"]
@@ -55,13 +57,15 @@ class LabelStage(Stage):
         dead_letter_topic: str,
         moved: Signal,
         attribution: Attribution | None = None,
+        rule: KindRule | None = None,
         on_stored: Callable[[], None] = lambda: None,
         view: ProgressView | None = None,
     ) -> None:
         """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot.
 
-        ``attribution`` finds the requests of labels that name a user instead of one. ``on_stored`` is called in the
-        committing thread after each commit; ``view`` is told of each.
+        ``attribution`` finds the requests of labels that name a user instead of one. ``rule`` says whether every label
+        is kept, and which of its columns. ``on_stored`` is called in the committing thread after each commit; ``view``
+        is told of each.
         """
         self.name = label_scope(kind)
         self.topics = (topic,)
@@ -74,6 +78,7 @@ class LabelStage(Stage):
         self._dead_letter_topic = dead_letter_topic
         self._moved = moved
         self._attribution = attribution
+        self._rule = rule or KindRule(kind)
         self._on_stored = on_stored
         self._view = view or ProgressView(store.progress)
         self._progress: dict[int, Progress] = {}
@@ -122,11 +127,12 @@ class LabelStage(Stage):
                 poll.partition,
                 expected=before.next_offset,
                 progress=after,
-                rows=rows,
+                rows=rows.select(LABEL_ROWS.names),
                 topic=poll.topic,
                 dead=received.dead_rows,
                 late=late,
                 unattributed=unattributed,
+                events=rows if self._rule.whole else None,
             )
             self._progress[poll.partition] = after
             self._view.moved(self.name, poll.partition, after)
@@ -149,9 +155,9 @@ class LabelStage(Stage):
         self._rows(received.table, known_times_us(received, "event_time", before, self._allowed_lateness_us))
 
     def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
-        """The rows to store (LABEL_ROWS), and how many are too late or of no request."""
+        """The rows to store (LABEL_EVENTS), and how many are too late or of no request."""
         if table.num_rows == 0:
-            return LABEL_ROWS.empty_table(), 0, 0
+            return LABEL_EVENTS.empty_table(), 0, 0
         # A row older than the clock is late; to the join it happened when the stream knew of it.
         event_us = time_us(table, "event_time")
         useful = effective_us <= event_us + self._useful_us
@@ -169,12 +175,13 @@ class LabelStage(Stage):
             pa.array(effective_us, pa.int64()),
             pa.array(event_us, pa.int64()),
             *(table.column(name) for name in OWN_COLUMNS),
+            packed(table, self._rule.values),
         ]
         if request_ids.null_count == 0:
-            return pa.Table.from_arrays(columns, schema=LABEL_ROWS), late, 0
-        rows = pa.table(columns, names=LABEL_ROWS.names)
+            return pa.Table.from_arrays(columns, schema=LABEL_EVENTS), late, 0
+        rows = pa.table(columns, names=LABEL_EVENTS.names)
         found = rows.filter(pc.is_valid(rows.column("request_id")))
-        return found.cast(LABEL_ROWS), late, rows.num_rows - found.num_rows
+        return found.cast(LABEL_EVENTS), late, rows.num_rows - found.num_rows
 
 
 def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:

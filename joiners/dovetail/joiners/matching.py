@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.pairs import find_pairs, hash_pairs
 from dovetail.joiners.policies.policy import NEVER, Int64
+from dovetail.joiners.values.counting import Met
+from dovetail.platform.stores.labels import ORDER, joined_keys
 
-__all__ = ["Early", "Keys", "Matched", "chance", "keys_of", "match_labels", "warm", "without_early"]
+__all__ = ["Early", "Keys", "Matched", "chance", "keys_of", "match_labels", "meet_events", "warm", "without_early"]
 
 #: Effective and event time by row, int64 µs, NEVER where there is no label.
 Matched = dict[str, tuple[Int64, Int64]]
@@ -57,6 +59,30 @@ def match_labels(keys: Keys, labels: pa.Table) -> Matched:
             times.append(values)
         matched[kind] = (times[0], times[1])
     return matched
+
+
+def meet_events(keys: Keys, events: pa.Table, kind: str) -> Met:
+    """The labels of ``kind`` among ``events`` (LABEL_EVENTS), each with every row that has its key."""
+    mine = events.filter(pc.equal(events.column("kind"), kind))
+    if not mine.num_rows:
+        none = np.zeros(0, dtype=np.int64)
+        return Met(none, none, none, mine.column("payload"))
+    mine = mine.sort_by([(name, "ascending") for name in ("request_id", "item_id", *ORDER)]).combine_chunks()
+    # The first label of each key, and how many follow it.
+    names = joined_keys(mine, ["request_id", "item_id"])
+    changes = np.ones(mine.num_rows, dtype=np.bool_)
+    changes[1:] = np.asarray(pc.not_equal(names[1:], names[:-1]))
+    heads = np.flatnonzero(changes)
+    counts = np.diff(np.append(heads, mine.num_rows))
+    index = find_pairs(*keys, *keys_of(mine.take(pa.array(heads))))
+    rows = np.flatnonzero(index >= 0)
+    each = counts[index[rows]]
+    # Each row's labels stand together, from its key's first one on.
+    ends = np.cumsum(each)
+    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - each, each)
+    at = np.repeat(heads[index[rows]], each) + within
+    effective, event = (mine.column(name).to_numpy()[at] for name in ("effective_us", "event_time_us"))
+    return Met(np.repeat(rows, each).astype(np.int64), effective, event, mine.column("payload").take(pa.array(at)))
 
 
 def without_early(matched: Matched, request_time_us: Int64, early_us: int) -> tuple[Matched, Early]:

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
 from dovetail.joiners.matching import Early
 from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy
-from dovetail.joiners.policies.policy import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED
+from dovetail.joiners.policies.policy import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED, Bools
 from dovetail.platform.rows import wire
 
 __all__ = ["LABEL_OUTCOMES", "label_outcomes"]
 
 #: What a label row can end as; before it has met its snapshot it is ``pending``.
-LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected", "early")
-_SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED, _EARLY = range(len(LABEL_OUTCOMES))
+LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected", "early", "retracted")
+_SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED, _EARLY, _RETRACTED = range(len(LABEL_OUTCOMES))
 _UNDECIDED = -1
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("request_id", "item_id", "kind", "outcome")])
 
 
 def label_outcomes(
-    rows: pa.Table, candidates: Candidates, early: Early, decision: Decision, policy: Policy, lane: int
+    rows: pa.Table,
+    candidates: Candidates,
+    early: Early,
+    taken_back: Mapping[str, Bools],
+    decision: Decision,
+    policy: Policy,
+    lane: int,
 ) -> pa.Table:
     """Outcomes of one lane, as the label store's ``mark`` takes them.
 
-    ``early``, which ``candidates`` do not have, are told in lane 0, as late where they took effect after it. In time:
-    what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that will say. Lanes from 1 on
-    speak of the positive kind alone, and of those that no earlier lane has met in time.
+    ``candidates`` have the first label of each key. ``taken_back``, by kind: those that a later one took back in time,
+    as lane 0 says of them. ``early``, which ``candidates`` do not have, are told in lane 0, as late where they took
+    effect after it. In time: what became of the snapshot row. Later: ``late``, unless the row goes on to a lane that
+    will say. Lanes from 1 on speak of the positive kind alone, and of those that no earlier lane has met in time.
     """
     parts = []
     for kind in candidates.effective_us if lane == 0 else [policy.positive]:
@@ -38,6 +47,8 @@ def label_outcomes(
             in_time = early[kind] <= candidates.request_time_us + policy.horizons_us[0]
             what[early[kind] != NEVER] = _LATE
             what[in_time] = _EARLY
+            if kind in taken_back:
+                what[taken_back[kind]] = _RETRACTED
         said = what != _UNDECIDED
         met = rows.select(["request_id", "item_id"]).filter(pa.array(said))
         columns = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -24,10 +24,21 @@ import pyarrow.compute as pc
 from dovetail.joiners.assemble import assemble_samples, known_times
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, warm, without_early
+from dovetail.joiners.matching import (
+    Keys,
+    Matched,
+    chance,
+    keys_of,
+    match_labels,
+    meet_events,
+    warm,
+    without_early,
+)
 from dovetail.joiners.outcomes import label_outcomes
-from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Candidates, Decision, Policy
+from dovetail.joiners.policies import EMISSIONS, NEVER, OUTCOMES, Candidates, Decision, Policy
 from dovetail.joiners.snapshots.shape import named_as_now
+from dovetail.joiners.values.counting import Counted, count_labels
+from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import time_us
@@ -70,7 +81,8 @@ def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> l
 class SampleTarget:
     """The samples that are made: in which lane of which policy, of which label kinds, and for which topic.
 
-    A label that happened more than ``early_us`` before a request does not count for it.
+    A label that happened more than ``early_us`` before a request does not count for it. ``rules``, by kind, are there
+    where more is declared of a kind than when its labels come.
     """
 
     lane: Lane
@@ -78,6 +90,7 @@ class SampleTarget:
     kinds: tuple[str, ...]
     samples_topic: str
     early_us: int
+    rules: Mapping[str, KindRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,21 +215,25 @@ class SampleStage(Stage):
         read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())
         fresh = sources.admit(rows)
         rows = rows if fresh.all() else rows.filter(pa.array(fresh))
-        labels = self._store.lookup(pc.unique(rows.column("request_id")).to_pylist())
+        requests = pc.unique(rows.column("request_id")).to_pylist()
+        labels = self._store.lookup(requests)
         keys = keys_of(rows)
         request_us = time_us(rows, "request_time")
         matched, early = without_early(match_labels(keys, labels), request_us, self._target.early_us)
-        candidates = Candidates(
+        first = Candidates(
             request_us,
             {kind: times[0] for kind, times in matched.items()},
             {kind: times[1] for kind, times in matched.items()},
             rows.column("score").to_numpy(),
             partial(chance, keys),
         )
+        counted = self._count(requests, keys, request_us)
+        candidates, matched = _with_taken_back(first, matched, self._retracted(counted))
         decision = self._policy.decide(self._lane.number, candidates)
-        outgoing = self._outgoing(poll.partition, rows, candidates, matched, decision)
+        outgoing = self._outgoing(poll.partition, rows, candidates, matched, counted, decision)
         accounts = self._accounts(poll, read, decision)
-        outcomes = label_outcomes(rows, candidates, early, decision, self._policy, self._lane.number)
+        taken_back = {kind: one.taken_back for kind, one in self._retracted(counted).items()}
+        outcomes = label_outcomes(rows, first, early, taken_back, decision, self._policy, self._lane.number)
         if self._lane.target:
             outcomes = outcomes.slice(0, 0)
         before = self._progress.get(poll.partition, Progress())
@@ -236,8 +253,30 @@ class SampleStage(Stage):
 
         return Work(outgoing=outgoing, commit=commit, done=next_offset)
 
+    def _count(self, requests: Sequence[str], keys: Keys, request_us: npt.NDArray[np.int64]) -> dict[str, Counted]:
+        """What counts by the lane's horizon of each kind whose labels are counted one by one."""
+        rules = self._target.rules
+        if not any(rule.whole for rule in rules.values()):
+            return {}
+        events = self._store.lookup_events(requests)
+        met = {kind: meet_events(keys, events, kind) for kind, rule in rules.items() if rule.whole}
+        return {
+            kind: count_labels(rule, met, request_us, horizon_us=self._horizon_us, early_us=self._target.early_us)
+            for kind, rule in rules.items()
+            if rule.values or rule.taken_back_by
+        }
+
+    def _retracted(self, counted: Mapping[str, Counted]) -> dict[str, Counted]:
+        return {kind: one for kind, one in counted.items() if self._target.rules[kind].taken_back_by}
+
     def _outgoing(
-        self, partition: int, rows: pa.Table, candidates: Candidates, matched: Matched, decision: Decision
+        self,
+        partition: int,
+        rows: pa.Table,
+        candidates: Candidates,
+        matched: Matched,
+        counted: Mapping[str, Counted],
+        decision: Decision,
     ) -> list[Outgoing]:
         outgoing = []
         if len(decision.rows):
@@ -254,6 +293,7 @@ class SampleStage(Stage):
                 emission=decision.emission,
                 extra=decision.extra,
                 times=times,
+                values=_values_of(counted, times, decision.rows),
             )
             outgoing.append(Outgoing(self._target.samples_topic, wire.encode(samples), partition=partition))
         if self._lane.held_topic is not None and decision.held.any():
@@ -280,6 +320,37 @@ class SampleStage(Stage):
             for stage, counts in books.items()
             for what, n in counts.items()
         ]
+
+
+def _with_taken_back(first: Candidates, matched: Matched, counted: Mapping[str, Counted]) -> tuple[Candidates, Matched]:
+    """``first`` and ``matched`` with, of the kinds ``counted``, the first label that counts.
+
+    Without one: the first label where it took effect after the horizon, so that it is not taken for none.
+    """
+    if not counted:
+        return first, matched
+    mine = dict(matched)
+    for kind, one in counted.items():
+        if kind not in matched:
+            continue
+        effective, event = matched[kind]
+        gone = (one.effective_us == NEVER) & one.taken_back
+        found = one.effective_us != NEVER
+        effective = np.where(found, one.effective_us, np.where(gone, NEVER, effective))
+        mine[kind] = effective, np.where(found, one.event_us, np.where(gone, NEVER, event))
+    effective_us = {kind: times[0] for kind, times in mine.items()}
+    return replace(first, effective_us=effective_us, event_us={kind: times[1] for kind, times in mine.items()}), mine
+
+
+def _values_of(
+    counted: Mapping[str, Counted], times: Mapping[str, npt.NDArray[np.int64]], rows: npt.NDArray[np.int64]
+) -> dict[str, pa.Array]:
+    """The columns of labels of the samples of ``rows``, NULL where the kind does not count."""
+    made: dict[str, pa.Array] = {}
+    for kind, one in counted.items():
+        place = pa.array(rows, mask=times[kind] == NEVER)
+        made |= {name: values.take(place) for name, values in one.values.items()}
+    return made
 
 
 def _due(offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], watermark_us: int) -> int:

@@ -64,6 +64,7 @@ from dovetail.joiners.progress import (
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
 from dovetail.joiners.snapshot_agent import Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.snapshots.messages import Answers
+from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock
@@ -189,6 +190,7 @@ class _Parts:
         self.label_progress = ProgressView(stores.labels.progress)
         self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
         self.features = features_of(project, stores)
+        self.rules = rules_of(self.config.labels, project.label_schemas)
 
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
@@ -278,6 +280,7 @@ class _Parts:
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
                 attribution=self._attribution(within[kind]) if kind in within else None,
+                rule=self.rules[kind],
                 on_stored=self._forget_requests if kind in within else lambda: None,
                 view=self.label_progress,
             )
@@ -311,7 +314,14 @@ class _Parts:
         clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                SampleTarget(lane, policy_of(declared), tuple(labels.streams), declared.samples_topic, labels.early_us),
+                SampleTarget(
+                    lane,
+                    policy_of(declared),
+                    tuple(labels.streams),
+                    declared.samples_topic,
+                    labels.early_us,
+                    self.rules,
+                ),
                 self.stores.labels,
                 self.features,
                 clock,

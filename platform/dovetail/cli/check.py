@@ -7,13 +7,15 @@ from pathlib import Path
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
+from dovetail.features.plan.label_values import unread_columns
 
 __all__ = ["run", "run_diff"]
 
 
 def run(project: Path, *, as_json: bool) -> int:
     """Load the project and show it; refusals are raised."""
-    described = load(project).describe()
+    loaded = load(project)
+    described = loaded.describe()
     if as_json:
         print_json(
             [
@@ -47,6 +49,12 @@ def run(project: Path, *, as_json: bool) -> int:
     for d in described:
         for advice in d.details.get("advice", ()):
             print(f"warning: {advice}")
+    for kind, stream in loaded.config.labels.streams.items():
+        if unread := unread_columns(loaded.label_schemas[kind], list(stream.values)):
+            print(
+                f"warning: labels of kind {kind}: {', '.join(unread)} reach no sample; to have them there, declare "
+                f'[labels.streams.{kind}] values = {{ {unread[0]} = "last" }} (or "first", "sum", "min", "max")'
+            )
     return 0
 
 

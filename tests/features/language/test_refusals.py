@@ -8,6 +8,7 @@ import pytest
 
 from dovetail.features import Project
 from dovetail.platform.errors import DefinitionError
+from tests.features.language.conftest import TOML
 
 LoadProject = Callable[..., Project]
 
@@ -487,10 +488,11 @@ OTHERS = {
 }
 
 
-def refused(load_project: LoadProject, files: dict[str, str | None], message: str) -> None:
+def refused(load_project: LoadProject, files: dict[str, str | None], message: str, also: str = "") -> None:
     with pytest.raises(DefinitionError) as raised:
         load_project(files)
     assert str(raised.value).startswith(message)
+    assert also in str(raised.value)
     remedy = str(raised.value).partition("; ")[2]
     assert remedy, "a remedy"
     assert not any(said in remedy for said in ("correct the expression", "correct the statement")), "says what to write"
@@ -629,6 +631,43 @@ window = "1h"
     refused(
         load_project, {"dovetail.toml": toml}, "dovetail.toml:5: [batch_views.item_profile] every is 0; write a period"
     )
+
+
+VALUED = f"{EXPOSURE}\n" + LABELS.replace(
+    "TABLE click (", "TABLE click (dwell DOUBLE, amount DECIMAL(9,2), tags VARCHAR[], shop VARCHAR, "
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ('dwel = "last"', "needs column 'dwel', which table click does not have"),
+        (
+            'dwell = "sum"',
+            "dwell is double, of which there is no sum for samples; declare dwell BIGINT or DECIMAL(p,s)",
+        ),
+        ('dwell = "max"', "no max for samples; declare dwell a number that is exact, DATE or TIMESTAMP, or take"),
+        ('shop = "min"', "no min for samples; declare shop a number that is exact"),
+        ('tags = "first"', "no first for samples; declare its members as columns of their own"),
+        ('item_id = "first"', "leave it out: samples have the request's keys, and click_time"),
+    ],
+)
+def test_a_value_of_labels_is_there_and_exact(load_project: LoadProject, values: str, message: str) -> None:
+    toml = TOML.replace("[labels.streams.click]", f"[labels.streams.click]\nvalues = {{ {values} }}")
+    refused(
+        load_project,
+        {"dovetail.toml": toml, "sql/labels.sql": VALUED},
+        "sql/labels.sql:2: labels.streams.click.values",
+        message,
+    )
+
+
+def test_no_feature_is_called_like_a_value_of_labels(load_project: LoadProject) -> None:
+    toml = TOML.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { amount = "sum" }')
+    ranking = "SELECT request_id, item_id, page AS click_amount FROM request"
+    files = {"dovetail.toml": toml, "sql/labels.sql": VALUED, "sql/ranking.sql": ranking}
+    with pytest.raises(DefinitionError, match="click_amount"):
+        load_project(files)
 
 
 def test_an_empty_folder_has_no_definitions(load_project: LoadProject) -> None:

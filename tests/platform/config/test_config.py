@@ -75,6 +75,26 @@ WRONG = {
         MINIMAL + '[labels.streams.buy]\nattribute_within = "1h"\n',
         r'labels\.streams\.buy: attribute_within needs attribute = "latest_request"; add it or remove attribute_within',
     ),
+    "no such aggregate": (
+        MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { dwell = "mean" }'),
+        r"labels\.streams\.click\.values\.dwell: .*'first', 'last', 'sum', 'min' or 'max'",
+    ),
+    "a value of a name that is taken": (
+        MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { time = "last" }'),
+        r"streams\.click\.values: samples have a column 'click_time' already; rename time",
+    ),
+    "takes back nothing": (
+        MINIMAL + '[labels.streams.undo]\nretracts = "clik"\n',
+        r"streams\.undo\.retracts = 'clik' is not one of the label streams \['click', 'exposure', 'undo'\]",
+    ),
+    "takes back itself": (
+        MINIMAL + '[labels.streams.undo]\nretracts = "undo"\n',
+        r"retracts = 'undo': a label that takes back cannot be taken back",
+    ),
+    "takes back what was sent": (
+        MINIMAL.replace("[labels]", '[labels]\ncorrections = "1h"') + '[labels.streams.undo]\nretracts = "click"\n',
+        r"the primary target makes samples at 2 times: what was sent at one cannot be taken back at the next",
+    ),
     "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
     "not toml": ("[labels", r"not valid TOML"),
     "model": (MINIMAL + "[model]\ninputs = []\n", r"model\.inputs: .*at least 1 item"),

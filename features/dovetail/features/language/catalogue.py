@@ -27,6 +27,7 @@ from dovetail.features.plan.definitions import (
     Stream,
     Table,
 )
+from dovetail.features.plan.label_values import check_value
 from dovetail.features.plan.request import (
     CANDIDATES,
     REQUEST,
@@ -77,8 +78,9 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         if name not in stream_views and name not in sets
     }
     declared.refuse_unknown_batch_views(batch_views)
+    reserved = reserved_outputs(labels, config.labels.value_columns)
     feature_sets = {
-        name: parse_feature_set(name, source, request, stream_views, batch_views, reserved_outputs(labels))
+        name: parse_feature_set(name, source, request, stream_views, batch_views, reserved)
         for name, source in sets.items()
     }
     return Definitions(streams, tables, request, labels, stream_views, batch_views, feature_sets)
@@ -239,6 +241,8 @@ class _Declared:
                         line=schema.line,
                         remedy=f"declare {column} NOT NULL: labels are found by it",
                     )
+            for column, aggregate in stream.values.items():
+                check_value(schema, name, column, aggregate)
             found[name] = schema
         return found
 

@@ -13,9 +13,10 @@ _RESERVED = (
 )
 
 
-def reserved_outputs(label_kinds: Iterable[str]) -> frozenset[str]:
+def reserved_outputs(label_kinds: Iterable[str], values: Iterable[str] = ()) -> frozenset[str]:
     """The names, in lower case, of the columns that a snapshot or a sample has beside its features.
 
-    ``<kind>_time`` is when the label of a kind came. ``request_time`` may be selected as the request has it.
+    ``<kind>_time`` is when the label of a kind came; ``values`` come from labels' own columns.
+    ``request_time`` may be selected as the request has it.
     """
-    return frozenset(name.lower() for name in (*_RESERVED, *(f"{kind}_time" for kind in label_kinds)))
+    return frozenset(name.lower() for name in (*_RESERVED, *(f"{kind}_time" for kind in label_kinds), *values))

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from dovetail.joiners.batch.counted import counted, counted_kinds, first_counted
+from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.duck.hermetic import hermetic_connection
@@ -48,8 +50,11 @@ def join_samples(
     *,
     allowed_lateness_us: int,
     early_us: int,
+    rules: Mapping[str, KindRule] | None = None,
 ) -> pa.Table:
     """All samples of ``policy``: label int8, weight float32, emission, ``<kind>_time`` per kind, and what locates them.
+
+    ``rules``, by kind: columns of labels, which follow the times, and kinds that take back.
 
     ``candidates`` needs :data:`CANDIDATE_COLUMNS`. ``labels`` are the logs by kind, with own position columns; a row
     without request_id is an announced watermark. ``return_days`` adds elapsed_days and return_day, int16. ``_lane``
@@ -68,18 +73,31 @@ def join_samples(
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
         connection.execute(_CHANCE)
-        return connection.sql(_query(tuple(labels), policy, allowed_lateness_us, early_us)).to_arrow_table()
+        query = _query(tuple(labels), policy, allowed_lateness_us, early_us, rules or {})
+        return connection.sql(query).to_arrow_table()
     finally:
         connection.close()
 
 
-def _query(kinds: tuple[str, ...], policy: PolicyConfig, allowed_lateness_us: int, early_us: int) -> str:
-    first = ",\n".join(first_label(kind, allowed_lateness_us) for kind in kinds)
+def _query(
+    kinds: tuple[str, ...],
+    policy: PolicyConfig,
+    allowed_lateness_us: int,
+    early_us: int,
+    rules: Mapping[str, KindRule],
+) -> str:
+    parts = [first_label(kind, allowed_lateness_us) for kind in kinds]
+    parts += [
+        first_counted(rule, lane, horizon, early_us)
+        for rule in counted_kinds(rules)
+        for lane, horizon in enumerate(policy.horizons_us)
+    ]
+    first = ",\n".join(parts)
     emissions = {"delayed": _delayed, "fast_emit": _fast_emit, "return_days": _return_days}[policy.policy](policy)
-    samples = "\nUNION ALL\n".join(_samples(e, kinds, policy) for e in emissions)
+    samples = "\nUNION ALL\n".join(_samples(e, kinds, policy, rules) for e in emissions)
     return f"""
         WITH {first},
-        joined AS ({joined_rows(kinds, early_us)})
+        joined AS ({joined_rows(kinds, early_us, rules)})
         SELECT * EXCLUDE (_turn) FROM ({samples}) ORDER BY _lane, _at, _turn
     """
 
@@ -89,11 +107,18 @@ def early(label: str, kind: str, request: str, early_us: int) -> str:
     return f"{label}.{kind}_event_time < {request}.request_time - to_microseconds({early_us})"
 
 
-def joined_rows(kinds: tuple[str, ...], early_us: int) -> str:
-    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``, NULL where it was early."""
-    times = "".join(f", {kind}_first.{kind}_effective, {kind}_first.{kind}_event_time" for kind in kinds)
+def joined_rows(kinds: tuple[str, ...], early_us: int, rules: Mapping[str, KindRule]) -> str:
+    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``, NULL where it was early.
+
+    Of a kind that is taken back they are those of the first label that counts in lane 0, NULL without one.
+    """
+    of = {kind: f"{kind}_first" for kind in kinds}
+    of |= {rule.kind: counted(rule, 0) for rule in rules.values() if rule.taken_back_by}
+    times = "".join(f", {of[kind]}.{kind}_effective, {of[kind]}.{kind}_event_time" for kind in kinds)
     joins = " ".join(
-        f"LEFT JOIN {kind}_first ON {kind}_first.request_id = candidates.request_id "
+        f"LEFT JOIN {of[kind]} ON {of[kind]}._at = candidates._at"
+        if of[kind] != f"{kind}_first"
+        else f"LEFT JOIN {kind}_first ON {kind}_first.request_id = candidates.request_id "
         f"AND {kind}_first.item_id = candidates.item_id "
         f"AND NOT ({early(f'{kind}_first', kind, 'candidates', early_us)})"
         for kind in kinds
@@ -106,18 +131,37 @@ def chance_macros() -> str:
     return _CHANCE
 
 
-def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig) -> str:
+def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig, rules: Mapping[str, KindRule]) -> str:
     horizon = policy.horizons_us[e.lane]
     days = ""
     if e.elapsed_days is not None:
         since = f"epoch_us({policy.positive}_event_time) - epoch_us(request_time)"
         days = f"""{e.elapsed_days}::SMALLINT AS elapsed_days,
             CASE WHEN {e.label} THEN greatest(1, ceil(({since}) / {DAY_US}.0))::SMALLINT END AS return_day,"""
-    times = ", ".join(f"CASE WHEN {within(kind, horizon)} THEN {kind}_event_time END AS {kind}_time" for kind in kinds)
+    there = {kind: within(kind, horizon) for kind in kinds}
+    event = {kind: f"{kind}_event_time" for kind in kinds}
+    for rule in rules.values():
+        if rule.taken_back_by:
+            event[rule.kind] = f"_{rule.kind}_time"
+            there[rule.kind] = f"{event[rule.kind]} IS NOT NULL"
+    times = ", ".join(f"CASE WHEN {there[kind]} THEN {event[kind]} END AS {kind}_time" for kind in kinds)
+    values = "".join(
+        f", CASE WHEN {there[kind]} THEN {value.name} END AS {value.name}"
+        for kind, rule in rules.items()
+        for value in rule.values
+    )
+    joins = " ".join(_counted_beside(rule, e.lane) for rule in counted_kinds(rules))
     return f"""
         SELECT request_id, item_id, request_time, ({e.label})::TINYINT AS label, ({e.weight})::FLOAT AS weight,
-               '{e.emission}' AS emission, {days} {times}, {e.lane}::INTEGER AS _lane, _at, {e.turn} AS _turn
-        FROM joined WHERE {e.where}"""
+               '{e.emission}' AS emission, {days} {times}{values}, {e.lane}::INTEGER AS _lane, _at,
+               {e.turn} AS _turn
+        FROM joined {joins} WHERE {e.where}"""
+
+
+def _counted_beside(rule: KindRule, lane: int) -> str:
+    columns = "".join(f", {value.name}" for value in rule.values)
+    mine = f"SELECT _at AS _{rule.kind}_at, {rule.kind}_event_time AS _{rule.kind}_time{columns}"
+    return f"LEFT JOIN ({mine} FROM {counted(rule, lane)}) ON _{rule.kind}_at = _at"
 
 
 def _delayed(policy: PolicyConfig) -> list[_Emission]:
@@ -161,9 +205,13 @@ def _return_days(policy: PolicyConfig) -> list[_Emission]:
     return emissions
 
 
-def within(kind: str, horizon_us: int, prefix: str = "") -> str:
-    """SQL: whether the label of ``kind`` took effect by the horizon (µs) after the request; never NULL."""
-    return f"coalesce({prefix}{kind}_effective <= {prefix}request_time + to_microseconds({horizon_us}), false)"
+def within(kind: str, horizon_us: int, prefix: str = "", of: str | None = None) -> str:
+    """SQL: whether the label of ``kind`` took effect by the horizon (µs) after the request; never NULL.
+
+    ``prefix`` is that of the label's time; ``of`` that of the request's, if it is another one.
+    """
+    asked = f"{prefix if of is None else of}request_time"
+    return f"coalesce({prefix}{kind}_effective <= {asked} + to_microseconds({horizon_us}), false)"
 
 
 def clocked(log: str, time: str, allowed_lateness_us: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
+from dovetail.joiners.batch.counted import first_counted
 from dovetail.joiners.batch.join import (
     chance_macros,
     early,
@@ -20,6 +21,7 @@ from dovetail.joiners.batch.join import (
     joined_rows,
     within,
 )
+from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.rows.positions import LANE
@@ -80,6 +82,7 @@ def audit_labels(
     early_us: int,
     released: Mapping[tuple[int, int], int],
     examples: int = 3,
+    rules: Mapping[str, KindRule] | None = None,
 ) -> LabelAudit:
     """Audit one target.
 
@@ -89,13 +92,15 @@ def audit_labels(
 
     Outcomes of labels: ``sampled``, ``corrected``, ``down_sampled``, ``unexposed`` (no exposure in time), ``late``
     (after every window), ``early`` (more than ``early_us`` before its request), ``unattributed`` (of no request; its
-    key is ``user_id/item_id``), ``duplicate``, ``orphaned`` (no snapshot, and every window has passed), ``pending``,
+    key is ``user_id/item_id``), ``duplicate``, ``retracted`` (taken back in time; ``rules`` say by which
+    kinds), ``orphaned`` (no snapshot, and every window has passed), ``pending``,
     ``lost``. A snapshot row is ``pending`` before its window has passed, and ``waiting`` while a later lane is to say.
     """
     connection = hermetic_connection()
     try:
         at = ["request_id", "item_id", "request_time", "_partition", "_offset", "_row"]
-        connection.register("candidates", snapshots.select(at))
+        numbered = snapshots.select(at).append_column("_at", pa.array(range(snapshots.num_rows), pa.int64()))
+        connection.register("candidates", numbered)
         made = ["request_id", "item_id", "label", "emission", "_source_partition", "_source_offset", "_source_row"]
         connection.register("samples", samples.select(made))
         bounds = [(lane, partition, bound) for (lane, partition), bound in released.items()]
@@ -106,7 +111,7 @@ def audit_labels(
             connection.register(f"log_{kind}", log)
         connection.execute(chance_macros())
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
-        parts = _AuditSql(tuple(labels), attributed, policy, early_us)
+        parts = _AuditSql(tuple(labels), attributed, policy, early_us, rules or {})
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
         rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
         lines = connection.sql(
@@ -123,18 +128,28 @@ class _AuditSql:
     """The audit's SQL, for one policy."""
 
     def __init__(
-        self, kinds: tuple[str, ...], attributed: Collection[str], policy: PolicyConfig, early_us: int
+        self,
+        kinds: tuple[str, ...],
+        attributed: Collection[str],
+        policy: PolicyConfig,
+        early_us: int,
+        rules: Mapping[str, KindRule],
     ) -> None:
         self.kinds = kinds
         self.attributed = attributed
         self.policy = policy
         self.early_us = early_us
+        self.rules = rules
+        self.taken_back = [rule for rule in rules.values() if rule.taken_back_by]
         #: The lane that sends the first sample of a row.
         self.first = 1 if policy.policy == "return_days" else 0
 
     def query(self, allowed_lateness_us: int) -> str:
         """One row per label, snapshot and wrong sample."""
-        firsts = ",\n".join(first_label(kind, allowed_lateness_us) for kind in self.kinds)
+        horizon = self.policy.horizons_us[0]
+        parts = [first_label(kind, allowed_lateness_us) for kind in self.kinds]
+        parts += [first_counted(rule, 0, horizon, self.early_us) for rule in self.taken_back]
+        firsts = ",\n".join(parts)
         clock = " UNION ALL ".join(
             f"SELECT max(event_time) - to_microseconds({allowed_lateness_us}) AS c FROM log_{kind} GROUP BY _partition"
             for kind in self.kinds
@@ -153,8 +168,8 @@ class _AuditSql:
             made AS (SELECT _source_partition % {LANE} AS _partition, _source_offset AS _offset, _source_row AS _row,
                             max(label) AS positive, bool_or(emission = 'correction') AS corrected
                      FROM samples GROUP BY ALL),
-            met AS (SELECT *, {free} FROM
-                    (SELECT *, _offset * 1048576 + _row AS here FROM ({joined_rows(self.kinds, self.early_us)}))),
+            met AS (SELECT *, {free} FROM (SELECT *, _offset * 1048576 + _row AS here
+                    FROM ({joined_rows(self.kinds, self.early_us, self.rules)}))),
             known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
                              coalesce(made.positive, 0) = 1 AS has_positive,
                              coalesce(made.corrected, false) AS has_correction
@@ -180,7 +195,7 @@ class _AuditSql:
                             THEN CASE WHEN NOT k.released_0 THEN 'pending' WHEN f.{kind}_effective
                                 <= k.request_time + to_microseconds({self.policy.horizons_us[0]}) THEN 'early'
                                 ELSE 'late' END
-                        ELSE {self._outcome(kind)} END AS outcome,
+                        {self._retracted(kind)} ELSE {self._outcome(kind)} END AS outcome,
                    l.request_id, l.item_id::VARCHAR AS item_id, l._offset AS "offset", l._row AS "row"
             FROM log_{kind} l JOIN {kind}_first f USING (request_id, item_id)
             LEFT JOIN (FROM known QUALIFY row_number() OVER (PARTITION BY request_id, item_id ORDER BY here) = 1) k
@@ -195,6 +210,19 @@ class _AuditSql:
                    CASE WHEN coalesce({late}, false) THEN 'late' ELSE 'unattributed' END,
                    user_id::VARCHAR, item_id::VARCHAR, _offset, _row
             FROM {kind}_clocked WHERE {UNATTRIBUTED}"""
+
+    def _retracted(self, kind: str) -> str:
+        """Of a kind that is taken back, when the first label ``f`` of a key was: nothing else is left to say of it.
+
+        One that took effect after the first window is late, whatever counts of the others.
+        """
+        if all(rule.kind != kind for rule in self.taken_back):
+            return ""
+        late = f"NOT {within(kind, self.policy.horizons_us[0], 'f.', 'k.')}"
+        until = f"(SELECT until FROM {kind}_taken_0 t WHERE t._at = k._at)"
+        return f"""WHEN {late} THEN CASE WHEN k.released_0 THEN 'late' ELSE 'pending' END
+                   WHEN {until} >= f.{kind}_event_time
+                       THEN CASE WHEN k.released_0 THEN 'retracted' ELSE 'pending' END"""
 
     def _outcome(self, kind: str) -> str:
         """The outcome of the first label of a key that has a snapshot ``k``."""

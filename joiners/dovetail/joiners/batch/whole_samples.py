@@ -12,6 +12,7 @@ from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.policies import EMISSIONS
 from dovetail.joiners.policies.policy import NEVER
+from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows.positions import LANE, SOURCE_COLUMNS, with_source_positions
 
@@ -26,13 +27,16 @@ def batch_samples(
     *,
     allowed_lateness_us: int,
     early_us: int,
+    rules: Mapping[str, KindRule] | None = None,
 ) -> pa.Table:
     """All samples that ``policy`` makes of ``snapshots`` (with own positions) and the label logs by kind.
 
     Keys, labels and weights come from :func:`join_samples`; features are the snapshot's and the batch features as of
     the request. Columns and types are the stream's; rows stand in order of lane and snapshot.
     """
-    joined = join_samples(snapshots, labels, policy, allowed_lateness_us=allowed_lateness_us, early_us=early_us)
+    joined = join_samples(
+        snapshots, labels, policy, allowed_lateness_us=allowed_lateness_us, early_us=early_us, rules=rules
+    )
     lanes = joined.column("_lane").to_numpy()
     chosen = with_source_positions(snapshots.take(joined.column("_at")).combine_chunks())
     at = chosen.column_names.index(SOURCE_COLUMNS[0])
@@ -57,4 +61,9 @@ def batch_samples(
         emission=emission,
         extra=extra,
         times=times,
+        values={
+            value.name: joined.column(value.name).cast(value.type)
+            for rule in (rules or {}).values()
+            for value in rule.values
+        },
     )

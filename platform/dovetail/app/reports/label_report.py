@@ -22,6 +22,7 @@ from dovetail.joiners.batch.label_audit import (
 )
 from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
+from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.rows.accounts import READ
 from dovetail.platform.rows.audit import Check
 from dovetail.platform.rows.positions import Progress
@@ -58,6 +59,7 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
         allowed_lateness_us=project.config.labels.allowed_lateness,
         early_us=project.config.labels.early_us,
         released=released_positions(project, stores, target),
+        rules=rules_of(project.config.labels, project.label_schemas),
     )
     letters = _letters(project, stores)
     result = LabelAudit([*result.lines, *letters.lines], pa.concat_tables([result.rows, letters.rows]))

@@ -20,6 +20,7 @@ from dovetail.features import Project
 from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.batch.whole_samples import batch_samples
 from dovetail.joiners.contracts import BatchFeatures
+from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.rows.positions import (
     LANE,
     OWN_COLUMNS,
@@ -62,6 +63,7 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
         features,
         allowed_lateness_us=project.config.labels.allowed_lateness,
         early_us=project.config.labels.early_us,
+        rules=rules_of(project.config.labels, project.label_schemas),
     )
     bounds = released_positions(project, stores, target)
     lane, partition = np.divmod(samples.column("_source_partition").to_numpy(), LANE)

@@ -30,11 +30,11 @@ from dovetail.platform.config.model import (
     SlotConfig,
 )
 from dovetail.platform.config.order import OrderConfig
-from dovetail.platform.config.policy import PolicyConfig
+from dovetail.platform.config.policy import LabelConfig, PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
-from dovetail.platform.config.stream import RekeyedConfig, StreamConfig
+from dovetail.platform.config.stream import LabelStreamConfig, RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
 
@@ -97,81 +97,6 @@ class StorageConfig(Section):
         """Whether the broker and all stores are files, so that nothing waits for a server."""
         given = (self.broker, self.online_store, self.label_store, self.registry, self.offline_store)
         return all("://" not in url or url.startswith(("embedded://", "sqlite:///", "file://")) for url in given)
-
-
-class LabelStreamConfig(Section):
-    """One kind of feedback; its schema has ``request_id`` (attributed: ``user_id``), ``item_id`` and ``event_time``."""
-
-    topic: str = ""
-    partitions: int = Field(default=1, ge=1, le=10_000)
-    #: ``latest_request``: labels name user and item, and belong to the user's latest request that had the item.
-    attribute: Literal["latest_request"] | None = None
-    #: How long before the label that request may be. None: as long as any target waits.
-    attribute_within: DurationUs | None = None
-
-    @model_validator(mode="after")
-    def _within_has_a_rule(self) -> LabelStreamConfig:
-        if self.attribute is None and self.attribute_within is not None:
-            raise ValueError('attribute_within needs attribute = "latest_request"; add it or remove attribute_within')
-        return self
-
-
-class LabelConfig(PolicyConfig):
-    """Label streams, what they have in common, and the policy of the primary target."""
-
-    #: A partition's clock is its newest event time minus this.
-    allowed_lateness: DurationUs = 0
-    #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
-    max_ahead: DurationUs = 3_600_000_000
-    #: A label that happened longer than this before its request is not its own. None: as long as ``allowed_lateness``.
-    max_early: DurationUs | None = None
-    #: A partition silent for this long, by the message timestamps of the others, is spoken for.
-    idle_timeout: DurationUs = 300_000_000
-    #: How long a label row is kept after its window has passed; also how far requests may be out of order.
-    retention: DurationUs = 86_400_000_000
-    streams: dict[Name, LabelStreamConfig]
-    #: Shuffle samples and spread positives before the trainer reads them. None: it reads them as they were made.
-    order: OrderConfig | None = None
-    #: Further targets by name: samples of the same snapshots and label streams under another policy.
-    targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _roles_are_streams(self) -> LabelConfig:
-        for target, policy in self.every_target().items():
-            where = f"targets.{target}: " if target else ""
-            for role, name in (("exposure", policy.exposure), ("positive", policy.positive)):
-                if name not in self.streams:
-                    raise ValueError(f"{where}{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
-        return self
-
-    def every_target(self) -> dict[str, PolicyConfig]:
-        """The primary target, under the empty name, and the further ones."""
-        return {"": self, **self.targets}
-
-    @property
-    def early_us(self) -> int:
-        """How long before its request a label may have happened, in microseconds: as far as clocks may disagree."""
-        return self.allowed_lateness if self.max_early is None else self.max_early
-
-    @property
-    def attributed(self) -> dict[str, int]:
-        """The label streams without request, and how long before a label its request may be, in microseconds."""
-        longest_us = self.longest_us
-        return {
-            kind: longest_us if stream.attribute_within is None else stream.attribute_within
-            for kind, stream in self.streams.items()
-            if stream.attribute is not None
-        }
-
-    @property
-    def training_topic(self) -> str:
-        """The topic the trainer reads."""
-        return self.samples_topic if self.order is None else f"{self.samples_topic}-ordered"
-
-    @property
-    def longest_us(self) -> int:
-        """The longest any target waits after the request, in microseconds."""
-        return max(policy.horizons_us[-1] for policy in self.every_target().values())
 
 
 class Config(Section):

@@ -12,9 +12,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dovetail.platform.config.durations import DAY_US, DurationUs, render_duration
+from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.section import Name, Section
+from dovetail.platform.config.stream import LabelStreamConfig
 
-__all__ = ["PolicyConfig"]
+__all__ = ["LabelConfig", "PolicyConfig"]
 
 #: The keys that belong to one policy alone.
 _OWN_KEYS = {
@@ -74,14 +76,110 @@ class PolicyConfig(Section):
             return (self.window, *(days * DAY_US for days in self.days))
         return (self.window,) if self.corrections is None else (self.window, self.window + self.corrections)
 
-    def sample_columns(self, kinds: Iterable[str]) -> tuple[str, ...]:
-        """The columns of this policy's samples beside features and positions; ``kinds`` are the label streams."""
+    def sample_columns(self, kinds: Iterable[str], values: Iterable[str] = ()) -> tuple[str, ...]:
+        """The columns of this policy's samples beside features and positions.
+
+        ``kinds`` are the label streams, ``values`` the columns that come from labels' own.
+        """
         ages = ("elapsed_days", "return_day") if self.policy == "return_days" else ()
         times = (f"{kind}_time" for kind in kinds)
         keys = ("request_id", "item_id", "request_time")
-        return (*keys, "label", "weight", "emission", *ages, *times, "score", "model_version")
+        return (*keys, "label", "weight", "emission", *ages, *times, *values, "score", "model_version")
 
     @property
     def held_topics(self) -> tuple[str, ...]:
         """The topics in which snapshot rows wait for the lanes from 1 on."""
         return tuple(f"{self.samples_topic}-held-{lane}" for lane in range(1, len(self.horizons_us)))
+
+
+class LabelConfig(PolicyConfig):
+    """Label streams, what they have in common, and the policy of the primary target."""
+
+    #: A partition's clock is its newest event time minus this.
+    allowed_lateness: DurationUs = 0
+    #: A label further ahead of its message's timestamp is dead-lettered: it would release everybody's samples.
+    max_ahead: DurationUs = 3_600_000_000
+    #: A label that happened longer than this before its request is not its own. None: as long as ``allowed_lateness``.
+    max_early: DurationUs | None = None
+    #: A partition silent for this long, by the message timestamps of the others, is spoken for.
+    idle_timeout: DurationUs = 300_000_000
+    #: How long a label row is kept after its window has passed; also how far requests may be out of order.
+    retention: DurationUs = 86_400_000_000
+    streams: dict[Name, LabelStreamConfig]
+    #: Shuffle samples and spread positives before the trainer reads them. None: it reads them as they were made.
+    order: OrderConfig | None = None
+    #: Further targets by name: samples of the same snapshots and label streams under another policy.
+    targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _roles_are_streams(self) -> LabelConfig:
+        for target, policy in self.every_target().items():
+            where = f"targets.{target}: " if target else ""
+            for role, name in (("exposure", policy.exposure), ("positive", policy.positive)):
+                if name not in self.streams:
+                    raise ValueError(f"{where}{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
+        return self
+
+    @model_validator(mode="after")
+    def _values_have_names(self) -> LabelConfig:
+        taken = {*self.sample_columns(self.streams), "elapsed_days", "return_day"}
+        for kind, stream in self.streams.items():
+            for column in stream.values:
+                if (name := f"{kind}_{column}") in taken:
+                    raise ValueError(f"streams.{kind}.values: samples have a column {name!r} already; rename {column}")
+                taken.add(name)
+        return self
+
+    @model_validator(mode="after")
+    def _retractions_are_of_kinds(self) -> LabelConfig:
+        for kind, stream in self.streams.items():
+            back = stream.retracts
+            if back is None:
+                continue
+            where = f"streams.{kind}.retracts = {back!r}"
+            if back not in self.streams:
+                raise ValueError(f"{where} is not one of the label streams {sorted(self.streams)}")
+            if self.streams[back].retracts is not None or back == kind:
+                raise ValueError(f"{where}: a label that takes back cannot be taken back; send the first one again")
+            for target, policy in self.every_target().items():
+                if back in (policy.exposure, policy.positive) and len(policy.horizons_us) > 1:
+                    of = f"target {target}" if target else "the primary target"
+                    raise ValueError(
+                        f"{where}, by which {of} makes samples at {len(policy.horizons_us)} times: what was sent at "
+                        'one cannot be taken back at the next; use policy = "delayed" without corrections for it'
+                    )
+        return self
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """The columns of samples that come from labels' own columns, in the order declared."""
+        return tuple(f"{kind}_{column}" for kind, stream in self.streams.items() for column in stream.values)
+
+    def every_target(self) -> dict[str, PolicyConfig]:
+        """The primary target, under the empty name, and the further ones."""
+        return {"": self, **self.targets}
+
+    @property
+    def early_us(self) -> int:
+        """How long before its request a label may have happened, in microseconds: as far as clocks may disagree."""
+        return self.allowed_lateness if self.max_early is None else self.max_early
+
+    @property
+    def attributed(self) -> dict[str, int]:
+        """The label streams without request, and how long before a label its request may be, in microseconds."""
+        longest_us = self.longest_us
+        return {
+            kind: longest_us if stream.attribute_within is None else stream.attribute_within
+            for kind, stream in self.streams.items()
+            if stream.attribute is not None
+        }
+
+    @property
+    def training_topic(self) -> str:
+        """The topic the trainer reads."""
+        return self.samples_topic if self.order is None else f"{self.samples_topic}-ordered"
+
+    @property
+    def longest_us(self) -> int:
+        """The longest any target waits after the request, in microseconds."""
+        return max(policy.horizons_us[-1] for policy in self.every_target().values())

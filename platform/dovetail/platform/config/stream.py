@@ -1,13 +1,18 @@
-"""``[streams.*]`` and ``[rekeyed.*]`` of ``dovetail.toml``: the events that features are made of."""
+"""``[streams.*]``, ``[rekeyed.*]`` and ``[labels.streams.*]`` of ``dovetail.toml``: what comes in, by which topics."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
 
-__all__ = ["RekeyedConfig", "StreamConfig"]
+__all__ = ["Aggregate", "LabelStreamConfig", "RekeyedConfig", "StreamConfig"]
+
+#: What becomes of a column of several labels: of the first or last that took effect, or of all.
+Aggregate = Literal["first", "last", "sum", "min", "max"]
 
 
 class StreamConfig(Section):
@@ -35,3 +40,24 @@ class RekeyedConfig(Section):
     partitions: int = Field(default=1, ge=1, le=10_000)
     #: As of a stream. None: that of ``stream``.
     allowed_lateness: DurationUs | None = None
+
+
+class LabelStreamConfig(Section):
+    """One kind of feedback; its schema has ``request_id`` (attributed: ``user_id``), ``item_id`` and ``event_time``."""
+
+    topic: str = ""
+    partitions: int = Field(default=1, ge=1, le=10_000)
+    #: ``latest_request``: labels name user and item, and belong to the user's latest request that had the item.
+    attribute: Literal["latest_request"] | None = None
+    #: How long before the label that request may be. None: as long as any target waits.
+    attribute_within: DurationUs | None = None
+    #: Columns that samples have, as ``<kind>_<column>``: what this makes of all labels of the kind that count.
+    values: dict[Name, Aggregate] = Field(default_factory=dict)
+    #: The kind whose labels these take back: those of the same request and item that happened no later.
+    retracts: Name | None = None
+
+    @model_validator(mode="after")
+    def _within_has_a_rule(self) -> LabelStreamConfig:
+        if self.attribute is None and self.attribute_within is not None:
+            raise ValueError('attribute_within needs attribute = "latest_request"; add it or remove attribute_within')
+        return self

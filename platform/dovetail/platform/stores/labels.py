@@ -22,7 +22,9 @@ from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress
 
 __all__ = [
+    "EVENT_KEY",
     "KEY",
+    "LABEL_EVENTS",
     "LABEL_ROWS",
     "ORDER",
     "PENDING",
@@ -49,6 +51,10 @@ LABEL_ROWS = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
     ]
 )
+#: A label of a kind of which every one is kept: its row, and its own columns as a text, NULL without any.
+LABEL_EVENTS = LABEL_ROWS.append(pa.field("payload", pa.string()))
+#: What identifies a label that is kept by itself.
+EVENT_KEY = ["request_id", "item_id", "kind", "partition", "offset", "row"]
 #: What identifies a label row.
 KEY = ["request_id", "item_id", "kind"]
 #: Which of two events of a key is kept: the smaller one by these.
@@ -134,6 +140,10 @@ class LabelStore(ABC):
         """The label rows (LABEL_ROWS) of these requests, in no particular order."""
 
     @abstractmethod
+    def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
+        """The labels (LABEL_EVENTS) that are kept by themselves of these requests, in no particular order."""
+
+    @abstractmethod
     def insert(
         self,
         scope: str,
@@ -146,8 +156,11 @@ class LabelStore(ABC):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        events: pa.Table | None = None,
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
+
+        ``events`` (LABEL_EVENTS) are those of ``rows`` that are kept by themselves, too, once each.
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
         ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window, ``unattributed``
@@ -182,6 +195,8 @@ class LabelStore(ABC):
     @abstractmethod
     def retire(self, before_us: int, limit: int = 50_000) -> int:
         """Remove rows that took effect before ``before_us``, about ``limit`` of them, oldest first; returns how many.
+
+        Labels that are kept by themselves leave with them, and are not counted again.
 
         What they had ended as is credited to ``labels.<kind>.retired``, in the same transaction.
         """

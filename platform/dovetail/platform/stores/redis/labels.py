@@ -8,7 +8,9 @@ failover) loses rows and positions together, and the label agent reads them agai
 =============================  ====================================================================================
 key                            holds
 =============================  ====================================================================================
-``{NAME}:request:REQUEST_ID``  hash: ``kind 0x1f item`` to ``effective,event,partition,offset,row,outcome``
+``{NAME}:request:REQUEST_ID``  hash: ``kind 0x1f item`` to ``effective,event,partition,offset,row,outcome``; of
+                               labels that are kept by themselves also ``0x1f kind 0x1f item`` and then, after
+                               0x1f, ``partition,offset,row``, to ``effective,event,payload``
 ``{NAME}:effect``              sorted set: request ids by their smallest effective time
 ``{NAME}:progress:SCOPE``,
 ``{NAME}:accounts``            the ledger: see ``ledger.py``
@@ -28,6 +30,8 @@ from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import (
+    EVENT_KEY,
+    LABEL_EVENTS,
     LABEL_ROWS,
     ORDER,
     LabelStore,
@@ -74,6 +78,14 @@ class RedisLabelStore(LabelStore):
             parts.append(_label_rows(part, self._hashes(keys, together=False)))
         return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
 
+    def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
+        parts = []
+        for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
+            part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
+            keys = [self._key("request", request_id) for request_id in part]
+            parts.append(_label_events(part, self._hashes(keys, together=False)))
+        return pa.concat_tables(parts) if parts else LABEL_EVENTS.empty_table()
+
     def insert(
         self,
         scope: str,
@@ -86,9 +98,14 @@ class RedisLabelStore(LabelStore):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        events: pa.Table | None = None,
     ) -> None:
         first = earliest_per_key(rows)
-        requests, index = _numbered(first.column("request_id"))
+        kept = LABEL_EVENTS.empty_table() if events is None else events
+        requests, numbers = _numbered(
+            pa.chunked_array([*first["request_id"].chunks, *kept["request_id"].chunks], pa.string())
+        )
+        index, of_events = numbers[: first.num_rows], numbers[first.num_rows :]
         columns = [index, _fields(first), first.column("kind").to_pylist()]
         columns += [first.column(name).to_pylist() for name in ORDER]
         fixed = {"late": late, "unattributed": unattributed, "dead_letter": dead, "duplicate": rows.num_rows}
@@ -96,7 +113,9 @@ class RedisLabelStore(LabelStore):
         accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
         counters = [ledger.account_field(scope, topic, partition, what) for what in ("inserted", "duplicate")]
         move = ledger.Move(scope, expected, progress)
-        self._run(self._insert, partition, move, accounts, requests, [*counters, *_flat(columns)])
+        alone = [of_events, *_event_fields(kept), kept.column("effective_us").to_pylist()]
+        arguments = [*counters, kept.num_rows, *_flat(alone), *_flat(columns)]
+        self._run(self._insert, partition, move, accounts, requests, arguments)
 
     def mark(
         self,
@@ -194,6 +213,18 @@ def _fields(rows: pa.Table) -> list[str]:
     return fields
 
 
+def _event_fields(events: pa.Table) -> tuple[list[str], list[str]]:
+    """Fields and values of labels that are kept by themselves."""
+    place = pc.binary_join_element_wise(*(events.column(n).cast(pa.string()) for n in EVENT_KEY[3:]), ",")
+    name = [pa.scalar(""), events.column("kind"), events.column("item_id"), place]
+    times = [events.column(name).cast(pa.string()) for name in ("effective_us", "event_time_us")]
+    value = [*times, pc.fill_null(events.column("payload"), "")]
+    return (
+        pc.binary_join_element_wise(*name, _SEPARATOR).to_pylist(),
+        pc.binary_join_element_wise(*value, ",").to_pylist(),
+    )
+
+
 def _flat(columns: Sequence[Sequence[Any]]) -> Iterable[Any]:
     return (value for row in zip(*columns, strict=True) for value in row)
 
@@ -209,6 +240,7 @@ def _by_outcome(stored: Mapping[str, str]) -> dict[tuple[str, str], int]:
 
 def _label_rows(requests: Sequence[str], answers: Sequence[Mapping[str, str]]) -> pa.Table:
     """Hashes as LABEL_ROWS."""
+    answers = [{n: v for n, v in answer.items() if not n.startswith(_SEPARATOR)} for answer in answers]
     owners = pa.array([i for i, answer in enumerate(answers) for _ in answer], pa.int64())
     if len(owners) == 0:
         return LABEL_ROWS.empty_table()
@@ -219,3 +251,19 @@ def _label_rows(requests: Sequence[str], answers: Sequence[Mapping[str, str]]) -
     columns = [pa.array(requests, pa.string()).take(owners), pc.list_element(key, 1), pc.list_element(key, 0)]
     columns += [pc.list_element(numbers, i) for i in range(len(ORDER))]
     return pa.table(columns, names=LABEL_ROWS.names).cast(LABEL_ROWS)
+
+
+def _label_events(requests: Sequence[str], answers: Sequence[Mapping[str, str]]) -> pa.Table:
+    """The labels that are kept by themselves in hashes, as LABEL_EVENTS."""
+    rows = []
+    for request, answer in zip(requests, answers, strict=True):
+        for field, value in answer.items():
+            if field.startswith(_SEPARATOR):
+                _, kind, rest = field.split(_SEPARATOR, 2)
+                item, place = rest.rsplit(_SEPARATOR, 1)  # an item may hold anything
+                effective, event, payload = value.split(",", 2)
+                times = (int(effective), int(event))
+                rows.append((request, item, kind, *times, *map(int, place.split(",")), payload or None))
+    columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_EVENTS)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, LABEL_EVENTS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=LABEL_EVENTS)

@@ -18,14 +18,20 @@ local function split(text)
 end
 """
 
-#: Rows as: request number, field, kind, then the five numbers that order events of a key.
+#: The number of labels that are kept by themselves, and each as: request number, field, value, effective time. Then
+#: rows as: request number, field, kind, and the five numbers that order events of a key.
 INSERT = (
     _SPLIT
     + ADVANCE
     + r"""
 local inserted, duplicate = ARGV[at], ARGV[at + 1]
-local new = 0
-for i = at + 2, #ARGV, 8 do
+local new, rows = 0, at + 3 + 4 * tonumber(ARGV[at + 2])
+for i = at + 3, rows - 1, 4 do
+  local key = KEYS[4 + tonumber(ARGV[i])]
+  redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2])
+  redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
+end
+for i = rows, #ARGV, 8 do
   local key, field = KEYS[4 + tonumber(ARGV[i])], ARGV[i + 1]
   local old, outcome, earlier = redis.call('HGET', key, field), 'pending', true
   if old then
@@ -97,8 +103,10 @@ for r = 5, #KEYS do
     if effective < before then
       redis.call('HDEL', KEYS[r], rows[i])
       local kind = string.match(rows[i], '^[^\31]*')
-      local name = kind .. '\31' .. known[6]
-      counts[name] = (counts[name] or 0) + 1
+      if kind ~= '' then
+        local name = kind .. '\31' .. known[6]
+        counts[name] = (counts[name] or 0) + 1
+      end
     elseif not smallest or effective < smallest then
       smallest = effective
     end

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.labels import (
+    EVENT_KEY,
     KEY,
+    LABEL_EVENTS,
     LABEL_ROWS,
     ORDER,
     PENDING,
@@ -54,12 +56,26 @@ class SqlLabelStore(LabelStore):
             sa.Index("labels_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
+        self._events = sa.Table(
+            "label_events",
+            metadata,
+            *(sa.Column(name, sa.Text, primary_key=True) for name in KEY),
+            *(sa.Column(name, sa.BigInteger, primary_key=True) for name in EVENT_KEY[len(KEY) :]),
+            sa.Column("effective_us", sa.BigInteger, nullable=False),
+            sa.Column("event_time_us", sa.BigInteger, nullable=False),
+            sa.Column("payload", sa.Text),
+            sa.Index("label_events_by_effect", "effective_us"),
+            sqlite_with_rowid=False,
+        )
         self._database = Database(url, metadata, owner)
         self._committed = Committed(self._database, self._ledger)
         columns = self._labels.c
         selected = [columns[name] for name in (*KEY, *ORDER)]
         self._lookup = Lookup(self._database, selected, among=columns.request_id, fixed=None)
+        events = [self._events.c[name] for name in LABEL_EVENTS.names]
+        self._lookup_events = Lookup(self._database, events, among=self._events.c.request_id, fixed=None)
         self._insert = Upsert(self._database, self._labels)
+        self._keep = Upsert(self._database, self._events)
         upsert = Upsert(self._database, self._labels)
         mine, theirs = (sa.tuple_(*(side[name] for name in ORDER)) for side in (upsert.excluded, columns))
         self._merge = upsert.replacing({name: upsert.excluded[name] for name in ORDER}, where=mine < theirs)
@@ -75,6 +91,10 @@ class SqlLabelStore(LabelStore):
         with self._database.read() as connection:
             return self._select(connection, request_ids)
 
+    def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
+        with self._database.read() as connection:
+            return _as_table(self._found(connection, self._lookup_events, request_ids), LABEL_EVENTS)
+
     def insert(
         self,
         scope: str,
@@ -87,11 +107,14 @@ class SqlLabelStore(LabelStore):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        events: pa.Table | None = None,
     ) -> None:
         first = earliest_per_key(rows)
 
         def work(connection: sa.Connection) -> None:
             new = self._put(connection, first) if first.num_rows else 0
+            if events is not None and events.num_rows:
+                self._keep.execute(connection, self._stored_columns(events, LABEL_EVENTS.names))
             counts = {
                 READ: rows.num_rows + dead + late + unattributed,
                 "late": late,
@@ -132,6 +155,8 @@ class SqlLabelStore(LabelStore):
 
         def work(connection: sa.Connection) -> int:
             last = connection.execute(nth).scalar_one_or_none()
+            gone = self._events.c.effective_us
+            connection.execute(sa.delete(self._events).where(gone < before_us if last is None else gone <= last))
             counts = self._remove(connection, effective < before_us if last is None else effective <= last)
             self._ledger.credit(connection, self._database, retired_accounts(counts))
             return sum(counts.values())
@@ -156,15 +181,19 @@ class SqlLabelStore(LabelStore):
 
     def _put(self, connection: sa.Connection, first: pa.Table) -> int:
         """Insert or merge rows of different keys; returns how many keys are new."""
-        columns = {name: first.column(name).to_pylist() for name in (*KEY, *ORDER)}
+        columns = self._stored_columns(first, (*KEY, *ORDER))
         columns["outcome"] = [PENDING] * first.num_rows
-        if self._database.postgresql:
-            columns |= {name: [storable(text) for text in columns[name]] for name in _TEXTS}
         # On PostgreSQL others insert meanwhile: only the INSERT itself knows what was new.
         new = self._insert.execute(connection, columns)
         if new < first.num_rows:
             self._merge.execute(connection, columns)
         return new
+
+    def _stored_columns(self, rows: pa.Table, names: Sequence[str]) -> dict[str, list[Any]]:
+        columns = {name: rows.column(name).to_pylist() for name in names}
+        if self._database.postgresql:
+            columns |= {name: [storable(text) for text in columns[name]] for name in _TEXTS}
+        return columns
 
     def _mark_rows(self, connection: sa.Connection, marks: pa.Table) -> dict[tuple[str, str], int]:
         """Mark label rows of different keys that are not marked yet; how many, by kind and outcome."""
@@ -209,23 +238,23 @@ class SqlLabelStore(LabelStore):
         return counts
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        if self._database.postgresql:
-            return self._select_stored(connection, request_ids)
-        return _label_rows(self._lookup.rows(connection, request_ids))
+        return _as_table(self._found(connection, self._lookup, request_ids), LABEL_ROWS)
 
-    def _select_stored(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        """PostgreSQL: the rows of requests, whose ids are stored otherwise where they are long or hold U+0000."""
-        rows = self._lookup.rows(connection, [storable(text) for text in request_ids])
+    def _found(self, connection: sa.Connection, lookup: Lookup, request_ids: Sequence[str]) -> Sequence[Any]:
+        """The rows of requests; on PostgreSQL their ids are stored otherwise where they are long or hold U+0000."""
+        if not self._database.postgresql:
+            return lookup.rows(connection, request_ids)
+        rows = lookup.rows(connection, [storable(text) for text in request_ids])
         other = by_stored(request_ids, (text for row in rows for text in row[:2]))
         if other:
             rows = [(other.get(row[0], row[0]), other.get(row[1], row[1]), *row[2:]) for row in rows]
-        return _label_rows(rows)
+        return rows
 
 
-def _label_rows(rows: Sequence[Any]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_ROWS)
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, LABEL_ROWS, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=LABEL_ROWS)
+def _as_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _of_each(marks: pa.Table) -> dict[tuple[str, str], int]:

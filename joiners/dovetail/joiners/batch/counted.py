@@ -1,0 +1,72 @@
+"""The labels that count where all of a kind are kept, and what their columns come to, in SQL.
+
+It shares no code with ``values/counting.py``, which must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from dovetail.joiners.values.kind_rules import KindRule, ValueColumn
+
+__all__ = ["counted", "counted_kinds", "first_counted"]
+
+
+def counted_kinds(rules: Mapping[str, KindRule]) -> list[KindRule]:
+    """The kinds whose labels are counted one by one: those with columns, and those that are taken back."""
+    return [rule for rule in rules.values() if rule.values or rule.taken_back_by]
+
+
+def counted(rule: KindRule, lane: int) -> str:
+    """The name of the table expression with what counts of a kind in a lane, by ``_at`` of its candidate."""
+    return f"{rule.kind}_counted_{lane}"
+
+
+def first_counted(rule: KindRule, lane: int, horizon_us: int, early_us: int) -> str:
+    """SQL: table expressions for :func:`counted`, over ``candidates`` (with ``_at``) and ``<kind>_clocked``.
+
+    Its columns are ``_at``, ``<kind>_effective`` and ``<kind>_event_time`` of the first label that counts, and the
+    rule's own. A second one, ``<kind>_taken_<lane>``, has in ``until`` the time up to which labels are taken back.
+    """
+    taken, at = f"{rule.kind}_taken_{lane}", "greatest(l.event_time, l.clock)"
+    those = (
+        "JOIN {log}_clocked l ON l.request_id = c.request_id AND l.item_id = c.item_id "
+        f"WHERE {_in_time('c', horizon_us, early_us)}"
+    )
+    backs = "\nUNION ALL\n".join(
+        f"SELECT c._at, l.event_time FROM candidates c {those.format(log=kind)}" for kind in rule.taken_back_by
+    )
+    none = "SELECT 0::BIGINT AS _at, NULL::TIMESTAMP AS event_time WHERE false"
+    order = f"{{'a': {at}, 'b': l.event_time, 'c': l._partition, 'd': l._offset, 'e': l._row}}"
+    values = "".join(f", {_aggregate(value, order)} AS {value.name}" for value in rule.values)
+    names = "".join(f", {value.name}" for value in rule.values)
+    return f"""
+        {taken} AS (SELECT _at, max(event_time) AS until FROM ({backs or none}) GROUP BY _at),
+        {counted(rule, lane)} AS (
+            SELECT _at, head.effective AS {rule.kind}_effective, head.event_time AS {rule.kind}_event_time{names}
+            FROM (
+                SELECT c._at, arg_min({{'effective': {at}, 'event_time': l.event_time}}, {order}) AS head{values}
+                FROM candidates c {those.format(log=rule.kind)}
+                  AND NOT EXISTS (SELECT 1 FROM {taken} t WHERE t._at = c._at AND t.until >= l.event_time)
+                GROUP BY c._at
+            )
+        )"""
+
+
+def _in_time(request: str, horizon_us: int, early_us: int) -> str:
+    return (
+        f"greatest(l.event_time, l.clock) <= {request}.request_time + to_microseconds({horizon_us}) "
+        f"AND l.event_time >= {request}.request_time - to_microseconds({early_us})"
+    )
+
+
+def _aggregate(value: ValueColumn, order: str) -> str:
+    column = f'l."{value.column}"'
+    if value.aggregate == "sum":
+        scale = value.declared.scale if pa.types.is_decimal(value.declared) else 0
+        return f"sum({column}::DECIMAL(38,{scale}))::DECIMAL(38,{scale})"
+    if value.aggregate in ("first", "last"):
+        return f"{'arg_min' if value.aggregate == 'first' else 'arg_max'}({column}, {order})"
+    return f"{value.aggregate}({column})"

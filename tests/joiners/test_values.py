@@ -1,0 +1,404 @@
+"""Columns of labels in samples, and labels that take others back: the stream's join equals the batch join."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dovetail.joiners.batch.label_audit import audit_labels
+from dovetail.joiners.batch.whole_samples import batch_samples
+from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
+from dovetail.joiners.policies import policy_of
+from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
+from dovetail.joiners.values.kind_rules import KindRule, rules_of
+from dovetail.joiners.watermark import watermark
+from dovetail.platform.config.policy import LabelConfig
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
+from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.runtime.signal import Signal
+from dovetail.platform.stage import Outgoing
+from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.sql.labels import SqlLabelStore
+from dovetail.platform.testing import MemoryLog, run_stage
+from tests.joiners.worlds import PARTITIONS, SECOND, OwnFeatures, World, at, clock_of, micros
+from tests.platform.stores.label_servers import Factory
+
+KEYS = "request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, event_time TIMESTAMP NOT NULL"
+TABLES = {
+    "exposure": f"({KEYS})",
+    "order": f"({KEYS}, amount DECIMAL(9,2), pieces BIGINT, note VARCHAR, seen TIMESTAMP, rate DOUBLE)",
+    "undo": f"({KEYS})",
+    "refund": f"({KEYS}, why VARCHAR)",
+}
+VALUES = {"amount": "sum", "pieces": "max", "note": "first", "seen": "min", "rate": "last"}
+
+
+def schema_of(kind: str) -> TableSchema:
+    return parse_table(parse_statements(Path("l.sql"), f'CREATE TABLE "{kind}" {TABLES[kind]}')[0], Path("l.sql"))
+
+
+SCHEMAS = {kind: schema_of(kind) for kind in TABLES}
+
+
+def labels_config(*, retracted: bool = True, **policy: Any) -> LabelConfig:
+    streams: dict[str, Any] = {
+        "exposure": {},
+        "order": {"values": VALUES},
+        "undo": {},
+        "refund": {"values": {"why": "last"}},
+    }
+    if retracted:
+        streams["undo"]["retracts"] = streams["refund"]["retracts"] = "order"
+    return LabelConfig.model_validate({"window": "10s", "positive": "order", "streams": streams, **policy})
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """A label: ``seconds`` after the epoch, and its columns."""
+
+    kind: str
+    request: int
+    item: int
+    seconds: int
+    partition: int = 0
+    columns: tuple[tuple[str, Any], ...] = ()
+
+    def message(self, step: int) -> Outgoing:
+        keys = {"request_id": f"r{self.request}", "item_id": self.item, "event_time": at(self.seconds * step)}
+        value = wire.encode_json(pa.Table.from_pylist([{**keys, **dict(self.columns)}]))[0]
+        return Outgoing(self.kind, value, partition=self.partition, timestamp_ms=self.seconds * step * 1_000)
+
+
+@dataclass(frozen=True)
+class ValueWorld:
+    """Requests, and labels in order of arrival; ``base`` has the snapshots and the policy."""
+
+    base: World
+    config: LabelConfig
+    feedback: tuple[Feedback, ...]
+
+    @property
+    def rules(self) -> dict[str, KindRule]:
+        return rules_of(self.config, SCHEMAS)
+
+    def log(self) -> MemoryLog:
+        topics = dict.fromkeys(TABLES, PARTITIONS) | {"snapshots": 1, "samples": 1, "dead": 1}
+        log = MemoryLog(topics | dict.fromkeys(self.base.policy.held_topics, 1))
+        for request in range(len(self.base.times)):
+            log.append([Outgoing("snapshots", wire.encode(self.base.snapshot(request)), partition=0)])
+        log.append([label.message(self.base.step) for label in self.feedback])
+        last = max([*self.base.times, *(label.seconds for label in self.feedback)]) * self.base.step
+        end = micros(last + 1_000) + 10 * self.base.policy.horizons_us[-1]
+        header = ((WATERMARK_HEADER, str(end).encode()),)
+        log.append([Outgoing(kind, b"", partition=p, headers=header) for kind in TABLES for p in range(PARTITIONS)])
+        return log
+
+    def logs(self, log: MemoryLog) -> dict[str, pa.Table]:
+        logs = {}
+        for kind in TABLES:
+            intake = Intake(SCHEMAS[kind], "event_time", None)
+            polls = ((number, log.poll(kind, number, 0)) for number in range(PARTITIONS))
+            logs[kind] = pa.concat_tables([label_rows(intake.read(poll), n) for n, poll in polls if poll is not None])
+        return logs
+
+    def stages(self, store: LabelStore, log: MemoryLog) -> tuple[list[LabelStage], list[SampleStage]]:
+        moved, lateness = Signal(), self.base.lateness * SECOND
+
+        def newest() -> int | None:
+            clocks = {
+                (kind, number): clock_of(store.progress(label_scope(kind)).get(number), end)
+                for kind in TABLES
+                for number, end in log.end_offsets(kind).items()
+            }
+            return watermark(clocks, allowed_lateness_us=lateness)
+
+        rules = self.rules
+        labels = [
+            LabelStage(
+                kind,
+                kind,
+                Intake(SCHEMAS[kind], "event_time", None),
+                store,
+                allowed_lateness_us=lateness,
+                useful_us=10**15,
+                dead_letter_topic="dead",
+                moved=moved,
+                rule=rules[kind],
+            )
+            for kind in TABLES
+        ]
+        policy, early_us = policy_of(self.base.policy), self.base.early * SECOND
+        samples = [
+            SampleStage(
+                SampleTarget(lane, policy, tuple(TABLES), "samples", early_us, rules),
+                store,
+                OwnFeatures(),
+                LabelClock(newest, moved),
+            )
+            for lane in self.base.lanes
+        ]
+        return labels, samples
+
+
+async def live_through(world: ValueWorld, log: MemoryLog, store: LabelStore, seed: int, crashes: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def some() -> int:
+        return int(random.integers(1, 5))
+
+    for life in range(crashes + 1):
+        labels, samples = world.stages(store, log)
+        run = [asyncio.create_task(run_stage(stage, log, max_records=some)) for stage in [*labels, *samples]]
+        if life < crashes:
+            for _ in range(int(random.integers(0, 30))):
+                await asyncio.sleep(0)
+            for task in run:
+                task.cancel()
+            await asyncio.gather(*run, return_exceptions=True)
+        else:
+            await asyncio.gather(*run)
+            for stage in samples:
+                await run_stage(stage, log, max_records=some)
+
+
+def streamed(log: MemoryLog) -> pa.Table:
+    poll = log.poll("samples", 0, 0)
+    if poll is None:
+        return pa.table({})
+    rows = wire.decode_arrow(poll)
+    return rows.filter(pa.array(SourceFilter().admit(rows))).drop_columns(["_partition", "_offset", "_row"])
+
+
+def joined(world: ValueWorld, log: MemoryLog) -> pa.Table:
+    return batch_samples(
+        world.base.snapshots(),
+        world.logs(log),
+        world.base.policy,
+        OwnFeatures(),
+        allowed_lateness_us=world.base.lateness * SECOND,
+        early_us=world.base.early * SECOND,
+        rules=world.rules,
+    )
+
+
+ORDER = [(name, "ascending") for name in ("_source_partition", "_source_offset", "_source_row", "emission")]
+
+
+def check(world: ValueWorld, store: LabelStore, seed: int = 0, crashes: int = 0) -> pa.Table:
+    """Live through the world; its samples, which are those of the batch join."""
+    log = world.log()
+    asyncio.run(live_through(world, log, store, seed, crashes))
+    made, again = streamed(log), joined(world, log)
+    if made.num_rows == 0:
+        assert again.num_rows == 0
+        return made
+    made, again = made.sort_by(ORDER).combine_chunks(), again.sort_by(ORDER).combine_chunks()
+    names = [name for name in made.column_names if name not in ("_source_row",)]
+    assert made.schema.names == again.schema.names
+    assert made.select(names).to_pylist() == again.select(names).to_pylist()
+    assert made.schema.remove_metadata().types == again.schema.types
+    audit(world, log, store, made)
+    return made
+
+
+def audit(world: ValueWorld, log: MemoryLog, store: LabelStore, samples: pa.Table) -> None:
+    """The audit's outcomes of labels are those of the agents' books; nothing is lost or surplus."""
+    released = {
+        (lane.number, number if lane.number == 0 else source): bound
+        for lane in world.base.lanes
+        for number, progress in store.progress(lane.name).items()
+        for source, bound in (
+            [(number, progress.next_offset << 20)]
+            if lane.number == 0
+            else [(source, last + 1) for source, last in progress.sources.items()]
+        )
+    }
+    found = audit_labels(
+        world.base.snapshots(),
+        world.logs(log),
+        samples,
+        world.base.policy,
+        allowed_lateness_us=world.base.lateness * SECOND,
+        early_us=world.base.early * SECOND,
+        released=released,
+        rules=world.rules,
+    )
+    assert not found.wrong
+    told: dict[tuple[str, str], int] = {}
+    for line in found.lines:
+        if line.what in TABLES and line.outcome not in ("duplicate", "orphaned", "pending"):
+            told[line.what, line.outcome] = told.get((line.what, line.outcome), 0) + line.rows
+    kept = {key: rows for key, rows in store.outcomes().items() if key[1] != "pending" and rows}
+    if world.base.ids:  # a later row may say so before the label's own has decided
+        return
+    for kind in TABLES:
+        for outcome in ("early", "retracted"):
+            assert told.get((kind, outcome)) == kept.get((kind, outcome))
+    if len(world.base.lanes) == 1:
+        assert told == kept
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqlLabelStore:
+    return SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+
+
+def world_of(*feedback: Feedback, config: LabelConfig | None = None, early: int = 0) -> ValueWorld:
+    config = config or labels_config()
+    return ValueWorld(World((0, 5), 2, (), config, 0, early=early), config, feedback)
+
+
+def bought(seconds: int, request: int = 0, item: int = 0, **columns: Any) -> Feedback:
+    return Feedback("order", request, item, seconds, columns=tuple(columns.items()))
+
+
+shown = [Feedback("exposure", request, item, 5 * request) for request in (0, 1) for item in (0, 1)]
+
+
+def test_columns_of_all_labels_in_time_come_to_one_value(store: SqlLabelStore) -> None:
+    samples = check(
+        world_of(
+            *shown,
+            bought(3, amount=Decimal("2.50"), pieces=1, note=None, seen=at(9), rate=0.5),
+            bought(2, amount=Decimal("-1.25"), pieces=7, note="early", seen=None, rate=None),
+            bought(9, amount=Decimal("0.75"), pieces=None, note="later", seen=at(4), rate=-0.0),
+            bought(11, amount=Decimal("100.00"), pieces=9, note="too late", seen=at(1), rate=9.0),
+            bought(14, request=1, item=1),
+        ),
+        store,
+    )
+    first, *others = samples.to_pylist()
+    told = {name: first[name] for name in first if name.startswith("order_")}
+    assert told == {
+        "order_time": at(2),
+        "order_amount": Decimal("2.00"),
+        "order_pieces": 7,
+        "order_note": "early",
+        "order_seen": at(4),
+        "order_rate": 0.0,
+    }
+    assert samples.schema.field("order_amount").type == pa.decimal128(38, 2)
+    assert [(one["label"], one["order_time"], one["order_amount"]) for one in others] == [
+        (0, None, None), (0, None, None), (1, at(14), None),
+    ]  # fmt: skip
+
+
+def test_a_label_takes_back_those_before_it(store: SqlLabelStore) -> None:
+    undo, refund = partial(Feedback, "undo"), partial(Feedback, "refund")
+    world = world_of(
+        *shown,
+        bought(1, amount=Decimal(1)),
+        bought(2, amount=Decimal(2)),
+        undo(0, 0, 2),  # both of item 0: it happened no earlier than either
+        bought(4, amount=Decimal(4)),
+        bought(3, item=1, amount=Decimal(3)),
+        refund(0, 1, 9, columns=(("why", "broken"),)),
+        bought(6, request=1, amount=Decimal(6)),
+        undo(1, 1, 6),
+        undo(1, 0, 16),  # after the window
+        bought(7, request=1, item=1, amount=Decimal(7)),
+    )
+    samples = check(world, store)
+    told = samples.select(["label", "order_time", "order_amount", "refund_why"]).to_pylist()
+    assert [tuple(one.values()) for one in told] == [
+        (1, at(4), Decimal(4), None),
+        (0, None, None, "broken"),
+        (1, at(6), Decimal(6), None),
+        (1, at(7), Decimal(7), None),
+    ]
+    assert {key: rows for key, rows in store.outcomes().items() if key[0] in ("order", "undo", "refund")} == {
+        ("order", "retracted"): 2, ("order", "sampled"): 2, ("refund", "sampled"): 1,
+        ("undo", "sampled"): 2, ("undo", "late"): 1,
+    }  # fmt: skip
+
+
+def test_labels_kept_by_themselves_retire(store: SqlLabelStore) -> None:
+    check(world_of(*shown, bought(1, amount=Decimal(1)), bought(2, amount=Decimal(2))), store)
+    assert store.lookup_events(["r0", "r1", "none"]).num_rows == 2
+    while store.retire(micros(100), limit=1):
+        pass
+    assert store.lookup_events(["r0"]).num_rows == 0
+
+
+def some_columns() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
+    values: dict[str, st.SearchStrategy[Any]] = {
+        "amount": st.none() | st.decimals(-9_999, 9_999, places=2),
+        "pieces": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "note": st.none() | st.sampled_from(["", "a", "\0", "ü\x1f,", '"}']),
+        "seen": st.none() | st.integers(0, 50).map(at),
+        "rate": st.none() | st.sampled_from([0.1, -0.0, 1e-300, 3.5]),
+    }
+    return st.fixed_dictionaries(values).map(lambda columns: tuple(columns.items()))
+
+
+POLICIES: list[dict[str, Any]] = [
+    {"window": "4s"},
+    {"window": "9s", "unexposed_fraction": 0.5, "negative_fraction": 0.5},
+    {"window": "4s", "corrections": "5s", "retracted": False},
+    {"window": "9s", "policy": "fast_emit", "emit_after": ["1s", "4s"], "retracted": False},
+    {"window": "6h", "policy": "return_days", "days": [1, 3], "retracted": False},
+]
+
+
+@st.composite
+def value_worlds(draw: st.DrawFn) -> ValueWorld:
+    config = labels_config(**draw(st.sampled_from(POLICIES)))
+    step = 21_600 if config.policy == "return_days" else 1
+    times = tuple(sorted(draw(st.lists(st.integers(0, 20), min_size=1, max_size=4))))
+    ids = tuple(draw(st.integers(0, number)) for number in range(len(times))) if draw(st.booleans()) else ()
+    kinds = st.sampled_from(["exposure", "order", "order", "undo", "refund"])
+    made = draw(
+        st.lists(
+            st.tuples(
+                kinds, st.integers(0, len(times)), st.integers(0, 2), st.integers(-3, 12), st.integers(0, 1),
+                some_columns(), st.sampled_from([None, "x"]),
+            ),
+            max_size=24,
+        )
+    )  # fmt: skip
+    feedback = tuple(
+        Feedback(
+            kind,
+            request,
+            item,
+            times[request % len(times)] + delay,
+            partition,
+            columns if kind == "order" else (("why", why),) if kind == "refund" else (),
+        )
+        for kind, request, item, delay, partition, columns, why in made
+    )
+    exposed = tuple(Feedback("exposure", request, 0, time) for request, time in enumerate(times))
+    lateness, early = draw(st.sampled_from([0, 3])) * step, draw(st.sampled_from([0, 2])) * step
+    base = World(times, 2, (), config, lateness, step, early, ids=ids)
+    return ValueWorld(base, config, exposed + feedback)
+
+
+LIVES = {"world": value_worlds(), "seed": st.integers(0, 2**31), "crashes": st.integers(0, 2)}
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(suppress_health_check=QUIET)
+@given(**LIVES)
+def test_stream_and_batch_make_the_same_values(tmp_path: Path, world: ValueWorld, seed: int, crashes: int) -> None:
+    store = SqlLabelStore(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/labels.sqlite")
+    check(world, store, seed, crashes)
+    store.close()
+
+
+@settings(max_examples=8, suppress_health_check=QUIET)
+@given(**LIVES)
+def test_so_they_do_on_every_store(new_store: Factory, world: ValueWorld, seed: int, crashes: int) -> None:
+    check(world, new_store(), seed, crashes)
