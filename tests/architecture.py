@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
     frozenset({"api", "samples"}),
-    frozenset({"embedded"}),
+    frozenset({"embedded", "torch"}),
     frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )
@@ -59,6 +59,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),
     "sqlite3": ("dovetail/platform/transports/embedded/",),
+    "torch": ("dovetail/torch/",),
     "typer": ("dovetail/cli/",),
 }
 
