@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dovetail.features import Project, load
 from dovetail.features.plan.request import flatten_requests
@@ -27,6 +28,7 @@ from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.joiners.snapshots.composing import ServingModels, snapshot_rows
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.stage import Outgoing
@@ -73,6 +75,13 @@ FROM events {WINDOW}
 RANKING_LISTS = """
 SELECT request_id, item_id, users.items, users.actions, users.prices FROM request LEFT JOIN users USING (user_id)
 """
+
+
+STRUCTS = f"""
+SELECT user_id, arg_max({{'item': item_id, 'action': action, 'price': price}}, event_time, {LENGTH}) OVER w AS history
+FROM events {WINDOW}
+"""
+RANKING_STRUCTS = "SELECT request_id, item_id, users.history FROM request LEFT JOIN users USING (user_id)"
 
 
 class NoModel:
@@ -156,6 +165,14 @@ def timed(answer: Callable[[pa.Table], Any], requests: list[pa.Table]) -> Percen
     return found
 
 
+def parquet_bytes(messages: Sequence[pa.Table | None], flat: bool, dictionaries: bool) -> int:
+    """The size of snapshots in Parquet; ``flat``: with shared values in every row."""
+    rows = pa.concat_tables([rows for rows in messages if rows is not None])
+    sink = pa.BufferOutputStream()
+    pq.write_table(spread(rows) if flat else rows, sink, compression="zstd", use_dictionary=dictionaries)
+    return int(sink.getvalue().size)
+
+
 def report(what: str, view: str, ranking: str) -> None:
     """Print how long requests of one definition take."""
     with tempfile.TemporaryDirectory() as name:
@@ -171,6 +188,9 @@ def report(what: str, view: str, ranking: str) -> None:
         once = [request(project, n, 1, CANDIDATES) for n in range(REQUESTS)]
         each = [request(project, n, CANDIDATES, 1) for n in range(REQUESTS // 5)]
         print(f"{what}: {CANDIDATES} candidates, lists of {LENGTH}; a message of {len(message(once[0])):,} bytes")
+        kept = [wire.rows_of(message(asked)) for asked in once[:20]]
+        size, encoded, plain = (parquet_bytes(kept, *way) for way in ((False, True), (True, True), (True, False)))
+        print(f"  archive of 20 requests: {size:,} bytes; with each value in every row {encoded:,}, plain {plain:,}")
         ways: dict[str, tuple[Callable[[pa.Table], Any], list[pa.Table]]] = {
             "features": (online.serve, once),
             "each candidate by itself": (online.serve, each),
@@ -185,6 +205,7 @@ def report(what: str, view: str, ranking: str) -> None:
 def main() -> None:
     """Print one block per definition."""
     report("three lists", LISTS, RANKING_LISTS)
+    report("a list of structs", STRUCTS, RANKING_STRUCTS)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from tests.joiners.worlds import (
 from tests.platform.stores.label_servers import Factory
 
 OWN = ["_partition", "_offset", "_row", "_source_partition", "_source_offset", "_source_row"]
-NOT_LABELS = ["feature", "score", "model_version"]
+NOT_LABELS = ["feature", "history", "score", "model_version"]
 
 
 def published(log: MemoryLog) -> pa.Table:
@@ -63,6 +63,9 @@ def samples_of(log: MemoryLog) -> pa.Table:
         100.0 * int(r[1:]) + i
         for r, i in zip(*(rows.column(c).to_pylist() for c in ("request_id", "item_id")), strict=True)
     ]
+    # What candidates share is in the row of each, whichever of them were held or chosen.
+    shared = [[int(r[1:]), None] for r in rows.column("request_id").to_pylist()]
+    assert [history[:2] for history in rows.column("history").to_pylist()] == shared
     return rows.drop_columns([*OWN, *NOT_LABELS]).take(pa.array(np.argsort(lane, kind="stable")))
 
 
@@ -112,7 +115,8 @@ def test_the_columns_that_the_configuration_knows_are_those_that_samples_have(wo
     samples = batch_samples(
         world.snapshots(), logs, world.policy, OwnFeatures(), allowed_lateness_us=lateness_us, early_us=0
     )
-    assert tuple(n for n in samples.column_names if n not in {"feature", *OWN}) == world.policy.sample_columns(KINDS)
+    own = tuple(name for name in samples.column_names if name not in {"feature", "history", *OWN})
+    assert own == world.policy.sample_columns(KINDS)
 
 
 FIXTURES_TOO = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

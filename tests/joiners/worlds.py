@@ -20,6 +20,7 @@ from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartiti
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
 from dovetail.platform.rows.positions import Progress, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
@@ -96,6 +97,7 @@ class World:
                 "request_time": pa.array([at(self.times[request] * self.step)] * n, pa.timestamp("us")),
                 "_request": pa.array([{"user_id": "u"}] * n),
                 "feature": pa.array([number * 100.0 + i for i in items], pa.float64()),
+                "history": pa.array([[number, None, request]] * n, pa.list_(pa.int64())),
                 "score": pa.array([(request + i) % 7 / 7 for i in items], pa.float32()),
                 "model_version": pa.array([0] * n, pa.int64()),
             }
@@ -159,7 +161,7 @@ class World:
             | dict.fromkeys(self.policy.held_topics, 1)
         )
         for request in range(len(self.times)):
-            log.append([Outgoing("snapshots", wire.encode(self.snapshot(request)), partition=0)])
+            log.append([Outgoing("snapshots", wire.encode(shared(self.snapshot(request))), partition=0)])
         return log
 
     def message(self, label: Label) -> Outgoing:
@@ -169,6 +171,13 @@ class World:
         }  # fmt: skip
         (message,) = wire.encode_json(pa.Table.from_pylist([value]))
         return Outgoing(label.kind, message, partition=label.partition, timestamp_ms=label.seconds * self.step * 1_000)
+
+
+def shared(snapshot: pa.Table) -> pa.Table:
+    """A request's snapshot as it is published: what its candidates share is in the row of the first."""
+    at = snapshot.column_names.index("history")
+    once = pa.DictionaryArray.from_arrays(np.zeros(len(snapshot), np.int32), snapshot.column(at).combine_chunks()[:1])
+    return share(snapshot.set_column(at, "history", once))
 
 
 def end_of_time(us: int) -> list[Outgoing]:
@@ -182,7 +191,7 @@ class OwnFeatures:
 
     def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
         assert candidates.column("user_id").to_pylist() == ["u"] * candidates.num_rows
-        return snapshot.select(["feature"])
+        return snapshot.select(["feature", "history"])
 
 
 def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, useful_us: int = 10**15) -> LabelStage:

@@ -41,6 +41,7 @@ from dovetail.joiners.values.counting import Counted, count_labels
 from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.encodings.shared import some_rows, spread
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, in_lane, with_source_positions
 from dovetail.platform.runtime.computing import compute
@@ -214,7 +215,7 @@ class SampleStage(Stage):
     def _release(self, poll: Poll, rows: pa.Table, sources: SourceFilter, next_offset: int) -> Work:
         read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())
         fresh = sources.admit(rows)
-        rows = rows if fresh.all() else rows.filter(pa.array(fresh))
+        rows = rows if fresh.all() else some_rows(rows, np.flatnonzero(fresh))
         requests = pc.unique(rows.column("request_id")).to_pylist()
         labels = self._store.lookup(requests)
         keys = keys_of(rows)
@@ -280,7 +281,7 @@ class SampleStage(Stage):
     ) -> list[Outgoing]:
         outgoing = []
         if len(decision.rows):
-            chosen = self._with_sources(rows.take(pa.array(decision.rows)).combine_chunks())
+            chosen = self._with_sources(spread(some_rows(rows, decision.rows)).combine_chunks())
             times = {
                 kind: known_times(matched.get(kind), decision.rows, candidates.request_time_us, self._horizon_us)
                 for kind in self._target.kinds
@@ -297,7 +298,7 @@ class SampleStage(Stage):
             )
             outgoing.append(Outgoing(self._target.samples_topic, wire.encode(samples), partition=partition))
         if self._lane.held_topic is not None and decision.held.any():
-            held = self._with_sources(rows.filter(pa.array(decision.held)).combine_chunks())
+            held = self._with_sources(some_rows(rows, np.flatnonzero(decision.held)).combine_chunks())
             outgoing.append(Outgoing(self._lane.held_topic, wire.encode(held), partition=partition))
         return outgoing
 

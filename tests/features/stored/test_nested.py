@@ -14,6 +14,7 @@ import pytest
 from dovetail.app.jobs import BackfillRequest, batch_versions, open_backfill
 from dovetail.app.modelling import encoder_of
 from dovetail.app.reports import consistency_of
+from dovetail.app.reports.archived import archived_snapshots
 from dovetail.app.reports.rejoin import difference, join_archived
 from dovetail.app.storage import load_table
 from dovetail.features.batch.point_in_time import evaluate_feature_set
@@ -90,7 +91,7 @@ def nested(world: World) -> World:
 
 
 def snapshots_of(world: World) -> pa.Table:
-    return read_dataset(world.stores.registry, world.stores.offline, "snapshots")
+    return archived_snapshots(world.stores)
 
 
 def recomputed(world: World) -> pa.Table:
@@ -126,7 +127,7 @@ def test_served_values_are_what_duckdb_makes_of_the_archive(nested: World) -> No
 def test_a_value_changed_inside_a_list_or_map_is_found(nested: World) -> None:
     path = nested.stores.offline.path(nested.stores.registry.files("snapshots")[0].path)
     rows = pq.read_table(path)
-    for name, wrong in (("mean", [("click", 1.0)]), ("prices", [])):
+    for name, wrong in (("_shared.mean", [("click", 1.0)]), ("_shared.prices", [])):
         at = rows.schema.get_field_index(name)
         values = [wrong, *rows.column(name).to_pylist()[1:]]
         rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dovetail.joiners.contracts import Served, ServingModel
 from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
-from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
 
 __all__ = ["ServingModels", "snapshot_rows"]
@@ -28,7 +28,8 @@ def snapshot_rows(
 ) -> pa.Table:
     """Snapshot rows of the ``candidates``, which are the ``answerable`` ones of those ``served``, scored.
 
-    ``feature_set`` is the name that the rows carry.
+    ``feature_set`` is the name that the rows carry. Lists, maps and structs that the candidates of a request share are
+    in the row of its first (``rows/encodings/shared.py``).
     """
     encoded = served.encoded if answerable.all() else served.encoded.filter(pa.array(answerable))
     version, scores = models.scorer.score(encoded)
@@ -36,7 +37,7 @@ def snapshot_rows(
     struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
     columns = {name: candidates.column(name) for name in KEYS}
     columns[REQUEST_COLUMN] = pa.chunked_array([struct])
-    features = decoded(encoded.select([name for name in served.snapshot_columns if name not in columns]))
+    features = share(encoded.select([name for name in served.snapshot_columns if name not in columns]))
     columns |= {name: features.column(name) for name in features.column_names}
     columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
     columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))

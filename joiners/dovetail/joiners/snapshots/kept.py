@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.joiners.snapshots.shape import named_as_now
+from dovetail.joiners.snapshots.shape import flat_snapshots
 from dovetail.joiners.snapshots.units import Request, only
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter
@@ -96,7 +96,7 @@ class Behind:
             self._at = self._end
             return
         self._at = poll.last + 1
-        rows = wire.decode_arrow(poll, named_as_now)
+        rows = wire.decode_arrow(poll, flat_snapshots)
         fresh = self._filter.admit(rows) & (rows.column(_OFFSET).to_numpy() >= self._first)
         if fresh.any():
             self._read.append(rows.filter(pa.array(fresh)).combine_chunks())
@@ -116,7 +116,7 @@ def find_snapshots(log: SnapshotLog, partition: int, requests: Collection[Reques
         poll = _last_before(log, partition, low, end, request)
         if poll is None:
             continue
-        rows = wire.decode_arrow(poll, named_as_now)
+        rows = wire.decode_arrow(poll, flat_snapshots)
         rows = rows.filter(pa.array(SourceFilter().admit(rows)))
         for other in requests:
             if (mine := only(rows, [other], SOURCE_COLUMNS)).num_rows:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dovetail.joiners.snapshots.units import Request, by_row, request_starts, requests_of, without
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.fitting import units_above, wire_size
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from dovetail.platform.rows.wire import DeadLetter
@@ -111,7 +112,7 @@ class Replies:
     def part_of(self, snapshots: pa.Table) -> pa.Table:
         """The columns of ``snapshots`` that replies are made of: all, where somebody wants a whole snapshot."""
         if any(asked.whole for asked in self._asked.values()):
-            return snapshots.drop_columns([name for name in OWN_COLUMNS if name in snapshots.column_names])
+            return spread(snapshots.drop_columns([name for name in OWN_COLUMNS if name in snapshots.column_names]))
         return snapshots.select([*REPLY_COLUMNS, *SOURCE_COLUMNS])
 
     def wanted(self, request: Request) -> bool:
@@ -197,7 +198,7 @@ def _reply(asked: _Asked, snapshot: pa.Table) -> Outgoing:
     """The scores of one request, or its snapshot."""
     key = str(snapshot.column("request_id")[0].as_py()).encode()
     if asked.whole:
-        kept = snapshot.drop_columns([name for name in OWN_COLUMNS if name in snapshot.column_names])
+        kept = spread(snapshot.drop_columns([name for name in OWN_COLUMNS if name in snapshot.column_names]))
         return asked.outgoing(wire.encode(kept), key)
     rows: Sequence[Mapping[str, object]] = snapshot.select(REPLY_COLUMNS).to_pylist()
     answer = {

@@ -1,15 +1,20 @@
 """The columns of a snapshot that are Dovetail's own, and the request in them.
 
 Beside the keys a feature may have any name that is not a snapshot's or a sample's, so what a snapshot holds of its own
-begins with an underscore. The request's columns stood in ``request`` once; archives and topics that were written then
-are read as if they said :data:`REQUEST_COLUMN`.
+begins with an underscore. Lists, maps and structs that all candidates of a request share are kept in the row of its
+first (``rows/encodings/shared.py``), in messages and in the archive.
+
+The request's columns stood in ``request`` once; archives and topics that were written then are read as if they said
+:data:`REQUEST_COLUMN`.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-__all__ = ["KEYS", "REQUEST_COLUMN", "SET_COLUMN", "named_as_now", "request_rows"]
+from dovetail.platform.rows.encodings.shared import spread
+
+__all__ = ["KEYS", "REQUEST_COLUMN", "SET_COLUMN", "flat_snapshots", "named_as_now", "request_rows"]
 
 #: The columns of the request that a snapshot has beside its struct.
 KEYS = ("request_id", "item_id", "request_time")
@@ -28,6 +33,11 @@ def named_as_now(snapshots: pa.Table) -> pa.Table:
     if REQUEST_COLUMN in snapshots.column_names or _FORMER not in snapshots.column_names:
         return snapshots
     return snapshots.rename_columns([REQUEST_COLUMN if name == _FORMER else name for name in snapshots.column_names])
+
+
+def flat_snapshots(snapshots: pa.Table) -> pa.Table:
+    """:func:`named_as_now`, with the values that candidates of a request share in the row of each."""
+    return spread(named_as_now(snapshots))
 
 
 def request_rows(snapshots: pa.Table) -> pa.Table:

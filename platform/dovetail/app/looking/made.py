@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from dovetail.app.storage import Stores
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter, without_messages
 from dovetail.platform.stage import Poll
 from dovetail.platform.transports.viewing import TopicView, follow, read_all
@@ -32,7 +33,7 @@ async def made_rows(
         # Files that were registered since the progress was read are left out: their rows are read from the topic.
         for file in stores.registry.files(dataset):
             if file.last_offset < archived.get(file.partition, Progress()).next_offset:
-                yield without_messages(stores.offline.read(file.path), refused)
+                yield without_messages(spread(stores.offline.read(file.path)), refused)
         polls = read_all(view, topic, {number: progress.next_offset for number, progress in archived.items()})
     filters: dict[int, SourceFilter] = {}
     async for poll in polls:
@@ -42,7 +43,7 @@ async def made_rows(
 
 
 def _fresh(poll: Poll, filter_: SourceFilter) -> pa.Table:
-    rows = wire.decode_arrow(poll)
+    rows = wire.decode_arrow(poll, spread)
     return rows.filter(pa.array(filter_.admit(rows))) if SOURCE_COLUMNS[0] in rows.column_names else rows
 
 

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.rows.encodings.shared import Spreader, shared_names, stored_as
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
@@ -144,13 +145,15 @@ class DayFiles:
                 there = None
                 if fetched is not None:
                     _require([name for name in fetched if name not in own], parquet.schema_arrow, path)
-                    there = [name for name in fetched if name in parquet.schema_arrow.names]
+                    there = stored_as(fetched, parquet.schema_arrow.names)
+                spreader = Spreader()
                 for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
-                    whole = without_messages(pa.Table.from_batches([batch]), self.refused)
-                    table = _between(whole, self.time_column, low_us, high_us)
-                    if table.num_rows:
-                        table = conformed(table, pa.schema(declared), called=path, strict=wanted is not None)
-                        yield table if wanted is None else table.select(wanted)
+                    for part in spreader.parts(pa.Table.from_batches([batch])):
+                        whole = without_messages(part, self.refused)
+                        table = _between(whole, self.time_column, low_us, high_us)
+                        if table.num_rows:
+                            table = conformed(table, pa.schema(declared), called=path, strict=wanted is not None)
+                            yield table if wanted is None else table.select(wanted)
 
     def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
         """The columns that some file with rows of ``[low, high]`` has, of the widest type there."""
@@ -188,7 +191,8 @@ def _microseconds(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def _require(columns: Sequence[str], schema: pa.Schema, path: str) -> None:
-    missing = [name for name in columns if name not in schema.names]
+    known = {*schema.names, *shared_names(schema.names)}
+    missing = [name for name in columns if name not in known]
     if missing:
         raise WireError(f"{path}: no column {missing[0]!r}; it has {', '.join(schema.names)}")
 

@@ -29,6 +29,7 @@ from dovetail.platform.errors import WireError
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import Progress, SourceFilter, without_messages
 from dovetail.platform.rows.refusals import Refusals
@@ -244,14 +245,15 @@ def read_dataset(
 ) -> pa.Table:
     """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given.
 
-    ``each`` is applied to the rows of every file before they are put together. What was archived of a message before
+    Values that rows share are in each of them. ``each`` is applied to the rows of every file before they are put
+    together. What was archived of a message before
     some reader refused it is left out.
     With ``schema``, columns that files from before a change lack are NULL, and narrower ones widened.
 
     Raises:
         WireError: two files have a column as two types that have no common wider one.
     """
-    tables = [each(offline.read(file.path)) for file in registry.files(dataset)]
+    tables = [each(spread(offline.read(file.path))) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
     if schema is not None:

@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import some_rows
 from dovetail.platform.rows.positions import SOURCE_COLUMNS
 from dovetail.platform.stage import Outgoing
 
@@ -101,7 +102,8 @@ def _halves(message: Outgoing) -> tuple[Outgoing, Outgoing] | None:
     if len(starts) < 2:
         return None
     cut = int(starts[1 + np.abs(starts[1:] - table.num_rows / 2).argmin()])
-    left, right = (replace(message, value=wire.encode(part)) for part in (table.slice(0, cut), table.slice(cut)))
+    halves = (np.arange(cut), np.arange(cut, table.num_rows))
+    left, right = (replace(message, value=wire.encode(some_rows(table, rows))) for rows in halves)
     return left, right
 
 
