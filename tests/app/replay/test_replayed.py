@@ -126,33 +126,45 @@ def test_more_is_held_back_than_is_handed_out_and_by_two_targets(tmp_path: Path,
         assert len(out.splitlines()) == log.labels["shown"].num_rows
 
 
+Ended = tuple[dict[str, dict[int, int]], pa.Table]
+
+
+def lived(folder: Path, log: NewsLog, rng: random.Random, steps: int = 0) -> Ended:
+    """The topics' ends and the samples of a replay that, if it has ``steps``, is killed three times at random ones."""
+    # With several partitions of requests, the trainer reads them in the order in which they happen to come.
+    write_project(folder, TOML.replace("[request]\npartitions = 2", "[request]\npartitions = 1"))
+    write_log(folder, log)
+    for die_at in [*(rng.randrange(1, steps) for _ in range(3 if steps else 0)), 0]:
+        output = folder.parent / "log"
+        with output.open("wb") as there:
+            process = forked.start([MORTAL, folder, str(die_at)], stdout=there, stderr=subprocess.STDOUT)
+        assert process.wait(300) in (0, -signal.SIGKILL), output.read_text()[-4_000:]
+    _, samples = verdicts(folder, log)
+    with EmbeddedLog.open(folder / ".dovetail" / "log.sqlite") as kept:
+        ends = {topic: kept.end_offsets(topic) for topic in ("reads", "requests", "shown", "click")}
+    order = [("request_id", "ascending"), ("item_id", "ascending")]
+    return ends, samples.drop_columns([*OWN_COLUMNS, *SOURCE_COLUMNS]).sort_by(order)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[NewsLog, int, Ended]:
+    """A log, how many steps its replay takes, and how it ends."""
+    log, folder = make_log(60, arrival=True), tmp_path_factory.mktemp("undisturbed") / "whole"
+    ended = lived(folder, log, random.Random(0))
+    return log, int((folder / "steps").read_text()), ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path, seed: int) -> None:
-    log = make_log(60, arrival=True)
-    ended = {}
-    for name in ("whole", "killed"):
-        folder = tmp_path / name
-        # With several partitions of requests, the trainer reads them in the order in which they happen to come.
-        write_project(folder, TOML.replace("[request]\npartitions = 2", "[request]\npartitions = 1"))
-        write_log(folder, log)
-        rng = random.Random(seed)
-        steps = int((tmp_path / "whole" / "steps").read_text()) if name == "killed" else 0
-        for die_at in [*(rng.randrange(1, steps) for _ in range(3 if steps else 0)), 0]:
-            output = tmp_path / "log"
-            with output.open("wb") as there:
-                process = forked.start([MORTAL, folder, str(die_at)], stdout=there, stderr=subprocess.STDOUT)
-            assert process.wait(300) in (0, -signal.SIGKILL), output.read_text()[-4_000:]
-        _, samples = verdicts(folder, log)
-        with EmbeddedLog.open(folder / ".dovetail" / "log.sqlite") as kept:
-            ends = {topic: kept.end_offsets(topic) for topic in ("reads", "requests", "shown", "click")}
-        order = [("request_id", "ascending"), ("item_id", "ascending")]
-        ended[name] = (ends, samples.drop_columns([*OWN_COLUMNS, *SOURCE_COLUMNS]).sort_by(order))
-    assert ended["whole"][0] == ended["killed"][0]
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, seed: int, undisturbed: tuple[NewsLog, int, Ended]
+) -> None:
+    log, steps, (ends, samples) = undisturbed
+    ends_of_killed, samples_of_killed = lived(tmp_path / "killed", log, random.Random(seed), steps)
+    assert ends == ends_of_killed
     differing = [
-        name for name in ended["whole"][1].column_names
-        if not ended["whole"][1].column(name).equals(ended["killed"][1].column(name))
-    ]  # fmt: skip
+        name for name in samples.column_names if not samples.column(name).equals(samples_of_killed.column(name))
+    ]
     assert differing == []
 
 
