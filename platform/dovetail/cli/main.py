@@ -186,8 +186,8 @@ def unforeseen(kind: type[BaseException], error: BaseException, trace: Traceback
 def main() -> None:
     """Entry point of the ``dovetail`` command."""
     sys.excepthook = unforeseen
-    # Imports and definitions make much and let go of little: to look, after each 700 objects, for what nobody needs takes
-    # a fifteenth of a short command's time.
+    # Imports and definitions make much and let go of little; looking for garbage after each 700 objects takes a
+    # fifteenth of a short command's time.
     gc.set_threshold(50_000)
     try:
         app()

@@ -55,7 +55,7 @@ class _Prepared:
         self._made: list[Any] = []
 
     def numba(self) -> Any:
-        """What numba knows it as."""
+        """The object that numba knows."""
         if not self._made:
             self._made.append(self._make())
         return self._made[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import math
 import pkgutil
 from dataclasses import fields
@@ -31,7 +32,7 @@ KINDS = sorted(
         value
         for module in MODULES
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+        if isinstance(value, type) and issubclass(value, Optimizer) and not inspect.isabstract(value)
     },
     key=lambda kind: kind.name,
 )

@@ -11,14 +11,15 @@ import numpy as np
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.trainer.arithmetic import Float32, UInt32
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
-from dovetail.trainer.optimizers.optimizer import Optimizer, Range
+from dovetail.trainer.optimizers.kernels import KernelOptimizer, Kernels
+from dovetail.trainer.optimizers.optimizer import Range
 from dovetail.trainer.samples.memory import AHEAD
 
 __all__ = ["AdaMom"]
 
 
 @dataclass(frozen=True, slots=True)
-class AdaMom(Optimizer):
+class AdaMom(KernelOptimizer):
     """The optimizer of Monolith (Liu et al., "Monolith: Real Time Recommendation System With Collisionless Embedding
     Table", 2022), as its published operator computes it.
 
@@ -68,22 +69,11 @@ class AdaMom(Optimizer):
     def blank(self) -> Float32:
         return np.zeros(4, np.float32)
 
-    def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
-        _apply(records, slots, gradients, *self._constants())
+    @property
+    def kernels(self) -> Kernels:
+        return Kernels(_apply, _progressive)
 
-    def progressive(
-        self,
-        records: Float32,
-        slots: UInt32,
-        values: Float32,
-        labels: Float32,
-        weights: Float32,
-        predictions_out: Float32,
-    ) -> int:
-        done: int = _progressive(records, slots, values, labels, weights, predictions_out, *self._constants())
-        return done
-
-    def _constants(self) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
+    def constants(self) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
         return (
             np.float32(self.alpha),
             np.float32(self.beta1),

@@ -10,7 +10,8 @@ import numpy as np
 
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.trainer.arithmetic import Float32, UInt32, sigmoid
-from dovetail.trainer.optimizers.optimizer import Optimizer, Range
+from dovetail.trainer.optimizers.kernels import KernelOptimizer, Kernels
+from dovetail.trainer.optimizers.optimizer import Range
 from dovetail.trainer.samples.memory import AHEAD, prefetch_row
 
 __all__ = ["Ftrl"]
@@ -20,7 +21,7 @@ _LANES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Ftrl(Optimizer):
+class Ftrl(KernelOptimizer):
     """McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, algorithm 1, with TensorFlow's extras.
 
     For each occurrence of a slot, with gradient g = (p - y)·weight·value, unless g is zero::
@@ -89,22 +90,11 @@ class Ftrl(Optimizer):
         records[:, 1] = -w0 * ((self.beta + rate) / self.alpha + self.l2) - np.sign(w0) * self.l1
         return records
 
-    def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
-        _apply(records, slots, gradients, *self._constants())
+    @property
+    def kernels(self) -> Kernels:
+        return Kernels(_apply, _progressive)
 
-    def progressive(
-        self,
-        records: Float32,
-        slots: UInt32,
-        values: Float32,
-        labels: Float32,
-        weights: Float32,
-        predictions_out: Float32,
-    ) -> int:
-        done: int = _progressive(records, slots, values, labels, weights, predictions_out, *self._constants())
-        return done
-
-    def _constants(self) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32, np.float32]:
+    def constants(self) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32, np.float32]:
         return (
             np.float32(1.0 / self.alpha),
             np.float32(self.beta),
