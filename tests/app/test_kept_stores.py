@@ -103,7 +103,11 @@ def cut_short(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says", "remedy"),
     [
-        (without_files("state/online_store.sqlite*"), "online store: it has no state of activity", "start the worker"),
+        (
+            without_files("state/online_store.sqlite*"),
+            "online store: the state of activity includes behaviour[0] up to 0, and requests were answered with it up",
+            "start the worker",
+        ),
         (
             lambda folder: sql(
                 folder, "online_store", "DELETE FROM feature_state WHERE key < (SELECT max(key) FROM feature_state)"

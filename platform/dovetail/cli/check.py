@@ -73,12 +73,14 @@ def run_diff(project: Path, *, as_json: bool) -> int:
     if as_json:
         print_json([change.to_json() for change in found])
         return code
-    prose = ("columns", "stored with it", "state")
+    prose = ("columns", "difference", "stored with it", "state")
     titles = ("name", "kind", "is", "a worker would", *prose)
     columns = [Column(title, "prose" if title in prose else "name") for title in titles]
     table = Listing("definitions beside the registry", columns)
     for c in found:
         verdict = "refuse to start" if c.refused else "start"
-        table.add(c.name, c.kind, c.what, verdict, "\n".join(c.columns), "\n".join(c.data), c.state)
+        table.add(
+            c.name, c.kind, c.what, verdict, "\n".join(c.columns), "\n".join(c.differences), "\n".join(c.data), c.state
+        )
     table.print(terminal())
     return code

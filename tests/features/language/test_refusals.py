@@ -63,7 +63,7 @@ STREAMING = [
     (view("arg_max(action, event_time, 0) OVER w AS s"), "2: arg_max of 0 values; write a number from 1 to 1000"),
     (
         view("first(price) FILTER (WHERE wide > 0) OVER w AS s"),
-        "2: first with FILTER, which DuckDB does not have; use arg_max(x, event_time) for the latest value or arg_min(",
+        "2: first with FILTER, which DuckDB does not have; write arg_min(x, event_time) FILTER (WHERE …) OVER w",
     ),
     (view("median(price) OVER w AS s"), "2: median over a window needs every value of the window in order; count ex"),
     (view("approx_count_distinct(shop) OVER w AS s"), "2: approx_count_distinct over a window is a sketch: its error"),
@@ -126,7 +126,14 @@ STREAMING = [
         view("nth_value(wide, 2 ORDER BY event_time, other) OVER w AS s"),
         "2: nth_value with 3 arguments; write nth_value(x, n)",
     ),
-    (view("nth_value(wide, 2) FILTER (WHERE wide > 1) OVER w AS s"), "2: nth_value with FILTER, which DuckDB does not"),
+    (
+        view("nth_value(wide, 2) FILTER (WHERE wide > 1) OVER w AS s"),
+        "2: nth_value with FILTER, which DuckDB does not have; write arg_min(x, event_time, n) FILTER (WHERE …) OVER w",
+    ),
+    (
+        view("lag(wide) FILTER (WHERE wide > 1) OVER w AS s"),
+        "2: lag with FILTER, which DuckDB does not have; write newest(list(x)",
+    ),
     (view("entropy(wide) OVER w AS s"), "2: entropy over a window adds doubles, whose last digits depend on the order"),
     (
         view("least_by(list({'k': shop, 'v': weight}) OVER w) AS s"),

@@ -89,7 +89,7 @@ def test_a_worker_refuses_a_changed_definition_that_has_data(world: World) -> No
     world.load()
     with pytest.raises(
         DefinitionError,
-        match=r"users.sql:2: streaming view users means .* made online state up to 10 messages; .*users_v2.sql",
+        match=r"users.sql:2: streaming view users means .* made online state up to 10 messages: - .*users_v2.sql",
     ):
         assemble(world.project, roles=["features"])
     world.write("users", FILES["users"])

@@ -58,6 +58,18 @@ _NAMES: Mapping[str, AggregateFunction] = {
     **dict.fromkeys(("arg_max", "argmax", "max_by"), "arg_max"),
 }
 _ORDER_FREE = "use arg_max(x, event_time) for the latest value or arg_min(x, event_time) for the first"
+_LATEST = (
+    "write arg_max(x, event_time) FILTER (WHERE …) OVER w, or with NULLs newest(list(x) FILTER (WHERE …) OVER w, 1)[1]"
+)
+_FIRST = "write arg_min(x, event_time) FILTER (WHERE …) OVER w"
+#: Functions that DuckDB has no FILTER for: what to write.
+_FILTERED: Mapping[str, str] = {
+    **dict.fromkeys(("last", "last_value"), _LATEST),
+    **dict.fromkeys(("first", "first_value"), _FIRST),
+    "nth_value": "write arg_min(x, event_time, n) FILTER (WHERE …) OVER w, and take [n] of it; from the end "
+    "newest(list(x) FILTER (WHERE …) OVER w, n)",
+    "lag": "write newest(list(x) FILTER (WHERE …) OVER w, n), w unbounded, and take [n] of it",
+}
 _EXACT_BANDS = "count exactly in bands: histogram(x // 10), or count(*) FILTER (WHERE x < 10)"
 #: Aggregates that are refused for a reason of their own: why, and what to write.
 _REFUSED: Mapping[str, tuple[str, str]] = {
@@ -148,9 +160,7 @@ class AggregateReader:
         if spans.filter is not None:
             if spans.function in ("first", "last", "first_value", "last_value", "nth_value", "lag"):
                 raise source.refuse(
-                    call.line,
-                    f"{spans.function} with FILTER, which DuckDB does not have",
-                    f"{_ORDER_FREE}, with FILTER",
+                    call.line, f"{spans.function} with FILTER, which DuckDB does not have", _FILTERED[spans.function]
                 )
             filter_ = self._expression(call, spans.filter, written.function)
             self._bind(call, f"SELECT 1 FROM {quoted(self.stream.name)} WHERE {filter_}")

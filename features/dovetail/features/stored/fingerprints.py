@@ -14,7 +14,16 @@ import sqlglot
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.plan.request import REQUEST
 from dovetail.features.project import Project
-from dovetail.features.stored.read_columns import as_text, columns_of, kept_branches, meaning, narrowest
+from dovetail.features.stored.differences import settings_of
+from dovetail.features.stored.read_columns import (
+    SETTING,
+    Read,
+    as_text,
+    columns_of,
+    kept_branches,
+    meaning,
+    narrowest,
+)
 from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
@@ -80,7 +89,9 @@ def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionReco
     fingerprint = _hash([kind, *_tokens(definition.sql), *parts])
     version = family_of(definition.name)[1]
     sql, given = definition.sql, _fields(outputs)
-    return DefinitionRecord(definition.name, kind, version, fingerprint, state, sql, given, as_text(reads), mark)
+    settings = [Read(SETTING, name, value, "") for name, value in settings_of(definition).items()]
+    noted = as_text([*reads, *settings])
+    return DefinitionRecord(definition.name, kind, version, fingerprint, state, sql, given, noted, mark)
 
 
 def former_fingerprint(definition: StreamView | BatchView | FeatureSet) -> tuple[str, str]:

@@ -30,8 +30,10 @@ from dovetail.features.plan.definitions import (
 from dovetail.features.plan.request import REQUEST
 from dovetail.features.stored.widths import Passage, columns_named, kind_of, passage, widens
 
-__all__ = ["Read", "as_text", "changed", "columns_of", "kept_branches", "meaning", "narrowest"]
+__all__ = ["SETTING", "Read", "as_text", "changed", "columns_of", "kept_branches", "meaning", "narrowest"]
 
+#: The relation of what is no column: a setting of ``dovetail.toml``, kept to be shown.
+SETTING = ""
 _MADE_ANEW = frozenset({"count", "sum", "avg", "var_samp", "var_pop", "stddev_samp", "stddev_pop", "count_distinct"})
 
 
@@ -71,7 +73,7 @@ def meaning(reads: Sequence[Read]) -> list[str]:
 
 def changed(before: str, after: str) -> list[str]:
     """The columns that are read as another type than before, and not as a wider one; texts of :func:`as_text`."""
-    old, new = ({(r, c): t for r, c, t, _ in json.loads(text or "[]")} for text in (before, after))
+    old, new = ({(r, c): t for r, c, t, _ in json.loads(text or "[]") if r != SETTING} for text in (before, after))
     return [
         f"{relation}.{column} {type_} -> {new[relation, column]}"
         for (relation, column), type_ in old.items()

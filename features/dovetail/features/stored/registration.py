@@ -11,7 +11,7 @@ of the layout they were begun with, and :func:`as_registered` gives the engines 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.project import Project
+from dovetail.features.stored.differences import differences
 from dovetail.features.stored.fingerprints import (
     REKEYED,
     REKEYED_PREFIX,
@@ -35,6 +36,11 @@ from dovetail.platform.stores.registry.store import Registry
 __all__ = ["Change", "as_registered", "changes", "data_of", "refuse_changed", "register", "register_rebuilt"]
 
 
+_STATE = "online state"
+#: Differences that an error shows; `dovetail check --diff` shows all.
+_SHOWN = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A definition beside what is registered under its name.
@@ -42,7 +48,8 @@ class Change:
     ``what``: ``new``, ``same``, ``changed`` or ``gone``. ``columns`` are the outputs added (``+``), removed (``-``)
     and of another type (``~``). ``state`` says what the change means for stored online state; ``data`` what there is.
     ``retyped`` are the columns it reads as another type, which is no wider one; ``in_full``: it was registered by a
-    version that took every declared column for part of its meaning.
+    version that took every declared column for part of its meaning. ``differences`` are what is not as it was, line by
+    line; ``rebuilds``: only the state of a streaming view is in the way, which `dovetail bootstrap` can build again.
     """
 
     name: str
@@ -53,6 +60,8 @@ class Change:
     data: Sequence[str]
     retyped: Sequence[str] = ()
     in_full: bool = False
+    differences: Sequence[str] = ()
+    rebuilds: bool = False
 
     @property
     def refused(self) -> bool:
@@ -69,6 +78,8 @@ class Change:
             "state": self.state,
             "data": list(self.data),
             "retyped": list(self.retyped),
+            "differences": list(self.differences),
+            "rebuilds": self.rebuilds,
             "refused": self.refused,
         }
 
@@ -80,7 +91,7 @@ def data_of(record: DefinitionRecord, registry: Registry, online: OnlineStore) -
         positions = online.progress(record.name)
         if positions:
             rows = sum(progress.next_offset for progress in positions.values())
-            found.append(f"online state up to {rows:,} messages")
+            found.append(f"{_STATE} up to {rows:,} messages")
     if record.kind == "batch":
         versions = registry.versions(record.name)
         if versions:
@@ -162,8 +173,7 @@ def register_rebuilt(project: Project, registry: Registry, online: OnlineStore, 
     """
     known = registry.definitions()
     change = next(change for change in changes(project, registry, online, known) if change.name == view)
-    kept = [data for data in change.data if not data.startswith("online state")]
-    if change.what == "changed" and kept:
+    if change.what == "changed" and not change.rebuilds:
         raise _refusal(project, change)
     yield
     rebuilt = [record for record in records_of(project) if record.name == view]
@@ -233,15 +243,21 @@ def _change(
     if record.kind == "streaming" and online.progress(record.name):
         readable = known.state == record.state
         state = "stored state can be read" if readable else "stored state cannot be read; it must be built again"
+    data, retyped = data_of(known, registry, online), changed(known.reads, record.reads)
+    only_state = all(made.startswith(_STATE) for made in data) or (
+        known.fingerprint == record.fingerprint and not retyped
+    )
     return Change(
         record.name,
         record.kind,
         "changed",
         _columns(_outputs(known), _outputs(record)),
         state,
-        data_of(known, registry, online),
-        changed(known.reads, record.reads),
+        data,
+        retyped,
         in_full=not known.reads and bool(record.reads),
+        differences=differences(known, record),
+        rebuilds=record.kind == "streaming" and only_state,
     )
 
 
@@ -263,22 +279,48 @@ def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionE
     both = _definitions(project)
     definition = both[change.name]
     kind = change.kind if change.kind == "feature set" else f"{change.kind} view"
-    family, version = family_of(change.name)
-    taken = {family_of(name)[1] for name in both if family_of(name)[0] == family}
-    following = f"{family}_v{max([version, *taken]) + 1}"
     why = f": it reads {', '.join(change.retyped)}" if change.retyped else ""
-    remedy = f"put the old text back and write the new one to {following}.sql; `dovetail check --diff` shows both"
-    if change.in_full:
-        remedy += (
-            "; it was registered by a version that took every declared column for part of its meaning: if only columns "
-            "that it does not read have changed, start once with the tables as they were, then change them"
-        )
+    if not why and change.differences:
+        shown = "; ".join(change.differences[:_SHOWN])
+        why = f": {shown}{'; …' if len(change.differences) > _SHOWN else ''}"
     return DefinitionError(
         f"{kind} {change.name} means something else than {than or 'the one that made ' + ', '.join(change.data)}{why}",
         file=definition.file,
         line=definition.line,
-        remedy=remedy,
+        remedy=_ways(change, _following(change.name, both)),
     )
+
+
+def _following(name: str, taken_by: Iterable[str]) -> str:
+    """The name of the next version of a definition."""
+    family, version = family_of(name)
+    taken = {family_of(other)[1] for other in taken_by if family_of(other)[0] == family}
+    return f"{family}_v{max([version, *taken]) + 1}"
+
+
+def _ways(change: Change, following: str) -> str:
+    """The ways in which what is meant now can be had."""
+    back = "put it back as it was"
+    setting = next((each for each in change.differences if each.startswith("[")), None)
+    if setting is not None:
+        back = f"set {setting.partition(':')[0]} back"
+    new = {
+        "streaming": f"write the new one to {following}.sql, which `dovetail bootstrap {following}` gives a past from "
+        "the archive, and join that",
+        "batch": f"write the new one to {following}.sql, whose versions are computed when asked for, and join that",
+    }.get(change.kind, f"write the new one to {following}.sql, and name it in [request] feature_set")
+    if setting is not None and "strictly_before" in setting:
+        new += "; EXCLUDE GROUP in its frames says strictly before for one view"
+    ways = f"{back}, and {new}"
+    if change.rebuilds:
+        rebuilt = f"`dovetail bootstrap {change.name} --replace`, which builds its state again from the archive"
+        ways = f"stop the workers and run {rebuilt}; or {ways}"
+    if change.in_full:
+        ways += (
+            "; it was registered by a version that took every declared column for part of its meaning: if only columns "
+            "that it does not read have changed, start once with the tables as they were, then change them"
+        )
+    return f"{ways}; `dovetail check --diff` shows both"
 
 
 def _rekeyed_refusal(project: Project, change: Change, than: str) -> DefinitionError:

@@ -95,18 +95,10 @@ def _rows(stores: Stores, path: str) -> int | str:
 def _online(project: Project, stores: Stores) -> Iterator[Check | str]:
     """The state of a view includes what was served with it, and is that of the archived events up to its positions."""
     served = _most_seen(project, stores)
-    events, used = archived_events(project, stores), {use.definition for use in stores.registry.uses()}
+    events = archived_events(project, stores)
     for view in project.stream_views.values():
         found = {source: at.next_offset for source, at in stores.online.progress(view.name).items()}
         kept = {name: stores.registry.progress(f"archive.{name}") for name in view.stream_names}
-        behind = sum(at.next_offset for progress in kept.values() for at in progress.values())
-        if not found and behind and view.name in used:
-            yield (
-                f"online store: it has no state of {view.name}, which requests were answered with, and {behind:,} "
-                f"messages of {', '.join(view.stream_names)} are archived: it was deleted; {_AGAIN}; if not, `dovetail "
-                f"bootstrap {view.name}`"
-            )
-            continue
         whole, covered = True, True
         for source in sorted({*found, *served.get(view.name, {})}):
             place = place_of(view, source)
