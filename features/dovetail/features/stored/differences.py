@@ -57,7 +57,7 @@ def _settings(record: DefinitionRecord) -> Mapping[str, str]:
 
 def _columns(record: DefinitionRecord) -> Mapping[str, str]:
     entries = json.loads(record.reads or "[]")
-    return {f"{relation}.{column}": type_ for relation, column, type_, _ in entries if relation != SETTING}
+    return {f"{relation}.{column}": type_ for relation, column, type_, kind in entries if relation != SETTING and kind}
 
 
 def _duration(microseconds: int) -> str:

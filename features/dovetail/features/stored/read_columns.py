@@ -28,6 +28,7 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.plan.request import REQUEST
+from dovetail.features.stored.members import Paths, beside, members_named, only
 from dovetail.features.stored.widths import Passage, columns_named, kind_of, passage, widens
 
 __all__ = ["SETTING", "Read", "as_text", "changed", "columns_of", "kept_branches", "meaning", "narrowest"]
@@ -41,7 +42,8 @@ class Read(NamedTuple):
     """A column that is read: of a stream, table or view, or of ``request``; its Arrow type as text.
 
     ``kind`` is what of the type the values depend on: all of it, or what
-    :func:`~dovetail.features.stored.widths.kind_of` says; nothing of a column that ``SELECT *`` merely hands on.
+    :func:`~dovetail.features.stored.widths.kind_of` says; nothing of a column that ``SELECT *`` merely hands on, nor of
+    a member of a STRUCT, ``column.member``, that nothing reads.
     """
 
     relation: str
@@ -95,11 +97,21 @@ def narrowest(type_: pa.DataType) -> pa.DataType:
     return pa.decimal128(max(type_.scale, 1), type_.scale) if isinstance(type_, pa.Decimal128Type) else type_
 
 
-def _read(relation: str, fields: pa.Schema, columns: Iterable[str], noticed: Iterable[str]) -> Iterator[Read]:
+def _read(
+    relation: str,
+    fields: pa.Schema,
+    columns: Iterable[str],
+    noticed: Iterable[str],
+    members: Mapping[str, Paths],
+) -> Iterator[Read]:
+    """The columns, of a STRUCT the members that are read; the others are noted for :func:`changed` alone."""
     exactly = set(noticed)
     for column in columns:
-        type_ = fields.field(column).type
+        paths = members.get(column) or frozenset({()})
+        type_ = only(fields.field(column).type, paths)
         yield Read(relation, column, str(type_), str(type_) if column in exactly else kind_of(type_))
+        for member, unread in beside(fields.field(column).type, paths):
+            yield Read(relation, f"{column}{member}", str(unread), "")
 
 
 # --- streaming views --------------------------------------------------------------------------------------------------
@@ -113,7 +125,9 @@ def _of_stream_view(view: StreamView) -> Iterator[Read]:
             mine, exactly = _below(cleaning, exactly)
         schema = branch.stream.schema.arrow
         mine |= {branch.stream.event_time}
-        yield from _read(branch.stream.name, schema, mine, exactly)
+        first = next(iter(_kept(view, branch)), None)
+        texts = _texts(view) if first is None else [first.where, *(sql for _, sql in first.columns)]
+        yield from _read(branch.stream.name, schema, mine, exactly, members_named(texts, schema.names))
         handed_on = set(columns_read(view, branch)) - mine if view.branches else set[str]()
         yield from (Read(branch.stream.name, name, str(schema.field(name).type), "") for name in handed_on)
 
@@ -121,8 +135,8 @@ def _of_stream_view(view: StreamView) -> Iterator[Read]:
 def _of_relation(view: StreamView) -> tuple[frozenset[str], frozenset[str]]:
     """The columns of the view's relation that it reads, and those among them whose width shows in a value."""
     names = view.stream.schema.arrow.names
-    texts = [view.where, *(i.filter for i in view.inputs), *(i.argument for i in view.inputs)]
-    named = frozenset({*view.entity, view.stream.event_time}).union(*(columns_named(text, names) for text in texts))
+    read = (columns_named(text, names) for text in _texts(view))
+    named = frozenset({*view.entity, view.stream.event_time}).union(*read)
     arguments = [passage(i.argument, names) for i in view.inputs]
     whole = Passage()
     for text in (view.where, *(i.filter for i in view.inputs)):
@@ -135,6 +149,11 @@ def _of_relation(view: StreamView) -> tuple[frozenset[str], frozenset[str]]:
         for output in passage(derived.sql, list(carried)).noticed:
             noticed |= carried[output]
     return named, frozenset(noticed)
+
+
+def _texts(view: StreamView) -> list[str | None]:
+    """The expressions of the view over its relation."""
+    return [view.where, *(i.filter for i in view.inputs), *(i.argument for i in view.inputs)]
 
 
 def _carried(aggregate: Aggregate, arguments: Sequence[Passage]) -> frozenset[str]:
@@ -205,7 +224,8 @@ def _of_feature_set(features: FeatureSet) -> Iterator[Read]:
         whole |= passage(column.resolved, names)
     named |= {name for join in features.joins for name in join.entity if name in names}
     views: Mapping[str, str] = {f"{join.view}.": join.view for join in features.joins}
-    for read in _read(REQUEST, features.inputs, sorted(named), whole.noticed):
+    members = members_named((column.resolved for column in features.columns), names)
+    for read in _read(REQUEST, features.inputs, sorted(named), whole.noticed, members):
         prefix = next((prefix for prefix in views if read.column.startswith(prefix)), None)
         if prefix is None:
             yield read
