@@ -154,6 +154,8 @@ def test_what_candidates_share_is_held_once(world: tuple[Project, OnlineFeatures
     served = online.serve(flat(project, [("u", 5, 1, [(i, "a") for i in range(50)]), ("v", 5, 1, [(1, "a")])]))
     shared = {field.name for field in served.encoded.schema if pa.types.is_dictionary(field.type)}
     assert shared == {"items", "kinds", "both", "homes"}
+    alone = online.serve(flat(project, [("u", 5, 1, [(1, "a")])])).encoded
+    assert alone.schema.equals(served.encoded.schema), "also of a request with one candidate"
     assert [len(served.encoded.column(name).chunk(0).dictionary) for name in sorted(shared)] == [2] * 4
     assert not any(pa.types.is_dictionary(type_) for type_ in served.features.schema.types)
 

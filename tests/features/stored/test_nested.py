@@ -26,6 +26,7 @@ from dovetail.joiners.policies import policy_of
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_names
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
@@ -122,6 +123,21 @@ def test_served_values_are_what_duckdb_makes_of_the_archive(nested: World) -> No
         assert served.schema.field(name).type == nested.project.feature_set.schema.field(name).type
         assert served.column(name).null_count < served.num_rows
     assert max(pc.list_value_length(served.column("prices")).to_pylist(), key=lambda n: n or 0) == 3
+
+
+def test_the_archive_keeps_once_what_candidates_share(nested: World) -> None:
+    stores = nested.stores
+    files = [stores.offline.read(file.path) for file in stores.registry.files("snapshots")]
+    shared = shared_names(files[0].column_names)
+    assert {"prices", "counts", "history", "paid", "nested"} <= set(shared)
+    assert not {"item_id", "scaled", "both", "many"} & set(shared), "these read the candidate, or are numbers"
+    for rows in files:
+        firsts = rows.column(SHARED_BACK).to_numpy() == 0
+        assert firsts.sum() == len(pc.unique(rows.column("request_id")))
+        assert not rows.filter(pa.array(~firsts)).column("_shared.prices").is_valid().to_numpy().any()
+    lighter = archived_snapshots(stores, shared=False)
+    assert lighter.num_rows == snapshots_of(nested).num_rows
+    assert set(snapshots_of(nested).column_names) - set(lighter.column_names) == set(shared)
 
 
 def test_a_value_changed_inside_a_list_or_map_is_found(nested: World) -> None:

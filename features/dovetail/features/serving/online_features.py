@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dovetail.features.expressions.feature_rows import FeatureSetEvaluator, RequestValues
 from dovetail.features.plan.definitions import FeatureColumn, FeatureSet, JoinedView, StreamView
-from dovetail.features.plan.request import request_starts
+from dovetail.features.plan.request import CANDIDATE, request_starts
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
@@ -82,7 +82,7 @@ class OnlineFeatures:
         """
         starts = request_starts(candidates)
         requests = candidates
-        if len(starts) < candidates.num_rows:
+        if CANDIDATE in candidates.column_names:
             requests = candidates.select(self._request_columns(candidates)).take(pa.array(starts))
         rows_of = {join.view: requests if self._feature_set.is_shared(join) else candidates for join in self._joins}
         keys = self._keys(rows_of)

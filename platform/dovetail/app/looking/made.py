@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.app.storage import Stores
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.encodings.shared import spread
+from dovetail.platform.rows.encodings.shared import Spreader, some_rows
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter, without_messages
 from dovetail.platform.stage import Poll
 from dovetail.platform.transports.viewing import TopicView, follow, read_all
@@ -33,18 +34,20 @@ async def made_rows(
         # Files that were registered since the progress was read are left out: their rows are read from the topic.
         for file in stores.registry.files(dataset):
             if file.last_offset < archived.get(file.partition, Progress()).next_offset:
-                yield without_messages(spread(stores.offline.read(file.path)), refused)
+                for part in Spreader().parts(stores.offline.read(file.path)):
+                    yield without_messages(part, refused)
         polls = read_all(view, topic, {number: progress.next_offset for number, progress in archived.items()})
     filters: dict[int, SourceFilter] = {}
     async for poll in polls:
         progress = archived.get(poll.partition, Progress())
         admitted = filters.setdefault(poll.partition, SourceFilter(progress.sources))
-        yield _fresh(poll, admitted)
+        for part in Spreader().parts(_fresh(poll, admitted)):
+            yield part
 
 
 def _fresh(poll: Poll, filter_: SourceFilter) -> pa.Table:
-    rows = wire.decode_arrow(poll, spread)
-    return rows.filter(pa.array(filter_.admit(rows))) if SOURCE_COLUMNS[0] in rows.column_names else rows
+    rows = wire.decode_arrow(poll)
+    return some_rows(rows, np.flatnonzero(filter_.admit(rows))) if SOURCE_COLUMNS[0] in rows.column_names else rows
 
 
 def of_requests(table: pa.Table, keys: Sequence[str]) -> pa.Array:

@@ -10,10 +10,11 @@ from dovetail.features import Project
 from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.batch.attributed import attribute_labels
 from dovetail.joiners.sample_agent import lanes_of
-from dovetail.joiners.snapshots.shape import named_as_now
+from dovetail.joiners.snapshots.shape import flat_snapshots
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import PolicyConfig
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.encodings.shared import without_shared
 from dovetail.platform.rows.positions import OWN_COLUMNS, own_position_columns
 
 __all__ = [
@@ -87,9 +88,16 @@ def archived_samples(stores: Stores, target: str) -> pa.Table:
     return read_dataset(stores.registry, stores.offline, samples_dataset(target))
 
 
-def archived_snapshots(stores: Stores) -> pa.Table:
-    """The snapshots, with the columns they have now, however old they are; without columns when there are none."""
-    return read_dataset(stores.registry, stores.offline, "snapshots", each=named_as_now)
+def archived_snapshots(stores: Stores, *, shared: bool = True) -> pa.Table:
+    """The snapshots, with the columns they have now, however old they are; without columns when there are none.
+
+    Without ``shared`` the features are left out that candidates of a request share: long lists, once for each of them.
+    """
+
+    def each(snapshots: pa.Table) -> pa.Table:
+        return flat_snapshots(snapshots if shared else without_shared(snapshots))
+
+    return read_dataset(stores.registry, stores.offline, "snapshots", each=each)
 
 
 def released_positions(project: Project, stores: Stores, target: str) -> dict[tuple[int, int], int]:

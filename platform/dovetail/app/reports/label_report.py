@@ -47,7 +47,7 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     position, ``topic[partition]@offset``, and the day its message was sent. Nothing is archived: no lines.
     """
     logs = archived_labels(project, stores)
-    snapshots = archived_snapshots(stores)
+    snapshots = archived_snapshots(stores, shared=False)
     samples = archived_samples(stores, target)
     if snapshots.num_rows == 0:
         return LabelAudit([], pa.table({})), []

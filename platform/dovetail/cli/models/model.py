@@ -149,7 +149,7 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
         return 2
     stores = open_stores(config)
     try:
-        snapshots = archived_snapshots(stores)
+        snapshots = archived_snapshots(stores, shared=False)
         samples = read_dataset(stores.registry, stores.offline, "samples")
     finally:
         stores.close()

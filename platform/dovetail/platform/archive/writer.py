@@ -241,19 +241,19 @@ def read_dataset(
     dataset: str,
     schema: pa.Schema | None = None,
     *,
-    each: Callable[[pa.Table], pa.Table] = lambda table: table,
+    each: Callable[[pa.Table], pa.Table] = spread,
 ) -> pa.Table:
     """All registered rows of ``dataset``; an empty table of ``schema`` when there are none and it is given.
 
-    Values that rows share are in each of them. ``each`` is applied to the rows of every file before they are put
-    together. What was archived of a message before
+    ``each`` is applied to the rows of every file before they are put together; without it, values that rows share are
+    put in each of them. What was archived of a message before
     some reader refused it is left out.
     With ``schema``, columns that files from before a change lack are NULL, and narrower ones widened.
 
     Raises:
         WireError: two files have a column as two types that have no common wider one.
     """
-    tables = [each(spread(offline.read(file.path))) for file in registry.files(dataset)]
+    tables = [each(offline.read(file.path)) for file in registry.files(dataset)]
     if not tables:
         return (schema or pa.schema([])).empty_table()
     if schema is not None:

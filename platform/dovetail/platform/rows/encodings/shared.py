@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["SHARED_BACK", "Spreader", "share", "shared_names", "some_rows", "spread", "stored_as"]
+__all__ = ["SHARED_BACK", "Spreader", "share", "shared_names", "some_rows", "spread", "stored_as", "without_shared"]
 
 SHARED_BACK = "_shared_back"
 _PREFIX = "_shared."
@@ -66,6 +66,11 @@ def spread(table: pa.Table) -> pa.Table:
         return table
     back, own = _backs(table)
     return _spread(table, np.arange(table.num_rows, dtype=np.int64) - back, own)
+
+
+def without_shared(table: pa.Table) -> pa.Table:
+    """``table`` without the columns that rows share: where nobody reads them, no row needs a value of its own."""
+    return table.drop_columns([n for n in table.column_names if n == SHARED_BACK or n.startswith(_PREFIX)])
 
 
 def some_rows(table: pa.Table, rows: _Int64) -> pa.Table:
