@@ -22,6 +22,7 @@ from dovetail.platform.rows.positions import LANE, SourceFilter
 from dovetail.platform.rows.wire import decode_arrow
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
 from tests.generated import tries
@@ -327,6 +328,39 @@ def test_a_worker_that_lost_its_partition_cannot_write(tmp_path: Path) -> None:
         with pytest.raises(StaleCommit, match="another worker has taken the partition over"):
             work.commit()
         assert (store.accounts(), store.outcomes()) == before
+
+    asyncio.run(both())
+    store.close()
+
+
+def test_what_a_label_agent_has_committed_is_known_without_reading_it(tmp_path: Path) -> None:
+    """And what it could not commit is not; an assignment reads anew."""
+    world = World((0,), 1, (Label("exposure", 0, 0, 1, 0),), delayed(5), lateness=0)
+    log = world.log()
+    store = SqlLabelStore(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    scope = "labels.exposure"
+    view = ProgressView(store.progress, seconds=lambda: 0.0)
+
+    async def both() -> None:
+        stage = label_stage(world, "exposure", store, Signal(), view=view)
+        zombies = ProgressView(store.progress, seconds=lambda: 0.0)
+        zombie = label_stage(world, "exposure", store, Signal(), view=zombies)
+        zombie.resume("exposure")
+        stage.resume("exposure")
+        assert view.progress(scope) == zombies.progress(scope) == {}
+        poll = log.poll("exposure", 0, 0)
+        assert poll is not None
+        (first,) = [work.commit async for work in stage.handle(poll)]
+        (second,) = [work.commit async for work in zombie.handle(poll)]
+        assert first is not None
+        assert second is not None
+        first()
+        assert view.progress(scope) == store.progress(scope) != {}
+        with pytest.raises(StaleCommit):
+            second()
+        assert zombies.progress(scope) == {}
+        zombie.resume("exposure")
+        assert zombies.progress(scope) == store.progress(scope)
 
     asyncio.run(both())
     store.close()

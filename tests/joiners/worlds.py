@@ -27,6 +27,7 @@ from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_t
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
+from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.testing import MemoryLog
 
 KINDS = ("exposure", "click")
@@ -194,7 +195,15 @@ class OwnFeatures:
         return snapshot.select(["feature", "history"])
 
 
-def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, useful_us: int = 10**15) -> LabelStage:
+def label_stage(
+    world: World,
+    kind: str,
+    store: LabelStore,
+    moved: Signal,
+    *,
+    useful_us: int = 10**15,
+    view: ProgressView | None = None,
+) -> LabelStage:
     return LabelStage(
         kind,
         kind,
@@ -204,6 +213,7 @@ def label_stage(world: World, kind: str, store: LabelStore, moved: Signal, *, us
         useful_us=useful_us,
         dead_letter_topic="dead",
         moved=moved,
+        view=view,
     )
 
 
