@@ -18,7 +18,7 @@ _WHOLE: Paths = frozenset({()})
 
 
 def members_named(texts: Iterable[str | None], columns: Collection[str]) -> dict[str, Paths]:
-    """What the expressions read of each of ``columns`` that they name: ``a.b`` is member ``b`` of ``a``.
+    """The members that the expressions read of each of ``columns`` that they name: ``a.b`` is member ``b`` of ``a``.
 
     What is written in another way, like ``a['b']``, reads all of the column.
     """
