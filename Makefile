@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # A file's tests stay in one process, so what a file builds once is built once.
 SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: demo test check kernels newest lowest wheel-test nightly bench services-test faults format clean
+.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,12 +37,18 @@ lowest:  ## the quick tests with the lowest, in .venv-lowest
 	.venv-lowest/bin/python $(PIP) --requirement .venv-lowest/lowest.txt --editable '.[dev]'
 	$(call APART,.venv-lowest) .venv-lowest/bin/python -m pytest $(QUICK) $(SPREAD) $(ARGS)
 
+torch-test:  ## the tests of dovetail.torch with PyTorch, which is large, in .venv-torch
+	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python $(PIP) --editable '.[dev,torch]'
+	$(call APART,.venv-torch) .venv-torch/bin/python -m pytest tests/torch $(ARGS)
+
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)
 
-nightly: $(STAMP)  ## 80 times as many generated cases, new ones each time, 40 crashes and 200,000 damaged messages of each kind
+nightly: $(STAMP)  ## 80 times as many generated cases, new ones each time, 40 crashes, 5,000 calls and 200,000 damaged messages of each kind
 	HYPOTHESIS_PROFILE=nightly DOVETAIL_WHOLE_LOGS=1 DOVETAIL_KILL_SEEDS=40 DOVETAIL_FUZZ=200000 \
-	$(BIN)/python -m pytest -m "not services" tests/features tests/joiners tests/samples tests/e2e tests/platform/rows $(SPREAD) $(ARGS)
+	$(BIN)/python -m pytest -m "not services" tests/features tests/joiners tests/samples tests/e2e tests/platform/rows \
+		tests/api/test_openapi_calls.py $(SPREAD) $(ARGS)
 
 kernels: $(STAMP)  ## compile the demo's kernels once, before several processes need them at the same time
 	$(BIN)/python -m tests.e2e.warmed demo > /dev/null
@@ -68,4 +74,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ EVENTS = [{"user_id": user, "event_time": at(second)} for second in range(5) for
 
 
 def _pandas(rows: list[dict[str, Any]]) -> Any:
+    # No test needs it installed: PyArrow imports it in every process that has it, which takes half a second.
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     return pandas.DataFrame(rows)
 

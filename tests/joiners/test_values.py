@@ -33,6 +33,7 @@ from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.generated import tries
 from tests.joiners.worlds import PARTITIONS, SECOND, OwnFeatures, World, at, clock_of, micros
 from tests.platform.stores.label_servers import Factory
 
@@ -398,7 +399,7 @@ def test_stream_and_batch_make_the_same_values(tmp_path: Path, world: ValueWorld
     store.close()
 
 
-@settings(max_examples=8, suppress_health_check=QUIET)
+@settings(max_examples=tries(8), suppress_health_check=QUIET)
 @given(**LIVES)
 def test_so_they_do_on_every_store(new_store: Factory, world: ValueWorld, seed: int, crashes: int) -> None:
     check(world, new_store(), seed, crashes)
