@@ -116,43 +116,43 @@ def believable(poll: Poll) -> npt.NDArray[np.bool_]:
 
 
 def unfit_items(table: pa.Table) -> Mapping[int, str]:
-    """Rows whose ``item_id``, or that of one of their ``candidates``, no label can name, or no store can keep: why not.
+    """Rows whose ``item_id``, or that of one of their ``candidates``, is none or longer than every store can keep: why not.
 
-    A candidate that is NULL, or has no ``item_id``, is one; so is an ``item_id`` longer than :data:`LONGEST_ITEM`.
+    A candidate that is NULL as a whole is refused; one whose ``item_id`` is NULL is ranked like any other, and has no
+    label. An ``item_id`` has at most :data:`LONGEST_ITEM` bytes.
     """
     if "candidates" in table.column_names:
         nested = table.column("candidates").combine_chunks()
         candidates = nested.flatten()
         items = pc.struct_field(candidates, "item_id")
         rows = np.asarray(pc.list_parent_indices(nested).to_numpy(), dtype=np.int64)
-        unnamed = _unnamed(candidates, items, rows)
+        absent = _absent(candidates, rows)
     elif "item_id" in table.column_names:
         items = table.column("item_id").combine_chunks()
         rows = np.arange(table.num_rows, dtype=np.int64)
-        unnamed = {}
+        absent = {}
     else:
         return {}
     if not pa.types.is_string(items.type):
-        return unnamed
+        return absent
     lengths = pc.fill_null(pc.binary_length(items), 0).to_numpy(zero_copy_only=False)
     long = np.flatnonzero(np.asarray(lengths) > LONGEST_ITEM)
     return {
         int(rows[at]): f"item_id has {int(lengths[at])} bytes, more than the {LONGEST_ITEM} that every store holds"
         for at in long
-    } | unnamed
+    } | absent
 
 
-def _unnamed(candidates: pa.Array, items: pa.Array, rows: npt.NDArray[np.int64]) -> dict[int, str]:
-    """By row, the first candidate without an item."""
-    if not items.null_count:
+def _absent(candidates: pa.Array, rows: npt.NDArray[np.int64]) -> dict[int, str]:
+    """By row, the first candidate that is NULL."""
+    if not candidates.null_count:
         return {}
-    lost = np.flatnonzero(np.asarray(items.is_null()))
+    lost = np.flatnonzero(np.asarray(candidates.is_null()))
     first_of, index = np.unique(rows[lost], return_index=True)
     place = lost[index] - np.searchsorted(rows, first_of)
     return {
-        int(row): f"candidate {int(number)} (from 0) "
-        + ("has no item_id, by which labels find it" if candidates[int(at)].is_valid else "is NULL; leave it out")
-        for row, number, at in zip(first_of, place, lost[index], strict=True)
+        int(row): f"candidate {int(number)} (from 0) is NULL; leave it out"
+        for row, number in zip(first_of, place, strict=True)
     }
 
 
