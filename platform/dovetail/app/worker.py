@@ -32,11 +32,7 @@ from dovetail.app.modelling import (
     warm_scorer,
 )
 from dovetail.app.roles import ROLES, group_of, roles_of
-from dovetail.app.storage import (
-    Stores,
-    load_table,
-    open_stores,
-)
+from dovetail.app.storage import Stores, load_table, open_stores
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.project import Project, load
