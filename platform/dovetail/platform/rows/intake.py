@@ -116,7 +116,7 @@ def believable(poll: Poll) -> npt.NDArray[np.bool_]:
 
 
 def unfit_items(table: pa.Table) -> Mapping[int, str]:
-    """Rows whose ``item_id``, or a candidate's, is longer than stores can keep, or that have an absent candidate; and why.
+    """Rows whose ``item_id``, or a candidate's, is longer than stores can keep, or with an absent candidate: why not.
 
     A candidate that is NULL as a whole is refused; one whose ``item_id`` is NULL is ranked like any other, and has no
     label. An ``item_id`` has at most :data:`LONGEST_ITEM` bytes.
