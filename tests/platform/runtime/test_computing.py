@@ -127,28 +127,31 @@ def test_a_cancelled_job_in_the_loop_has_been_done() -> None:
 
 @pytest.mark.parametrize("local", [True, False])
 def test_a_job_to_be_finished_is_over_when_who_waits_is_cancelled(*, local: bool) -> None:
-    done: list[bool] = []
-    begun, go_on = threading.Event(), threading.Event()
+    done: list[int] = []
 
-    def job(*, wait: bool) -> None:
-        if wait:
-            begun.set()
-            go_on.wait()
-        done.append(wait)
+    def job(number: int, begun: threading.Event, go_on: threading.Event) -> None:
+        begun.set()
+        go_on.wait()
+        done.append(number)
 
     async def main() -> None:
         install(Computing(local=local, seconds=lambda: 0.0))
-        for wait in (False, True):  # the first of its kind runs in a thread, the second in the loop where that may be
-            task = asyncio.ensure_future(finish(partial(job, wait=wait and not local)))
-            if wait and not local:
-                await asyncio.to_thread(begun.wait)
-            else:
+        for number in range(2):
+            begun, go_on = threading.Event(), threading.Event()
+            # The first of its kind runs in a thread, the second in the loop where that may be: nobody could let it go.
+            in_loop = local and number == 1
+            if in_loop:
+                go_on.set()
+            task = asyncio.ensure_future(finish(partial(job, number, begun, go_on)))
+            if in_loop:
                 await asyncio.sleep(0)
+            else:
+                await asyncio.to_thread(begun.wait)
             task.cancel()
             go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert len(done) == 1 + wait
+            assert done == list(range(number + 1))
 
     asyncio.run(main())
 
