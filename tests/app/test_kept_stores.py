@@ -14,8 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dovetail.app.reports import KeptStores, audit_stores
+from dovetail.app.storage import open_stores
 from dovetail.app.worker import assemble
 from dovetail.cli import main
+from dovetail.features import load
+from dovetail.features.stored.bootstrap import bootstrap
+from dovetail.platform.errors import StateError
 from tests.app.small_project import MESSAGES, Messages, at, live, project_in, write_project
 from tests.features.stored.stored_world import World
 
@@ -160,6 +164,19 @@ def test_harm_is_found_and_the_remedy_said(
     wrong = [line for line in json.loads(printed)["unbalanced"] if says in line]
     assert wrong
     assert remedy in wrong[0]
+
+
+def test_a_state_is_not_held_against_an_archive_that_is_damaged_nor_made_from_it(project: Path) -> None:
+    fewer_rows(project)
+    kept = found(project)
+    assert [line for line in kept.wrong if "online store" in line] == []
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    with pytest.raises(StateError, match="has 19 rows instead of 20: restore it from a copy; the state that is there"):
+        bootstrap(
+            loaded.stream_views["activity"], stores.registry, stores.offline, stores.online, replace_existing=True
+        )
+    stores.close()
 
 
 def test_what_the_audit_tells_to_do_helps(project: Path) -> None:

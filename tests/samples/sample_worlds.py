@@ -35,7 +35,7 @@ def sample_rows(partition: int, offset: int, candidates: int) -> pa.Table:
             "weight": pa.array([1.0] * candidates, pa.float32()),
             "_source_partition": pa.array([partition] * candidates, pa.int32()),
             "_source_offset": pa.array([offset] * candidates, pa.int64()),
-            "_source_row": pa.array([0] * candidates, pa.int32()),
+            "_source_row": pa.array(range(candidates), pa.int32()),
         }
     )
 

@@ -165,7 +165,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and says which.")] = None,
 ) -> None:
-    """Serve the HTTP API of a project whose broker is Kafka; workers run beside it. Options replace those of [api]."""
+    """Serve the HTTP API of a project whose broker is Kafka; workers run beside it. Options replace those of `api`."""
     from dovetail.cli.serve import run
 
     given = {"host": host, "port": port}

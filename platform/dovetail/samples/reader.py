@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,6 @@ import pyarrow as pa
 
 from dovetail.features import Project, load
 from dovetail.platform.errors import ConfigError, StateError
-from dovetail.platform.rows.positions import SOURCE_COLUMNS
 from dovetail.samples.merge import Cursor, Merge
 from dovetail.samples.sample_log import SampleLog
 
@@ -23,7 +23,7 @@ __all__ = ["Reader"]
 
 _FORMAT = 1
 _LOOK_AGAIN_S = 0.5
-# Primes of splitmix64, which spreads positions over shards.
+# Primes of splitmix64, which spreads requests over shards.
 _SPREAD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
@@ -220,7 +220,7 @@ def _days(days: tuple[str, str]) -> tuple[str, str]:
     """Two days as ISO 8601 writes them at length."""
     try:
         first, last = (date.fromisoformat(day) for day in days)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"days = {days}: give the first and the last day like 2024-03-01") from error
     if first > last:
         raise ConfigError(f"days = {days}: the first day is after the last")
@@ -237,13 +237,14 @@ def _together(parts: Sequence[pa.Table]) -> pa.Table | None:
 
 
 def _shard_of(rows: pa.Table, shards: int) -> npt.NDArray[np.uint64]:
-    """The shard of each row, by the position of its request: splitmix64 over it, modulo ``shards``."""
-    partition, offset, row = (rows.column(name).to_numpy().astype(np.uint64) for name in SOURCE_COLUMNS)
-    mixed = (partition << np.uint64(48)) ^ (offset << np.uint64(16)) ^ row
+    """The shard of each row, by its request: splitmix64 over the CRC-32 of ``request_id``, modulo ``shards``."""
+    requests = rows.column("request_id").combine_chunks().dictionary_encode()
+    sums = [zlib.crc32(str(request).encode()) for request in requests.dictionary.to_pylist()]
     step, first, second = (np.uint64(prime) for prime in _SPREAD)
     with np.errstate(over="ignore"):
-        mixed = mixed + step
+        mixed = np.array(sums, dtype=np.uint64) + step
         mixed = (mixed ^ (mixed >> np.uint64(30))) * first
         mixed = (mixed ^ (mixed >> np.uint64(27))) * second
     spread: npt.NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) % np.uint64(shards)
-    return spread
+    of_row: npt.NDArray[np.uint64] = spread[requests.indices.to_numpy()]
+    return of_row

@@ -61,7 +61,8 @@ def bootstrap(
     A stream of which nothing is archived is read by the worker from its first message.
 
     Raises:
-        StateError: the view has state and ``replace_existing`` is False, or the archives are empty.
+        StateError: the view has state and ``replace_existing`` is False, or the archives are empty, or a file is not
+            as it was archived.
         StaleCommit: the view's state changed meanwhile (a worker runs); nothing was replaced.
     """
     before = {partition: progress.next_offset for partition, progress in online.progress(view.name).items()}
@@ -126,7 +127,7 @@ def _in_order(
     groups = np.cumsum([file.first_offset > last[i] for i, file in enumerate(wanted)])
     for _, numbered in groupby(enumerate(wanted), key=lambda pair: int(groups[pair[0]])):
         own = [*declared.names, *OWN_COLUMNS, *SOURCE_COLUMNS]
-        tables = [offline.read(file.path) for _, file in numbered]
+        tables = [_whole(offline, file) for _, file in numbered]
         tables = [table.select([name for name in table.column_names if name in own]) for table in tables]
         tables = [conformed(table, declared, called="the archive") for table in tables]
         rows = pa.concat_tables(tables, promote_options="permissive")
@@ -140,6 +141,16 @@ def _in_order(
             stop = int(np.searchsorted(offsets, offsets[stop - 1], side="right"))
             yield rows.slice(at, stop - at)
             at = stop
+
+
+def _whole(offline: OfflineStore, file: DataFile) -> pa.Table:
+    table = offline.read(file.path)
+    if table.num_rows != file.rows:
+        raise StateError(
+            f"{offline.path(file.path)} has {table.num_rows:,} rows instead of {file.rows:,}: restore it from a copy; "
+            "the state that is there stays as it is"
+        )
+    return table
 
 
 class _ArchivedRows(Intake):

@@ -64,6 +64,8 @@ def _in_time(request: str, horizon_us: int, early_us: int) -> str:
 
 def _aggregate(value: ValueColumn, order: str) -> str:
     column = f'l."{value.column}"'
+    if pa.types.is_floating(value.declared):
+        column = f"({column} + 0)"  # -0.0 is kept as 0.0, by the stream, too
     if value.aggregate == "sum":
         scale = value.declared.scale if pa.types.is_decimal(value.declared) else 0
         return f"sum({column}::DECIMAL(38,{scale}))::DECIMAL(38,{scale})"

@@ -7,6 +7,7 @@ stopped. What may be on the way is no difference: the archive waits for its file
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +93,11 @@ def _rows(stores: Stores, path: str) -> int | str:
         return f"cannot be read ({error.__cause__ or error})"
 
 
+def _is_whole(stores: Stores, dataset: str) -> bool:
+    """Whether every registered file is there with its rows."""
+    return all(_rows(stores, file.path) == file.rows for file in stores.registry.files(dataset))
+
+
 def _online(project: Project, stores: Stores) -> Iterator[Check | str]:
     """The state of a view includes what was served with it, and is that of the archived events up to its positions."""
     served = _most_seen(project, stores)
@@ -115,7 +121,8 @@ def _online(project: Project, stores: Stores) -> Iterator[Check | str]:
                     f"requests were answered with it up to {told:,}: it was deleted or set back; {_AGAIN}; if not, "
                     f"`dovetail bootstrap {view.name} --replace`"
                 )
-        if whole and covered and found:
+        # A state is not compared with an archive that is damaged: that is said by the archive's own check.
+        if whole and covered and found and all(map(partial(_is_whole, stores), view.stream_names)):
             yield from _sampled(view, stores, events)
 
 
@@ -194,5 +201,6 @@ def _models(stores: Stores) -> Iterator[str]:
     if newest and not stores.models.versions():
         yield (
             f"models: requests were scored by version {newest:,}, and {stores.models.path} has none: restore the "
-            "folder from a copy, or start a worker, which publishes from its checkpoint or learns the samples again"
+            f"folder from a copy; or stop the workers, move {stores.checkpoints} away, too, and start one, which "
+            "learns the samples again, if the broker still has them"
         )
