@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +21,7 @@ from dovetail.cli import main
 from dovetail.features import load
 from dovetail.features.stored.bootstrap import bootstrap
 from dovetail.platform.errors import StateError
+from dovetail.trainer.models.publish import Model
 from tests.app.small_project import MESSAGES, Messages, at, live, project_in, write_project
 from tests.features.stored.stored_world import World
 
@@ -176,6 +178,18 @@ def test_a_state_is_not_held_against_an_archive_that_is_damaged_nor_made_from_it
         bootstrap(
             loaded.stream_views["activity"], stores.registry, stores.offline, stores.online, replace_existing=True
         )
+    stores.close()
+
+
+def test_a_damaged_model_is_found(project: Path) -> None:
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    stores.models.publish(1, Model("f" * 64, 3, 10, np.array([1], np.uint32), np.array([0.5], np.float32)))
+    assert found(project).wrong == []
+    (file,) = stores.models.path.glob("*.npz")
+    file.write_bytes(file.read_bytes()[:50])
+    (wrong,) = found(project).wrong
+    assert wrong.startswith("models: version 1 cannot be read: ")
     stores.close()
 
 

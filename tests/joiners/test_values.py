@@ -291,6 +291,7 @@ def test_columns_of_all_labels_in_time_come_to_one_value(store: SqlLabelStore) -
         "order_seen": at(4),
         "order_rate": 0.0,
     }
+    assert str(told["order_rate"]) == "0.0"  # the one that came last is -0.0
     assert samples.schema.field("order_amount").type == pa.decimal128(38, 2)
     assert [(one["label"], one["order_time"], one["order_amount"]) for one in others] == [
         (0, None, None), (0, None, None), (1, at(14), None),

@@ -24,7 +24,7 @@ from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import place_of
 from dovetail.features.stored.state_sample import sample_state
 from dovetail.platform.archive.dayfiles import DayFiles
-from dovetail.platform.errors import StateError, StoreError, WireError
+from dovetail.platform.errors import ModelError, StateError, StoreError, WireError
 from dovetail.platform.rows.audit import Check
 from dovetail.platform.rows.positions import LANE, Progress, seen_column
 
@@ -189,7 +189,7 @@ def _labels(project: Project, stores: Stores) -> Iterator[str]:
 
 
 def _models(stores: Stores) -> Iterator[str]:
-    """Requests were scored by a version: some version is there."""
+    """Requests were scored by a version: some version is there. The newest can be read."""
     newest = 0
     for file in stores.registry.files("snapshots"):
         try:
@@ -198,7 +198,15 @@ def _models(stores: Stores) -> Iterator[str]:
                     newest = max([newest, *parquet.read(columns=["model_version"]).column(0).drop_null().to_pylist()])
         except StoreError:
             continue
-    if newest and not stores.models.versions():
+    if versions := stores.models.versions():
+        try:
+            stores.models.load(versions[-1])
+        except ModelError as error:
+            yield (
+                f"models: version {versions[-1]:,} cannot be read: {error}; restore the folder from a copy, or serve "
+                "an older one by `dovetail model rollback`"
+            )
+    elif newest:
         yield (
             f"models: requests were scored by version {newest:,}, and {stores.models.path} has none: restore the "
             f"folder from a copy; or stop the workers, move {stores.checkpoints} away, too, and start one, which "
