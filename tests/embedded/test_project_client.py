@@ -118,6 +118,8 @@ def test_a_request_of_the_past_that_does_not_fit_is_named(project: ProjectClient
         project.features([good], feature_set="rank")
     with pytest.raises(ConfigError, match=r"columns: ranking has no column 'event'; .*events"):
         project.features([good], columns=["event"])
+    with pytest.raises(ConfigError, match="give a list of names"):
+        project.features([good], columns="events")
     with pytest.raises(ConfigError, match=r"events: there is no stream 'behavior'; .*behaviour"):
         project.features([good], events={"behavior": EVENTS})
     with pytest.raises(WireError, match="behaviour: row 1: column event_time is missing"):

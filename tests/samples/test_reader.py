@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,8 @@ def test_a_state_is_for_the_reader_that_wrote_it(world: World) -> None:
         ({"shard": (2, 2)}, "0 <= number < shards"),
         ({"batch_rows": 0}, "batch_rows must be at least 1"),
         ({"columns": "label"}, "give a list of names"),
+        ({"columns": ["label", "label"]}, "give each name once"),
+        ({"days": (date(2024, 1, 1), date(2024, 1, 2))}, "like 2024-03-01"),
         ({"days": ("x", "y")}, "give the first and the last day"),
         ({"days": ("2024-03-07", "2024-03-01")}, "the first day is after the last"),
         ({"target": "else"}, "target 'else' is not declared"),

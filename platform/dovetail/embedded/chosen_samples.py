@@ -25,6 +25,8 @@ def chosen_samples(
     topic: bool,
 ) -> pa.Table:
     """See :meth:`~dovetail.embedded.project_client.ProjectClient.samples`."""
+    if isinstance(columns, str):
+        raise ConfigError(f"columns = {columns!r}: give a list of names")
     condition = None if where is None else Condition(where, "where")
     # A condition may name any column; without one, what is not wanted is not read.
     read = columns if condition is None else ()

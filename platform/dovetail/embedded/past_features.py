@@ -45,6 +45,8 @@ def past_features(
     if unknown:
         raise ConfigError(f"events: there is no stream {unknown[0]!r}; {nearest(unknown[0], list(project.streams))}")
     features = project.feature_sets[name]
+    if isinstance(columns, str):
+        raise ConfigError(f"columns = {columns!r}: give a list of names")
     chosen = chosen_columns(features, columns, "columns")
     flat = _flat(project, features, chosen, requests)
     if not flat.num_rows:

@@ -72,6 +72,8 @@ class Reader:
             raise ConfigError(f"shard = {shard}: give (number, shards) with 0 <= number < shards")
         if isinstance(columns, str):
             raise ConfigError(f"columns = {columns!r}: give a list of names")
+        if len(set(columns)) < len(columns):
+            raise ConfigError(f"columns = {list(columns)!r}: give each name once")
         if days is not None:
             days = _days(days)
         if batch_rows < 1 or shuffle_rows < 0:
