@@ -264,7 +264,7 @@ class SampleStage(Stage):
         return {
             kind: count_labels(rule, met, request_us, horizon_us=self._horizon_us, early_us=self._target.early_us)
             for kind, rule in rules.items()
-            if rule.values or rule.taken_back_by
+            if rule.counted
         }
 
     def _retracted(self, counted: Mapping[str, Counted]) -> dict[str, Counted]:

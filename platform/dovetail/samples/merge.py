@@ -141,13 +141,20 @@ class Merge:
                     "anew"
                 )
             partition.read_to = chunk.end
-            self._read(partition, self._counted(chunk.rows))
+            self._read(partition, chunk.rows)
         return end is None or int(partition.offsets()[0]) < end
 
     def _read(self, partition: _Partition, rows: pa.Table) -> None:
         if rows.num_rows == 0:
             return
-        days = np.maximum.accumulate(np.maximum(_days(rows), partition.read_day))
+        days = _days(rows)
+        if self._wanted_days is not None:  # the archive does not even read the others
+            first, last = self._wanted_days
+            wanted = (days >= first) & (days <= last)
+            if not wanted.any():
+                return
+            rows, days = rows.filter(pa.array(wanted)), days[wanted]
+        days = np.maximum.accumulate(np.maximum(days, partition.read_day))
         partition.read_day = int(days[-1])
         # A message has one place in the order: that of its last row.
         offsets = rows.column("_offset").to_numpy()
@@ -157,13 +164,6 @@ class Merge:
         if rows.num_rows:
             new = partition.read.admit(rows)
             partition.rows, partition.days = rows.filter(pa.array(new)), days[new]
-
-    def _counted(self, rows: pa.Table) -> pa.Table:
-        """Those of the days that are wanted: the archive does not even read the others."""
-        if self._wanted_days is None or rows.num_rows == 0:
-            return rows
-        days = _days(rows)
-        return rows.filter(pa.array((days >= self._wanted_days[0]) & (days <= self._wanted_days[1])))
 
 
 def _days(rows: pa.Table) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.features.duck.bounded import VIEW_BOUNDS, OutOfBounds, bounded_query
+from dovetail.features.duck.bounded import VIEW_BOUNDS, OutOfBounds, bounded_query, read_within
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.growth import query_may_grow
 from dovetail.features.language.source import quoted
@@ -80,20 +80,16 @@ def _result(connection: duckdb.DuckDBPyConnection, view: BatchView) -> pa.Table:
     timer = threading.Timer(VIEW_BOUNDS.seconds, stop)
     timer.start()
     try:
-        reader = connection.sql(view.sql).to_arrow_reader(_ROWS_AT_ONCE)
-        batches, size = [], 0
-        for batch in reader:
-            size += batch.nbytes
-            if size > VIEW_BOUNDS.result_bytes:
-                raise OutOfBounds(f"more than the {VIEW_BOUNDS.result_bytes >> 20} MiB that a version may have")
-            batches.append(batch)
-        return pa.Table.from_batches(batches, reader.schema)
+        found = read_within(connection.sql(view.sql).to_arrow_reader(_ROWS_AT_ONCE), VIEW_BOUNDS.result_bytes)
     except (duckdb.InterruptException, pa.ArrowException, OSError) as error:
         if late.is_set():
             raise OutOfBounds(f"longer than {VIEW_BOUNDS.seconds:g} s") from error
         raise ValueError(str(error)) from error
     finally:
         timer.cancel()
+    if found is None:
+        raise OutOfBounds(f"more than the {VIEW_BOUNDS.result_bytes >> 20} MiB that a version may have")
+    return found
 
 
 class VersionIndex:

@@ -37,6 +37,7 @@ __all__ = [
     "bounded_bind",
     "bounded_query",
     "read_exactly",
+    "read_within",
 ]
 
 #: Sizes of the two parts of a message: what is said of it, and its rows.
@@ -133,6 +134,17 @@ def bounded_query(
         raise ValueError(answer.error)
     assert answer.table is not None  # noqa: S101 - neither error nor limit
     return answer.table
+
+
+def read_within(reader: pa.RecordBatchReader, most_bytes: int) -> pa.Table | None:
+    """All rows of ``reader``; None where they have more bytes."""
+    batches, size = [], 0
+    for batch in reader:
+        size += batch.nbytes
+        if size > most_bytes:
+            return None
+        batches.append(batch)
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 class _Child:

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.ipc
 
-from dovetail.features.duck.bounded import BOUNDS, SIZES, Answer, Bounds, Question, read_exactly
+from dovetail.features.duck.bounded import BOUNDS, SIZES, Answer, Bounds, Question, read_exactly, read_within
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.stability import why_unstable
 from dovetail.platform.duck.hermetic import Resources, resources
@@ -26,6 +26,7 @@ __all__ = ["answer", "serve"]
 
 #: What DuckDB's tables may take of the memory.
 _TABLES = 4
+_ROWS_AT_ONCE = 2_048
 
 
 def serve() -> None:
@@ -84,7 +85,7 @@ def answer(question: Question) -> Answer:
             with suppress(duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException):
                 connection.sql(question.sql).fetchall()
         else:
-            found = _within(connection.sql(question.sql), bounds)
+            found = read_within(connection.sql(question.sql).to_arrow_reader(_ROWS_AT_ONCE), bounds.result_bytes)
             if found is None:
                 return Answer(None, f"more than the {bounds.result_bytes >> 20} MiB that a value may have", None)
     except (MemoryError, duckdb.OutOfMemoryException):
@@ -105,18 +106,6 @@ def answer(question: Question) -> Answer:
 def _database(memory_bytes: int) -> duckdb.DuckDBPyConnection:
     with resources(Resources(threads=1, memory_bytes=memory_bytes)):
         return connect(threads=1)
-
-
-def _within(relation: duckdb.DuckDBPyRelation, bounds: Bounds) -> pa.Table | None:
-    """The result; None where it has more bytes than it may."""
-    reader = relation.to_arrow_reader(2_048)
-    batches, size = [], 0
-    for batch in reader:
-        size += batch.nbytes
-        if size > bounds.result_bytes:
-            return None
-        batches.append(batch)
-    return pa.Table.from_batches(batches, reader.schema)
 
 
 def _tell(pipe: IO[bytes], found: Answer, *, last: bool) -> None:

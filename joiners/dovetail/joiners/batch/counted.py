@@ -15,8 +15,8 @@ __all__ = ["counted", "counted_kinds", "first_counted"]
 
 
 def counted_kinds(rules: Mapping[str, KindRule]) -> list[KindRule]:
-    """The kinds whose labels are counted one by one: those with columns, and those that are taken back."""
-    return [rule for rule in rules.values() if rule.values or rule.taken_back_by]
+    """The kinds whose labels are counted one by one."""
+    return [rule for rule in rules.values() if rule.counted]
 
 
 def counted(rule: KindRule, lane: int) -> str:

@@ -49,9 +49,14 @@ class KindRule:
     takes_back: bool = False
 
     @property
+    def counted(self) -> bool:
+        """Whether its labels are counted one by one: it has columns, or is taken back."""
+        return bool(self.values or self.taken_back_by)
+
+    @property
     def whole(self) -> bool:
         """Whether every label of the kind is kept, and not the first of its key alone."""
-        return bool(self.values or self.taken_back_by or self.takes_back)
+        return self.counted or self.takes_back
 
 
 def rules_of(labels: LabelConfig, schemas: Mapping[str, TableSchema]) -> dict[str, KindRule]:

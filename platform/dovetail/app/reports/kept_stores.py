@@ -6,8 +6,8 @@ stopped. What may be on the way is no difference: the archive waits for its file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import ModelError, StateError, StoreError, WireError
 from dovetail.platform.rows.audit import Check
 from dovetail.platform.rows.positions import LANE, Progress, seen_column
+from dovetail.platform.stores.registry.store import DataFile
 
 __all__ = ["KeptStores", "audit_stores"]
 
@@ -46,22 +47,35 @@ def audit_stores(project: Project, stores: Stores) -> KeptStores:
 
     ``project`` has the views as they are registered. A sample of keys of each streaming view is recomputed.
     """
-    parts = [*_archive(project, stores), *_online(project, stores), *_labels(project, stores), *_models(stores)]
+    names = [dataset.name for dataset in datasets(project)]
+    archived = {name: [(file, _rows(stores, file.path)) for file in stores.registry.files(name)] for name in names}
+    whole = {name for name, files in archived.items() if all(found == file.rows for file, found in files)}
+    parts = [
+        *_archive(project, stores, archived),
+        *_online(project, stores, whole),
+        *_labels(project, stores),
+        *_models(stores),
+    ]
     checks = [part for part in parts if isinstance(part, Check)]
     return KeptStores(checks, [part for part in parts if isinstance(part, str)])
 
 
-def _archive(project: Project, stores: Stores) -> Iterator[Check | str]:
-    """The registered files are there with their rows, and as many rows as the archive's account says."""
+def _archive(
+    project: Project, stores: Stores, archived: Mapping[str, Sequence[tuple[DataFile, int | str]]]
+) -> Iterator[Check | str]:
+    """The registered files are there with their rows, and as many rows as the archive's account says.
+
+    ``archived``: by dataset, each registered file and what :func:`_rows` found of it.
+    """
     books: dict[str, int] = {}
     for account in stores.registry.accounts():
         if account.outcome == "archived":
             books[account.stage] = books.get(account.stage, 0) + account.rows
     there = {path for path, _ in stores.offline.find()}
-    for name in [dataset.name for dataset in datasets(project)]:
-        files, rows = stores.registry.files(name), 0
-        for file in files:
-            found = _rows(stores, file.path) if file.path in there else "is not there"
+    for name, files in archived.items():
+        rows = 0
+        for file, opened in files:
+            found = opened if file.path in there else "is not there"
             rows += found if isinstance(found, int) else 0
             if found != file.rows:
                 what = found if isinstance(found, str) else f"has {found:,} rows instead of {file.rows:,}"
@@ -93,13 +107,11 @@ def _rows(stores: Stores, path: str) -> int | str:
         return f"cannot be read ({error.__cause__ or error})"
 
 
-def _is_whole(stores: Stores, dataset: str) -> bool:
-    """Whether every registered file is there with its rows."""
-    return all(_rows(stores, file.path) == file.rows for file in stores.registry.files(dataset))
+def _online(project: Project, stores: Stores, undamaged: AbstractSet[str]) -> Iterator[Check | str]:
+    """The state of a view includes what was served with it, and is that of the archived events up to its positions.
 
-
-def _online(project: Project, stores: Stores) -> Iterator[Check | str]:
-    """The state of a view includes what was served with it, and is that of the archived events up to its positions."""
+    It is not compared with an archive that is not among the ``undamaged``: that is said by the archive's own check.
+    """
     served = _most_seen(project, stores)
     events = archived_events(project, stores)
     for view in project.stream_views.values():
@@ -121,8 +133,7 @@ def _online(project: Project, stores: Stores) -> Iterator[Check | str]:
                     f"requests were answered with it up to {told:,}: it was deleted or set back; {_AGAIN}; if not, "
                     f"`dovetail bootstrap {view.name} --replace`"
                 )
-        # A state is not compared with an archive that is damaged: that is said by the archive's own check.
-        if whole and covered and found and all(map(partial(_is_whole, stores), view.stream_names)):
+        if whole and covered and found and undamaged >= set(view.stream_names):
             yield from _sampled(view, stores, events)
 
 

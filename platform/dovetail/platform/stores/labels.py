@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ __all__ = [
     "ORDER",
     "PENDING",
     "LabelStore",
+    "as_table",
     "earliest_per_key",
     "first_per_key",
     "joined_keys",
@@ -71,6 +73,13 @@ def joined_keys(table: pa.Table, columns: Sequence[str]) -> pa.Array:
     parts = [table.column(name).cast(pa.string()) for name in columns]
     joined = pc.binary_join_element_wise(*parts, _SEPARATOR)
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def as_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows, as a driver gives them, as a table of ``schema``."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def earliest_per_key(rows: pa.Table) -> pa.Table:

@@ -20,7 +20,7 @@ key                            holds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ from dovetail.platform.stores.labels import (
     LABEL_ROWS,
     ORDER,
     LabelStore,
+    as_table,
     earliest_per_key,
     with_retired,
 )
@@ -71,20 +72,20 @@ class RedisLabelStore(LabelStore):
         return ledger.progress_of(found)
 
     def lookup(self, request_ids: Sequence[str]) -> pa.Table:
-        parts = []
-        for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
-            part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
-            keys = [self._key("request", request_id) for request_id in part]
-            parts.append(_label_rows(part, self._hashes(keys, together=False)))
-        return pa.concat_tables(parts) if parts else LABEL_ROWS.empty_table()
+        return self._found(request_ids, _label_rows)
 
     def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
-        parts = []
+        return self._found(request_ids, _label_events)
+
+    def _found(
+        self, request_ids: Sequence[str], read: Callable[[Sequence[str], Sequence[Mapping[str, str]]], pa.Table]
+    ) -> pa.Table:
+        parts = [read((), ())]
         for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
             part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
             keys = [self._key("request", request_id) for request_id in part]
-            parts.append(_label_events(part, self._hashes(keys, together=False)))
-        return pa.concat_tables(parts) if parts else LABEL_EVENTS.empty_table()
+            parts.append(read(part, self._hashes(keys, together=False)))
+        return pa.concat_tables(parts)
 
     def insert(
         self,
@@ -264,6 +265,4 @@ def _label_events(requests: Sequence[str], answers: Sequence[Mapping[str, str]])
                 effective, event, payload = value.split(",", 2)
                 times = (int(effective), int(event))
                 rows.append((request, item, kind, *times, *map(int, place.split(",")), payload or None))
-    columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_EVENTS)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, LABEL_EVENTS, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=LABEL_EVENTS)
+    return as_table(rows, LABEL_EVENTS)

@@ -21,6 +21,7 @@ from dovetail.platform.stores.labels import (
     ORDER,
     PENDING,
     LabelStore,
+    as_table,
     earliest_per_key,
     first_per_key,
     repeated_accounts,
@@ -93,7 +94,7 @@ class SqlLabelStore(LabelStore):
 
     def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
         with self._database.read() as connection:
-            return _as_table(self._found(connection, self._lookup_events, request_ids), LABEL_EVENTS)
+            return as_table(self._found(connection, self._lookup_events, request_ids), LABEL_EVENTS)
 
     def insert(
         self,
@@ -238,7 +239,7 @@ class SqlLabelStore(LabelStore):
         return counts
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
-        return _as_table(self._found(connection, self._lookup, request_ids), LABEL_ROWS)
+        return as_table(self._found(connection, self._lookup, request_ids), LABEL_ROWS)
 
     def _found(self, connection: sa.Connection, lookup: Lookup, request_ids: Sequence[str]) -> Sequence[Any]:
         """The rows of requests; on PostgreSQL their ids are stored otherwise where they are long or hold U+0000."""
@@ -249,12 +250,6 @@ class SqlLabelStore(LabelStore):
         if other:
             rows = [(other.get(row[0], row[0]), other.get(row[1], row[1]), *row[2:]) for row in rows]
         return rows
-
-
-def _as_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _of_each(marks: pa.Table) -> dict[tuple[str, str], int]:
