@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from dovetail.features.duck.connection import connect, shared_cursor
@@ -66,6 +68,56 @@ def test_what_does_not_fit_in_memory_goes_to_the_folder_and_leaves_with_the_conn
     assert list((tmp_path / "spill").iterdir())
     connection.close()
     assert not (tmp_path / "spill").exists()
+
+
+def test_connections_share_a_database_and_not_what_is_made_in_it() -> None:
+    one, other = connect(threads=1), connect(threads=1)
+    for connection, number in ((one, 1), (other, 2)):
+        connection.register("given", pa.table({"x": [number]}))
+        connection.execute("CREATE TEMP TABLE made AS FROM given")
+        connection.execute("CREATE TEMP VIEW seen AS SELECT x + 1 AS x FROM made")
+    assert [c.execute("FROM seen").fetchall() for c in (one, other)] == [[(2,)], [(3,)]]
+    one.close()
+    assert other.execute("FROM seen").fetchall() == [(3,)]
+    with pytest.raises(duckdb.CatalogException):
+        connect(threads=1).execute("FROM made")
+
+
+def test_a_database_that_failed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an internal error DuckDB invalidates it; here, by a cursor that says so."""
+
+    class Failed:
+        def __init__(self) -> None:
+            self.answers = True
+
+        def cursor(self) -> Failed:
+            return self
+
+        def execute(self, _sql: str) -> Failed:
+            if not self.answers:
+                raise duckdb.FatalException("the database has been invalidated")
+            return self
+
+        def fetchall(self) -> list[tuple[int]]:
+            return [(1,)]
+
+    failed = Failed()
+    with resources(Resources(threads=1)):
+        monkeypatch.setattr(duckdb, "connect", lambda *_, **__: failed)
+        assert [id(hermetic_connection()) for _ in range(2)] == [id(failed)] * 2
+        monkeypatch.undo()
+        failed.answers = False
+        assert hermetic_connection().execute("SELECT 2").fetchall() == [(2,)]
+
+
+#: Statements whose tables, views and macros would be everybody's; those behind a quote are SQL that is shown or stored.
+SHARED_MADE = re.compile(r"\.create\(|\.create_view\(|execute\([^)]*CREATE (OR REPLACE )?(TABLE|VIEW|MACRO)", re.DOTALL)
+
+
+def test_nothing_is_made_in_a_shared_database_that_is_not_temporary() -> None:
+    sources = [path for part in ("features", "joiners") for path in (ROOT / part).rglob("*.py")]
+    assert [path.name for path in sources if SHARED_MADE.search(path.read_text(encoding="utf-8"))] == []
+    assert SHARED_MADE.search('connection.execute(f"CREATE OR REPLACE TABLE x AS FROM y")')
 
 
 def test_it_does_not_spill_into_the_working_directory() -> None:

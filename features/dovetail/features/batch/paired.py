@@ -41,19 +41,20 @@ def create_inputs(connection: duckdb.DuckDBPyConnection, view: StreamView, *, nu
     for index, wanted in enumerate(view.inputs):
         columns.append(f"({wanted.argument or 'true'}\n) AS a{index}")
         columns.append(f"({wanted.filter or 'true'}\n) AS f{index}")
-    connection.sql(f"SELECT {', '.join(columns)} FROM events AS _events").create("inputs")
+    connection.execute(f"CREATE TEMP TABLE inputs AS SELECT {', '.join(columns)} FROM events AS _events")
 
 
 def create_window_keys(connection: duckdb.DuckDBPyConnection, view: StreamView) -> None:
     """Table ``window_keys(k0 …)``: the keys for which windows over all rows are cheaper than pairs."""
     keys = ", ".join(f"k{index}" for index in range(len(view.entity)))
-    connection.sql(
+    connection.execute(
         f"""
+        CREATE TEMP TABLE window_keys AS
         SELECT {keys} FROM (SELECT {keys}, count(*) AS events FROM inputs GROUP BY {keys})
         JOIN (SELECT {keys}, count(*) AS probes FROM probes GROUP BY {keys}) USING ({keys})
         WHERE events * probes > {_PAIRS_PER_ROW} * (events + probes)
         """
-    ).create("window_keys")
+    )
 
 
 def same_key_sql(view: StreamView) -> str:

@@ -60,7 +60,7 @@ def create_relation(
         parts.append(f"SELECT {', '.join([*names, *_sources(view, number, positions)])}\nFROM {table}")
     if not view.branches:
         return given_table(view, 0)
-    connection.sql("\nUNION ALL\n".join(parts)).create_view(RELATION)
+    connection.execute(f"CREATE TEMP VIEW {RELATION} AS\n" + "\nUNION ALL\n".join(parts))
     return RELATION
 
 
@@ -98,7 +98,8 @@ def _clean(
         columns = [f"{sql}\n AS {quoted(name)}" for name, sql in cleaning.columns]
         where = f" WHERE {cleaning.where}" if cleaning.where is not None else ""
         made = f"cleaned_{branch + 1}_{step}"
-        connection.sql(f"SELECT {', '.join([*columns, *positions])} FROM {table} AS _events{where}").create(made)
+        cleaned = f"SELECT {', '.join([*columns, *positions])} FROM {table} AS _events{where}"
+        connection.execute(f"CREATE TEMP TABLE {made} AS {cleaned}")
         before, rows = rows, connection.table(made).shape[0]
         if rows > before or (cleaning.where is None and rows < before):
             raise WireError(f"{view.file}:{view.line}: {view.name} makes {rows} rows of {before}: not row by row")

@@ -180,10 +180,10 @@ def _distinct_probes(
     numbers = pa.array(np.arange(probes.num_rows, dtype=np.int64))
     connection.register("given_probes", pa.table([numbers, *arrays], names=["number", *names]))
     same = ", ".join(names)
-    connection.sql(f"SELECT number, dense_rank() OVER (ORDER BY {same}) - 1 AS id, {same} FROM given_probes").create(
-        "numbered_probes"
-    )
-    connection.sql(f"SELECT DISTINCT ON (id) id, {same} FROM numbered_probes ORDER BY id").create("probes")
+    numbered = f"SELECT number, dense_rank() OVER (ORDER BY {same}) - 1 AS id, {same} FROM given_probes"
+    connection.execute(f"CREATE TEMP TABLE numbered_probes AS {numbered}")
+    distinct = f"SELECT DISTINCT ON (id) id, {same} FROM numbered_probes ORDER BY id"
+    connection.execute(f"CREATE TEMP TABLE probes AS {distinct}")
     owner = connection.sql("SELECT id FROM numbered_probes ORDER BY number").to_arrow_table().column("id")
     return np.asarray(owner.to_numpy(), dtype=np.int64)
 
@@ -193,7 +193,8 @@ def _keyed_events(connection: duckdb.DuckDBPyConnection, view: StreamView, relat
     conditions = [f"{quoted(column)} IS NOT NULL" for column in view.entity]
     if view.where is not None:
         conditions.append(f"({view.where}\n)")
-    connection.sql(f"SELECT * FROM {relation} AS _rows WHERE {' AND '.join(conditions)}").create_view("events")
+    rows = f"SELECT * FROM {relation} AS _rows WHERE {' AND '.join(conditions)}"
+    connection.execute(f"CREATE TEMP VIEW events AS {rows}")
 
 
 def _time_windows(connection: duckdb.DuckDBPyConnection, view: StreamView) -> pa.Table:

@@ -170,10 +170,10 @@ def _register(
     raw = f"_rows_of_{table.schema.name}"
     connection.register(raw, rows.select(schema.names).cast(pa.schema([f.with_nullable(True) for f in schema])))
     known = f"SELECT * FROM {quoted(raw)} AS _rows WHERE {quoted(table.available_at)} <= make_timestamp({version_us})"
-    if in_order:
-        connection.sql(f"{known} ORDER BY ALL").create(quoted(table.schema.name))
-    else:
-        connection.sql(known).create_view(table.schema.name)
+    made = f"TABLE {quoted(table.schema.name)} AS {known} ORDER BY ALL"
+    connection.execute(
+        f"CREATE TEMP {made}" if in_order else f"CREATE TEMP VIEW {quoted(table.schema.name)} AS {known}"
+    )
 
 
 def _refuse_duplicates(view: BatchView, result: pa.Table, version_us: int) -> None:

@@ -34,15 +34,16 @@ def recompute_as_served(
     if not len(unseen):
         return late, exact
     connection.register("unseen", pa.table({"event": unseen}))
-    connection.sql(
+    connection.execute(
         f"""
+        CREATE TEMP TABLE late AS
         SELECT * FROM (SELECT *, {with_bounds_sql(view)} FROM probes) AS p
         WHERE EXISTS (
             FROM inputs AS e SEMI JOIN unseen USING (event)
             WHERE {same_key} AND e.t BETWEEN p.low AND p.high AND {_NOT_SEEN}
         )
         """
-    ).create("late")
+    )
     calls = ", ".join(input_parts_sql(view, index) for index in range(len(view.aggregates)))
     recency = ""
     latest = ", ".join(f"{part} DESC" for part in ["e.t", *order_columns(view, "e.")])

@@ -84,9 +84,7 @@ class Witness:
     ) -> None:
         self._features, self._events_of = features, events_of
         self._stream, self._batch = stream_views, batch_views
-        self._connection = hermetic_connection(threads=1)
-        for macro in MACROS:
-            self._connection.execute(macro)
+        self._connection = hermetic_connection(threads=1, prepared=MACROS)
 
     def values(self, request: pa.Table, seen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """The features of ``request``, one flat row, by name; without those that cannot be computed.
@@ -95,7 +93,7 @@ class Witness:
         """
         connection, missing = self._connection, set[str]()
         connection.register("_request", request)
-        connection.execute("CREATE OR REPLACE TABLE request AS FROM _request")
+        connection.execute("CREATE OR REPLACE TEMP TABLE request AS FROM _request")
         for join in self._features.joins:
             view = self._stream.get(join.view) or self._batch[join.view]
             _empty_table(connection, view)
@@ -136,7 +134,7 @@ class Witness:
 def _empty_table(connection: duckdb.DuckDBPyConnection, view: StreamView | BatchView) -> None:
     keys = [pa.field(column, type_) for column, type_ in zip(view.entity, view.entity_types, strict=True)]
     connection.register("_shape", pa.schema([*keys, *view.output_schema]).empty_table())
-    connection.execute(f"CREATE OR REPLACE TABLE {_quoted(view.name)} AS FROM _shape")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {_quoted(view.name)} AS FROM _shape")
 
 
 class _AtRequest:

@@ -18,7 +18,7 @@ from dovetail.platform.duck.hermetic import hermetic_connection
 
 __all__ = [
     "CANDIDATE_COLUMNS",
-    "chance_macros",
+    "CHANCE_MACROS",
     "clocked",
     "early",
     "first_label",
@@ -29,6 +29,19 @@ __all__ = [
 
 #: What :func:`join_samples` needs of a snapshot row.
 CANDIDATE_COLUMNS = ("request_id", "item_id", "request_time", "score")
+
+#: The macro ``chance(request_id, item_id)``, the number in [0, 1) by which negatives are drawn, and those it calls: the
+#: draw of ``policies``: FNV-1a of request, 0x1f, item; fmix64; the upper 53 bits. 128-bit integers, modulo 2^64.
+CHANCE_MACROS = (
+    "CREATE MACRO times(a, b) AS (a::UHUGEINT * b::UHUGEINT) % 18446744073709551616::UHUGEINT",
+    "CREATE MACRO fold(h) AS xor(h, h // 8589934592::UHUGEINT)",
+    """CREATE MACRO fnv1a(s) AS list_reduce(
+        list_transform(range(octet_length(encode(s))), lambda i: ('0x' || substr(hex(s), 2 * i + 1, 2))::UHUGEINT),
+        lambda h, b: times(xor(h, b), 1099511628211), 14695981039346656037::UHUGEINT)""",
+    "CREATE MACRO fmix64(h) AS fold(times(fold(times(fold(h), 18397679294719823053)), 14181476777654086739))",
+    """CREATE MACRO chance(request, item) AS
+        (fmix64(fnv1a(request || chr(31) || item::VARCHAR)) // 2048)::DOUBLE / 9007199254740992.0""",
+)
 
 
 class _Emission(NamedTuple):
@@ -64,7 +77,7 @@ def join_samples(
     lateness) is already past that, the clock. It counts by a horizon when it is no later than that after the request,
     and the label happened no more than ``early_us`` before the request.
     """
-    connection = hermetic_connection()
+    connection = hermetic_connection(prepared=CHANCE_MACROS)
     try:
         numbered = candidates.select(CANDIDATE_COLUMNS).append_column(
             "_at", pa.array(range(len(candidates)), pa.int64())
@@ -72,7 +85,6 @@ def join_samples(
         connection.register("candidates", numbered)
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
-        connection.execute(_CHANCE)
         query = _query(tuple(labels), policy, allowed_lateness_us, early_us, rules or {})
         return connection.sql(query).to_arrow_table()
     finally:
@@ -124,11 +136,6 @@ def joined_rows(kinds: tuple[str, ...], early_us: int, rules: Mapping[str, KindR
         for kind in kinds
     )
     return f"SELECT candidates.*{times} FROM candidates {joins}"
-
-
-def chance_macros() -> str:
-    """SQL: the macro ``chance(request_id, item_id)``, the number in [0, 1) by which negatives are drawn."""
-    return _CHANCE
 
 
 def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig, rules: Mapping[str, KindRule]) -> str:
@@ -237,16 +244,3 @@ def first_label(kind: str, allowed_lateness_us: int) -> str:
                 ORDER BY greatest(event_time, clock), event_time, _partition, _offset, _row
             ) = 1
         )"""
-
-
-#: The draw of ``policies``: FNV-1a of request, 0x1f, item; fmix64; the upper 53 bits. 128-bit integers, modulo 2^64.
-_CHANCE = """
-    CREATE MACRO times(a, b) AS (a::UHUGEINT * b::UHUGEINT) % 18446744073709551616::UHUGEINT;
-    CREATE MACRO fold(h) AS xor(h, h // 8589934592::UHUGEINT);
-    CREATE MACRO fnv1a(s) AS list_reduce(
-        list_transform(range(octet_length(encode(s))), lambda i: ('0x' || substr(hex(s), 2 * i + 1, 2))::UHUGEINT),
-        lambda h, b: times(xor(h, b), 1099511628211), 14695981039346656037::UHUGEINT);
-    CREATE MACRO fmix64(h) AS fold(times(fold(times(fold(h), 18397679294719823053)), 14181476777654086739));
-    CREATE MACRO chance(request, item) AS
-        (fmix64(fnv1a(request || chr(31) || item::VARCHAR)) // 2048)::DOUBLE / 9007199254740992.0;
-"""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
 from dovetail.joiners.batch.counted import first_counted
 from dovetail.joiners.batch.join import (
-    chance_macros,
+    CHANCE_MACROS,
     early,
     first_label,
     joined_rows,
@@ -96,7 +96,7 @@ def audit_labels(
     kinds), ``orphaned`` (no snapshot, and every window has passed), ``pending``,
     ``lost``. A snapshot row is ``pending`` before its window has passed, and ``waiting`` while a later lane is to say.
     """
-    connection = hermetic_connection()
+    connection = hermetic_connection(prepared=CHANCE_MACROS)
     try:
         at = ["request_id", "item_id", "request_time", "_partition", "_offset", "_row"]
         numbered = snapshots.select(at).append_column("_at", pa.array(range(snapshots.num_rows), pa.int64()))
@@ -109,7 +109,6 @@ def audit_labels(
         connection.register("released", pa.table([pa.array(c, pa.int64()) for c in columns], names=names))
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
-        connection.execute(chance_macros())
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
         parts = _AuditSql(tuple(labels), attributed, policy, early_us, rules or {})
         connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")

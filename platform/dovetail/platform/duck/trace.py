@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -23,6 +24,10 @@ class TracedConnection:
     def sql(self, sql: str) -> TracedRelation:
         return TracedRelation(self._connection.sql(sql), sql, self._script)
 
+    def note(self, statements: Sequence[str]) -> None:
+        """Write down statements that have run already."""
+        self._script += [_statement(statement) for statement in statements]
+
     def cursor(self) -> TracedConnection:
         return TracedConnection(self._connection.cursor(), self._script)
 
@@ -37,14 +42,6 @@ class TracedRelation:
         self._relation = relation
         self._sql = sql
         self._script = script
-
-    def create(self, name: str) -> None:
-        self._script.append(f"CREATE TABLE {name} AS {_statement(self._sql)}")
-        self._relation.create(name)
-
-    def create_view(self, name: str) -> Any:
-        self._script.append(f"CREATE VIEW {name} AS {_statement(self._sql)}")
-        return self._relation.create_view(name)
 
     def to_arrow_table(self) -> Any:
         self._script.append(_statement(self._sql))
