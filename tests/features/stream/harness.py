@@ -8,7 +8,6 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +17,7 @@ from dovetail.features.plan.definitions import StreamView
 from dovetail.features.stream.engine import Applied, StreamEngine, Values
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, prepare_rows, running_watermark
+from dovetail.platform.duck.hermetic import hermetic_connection
 from tests.features.stream.strategies import SCHEMA, WHERE
 
 Row = dict[str, Any]
@@ -169,8 +169,8 @@ def duckdb_values(view: StreamView, rows: Sequence[Row], probes: Sequence[Probe]
             columns.append(f"count({input_.argument}) {over} AS n{i}")
         else:
             columns.append(f"{aggregate.function}({input_.argument}) {over} AS c{i}")
-    with duckdb.connect() as connection:
-        connection.execute("CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)")
+    hop = "CREATE MACRO hop(ts, size, step) AS ts - time_bucket(step, ts - size)"
+    with hermetic_connection(prepared=[hop]) as connection:
         connection.register("together", pa.concat_tables([events, asked]))
         answer = connection.sql(
             f"SELECT * FROM (SELECT probe, {', '.join(columns)} FROM together "
