@@ -120,6 +120,34 @@ def test_train_evaluate_and_compare(project: Path) -> None:
     assert batch["optimizer"]["name"] == "delay_compensated"
 
 
+def test_rankings_are_those_of_requests(project: Path) -> None:
+    table = samples()
+    ids = pa.array([f"r{i // 6}" for i in range(600)])
+    table = table.set_column(table.column_names.index("request_id"), "request_id", ids)
+    pq.write_table(table, project / "s.parquet")
+    options = ("-p", project, project / "s.parquet")
+    trained = call("train", *options, "--out", project / "m", "--shuffle-rows", 600)["metrics"]["ranking"]
+    asked = ("evaluate", *options, "-m", project / "m", "--slice", "city", "--at", 3)
+    scored = call(*asked)
+    total = scored["total"]["ranking"]
+    one_class = total["without_positive"] + total["without_negative"]
+    assert total["requests"] + one_class == 100
+    assert trained["requests"] == total["requests"]
+    assert (total["at"], trained["at"]) == (3, 10)
+    assert total["gauc"] > 0.6
+    assert trained["hit_rate"] == 1.0
+    assert {group["ranking"]["at"] for group in scored["groups"].values()} == {3}
+    hours = [group["ranking"] for scope, group in scored["groups"].items() if scope.startswith("time:")]
+    assert sum(hour["requests"] for hour in hours) >= total["requests"]
+    shown = show(*asked)
+    assert "NDCG@3" in shown
+    assert "hit@3" in shown
+    pq.write_table(table.drop_columns(["request_id"]), project / "s.parquet")
+    assert call(*asked)["total"]["ranking"] is None
+    assert call("train", *options, "--out", project / "m")["metrics"]["ranking"] is None
+    assert "NDCG" not in show(*asked)
+
+
 def test_a_terminal_gets_tables(project: Path) -> None:
     pq.write_table(samples(), project / "s.parquet")
     options = ("-p", project, project / "s.parquet")

@@ -9,6 +9,7 @@ import pyarrow as pa
 from dovetail.platform.config.load import ModelConfig
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy
 from dovetail.trainer.metrics.telemetry import ModelMetrics
 from dovetail.trainer.models.beside import LoadedBeside
 from dovetail.trainer.models.gate import Gate
@@ -52,13 +53,18 @@ def trained_rows(model: ModelConfig, features: pa.Schema) -> pa.Schema:
     fields = {field.name: field for field in features if field.name in read}
     for name in model.evaluation.slices:
         fields.setdefault(name, pa.field(name, pa.string()))  # one of the join's own columns
-    for name, type_ in (("request_time", pa.timestamp("us")), ("label", pa.int8()), ("weight", pa.float32())):
+    for name, type_ in (
+        ("request_id", pa.string()),
+        ("request_time", pa.timestamp("us")),
+        ("label", pa.int8()),
+        ("weight", pa.float32()),
+    ):
         fields[name] = pa.field(name, type_, nullable=False)
     return pa.schema(fields.values())
 
 
-def recipe_of(model: ModelConfig) -> Recipe:
-    """How the configured model is learnt.
+def recipe_of(model: ModelConfig, *, mixed: int = 0) -> Recipe:
+    """How the configured model is learnt, from samples of which each ``mixed`` in a row may be in any order.
 
     Raises:
         ConfigError: a hyperparameter, rule or column of metrics contradicts another.
@@ -76,6 +82,7 @@ def recipe_of(model: ModelConfig) -> Recipe:
             slices=evaluation.slices,
             values=evaluation.slice_values,
         ),
+        ranking=RankingPolicy("request_id", evaluation.ranking_at, max(evaluation.ranking_reach, mixed)),
     )
 
 

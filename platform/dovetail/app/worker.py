@@ -76,7 +76,7 @@ from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.topic_reader import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
-from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows
+from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
 from dovetail.trainer.models.mirror import ModelMirror
 from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
@@ -342,15 +342,16 @@ class _Parts:
         model = self.config.model
         if model is None:
             return []
-        gauges = ModelMetrics(model.name)
+        gauges, labels = ModelMetrics(model.name), self.config.labels
 
         def keep(trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
             self.stores.registry.add_metrics(metric_rows(model.name, trained, metrics))
+            self.stores.registry.add_rankings(ranking_rows(model.name, trained, metrics))
             gauges.update(trained, metrics)
 
         stage = TrainerStage(
-            SampleTopic(self.config.labels.training_topic, schema=trained_rows(model, self.project.feature_set.schema)),
-            recipe_of(model),
+            SampleTopic(labels.training_topic, schema=trained_rows(model, self.project.feature_set.schema)),
+            recipe_of(model, mixed=labels.order.block_rows if labels.order else 0),
             checkpointing_of(model, self.stores.checkpoints),
             publication_of(model, self.stores.models, self.config.broker.max_message_bytes),
             listeners=TrainerListeners(on_trained=self.on_trained, on_evaluated=keep),

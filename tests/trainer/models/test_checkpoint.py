@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from dovetail.platform.rows.accounts import Account
 from dovetail.trainer.batch_training import train
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy
 from dovetail.trainer.models import checkpoint as checkpoint_module
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
@@ -66,6 +68,46 @@ def test_resumed_equals_uninterrupted_at_any_sample(
             learner, start = resume(stored, new_learner(), {}), cut
     learner.learn(table.slice(start))
     assert_same_bits(learner, uninterrupted)
+
+
+def ranking_learner(encoder: Encoder, ftrl: Ftrl) -> Learner:
+    return Learner(encoder, ftrl, label="clicked", ranking=RankingPolicy("user_id", 5, 20))
+
+
+def test_rankings_go_on_where_they_stood(
+    tmp_path: Path, samples: Callable[[int], pa.Table], encoder: Encoder, ftrl: Ftrl
+) -> None:
+    table = samples(150)
+    whole, part = (ranking_learner(encoder, ftrl) for _ in range(2))
+    whole.learn(table)
+    part.learn(table.slice(0, 77))
+    CheckpointStore(tmp_path).save(image(part, PROGRESS, {}), after=0)
+    stored = CheckpointStore(tmp_path).latest()
+    assert stored is not None
+    resumed = resume(stored, ranking_learner(encoder, ftrl), {})
+    resumed.learn(table.slice(77))
+    assert resumed.metrics() == whole.metrics()
+    ranking = whole.metrics()[0][1].ranking
+    assert ranking is not None
+    assert ranking.requests > 10
+    with pytest.raises(ModelError, match=r"ranking\.request: stored 'user_id', configured None"):
+        resume(stored, Learner(encoder, ftrl, label="clicked"), {})
+
+
+def test_a_checkpoint_from_before_rankings_begins_them(
+    tmp_path: Path, samples: Callable[[int], pa.Table], encoder: Encoder, ftrl: Ftrl
+) -> None:
+    learner = ranking_learner(encoder, ftrl)
+    learner.learn(samples(50))
+    CheckpointStore(tmp_path).save(image(learner, PROGRESS, {}), after=0)
+    stored = CheckpointStore(tmp_path).latest()
+    assert stored is not None
+    del stored.configuration["ranking"]
+    resumed = resume(replace(stored, rankings={}), ranking_learner(encoder, ftrl), {})
+    assert resumed.trained == 50
+    ranking = resumed.metrics()[0][1].ranking
+    assert ranking is not None
+    assert ranking.requests == 0
 
 
 def test_offline_training_is_the_same_pass(

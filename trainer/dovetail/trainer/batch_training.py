@@ -93,7 +93,7 @@ def train_passes(
                 else:
                     learner.learn(table)
         total = learner.evaluation.total()
-        first = first or total
+        first = first or learner.metrics()[0][1]
         weight = total.weight - before.weight
         loss = (total.log_loss or 0.0) * total.weight - (before.log_loss or 0.0) * before.weight
         losses.append(loss / weight if weight else float("nan"))

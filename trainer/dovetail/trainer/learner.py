@@ -13,7 +13,9 @@ from dovetail.platform.errors import ModelError, WireError
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
 from dovetail.trainer.samples.columns import number_column
@@ -50,6 +52,7 @@ class Learner:
         weight: str | None = None,
         evaluation: Evaluation | None = None,
         groups: Groups | None = None,
+        ranking: RankingPolicy | None = None,
         slots: SlotPolicy | None = None,
         records: Float32 | None = None,
         moments: Float64 | None = None,
@@ -60,6 +63,7 @@ class Learner:
         self.weight = weight
         self.evaluation = Evaluation() if evaluation is None else evaluation
         self.groups = Groups() if groups is None else groups
+        self.rankings = Rankings(ranking or RankingPolicy(), self.evaluation, self.groups)
         self.slots = SlotState(slots or SlotPolicy(), encoder.bits)
         self.records = optimizer.new_records(encoder.bits) if records is None else records
         self.moments = encoder.new_moments() if moments is None else moments
@@ -72,11 +76,15 @@ class Learner:
         """Rows trained on, ever; kept by the evaluation and restored with it."""
         return self.evaluation.samples
 
+    def metrics(self) -> list[tuple[str, Metrics]]:
+        """The metrics of the predictions so far, see :func:`~dovetail.trainer.metrics.rankings.scoped_metrics`."""
+        return scoped_metrics(self.evaluation, self.groups, self.rankings)
+
     def learn(self, table: pa.Table) -> Float32:
         """Predict, then train on, every row in order; returns the predictions, float32 [n].
 
-        :raises WireError: label, weight, time, slice or input columns are absent, of a wrong type, or label, weight or
-            time is NULL.
+        :raises WireError: label, weight, time, slice, request or input columns are absent, of a wrong type, or label,
+            weight or time is NULL.
         :raises ModelError: an example was refused, see :meth:`Optimizer.train`. The learner must then be thrown away.
         """
         return self._learn(table, threads=0, batch=False)
@@ -120,8 +128,10 @@ class Learner:
                 predicted = self._train(encoded, labels, weights, threads=threads, batch=batch)
             except ModelError as error:
                 raise ModelError(f"rows {rows.start} to {rows.stop - 1} of the table: {error}") from error
+            first = self.trained
             self.evaluation.add(predicted, labels, weights)
-            self.groups.add(part, predicted, labels, weights)
+            places = self.groups.add(part, predicted, labels, weights)
+            self.rankings.add(part, first, predicted, labels, places)
             predictions[cut] = predicted
         return predictions
 

@@ -14,6 +14,7 @@ from dovetail.platform.stage import Poll
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.optimizer import Optimizer
@@ -51,6 +52,7 @@ class Recipe:
     slots: SlotPolicy = field(default_factory=SlotPolicy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     groups: Groups = field(default_factory=Groups)
+    ranking: RankingPolicy = field(default_factory=RankingPolicy)
 
     def untrained(self, samples: SampleTopic, *, small: bool = False) -> Learner:
         """A learner of ``samples`` that has seen nothing; a ``small`` one has few slots, and runs the same code."""
@@ -61,6 +63,7 @@ class Recipe:
             weight=samples.weight,
             evaluation=deepcopy(self.evaluation),
             groups=deepcopy(self.groups),
+            ranking=self.ranking,
             slots=self.slots,
         )
 

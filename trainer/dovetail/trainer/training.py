@@ -332,11 +332,8 @@ class TrainerStage(Stage):
     async def _offer(self, version: int) -> AsyncIterator[Work]:
         """Publish the model as it is now, or refuse it."""
         self._unpublished_us = None
-        evaluation = self._learner.evaluation
-        recent = evaluation.last()
-        reasons = self._publication.gate.reasons(recent)
-        metrics = [("total", evaluation.total()), ("recent", recent), *self._learner.groups.report()]
-        evaluated = partial(self._evaluated, self._learner.trained, metrics)
+        reasons = self._publication.gate.reasons(self._learner.evaluation.last())
+        evaluated = partial(self._evaluated, self._learner.trained, self._learner.metrics())
         if reasons:
             _log.warning("%s: version %d is not published: %s", self._models.path, version, "; ".join(reasons))
             yield Work(commit=partial(self._refuse, version, reasons, evaluated))

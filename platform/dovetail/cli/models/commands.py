@@ -78,6 +78,7 @@ def evaluate(
     to_day: _Last = None,
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, repeatable.")] = None,
     window: Annotated[str, typer.Option(help="Length of the event-time windows.")] = "1h",
+    at: Annotated[int, typer.Option(min=1, help="The k of NDCG@k and hit rate@k.")] = 10,
     plot: _Plot = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,6 +92,7 @@ def evaluate(
         raise ConfigError(f"--window: {error}") from None
     choices = {
         "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
+        "at": at,
     }  # fmt: skip
     raise typer.Exit(run(project, model, samples or [], as_json=as_json, plot=plot, **choices))
 

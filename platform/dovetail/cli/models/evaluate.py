@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, find_samples, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.trainer.arithmetic import Float32
@@ -19,9 +19,14 @@ from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics, exact_auc
 from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
 from dovetail.trainer.models.scorer import predict_with
 
 __all__ = ["Evaluated", "evaluate_model", "run"]
+
+
+# Farther than any two samples are apart.
+_EVERYWHERE = 2**62
 
 
 class Evaluated(NamedTuple):
@@ -45,8 +50,11 @@ def evaluate_model(
     window_us: int = 3_600_000_000,
     first: str | None = None,
     last: str | None = None,
+    at: int = 10,
 ) -> Evaluated:
     """Predict all samples with one model; AUC in ``total`` is exact.
+
+    Where samples have a ``request_id``, all samples of a request are ranked, wherever they stand; k is ``at``.
 
     Raises:
         ConfigError, ModelError, WireError: what is named cannot be found or does not fit.
@@ -55,27 +63,31 @@ def evaluate_model(
     _, version, model, encoder = find_model(config, name)
     found = find_samples(config, samples, format_=format_, first=first, last=last)
     evaluation = Evaluation()
-    groups: Groups | None = None
+    groups, rankings = Groups(), Rankings(RankingPolicy(), evaluation, Groups())
     columns: list[tuple[Float32, Float32, Float32]] = []
     dense = model.dense()
     for table in found.tables():
-        if groups is None:
+        if not columns:
             timed = "request_time" if "request_time" in table.column_names else None
             groups = Groups(time=timed, window_us=window_us, windows=1000, slices=slices)
+            known = "request_id" if "request_id" in table.column_names else None
+            rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
         predictions = predict_with(encoder, dense, model.moments, table)
         labels = column_of_numbers(table, "label", "label").astype(np.float32)
         weights = np.ones(len(labels), np.float32)
         if "weight" in table.column_names:
             weights = column_of_numbers(table, "weight", "sample weight").astype(np.float32)
+        first_row = evaluation.samples
         evaluation.add(predictions, labels, weights)
-        groups.add(table, predictions, labels, weights)
+        places = groups.add(table, predictions, labels, weights)
+        rankings.add(table, first_row, predictions, labels, places)
         columns.append((predictions, labels, weights))
     empty = np.empty(0, np.float32)
     arrays = [np.concatenate([empty, *parts]) for parts in zip(*columns, strict=True)] or [empty] * 3
-    total = evaluation.total()
+    (_, total), _, *by_scope = scoped_metrics(evaluation, groups, rankings)
     exact = exact_auc(arrays[0], arrays[1], arrays[2])
     total = replace(total, auc=exact, auc_error=None if exact is None else 0.0)
-    return Evaluated(version, total, groups.report() if groups else [], arrays[0], arrays[1], arrays[2])
+    return Evaluated(version, total, by_scope, arrays[0], arrays[1], arrays[2])
 
 
 def run(
@@ -93,9 +105,8 @@ def run(
         print_json({"version": result.version, "total": metrics_dict(result.total), "groups": groups})
         return 0
     console = terminal()
-    metrics_table(f"model version {result.version}", [("total (AUC exact)", result.total), *result.groups]).print(
-        console
-    )
+    rows = [("total (AUC exact)", result.total), *result.groups]
+    print_metrics(console, f"model version {result.version}", rows)
     if plot is not None:
         console.print(f"plots: {plot}")
     return 0

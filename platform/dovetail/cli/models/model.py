@@ -14,16 +14,18 @@ from dovetail.app.reports.archived import archived_snapshots
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
-from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.metrics.charts import Chart, reliability
+from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.metrics.progressive import Evaluation
+from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings
 from dovetail.trainer.models.exporting import export_model
 
 __all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
@@ -69,11 +71,14 @@ def show(project: Path, name: str | None, *, as_json: bool) -> int:
     config = project_config(project)
     directory, version, model, encoder = find_model(config, name)
     metrics: list[dict[str, Any]] = []
+    rankings: list[dict[str, Any]] = []
     if config is not None and config.model is not None:
         stores = open_stores(config)
         try:
             rows = stores.registry.metrics(config.model.name)
             metrics = [row._asdict() for row in rows if row.trained in (0, model.trained)]
+            ranked = stores.registry.rankings(config.model.name)
+            rankings = [row._asdict() for row in ranked if row.trained in (0, model.trained)]
         finally:
             stores.close()
     weights = model.weights.astype(np.float64)
@@ -82,17 +87,20 @@ def show(project: Path, name: str | None, *, as_json: bool) -> int:
         "fingerprint": model.fingerprint, "weights": len(weights),
         "largest_weight": float(np.abs(weights).max(initial=0.0)), "l2_norm": float(np.sqrt((weights**2).sum())),
         "inputs": [spec.describe() for spec in encoder.inputs], "moments": model.moments.tolist(), "metrics": metrics,
+        "rankings": rankings,
     }  # fmt: skip
     if as_json:
         print_json(answer)
         return 0
     console = terminal()
     for key, value in answer.items():
-        if key not in ("inputs", "moments", "metrics"):
+        if key not in ("inputs", "moments", "metrics", "rankings"):
             console.print(f"{key:<15} {value}")
     console.print("inputs          " + ", ".join(f"{spec.name} ({spec.kind})" for spec in encoder.inputs))
     for row in metrics:
         console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}")
+    for row in rankings:
+        console.print(f"{row['scope']:<32} GAUC {row['gauc']}, NDCG@{row['at']} {row['ndcg']}, MRR {row['mrr']}")
     return 0
 
 
@@ -169,7 +177,9 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
     for title, column in (("serving", "score"), ("shadow", "shadow_score")):
         evaluation = Evaluation()
         evaluation.add(_float32(both, column), labels, weights)
-        rows.append((title, evaluation.total()))
+        rankings = Rankings(RankingPolicy("request_id"), evaluation, Groups())
+        rankings.add(both, 0, _float32(both, column), labels, Places())
+        rows.append((title, evaluation.total().with_ranking(rankings.settled().total())))
         lines.append(reliability(title, _float32(both, column), labels, weights))
     return _answer("live requests", rows, [Chart("reliability", lines, diagonal=True)], as_json=as_json, plot=plot)
 
@@ -182,7 +192,7 @@ def _answer(
     if as_json:
         print_json({name: metrics_dict(metrics) for name, metrics in rows})
     else:
-        metrics_table(f"models compared on {what}", rows).print(terminal())
+        print_metrics(terminal(), f"models compared on {what}", rows)
     return 0
 
 

@@ -7,15 +7,38 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from rich.console import Console
+
 from dovetail.cli.listing import Column, Listing
 from dovetail.trainer.metrics.measures import Metrics
 
-__all__ = ["metrics_dict", "metrics_table"]
+__all__ = ["metrics_dict", "metrics_table", "print_metrics", "rankings_table"]
 
 
 def metrics_dict(metrics: Metrics) -> dict[str, Any]:
     """``metrics`` as JSON-ready values."""
     return asdict(metrics)
+
+
+def print_metrics(console: Console, title: str, rows: Sequence[tuple[str, Metrics]]) -> None:
+    """Print the metrics of examples, and below them those of rankings, where there are any."""
+    metrics_table(title, rows).print(console)
+    if any(m.ranking is not None for _, m in rows):
+        rankings_table(rows).print(console)
+
+
+def rankings_table(rows: Sequence[tuple[str, Metrics]]) -> Listing:
+    """One line per scope whose requests are known; requests of one class stand apart."""
+    ranked = [(scope, m.ranking) for scope, m in rows if m.ranking is not None]
+    at = ranked[0][1].at if ranked else 0
+    numbers = ("requests", "no positive", "no negative", "GAUC", f"NDCG@{at}", "MRR", f"hit@{at}")
+    columns = [Column("scope", "prose", least=12), *(Column(name, "number") for name in numbers)]
+    note = "means over requests with both classes, GAUC weighted by their impressions"
+    table = Listing("rankings, by request", columns, note=note)
+    for scope, r in ranked:
+        counts = [f"{n:,}" for n in (r.requests, r.without_positive, r.without_negative)]
+        table.add(_shown(scope), *counts, *(_number(x) for x in (r.gauc, r.ndcg, r.mrr, r.hit_rate)))
+    return table
 
 
 def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.app.modelling import encoder_of, optimizer_of, recipe_of
-from dovetail.cli.models.report import metrics_dict, metrics_table
+from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import (
     Samples,
     find_model,
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
         print_json(answer)
         return 0
     console = terminal()
-    metrics_table("predicted, then trained on; first pass", [("total", first)]).print(console)
+    print_metrics(console, "predicted, then trained on; first pass", [("total", first)])
     if len(losses) > 1:
         console.print("log-loss by pass: " + ", ".join(f"{loss:.4f}" for loss in losses))
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
@@ -104,7 +104,11 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
     if model is not None and found.inputs is None:
         # Text formats know nothing of the project's columns; neither do its rules about them.
         recipe = replace(recipe_of(model), encoder=encoder, optimizer=optimizer)
-        if "request_time" not in next(iter(found.tables()), _NONE).column_names:
+        columns = next(iter(found.tables()), _NONE).column_names
+        known = "request_id" if "request_id" in columns else None
+        reach = max(recipe.ranking.reach, options.schedule.shuffle_rows)
+        recipe = replace(recipe, ranking=replace(recipe.ranking, request=known, reach=reach))
+        if "request_time" not in columns:
             recipe = replace(recipe, groups=Groups(**{**recipe.groups.describe(), "time": None}))
     records = moments = None
     if options.start is not None:
@@ -116,7 +120,7 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
         records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
     return Learner(
         encoder, optimizer, label="label", weight="weight", records=records, moments=moments,
-        slots=recipe.slots, groups=recipe.groups, evaluation=recipe.evaluation,
+        slots=recipe.slots, groups=recipe.groups, ranking=recipe.ranking, evaluation=recipe.evaluation,
     )  # fmt: skip
 
 

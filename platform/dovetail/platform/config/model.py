@@ -58,6 +58,10 @@ class EvaluationConfig(Section):
     #: Columns of the sample whose values get metrics of their own, the first ``slice_values`` of each.
     slices: tuple[str, ...] = ()
     slice_values: int = Field(default=20, ge=1)
+    #: The k of NDCG@k and hit rate@k.
+    ranking_at: int = Field(default=10, ge=1)
+    #: A request is ranked when so many samples in a row are of others; with ``[labels.order]``, at least a block.
+    ranking_reach: int = Field(default=4096, ge=1)
 
 
 class GateConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,20 @@ from dovetail.trainer.metrics.measures import (
 )
 from dovetail.trainer.samples.columns import number_column
 
-__all__ = ["NULL", "OTHER", "Groups"]
+__all__ = ["NULL", "OTHER", "Groups", "Places"]
 
 #: The slice of a NULL, and of every value beyond the first ``values`` of a column.
 NULL, OTHER = "(null)", "(other)"
 _NONE = np.iinfo(np.int64).min
+
+
+class Places(NamedTuple):
+    """Where rows were counted: their windows of event time, int64 [n], if there are any, and their value's number in
+    each slice column, int64 [n] each.
+    """
+
+    windows: Int64 | None = None
+    slices: tuple[Int64, ...] = ()
 
 
 class Groups:
@@ -77,25 +86,30 @@ class Groups:
             "values": self.values,
         }  # fmt: skip
 
-    def add(self, table: pa.Table, predictions: Float32, labels: Float32, weights: Float32) -> None:
-        """Account for the rows of ``table``, see :meth:`Evaluation.add`.
+    def add(self, table: pa.Table, predictions: Float32, labels: Float32, weights: Float32) -> Places:
+        """Account for the rows of ``table``, see :meth:`Evaluation.add`; returns where they were counted.
 
         :raises WireError: the time or a slice column is absent, or a time is NULL.
         :raises ModelError: lengths differ, or a prediction is outside (0, 1) or NaN.
         """
         if not self.time and not self.slices:
-            return
+            return Places()
         require_predictions(predictions, labels, weights)
         absent = sorted({self.time or "", *self.slices} - {"", *table.column_names})
         if absent:
             raise WireError(f"the table lacks the columns {absent} that metrics are grouped by; it has "
                             f"{table.column_names}")  # fmt: skip
         examples = predictions, labels, weights
+        windows = None
         if self.time:
-            keys = self._windows(table.column(self.time))
-            self.late += _accumulate_windows(*examples, keys, self._ring, self._sums, self._histograms)
+            windows = self._windows(table.column(self.time))
+            self.late += _accumulate_windows(*examples, windows, self._ring, self._sums, self._histograms)
+        slices = []
         for number, column in enumerate(self.slices):
-            _accumulate(*examples, self._rows(table.column(column), number), self._sums, self._histograms)
+            values = self._values(table.column(column), number)
+            _accumulate(*examples, self._first(number) + values, self._sums, self._histograms)
+            slices.append(values)
+        return Places(windows, tuple(slices))
 
     def report(self) -> list[tuple[str, Metrics]]:
         """Scope and metrics of every group: ``time:2026-11-20T13:00:00Z`` (oldest first), then ``slice:column=value``.
@@ -103,16 +117,26 @@ class Groups:
         A window without rows is left out.
         """
         found = []
+        for column, place in self.places():
+            if column is None:
+                moment = datetime.fromtimestamp(place * self.window_us / 1e6, UTC)
+                found.append((f"time:{moment:%Y-%m-%dT%H:%M:%SZ}", self._metrics(place % self.windows)))
+            else:
+                name = OTHER if place == self.values else list(self._names[column])[place]
+                found.append((f"slice:{self.slices[column]}={name}", self._metrics(self._first(column) + place)))
+        return found
+
+    def places(self) -> list[tuple[int | None, int]]:
+        """Where the metrics that :meth:`report` gives are: None and the number of a window, or those of a column and
+        of its value.
+        """
         newest = int(self._ring.max(initial=_NONE))
-        for window in sorted(int(key) for key in self._ring if key > newest - self.windows and key != _NONE):
-            moment = datetime.fromtimestamp(window * self.window_us / 1e6, UTC)
-            found.append((f"time:{moment:%Y-%m-%dT%H:%M:%SZ}", self._metrics(window % self.windows)))
-        for number, column in enumerate(self.slices):
-            for name, row in self._names[number].items():
-                found.append((f"slice:{column}={name}", self._metrics(self._first(number) + row)))
-            other = self._metrics(self._first(number) + self.values)
-            if other.samples:
-                found.append((f"slice:{column}={OTHER}", other))
+        windows = sorted(int(key) for key in self._ring if key > newest - self.windows and key != _NONE)
+        found: list[tuple[int | None, int]] = [(None, window) for window in windows]
+        for number, names in enumerate(self._names):
+            found += [(number, value) for value in names.values()]
+            if self._sums[self._first(number) + self.values, 0]:
+                found.append((number, self.values))
         return found
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -151,19 +175,19 @@ class Groups:
             )
         return times.astype(np.int64) // self.window_us
 
-    def _rows(self, column: pa.ChunkedArray, number: int) -> Int64:
-        """The row of each example's slice; new values get rows in order of appearance."""
+    def _values(self, column: pa.ChunkedArray, number: int) -> Int64:
+        """The number of each example's value; new values get numbers in order of appearance."""
         names = self._names[number]
         plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         encoded = plain.combine_chunks().dictionary_encode(null_encoding="encode")
-        row_of = np.empty(len(encoded.dictionary), np.int64)
+        number_of = np.empty(len(encoded.dictionary), np.int64)
         for code, value in enumerate(encoded.dictionary.to_pylist()):
             name = NULL if value is None else str(value)
             if name not in names and len(names) < self.values:
                 names[name] = len(names)
-            row_of[code] = names.get(name, self.values)
-        rows: Int64 = self._first(number) + row_of[encoded.indices.to_numpy(zero_copy_only=False)]
-        return rows
+            number_of[code] = names.get(name, self.values)
+        values: Int64 = number_of[encoded.indices.to_numpy(zero_copy_only=False)]
+        return values
 
 
 @compiled_as_ieee

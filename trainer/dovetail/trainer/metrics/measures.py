@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ModelError
 from dovetail.trainer.arithmetic import Float32, Float64
+from dovetail.trainer.metrics.requests import RankingMetrics
 
 __all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judge", "metrics_of", "require_predictions"]
 
@@ -64,6 +65,12 @@ class Metrics:
     #: At the threshold p >= 0.5.
     accuracy: float | None
     confusion: Confusion
+    #: Of the candidates of each request; None where requests are not known. Not weighted by sample weight.
+    ranking: RankingMetrics | None = None
+
+    def with_ranking(self, ranking: RankingMetrics) -> Metrics:
+        """These metrics, with those of rankings."""
+        return replace(self, ranking=ranking)
 
 
 def metrics_of(sums: Float64, histograms: Float64) -> Metrics:

@@ -75,9 +75,13 @@ class Evaluation:
 
         With one window kept, of that one alone.
         """
-        begun = -(-self.samples // self.window)
-        rows = [1 + window % self.windows for window in range(max(0, begun - min(2, self.windows)), begun)]
+        rows = [1 + window % self.windows for window in self.last_windows()]
         return metrics_of(self._sums[rows].sum(axis=0), self._histograms[rows].sum(axis=0))
+
+    def last_windows(self) -> list[int]:
+        """The numbers of the windows that :meth:`last` is of, counted from 0."""
+        begun = -(-self.samples // self.window)
+        return list(range(max(0, begun - min(2, self.windows)), begun))
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as copied arrays."""

@@ -7,12 +7,18 @@ from dataclasses import astuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
+from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.metrics.measures import Metrics
 
-__all__ = ["ModelMetrics", "metric_rows"]
+__all__ = ["ModelMetrics", "metric_rows", "ranking_rows"]
 
 _GAUGES = ("samples", "log_loss", "auc", "auc_error", "normalised_entropy", "calibration", "accuracy")
+_RANKING = {
+    "requests": "ranked_requests", "without_positive": "requests_without_positive",
+    "without_negative": "requests_without_negative", "gauc": "gauc", "ndcg": "ndcg", "mrr": "mrr",
+    "hit_rate": "hit_rate",
+}  # fmt: skip
 
 
 def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> list[MetricRow]:
@@ -26,18 +32,32 @@ def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]
     return rows
 
 
+def ranking_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> list[RankingRow]:
+    """Those of ``metrics`` that have rankings, as rows of the registry, kept as :func:`metric_rows` are."""
+    return [
+        RankingRow(model, scope, 0 if scope.startswith("time:") else trained, *astuple(m.ranking))
+        for scope, m in metrics
+        if m.ranking is not None
+    ]
+
+
 class ModelMetrics:
     """Gauges ``dovetail_model_<metric>{model, scope}``, ``dovetail_model_trained_samples{model}`` and
     ``dovetail_model_damaged_files{model}``.
 
-    Scopes are ``total``, ``recent`` and slices; event-time windows go to the registry only, as each would be a series
-    of its own for ever. A metric without a value is not exposed. Making it twice for one Prometheus registry shares the
-    gauges.
+    Rankings are ``dovetail_model_gauc``, ``_ndcg``, ``_mrr``, ``_hit_rate``, ``_ranked_requests``,
+    ``_requests_without_positive`` and ``_requests_without_negative``, of the same labels. Scopes are ``total``,
+    ``recent`` and slices; event-time windows go to the registry only, as each would be a series of its own for ever. A
+    metric without a value is not exposed. Making it twice for one Prometheus registry shares the gauges.
     """
 
     def __init__(self, model: str, registry: CollectorRegistry = REGISTRY) -> None:
         self._model = model
         self._gauges = {name: _gauge(registry, name, f"Progressive {name} of a model", "scope") for name in _GAUGES}
+        self._rankings = {
+            name: _gauge(registry, shown, f"Progressive {shown} of a model, by request", "scope")
+            for name, shown in _RANKING.items()
+        }
         self._trained = _gauge(registry, "trained_samples", "Samples a model was trained on")
 
         self._damaged = _gauge(registry, "damaged_files", "Published files of a model that are damaged")
@@ -52,10 +72,11 @@ class ModelMetrics:
         for scope, of_scope in metrics:
             if scope.startswith("time:"):
                 continue
-            for name, gauge in self._gauges.items():
-                value = getattr(of_scope, name)
-                if value is not None:
-                    gauge.labels(self._model, scope).set(value)
+            for gauges, of in ((self._gauges, of_scope), (self._rankings, of_scope.ranking)):
+                for name, gauge in gauges.items():
+                    value = getattr(of, name, None)
+                    if value is not None:
+                        gauge.labels(self._model, scope).set(value)
 
 
 _MADE: dict[tuple[CollectorRegistry, str], Gauge] = {}

@@ -57,6 +57,8 @@ class Checkpoint:
     #: State of :class:`~dovetail.trainer.metrics.groups.Groups` and :class:`~dovetail.trainer.slots.SlotState`.
     groups: dict[str, npt.NDArray[Any]]
     slots: dict[str, npt.NDArray[Any]]
+    #: State of :class:`~dovetail.trainer.metrics.rankings.Rankings`; empty where the checkpoint is from before them.
+    rankings: dict[str, npt.NDArray[Any]]
     progress: TrainerProgress
 
 
@@ -123,6 +125,7 @@ def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
         "weight": learner.weight,
         "evaluation": {"window": learner.evaluation.window, "windows": learner.evaluation.windows},
         "groups": learner.groups.describe(),
+        "ranking": learner.rankings.policy.describe(),
         "slots": learner.slots.policy.describe(),
         "settings": dict(settings),
     }
@@ -154,7 +157,10 @@ def image(learner: Learner, progress: TrainerProgress, settings: Mapping[str, An
         "source_filter": _keyed(progress.source_filter),
         "accounts": [list(account) for account in progress.accounts],
     }
-    parts = {"evaluation": learner.evaluation.state(), "groups": learner.groups.state(), "slots": learner.slots.state()}
+    parts = {
+        "evaluation": learner.evaluation.state(), "groups": learner.groups.state(),
+        "rankings": learner.rankings.state(), "slots": learner.slots.state(),
+    }  # fmt: skip
     named = {f"{part}_{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
     model: dict[str, npt.NDArray[Any]] = {
         "slots": slots.astype(np.uint32),
@@ -168,11 +174,14 @@ def image(learner: Learner, progress: TrainerProgress, settings: Mapping[str, An
 def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]) -> Learner:
     """A learner that goes on from ``checkpoint`` exactly as the one that wrote it would have.
 
-    ``learner`` is the configured one, untrained; it is not changed.
+    ``learner`` is the configured one, untrained; it is not changed. Rankings begin anew where the checkpoint is from
+    before there were any.
 
     :raises ModelError: the configuration differs from the stored one; names every field that does.
     """
     configured = describe(learner, settings)
+    if not checkpoint.rankings:
+        del configured["ranking"]
     differences = list(_differences(checkpoint.configuration, configured))
     if differences:
         raise ModelError(
@@ -189,11 +198,14 @@ def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]
         weight=learner.weight,
         evaluation=checkpoint.evaluation,
         groups=groups,
+        ranking=learner.rankings.policy,
         slots=policy,
         records=checkpoint.records,
         moments=checkpoint.moments,
     )
     resumed.slots.restore(checkpoint.slots)
+    if checkpoint.rankings:
+        resumed.rankings.restore(checkpoint.rankings)
     return resumed
 
 
@@ -213,6 +225,7 @@ def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
         moments=arrays["moments"],
         groups=_part(arrays, "groups"),
         slots=_part(arrays, "slots"),
+        rankings=_part(arrays, "rankings"),
         progress=TrainerProgress(
             positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
             source_filter=_unkeyed(header["source_filter"]),

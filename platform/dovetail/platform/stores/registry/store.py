@@ -21,6 +21,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionTables,
     DefinitionUse,
 )
+from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
 from dovetail.platform.stores.registry.resent import Resent, ResentTable
@@ -91,6 +92,7 @@ class Registry:
         self._refused = RefusedTable(metadata)
         self._remembered = RememberedTable(metadata)
         self._resent = ResentTable(metadata)
+        self._rankings = RankingTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -288,6 +290,16 @@ class Registry:
         if self._database.postgresql:  # a slice is named by a value
             rows = [row._replace(scope=storable(row.scope)) for row in rows]
         self._database.transact(lambda connection: upsert.execute(connection, columns_of(rows)))
+
+    def add_rankings(self, rows: Sequence[RankingRow]) -> None:
+        """Store ranking metrics; the same model, scope and ``trained`` again replaces them."""
+        if rows:
+            self._database.transact(lambda connection: self._rankings.add(connection, self._database, rows))
+
+    def rankings(self, model: str) -> list[RankingRow]:
+        """The ranking metrics of ``model``, by samples trained on, then scope."""
+        with self._database.read() as connection:
+            return self._rankings.of(connection, self._database, model)
 
     def metrics(self, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""
