@@ -7,12 +7,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.cli.stored import audit, join
+from dovetail.cli.stored import audit, join, labels
 from dovetail.demo import run as demo
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.errors import ConfigError
@@ -118,6 +119,31 @@ def test_people_are_told_the_same(project: Path, capsys: pytest.CaptureFixture[s
     said = " ".join(capsys.readouterr().out.split())
     assert "audit holds" in said
     assert "the same as the stream's" in said
+
+
+def test_delays_are_told_from_the_archive(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: dict[str, Any] = {
+        "since": "request",
+        "slices": ["channel"],
+        "windows_us": [60_000_000],
+        "wanted": 0.9,
+        "horizon_us": None,
+    }
+    assert labels.run(project, "", **asked, as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    clicks = [kind for kind in said["kinds"] if kind["kind"] == "click"]
+    assert clicks[0]["slice"] == ""
+    assert clicks[0]["labels"] > 10
+    assert clicks[0]["rows"] == sum(kind["rows"] for kind in clicks[1:])
+    assert {window["window_us"] for window in clicks[0]["windows"]} >= {60_000_000, *said["declared_us"]}
+    assert labels.run(project, "quick", **asked, as_json=False) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "how long labels take, from the request on" in shown
+    assert "windows for 'click'" in shown
+    assert "recommended is a window of" in shown
+    asked["since"] = "exposure"
+    assert labels.run(project, "", **asked, as_json=False) == 0
+    assert "recommended" not in capsys.readouterr().out
 
 
 def test_an_unknown_target_is_refused(project: Path) -> None:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.conversion import MAX_TIME_US
 
-__all__ = ["time_us_of"]
+__all__ = ["short_duration", "time_us_of"]
 
+_UNITS = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,3 +28,20 @@ def time_us_of(option: str, text: str) -> int:
     if not 0 <= us <= MAX_TIME_US:
         raise ConfigError(f"{option} {text!r}: give a time since 1970")
     return us
+
+
+def short_duration(us: int) -> str:
+    """A duration in its two largest units, rounded: ``2d 3h``, ``15m``, ``41.3s``, ``250ms``.
+
+    >>> [short_duration(us) for us in (183_600_000_000, 900_000_000, 41_300_000, 250_400, 0)]
+    ['2d 3h', '15m', '41.3s', '250ms', '0ms']
+    """
+    if us < 1_000_000:
+        return f"{round(us / 1_000)}ms"
+    if us < 60_000_000:
+        return f"{us / 1_000_000:.1f}".removesuffix(".0") + "s"
+    at = next(number for number, (size, _) in enumerate(_UNITS) if us >= size)
+    size, smaller = _UNITS[at][0], _UNITS[at + 1][0]
+    steps = round(us / smaller)
+    whole, rest = divmod(steps, size // smaller)
+    return f"{whole}{_UNITS[at][1]}" + (f" {rest}{_UNITS[at + 1][1]}" if rest else "")

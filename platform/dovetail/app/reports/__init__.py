@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dovetail.app.reports.kept_stores import KeptStores, audit_stores
+from dovetail.app.reports.label_delay_report import LabelDelays, delays_of
 from dovetail.app.reports.label_report import audit_archived_labels
 from dovetail.app.reports.rejoin import JoinDifference, difference, join_archived
 from dovetail.app.reports.verdicts import audit_worker, consistency_of
@@ -11,10 +12,12 @@ from dovetail.app.reports.witnessed import witness_of
 __all__ = [
     "JoinDifference",
     "KeptStores",
+    "LabelDelays",
     "audit_archived_labels",
     "audit_stores",
     "audit_worker",
     "consistency_of",
+    "delays_of",
     "difference",
     "join_archived",
     "witness_of",

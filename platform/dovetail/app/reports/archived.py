@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from dovetail.app.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
@@ -88,14 +90,16 @@ def archived_samples(stores: Stores, target: str) -> pa.Table:
     return read_dataset(stores.registry, stores.offline, samples_dataset(target))
 
 
-def archived_snapshots(stores: Stores, *, shared: bool = True) -> pa.Table:
+def archived_snapshots(stores: Stores, *, shared: bool = True, columns: Sequence[str] | None = None) -> pa.Table:
     """The snapshots, with the columns they have now, however old they are; without columns when there are none.
 
     Without ``shared`` the features are left out that candidates of a request share: long lists, once for each of them.
+    With ``columns`` there are those, where a file has them, and nothing else is held in memory.
     """
 
     def each(snapshots: pa.Table) -> pa.Table:
-        return flat_snapshots(snapshots if shared else without_shared(snapshots))
+        flat = flat_snapshots(snapshots if shared else without_shared(snapshots))
+        return flat if columns is None else flat.select([name for name in columns if name in flat.column_names])
 
     return read_dataset(stores.registry, stores.offline, "snapshots", each=each)
 

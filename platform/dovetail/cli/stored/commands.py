@@ -1,4 +1,4 @@
-"""Commands over what is stored: backfill, bootstrap, consistency. As in ``main.py``, only their arguments."""
+"""Commands over what is stored: backfill, bootstrap, consistency, labels. As in ``main.py``, only their arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dovetail.cli.options import ProjectOption
+from dovetail.platform.config.durations import parse_duration
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Visibility", "register"]
@@ -18,7 +19,7 @@ __all__ = ["Visibility", "register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (backfill, bootstrap, consistency):
+    for command in (backfill, bootstrap, consistency, labels):
         app.command()(command)
 
 
@@ -101,6 +102,43 @@ def consistency(
         _require_day("--day", day)
     limits = Limits(memory_bytes=memory << 20, threads=threads)
     raise typer.Exit(run(project, days, limits, witness=witness, as_json=as_json))
+
+
+def labels(
+    target: Annotated[str, typer.Option(help="One of labels.targets; the primary one if left out.")] = "",
+    share: Annotated[float, typer.Option(help="The share of labels that a window shall catch.")] = 0.95,
+    windows: Annotated[list[str] | None, typer.Option("--window", help="A window to judge, repeatable: 15m.")] = None,
+    slices: Annotated[list[str] | None, typer.Option("--slice", help="A feature to slice by, repeatable.")] = None,
+    since: Annotated[str, typer.Option(help="From where time counts: request, or a kind of label.")] = "request",
+    horizon: Annotated[
+        str | None, typer.Option(help="The longest delay; as long as a tenth of the rows were watched if left out.")
+    ] = None,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How long labels take, what each window would catch and cost, and which one to take."""
+    from dovetail.cli.stored.labels import run
+
+    windows_us = [_duration("--window", text) for text in windows or []]
+    horizon_us = None if horizon is None else _duration("--horizon", horizon)
+    code = run(
+        project,
+        target,
+        since=since,
+        slices=slices or [],
+        windows_us=windows_us,
+        wanted=share,
+        horizon_us=horizon_us,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+def _duration(option: str, text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
