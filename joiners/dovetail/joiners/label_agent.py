@@ -8,7 +8,7 @@ for the requests it may belong to (see ``attribution.py``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -188,14 +188,18 @@ def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values if values.type == pa.string() else values.cast(pa.string())
 
 
+@lru_cache(maxsize=256)
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
 def label_rows(received: Received, partition: int) -> pa.Table:
     """The rows that the archive of a label stream keeps: a poll's and, without request, the announced watermarks.
 
     With them the archive alone says what each partition's clock was at each row.
     """
-    table = received.table
-    nullable = pa.schema([field.with_nullable(True) for field in table.schema])
-    table = pa.Table.from_arrays(table.columns, schema=nullable)
+    nullable = _nullable(received.table.schema)
+    table = pa.Table.from_arrays(received.table.columns, schema=nullable)
     if not received.watermarks:
         return table
     offsets, times = np.array(received.watermarks, dtype=np.int64).T

@@ -48,6 +48,23 @@ def stores(folder: Path) -> tuple[Registry, OfflineStore]:
     return Registry(f"sqlite:///{folder / 'registry.sqlite'}"), OfflineStore(str(folder / "offline"))
 
 
+@pytest.mark.parametrize("days", [[0, 0, 0], [0, 0, 1, 1, 2], [1, 0, 1, 0, 0, 2, 1], [0] * 700 + [1] * 700])
+def test_rows_are_filed_by_day_in_whatever_order_days_come(days: list[int], tmp_path: Path) -> None:
+    registry, offline = stores(tmp_path)
+    log = MemoryLog({"topic": 1})
+    log.append([message(3 * day) for day in days])
+    stage = ArchiveStage(dataset(derived=False), registry, offline)
+    asyncio.run(run_stage(stage, log, max_records=lambda: 100, drain=True))
+    found = {file.day: offline.read(file.path) for file in registry.files("d")}
+    assert {day: rows.num_rows for day, rows in found.items()} == {
+        f"1970-01-{day + 1:02d}": days.count(day) for day in set(days)
+    }
+    for day, rows in found.items():
+        assert rows.column("_offset").to_pylist() == [
+            at for at, one in enumerate(days) if f"1970-01-{one + 1:02d}" == day
+        ]
+
+
 @settings(max_examples=tries(25))
 @given(
     published=st.lists(st.integers(0, 9), min_size=1, max_size=25),
