@@ -12,7 +12,7 @@ import pytest
 from dovetail.features import load
 from dovetail.platform.errors import ConfigError, LogLocked, WireError
 from dovetail.sdk import EmbeddedFlow
-from tests.app.small_project import at, click, exposure, request, write_project
+from tests.app.small_project import TOML, at, click, exposure, request, write_project
 
 EVENTS = [{"user_id": "u", "event_time": at(second)} for second in range(5)]
 
@@ -94,3 +94,14 @@ def test_what_is_misused_is_told_so_and_harms_nothing(folder: Path) -> None:
             use()
     with flow:
         assert flow.send("behaviour", EVENTS[:1]) == 1
+
+
+def test_rows_that_are_sent_again_with_their_key_are_the_same_events(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    write_project(folder, TOML.replace('key = "user_id"\n', 'key = "user_id"\nunique_within = "1h"\n'), messages={})
+    with EmbeddedFlow(folder) as flow:
+        assert [flow.send("behaviour", EVENTS, idempotency_key=key) for key in ("a", "a", "b")] == [5, 5, 5]
+        with pytest.raises(ConfigError, match=r"click: ids of calls are not looked at .*unique_within"):
+            flow.send("click", [click("u", 1, 7)], idempotency_key="a")
+        flow.until_idle(release=False)
+        assert flow.features(request("r", "u", [1], 10)).column("events").to_pylist() == [10]

@@ -106,7 +106,7 @@ class LabelStage(Stage):
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         before = self._progress.get(poll.partition, Progress())
-        received = await compute(self._intake.read, poll)
+        received = await compute(self._intake.admit, poll)
         effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
             look = partial(self._look, self._attribution, int(effective_us.max()), spoken_ms(poll, received.refused))
@@ -132,6 +132,7 @@ class LabelStage(Stage):
                 dead=received.dead_rows,
                 late=late,
                 unattributed=unattributed,
+                repeated=received.repeated_rows,
                 events=rows if self._rule.whole else None,
             )
             self._progress[poll.partition] = after

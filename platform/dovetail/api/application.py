@@ -19,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from dovetail.api.bodies import ARROW, JSON, NDJSON, BadBody, rows_of_body, wants_arrow
 from dovetail.api.call_metrics import CallMetrics
 from dovetail.api.describing import definitions_of, freshness_of, models_of
-from dovetail.api.gateway import Gateway, Unanswered
+from dovetail.api.gateway import Accepted, Gateway, Unanswered
+from dovetail.api.idempotence import IDEMPOTENCY_KEY, KEY_PATTERN, BadKey, KeptAnswers, call_of
 from dovetail.api.limits import Busy, Places, read_body, too_large
 from dovetail.api.ranking import features_answer, rank_answer
 from dovetail.api.schemas import schema_of
@@ -114,6 +115,7 @@ class _Calls:
         self._metrics = CallMetrics(around.registry)
         self._timeout_s = config.timeout / _US
         self._closing = closing
+        self._kept = KeptAnswers(gateway.stores.registry.calls, gateway.clock)
 
     def route(
         self, app: FastAPI, path: str, scope: Scope | None, handler: _Handler, said: str, *, door: Door | None = None
@@ -134,7 +136,9 @@ class _Calls:
             description=said,
             operation_id=path.strip("/").replace("/", "_"),
             response_class=JSONResponse,
-            openapi_extra={} if door is None else {"requestBody": _body_of(door), "parameters": _parameters(path)},
+            openapi_extra={}
+            if door is None
+            else {"requestBody": _body_of(door), "parameters": _parameters(path, door)},
             responses=_RESPONSES if door is not None else {},
         )
 
@@ -149,7 +153,7 @@ class _Calls:
             return _refused(_Refusal(429, busy, headers=_SOON))
         except ClientDisconnect:
             return _refused(_Refusal(400, "the connection ended before the body did"))
-        except BadBody as error:
+        except (BadBody, BadKey) as error:
             return _refused(_Refusal(error.status, str(error)))
         except _Refusal as error:
             return _refused(error)
@@ -200,18 +204,19 @@ class _Calls:
         """Send rows."""
         atomic = _flag(request, "atomic")
         rows = await self._rows(request, door)
-        accepted = await self._gateway.send(door, rows, atomic=atomic)
-        answer = {
-            "accepted": len(accepted.positions),
-            "positions": [
-                {"row": row, "partition": place[0], "offset": place[1]} for row, place in accepted.positions.items()
-            ],
-            "rejected": [{"row": row, "reason": reason} for row, reason in accepted.bad.items()],
-        }
-        return JSONResponse(answer, status_code=200 if accepted.positions else 422)
+        call = call_of(door, request.headers.get(IDEMPOTENCY_KEY), rows, atomic=atomic)
+
+        async def make() -> dict[str, Any]:
+            name = None if call is None else call.key
+            return _answer(await self._gateway.send(door, rows, atomic=atomic, call=name))
+
+        answer, again = (await make(), False) if call is None else await self._kept.once(door, call, make)
+        headers = {"Idempotency-Replayed": "true"} if again else {}
+        return JSONResponse(answer, status_code=200 if answer["accepted"] else 422, headers=headers)
 
     async def rank(self, request: Request) -> Response:
         """Rank the candidates of requests."""
+        call_of(self._gateway.doors["requests"], request.headers.get(IDEMPOTENCY_KEY), (), atomic=False)
         whole = _flag(request, "features")
         arrow = wants_arrow(request.headers.get("accept", ""))
         rows = await self._rows(request, self._gateway.doors["requests"])
@@ -234,6 +239,16 @@ class _Calls:
     async def freshness(self, _request: Request) -> Response:
         """Say how far all has come."""
         return JSONResponse(await compute(freshness_of, self._gateway.project, self._gateway.stores))
+
+
+def _answer(accepted: Accepted) -> dict[str, Any]:
+    return {
+        "accepted": len(accepted.positions),
+        "positions": [
+            {"row": row, "partition": place[0], "offset": place[1]} for row, place in accepted.positions.items()
+        ],
+        "rejected": [{"row": row, "reason": reason} for row, reason in accepted.bad.items()],
+    }
 
 
 async def _health(health: Health, _request: Request) -> Response:
@@ -293,12 +308,17 @@ def _body_of(door: Door) -> dict[str, Any]:
     }
 
 
-def _parameters(path: str) -> list[dict[str, Any]]:
+def _parameters(path: str, door: Door) -> list[dict[str, Any]]:
     flags = {"/v1/rank": "features", "/v1/features": ""}
     flag = flags.get(path, "atomic")
     if not flag:
         return []
-    return [{"name": flag, "in": "query", "schema": {"type": "boolean", "default": False}}]
+    found: list[dict[str, Any]] = [{"name": flag, "in": "query", "schema": {"type": "boolean", "default": False}}]
+    if door.ids is not None:
+        said = "A call that is sent again with its key is answered as it was, and its rows are the same events."
+        key = {"type": "string", "pattern": KEY_PATTERN}
+        found.append({"name": IDEMPOTENCY_KEY, "in": "header", "description": said, "schema": key})
+    return found
 
 
 _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}

@@ -52,15 +52,19 @@ class Gateway:
         self.doors = doors(project)
         self._replies = replies
         replies.end_offset = runtime.end_offset
-        self._clock = clock
+        self.clock = clock
         self._features = features_of(project, stores)
         #: The names of the features that a snapshot keeps.
         self.snapshot_columns = self._features.snapshot_columns
 
-    def check(self, door: Door, rows: Sequence[bytes]) -> CheckedRows:
-        """Check ``rows``, messages of one row each, as the agents of the topic would. From any thread."""
+    def check(self, door: Door, rows: Sequence[bytes], call: str | None = None) -> CheckedRows:
+        """Check ``rows``, messages of one row each, as the agents of the topic would. From any thread.
+
+        Raises:
+            ConfigError: rows are to be known by a ``call``, and nobody would look at it.
+        """
         limit = self.project.config.broker.max_message_bytes
-        return check_messages(door, rows, self._clock.now_us() // 1_000, limit)
+        return check_messages(door, rows, self.clock.now_us() // 1_000, limit, call)
 
     def check_requests(self, rows: Sequence[bytes]) -> CheckedRows:
         """Check requests, and that they have no more candidates together than a call may have. From any thread.
@@ -74,13 +78,16 @@ class Gateway:
             raise BadBody(413, f"{candidates} candidates, {most} are ranked at a time ([api] max_candidates)")
         return checked
 
-    async def send(self, door: Door, rows: Sequence[bytes], *, atomic: bool) -> Accepted:
+    async def send(self, door: Door, rows: Sequence[bytes], *, atomic: bool, call: str | None = None) -> Accepted:
         """Check ``rows`` and publish the good ones; returns when the log has them. ``atomic``: all, or none.
 
+        Rows of a ``call`` are known by its name and their number: sent again, they are no events.
+
         Raises:
+            ConfigError: ``call`` is given, and nobody would look at it.
             TransportError: the broker has not taken them all; some may be there.
         """
-        checked = await compute(self.check, door, rows)
+        checked = await compute(self.check, door, rows, call)
         if not checked.messages or (atomic and checked.bad):
             return Accepted({}, checked.bad)
         places = await self.runtime.publish(list(checked.messages.values()))

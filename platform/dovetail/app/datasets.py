@@ -16,11 +16,13 @@ from dovetail.features.stored.fingerprints import record_of
 from dovetail.features.stream.vetting import vet_events
 from dovetail.joiners.label_agent import label_rows
 from dovetail.joiners.snapshots.shape import named_as_now
-from dovetail.platform.archive.writer import Dataset
+from dovetail.platform.archive.writer import Dataset, Decoded
 from dovetail.platform.clock import Clock
+from dovetail.platform.config.stream import EventIdsConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
-from dovetail.platform.rows.intake import Intake, unfit_items
+from dovetail.platform.rows.identity import EventIds, EventMemory
+from dovetail.platform.rows.intake import Intake, Received, unfit_items
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
@@ -31,6 +33,7 @@ __all__ = [
     "OPEN",
     "Gate",
     "datasets",
+    "event_ids",
     "label_intake",
     "request_intake",
     "samples_dataset",
@@ -46,10 +49,11 @@ _YEARS_MS = (MIN_TIME_US // 1_000, MAX_TIME_US // 1_000)
 
 
 class Gate(NamedTuple):
-    """Parts that the intakes of topics from outside share: the refusals, and for agents that judge, the clock."""
+    """Parts that the intakes of topics from outside share: the refusals, the clock of agents that judge, seen ids."""
 
     refusals: Refusals | None = None
     clock: Clock | None = None
+    memory: EventMemory | None = None
 
 
 #: An intake that knows of no refusals and judges by the message alone.
@@ -65,18 +69,26 @@ def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
     vet = vet_events(stream, list(project.stream_views.values()))
     if stream.rekeyed_from is not None:
         return Intake(rekeyed_schema(stream.schema), stream.event_time, None, vet)
-    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet, **gate._asdict())
+    ids = event_ids(project.config.streams[name])
+    return Intake(stream.schema, stream.event_time, stream.max_ahead_us, vet, ids=ids, **gate._asdict())
 
 
 def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
     """The intake of requests, for the snapshot agent and the archive."""
-    return Intake(project.request, "request_time", project.config.request.max_ahead, unfit_items, **gate._asdict())
+    ahead = project.config.request.max_ahead
+    known = gate._replace(memory=None)  # a request is known by its request_id, to the snapshot agent
+    return Intake(project.request, "request_time", ahead, unfit_items, **known._asdict())
 
 
 def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
     """The intake of a label stream, for its agent and its archive."""
-    ahead = project.config.labels.max_ahead
-    return Intake(project.label_schemas[kind], "event_time", ahead, unfit_items, **gate._asdict())
+    ahead, ids = project.config.labels.max_ahead, event_ids(project.config.labels.streams[kind])
+    return Intake(project.label_schemas[kind], "event_time", ahead, unfit_items, ids=ids, **gate._asdict())
+
+
+def event_ids(declared: EventIdsConfig) -> EventIds | None:
+    """How the rows of a stream or kind of labels are known when they come again; None where they are not."""
+    return None if declared.unique_within is None else EventIds(declared.event_id, declared.unique_within)
 
 
 def samples_dataset(target: str) -> str:
@@ -84,26 +96,35 @@ def samples_dataset(target: str) -> str:
     return f"samples.{target}" if target else "samples"
 
 
-def datasets(project: Project, refusals: Refusals | None = None) -> list[Dataset]:
-    """Every dataset that the archive agents write. They follow ``refusals`` and leave the clock to the other agents."""
-    config, gate = project.config, Gate(refusals)
+def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
+    """Every dataset that the archive agents write. They leave the clock of ``gate`` to the other agents."""
+    config, gate = project.config, gate._replace(clock=None)
     topic, requests = config.request.topic, request_intake(project, gate)
 
-    def from_outside(name: str, topic: str, day_of: str, decode: Callable[[Poll], tuple[pa.Table, int]]) -> Dataset:
-        return Dataset(name, topic, day_of, decode, derived=False, refusals=refusals)
+    def from_outside(name: str, topic: str, day_of: str, of: Callable[[Received, int], Decoded], by: Intake) -> Dataset:
+        return Dataset(
+            name,
+            topic,
+            day_of,
+            lambda poll: of(by.admit(poll), poll.partition),
+            derived=False,
+            refusals=gate.refusals,
+            probe=lambda poll: of(by.read(poll), poll.partition),
+        )
 
     found = []
     for name, stream in project.streams.items():
-        decode = partial(_outside, stream_intake(project, name, gate))
+        intake = stream_intake(project, name, gate)
         if stream.rekeyed_from is not None:
+            decode = partial(_rekeyed, intake)
             found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True))
         else:
-            found.append(from_outside(name, stream.topic, stream.event_time, decode))
-    found.append(from_outside("requests", topic, "request_time", partial(_outside, requests)))
+            found.append(from_outside(name, stream.topic, stream.event_time, _outside, intake))
+    found.append(from_outside("requests", topic, "request_time", _outside, requests))
     if config.labels.attributed:  # when requests were known is told by what was announced among them, too
-        found.append(from_outside(ANNOUNCED, topic, "request_time", partial(_announced, requests)))
+        found.append(from_outside(ANNOUNCED, topic, "request_time", _announced, requests))
     found += [
-        from_outside(kind, stream.topic or kind, "event_time", partial(_labels, label_intake(project, kind, gate)))
+        from_outside(kind, stream.topic or kind, "event_time", _labels, label_intake(project, kind, gate))
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
@@ -123,25 +144,26 @@ def _uses(project: Project, *, batch: bool) -> dict[str, str]:
     return {d.name: record_of(d).fingerprint for d in (features, *views)}
 
 
-def _outside(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return received.table, received.dead_rows
+def _outside(received: Received, _partition: int) -> Decoded:
+    return Decoded(received.table, received.dead_rows, received.repeated_rows)
 
 
-def _announced(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
+def _rekeyed(intake: Intake, poll: Poll) -> Decoded:
+    return _outside(intake.read(poll), poll.partition)
+
+
+def _announced(received: Received, partition: int) -> Decoded:
     """The watermarks announced among requests, as rows of a dataset of their own."""
-    watermarks = intake.read(poll).watermarks
-    times = pa.array([time for _, time in watermarks], pa.int64()).cast(pa.timestamp("us"))
-    offsets = [offset for offset, _ in watermarks]
-    return _at_offsets({"request_time": times}, poll.partition, offsets), 0
+    times = pa.array([time for _, time in received.watermarks], pa.int64()).cast(pa.timestamp("us"))
+    offsets = [offset for offset, _ in received.watermarks]
+    return Decoded(_at_offsets({"request_time": times}, partition, offsets))
 
 
-def _labels(intake: Intake, poll: Poll) -> tuple[pa.Table, int]:
-    received = intake.read(poll)
-    return label_rows(received, poll.partition), received.dead_rows
+def _labels(received: Received, partition: int) -> Decoded:
+    return Decoded(label_rows(received, partition), received.dead_rows, received.repeated_rows)
 
 
-def _letters(poll: Poll) -> tuple[pa.Table, int]:
+def _letters(poll: Poll) -> Decoded:
     """The origin and the reason of each dead letter, without its value, which stays in the topic."""
     said = [wire.letter_of(headers) for headers in poll.headers]
     columns = {
@@ -153,15 +175,15 @@ def _letters(poll: Poll) -> tuple[pa.Table, int]:
         "rows": pa.array([letter.rows for letter in said], pa.int64()),
         "reason": pa.array([letter.reason for letter in said], pa.string()),
     }
-    return _at_offsets(columns, poll.partition, poll.offsets.tolist()), 0
+    return Decoded(_at_offsets(columns, poll.partition, poll.offsets.tolist()))
 
 
-def _inside(poll: Poll) -> tuple[pa.Table, int]:
-    return wire.decode_arrow(poll), 0
+def _inside(poll: Poll) -> Decoded:
+    return Decoded(wire.decode_arrow(poll))
 
 
-def _snapshots(poll: Poll) -> tuple[pa.Table, int]:
-    return wire.decode_arrow(poll, named_as_now), 0
+def _snapshots(poll: Poll) -> Decoded:
+    return Decoded(wire.decode_arrow(poll, named_as_now))
 
 
 def _at_offsets(columns: dict[str, pa.Array], partition: int, offsets: list[int]) -> pa.Table:

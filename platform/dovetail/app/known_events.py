@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.app.datasets import datasets
+from dovetail.app.gates import gate_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.archive.dayfiles import DayFiles
@@ -17,7 +18,6 @@ from dovetail.platform.errors import StateError
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, own_position_columns
-from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.transports.viewing import TopicView, read_all
 
 __all__ = ["KnownEvents", "known_events"]
@@ -58,8 +58,7 @@ async def known_events(
     Raises:
         StateError: events have left a topic that are not archived, so they are not known any more.
     """
-    refusals = Refusals(stores.registry.refused, stores.registry.refuse)
-    kept = {dataset.name: dataset for dataset in datasets(project, refusals)}
+    kept = {dataset.name: dataset for dataset in datasets(project, gate_of(stores.registry))}
     return {name: await _of_stream(project, stores, view, kept[name]) for name in names}
 
 
@@ -78,7 +77,7 @@ async def _of_stream(project: Project, stores: Stores, view: TopicView, dataset:
     parts = []
     filters: dict[int, SourceFilter] = {}
     async for poll in read_all(view, dataset.topic, since):
-        rows, _ = dataset.decode(poll)
+        rows = dataset.decode(poll).table
         if dataset.derived:
             sources = archived.get(poll.partition, Progress()).sources
             admitted = filters.setdefault(poll.partition, SourceFilter(sources)).admit(rows)

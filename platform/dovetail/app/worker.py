@@ -16,13 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.app.broker import broker_app
-from dovetail.app.datasets import (
-    Gate,
-    datasets,
-    label_intake,
-    request_intake,
-    stream_intake,
-)
+from dovetail.app.datasets import datasets, label_intake, request_intake, stream_intake
+from dovetail.app.gates import opened_gate
 from dovetail.app.modelling import (
     checkpointing_of,
     publication_of,
@@ -67,7 +62,6 @@ from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.runner import App, Runtime
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
@@ -184,7 +178,7 @@ class _Parts:
         self.runtime: Runtime | None = None
         self.moved = Signal()
         self.label_progress = ProgressView(stores.labels.progress)
-        self.gate = Gate(Refusals(stores.registry.refused, stores.registry.refuse), clock)
+        self.gate = opened_gate(project, stores, clock)
         self.features = features_of(project, stores)
         self.rules = rules_of(self.config.labels, project.label_schemas)
 
@@ -365,7 +359,7 @@ class _Parts:
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
-        kept = datasets(self.project, self.gate.refusals)
+        kept = datasets(self.project, self.gate)
         return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
 
     def _consumer(self) -> CoalescingConsumer:

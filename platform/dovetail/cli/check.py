@@ -50,7 +50,7 @@ def run(project: Path, *, as_json: bool) -> int:
         for advice in d.details.get("advice", ()):
             print(f"warning: {advice}")
     for kind, stream in loaded.config.labels.streams.items():
-        if unread := unread_columns(loaded.label_schemas[kind], list(stream.values)):
+        if unread := unread_columns(loaded.label_schemas[kind], [*stream.values, stream.event_id]):
             print(
                 f"warning: labels of kind {kind}: {', '.join(unread)} reach no sample; to have them there, declare "
                 f'[labels.streams.{kind}] values = {{ {unread[0]} = "last" }} (or "first", "sum", "min", "max")'

@@ -18,14 +18,15 @@ from dovetail.platform.clock import SystemClock
 __all__ = ["rank", "send"]
 
 
-def send(project: Project, topic: str, rows: Any) -> int:
+def send(project: Project, topic: str, rows: Any, idempotency_key: str | None = None) -> int:
     """See :meth:`~dovetail.embedded.project_client.ProjectClient.send`."""
     flow = flow_of(project)
     if flow is not None:
-        return flow.send(topic, rows)
+        return flow.send(topic, rows, idempotency_key=idempotency_key)
     door = door_of(project, topic, "topic")
     now_ms = SystemClock().now_us() // 1_000
-    checked = check_messages(door, as_messages(rows), now_ms, project.config.broker.max_message_bytes)
+    limit = project.config.broker.max_message_bytes
+    checked = check_messages(door, as_messages(rows), now_ms, limit, idempotency_key)
     refuse(checked.bad, topic)
     publish(project, list(checked.messages.values()))
     return len(checked.messages)

@@ -113,15 +113,18 @@ class EmbeddedFlow:
         if error is None and self._worker.runtime.failure is not None:
             raise self._worker.runtime.failure
 
-    def send(self, topic: str, rows: Any) -> int:
+    def send(self, topic: str, rows: Any, *, idempotency_key: str | None = None) -> int:
         """Send rows of a stream or of a kind of labels, all or none; their number, when the log has them durably.
 
+        ``idempotency_key``: with the key of a call of before, its rows are the same events, row by row, where the
+        stream or kind declares ``unique_within``.
+
         Raises:
-            ConfigError: nothing is sent to ``topic``.
+            ConfigError: nothing is sent to ``topic``, or it does not look at keys.
             WireError: some rows are not as declared: the first of them, and why.
         """
         self._check_running()
-        return self._asking.send(topic, rows)
+        return self._asking.send(topic, rows, idempotency_key=idempotency_key)
 
     def rank(self, requests: Any) -> pa.Table:
         """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.

@@ -30,11 +30,14 @@ class ProgramGateway:
     def __init__(self, loop: LoopThread, gateway: Gateway) -> None:
         self._loop, self._gateway = loop, gateway
 
-    def send(self, topic: str, rows: Any) -> int:
+    def send(self, topic: str, rows: Any, *, idempotency_key: str | None = None) -> int:
         """Send rows of a stream or of a kind of labels, all or none; their number, when the log has them durably.
 
+        ``idempotency_key``: with the key of a call of before, its rows are the same events, row by row, where the
+        stream or kind declares ``unique_within``.
+
         Raises:
-            ConfigError: nothing is sent to ``topic``.
+            ConfigError: nothing is sent to ``topic``, or it does not look at keys.
             WireError: some rows are not as declared: the first of them, and why.
         """
         door = self._gateway.doors.get(topic)
@@ -42,7 +45,9 @@ class ProgramGateway:
             raise ConfigError(f"no rows are sent to {topic!r}; {nearest(topic, sorted(self._gateway.doors))}")
         messages = as_messages(rows)
         accepted: Accepted = (
-            self._loop.run(self._gateway.send(door, messages, atomic=True)) if messages else Accepted({}, {})
+            self._loop.run(self._gateway.send(door, messages, atomic=True, call=idempotency_key))
+            if messages
+            else Accepted({}, {})
         )
         refuse(accepted.bad, topic)
         return len(accepted.positions)

@@ -86,20 +86,23 @@ class ProjectClient(Project):
 
         return chosen_samples(self, days=days, columns=columns, where=where, target=target, topic=topic)
 
-    def send(self, topic: str, rows: Any) -> int:
+    def send(self, topic: str, rows: Any, *, idempotency_key: str | None = None) -> int:
         """Send rows of a stream or a kind of labels, or ``requests``, all or none; how many, when the log has them.
 
         With an embedded broker no worker may have the log but an :meth:`embedded` flow of this process, which sends.
 
+        ``idempotency_key``: with the key of a call of before, its rows are the same events, row by row, where the
+        stream or kind declares ``unique_within``.
+
         Raises:
-            ConfigError: nothing is sent to ``topic``.
+            ConfigError: nothing is sent to ``topic``, or it does not look at keys.
             WireError: some rows are not as declared: the first of them, and why.
             LogLocked: the broker is embedded, and another process has it.
             TransportError: the broker has not taken them all.
         """
         from dovetail.embedded.one_call import send
 
-        return send(self, topic, rows)
+        return send(self, topic, rows, idempotency_key)
 
     def rank(self, requests: Any) -> pa.Table:
         """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.

@@ -18,6 +18,7 @@ from dovetail.app.worker import assemble
 from dovetail.cli import main
 from dovetail.features import load
 from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.rows.identity import EVENT_ID_HEADER
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from tests.app.doors.news import make_log, write_project
 from tests.cli.test_worker import WORKER
@@ -82,6 +83,20 @@ def test_standard_input_and_a_watermark(project: Path, dovetail: Any, monkeypatc
     assert code == 0
     assert out == ("1 rows sent to click; announced there: nothing older than 2024-03-01T09:00:00Z follows\n")
     assert sorted(value[:1] for _, value in messages(project, "click")) == [b"", b"", b"\xff"]
+
+
+def test_rows_of_a_named_call_are_known_by_its_name_and_their_number(project: Path, dovetail: Any) -> None:
+    toml = (project / "dovetail.toml").read_text()
+    (project / "x.jsonl").write_text('{"user_id": "u", "item_id": "n", "event_time": "2024-03-01T08:00:00Z"}\n' * 2)
+    code, _, err = dovetail("send", "reads", "x.jsonl", "--idempotency-key", "a")
+    assert (code, '[streams.reads] unique_within = "1d"' in err) == (2, True)
+    (project / "dovetail.toml").write_text(toml.replace("[streams.reads]", '[streams.reads]\nunique_within = "1d"'))
+    for key in ("a", "b"):
+        assert dovetail("send", "reads", str(project / "x.jsonl"), "--idempotency-key", key)[0] == 0
+    with EmbeddedLog.open(project / ".dovetail" / "log.sqlite") as log:
+        polls = [poll for number in log.end_offsets("reads") if (poll := log.read("reads", number, 0)) is not None]
+    names = sorted(dict(headers)[EVENT_ID_HEADER] for poll in polls for headers in poll.headers)
+    assert names == [b"a/1", b"a/2", b"b/1", b"b/2"]
 
 
 @pytest.mark.parametrize(

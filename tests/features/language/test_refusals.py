@@ -669,6 +669,20 @@ def test_a_value_of_labels_is_there_and_exact(load_project: LoadProject, values:
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("tags", "is list<.*>, which names no event; declare tags VARCHAR or BIGINT"),
+        ("idd", "event_id needs column .idd., which table click does not have"),
+    ],
+)
+def test_an_id_of_labels_is_there_and_has_one_text(load_project: LoadProject, column: str, message: str) -> None:
+    declared = f'[labels.streams.click]\nevent_id = "{column}"\nunique_within = "1h"'
+    files = {"dovetail.toml": TOML.replace("[labels.streams.click]", declared), "sql/labels.sql": VALUED}
+    with pytest.raises(DefinitionError, match=message):
+        load_project(files)
+
+
 def test_no_feature_is_called_like_a_value_of_labels(load_project: LoadProject) -> None:
     toml = TOML.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { amount = "sum" }')
     ranking = "SELECT request_id, item_id, page AS click_amount FROM request"

@@ -21,7 +21,7 @@ from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.joiners.label_agent import label_rows
 from dovetail.joiners.snapshot_agent import Ranking, RequestTopic, SnapshotStage
 from dovetail.joiners.snapshots.messages import Answers
-from dovetail.platform.archive.writer import ArchiveStage, Dataset
+from dovetail.platform.archive.writer import ArchiveStage, Dataset, Decoded
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing, Poll
@@ -164,13 +164,13 @@ class World:
         intakes |= {kind: Intake(schema, "event_time", None) for kind, schema in schemas.items()}
         time_of = {name: stream.event_time for name, stream in streams.items()} | dict.fromkeys(schemas, "event_time")
 
-        def decode(name: str, poll: Poll) -> tuple[pa.Table, int]:
+        def decode(name: str, poll: Poll) -> Decoded:
             received = intakes[name].read(poll)
             rows = label_rows(received, poll.partition) if name in schemas else received.table
-            return rows, received.dead_rows
+            return Decoded(rows, received.dead_rows)
 
-        def inside(poll: Poll) -> tuple[pa.Table, int]:
-            return wire.decode_arrow(poll), 0
+        def inside(poll: Poll) -> Decoded:
+            return Decoded(wire.decode_arrow(poll))
 
         for name in names or (*streams, "requests", "snapshots"):
             outside, day_of = name in intakes, time_of.get(name, "request_time")

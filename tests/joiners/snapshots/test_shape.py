@@ -45,7 +45,7 @@ def test_the_archive_files_old_and_new_snapshots_alike(tmp_path: Path) -> None:
     (archived,) = [d for d in datasets(project_in(tmp_path)) if d.name == "snapshots"]
     values = [wire.encode(snapshot(name)) for name in ("request", REQUEST_COLUMN)]
     poll = Poll("t", 0, np.arange(2), np.zeros(2, np.int64), [None] * 2, values, [()] * 2)
-    rows, _ = archived.decode(poll)
+    rows = archived.decode(poll).table
     assert rows.column(REQUEST_COLUMN).to_pylist() == [USERS] * 2
     assert "request" not in rows.column_names
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.platform.archive.writer import ArchiveStage, Dataset, read_dataset
+from dovetail.platform.archive.writer import ArchiveStage, Dataset, Decoded, read_dataset
 from dovetail.platform.errors import StaleCommit, StoreError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import balance
@@ -28,8 +28,8 @@ from tests.platform.polls import poll_of
 DAY_US = 86_400_000_000
 
 
-def inside(poll: Poll) -> tuple[pa.Table, int]:
-    return wire.decode_arrow(poll), 0
+def inside(poll: Poll) -> Decoded:
+    return Decoded(wire.decode_arrow(poll))
 
 
 def dataset(*, derived: bool) -> Dataset:
@@ -252,12 +252,12 @@ def test_a_row_on_no_day_of_a_calendar_is_refused_before_it_waits_for_a_file(tmp
     registry, offline = stores(tmp_path)
     refusals = Refusals(registry.refused, registry.refuse)
 
-    def outside(poll: Poll) -> tuple[pa.Table, int]:
+    def outside(poll: Poll) -> Decoded:
         refused = refusals.within("topic", 0, poll.first, poll.last)
         times = [int(value or b"") for value, at in zip(poll.values, poll.offsets, strict=True) if at not in refused]
         table = pa.table({"at": pa.array(times, pa.int64()).cast(pa.timestamp("us"))})
         offsets = np.array([at for at in poll.offsets if at not in refused], dtype=np.int64)
-        return with_own_positions(table, 0, offsets, np.zeros(len(times), dtype=np.int32)), len(refused)
+        return Decoded(with_own_positions(table, 0, offsets, np.zeros(len(times), dtype=np.int32)), len(refused))
 
     stage = ArchiveStage(Dataset("d", "topic", "at", outside, derived=False, refusals=refusals), registry, offline)
     poll = poll_of([b"0", b"%d" % -(1 << 62), b"%d" % DAY_US])

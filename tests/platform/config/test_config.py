@@ -75,6 +75,10 @@ WRONG = {
         MINIMAL + '[labels.streams.buy]\nattribute_within = "1h"\n',
         r'labels\.streams\.buy: attribute_within needs attribute = "latest_request"; add it or remove attribute_within',
     ),
+    "ids without a window": (
+        MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nevent_id = "id"'),
+        r"labels\.streams\.click: event_id needs unique_within",
+    ),
     "no such aggregate": (
         MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { dwell = "mean" }'),
         r"labels\.streams\.click\.values\.dwell: .*'first', 'last', 'sum', 'min' or 'max'",

@@ -27,6 +27,7 @@ from dovetail.features.plan.definitions import (
     Stream,
     Table,
 )
+from dovetail.features.plan.id_columns import check_event_id
 from dovetail.features.plan.label_values import check_value
 from dovetail.features.plan.request import (
     CANDIDATES,
@@ -166,6 +167,7 @@ class _Declared:
         declared, schema = self._config.streams[name], self._schema(name, f"streams.{name}")
         self._timestamp(schema, declared.event_time, f"stream {name}")
         schema.field(declared.key, wanted_by=f"the key of stream {name}")
+        check_event_id(schema, declared.event_id, f"streams.{name}")
         return Stream(
             schema=schema,
             topic=declared.topic or name,
@@ -243,6 +245,7 @@ class _Declared:
                     )
             for column, aggregate in stream.values.items():
                 check_value(schema, name, column, aggregate)
+            check_event_id(schema, stream.event_id, f"labels.streams.{name}")
             found[name] = schema
         return found
 

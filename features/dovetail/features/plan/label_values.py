@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 from dovetail.platform.config.stream import Aggregate
@@ -41,6 +43,6 @@ def check_value(schema: TableSchema, kind: str, column: str, aggregate: Aggregat
         )
 
 
-def unread_columns(schema: TableSchema, values: list[str]) -> list[str]:
-    """The columns of a label stream that reach no sample."""
-    return [name for name in schema.arrow.names if name not in _KEYS and name not in values]
+def unread_columns(schema: TableSchema, read: Collection[str | None]) -> list[str]:
+    """The columns of a label stream that reach no sample and are not ``read`` otherwise."""
+    return [name for name in schema.arrow.names if name not in _KEYS and name not in read]

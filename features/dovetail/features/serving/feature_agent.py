@@ -93,13 +93,15 @@ class FeatureStage(Stage):
         return {p: min(view.progress.get(p, Progress()).next_offset for view in self._views) for p in partitions}
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        yield await compute(self._work, poll)
+        yield await compute(self._admitted, poll)
 
     def probe(self, poll: Poll) -> None:
-        self._work(poll)
+        self._work(poll, self._intake.read(poll))
 
-    def _work(self, poll: Poll) -> Work:
-        received = self._intake.read(poll)
+    def _admitted(self, poll: Poll) -> Work:
+        return self._work(poll, self._intake.admit(poll))
+
+    def _work(self, poll: Poll, received: Received) -> Work:
         changes: dict[int, tuple[list[ViewCommit], list[Account]]] = {}
         after: list[tuple[_View, Progress]] = []
         for view in self._views:
@@ -131,7 +133,8 @@ class FeatureStage(Stage):
         dead = sum(letter.rows for letter in received.dead if letter.offset >= before.next_offset)
         changed: dict[bytes, bytes] = {}
         watermark = NO_WATERMARK if before.watermark_us is None else before.watermark_us
-        counts = {READ: read + dead, "dead_letter": dead, "duplicate": read - events.num_rows}
+        repeated = int((received.repeated >= before.next_offset).sum())
+        counts = {READ: read + dead + repeated, "dead_letter": dead, "duplicate": repeated + read - events.num_rows}
         if events.num_rows:
             prepared = view.preparer.prepare(events)
             watermark_before, watermark = running_watermark(prepared.event_time, watermark)

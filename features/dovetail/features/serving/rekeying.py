@@ -23,7 +23,7 @@ from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.intake import Intake, spoken_ms
+from dovetail.platform.rows.intake import Intake, Received, spoken_ms
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, own_position_columns, with_source_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.runtime.computing import compute
@@ -80,17 +80,19 @@ class RekeyStage(Stage):
         before = self._stored.get(poll.partition, Progress())
         poll = poll.since(before.next_offset)
         if len(poll):
-            yield await compute(self._work, poll, before.next_offset)
+            yield await compute(self._admitted, poll, before.next_offset)
 
     def probe(self, poll: Poll) -> None:
-        self._work(poll, poll.first)
+        self._work(poll, self._intake.read(poll), poll.first)
 
-    def _work(self, poll: Poll, expected: int) -> Work:
-        received = self._intake.read(poll)
+    def _admitted(self, poll: Poll, expected: int) -> Work:
+        return self._work(poll, self._intake.admit(poll), expected)
+
+    def _work(self, poll: Poll, received: Received, expected: int) -> Work:
         newest_ms = spoken_ms(poll, received.refused)
         outgoing = [] if received.table.num_rows == 0 else self._by_partition(received.table, newest_ms)
-        rows, dead = received.table.num_rows, received.dead_rows
-        counts = {READ: rows + dead, "rekeyed": rows, "dead_letter": dead}
+        rows, dead, repeated = received.table.num_rows, received.dead_rows, received.repeated_rows
+        counts = {READ: rows + dead + repeated, "rekeyed": rows, "dead_letter": dead, "duplicate": repeated}
         accounts = [Account(self.name, poll.topic, poll.partition, what, n) for what, n in counts.items()]
         progress = Progress(poll.last + 1)
 

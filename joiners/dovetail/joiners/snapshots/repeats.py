@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.snapshots.units import Request
+from dovetail.platform.rows.identity.finding import find_repetitions
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RequestMemory
 
@@ -68,16 +69,5 @@ def find_repeats(
     names: list[str] = requests.column("request_id").cast(pa.string()).to_pylist()
     places = list(zip(*(requests.column(name).to_pylist() for name in OWN_COLUMNS[1:]), strict=True))
     remembered = recall(sorted(set(names)))
-    firsts: dict[str, tuple[Request, int]] = {}
-    known: dict[Request, RememberedRequest] = {}
-    here: dict[Request, Request] = {}
-    answered = set(itself)
-    for name, at, us in zip(names, places, known_us.tolist(), strict=True):
-        first, before = firsts.get(name), remembered.get(name)
-        if at not in answered and first is not None and us - first[1] <= within_us:
-            here[at] = first[0]
-        elif at not in answered and first is None and before is not None and us - before.known_us <= within_us:
-            known[at] = before
-        else:
-            firsts[name] = at, us
-    return Repeats(firsts, known, here)
+    rows = zip(names, places, known_us.tolist(), strict=True)
+    return Repeats(*find_repetitions(rows, within_us, remembered, set(itself)))

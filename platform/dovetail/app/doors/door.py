@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from dovetail.app.datasets import label_intake, request_intake, stream_intake
+from dovetail.app.datasets import event_ids, label_intake, request_intake, stream_intake
 from dovetail.features import Project
 from dovetail.features.language.source import nearest
 from dovetail.joiners.attribution import USER_COLUMN
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.identity import EventIds
 from dovetail.platform.rows.intake import Intake
 
 __all__ = ["Door", "door_of", "doors"]
@@ -23,7 +24,8 @@ class Door:
     """A topic that takes rows from outside.
 
     ``key`` is the column whose rows of one value are kept in order: they share a partition. ``intake`` checks rows as
-    the agents of the topic do, but for what needs a running worker (refusals, and the worker's clock).
+    the agents of the topic do, but for what needs a running worker (refusals, ids seen before, and the worker's clock).
+    ``ids`` says how rows are known when they come again; None where they are not.
     """
 
     kind: Kind
@@ -33,6 +35,22 @@ class Door:
     key: str
     time_column: str
     intake: Intake
+    ids: EventIds | None = None
+
+    def refuse_names(self) -> None:
+        """Refuse to name the rows of a call.
+
+        Raises:
+            ConfigError: nobody would look at the names.
+        """
+        if self.ids is None:
+            section = f"labels.streams.{self.name}" if self.kind == "label" else f"streams.{self.name}"
+            how = (
+                "a request is known by its request_id, with [request] unique_within"
+                if self.kind == "requests"
+                else f'declare [{section}] unique_within = "1d", for as long as rows may be sent again'
+            )
+            raise ConfigError(f"{self.name}: ids of calls are not looked at there; {how}")
 
 
 def doors(project: Project) -> Mapping[str, Door]:
@@ -47,6 +65,7 @@ def doors(project: Project) -> Mapping[str, Door]:
             declared.key,
             declared.event_time,
             stream_intake(project, name),
+            event_ids(declared),
         )
         for name, declared in config.streams.items()
     ]
@@ -60,7 +79,8 @@ def doors(project: Project) -> Mapping[str, Door]:
     for kind, stream in config.labels.streams.items():
         key = USER_COLUMN if kind in config.labels.attributed else "request_id"
         intake = label_intake(project, kind)
-        found.append(Door("label", kind, stream.topic or kind, stream.partitions, key, "event_time", intake))
+        ids = event_ids(stream)
+        found.append(Door("label", kind, stream.topic or kind, stream.partitions, key, "event_time", intake, ids))
     return {door.name: door for door in found}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.app.broker import broker_app
-from dovetail.app.doors.checking import key_of
+from dovetail.app.doors.checking import key_of, row_headers
 from dovetail.app.doors.door import Door
 from dovetail.app.doors.files import FileRows
 from dovetail.features import Project
@@ -36,8 +36,16 @@ class Checked:
     bad: Sequence[tuple[int, str]]
 
 
-def check_rows(door: Door, rows: Iterable[FileRows], clock: Clock) -> Checked:
-    """Make messages of ``rows``, with the clock's time for a timestamp, and check them."""
+def check_rows(door: Door, rows: Iterable[FileRows], clock: Clock, call: str | None = None) -> Checked:
+    """Make messages of ``rows``, with the clock's time for a timestamp, and check them.
+
+    Rows of a ``call`` are known by its name and their number when they are sent again.
+
+    Raises:
+        ConfigError: ``call`` is given, and nobody would look at it.
+    """
+    if call is not None:
+        door.refuse_names()
     messages: list[Outgoing] = []
     bad: list[tuple[int, str]] = []
     for part in rows:
@@ -50,7 +58,7 @@ def check_rows(door: Door, rows: Iterable[FileRows], clock: Clock) -> Checked:
         refused = {letter.offset: letter.reason for letter in door.intake.read(poll).dead} if values else {}
         bad += sorted([*part.bad, *refused.items()])
         messages += [
-            Outgoing(door.topic, value, key=key, timestamp_ms=now_ms)
+            Outgoing(door.topic, value, key=key, timestamp_ms=now_ms, headers=row_headers(call, number))
             for number, key, value in zip(part.numbers.tolist(), keys, values, strict=True)
             if number not in refused
         ]

@@ -71,7 +71,9 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     for kind, declared in project.config.labels.streams.items():
         for partition in range(declared.partitions):
             given = sum(line.rows for line in result.lines if (line.what, line.partition) == (kind, partition))
-            read = books.get((f"labels.{kind}", partition, READ), 0)
+            read = books.get((f"labels.{kind}", partition, READ), 0) - _repeated(
+                stores, kind, declared.topic, partition
+            )
             ahead = _ahead(stores, label_scope(kind), kind, partition)
             what = f"{kind} labels of partition {partition}: read, and outcomes"
             if ahead < 0:  # the archive is: what it holds beyond is pending, and no agent's yet
@@ -100,6 +102,12 @@ def _ahead(stores: Stores, agent: str, dataset: str, partition: int) -> int:
     nothing = Progress()
     read = stores.labels.progress(agent).get(partition, nothing).next_offset
     return read - stores.registry.progress(f"archive.{dataset}").get(partition, nothing).next_offset
+
+
+def _repeated(stores: Stores, kind: str, topic: str, partition: int) -> int:
+    """How many rows of a partition its agent has read that repeat others by their id: the archive has none of them."""
+    read = stores.labels.progress(label_scope(kind)).get(partition, Progress()).next_offset
+    return stores.registry.events.repeated_before(topic or kind, partition, read)
 
 
 def _letters(project: Project, stores: Stores) -> LabelAudit:

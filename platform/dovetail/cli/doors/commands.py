@@ -31,6 +31,9 @@ def send(
     watermark: Annotated[
         str | None, typer.Option(help="After the rows, announce that nothing older than this time (UTC) follows.")
     ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Name this call: sent again under its name, its rows are the same events.")
+    ] = None,
     project: ProjectOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -39,7 +42,7 @@ def send(
 
     if file is None and watermark is None:
         raise ConfigError("FILE: say which rows to send, or give --watermark")
-    raise typer.Exit(run(project, topic, file, form, watermark, skip_bad=skip_bad, as_json=as_json))
+    raise typer.Exit(run(project, topic, file, form, watermark, idempotency_key, skip_bad=skip_bad, as_json=as_json))
 
 
 def replay(

@@ -29,6 +29,7 @@ def run(
     file: str | None,
     form: str | None,
     watermark: str | None,
+    idempotency_key: str | None,
     *,
     skip_bad: bool,
     as_json: bool,
@@ -41,7 +42,9 @@ def run(
     if file is not None:
         chosen = _format(file, form)
         with _readable(file, chosen) as source:
-            checked = check_rows(door, read_file(source, chosen, door.intake.schema, "FILE"), SystemClock())
+            checked = check_rows(
+                door, read_file(source, chosen, door.intake.schema, "FILE"), SystemClock(), idempotency_key
+            )
     sent = not checked.bad or skip_bad
     messages = [*checked.messages, *(watermarks(door, says) if says is not None else ())] if sent else []
     publish(loaded, messages)

@@ -18,6 +18,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
 
-__all__ = ["ArchiveStage", "Dataset", "read_dataset"]
+__all__ = ["ArchiveStage", "Dataset", "Decoded", "read_dataset"]
 
 _log = logging.getLogger(__name__)
 _MICROSECONDS = pa.timestamp("us")
@@ -48,24 +49,37 @@ _ROWS_PER_CHUNK = 500
 _FILE = re.compile(r"(?P<partition>\d+)-(?P<first>\d+)-\d+\.parquet")
 
 
+class Decoded(NamedTuple):
+    """The rows of a poll, with positions, and of others how many there were.
+
+    ``dead`` messages could not be read: they are another stage's dead letters. ``repeated`` rows are no events: they
+    are known by their id.
+    """
+
+    table: pa.Table
+    dead: int = 0
+    repeated: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """The archive of one topic: how its rows are decoded, and by which day they are filed.
 
-    ``decode`` turns a poll into its rows, with positions, and the number of messages that could not be read (they are
-    another stage's dead letters). ``derived`` rows carry source positions and are kept once per source position.
-    ``day_of`` is the timestamp column that decides a row's day. ``uses`` are the definitions the rows are made with, by
-    name, with their fingerprints. ``refusals``: of a topic from outside, where messages are refused that ``decode``
+    ``decode`` turns a poll into its rows. ``derived`` rows carry source positions and are kept once per source
+    position. ``day_of`` is the timestamp column that decides a row's day. ``uses`` are the definitions that rows are
+    made with, fingerprints by name. ``refusals``: of a topic from outside, where messages are refused that ``decode``
     cannot read.
     """
 
     name: str
     topic: str
     day_of: str
-    decode: Callable[[Poll], tuple[pa.Table, int]]
+    decode: Callable[[Poll], Decoded]
     derived: bool
     uses: Mapping[str, str] = field(default_factory=dict)
     refusals: Refusals | None = None
+    #: ``decode`` without any effect, for a part of a poll that is only tried. None: it has none.
+    probe: Callable[[Poll], Decoded] | None = None
 
 
 @dataclass(slots=True)
@@ -130,7 +144,7 @@ class ArchiveStage(Stage):
             yield self._flush(poll.partition, buffer)
 
     def probe(self, poll: Poll) -> None:
-        table, _ = self._dataset.decode(poll)
+        table = (self._dataset.probe or self._dataset.decode)(poll).table
         self._check_days(table)
         pq.write_table(table, pa.BufferOutputStream())
 
@@ -149,9 +163,9 @@ class ArchiveStage(Stage):
         return self._buffers[partition]
 
     def _take(self, buffer: _Buffer, poll: Poll) -> None:
-        table, dead = self._dataset.decode(poll)
+        table, dead, repeated = self._dataset.decode(poll)
         self._check_days(table)  # a row without a day must not wait for the commit that would raise for it
-        counts = {READ: dead, "dead_letter": dead}
+        counts = {READ: dead + repeated, "dead_letter": dead, "duplicate": repeated}
         if table.num_rows:
             read = table.num_rows
             if self._dataset.derived and not (fresh := buffer.sources.admit(table)).all():
@@ -159,10 +173,10 @@ class ArchiveStage(Stage):
             buffer.tables.append(table)
             buffer.rows += table.num_rows
             counts = {
-                READ: dead + read,
+                READ: dead + repeated + read,
                 "dead_letter": dead,
                 "archived": table.num_rows,
-                "duplicate": read - table.num_rows,
+                "duplicate": repeated + read - table.num_rows,
             }
         for outcome, rows in counts.items():
             buffer.counts[outcome] = buffer.counts.get(outcome, 0) + rows

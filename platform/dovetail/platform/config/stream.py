@@ -9,13 +9,29 @@ from pydantic import Field, model_validator
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
 
-__all__ = ["Aggregate", "LabelStreamConfig", "RekeyedConfig", "StreamConfig"]
+__all__ = ["Aggregate", "EventIdsConfig", "LabelStreamConfig", "RekeyedConfig", "StreamConfig"]
 
 #: What becomes of a column of several labels: of the first or last that took effect, or of all.
 Aggregate = Literal["first", "last", "sum", "min", "max"]
 
 
-class StreamConfig(Section):
+class EventIdsConfig(Section):
+    """How the rows of a topic are known when they come again; part of the sections of streams and kinds of labels."""
+
+    #: The column that has a row's id. None: only ids that messages have as a header (calls with an Idempotency-Key).
+    event_id: Name | None = None
+    #: A row whose id was in its partition no longer than this before is that one again, and no event. None: ids are not
+    #: looked at, and each row is an event of its own.
+    unique_within: DurationUs | None = None
+
+    @model_validator(mode="after")
+    def _ids_have_a_window(self) -> EventIdsConfig:
+        if self.event_id is not None and self.unique_within is None:
+            raise ValueError('event_id needs unique_within, like "1d": ids are remembered for that long')
+        return self
+
+
+class StreamConfig(EventIdsConfig):
     """A stream of behaviour events; its schema is the ``CREATE TABLE`` of the same name in ``sql/``."""
 
     topic: str = ""
@@ -42,7 +58,7 @@ class RekeyedConfig(Section):
     allowed_lateness: DurationUs | None = None
 
 
-class LabelStreamConfig(Section):
+class LabelStreamConfig(EventIdsConfig):
     """One kind of feedback; its schema has ``request_id`` (attributed: ``user_id``), ``item_id`` and ``event_time``."""
 
     topic: str = ""

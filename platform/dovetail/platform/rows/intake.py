@@ -6,7 +6,7 @@ Two stages that read the same topic (an agent and its archive) use the same inta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from dovetail.platform.clock import Clock
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.halving import halved
-from dovetail.platform.rows.positions import with_own_positions
+from dovetail.platform.rows.identity import EventIds, EventMemory
+from dovetail.platform.rows.positions import pack, with_own_positions
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.rows.wire import DeadLetter
@@ -160,13 +161,15 @@ def _absent(candidates: pa.Array, rows: npt.NDArray[np.int64]) -> dict[int, str]
 class Received:
     """Rows of a poll in log order with their own positions; dead letters; watermarks announced, as (offset, µs).
 
-    ``refused`` are the offsets of messages that were turned away whole, also for what they say of time.
+    ``refused`` are the offsets of messages that were turned away whole, also for what they say of time. ``repeated``
+    has the offset of each row that repeats another event: it is counted, and in ``table`` no more.
     """
 
     table: pa.Table
     dead: Sequence[DeadLetter]
     watermarks: Sequence[tuple[int, int]]
     refused: Collection[int] = ()
+    repeated: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64), compare=False)
     #: Results that readers of the same rows have in common (as :attr:`Poll.shared`).
     shared: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -174,6 +177,20 @@ class Received:
     def dead_rows(self) -> int:
         """The number of rows that the dead letters count as in the accounts."""
         return sum(letter.rows for letter in self.dead)
+
+    @property
+    def repeated_rows(self) -> int:
+        """The number of rows that repeat others."""
+        return len(self.repeated)
+
+    def without(self, places: Sequence[tuple[int, int]]) -> Received:
+        """This without the rows at these places (offset, row), which it has as ``repeated``."""
+        if not places:
+            return self
+        own: npt.NDArray[np.int64] = self.table.column("_offset").to_numpy()
+        offsets, rows = np.array(places, dtype=np.int64).T
+        gone = np.isin(pack(own, self.table.column("_row").to_numpy()), pack(offsets, rows.astype(np.int32)))
+        return replace(self, table=self.table.filter(pa.array(~gone)), repeated=own[gone], shared={})
 
 
 class Intake:
@@ -186,6 +203,8 @@ class Intake:
 
     ``refusals``: what some reader of the topic could not use is turned away whole. With a ``clock``, this reader is one
     of those who judge: a message whose own timestamp is more than ``max_ahead_us`` ahead of it is refused, for all.
+
+    ``ids`` says how events are known; ``memory`` which have been seen. Readers that have a memory :meth:`admit` polls.
     """
 
     def __init__(
@@ -197,8 +216,11 @@ class Intake:
         *,
         refusals: Refusals | None = None,
         clock: Clock | None = None,
+        ids: EventIds | None = None,
+        memory: EventMemory | None = None,
     ) -> None:
         self.schema = schema
+        self._ids, self._memory = ids, memory
         self.refusals = refusals
         self._clock = clock
         self._vet = vet
@@ -216,6 +238,23 @@ class Intake:
             known = poll.shared[key] = self.schema, self._read(poll, refusals)
         received: Received = known[1]
         return received
+
+    def admit(self, poll: Poll) -> Received:
+        """Of :meth:`read`, the rows that are events: without those that repeat others by their id.
+
+        Which do is decided durably when it returns, before anything of the poll is committed. For the reader of a
+        partition, poll by poll; a part of a poll that is only tried is :meth:`read`.
+        """
+        received = self.read(poll)
+        if self._memory is None:
+            return received
+        if Intake.admit not in received.shared:
+            times_us = time_us(received.table, self._time_column)
+            received.shared[Intake.admit] = received.without(
+                self._memory.repetitions(poll, received.table, times_us, self._ids)
+            )
+        admitted: Received = received.shared[Intake.admit]
+        return admitted
 
     def _read(self, poll: Poll, refusals: Mapping[int, str]) -> Received:
         announced, unfit = watermark_headers(poll)

@@ -165,6 +165,7 @@ class LabelStore(ABC):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        repeated: int = 0,
         events: pa.Table | None = None,
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
@@ -173,7 +174,8 @@ class LabelStore(ABC):
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
         ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window, ``unattributed``
-        ones belong to no request; these are not stored.
+        ones belong to no request, ``repeated`` ones are known by their id and are ``duplicate``, too; these are not
+        stored.
 
         Raises:
             StaleCommit: the stored position is not the expected one.

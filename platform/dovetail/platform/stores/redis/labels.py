@@ -99,6 +99,7 @@ class RedisLabelStore(LabelStore):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        repeated: int = 0,
         events: pa.Table | None = None,
     ) -> None:
         first = earliest_per_key(rows)
@@ -109,7 +110,8 @@ class RedisLabelStore(LabelStore):
         index, of_events = numbers[: first.num_rows], numbers[first.num_rows :]
         columns = [index, _fields(first), first.column("kind").to_pylist()]
         columns += [first.column(name).to_pylist() for name in ORDER]
-        fixed = {"late": late, "unattributed": unattributed, "dead_letter": dead, "duplicate": rows.num_rows}
+        fixed = {"late": late, "unattributed": unattributed, "dead_letter": dead}
+        fixed["duplicate"] = rows.num_rows + repeated
         fixed[READ] = sum(fixed.values())
         accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
         counters = [ledger.account_field(scope, topic, partition, what) for what in ("inserted", "duplicate")]

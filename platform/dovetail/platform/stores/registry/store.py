@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.positions import Progress
+from dovetail.platform.stores.registry.answered_calls import AnsweredCalls, AnsweredCallTable
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -21,6 +22,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionTables,
     DefinitionUse,
 )
+from dovetail.platform.stores.registry.event_ids import EventIdTables, RegistryEvents
 from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
@@ -93,6 +95,7 @@ class Registry:
         self._remembered = RememberedTable(metadata)
         self._resent = ResentTable(metadata)
         self._rankings = RankingTable(metadata)
+        event_ids, calls = EventIdTables(metadata), AnsweredCallTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -122,6 +125,10 @@ class Registry:
         )
         self._database = Database(url, metadata, owner)
         self._committed = Committed(self._database, self._ledger)
+        #: The ids of events within their windows, and which rows repeat others.
+        self.events = RegistryEvents(event_ids, self._database, self._committed)
+        #: Answers of the HTTP API to calls with a key.
+        self.calls = AnsweredCalls(calls, self._database)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         """How far the reader ``scope`` has come, by partition."""

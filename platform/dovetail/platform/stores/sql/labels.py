@@ -108,6 +108,7 @@ class SqlLabelStore(LabelStore):
         dead: int = 0,
         late: int = 0,
         unattributed: int = 0,
+        repeated: int = 0,
         events: pa.Table | None = None,
     ) -> None:
         first = earliest_per_key(rows)
@@ -117,11 +118,11 @@ class SqlLabelStore(LabelStore):
             if events is not None and events.num_rows:
                 self._keep.execute(connection, self._stored_columns(events, LABEL_EVENTS.names))
             counts = {
-                READ: rows.num_rows + dead + late + unattributed,
+                READ: rows.num_rows + dead + late + unattributed + repeated,
                 "late": late,
                 "unattributed": unattributed,
                 "inserted": new,
-                "duplicate": rows.num_rows - new,
+                "duplicate": rows.num_rows - new + repeated,
                 "dead_letter": dead,
             }
             accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in counts.items()]
