@@ -15,8 +15,9 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(STAMP)  ## the whole flow on a built-in simulator; DATA=DIR for a recorded log
-	$(BIN)/dovetail demo $(if $(DATA),--data $(DATA)) $(ARGS)
+demo: $(STAMP)  ## the whole flow on a built-in simulator, kept in .dovetail/demo; DATA=DIR for a recorded log
+	rm -rf .dovetail/demo
+	$(BIN)/dovetail demo --keep .dovetail/demo $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(STAMP)  ## all tests that need no servers
 	$(BIN)/python -m pytest -m "not services" $(SPREAD) $(ARGS)

@@ -35,7 +35,7 @@ from dovetail.app.flow import Flow
 from dovetail.app.worker import assemble
 from dovetail.features import load
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 
 CANDIDATES, EVENTS, ROUNDS, CALLS = 200, 5_000, 5, 100
 ROOT = Path(__file__).resolve().parent.parent

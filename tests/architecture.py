@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"features", "joiners", "trainer"}),
     frozenset({"app"}),
     frozenset({"api", "samples"}),
-    frozenset({"embedded", "torch"}),
+    frozenset({"console", "embedded", "torch"}),
     frozenset({"demo", "sdk"}),
     frozenset({"cli"}),
 )
@@ -41,8 +41,9 @@ _FAUST = ("dovetail/platform/transports/", "dovetail/platform/runtime/runner.py"
 
 #: Where a library may be imported; anywhere else it has leaked.
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "fastapi": ("dovetail/api/",),
-    "starlette": ("dovetail/api/",),
+    "fastapi": ("dovetail/api/", "dovetail/console/"),
+    "jinja2": ("dovetail/console/",),
+    "starlette": ("dovetail/api/", "dovetail/console/"),
     "uvicorn": ("dovetail/api/",),
     "faust": _FAUST,
     "mode": _FAUST,

@@ -20,6 +20,8 @@ from tests.architecture import SOURCE_ROOTS, imports_of
 from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: What more than the core needs is in one of these.
+EXTRAS = ("postgresql", "plots", "api", "console", "torch")
 #: Declared without being imported, and why.
 NOT_IMPORTED = {"cramjam": "aiokafka reads and writes snappy, lz4 and zstd with it"}
 #: Dovetail reaches into these, or proves what they mean: a newer one may differ without being wrong.
@@ -58,13 +60,12 @@ def providers() -> dict[str, list[str]]:
 
 def test_what_dovetail_imports_is_declared() -> None:
     found = imported(SOURCE_ROOTS)
-    undeclared = {
-        name: where for name, where in found.items() if name not in declared("postgresql", "plots", "api", "torch")
-    }
+    undeclared = {name: where for name, where in found.items() if name not in declared(*EXTRAS)}
     assert not undeclared
     lazily = {Path(where.partition(":")[0]) for name, where in found.items() if name not in declared()}
-    homes = {path.parent.name if path.parent.name in ("api", "torch") else path.name for path in lazily}
-    assert homes <= {"database.py", "api", "torch"}, "an extra is imported where it is asked for, and nowhere else"
+    rooms = ("api", "console", "torch")
+    homes = {next((part for part in path.parts if part in rooms), path.name) for path in lazily}
+    assert homes <= {"database.py", *rooms}, "an extra is imported where it is asked for, and nowhere else"
 
 
 def test_what_is_declared_is_imported_or_has_a_reason() -> None:
@@ -77,7 +78,7 @@ def test_what_tests_scripts_and_benchmarks_import_is_declared() -> None:
 
 
 def test_bounds_are_given() -> None:
-    for name, requirement in declared("postgresql", "plots", "api", "torch").items():
+    for name, requirement in declared(*EXTRAS).items():
         operators = {part.operator for part in requirement.specifier}
         assert ">=" in operators, f"{name} has no lower bound"
         assert ("<" in operators) == (name in BOUNDED_ABOVE), f"{name}: {requirement.specifier}"

@@ -22,7 +22,7 @@ import pytest
 from fastapi import FastAPI
 
 from dovetail.api import server
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from dovetail.sdk import load
 from scripts.servers.tls import make_certificates

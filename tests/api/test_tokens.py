@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.api.tokens import Scope, tokens_of
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import ConfigError
 
 SECRET = "s3cret-s3cret-s3cret"

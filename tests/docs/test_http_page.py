@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.api.tokens import tokens_of
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 from tests.api.running import Running, on_a_worker
 from tests.docs.demo_project import demo_project
 from tests.places import ROOT

@@ -26,7 +26,7 @@ from dovetail.api.ranking import features_answer, rank_answer
 from dovetail.api.schemas import schema_of
 from dovetail.api.tokens import Scope, Tokens
 from dovetail.app.doors.door import Door
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import TransportError
 from dovetail.platform.masking import masked
 from dovetail.platform.runtime.computing import compute

@@ -15,8 +15,8 @@ from dovetail.api.tokens import tokens_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.config.load import Config
+from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.logs import Event
 from dovetail.platform.runtime.runner import Runtime

@@ -1,4 +1,4 @@
-"""Serves the HTTP API in the event loop of a worker, for as long as that runs."""
+"""Serves the HTTP API, or the console, in the event loop of a process, for as long as that runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.listening import ListeningConfig
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["listening", "served"]
@@ -77,13 +77,13 @@ def _bounded(most: int) -> type[H11Protocol]:
     return Bounded
 
 
-def _most_connections(config: ApiConfig) -> int:
+def _most_connections(config: ListeningConfig) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, min(config.max_waiting * _CONNECTIONS_PER_CALL, files // _FILES_SHARE))
 
 
-def listening(config: ApiConfig) -> socket.socket:
-    """A socket that listens where ``[api]`` says, taken before anything is started.
+def listening(config: ListeningConfig) -> socket.socket:
+    """A socket that listens where ``config`` says, taken before anything is started.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -97,8 +97,8 @@ def listening(config: ApiConfig) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"[api] host and port: cannot listen on {config.host}:{config.port}: {error}; choose another port, or 0 "
-            "for any free one"
+            f"[{config.section}] host and port: cannot listen on {config.host}:{config.port}: {error}; choose another "
+            "port, or 0 for any free one"
         ) from error
     return listener
 
@@ -107,7 +107,7 @@ def listening(config: ApiConfig) -> socket.socket:
 async def served(
     app: FastAPI,
     listener: socket.socket,
-    config: ApiConfig,
+    config: ListeningConfig,
     path: Callable[[Path], Path] = Path,
     *,
     closing: Callable[[], None] = lambda: None,
@@ -137,7 +137,9 @@ async def served(
     try:
         settings.load()
     except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"[api] cert_file and key_file are not a PEM certificate and its key: {error}") from error
+        raise ConfigError(
+            f"[{config.section}] cert_file and key_file are not a PEM certificate and its key: {error}"
+        ) from error
     server = _Server(settings)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.listening import ListeningConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.masking import variable_name
 
@@ -46,31 +46,31 @@ class Tokens:
         return found
 
 
-def tokens_of(config: ApiConfig, path: Callable[[Path], Path] = Path) -> Tokens:
-    """The tokens that ``[api] tokens_file`` or ``tokens_env`` holds: lines of a token and its scopes.
+def tokens_of(config: ListeningConfig, path: Callable[[Path], Path] = Path) -> Tokens:
+    """The tokens that ``tokens_file`` or ``tokens_env`` of a section holds: lines of a token and its scopes.
 
     ``path`` resolves relative files. A line is ``TOKEN scope,scope``; empty lines and those that begin with # are left
     out. Nothing of a token is ever quoted.
 
     Raises:
         ConfigError: the file or variable cannot be read or is empty, a line is not as it should be, or there are no
-            tokens although the API listens where others than this machine may reach it.
+            tokens although the section listens where others than this machine may reach it.
     """
     if config.tokens_file is not None:
-        place = "api.tokens_file: the file that it names"
+        place = f"{config.section}.tokens_file: the file that it names"
         try:
             text = path(config.tokens_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no text"
             raise ConfigError(f"{place} cannot be read: {why}") from error
     elif config.tokens_env:
-        place = f"api.tokens_env: the environment variable {variable_name(config.tokens_env)}"
+        place = f"{config.section}.tokens_env: the environment variable {variable_name(config.tokens_env)}"
         text = os.environ.get(config.tokens_env, "")
     else:
         if not config.loopback:
             raise ConfigError(
-                f"api.host {config.host!r} can be reached from other machines: name tokens in api.tokens_file or "
-                "api.tokens_env, or listen on 127.0.0.1"
+                f"{config.section}.host {config.host!r} can be reached from other machines: name tokens in "
+                f"{config.section}.tokens_file or {config.section}.tokens_env, or listen on 127.0.0.1"
             )
         return Tokens({})
     scopes: dict[str, frozenset[Scope]] = {}

@@ -45,22 +45,25 @@ class Stores:
             store.close()
 
 
-def open_stores(config: Config) -> Stores:
+def open_stores(config: Config, *, read_only: bool = False) -> Stores:
     """Open what the configuration names, creating what is embedded.
+
+    With ``read_only`` nothing is created, and SQL databases refuse whatever would change them.
 
     Raises:
         ConfigError: a URL cannot be used, or a database is another project's.
-        StoreError: a store cannot be reached.
+        StoreError: a store cannot be reached, or, with ``read_only``, is not there.
     """
     urls = config.storage
     model = config.model.name if config.model else "none"
     state = config.path(urls.state)
-    owned_folder(state)
+    if not read_only:
+        owned_folder(state)
     redis = config.redis.below(config.root)
     return Stores(
-        open_online_store(resolved(config, urls.url("online_store")), config.name, redis),
-        open_label_store(resolved(config, urls.url("label_store")), config.name, redis),
-        Registry(resolved(config, urls.url("registry")), config.name),
+        open_online_store(resolved(config, urls.url("online_store")), config.name, redis, read_only=read_only),
+        open_label_store(resolved(config, urls.url("label_store")), config.name, redis, read_only=read_only),
+        Registry(resolved(config, urls.url("registry")), config.name, read_only=read_only),
         OfflineStore(resolved(config, urls.url("offline_store"))),
         ModelDirectory(state / "models" / model),
         state / "checkpoints" / model,

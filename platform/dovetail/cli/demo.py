@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import shutil
+import sys
 import tempfile
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -39,7 +42,19 @@ def run(data: Path | None, json_file: Path | None, keep: Path | None, requests: 
     if json_file is not None:
         json_file.write_text(json.dumps(result.summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(console, result)
+    console.print(f"\nto look at it  {_looking(keep)}")
     return 0 if result.passed else 1
+
+
+def _looking(keep: Path | None) -> str:
+    """The command that shows the run in a browser, as this shell finds it."""
+    called = sys.argv[0] if Path(sys.argv[0]).name == "dovetail" else "dovetail"
+    found = shutil.which("dovetail")
+    if found is not None and Path(found).resolve() == Path(called).resolve():
+        called = "dovetail"
+    if keep is None:
+        return f"{called} demo --keep DIR keeps a run, and {called} console --run DIR shows it in a browser"
+    return f"{called} console --run {shlex.quote(str(keep))}"
 
 
 def _simulator(requests: int | None, seed: int | None) -> SimulatorConfig:

@@ -172,6 +172,27 @@ def serve(
     run(project, {name: value for name, value in given.items() if value is not None})
 
 
+@app.command()
+def console(
+    project: ProjectOption = Path(),
+    kept: Annotated[
+        Path | None, typer.Option("--run", help="The folder of a demo's run, instead of a project.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one and says which.", min=0, max=65_535)
+    ] = None,
+    tokens_file: Annotated[
+        Path | None, typer.Option(help="Tokens as for the API; needed where other machines can reach it.")
+    ] = None,
+) -> None:
+    """Show a project in a browser: definitions, any request down to its events, the flow, the model. It only reads."""
+    from dovetail.cli.console import run
+
+    given = {"host": host, "port": port, "tokens_file": tokens_file}
+    run(project, kept, {name: value for name, value in given.items() if value is not None})
+
+
 doors.register(app)
 looking.register(app)
 stored.register(app)

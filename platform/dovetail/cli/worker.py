@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from dovetail.app.flow import Flow
 from dovetail.app.roles import roles_of
 from dovetail.app.worker import Worker, assemble, label_watermark
+from dovetail.cli.console import console_of
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import ConfigError, StaleCommit
@@ -152,6 +153,10 @@ def run(
         if api is not None:
             stack.callback(api.close)
             watching = api.beside(loaded, worker.stores, worker.runtime, _surroundings(monitor), watch)
+        if loaded.config.console is not None:
+            console = console_of(loaded, loaded.config.console)
+            stack.callback(console.close)
+            watching = console.beside(watching)
         if settings.health_port is not None:
             server = HealthServer(settings.health_host, settings.health_port, monitor.alive, monitor.ready, REGISTRY)
             stack.callback(server.close)

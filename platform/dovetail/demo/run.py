@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from dovetail.app.flow import Flow
 from dovetail.app.reports import audit_worker, consistency_of, witness_of
 from dovetail.app.worker import Worker, assemble
+from dovetail.demo.kept_run import project_of_run, write_settings
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.replay import Batch, Replay
 from dovetail.demo.shipped import project_folder
-from dovetail.features import Project, load
+from dovetail.features import Project
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
 from dovetail.platform.config.load import load_config
@@ -112,14 +113,8 @@ def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Proj
     if not items.exists():
         pq.write_table(log.items, items.with_suffix(".partial"))
         items.with_suffix(".partial").rename(items)
-    return load(
-        project_folder(),
-        storage={"state": str(keep.absolute())},
-        tables={"item": {"path": str(items.absolute())}},
-        labels={"window": f"{log.label_window_us}us"},
-        streams=streams,
-        **overrides,
-    )
+    write_settings(keep, {"labels": {"window": f"{log.label_window_us}us"}, "streams": streams, **overrides})
+    return project_of_run(keep)
 
 
 def _claim(keep: Path, log: RecordedLog) -> None:

@@ -17,7 +17,7 @@ from dovetail.app.worker import assemble
 from dovetail.embedded.program_gateway import ProgramGateway
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.config.api import ApiConfig
+from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import ConfigError, LogLocked
 from dovetail.platform.process.loop_thread import LoopThread
 from dovetail.samples import Reader

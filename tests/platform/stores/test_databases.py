@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account
@@ -85,3 +86,33 @@ def test_a_batch_version_registered_twice_is_one(tmp_path: Path) -> None:
         registry.add_version(BatchVersion("v", 86_400_000_000, "p", rows))
     assert registry.versions("v") == [BatchVersion("v", 86_400_000_000, "p", 2)]
     registry.close()
+
+
+@pytest.mark.parametrize("kind", [SqlOnlineStore, SqlLabelStore, Registry])
+def test_a_database_that_is_opened_to_read_is_not_made_and_not_changed(kind: type[Registry], tmp_path: Path) -> None:
+    path = tmp_path / "dir" / "store.sqlite"
+    url = f"sqlite:///{path}"
+    with pytest.raises(StoreError, match="cannot be opened"):
+        kind(url, "ours", read_only=True)
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    kind(url, "ours").close()
+    reader = kind(url, "ours", read_only=True)
+    before = path.read_bytes()
+    assert reader.progress("nothing") == {}
+    with pytest.raises(StoreError, match="readonly database"), reader._database.write() as connection:
+        connection.execute(sa.text("CREATE TABLE more (x INTEGER)"))
+    reader.close()
+    assert path.read_bytes() == before
+    with pytest.raises(ConfigError, match="belongs to project 'ours', this is 'theirs'"):
+        kind(url, "theirs", read_only=True)
+
+
+def test_a_reader_sees_what_a_writer_commits_meanwhile(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a database ? # %.sqlite'}"
+    writer = Registry(url)
+    reader = Registry(url, read_only=True)
+    writer.add_version(BatchVersion("view", 1, "a.parquet", 3))
+    assert [version.path for version in reader.versions("view")] == ["a.parquet"]
+    reader.close()
+    writer.close()

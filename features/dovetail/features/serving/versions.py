@@ -33,8 +33,9 @@ class BatchVersions:
         views: Mapping[str, BatchView],
         registry: Registry,
         offline: OfflineStore,
-        load_table: Callable[[Table], pa.Table],
+        load_table: Callable[[Table], pa.Table] | None,
     ) -> None:
+        """``load_table`` None: only versions that are there already are read, and nothing is ever written."""
         self._views = views
         self._registry = registry
         self._offline = offline
@@ -48,7 +49,8 @@ class BatchVersions:
 
         Raises:
             StoreError: it cannot be computed: an offline table is not there, or does not fit. That is no request's
-                fault, so none is turned away for it: whoever asks ends, and goes on when the table is right.
+                fault, so none is turned away for it: whoever asks ends, and goes on when the table is right. Or it is
+                not there, and nothing is to be written.
             DefinitionError: two rows have the same key.
         """
         with self._running:
@@ -81,6 +83,8 @@ class BatchVersions:
         return None
 
     def _run(self, view: str, version_us: int) -> pa.Table:
+        if self._load_table is None:
+            raise StoreError(f"batch view {view} has no version {version_us} yet; a worker makes it when it needs it")
         try:
             result = run_batch_view(self._views[view], version_us, self._load_table)
         except WireError as error:

@@ -15,7 +15,7 @@ from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFil
 from dovetail.platform.stage import Poll
 from dovetail.platform.transports.viewing import TopicView, follow, read_all
 
-__all__ = ["made_rows", "of_requests"]
+__all__ = ["made_rows", "of_requests", "unarchived_rows"]
 
 
 async def made_rows(
@@ -36,7 +36,22 @@ async def made_rows(
             if file.last_offset < archived.get(file.partition, Progress()).next_offset:
                 for part in Spreader().parts(stores.offline.read(file.path)):
                     yield without_messages(part, refused)
-        polls = read_all(view, topic, {number: progress.next_offset for number, progress in archived.items()})
+        polls = _unarchived(view, topic, archived)
+    async for part in _rows(polls, archived):
+        yield part
+
+
+async def unarchived_rows(view: TopicView, topic: str, archived: Mapping[int, Progress]) -> AsyncIterator[pa.Table]:
+    """The rows of a topic that Dovetail makes behind what of it is ``archived``, each once, by poll."""
+    async for part in _rows(_unarchived(view, topic, archived), archived):
+        yield part
+
+
+def _unarchived(view: TopicView, topic: str, archived: Mapping[int, Progress]) -> AsyncIterator[Poll]:
+    return read_all(view, topic, {number: progress.next_offset for number, progress in archived.items()})
+
+
+async def _rows(polls: AsyncIterator[Poll], archived: Mapping[int, Progress]) -> AsyncIterator[pa.Table]:
     filters: dict[int, SourceFilter] = {}
     async for poll in polls:
         progress = archived.get(poll.partition, Progress())

@@ -118,7 +118,7 @@ class DayFiles:
     def identity(self, low_us: int | None, high_us: int) -> str:
         """A hash of which files may hold rows of ``[low, high]``: equal as long as reading gives the same."""
         digest = hashlib.sha256()
-        for file in self._touching(low_us, high_us):
+        for file in self.touching(low_us, high_us):
             digest.update(f"{file.path}|{file.stamp}\n".encode())
         if self.refused:
             digest.update(repr(sorted(self.refused)).encode())
@@ -126,7 +126,7 @@ class DayFiles:
 
     def paths(self, low_us: int | None, high_us: int) -> list[str]:
         """Where the files are that may hold rows of ``[low, high]``, as a reader outside Dovetail would open them."""
-        return [self.store.path(file.path) for file in self._touching(low_us, high_us)]
+        return [self.store.path(file.path) for file in self.touching(low_us, high_us)]
 
     def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
         """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named.
@@ -139,7 +139,7 @@ class DayFiles:
         fetched = None if wanted is None else list(dict.fromkeys([*wanted, *needed]))
         declared = [f for f in self.declared or () if fetched is None or f.name in fetched]
         own = {field.name for field in declared}
-        for file in self._touching(low_us, high_us):
+        for file in self.touching(low_us, high_us):
             path = self.store.path(file.path)
             with self.store.open(file.path) as parquet:
                 there = None
@@ -158,7 +158,7 @@ class DayFiles:
     def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
         """The columns that some file with rows of ``[low, high]`` has, of the widest type there."""
         schemas = []
-        for file in self._touching(low_us, high_us):
+        for file in self.touching(low_us, high_us):
             with self.store.open(file.path) as parquet:
                 schemas.append(parquet.schema_arrow.remove_metadata())
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
@@ -171,7 +171,8 @@ class DayFiles:
             schema: pa.Schema = parquet.schema_arrow
             return schema
 
-    def _touching(self, low_us: int | None, high_us: int) -> list[DayFile]:
+    def touching(self, low_us: int | None, high_us: int) -> list[DayFile]:
+        """The files that may hold rows of ``[low, high]``."""
         return [file for file in self.files if any(_touches(day, low_us, high_us) for day in file.days)]
 
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from dovetail.platform.config.api import ApiConfig
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.config.durations import DurationUs, parse_duration
@@ -34,6 +33,8 @@ from dovetail.platform.config.policy import LabelConfig, PolicyConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
+from dovetail.platform.config.served.api import ApiConfig
+from dovetail.platform.config.served.console import ConsoleConfig
 from dovetail.platform.config.stream import LabelStreamConfig, RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
@@ -118,6 +119,7 @@ class Config(Section):
     archive: ArchiveConfig = ArchiveConfig()
     worker: WorkerConfig = WorkerConfig()
     api: ApiConfig | None = None
+    console: ConsoleConfig | None = None
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -11,11 +11,13 @@ from dovetail.platform.stores.sql.labels import SqlLabelStore
 __all__ = ["open_label_store"]
 
 
-def open_label_store(url: str, name: str, redis: RedisConfig | None = None) -> LabelStore:
+def open_label_store(url: str, name: str, redis: RedisConfig | None = None, *, read_only: bool = False) -> LabelStore:
     """The store at ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or any SQLAlchemy URL.
 
     ``name`` is the project: in Redis it is the hash tag of all keys, a SQL database belongs to it. ``redis`` says how
     to get in.
+
+    ``read_only``: a SQL database is opened so that it refuses changes; a Redis is asked for none when it is opened.
 
     Raises:
         ConfigError: the URL is malformed, its driver is not installed, or the database is another project's.
@@ -23,4 +25,4 @@ def open_label_store(url: str, name: str, redis: RedisConfig | None = None) -> L
     """
     if is_redis_url(url):
         return RedisLabelStore(url, name, redis or RedisConfig())
-    return SqlLabelStore(url, name)
+    return SqlLabelStore(url, name, read_only=read_only)

@@ -11,11 +11,13 @@ from dovetail.platform.stores.sql.online import SqlOnlineStore
 __all__ = ["open_online_store"]
 
 
-def open_online_store(url: str, name: str, redis: RedisConfig | None = None) -> OnlineStore:
+def open_online_store(url: str, name: str, redis: RedisConfig | None = None, *, read_only: bool = False) -> OnlineStore:
     """The store at ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or any SQLAlchemy URL.
 
     ``name`` is the project: in Redis it begins the hash tags of all keys, a SQL database belongs to it. ``redis`` says
     how to get in.
+
+    ``read_only``: a SQL database is opened so that it refuses changes; a Redis is asked for none when it is opened.
 
     Raises:
         ConfigError: the URL is malformed, its driver is not installed, or the database is another project's.
@@ -23,4 +25,4 @@ def open_online_store(url: str, name: str, redis: RedisConfig | None = None) -> 
     """
     if is_redis_url(url):
         return RedisOnlineStore(url, name, redis or RedisConfig())
-    return SqlOnlineStore(url, name)
+    return SqlOnlineStore(url, name, read_only=read_only)

@@ -85,8 +85,8 @@ class MetricRow(NamedTuple):
 class Registry:
     """Files, batch versions, metrics, and the progress of stages that keep no state of their own. Thread-safe."""
 
-    def __init__(self, url: str, owner: str = "") -> None:
-        """At a SQLAlchemy URL; ``owner`` is the project that it belongs to, see :class:`Database`."""
+    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
+        """At a SQLAlchemy URL; ``owner`` is the project that it belongs to, ``read_only`` as in :class:`Database`."""
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
@@ -123,7 +123,7 @@ class Registry:
             sa.Column("samples", sa.BigInteger, nullable=False),
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
         )
-        self._database = Database(url, metadata, owner)
+        self._database = Database(url, metadata, owner, read_only=read_only)
         self._committed = Committed(self._database, self._ledger)
         #: The ids of events within their windows, and which rows repeat others.
         self.events = RegistryEvents(event_ids, self._database, self._committed)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -38,11 +40,12 @@ class Database:
     then has failed.
     """
 
-    def __init__(self, url: str, metadata: sa.MetaData, owner: str = "") -> None:
+    def __init__(self, url: str, metadata: sa.MetaData, owner: str = "", *, read_only: bool = False) -> None:
         """Open ``url`` and create the tables of ``metadata`` that are missing.
 
         A database belongs to the first project whose name is given as ``owner``: positions go by names that two
-        projects have in common, and one would resume from the other's.
+        projects have in common, and one would resume from the other's. With ``read_only`` nothing is created, and the
+        database itself refuses whatever would change it.
 
         Raises:
             ConfigError: the URL is malformed, its driver is not installed, or the database is another project's.
@@ -51,10 +54,15 @@ class Database:
         try:
             self.url = sa.make_url(url)
             self.postgresql = self.url.get_backend_name() == "postgresql"
+            opened = self.url
             if self.url.get_backend_name() == "sqlite" and self.url.database not in (None, "", ":memory:"):
-                owned_file(Path(str(self.url.database)))
+                if read_only:
+                    there = f"file:{quote(str(self.url.database))}"
+                    opened = self.url.set(database=there, query={"mode": "ro", "uri": "true"})
+                else:
+                    owned_file(Path(str(self.url.database)))
             options = {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL)} if self.postgresql else {}
-            self.engine = sa.create_engine(self.url, **options)
+            self.engine = sa.create_engine(opened, **options)
         except (exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise ConfigError(
                 f"store URL {url!r} cannot be used: {error}; use sqlite:///PATH, "
@@ -63,11 +71,15 @@ class Database:
             ) from None
         self._file: SqliteFile | None = None
         if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "connect", _configure_sqlite_reader if read_only else _configure_sqlite)
             self._file = SqliteFile(self.engine)
         if self.postgresql:
-            event.listen(self.engine, "connect", _configure_postgresql)
+            event.listen(self.engine, "connect", partial(_configure_postgresql, read_only=read_only))
         try:
+            if read_only:
+                with self._read() as connection:
+                    self._require_owner(connection, owner)
+                return
             with self._write() as connection:
                 if self.postgresql:  # CREATE TABLE IF NOT EXISTS fails when two workers start at once
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING_TABLES)))
@@ -89,11 +101,19 @@ class Database:
         if found is None:
             connection.execute(sa.insert(_OWNER).values(project=owner))
         elif found != owner:
-            raise ConfigError(
-                f"{self.url.render_as_string()} belongs to project {found!r}, this is {owner!r}: its positions would "
-                "be taken for ours; give each project a database of its own (PostgreSQL: or a schema, "
-                "?options=-csearch_path%3DSCHEMA), or this one its old name"
-            )
+            raise self._of_another(found, owner)
+
+    def _require_owner(self, connection: sa.Connection, owner: str) -> None:
+        found = connection.execute(sa.select(_OWNER.c.project)).scalars().first() if owner else None
+        if found is not None and found != owner:
+            raise self._of_another(found, owner)
+
+    def _of_another(self, found: str, owner: str) -> ConfigError:
+        return ConfigError(
+            f"{self.url.render_as_string()} belongs to project {found!r}, this is {owner!r}: its positions would "
+            "be taken for ours; give each project a database of its own (PostgreSQL: or a schema, "
+            "?options=-csearch_path%3DSCHEMA), or this one its old name"
+        )
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -214,7 +234,12 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _configure_postgresql(connection: Any, _record: Any) -> None:
+def _configure_sqlite_reader(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout=30000").close()
+
+
+def _configure_postgresql(connection: Any, _record: Any, *, read_only: bool) -> None:
     if hasattr(connection, "adapters"):  # psycopg 3: arrays go as bytes, which is more than twice as fast as text
         from psycopg.types.array import ListBinaryDumper
 
@@ -222,4 +247,6 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
     # Not as libpq's "options": the URL may have those.
     for name, value in (("statement_timeout", _STATEMENT_TIMEOUT_MS), ("lock_timeout", _LOCK_TIMEOUT_MS)):
         connection.execute(f"SET {name} = {value}")
+    if read_only:
+        connection.execute("SET default_transaction_read_only = on")
     connection.commit()

@@ -45,7 +45,7 @@ _TEXTS = ("request_id", "item_id")
 class SqlLabelStore(LabelStore):
     """The label store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
 
-    def __init__(self, url: str, owner: str = "") -> None:
+    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._labels = sa.Table(
@@ -68,7 +68,7 @@ class SqlLabelStore(LabelStore):
             sa.Index("label_events_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
-        self._database = Database(url, metadata, owner)
+        self._database = Database(url, metadata, owner, read_only=read_only)
         self._committed = Committed(self._database, self._ledger)
         columns = self._labels.c
         selected = [columns[name] for name in (*KEY, *ORDER)]

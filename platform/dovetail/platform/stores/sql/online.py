@@ -24,7 +24,7 @@ __all__ = ["SqlOnlineStore"]
 class SqlOnlineStore(OnlineStore):
     """The online store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
 
-    def __init__(self, url: str, owner: str = "") -> None:
+    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._state = sa.Table(
@@ -43,7 +43,7 @@ class SqlOnlineStore(OnlineStore):
             "feature_state_by_age", columns.view, columns.partition, columns.age_us,
             sqlite_where=aged, postgresql_where=aged,
         )  # fmt: skip
-        self._database = Database(url, metadata, owner)
+        self._database = Database(url, metadata, owner, read_only=read_only)
         self._read_progress = self._ledger.reader(self._database)
         wanted = [columns.key, columns.partition, columns.state]
         self._by_keys = Lookup(self._database, wanted, among=columns.key, fixed=columns.view)

@@ -1,0 +1,57 @@
+"""``dovetail console``: the web pages of a project, or of a demo's kept run, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.cli.output import terminal
+from dovetail.platform.config.served.console import ConsoleConfig
+from dovetail.platform.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dovetail.features import Project
+
+__all__ = ["console_of", "run"]
+
+
+def run(project: Path, kept: Path | None, options: dict[str, Any]) -> None:
+    """Serve until SIGINT or SIGTERM. ``options`` replace values of ``[console]``; ``kept`` is a demo's folder.
+
+    Raises:
+        ConfigError: an option contradicts another, or the address cannot be listened on.
+        StoreError: no worker has run there yet.
+    """
+    from dovetail.demo.kept_run import project_of_run
+    from dovetail.features import load
+
+    loaded = load(project) if kept is None else project_of_run(kept)
+    given = loaded.config.console or ConsoleConfig()
+    # A tokens file that is named here is found from the working directory, one in dovetail.toml from the project.
+    options = {name: value.absolute() if isinstance(value, Path) else value for name, value in options.items()}
+    config = ConsoleConfig.model_validate({**given.model_dump(), **options})
+    console = console_of(loaded, config)
+
+    def started(url: str) -> None:
+        terminal().print(f"console of {loaded.config.name}: {url} (it only reads; Ctrl-C ends it)")
+
+    try:
+        asyncio.run(console.alone(started))
+    finally:
+        console.close()
+
+
+def console_of(project: Project, config: ConsoleConfig) -> Any:
+    """The console of a project.
+
+    Raises:
+        ConfigError: its libraries are not installed.
+    """
+    try:
+        from dovetail.console.hosting import Console
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the console needs {error.name}, which is not installed: pip install 'dovetail[console]'"
+        ) from error
+    return Console(project, config)

@@ -1,0 +1,39 @@
+"""A project as the pages look at it: its definitions, its stores opened to read, its topics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from dovetail.app.broker import broker_app
+from dovetail.app.looking.label_fates import LabelFates
+from dovetail.app.looking.one_score import Scores
+from dovetail.app.storage import Stores
+from dovetail.features import Project
+from dovetail.platform.transports.viewing import TopicView, view_topics
+
+__all__ = ["Looked", "looking_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A project to look at. Its stores are opened to read; nothing that is done with it changes anything."""
+
+    project: Project
+    stores: Stores
+    topics: TopicView
+    fates: LabelFates
+    scores: Scores
+
+
+@asynccontextmanager
+async def looking_at(project: Project, stores: Stores) -> AsyncIterator[Looked]:
+    """The project with its topics, as long as the block lasts. ``stores`` are opened to read, and stay open.
+
+    Raises:
+        TransportError: the broker cannot be reached.
+    """
+    config = project.config
+    async with view_topics(broker_app(config, f"dovetail-{config.name}.console")) as topics:
+        yield Looked(project, stores, topics, LabelFates(project, stores), Scores(project, stores))

@@ -1,0 +1,1 @@
+"""Sections of ``dovetail.toml`` for what is served over HTTP."""

@@ -1,0 +1,148 @@
+"""The console in a real browser: each page's structure, and the walk from a request's id to rows of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from dovetail.console.looked import Looked
+from dovetail.demo.kept_run import project_of_run
+from dovetail.platform.archive.writer import read_dataset
+from tests.console.browsing import DESK, PHONE, Browsing, browsing
+from tests.console.shown_run import with_looked
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+#: Pages without a request's id: their address, their heading, and the tables on them.
+PAGES = {
+    "/definitions": ("Definitions", ["definitions", "streams"]),
+    "/definition?name=user_activity": ("user_activity", ["columns"]),
+    "/lineage": ("Lineage of ranking", ["edges"]),
+    "/sample": ("Sample", ["recent"]),
+}
+
+
+@pytest.fixture(scope="module")
+def browser(run_folder: Path) -> Iterator[Browsing]:
+    with browsing(project_of_run(run_folder)) as found:
+        yield found
+
+
+async def look_over(page: Page) -> None:
+    """See what holds of every page: a heading, tables with heads, nothing broader than the window, links with names."""
+    assert await page.locator("h1").count() == 1
+    assert await page.locator("main#main").count() == 1
+    heads = await page.locator("table > thead > tr > th:first-child").count()
+    assert await page.locator("table").count() == heads
+    assert await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert await page.locator("header nav a").count() >= 2
+    assert await page.evaluate("[...document.querySelectorAll('a')].every((link) => link.textContent.trim())")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_has_its_structure_at_both_widths_and_in_both_schemes(browser: Browsing, path: str) -> None:
+    heading, tables = PAGES[path]
+
+    async def look(page: Page) -> None:
+        grounds = set()
+        for dark in (False, True):
+            await page.emulate_media(color_scheme="dark" if dark else "light")
+            await page.goto(path)
+            for size in (DESK, PHONE):
+                await page.set_viewport_size(size)
+                assert await page.locator("h1").inner_text() == heading
+                for table in tables:
+                    assert await page.locator(f"table#{table} tbody tr").count() > 0
+                await look_over(page)
+            grounds.add(await page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+        assert len(grounds) == 2
+
+    browser.on_a_page(look)
+
+
+class Told(NamedTuple):
+    """A request that a published model answered for a user with events, an item of it, and the events of the log."""
+
+    request: str
+    item: str
+    events: set[str]
+
+
+def told_of(run_folder: Path) -> Told:
+    async def look(looked: Looked) -> Told:
+        read = partial(read_dataset, looked.stores.registry, looked.stores.offline)
+        rows = read("samples").sort_by([("request_time", "descending")]).to_pylist()
+        row = next(row for row in rows if row["model_version"] and row["user_events_log_7d"])
+        events = read("behaviour")
+        places = zip(*(events.column(name).to_pylist() for name in ("_partition", "_offset")), strict=True)
+        names = {f"behaviour[{partition}]@{offset}" for partition, offset in places}
+        return Told(row["request_id"], str(row["item_id"]), names)
+
+    return with_looked(project_of_run(run_folder), look)
+
+
+def test_from_a_requests_id_to_the_rows_of_the_log(browser: Browsing, run_folder: Path) -> None:
+    """By keyboard to the request, by one click from its score to its values, by one more to the events."""
+    told = told_of(run_folder)
+
+    async def walk(page: Page) -> None:
+        await page.goto("/")
+        await page.keyboard.press("/")
+        await page.keyboard.type(told.request)
+        await page.keyboard.press("Enter")
+        await page.wait_for_url(f"**/sample?id={told.request}")
+        assert await page.locator("h1").inner_text() == f"Request {told.request}"
+        await look_over(page)
+        cell = page.get_by_role("cell", name=told.item, exact=True)
+        score = page.locator("table#candidates tbody tr").filter(has=cell).locator("td.number a").first
+        said = await score.inner_text()
+        await score.click()
+        await page.wait_for_url("**/candidate?*")
+        assert await page.locator("h1").inner_text() == f"Item {told.item} of request {told.request}"
+        assert await page.locator("dl.facts dd").first.inner_text() == said
+        assert await page.locator("text=the score that was served, to the bit").count() == 1
+        assert await page.locator("table#contributions tbody tr").count() > 20
+        await look_over(page)
+        value = page.locator("table#values tbody tr", has_text="user_events_log_7d").locator("td a").first
+        await value.focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/value?*")
+        assert (await page.locator("h1").inner_text()).startswith("user_events_log_7d = ")
+        await look_over(page)
+        shown = await page.locator("table.events tbody tr > td:first-child").all_inner_texts()
+        counted = await page.locator("section p", has_text="seen").inner_text()
+        assert counted.startswith(f"{len(shown)} event")
+        assert len(set(shown)) == len(shown) > 0
+        assert set(shown) <= told.events
+
+    browser.on_a_page(walk)
+
+
+def test_lineage_is_walked_by_keyboard(browser: Browsing) -> None:
+    async def walk(page: Page) -> None:
+        await page.goto("/lineage")
+        whole = await page.locator("svg.lineage a").count()
+        await page.locator("svg.lineage a", has_text="price_to_usual").first.focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**through=*")
+        assert 4 < await page.locator("svg.lineage a").count() < whole
+        assert await page.locator("svg.lineage a.chosen").count() == 1
+        await look_over(page)
+
+    browser.on_a_page(walk)
+
+
+def test_the_content_is_one_key_away(browser: Browsing) -> None:
+    async def walk(page: Page) -> None:
+        await page.goto("/definitions")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.className") == "skip"
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "main"
+
+    browser.on_a_page(walk)
