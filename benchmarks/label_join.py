@@ -25,9 +25,11 @@ import pyarrow as pa
 
 from dovetail.joiners.label_agent import LabelStage, label_scope
 from dovetail.joiners.matching import chance, keys_of, match_labels
+from dovetail.joiners.meanings.judging import SampleRule
 from dovetail.joiners.policies import Candidates, policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
+from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.joiners.watermark import PartitionClock, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
@@ -262,9 +264,10 @@ def replay(days: int, *, trickle: bool) -> tuple[int, int, int, list[int]]:
         def stages() -> Iterator[LabelStage | SampleStage]:
             moved = Signal()
             for kind in kinds:
-                yield LabelStage(kind, kind, intake, store, allowed_lateness_us=WINDOW, useful_us=WINDOW + HOUR,
+                needed = partial(LabelNeeds, KindRule(kind), WINDOW + HOUR)
+                yield LabelStage(kind, kind, intake, store, allowed_lateness_us=WINDOW, needed=needed,
                                  dead_letter_topic="dead", moved=moved)  # fmt: skip
-            target = SampleTarget(lane, policy_of(POLICY), kinds, "samples", 0)
+            target = SampleTarget(lane, "samples", lambda _: SampleRule(policy_of(POLICY), kinds, 0))
             yield SampleStage(target, store, _Own(), LabelClock(now, moved), on_blocked=_wait, on_released=retire)
 
         async def catch_up() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports import audit_worker, consistency_of
 from dovetail.app.reports.archived import archived_labels, archived_letters
 from dovetail.app.worker import assemble
@@ -114,7 +115,9 @@ def test_what_raises_is_turned_away_by_every_reader_and_all_adds_up(
             values = read_dataset(stores.registry, stores.offline, dataset).column(column).to_pylist()
             assert values
             assert "poison" not in values
-        assert "poison" not in archived_labels(worker.project, stores)["exposure"].column("request_id").to_pylist()
+        _, meanings = with_meanings(worker.project, stores)
+        exposures = archived_labels(worker.project, stores, meanings)["exposure"]
+        assert "poison" not in exposures.column("request_id").to_pylist()
         verdict = consistency_of(worker.project, stores)
         assert verdict.compared
         assert not verdict.mismatched

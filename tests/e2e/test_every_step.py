@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports import difference, join_archived
 from dovetail.app.reports.archived import archived_labels
 from dovetail.app.worker import features_of
@@ -183,7 +184,8 @@ def test_stores_that_were_tampered_with_do_not_balance(
 def test_archived_clicks_have_the_requests_they_belong_to(undisturbed: tuple[Path, list[str]]) -> None:
     folder, _ = undisturbed
     stores = stores_of(folder)
-    clicks = archived_labels(project_in(folder), stores)["click"].to_pylist()
+    project, meanings = with_meanings(project_in(folder), stores)
+    clicks = archived_labels(project, stores, meanings)["click"].to_pylist()
     assert [c["request_id"] for c in clicks if c["user_id"]] == [
         "first", "second", "first", None, None, "last", "third",
     ]  # fmt: skip

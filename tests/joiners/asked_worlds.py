@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.batch.attributed import attribute_labels
 from dovetail.joiners.batch.join import join_samples
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
+from dovetail.joiners.meanings.judging import SampleRule
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE, Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.snapshots.messages import Answers
+from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.joiners.watermark import Partitions, SilentPartitions, watermark
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
@@ -217,7 +220,8 @@ class Agents:
         stages += [
             LabelStage(
                 kind, kind, Intake(SCHEMAS[kind], "event_time", None), self.labels,
-                allowed_lateness_us=world.lateness * SECOND, useful_us=world.policy.horizons_us[-1],
+                allowed_lateness_us=world.lateness * SECOND,
+                needed=partial(LabelNeeds, KindRule(kind), world.policy.horizons_us[-1]),
                 dead_letter_topic="dead", moved=moved, attribution=attribution if kind == "click" else None,
                 on_stored=self._forget,
             )
@@ -233,7 +237,9 @@ class Agents:
         )
         stages += [
             SampleStage(
-                SampleTarget(lane, policy_of(world.policy), KINDS, "samples", world.lateness * SECOND),
+                SampleTarget(
+                    lane, "samples", lambda _: SampleRule(policy_of(world.policy), KINDS, world.lateness * SECOND)
+                ),
                 self.labels,
                 shop,
                 clock,

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dovetail.joiners.batch.label_audit import audit_labels
-from dovetail.joiners.batch.whole_samples import batch_samples
+from dovetail.joiners.batch.by_meaning import audit_by_meaning, samples_by_meaning
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
-from dovetail.joiners.policies import policy_of
-from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
-from dovetail.joiners.values.kind_rules import KindRule, rules_of
+from dovetail.joiners.meanings.judging import rules_for
+from dovetail.joiners.meanings.known import Meanings
+from dovetail.joiners.meanings.label_meaning import meaning_of
+from dovetail.joiners.sample_agent import LabelClock, Lane, SampleStage, SampleTarget, lanes_of
+from dovetail.joiners.snapshots.shape import MEANING_COLUMN
+from dovetail.joiners.values.kind_rules import LabelNeeds
 from dovetail.joiners.watermark import watermark
 from dovetail.platform.config.policy import LabelConfig
 from dovetail.platform.rows import wire
@@ -54,15 +56,18 @@ def schema_of(kind: str) -> TableSchema:
 SCHEMAS = {kind: schema_of(kind) for kind in TABLES}
 
 
-def labels_config(*, retracted: bool = True, **policy: Any) -> LabelConfig:
+def labels_config(
+    *, retracted: bool = True, values: dict[str, str] | None = None, without: tuple[str, ...] = (), **policy: Any
+) -> LabelConfig:
     streams: dict[str, Any] = {
         "exposure": {},
-        "order": {"values": VALUES},
+        "order": {"values": VALUES if values is None else values},
         "undo": {},
         "refund": {"values": {"why": "last"}},
     }
     if retracted:
         streams["undo"]["retracts"] = streams["refund"]["retracts"] = "order"
+    streams = {kind: stream for kind, stream in streams.items() if kind not in without}
     return LabelConfig.model_validate({"window": "10s", "positive": "order", "streams": streams, **policy})
 
 
@@ -85,24 +90,50 @@ class Feedback:
 
 @dataclass(frozen=True)
 class ValueWorld:
-    """Requests, and labels in order of arrival; ``base`` has the snapshots and the policy."""
+    """Requests, and labels in order of arrival; ``base`` has the snapshots.
+
+    ``configs`` are the settings there were, one after the other, and ``under`` which of them each request was answered
+    under; without it, none says so, and the first is meant.
+    """
 
     base: World
-    config: LabelConfig
+    configs: tuple[LabelConfig, ...]
     feedback: tuple[Feedback, ...]
+    under: tuple[int, ...] = ()
 
     @property
-    def rules(self) -> dict[str, KindRule]:
-        return rules_of(self.config, SCHEMAS)
+    def meanings(self) -> Meanings:
+        found = [meaning_of(config, SCHEMAS) for config in self.configs]
+        return Meanings(lambda: found, found[-1], shared=False)
+
+    @property
+    def in_force(self) -> LabelConfig:
+        return self.meanings.in_force(self.configs[-1])
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return lanes_of("", "snapshots", self.in_force.held_topics)
+
+    def marked(self, rows: pa.Table, request: int) -> pa.Table:
+        if not self.under:
+            return rows
+        mark = meaning_of(self.configs[self.under[request]], SCHEMAS).fingerprint
+        return rows.append_column(MEANING_COLUMN, pa.array([mark] * rows.num_rows, pa.int64()))
+
+    def snapshots(self) -> pa.Table:
+        rows, n = self.base.snapshots(), self.base.items
+        parts = [self.marked(rows.slice(request * n, n), request) for request in range(len(self.base.times))]
+        return pa.concat_tables(parts)
 
     def log(self) -> MemoryLog:
         topics = dict.fromkeys(TABLES, PARTITIONS) | {"snapshots": 1, "samples": 1, "dead": 1}
-        log = MemoryLog(topics | dict.fromkeys(self.base.policy.held_topics, 1))
+        log = MemoryLog(topics | dict.fromkeys(self.in_force.held_topics, 1))
         for request in range(len(self.base.times)):
-            log.append([Outgoing("snapshots", wire.encode(self.base.snapshot(request)), partition=0)])
+            rows = self.marked(self.base.snapshot(request), request)
+            log.append([Outgoing("snapshots", wire.encode(rows), partition=0)])
         log.append([label.message(self.base.step) for label in self.feedback])
         last = max([*self.base.times, *(label.seconds for label in self.feedback)]) * self.base.step
-        end = micros(last + 1_000) + 10 * self.base.policy.horizons_us[-1]
+        end = micros(last + 1_000 + self.base.lateness) + 10 * self.in_force.longest_us
         header = ((WATERMARK_HEADER, str(end).encode()),)
         log.append([Outgoing(kind, b"", partition=p, headers=header) for kind in TABLES for p in range(PARTITIONS)])
         return log
@@ -126,7 +157,7 @@ class ValueWorld:
             }
             return watermark(clocks, allowed_lateness_us=lateness)
 
-        rules = self.rules
+        meanings = self.meanings
         labels = [
             LabelStage(
                 kind,
@@ -134,22 +165,20 @@ class ValueWorld:
                 Intake(SCHEMAS[kind], "event_time", None),
                 store,
                 allowed_lateness_us=lateness,
-                useful_us=10**15,
+                needed=partial(LabelNeeds, meanings.kept(kind, SCHEMAS[kind]), 10**15),
                 dead_letter_topic="dead",
                 moved=moved,
-                rule=rules[kind],
             )
             for kind in TABLES
         ]
-        policy, early_us = policy_of(self.base.policy), self.base.early * SECOND
         samples = [
             SampleStage(
-                SampleTarget(lane, policy, tuple(TABLES), "samples", early_us, rules),
+                SampleTarget(lane, "samples", rules_for(meanings, "")),
                 store,
                 OwnFeatures(),
                 LabelClock(newest, moved),
             )
-            for lane in self.base.lanes
+            for lane in self.lanes
         ]
         return labels, samples
 
@@ -184,14 +213,13 @@ def streamed(log: MemoryLog) -> pa.Table:
 
 
 def joined(world: ValueWorld, log: MemoryLog) -> pa.Table:
-    return batch_samples(
-        world.base.snapshots(),
+    return samples_by_meaning(
+        world.snapshots(),
         world.logs(log),
-        world.base.policy,
+        world.meanings,
+        "",
         OwnFeatures(),
         allowed_lateness_us=world.base.lateness * SECOND,
-        early_us=world.base.early * SECOND,
-        rules=world.rules,
     )
 
 
@@ -208,9 +236,12 @@ def check(world: ValueWorld, store: LabelStore, seed: int = 0, crashes: int = 0)
         return made
     made, again = made.sort_by(ORDER).combine_chunks(), again.sort_by(ORDER).combine_chunks()
     names = [name for name in made.column_names if name not in ("_source_row",)]
-    assert made.schema.names == again.schema.names
+    if len(world.configs) == 1:
+        assert made.schema.names == again.schema.names
+        assert made.schema.remove_metadata().types == again.schema.types
+    # Of settings without a sample there is no column in the stream.
+    assert all(again.column(name).null_count == again.num_rows for name in {*again.column_names} - {*made.column_names})
     assert made.select(names).to_pylist() == again.select(names).to_pylist()
-    assert made.schema.remove_metadata().types == again.schema.types
     audit(world, log, store, made)
     return made
 
@@ -219,7 +250,7 @@ def audit(world: ValueWorld, log: MemoryLog, store: LabelStore, samples: pa.Tabl
     """The audit's outcomes of labels are those of the agents' books; nothing is lost or surplus."""
     released = {
         (lane.number, number if lane.number == 0 else source): bound
-        for lane in world.base.lanes
+        for lane in world.lanes
         for number, progress in store.progress(lane.name).items()
         for source, bound in (
             [(number, progress.next_offset << 20)]
@@ -227,15 +258,14 @@ def audit(world: ValueWorld, log: MemoryLog, store: LabelStore, samples: pa.Tabl
             else [(source, last + 1) for source, last in progress.sources.items()]
         )
     }
-    found = audit_labels(
-        world.base.snapshots(),
+    found = audit_by_meaning(
+        world.snapshots(),
         world.logs(log),
         samples,
-        world.base.policy,
+        world.meanings,
+        "",
         allowed_lateness_us=world.base.lateness * SECOND,
-        early_us=world.base.early * SECOND,
         released=released,
-        rules=world.rules,
     )
     assert not found.wrong
     told: dict[tuple[str, str], int] = {}
@@ -248,7 +278,7 @@ def audit(world: ValueWorld, log: MemoryLog, store: LabelStore, samples: pa.Tabl
     for kind in TABLES:
         for outcome in ("early", "retracted"):
             assert told.get((kind, outcome)) == kept.get((kind, outcome))
-    if len(world.base.lanes) == 1:
+    if len(world.lanes) == 1:
         assert told == kept
 
 
@@ -258,8 +288,8 @@ def store(tmp_path: Path) -> SqlLabelStore:
 
 
 def world_of(*feedback: Feedback, config: LabelConfig | None = None, early: int = 0) -> ValueWorld:
-    config = config or labels_config()
-    return ValueWorld(World((0, 5), 2, (), config, 0, early=early), config, feedback)
+    config = config or labels_config(max_early=f"{early}s")
+    return ValueWorld(World((0, 5), 2, (), config, 0), (config,), feedback)
 
 
 def bought(seconds: int, request: int = 0, item: int = 0, **columns: Any) -> Feedback:
@@ -355,10 +385,26 @@ POLICIES: list[dict[str, Any]] = [
 ]
 
 
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"values": {}},
+    {"values": {"amount": "max", "seen": "first"}},
+    {"without": ("refund",)},
+    {"positive": "undo", "retracted": False},
+]
+
+
+@st.composite
+def label_settings(draw: st.DrawFn, step: int) -> LabelConfig:
+    early = draw(st.sampled_from([0, 2])) * step
+    given = {"max_early": f"{early}s", **draw(st.sampled_from(POLICIES)), **draw(st.sampled_from(CHANGES))}
+    return labels_config(**given)
+
+
 @st.composite
 def value_worlds(draw: st.DrawFn) -> ValueWorld:
-    config = labels_config(**draw(st.sampled_from(POLICIES)))
-    step = 21_600 if config.policy == "return_days" else 1
+    step = draw(st.sampled_from([1, 1, 21_600]))
+    configs = tuple(draw(st.lists(label_settings(step), min_size=1, max_size=2)))
     times = tuple(sorted(draw(st.lists(st.integers(0, 20), min_size=1, max_size=4))))
     ids = tuple(draw(st.integers(0, number)) for number in range(len(times))) if draw(st.booleans()) else ()
     kinds = st.sampled_from(["exposure", "order", "order", "undo", "refund"])
@@ -383,9 +429,10 @@ def value_worlds(draw: st.DrawFn) -> ValueWorld:
         for kind, request, item, delay, partition, columns, why in made
     )
     exposed = tuple(Feedback("exposure", request, 0, time) for request, time in enumerate(times))
-    lateness, early = draw(st.sampled_from([0, 3])) * step, draw(st.sampled_from([0, 2])) * step
-    base = World(times, 2, (), config, lateness, step, early, ids=ids)
-    return ValueWorld(base, config, exposed + feedback)
+    lateness = draw(st.sampled_from([0, 3])) * step
+    base = World(times, 2, (), configs[0], lateness, step, ids=ids)
+    under = tuple(draw(st.integers(0, len(configs) - 1)) for _ in times) if draw(st.booleans()) else ()
+    return ValueWorld(base, configs, exposed + feedback, under)
 
 
 LIVES = {"world": value_worlds(), "seed": st.integers(0, 2**31), "crashes": st.integers(0, 2)}

@@ -13,9 +13,11 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from dovetail.joiners.label_agent import LabelStage, label_rows, label_scope
+from dovetail.joiners.meanings.judging import SampleRule
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.retention import LaneProgress, boundary_us
 from dovetail.joiners.sample_agent import LabelClock, Lane, SampleStage, SampleTarget, lanes_of
+from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartitions, watermark
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
@@ -210,7 +212,7 @@ def label_stage(
         Intake(label_schema(), "event_time", None),
         store,
         allowed_lateness_us=world.lateness * SECOND,
-        useful_us=useful_us,
+        needed=lambda: LabelNeeds(KindRule(kind), useful_us),
         dead_letter_topic="dead",
         moved=moved,
         view=view,
@@ -268,7 +270,11 @@ def sample_stage(
             pass
 
     return SampleStage(
-        SampleTarget(world.lanes[lane], policy_of(world.policy), KINDS, "samples", world.early * SECOND),
+        SampleTarget(
+            world.lanes[lane],
+            "samples",
+            lambda _mark: SampleRule(policy_of(world.policy), KINDS, world.early * SECOND),
+        ),
         store,
         OwnFeatures(),
         LabelClock(

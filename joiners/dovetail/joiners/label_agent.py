@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.values.kind_rules import KindRule
+from dovetail.joiners.values.kind_rules import LabelNeeds
 from dovetail.joiners.values.payload import packed
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.rows import wire
@@ -53,19 +53,17 @@ class LabelStage(Stage):
         store: LabelStore,
         *,
         allowed_lateness_us: int,
-        useful_us: int,
+        needed: Callable[[], LabelNeeds],
         dead_letter_topic: str,
         moved: Signal,
         attribution: Attribution | None = None,
-        rule: KindRule | None = None,
         on_stored: Callable[[], None] = lambda: None,
         view: ProgressView | None = None,
     ) -> None:
-        """``useful_us``: a label that the stream knew of this long after its event time is late for every snapshot.
+        """``needed`` is asked of each poll when it is there, since settings may change.
 
-        ``attribution`` finds the requests of labels that name a user instead of one. ``rule`` says whether every label
-        is kept, and which of its columns. ``on_stored`` is called in the committing thread after each commit; ``view``
-        is told of each.
+        ``attribution`` finds the requests of labels that name a user instead of one. ``on_stored`` is called in the
+        committing thread after each commit; ``view`` is told of each.
         """
         self.name = label_scope(kind)
         self.topics = (topic,)
@@ -74,11 +72,10 @@ class LabelStage(Stage):
         self.refusals = intake.refusals
         self._store = store
         self._allowed_lateness_us = allowed_lateness_us
-        self._useful_us = useful_us
+        self._needed = needed
         self._dead_letter_topic = dead_letter_topic
         self._moved = moved
         self._attribution = attribution
-        self._rule = rule or KindRule(kind)
         self._on_stored = on_stored
         self._view = view or ProgressView(store.progress)
         self._progress: dict[int, Progress] = {}
@@ -118,7 +115,7 @@ class LabelStage(Stage):
                     self.blocked_until_us = None
                 if not self._hold.wanted:
                     return
-        rows, late, unattributed = await compute(self._rows, received.table, effective_us)
+        rows, whole, late, unattributed = await compute(self._rows, received.table, effective_us)
         after = progress_after(poll, received, "event_time", before)
 
         def commit() -> None:
@@ -133,7 +130,7 @@ class LabelStage(Stage):
                 late=late,
                 unattributed=unattributed,
                 repeated=received.repeated_rows,
-                events=rows if self._rule.whole else None,
+                events=rows if whole else None,
             )
             self._progress[poll.partition] = after
             self._view.moved(self.name, poll.partition, after)
@@ -155,13 +152,14 @@ class LabelStage(Stage):
         before = self._progress.get(poll.partition, Progress())
         self._rows(received.table, known_times_us(received, "event_time", before, self._allowed_lateness_us))
 
-    def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, int, int]:
-        """The rows to store (LABEL_EVENTS), and how many are too late or of no request."""
+    def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, bool, int, int]:
+        """The rows to store (LABEL_EVENTS), whether each is kept, and how many are too late or of no request."""
         if table.num_rows == 0:
-            return LABEL_EVENTS.empty_table(), 0, 0
+            return LABEL_EVENTS.empty_table(), False, 0, 0
+        rule, useful_us = self._needed()
         # A row older than the clock is late; to the join it happened when the stream knew of it.
         event_us = time_us(table, "event_time")
-        useful = effective_us <= event_us + self._useful_us
+        useful = effective_us <= event_us + useful_us
         late = len(useful) - int(useful.sum())
         if late:
             table, event_us, effective_us = table.filter(pa.array(useful)), event_us[useful], effective_us[useful]
@@ -176,13 +174,13 @@ class LabelStage(Stage):
             pa.array(effective_us, pa.int64()),
             pa.array(event_us, pa.int64()),
             *(table.column(name) for name in OWN_COLUMNS),
-            packed(table, self._rule.values),
+            packed(table, rule.values),
         ]
         if request_ids.null_count == 0:
-            return pa.Table.from_arrays(columns, schema=LABEL_EVENTS), late, 0
+            return pa.Table.from_arrays(columns, schema=LABEL_EVENTS), rule.whole, late, 0
         rows = pa.table(columns, names=LABEL_EVENTS.names)
         found = rows.filter(pc.is_valid(rows.column("request_id")))
-        return found.cast(LABEL_EVENTS), late, rows.num_rows - found.num_rows
+        return found.cast(LABEL_EVENTS), rule.whole, late, rows.num_rows - found.num_rows
 
 
 def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:

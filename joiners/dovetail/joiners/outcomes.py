@@ -12,13 +12,15 @@ from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy
 from dovetail.joiners.policies.policy import DOWN_SAMPLED, UNEXPOSED, UNEXPOSED_SAMPLED, Bools
 from dovetail.platform.rows import wire
 
-__all__ = ["LABEL_OUTCOMES", "label_outcomes"]
+__all__ = ["LABEL_OUTCOMES", "NO_OUTCOMES", "label_outcomes"]
 
 #: What a label row can end as; before it has met its snapshot it is ``pending``.
 LABEL_OUTCOMES = ("sampled", "unexposed", "down_sampled", "late", "corrected", "early", "retracted")
 _SAMPLED, _UNEXPOSED, _DOWN_SAMPLED, _LATE, _CORRECTED, _EARLY, _RETRACTED = range(len(LABEL_OUTCOMES))
 _UNDECIDED = -1
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("request_id", "item_id", "kind", "outcome")])
+#: Of no label.
+NO_OUTCOMES = _SCHEMA.empty_table()
 
 
 def label_outcomes(

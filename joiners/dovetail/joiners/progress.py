@@ -123,7 +123,7 @@ def retire_labels(config: Config, store: LabelStore, registry: Registry, end_off
         end_offset,
         watermark_us=label_watermark(config, store),
         longest_us=config.labels.longest_us,
-        retention_us=max(config.labels.retention, config.labels.early_us),
+        retention_us=max(config.labels.retention, config.labels.furthest_early_us),
     )
     while boundary is not None and store.retire(boundary):
         pass

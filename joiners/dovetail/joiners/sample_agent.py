@@ -12,33 +12,25 @@ is the timer, and only rows that may still give a sample are written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.joiners.assemble import assemble_samples, known_times
+from dovetail.joiners.assemble import assemble_samples
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.hold import Hold
-from dovetail.joiners.matching import (
-    Keys,
-    Matched,
-    chance,
-    keys_of,
-    match_labels,
-    meet_events,
-    warm,
-    without_early,
-)
-from dovetail.joiners.outcomes import label_outcomes
-from dovetail.joiners.policies import EMISSIONS, NEVER, OUTCOMES, Candidates, Decision, Policy
+from dovetail.joiners.matching import warm
+from dovetail.joiners.meanings.judging import Judged, SampleRule, judge
+from dovetail.joiners.meanings.known import marks_of
+from dovetail.joiners.outcomes import NO_OUTCOMES
+from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Decision
 from dovetail.joiners.snapshots.shape import named_as_now
-from dovetail.joiners.values.counting import Counted, count_labels
-from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.encodings.shared import some_rows, spread
@@ -80,18 +72,14 @@ def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> l
 
 @dataclass(frozen=True, slots=True)
 class SampleTarget:
-    """The samples that are made: in which lane of which policy, of which label kinds, and for which topic.
+    """The samples that are made: in which lane, for which topic, and by which rule rows with a given mark are judged.
 
-    A label that happened more than ``early_us`` before a request does not count for it. ``rules``, by kind, are there
-    where more is declared of a kind than when its labels come.
+    A row's mark says which label meaning it was made under (``meanings/``).
     """
 
     lane: Lane
-    policy: Policy
-    kinds: tuple[str, ...]
     samples_topic: str
-    early_us: int
-    rules: Mapping[str, KindRule] = field(default_factory=dict)
+    rule_of: Callable[[int], SampleRule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +122,6 @@ class SampleStage(Stage):
         self.topics = (target.lane.topic,)
         self._target = target
         self._lane = target.lane
-        self._policy = target.policy
-        self._horizon_us = target.policy.horizons_us[target.lane.number]
         self._store = store
         self._features = features
         self._clock = clock
@@ -170,7 +156,7 @@ class SampleStage(Stage):
         stored = self._progress.get(poll.partition, Progress())
         sources = SourceFilter(stored.sources)
         offsets = rows.column("_offset").to_numpy()
-        end_us = time_us(rows, "request_time") + self._horizon_us
+        end_us = time_us(rows, "request_time") + self._horizons_us(rows)
         start = 0
         with self._hold.of(poll.partition):
             while start < rows.num_rows:
@@ -216,27 +202,16 @@ class SampleStage(Stage):
         read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())
         fresh = sources.admit(rows)
         rows = rows if fresh.all() else some_rows(rows, np.flatnonzero(fresh))
-        requests = pc.unique(rows.column("request_id")).to_pylist()
-        labels = self._store.lookup(requests)
-        keys = keys_of(rows)
-        request_us = time_us(rows, "request_time")
-        matched, early = without_early(match_labels(keys, labels), request_us, self._target.early_us)
-        first = Candidates(
-            request_us,
-            {kind: times[0] for kind, times in matched.items()},
-            {kind: times[1] for kind, times in matched.items()},
-            rows.column("score").to_numpy(),
-            partial(chance, keys),
-        )
-        counted = self._count(requests, keys, request_us)
-        candidates, matched = _with_taken_back(first, matched, self._retracted(counted))
-        decision = self._policy.decide(self._lane.number, candidates)
-        outgoing = self._outgoing(poll.partition, rows, candidates, matched, counted, decision)
-        accounts = self._accounts(poll, read, decision)
-        taken_back = {kind: one.taken_back for kind, one in self._retracted(counted).items()}
-        outcomes = label_outcomes(rows, first, early, taken_back, decision, self._policy, self._lane.number)
-        if self._lane.target:
-            outcomes = outcomes.slice(0, 0)
+        labels = self._store.lookup(pc.unique(rows.column("request_id")).to_pylist())
+        outgoing: list[Outgoing] = []
+        decisions, outcomes = [], [NO_OUTCOMES]
+        for run, rule in self._runs(rows):
+            judged = judge(run, labels, partial(self._events, run), rule, self._lane.number)
+            outgoing += self._outgoing(poll.partition, run, judged)
+            decisions.append(judged.decision)
+            if not self._lane.target:
+                outcomes.append(judged.outcomes)
+        accounts = self._accounts(poll, read, decisions)
         before = self._progress.get(poll.partition, Progress())
         progress = Progress(next_offset, max(newest_us, before.watermark_us or newest_us), sources=sources.state)
 
@@ -246,7 +221,7 @@ class SampleStage(Stage):
                 poll.partition,
                 expected=self._progress.get(poll.partition, Progress()).next_offset,
                 progress=progress,
-                outcomes=outcomes,
+                outcomes=pa.concat_tables(outcomes),
                 accounts=accounts,
             )
             self._progress[poll.partition] = progress
@@ -254,38 +229,29 @@ class SampleStage(Stage):
 
         return Work(outgoing=outgoing, commit=commit, done=next_offset)
 
-    def _count(self, requests: Sequence[str], keys: Keys, request_us: npt.NDArray[np.int64]) -> dict[str, Counted]:
-        """What counts by the lane's horizon of each kind whose labels are counted one by one."""
-        rules = self._target.rules
-        if not any(rule.whole for rule in rules.values()):
-            return {}
-        events = self._store.lookup_events(requests)
-        met = {kind: meet_events(keys, events, kind) for kind, rule in rules.items() if rule.whole}
-        return {
-            kind: count_labels(rule, met, request_us, horizon_us=self._horizon_us, early_us=self._target.early_us)
-            for kind, rule in rules.items()
-            if rule.counted
-        }
+    def _horizons_us(self, rows: pa.Table) -> npt.NDArray[np.int64]:
+        """How long after its request each row is judged in this lane, int64 [n] µs."""
+        marks, index = np.unique(marks_of(rows), return_inverse=True)
+        lane = self._lane.number
+        each = [self._target.rule_of(mark).policy.horizons_us[lane] for mark in marks.tolist()]
+        return np.array(each, dtype=np.int64)[index]
 
-    def _retracted(self, counted: Mapping[str, Counted]) -> dict[str, Counted]:
-        return {kind: one for kind, one in counted.items() if self._target.rules[kind].taken_back_by}
+    def _runs(self, rows: pa.Table) -> Iterator[tuple[pa.Table, SampleRule]]:
+        """The rows that stand together and are judged by one rule, in their order."""
+        marks = marks_of(rows)
+        starts = np.flatnonzero(np.r_[True, marks[1:] != marks[:-1]]) if len(marks) else marks
+        for start, end in pairwise([*starts.tolist(), len(marks)]):
+            index = np.arange(start, end)
+            yield rows if len(index) == len(marks) else some_rows(rows, index), self._target.rule_of(int(marks[start]))
 
-    def _outgoing(
-        self,
-        partition: int,
-        rows: pa.Table,
-        candidates: Candidates,
-        matched: Matched,
-        counted: Mapping[str, Counted],
-        decision: Decision,
-    ) -> list[Outgoing]:
+    def _events(self, rows: pa.Table) -> pa.Table:
+        return self._store.lookup_events(pc.unique(rows.column("request_id")).to_pylist())
+
+    def _outgoing(self, partition: int, rows: pa.Table, judged: Judged) -> list[Outgoing]:
+        decision = judged.decision
         outgoing = []
         if len(decision.rows):
             chosen = self._with_sources(spread(some_rows(rows, decision.rows)).combine_chunks())
-            times = {
-                kind: known_times(matched.get(kind), decision.rows, candidates.request_time_us, self._horizon_us)
-                for kind in self._target.kinds
-            }
             samples = assemble_samples(
                 in_lane(chosen, self._lane.number),
                 self._features,
@@ -293,8 +259,8 @@ class SampleStage(Stage):
                 weight=decision.weight,
                 emission=decision.emission,
                 extra=decision.extra,
-                times=times,
-                values=_values_of(counted, times, decision.rows),
+                times=judged.times,
+                values=judged.values,
             )
             outgoing.append(Outgoing(self._target.samples_topic, wire.encode(samples), partition=partition))
         if self._lane.held_topic is not None and decision.held.any():
@@ -306,14 +272,15 @@ class SampleStage(Stage):
         """``rows`` with the positions of their snapshots as source: their own in lane 0, carried along after it."""
         return with_source_positions(rows) if self._lane.number == 0 else rows
 
-    def _accounts(self, poll: Poll, read: int, decision: Decision) -> list[Account]:
+    def _accounts(self, poll: Poll, read: int, decisions: Sequence[Decision]) -> list[Account]:
         """Rows by outcome; samples by emission; rows forwarded to the next lane."""
-        rows = dict(zip(OUTCOMES, np.bincount(decision.outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
-        made = dict(zip(EMISSIONS, np.bincount(decision.emission, minlength=len(EMISSIONS)).tolist(), strict=True))
-        held = int(decision.held.sum()) if self._lane.held_topic is not None else 0
+        rows = _counts(OUTCOMES, [decision.outcome for decision in decisions])
+        made = _counts(EMISSIONS, [decision.emission for decision in decisions])
+        forwards = self._lane.held_topic is not None
+        held = sum(int(decision.held.sum()) for decision in decisions) if forwards else 0
         books = {
-            self.name: {READ: read, **rows, "duplicate": read - len(decision.outcome)},
-            f"{self.name}.made": {READ: len(decision.rows), **made},
+            self.name: {READ: read, **rows, "duplicate": read - sum(rows.values())},
+            f"{self.name}.made": {READ: sum(made.values()), **made},
             f"{self.name}.held": {READ: held, "forwarded": held},
         }
         return [
@@ -323,35 +290,10 @@ class SampleStage(Stage):
         ]
 
 
-def _with_taken_back(first: Candidates, matched: Matched, counted: Mapping[str, Counted]) -> tuple[Candidates, Matched]:
-    """``first`` and ``matched`` with, of the kinds ``counted``, the first label that counts.
-
-    Without one: the first label where it took effect after the horizon, so that it is not taken for none.
-    """
-    if not counted:
-        return first, matched
-    mine = dict(matched)
-    for kind, one in counted.items():
-        if kind not in matched:
-            continue
-        effective, event = matched[kind]
-        gone = (one.effective_us == NEVER) & one.taken_back
-        found = one.effective_us != NEVER
-        effective = np.where(found, one.effective_us, np.where(gone, NEVER, effective))
-        mine[kind] = effective, np.where(found, one.event_us, np.where(gone, NEVER, event))
-    effective_us = {kind: times[0] for kind, times in mine.items()}
-    return replace(first, effective_us=effective_us, event_us={kind: times[1] for kind, times in mine.items()}), mine
-
-
-def _values_of(
-    counted: Mapping[str, Counted], times: Mapping[str, npt.NDArray[np.int64]], rows: npt.NDArray[np.int64]
-) -> dict[str, pa.Array]:
-    """The columns of labels of the samples of ``rows``, NULL where the kind does not count."""
-    made: dict[str, pa.Array] = {}
-    for kind, one in counted.items():
-        place = pa.array(rows, mask=times[kind] == NEVER)
-        made |= {name: values.take(place) for name, values in one.values.items()}
-    return made
+def _counts(names: Sequence[str], indexes: Sequence[npt.NDArray[np.int8]]) -> dict[str, int]:
+    """How often each name is meant by indexes into ``names``."""
+    counts = np.bincount(np.concatenate([np.zeros(0, dtype=np.int8), *indexes]), minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _due(offsets: npt.NDArray[np.int64], end_us: npt.NDArray[np.int64], watermark_us: int) -> int:

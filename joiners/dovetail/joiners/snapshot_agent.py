@@ -1,8 +1,9 @@
 """The snapshot agent: a request in, scores back, and the features as served into the snapshots topic.
 
 A snapshot row keeps, per candidate: the request's own columns (a struct, ``_request``), the streaming and request-time
-features, per streaming view the positions its values include (``_seen_<view>``), the score, the model version and the
-feature set's name; with a shadow scorer, its score and version too, NULL while it has no model.
+features, per streaming view the positions its values include (``_seen_<view>``), the score, the model version, the
+feature set's name and the mark of the label meaning (``meanings/``); with a shadow scorer, its score and version too,
+NULL while it has no model.
 """
 
 from __future__ import annotations
@@ -69,14 +70,15 @@ class RequestTopic:
 class Ranking:
     """The parts that answer a request: features, the serving model and, if there is one, the shadow beside it.
 
-    ``feature_set`` is the name that snapshots carry. ``warm`` are called once, in a thread, before the first poll: they
-    compile what serving and scoring run.
+    ``feature_set`` is the name that snapshots carry, ``meaning`` the mark of the label meaning in force. ``warm`` are
+    called once, in a thread, before the first poll: they compile what serving and scoring run.
     """
 
     features: FeatureServer
     scorer: ServingModel
     shadow: ServingModel | None = None
     feature_set: str = ""
+    meaning: int | None = None
     warm: Sequence[Callable[[], None]] = ()
 
 
@@ -380,4 +382,4 @@ class SnapshotStage(Stage):
     def _snapshot(self, candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_]) -> pa.Table:
         ranking = self._ranking
         models = ServingModels(ranking.scorer, ranking.shadow)
-        return snapshot_rows(candidates, served, answerable, models, ranking.feature_set)
+        return snapshot_rows(candidates, served, answerable, models, ranking.feature_set, ranking.meaning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from dovetail.trainer.settings import Checkpointing, Publication, Recipe
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = [
+    "NoModel",
     "checkpointing_of",
     "encoder_of",
     "optimizer_of",
@@ -124,3 +126,14 @@ def publication_of(model: ModelConfig, directory: ModelDirectory, max_message_by
         gate=Gate(**model.gate.model_dump()),
         delay_us=model.publish_delay,
     )
+
+
+class NoModel:
+    """Scores every candidate one half, as version 0: a worker without a model still takes snapshots."""
+
+    def refresh(self) -> None:
+        """There is nothing to take over."""
+
+    def score(self, table: pa.Table) -> tuple[int, Any]:
+        """Version 0 and one half for every row."""
+        return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import pyarrow as pa
 
 from dovetail.app.broker import broker_app
 from dovetail.app.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.app.gates import opened_gate
+from dovetail.app.label_meanings import in_force
 from dovetail.app.modelling import (
+    NoModel,
     checkpointing_of,
     publication_of,
     recipe_of,
@@ -39,8 +38,10 @@ from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
+from dovetail.joiners.meanings.judging import rules_for
+from dovetail.joiners.meanings.known import Meanings
+from dovetail.joiners.meanings.registered import register_labels
 from dovetail.joiners.order import OrderStage
-from dovetail.joiners.policies import policy_of
 from dovetail.joiners.progress import (
     Retirement,
     forget_requests,
@@ -55,11 +56,10 @@ from dovetail.joiners.progress import (
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
 from dovetail.joiners.snapshot_agent import Ranking, Remembering, RequestTopic, SnapshotStage
 from dovetail.joiners.snapshots.messages import Answers
-from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock
-from dovetail.platform.errors import DefinitionError
+from dovetail.platform.errors import DovetailError
 from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.runtime.runner import App, Runtime
@@ -133,21 +133,22 @@ def assemble(
         ConfigError: an unknown role, or a role that the configuration has nothing for.
         DefinitionError: a definition that has data means something else now.
     """
-    config = project.config
-    roles = roles_of(config, roles)
-    app = broker_app(config, group_of(config, roles), **config.worker.faust_settings())
-    stores = open_stores(config)
+    roles = roles_of(project.config, roles)
+    stores = open_stores(project.config)
     try:
         register(project, stores.registry, stores.online)
-        project = as_registered(project, stores.registry)
-    except DefinitionError:
+        labels = register_labels(project.config, project.label_schemas, stores.registry, stores.labels)
+        project = in_force(as_registered(project, stores.registry), labels)
+        config = project.config
+        app = broker_app(config, group_of(config, roles), **config.worker.faust_settings())
+    except DovetailError:
         stores.close()
         raise
     if config.model is not None:
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared |= frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, on_trained, clock or SystemClock(), load_beside=load_beside)
+    parts = _Parts(project, stores, app, labels, on_trained, clock or SystemClock(), load_beside=load_beside)
     app.shared |= {topic for stage in beside for topic in stage.topics}
     stages = [*(stage for role in roles for stage in parts.make(role)), *beside]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
@@ -167,6 +168,7 @@ class _Parts:
         project: Project,
         stores: Stores,
         app: App,
+        labels: Meanings,
         on_trained: Callable[[Trained], None] | None,
         clock: Clock,
         *,
@@ -180,7 +182,7 @@ class _Parts:
         self.label_progress = ProgressView(stores.labels.progress)
         self.gate = opened_gate(project, stores, clock)
         self.features = features_of(project, stores)
-        self.rules = rules_of(self.config.labels, project.label_schemas)
+        self.labels = labels
 
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
@@ -241,7 +243,14 @@ class _Parts:
         attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
             RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
-            Ranking(self.features, scorer, shadow, feature_set=self.project.feature_set.name, warm=warm),
+            Ranking(
+                self.features,
+                scorer,
+                shadow,
+                feature_set=self.project.feature_set.name,
+                meaning=self.labels.current.fingerprint,
+                warm=warm,
+            ),
             Answers(
                 request.snapshots_topic,
                 self.config.dead_letter_topic,
@@ -265,12 +274,10 @@ class _Parts:
                 label_intake(self.project, kind, self.gate),
                 self.stores.labels,
                 allowed_lateness_us=labels.allowed_lateness,
-                # The request of an attributed label was before it; others' clocks may disagree.
-                useful_us=labels.longest_us + (0 if kind in within else max(labels.retention, labels.early_us)),
+                needed=partial(self.labels.needed, kind, self.project.label_schemas[kind], labels),
                 dead_letter_topic=self.config.dead_letter_topic,
                 moved=self.moved,
                 attribution=self._attribution(within[kind]) if kind in within else None,
-                rule=self.rules[kind],
                 on_stored=self._forget_requests if kind in within else lambda: None,
                 view=self.label_progress,
             )
@@ -298,20 +305,16 @@ class _Parts:
             idle_timeout_us=labels.idle_timeout,
         )
         retirement = Retirement(
-            lambda: retire_labels(self.config, self.stores.labels, self.stores.registry, self._ends()), SystemClock()
+            lambda: retire_labels(
+                in_force(self.project, self.labels).config, self.stores.labels, self.stores.registry, self._ends()
+            ),
+            SystemClock(),
         )
         watermark = partial(label_watermark, self.config, self.label_progress)
         clock = LabelClock(watermark, self.moved, silent.announcements)
         stages: list[Stage] = [
             SampleStage(
-                SampleTarget(
-                    lane,
-                    policy_of(declared),
-                    tuple(labels.streams),
-                    declared.samples_topic,
-                    labels.early_us,
-                    self.rules,
-                ),
+                SampleTarget(lane, declared.samples_topic, rules_for(self.labels, lane.target)),
                 self.stores.labels,
                 self.features,
                 clock,
@@ -375,17 +378,6 @@ def features_of(project: Project, stores: Stores) -> OnlineFeatures:
     versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
     views = as_registered(project, stores.registry).stream_views
     return OnlineFeatures(project.feature_set, views, stores.online, versions)
-
-
-class NoModel:
-    """Scores every candidate one half, as version 0: a worker without a model still takes snapshots."""
-
-    def refresh(self) -> None:
-        """There is nothing to take over."""
-
-    def score(self, table: pa.Table) -> tuple[int, Any]:
-        """Version 0 and one half for every row."""
-        return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()
 
 
 def configured_app() -> App:

@@ -62,16 +62,18 @@ def run_diff(project: Path, *, as_json: bool) -> int:
     """Show what is not as registered; 1 when a worker would refuse to start."""
     from dovetail.app.storage import open_stores  # databases and models, which definitions alone do not need
     from dovetail.features.stored.registration import changes
+    from dovetail.joiners.meanings.registered import label_changes
 
     loaded = load(project)
     stores = open_stores(loaded.config)
     try:
         found = changes(loaded, stores.registry, stores.online)
+        labels = label_changes(loaded.config, loaded.label_schemas, stores.registry, stores.labels)
     finally:
         stores.close()
-    code = 1 if any(change.refused for change in found) else 0
+    code = 1 if any(change.refused for change in found) or any(one.refused for one in labels) else 0
     if as_json:
-        print_json([change.to_json() for change in found])
+        print_json([*(change.to_json() for change in found), *(one.to_json() for one in labels)])
         return code
     prose = ("columns", "difference", "stored with it", "state")
     titles = ("name", "kind", "is", "a worker would", *prose)
@@ -81,6 +83,11 @@ def run_diff(project: Path, *, as_json: bool) -> int:
         verdict = "refuse to start" if c.refused else "start"
         table.add(
             c.name, c.kind, c.what, verdict, "\n".join(c.columns), "\n".join(c.differences), "\n".join(c.data), c.state
+        )
+    for one in labels:
+        verdict = "refuse to start" if one.refused else "start"
+        table.add(
+            one.name, "labels", one.what, verdict, "", "\n".join(one.differences), "\n".join(one.data), one.effect
         )
     table.print(terminal())
     return code

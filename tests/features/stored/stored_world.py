@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dovetail.app.jobs import batch_versions
+from dovetail.app.modelling import NoModel
 from dovetail.app.storage import Stores, open_stores
-from dovetail.app.worker import NoModel
 from dovetail.features import Project, load
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -22,8 +23,10 @@ from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.label_agent import LabelStage
+from dovetail.joiners.meanings.judging import SampleRule
 from dovetail.joiners.policies import policy_of
 from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget, lanes_of
+from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_names
@@ -198,13 +201,18 @@ def samples_of(world: World) -> pa.Table:
         intake = Intake(project.label_schemas[kind], "event_time", None)
         labels = LabelStage(
             kind, kind, intake, stores.labels,
-            allowed_lateness_us=0, useful_us=10**15, dead_letter_topic="dead", moved=moved,
+            allowed_lateness_us=0, needed=partial(LabelNeeds, KindRule(kind), 10**15),
+            dead_letter_topic="dead", moved=moved,
         )  # fmt: skip
         asyncio.run(run_stage(labels, log))
     (lane,) = lanes_of("", "snapshots", ())
     server = OnlineFeatures(project.feature_set, project.stream_views, stores.online, batch_versions(project, stores))
     samples = SampleStage(
-        SampleTarget(lane, policy_of(project.config.labels), tuple(project.config.labels.streams), "samples", 0),
+        SampleTarget(
+            lane,
+            "samples",
+            lambda _: SampleRule(policy_of(project.config.labels), tuple(project.config.labels.streams), 0),
+        ),
         stores.labels,
         server,
         LabelClock(lambda: 1 << 60, moved),

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
@@ -26,7 +28,7 @@ from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.rows.positions import LANE
 
-__all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "audit_labels"]
+__all__ = ["AUDIT_ROWS", "WRONG", "LabelAudit", "Line", "Owners", "audit_labels", "lines_of"]
 
 #: Every row behind the lines, with its key and its position.
 AUDIT_ROWS = pa.schema(
@@ -72,6 +74,33 @@ class LabelAudit(NamedTuple):
         return [line._asdict() for line in self.lines]
 
 
+class Owners(NamedTuple):
+    """The labels that are told of here, where settings have changed and each audit is of the snapshots of some.
+
+    ``keys``: request_id and item_id; ``mine`` bool [n]: whether the labels of each are. ``strays``: so are those of all
+    other keys, and of no request.
+    """
+
+    keys: pa.Table
+    mine: npt.NDArray[np.bool_]
+    strays: bool
+
+
+def lines_of(rows: pa.Table, examples: int = 3) -> list[Line]:
+    """The lines of audited ``rows`` (AUDIT_ROWS), with as many keys as ``examples``."""
+    connection = hermetic_connection()
+    try:
+        connection.register("rows_seen", rows)
+        lines = connection.sql(
+            f"""SELECT what, day, partition, outcome, count(*),
+                       list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]
+                FROM rows_seen GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+        ).fetchall()
+        return [Line(*line) for line in lines]
+    finally:
+        connection.close()
+
+
 def audit_labels(
     snapshots: pa.Table,
     labels: Mapping[str, pa.Table],
@@ -83,6 +112,7 @@ def audit_labels(
     released: Mapping[tuple[int, int], int],
     examples: int = 3,
     rules: Mapping[str, KindRule] | None = None,
+    owners: Owners | None = None,
 ) -> LabelAudit:
     """Audit one target.
 
@@ -110,15 +140,15 @@ def audit_labels(
         for kind, log in labels.items():
             connection.register(f"log_{kind}", log)
         attributed = {kind for kind, log in labels.items() if UNATTRIBUTED in log.column_names}
-        parts = _AuditSql(tuple(labels), attributed, policy, early_us, rules or {})
-        connection.execute(f"CREATE TEMP TABLE rows_seen AS {parts.query(allowed_lateness_us)}")
-        rows = connection.sql("FROM rows_seen ORDER BY ALL").to_arrow_table().cast(AUDIT_ROWS)
-        lines = connection.sql(
-            f"""SELECT what, day, partition, outcome, count(*),
-                       list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]
-                FROM rows_seen GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
-        ).fetchall()
-        return LabelAudit([Line(*line) for line in lines], rows)
+        strays = owners is None or owners.strays
+        given = numbered.slice(0, 0).append_column("mine", pa.array([], pa.bool_()))
+        if owners is not None:
+            given = owners.keys.append_column("mine", pa.array(owners.mine, pa.bool_()))
+        connection.register("owners", given)
+        parts = _AuditSql(tuple(labels), attributed, policy, early_us, rules or {}, strays=strays)
+        query = f"FROM ({parts.query(allowed_lateness_us)}) ORDER BY ALL"
+        rows = connection.sql(query).to_arrow_table().cast(AUDIT_ROWS)
+        return LabelAudit(lines_of(rows, examples), rows)
     finally:
         connection.close()
 
@@ -133,12 +163,15 @@ class _AuditSql:
         policy: PolicyConfig,
         early_us: int,
         rules: Mapping[str, KindRule],
+        *,
+        strays: bool,
     ) -> None:
         self.kinds = kinds
         self.attributed = attributed
         self.policy = policy
         self.early_us = early_us
         self.rules = rules
+        self.strays = strays
         self.taken_back = [rule for rule in rules.values() if rule.taken_back_by]
         #: The lane that sends the first sample of a row.
         self.first = 1 if policy.policy == "return_days" else 0
@@ -156,7 +189,7 @@ class _AuditSql:
         kinds = "\nUNION ALL\n".join(
             [
                 *map(self._labels, self.kinds),
-                *(self._unattributed(kind) for kind in self.kinds if kind in self.attributed),
+                *(self._unattributed(kind) for kind in self.kinds if self.strays and kind in self.attributed),
             ]
         )
         lanes = range(len(self.policy.horizons_us))
@@ -199,7 +232,8 @@ class _AuditSql:
             FROM log_{kind} l JOIN {kind}_first f USING (request_id, item_id)
             LEFT JOIN (FROM known QUALIFY row_number() OVER (PARTITION BY request_id, item_id ORDER BY here) = 1) k
                 ON k.request_id = l.request_id AND k.item_id = l.item_id
-            WHERE l.request_id IS NOT NULL"""
+            LEFT JOIN owners ON owners.request_id = l.request_id AND owners.item_id = l.item_id
+            WHERE l.request_id IS NOT NULL AND coalesce(owners.mine, {str(self.strays).lower()})"""
 
     def _unattributed(self, kind: str) -> str:
         """Labels of no request; one that came after every window was late before anybody looked for its request."""

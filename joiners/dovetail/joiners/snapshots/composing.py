@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.contracts import Served, ServingModel
-from dovetail.joiners.snapshots.shape import KEYS, REQUEST_COLUMN, SET_COLUMN
+from dovetail.joiners.snapshots.shape import KEYS, MEANING_COLUMN, REQUEST_COLUMN, SET_COLUMN
 from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
 
@@ -24,11 +24,17 @@ class ServingModels(NamedTuple):
 
 
 def snapshot_rows(
-    candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_], models: ServingModels, feature_set: str
+    candidates: pa.Table,
+    served: Served,
+    answerable: npt.NDArray[np.bool_],
+    models: ServingModels,
+    feature_set: str,
+    meaning: int | None = None,
 ) -> pa.Table:
     """Snapshot rows of the ``candidates``, which are the ``answerable`` ones of those ``served``, scored.
 
-    ``feature_set`` is the name that the rows carry. Lists, maps and structs that the candidates of a request share are
+    ``feature_set`` is the name that the rows carry, ``meaning`` the mark of the label meaning that they are judged by.
+    Lists, maps and structs that the candidates of a request share are
     in the row of its first (``rows/encodings/shared.py``).
     """
     encoded = served.encoded if answerable.all() else served.encoded.filter(pa.array(answerable))
@@ -49,6 +55,8 @@ def snapshot_rows(
             [pa.array(np.full(len(candidates), version), pa.int64(), mask=none)]
         )
     columns[SET_COLUMN] = _constant(pa.scalar(feature_set), len(candidates))
+    if meaning is not None:
+        columns[MEANING_COLUMN] = _constant(pa.scalar(meaning, pa.int64()), len(candidates))
     for view, offsets in served.seen.items():
         columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
     columns |= {name: candidates.column(name) for name in OWN_COLUMNS}

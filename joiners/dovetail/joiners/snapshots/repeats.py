@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.snapshots.units import Request
-from dovetail.platform.rows.identity.finding import find_repetitions
+from dovetail.platform.rows.identity.repetitions import find_repetitions
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RequestMemory
 

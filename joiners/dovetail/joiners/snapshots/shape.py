@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dovetail.platform.rows.encodings.shared import spread
 
-__all__ = ["KEYS", "REQUEST_COLUMN", "SET_COLUMN", "flat_snapshots", "named_as_now", "request_rows"]
+__all__ = ["KEYS", "MEANING_COLUMN", "REQUEST_COLUMN", "SET_COLUMN", "flat_snapshots", "named_as_now", "request_rows"]
 
 #: The columns of the request that a snapshot has beside its struct.
 KEYS = ("request_id", "item_id", "request_time")
@@ -22,6 +22,8 @@ KEYS = ("request_id", "item_id", "request_time")
 REQUEST_COLUMN = "_request"
 #: The column of a snapshot that names the feature set which made it.
 SET_COLUMN = "_feature_set"
+#: The column of a snapshot, int64, with the fingerprint of the label meaning by which it is judged.
+MEANING_COLUMN = "_label_meaning"
 _FORMER = "request"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -11,7 +12,7 @@ from dovetail.platform.config.policy import LabelConfig
 from dovetail.platform.config.stream import Aggregate
 from dovetail.platform.rows.schema import TableSchema
 
-__all__ = ["KindRule", "ValueColumn", "rules_of"]
+__all__ = ["KindRule", "LabelNeeds", "ValueColumn", "rules_of"]
 
 _SUM_DIGITS = 38
 
@@ -57,6 +58,16 @@ class KindRule:
     def whole(self) -> bool:
         """Whether every label of the kind is kept, and not the first of its key alone."""
         return self.counted or self.takes_back
+
+
+class LabelNeeds(NamedTuple):
+    """The needs of those who read labels of a kind: the ``rule`` by which they are kept.
+
+    A label that the stream knew of ``useful_us`` after its event time is late for every snapshot.
+    """
+
+    rule: KindRule
+    useful_us: int
 
 
 def rules_of(labels: LabelConfig, schemas: Mapping[str, TableSchema]) -> dict[str, KindRule]:

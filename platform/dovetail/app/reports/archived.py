@@ -11,6 +11,7 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.plan.request import flatten_requests
 from dovetail.joiners.batch.attributed import attribute_labels
+from dovetail.joiners.meanings.known import Meanings
 from dovetail.joiners.sample_agent import lanes_of
 from dovetail.joiners.snapshots.shape import flat_snapshots
 from dovetail.platform.archive.writer import read_dataset
@@ -44,9 +45,19 @@ def target_of(project: Project, name: str) -> PolicyConfig:
     return targets[name]
 
 
-def archived_labels(project: Project, stores: Stores) -> dict[str, pa.Table]:
-    """The label logs by kind, announced watermarks included; attributed ones with the requests found in batch."""
+def archived_labels(project: Project, stores: Stores, meanings: Meanings) -> dict[str, pa.Table]:
+    """The label logs by kind, announced watermarks included; attributed ones with the requests found in batch.
+
+    Kinds that are not declared any more, which an older meaning has, are there as they were archived.
+    """
+    item_type = project.request_schema.field("item_id").type
+    keys = {"request_id": pa.string(), "item_id": item_type, "event_time": pa.timestamp("us")}
     logs = {}
+    for rule in (rule for meaning in meanings.all() for rule in meaning.rules.values()):
+        if rule.kind not in project.label_schemas:
+            of_values = {value.column: value.declared for value in rule.values}
+            empty = pa.schema([*(keys | of_values).items(), *own_position_columns()])
+            logs[rule.kind] = read_dataset(stores.registry, stores.offline, rule.kind, empty)
     for kind, schema in project.label_schemas.items():
         empty = pa.schema([*schema.arrow, *own_position_columns()])
         logs[kind] = read_dataset(stores.registry, stores.offline, kind, empty)

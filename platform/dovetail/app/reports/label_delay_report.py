@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports.archived import archived_labels, archived_snapshots, target_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
@@ -115,10 +116,11 @@ def delays_of(
         ConfigError: an argument is out of range, nothing is archived, or there is no such target, kind or column.
     """
     columns = ["request_id", "item_id", "request_time", *slices]
+    _, meanings = with_meanings(project, stores)
     return measured_delays(
         project,
         archived_snapshots(stores, shared=False, columns=columns),
-        archived_labels(project, stores),
+        archived_labels(project, stores, meanings),
         target=target, since=since, slices=slices, windows_us=windows_us, wanted=wanted, horizon_us=horizon_us,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports.archived import (
     archived_labels,
     archived_letters,
@@ -14,15 +15,14 @@ from dovetail.app.reports.archived import (
 )
 from dovetail.app.storage import Stores
 from dovetail.features import Project
+from dovetail.joiners.batch.by_meaning import audit_by_meaning
 from dovetail.joiners.batch.label_audit import (
     AUDIT_ROWS,
     LabelAudit,
     Line,
-    audit_labels,
 )
 from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
-from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.rows.accounts import READ
 from dovetail.platform.rows.audit import Check
 from dovetail.platform.rows.positions import Progress
@@ -46,20 +46,21 @@ def audit_archived_labels(project: Project, stores: Stores, *, target: str = "")
     Per kind and partition: rows its agent has read = rows archived + dead letters. A dead letter has no key but its
     position, ``topic[partition]@offset``, and the day its message was sent. Nothing is archived: no lines.
     """
-    logs = archived_labels(project, stores)
+    project, meanings = with_meanings(project, stores)
+    target_of(project, target)
+    logs = archived_labels(project, stores, meanings)
     snapshots = archived_snapshots(stores, shared=False)
     samples = archived_samples(stores, target)
     if snapshots.num_rows == 0:
         return LabelAudit([], pa.table({})), []
-    result = audit_labels(
+    result = audit_by_meaning(
         snapshots,
         logs,
         samples if samples.num_rows else _SAMPLE.empty_table(),
-        target_of(project, target),
+        meanings,
+        target,
         allowed_lateness_us=project.config.labels.allowed_lateness,
-        early_us=project.config.labels.early_us,
         released=released_positions(project, stores, target),
-        rules=rules_of(project.config.labels, project.label_schemas),
     )
     letters = _letters(project, stores)
     result = LabelAudit([*result.lines, *letters.lines], pa.concat_tables([result.rows, letters.rows]))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports.archived import (
     archived_labels,
     archived_samples,
@@ -18,9 +19,8 @@ from dovetail.app.reports.archived import (
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.stored.consistency import equal_bits
-from dovetail.joiners.batch.whole_samples import batch_samples
+from dovetail.joiners.batch.by_meaning import samples_by_meaning
 from dovetail.joiners.contracts import BatchFeatures
-from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.rows.positions import (
     LANE,
     OWN_COLUMNS,
@@ -50,20 +50,23 @@ class JoinDifference(NamedTuple):
 def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, target: str = "") -> pa.Table:
     """The samples of a target from everything archived, as far as the stream has released them.
 
+    Each is made by the settings that were in force when its request was answered.
+
     No sample columns but an empty table when no snapshot is archived.
     """
+    project, meanings = with_meanings(project, stores)
+    target_of(project, target)
     snapshots = archived_snapshots(stores)
     if snapshots.num_rows == 0:
         return pa.table({})
     order = [(name, "ascending") for name in OWN_COLUMNS]
-    samples = batch_samples(
+    samples = samples_by_meaning(
         snapshots.sort_by(order),
-        archived_labels(project, stores),
-        target_of(project, target),
+        archived_labels(project, stores, meanings),
+        meanings,
+        target,
         features,
         allowed_lateness_us=project.config.labels.allowed_lateness,
-        early_us=project.config.labels.early_us,
-        rules=rules_of(project.config.labels, project.label_schemas),
     )
     bounds = released_positions(project, stores, target)
     lane, partition = np.divmod(samples.column("_source_partition").to_numpy(), LANE)
@@ -90,7 +93,10 @@ def difference(stores: Stores, batch: pa.Table, *, target: str = "") -> JoinDiff
     columns = {}
     for name in names:
         if name not in batch.column_names or name not in stream.column_names:
-            columns[name] = batch.num_rows
+            # What only some settings have is NULL in samples of others, and no column where there are none else.
+            there = (batch if name in batch.column_names else stream).column(name)
+            if there.null_count < len(there):
+                columns[name] = len(there) - there.null_count
             continue
         left, right = batch.column(name), stream.column(name)
         differing = int((~equal_bits(left, right.cast(left.type))).sum())

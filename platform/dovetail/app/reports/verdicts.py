@@ -27,6 +27,7 @@ from dovetail.features.plan.definitions import FeatureColumn, FeatureSet
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stored.consistency import Consistency, compare, merged
 from dovetail.features.stored.registration import refuse_changed
+from dovetail.joiners.meanings.registered import known_meanings
 from dovetail.joiners.sample_agent import Lane, lanes_of
 from dovetail.joiners.snapshots.shape import SET_COLUMN
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
@@ -79,7 +80,9 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
             )
             for before, after in pairwise(lanes)
         ]
-        if primary.policy == "delayed":
+        meanings = known_meanings(worker.project.config, worker.project.label_schemas, worker.stores.registry)
+        policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings.all())}
+        if policies == {("delayed", primary.exposure)}:
             sampled = totals.get(("samples", "sampled"), 0)
             marked = labels.get((primary.exposure, "sampled"), 0)
             again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)

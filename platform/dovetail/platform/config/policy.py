@@ -5,18 +5,19 @@ What each policy means is in ``dovetail.joiners.policies``; here is what may be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from dovetail.platform.config.durations import DAY_US, DurationUs, render_duration
 from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.stream import LabelStreamConfig
 
-__all__ = ["LabelConfig", "PolicyConfig"]
+__all__ = ["LabelConfig", "PolicyConfig", "Reach"]
 
 #: The keys that belong to one policy alone.
 _OWN_KEYS = {
@@ -24,6 +25,18 @@ _OWN_KEYS = {
     "fast_emit": ("emit_after",),
     "return_days": ("days",),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The needs of snapshots that were made under other settings, in microseconds after or before the request.
+
+    ``lanes``, by target: how often one looks at its labels.
+    """
+
+    longest_us: int = 0
+    early_us: int = 0
+    lanes: Mapping[str, int] = field(default_factory=dict)
 
 
 class PolicyConfig(Section):
@@ -46,6 +59,8 @@ class PolicyConfig(Section):
     emit_after: tuple[DurationUs, ...] = ()
     #: ``return_days``: the ages, in days after ``request_time``, at which a sample says whether it has converted.
     days: tuple[int, ...] = ()
+    #: How often rows of other settings look at their labels, see :meth:`LabelConfig.reaching`.
+    _lanes: int = PrivateAttr(0)
 
     @model_validator(mode="after")
     def _holds_together(self) -> PolicyConfig:
@@ -89,7 +104,8 @@ class PolicyConfig(Section):
     @property
     def held_topics(self) -> tuple[str, ...]:
         """The topics in which snapshot rows wait for the lanes from 1 on."""
-        return tuple(f"{self.samples_topic}-held-{lane}" for lane in range(1, len(self.horizons_us)))
+        lanes = max(self._lanes, len(self.horizons_us))
+        return tuple(f"{self.samples_topic}-held-{lane}" for lane in range(1, lanes))
 
 
 class LabelConfig(PolicyConfig):
@@ -110,6 +126,7 @@ class LabelConfig(PolicyConfig):
     order: OrderConfig | None = None
     #: Further targets by name: samples of the same snapshots and label streams under another policy.
     targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
+    _reach: Reach = PrivateAttr(Reach())
 
     @model_validator(mode="after")
     def _roles_are_streams(self) -> LabelConfig:
@@ -167,7 +184,7 @@ class LabelConfig(PolicyConfig):
     @property
     def attributed(self) -> dict[str, int]:
         """The label streams without request, and how long before a label its request may be, in microseconds."""
-        longest_us = self.longest_us
+        longest_us = self._declared_us
         return {
             kind: longest_us if stream.attribute_within is None else stream.attribute_within
             for kind, stream in self.streams.items()
@@ -181,5 +198,23 @@ class LabelConfig(PolicyConfig):
 
     @property
     def longest_us(self) -> int:
-        """The longest any target waits after the request, in microseconds."""
+        """The longest any target waits after the request, in microseconds, also for rows of other settings."""
+        return max(self._reach.longest_us, self._declared_us)
+
+    @property
+    def furthest_early_us(self) -> int:
+        """As :attr:`early_us`, also for rows of other settings."""
+        return max(self._reach.early_us, self.early_us)
+
+    def reaching(self, reach: Reach) -> LabelConfig:
+        """These settings, with labels and held topics kept for rows of other settings, too."""
+        targets = {name: policy.model_copy() for name, policy in self.targets.items()}
+        mine = self.model_copy(update={"targets": targets})
+        mine._reach = reach  # noqa: SLF001 - its own
+        for name, policy in mine.every_target().items():
+            policy._lanes = reach.lanes.get(name, 0)  # noqa: SLF001
+        return mine
+
+    @property
+    def _declared_us(self) -> int:
         return max(policy.horizons_us[-1] for policy in self.every_target().values())

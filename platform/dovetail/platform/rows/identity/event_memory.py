@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.platform.errors import StaleCommit
-from dovetail.platform.rows.identity.finding import Place, find_repetitions
+from dovetail.platform.rows.identity.repetitions import Place, find_repetitions
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll

@@ -23,6 +23,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionUse,
 )
 from dovetail.platform.stores.registry.event_ids import EventIdTables, RegistryEvents
+from dovetail.platform.stores.registry.label_settings import LabelSettings, LabelSettingsTables
 from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
@@ -90,6 +91,7 @@ class Registry:
         metadata = sa.MetaData()
         self._ledger = Ledger(metadata)
         self._definitions = DefinitionTables(metadata)
+        self._label_settings = LabelSettingsTables(metadata)
         self._asked = AskedTable(metadata)
         self._refused = RefusedTable(metadata)
         self._remembered = RememberedTable(metadata)
@@ -265,6 +267,33 @@ class Registry:
                 connection.rollback()
             else:
                 self._definitions.rename(connection, renamed or {})
+        return lost
+
+    def label_settings(self) -> list[LabelSettings]:
+        """The settings of labels that were ever in force, by number."""
+        with self._database.read() as connection:
+            return self._label_settings.settings(connection)
+
+    def add_label_settings(self, fingerprint: int, text: str) -> None:
+        """Add settings of labels, under the next number; those that are there keep theirs."""
+        add = self._label_settings.add
+        while not self._database.transact(lambda connection: add(connection, self._database, fingerprint, text)):
+            pass
+
+    def label_logs(self) -> Mapping[str, str]:
+        """How each kind of labels is read, as registered, by kind."""
+        with self._database.read() as connection:
+            return self._label_settings.logs(connection)
+
+    def put_label_logs(self, texts: Mapping[str, str], known: Mapping[str, str]) -> Sequence[str]:
+        """Register how kinds are read, all or none, where :meth:`label_logs` still says what is ``known``.
+
+        Returns the kinds of which others say otherwise since; when there are any, nothing was changed.
+        """
+        with self._database.write() as connection:
+            lost = self._label_settings.put_logs(connection, self._database, texts, known)
+            if lost:
+                connection.rollback()
         return lost
 
     def uses(self) -> list[DefinitionUse]:

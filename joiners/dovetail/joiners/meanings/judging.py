@@ -1,0 +1,142 @@
+"""Snapshot rows of one meaning are judged in one lane: they meet their labels, and the policy decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dovetail.joiners.assemble import known_times
+from dovetail.joiners.matching import Keys, Matched, chance, keys_of, match_labels, meet_events, without_early
+from dovetail.joiners.meanings.known import Meanings
+from dovetail.joiners.outcomes import label_outcomes
+from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy, policy_of
+from dovetail.joiners.values.counting import Counted, count_labels
+from dovetail.joiners.values.kind_rules import KindRule
+from dovetail.platform.rows.intake import time_us
+
+__all__ = ["Judged", "SampleRule", "judge", "rules_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRule:
+    """A rule makes samples of a target of rows of one meaning: by a policy, of these label kinds.
+
+    A label that happened more than ``early_us`` before a request does not count for it. ``rules``, by kind, are there
+    where more is declared of a kind than when its labels come.
+    """
+
+    policy: Policy
+    kinds: tuple[str, ...]
+    early_us: int
+    rules: Mapping[str, KindRule] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it needs every label of some kind, and not the first of its key alone."""
+        return any(rule.whole for rule in self.rules.values())
+
+
+class Judged(NamedTuple):
+    """Rows judged: the decision, the outcomes of their labels (as the store's ``mark`` takes them).
+
+    ``times``, by kind, int64 µs, NEVER for none, and ``values`` are of the samples that the decision makes.
+    """
+
+    decision: Decision
+    outcomes: pa.Table
+    times: Mapping[str, npt.NDArray[np.int64]]
+    values: Mapping[str, pa.Array]
+
+
+def rules_for(meanings: Meanings, target: str) -> Callable[[int], SampleRule]:
+    """The rule of a target for rows with a given mark of their meaning."""
+
+    @cache
+    def made(fingerprint: int) -> SampleRule:
+        meaning = meanings.of(fingerprint, target)
+        return SampleRule(policy_of(meaning.targets[target]), meaning.kinds, meaning.early_us, meaning.rules)
+
+    def rule_of(mark: int) -> SampleRule:
+        return made(meanings.of(mark, target).fingerprint)
+
+    return rule_of
+
+
+def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule: SampleRule, lane: int) -> Judged:
+    """Judge snapshot ``rows`` that the lane's horizon has passed.
+
+    ``labels`` (LABEL_ROWS) are those of their requests, ``events`` gives those that are kept by themselves
+    (LABEL_EVENTS).
+    """
+    keys, request_us = keys_of(rows), time_us(rows, "request_time")
+    horizon_us = rule.policy.horizons_us[lane]
+    matched, early = without_early(match_labels(keys, labels), request_us, rule.early_us)
+    first = Candidates(
+        request_us,
+        {kind: times[0] for kind, times in matched.items()},
+        {kind: times[1] for kind, times in matched.items()},
+        rows.column("score").to_numpy(),
+        partial(chance, keys),
+    )
+    counted = _count(keys, request_us, events, rule, horizon_us) if rule.whole else {}
+    retracted = {kind: one for kind, one in counted.items() if rule.rules[kind].taken_back_by}
+    candidates, matched = _with_taken_back(first, matched, retracted)
+    decision = rule.policy.decide(lane, candidates)
+    taken_back = {kind: one.taken_back for kind, one in retracted.items()}
+    outcomes = label_outcomes(rows, first, early, taken_back, decision, rule.policy, lane)
+    times = {kind: known_times(matched.get(kind), decision.rows, request_us, horizon_us) for kind in rule.kinds}
+    return Judged(decision, outcomes, times, _values_of(counted, times, decision.rows))
+
+
+def _count(
+    keys: Keys,
+    request_us: npt.NDArray[np.int64],
+    events: Callable[[], pa.Table],
+    rule: SampleRule,
+    horizon_us: int,
+) -> dict[str, Counted]:
+    """The labels that count by the horizon, of each kind whose labels are counted one by one."""
+    kept = events()
+    met = {kind: meet_events(keys, kept, kind) for kind, one in rule.rules.items() if one.whole}
+    return {
+        kind: count_labels(one, met, request_us, horizon_us=horizon_us, early_us=rule.early_us)
+        for kind, one in rule.rules.items()
+        if one.counted
+    }
+
+
+def _with_taken_back(first: Candidates, matched: Matched, counted: Mapping[str, Counted]) -> tuple[Candidates, Matched]:
+    """``first`` and ``matched`` with, of the kinds ``counted``, the first label that counts.
+
+    Without one: the first label where it took effect after the horizon, so that it is not taken for none.
+    """
+    if not counted:
+        return first, matched
+    mine = dict(matched)
+    for kind, one in counted.items():
+        if kind not in matched:
+            continue
+        effective, event = matched[kind]
+        gone = (one.effective_us == NEVER) & one.taken_back
+        found = one.effective_us != NEVER
+        effective = np.where(found, one.effective_us, np.where(gone, NEVER, effective))
+        mine[kind] = effective, np.where(found, one.event_us, np.where(gone, NEVER, event))
+    effective_us = {kind: times[0] for kind, times in mine.items()}
+    return replace(first, effective_us=effective_us, event_us={kind: times[1] for kind, times in mine.items()}), mine
+
+
+def _values_of(
+    counted: Mapping[str, Counted], times: Mapping[str, npt.NDArray[np.int64]], rows: npt.NDArray[np.int64]
+) -> dict[str, pa.Array]:
+    """The columns of labels of the samples of ``rows``, NULL where the kind does not count."""
+    made: dict[str, pa.Array] = {}
+    for kind, one in counted.items():
+        place = pa.array(rows, mask=times[kind] == NEVER)
+        made |= {name: values.take(place) for name, values in one.values.items()}
+    return made
