@@ -22,8 +22,10 @@ def write_settings(keep: Path, settings: Mapping[str, Any]) -> None:
     (keep / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def project_of_run(keep: Path) -> Project:
+def project_of_run(keep: Path, definitions: Path | None = None) -> Project:
     """The demo's project with its state in ``keep``, as the run there has it; the folder may have been moved.
+
+    ``definitions`` is the folder of its ``dovetail.toml`` and ``sql/``: those that Dovetail ships if left out.
 
     Raises:
         ConfigError: it is no demo's folder.
@@ -33,7 +35,7 @@ def project_of_run(keep: Path) -> Project:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{keep} is no folder of a demo's run; `dovetail demo --keep {keep}` makes one") from error
     return load(
-        project_folder(),
+        definitions or project_folder(),
         **settings,
         storage={"state": str(keep.absolute())},
         tables={"item": {"path": str((keep / "item.parquet").absolute())}},

@@ -114,7 +114,7 @@ def _project(keep: Path, log: RecordedLog, overrides: Mapping[str, Any]) -> Proj
         pq.write_table(log.items, items.with_suffix(".partial"))
         items.with_suffix(".partial").rename(items)
     write_settings(keep, {"labels": {"window": f"{log.label_window_us}us"}, "streams": streams, **overrides})
-    return project_of_run(keep)
+    return project_of_run(keep, project_folder())
 
 
 def _claim(keep: Path, log: RecordedLog) -> None:
