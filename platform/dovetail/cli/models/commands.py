@@ -1,4 +1,4 @@
-"""The arguments of ``dovetail train``, ``dovetail evaluate`` and ``dovetail model``."""
+"""The arguments of ``dovetail train``, ``evaluate``, ``staleness`` and ``model``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command()(train)
     app.command()(evaluate)
+    app.command()(staleness)
     app.add_typer(_model, name="model")
 
 
@@ -84,17 +85,43 @@ def evaluate(
 ) -> None:
     """Evaluate a stored model on stored samples; nothing is trained."""
     from dovetail.cli.models.evaluate import run
-    from dovetail.platform.config.load import parse_duration
 
-    try:
-        window_us = parse_duration(window)
-    except ValueError as error:
-        raise ConfigError(f"--window: {error}") from None
+    window_us = _duration("--window", window)
     choices = {
         "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
         "at": at,
     }  # fmt: skip
     raise typer.Exit(run(project, model, samples or [], as_json=as_json, plot=plot, **choices))
+
+
+def staleness(
+    samples: Annotated[
+        str | None, typer.Argument(help="A file, folder or URL; the project's archived samples if left out.")
+    ] = None,
+    ages: Annotated[list[str] | None, typer.Option("--age", help="An age to judge, repeatable: 1h.")] = None,
+    every: Annotated[str, typer.Option(help="From one version of the model to the next.")] = "1m",
+    project: ProjectOption = Path(),
+    from_day: _First = None,
+    to_day: _Last = None,
+    plot: _Plot = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The loss of the model by its age: stored samples replayed, scored by models of each age."""
+    from dovetail.cli.models.staleness import run
+
+    ages_us = [_duration("--age", text) for text in ages or []]
+    step_us = _duration("--every", every)
+    chosen = {"first": from_day, "last": to_day}
+    raise typer.Exit(run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, **chosen))
+
+
+def _duration(option: str, text: str) -> int:
+    from dovetail.platform.config.load import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 @_model.command("list")

@@ -25,7 +25,16 @@ from dovetail.trainer.samples.importing import (
     read_vw,
 )
 
-__all__ = ["FORMATS", "Samples", "find_model", "find_samples", "model_of", "project_config"]
+__all__ = [
+    "FORMATS",
+    "Samples",
+    "archived_days",
+    "find_model",
+    "find_samples",
+    "microseconds_of",
+    "model_of",
+    "project_config",
+]
 
 #: How samples may be written.
 FORMATS = ("parquet", "libsvm", "vw")
@@ -68,7 +77,7 @@ def find_samples(
     """
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
-    days = _day("--from-day", first), _day("--to-day", last)
+    days = _days(first, last)
     if format_ != "parquet":
         if not names or any(days):
             raise ConfigError(f"--format {format_} needs files, and text has no days to choose from")
@@ -82,7 +91,7 @@ def find_samples(
         return Samples(lambda: _named(names, *days))
     if config is None:
         raise ConfigError("no samples: name files or folders, or run in a project whose worker has archived some")
-    archived = _archived(config)
+    archived = archived_days(config)
     low_us, high_us = _microseconds(*days)
     return Samples(lambda: archived.read(None, low_us, high_us))
 
@@ -107,7 +116,23 @@ def _read_url(url: str) -> Iterator[pa.Table]:
                 yield pa.table(batch)
 
 
-def _archived(config: Config) -> DayFiles:
+def microseconds_of(first: str | None, last: str | None) -> tuple[int | None, int]:
+    """The first and the last microsecond of a range of days as the command line has them, ``YYYY-MM-DD``.
+
+    The first is None where it is open; the last is later than any time.
+
+    Raises:
+        ConfigError: a text is no day.
+    """
+    return _microseconds(*_days(first, last))
+
+
+def archived_days(config: Config) -> DayFiles:
+    """The archived samples, by ``request_time``.
+
+    Raises:
+        ConfigError: there are none.
+    """
     stores = open_stores(config)
     try:
         found = DayFiles.archived(stores.registry, stores.offline, "samples", "request_time")
@@ -116,6 +141,10 @@ def _archived(config: Config) -> DayFiles:
     if not found.files:
         raise ConfigError("the project has no archived samples yet; run its worker, or name Parquet files")
     return found
+
+
+def _days(first: str | None, last: str | None) -> tuple[date | None, date | None]:
+    return _day("--from-day", first), _day("--to-day", last)
 
 
 def _day(option: str, text: str | None) -> date | None:
