@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from dovetail.app.reports.label_report import audit_archived_labels
@@ -69,6 +71,28 @@ def test_a_worker_makes_the_samples_that_the_join_makes(folder: Path) -> None:
     assert all(check.holds for check in checks)
     outcomes = {(line.what, line.outcome): line.rows for line in audit.lines if line.what == "order"}
     assert outcomes == {("order", "sampled"): 1, ("order", "retracted"): 1, ("order", "duplicate"): 2}
+
+
+def test_the_audit_finds_labels_that_were_deleted_beside_the_first_of_their_key(folder: Path) -> None:
+    with load(folder).embedded() as flow:
+        flow.rank([request("r0", "u", [1], 4)])
+        flow.send("exposure", [exposure("r0", 1, 6)])
+        flow.send("order", [order(1, 10, "2.50"), order(1, 12, "1.00")])
+        flow.until_idle()
+
+    def audit() -> tuple[int, list[str]]:
+        said = CliRunner().invoke(app, ["audit", "--json", "--project", str(folder)], catch_exceptions=False)
+        return said.exit_code, json.loads(said.output)["unbalanced"]
+
+    assert audit() == (0, [])
+    database = sa.create_engine(f"sqlite:///{folder / 'state' / 'label_store.sqlite'}")
+    with database.begin() as connection:
+        connection.execute(
+            sa.text('DELETE FROM label_events WHERE "offset" = (SELECT max("offset") FROM label_events)')
+        )
+    database.dispose()
+    code, (problem,) = audit()
+    assert (code, problem) == (1, "order labels kept by themselves: kept, and in the label store or let go: 2 and 1")
 
 
 def test_check_says_what_reaches_no_sample(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -326,6 +327,42 @@ def test_columns_of_all_labels_in_time_come_to_one_value(store: SqlLabelStore) -
     assert [(one["label"], one["order_time"], one["order_amount"]) for one in others] == [
         (0, None, None), (0, None, None), (1, at(14), None),
     ]  # fmt: skip
+
+
+def test_where_the_first_label_is_early_the_next_one_counts(store: SqlLabelStore) -> None:
+    samples = check(
+        world_of(
+            *shown,
+            bought(2, request=1, amount=Decimal(2)),  # three seconds before its request, and two are allowed
+            bought(7, request=1, amount=Decimal(7), note="counts"),
+            bought(8, request=1, amount=Decimal(8)),
+            bought(2, request=1, item=1, amount=Decimal(2)),
+            Feedback("undo", 1, 1, 1),
+            Feedback("undo", 1, 1, 9),
+            Feedback("undo", 1, 0, 1),  # is early, too
+            early=2,
+        ),
+        store,
+    )
+    told = samples.select(["label", "order_time", "order_amount", "order_note", "undo_time"]).to_pylist()
+    assert [tuple(one.values()) for one in told[2:]] == [
+        (1, at(7), Decimal(15), "counts", None),
+        (0, None, None, None, at(9)),
+    ]
+    assert {key: rows for key, rows in store.outcomes().items() if key[0] in ("order", "undo")} == {
+        ("order", "early"): 2, ("undo", "early"): 2,
+    }  # fmt: skip
+
+
+def test_so_it_does_where_nothing_takes_back(store: SqlLabelStore) -> None:
+    config = labels_config(retracted=False, max_early="2s", corrections="5s")
+    orders = [bought(2, request=1, amount=Decimal(2)), bought(7, request=1, amount=Decimal(7))]
+    samples = check(world_of(*shown, *orders, bought(2, 1, 1), bought(17, 1, 1), config=config), store)
+    told = samples.filter(pc.equal(samples.column("request_id"), "r1")).select(["label", "order_time", "order_amount"])
+    assert sorted(tuple(one.values()) for one in told.to_pylist() if one["label"]) == [
+        (1, at(7), Decimal(7)),
+        (1, at(17), None),  # as a correction
+    ]
 
 
 def test_a_label_takes_back_those_before_it(store: SqlLabelStore) -> None:

@@ -18,7 +18,7 @@ from dovetail.platform.errors import ConfigError, StaleCommit, StoreError
 from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
-from dovetail.platform.stores.labels import KEY, LABEL_ROWS, LabelStore, earliest_per_key
+from dovetail.platform.stores.labels import KEY, LABEL_EVENTS, LABEL_ROWS, LabelStore, earliest_per_key
 from tests.generated import tries
 from tests.platform.stores.label_servers import Factory
 
@@ -254,3 +254,21 @@ def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
 def test_a_redis_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Redis does not answer"):
         open_label_store(f"unix://{tmp_path}/nobody.sock", "x")
+
+
+def test_labels_kept_by_themselves_are_counted_until_they_are_let_go(new_store: Factory) -> None:
+    store = new_store()
+    rows = [row(effective=10), row(effective=12, offset=1), row("s", "a\x1f,b", effective=30, offset=2)]
+    for at, some in enumerate((rows, [*rows[:1], row(effective=11, offset=3)])):
+        kept = table(some).append_column(LABEL_EVENTS.field("payload"), pa.nulls(len(some), pa.string()))
+        progress = Progress(at + 1)
+        store.insert(SCOPE, 0, expected=at, progress=progress, rows=table(some), topic="click", events=kept)
+    assert store.events() == {"click": 4}  # one of the second came again
+    store.retire(20)
+    assert store.events() == {"click": 1}
+    books = {(one.stage, one.outcome): one.rows for one in store.accounts() if one.stage != SCOPE}
+    assert books["labels.click.kept", "kept"] == books["labels.click.kept", "read"] == 4
+    assert books["labels.click.let_go", "let_go"] == books["labels.click.let_go", "read"] == 3
+    store.retire(40)
+    assert store.events() == {}
+    assert store.lookup_events(["r", "s"]).num_rows == 0

@@ -11,7 +11,12 @@ import pyarrow as pa
 
 from dovetail.joiners.values.kind_rules import KindRule, ValueColumn
 
-__all__ = ["counted", "counted_kinds", "first_counted"]
+__all__ = ["counted", "counted_kinds", "first_counted", "first_not_early", "met_kinds", "not_early"]
+
+
+#: When a label took effect, and the order of labels.
+_EFFECT = "greatest(l.event_time, l.clock)"
+_ORDER = f"{{'a': {_EFFECT}, 'b': l.event_time, 'c': l._partition, 'd': l._offset, 'e': l._row}}"
 
 
 def counted_kinds(rules: Mapping[str, KindRule]) -> list[KindRule]:
@@ -24,13 +29,41 @@ def counted(rule: KindRule, lane: int) -> str:
     return f"{rule.kind}_counted_{lane}"
 
 
+def met_kinds(rules: Mapping[str, KindRule]) -> list[KindRule]:
+    """The kinds of which a later label may stand for one that was early: all are kept, and none is taken back."""
+    return [rule for rule in rules.values() if rule.whole and not rule.taken_back_by]
+
+
+def not_early(rule: KindRule) -> str:
+    """The name of the table expression with the first label of a kind that was not early, by ``_at``."""
+    return f"{rule.kind}_not_early"
+
+
+def first_not_early(rule: KindRule, early_us: int) -> str:
+    """SQL: the table expression :func:`not_early`, over ``candidates`` (with ``_at``) and ``<kind>_clocked``.
+
+    Its columns are ``_at``, ``<kind>_effective`` and ``<kind>_event_time``.
+    """
+    return f"""
+        {not_early(rule)} AS (
+            SELECT _at, head.effective AS {rule.kind}_effective, head.event_time AS {rule.kind}_event_time
+            FROM (
+                SELECT c._at, arg_min({{'effective': {_EFFECT}, 'event_time': l.event_time}}, {_ORDER}) AS head
+                FROM candidates c
+                JOIN {rule.kind}_clocked l ON l.request_id = c.request_id AND l.item_id = c.item_id
+                WHERE l.event_time >= c.request_time - to_microseconds({early_us})
+                GROUP BY c._at
+            )
+        )"""
+
+
 def first_counted(rule: KindRule, lane: int, horizon_us: int, early_us: int) -> str:
     """SQL: table expressions for :func:`counted`, over ``candidates`` (with ``_at``) and ``<kind>_clocked``.
 
     Its columns are ``_at``, ``<kind>_effective`` and ``<kind>_event_time`` of the first label that counts, and the
     rule's own. A second one, ``<kind>_taken_<lane>``, has in ``until`` the time up to which labels are taken back.
     """
-    taken, at = f"{rule.kind}_taken_{lane}", "greatest(l.event_time, l.clock)"
+    taken = f"{rule.kind}_taken_{lane}"
     those = (
         "JOIN {log}_clocked l ON l.request_id = c.request_id AND l.item_id = c.item_id "
         f"WHERE {_in_time('c', horizon_us, early_us)}"
@@ -39,15 +72,14 @@ def first_counted(rule: KindRule, lane: int, horizon_us: int, early_us: int) -> 
         f"SELECT c._at, l.event_time FROM candidates c {those.format(log=kind)}" for kind in rule.taken_back_by
     )
     none = "SELECT 0::BIGINT AS _at, NULL::TIMESTAMP AS event_time WHERE false"
-    order = f"{{'a': {at}, 'b': l.event_time, 'c': l._partition, 'd': l._offset, 'e': l._row}}"
-    values = "".join(f", {_aggregate(value, order)} AS {value.name}" for value in rule.values)
+    values = "".join(f", {_aggregate(value, _ORDER)} AS {value.name}" for value in rule.values)
     names = "".join(f", {value.name}" for value in rule.values)
     return f"""
         {taken} AS (SELECT _at, max(event_time) AS until FROM ({backs or none}) GROUP BY _at),
         {counted(rule, lane)} AS (
             SELECT _at, head.effective AS {rule.kind}_effective, head.event_time AS {rule.kind}_event_time{names}
             FROM (
-                SELECT c._at, arg_min({{'effective': {at}, 'event_time': l.event_time}}, {order}) AS head{values}
+                SELECT c._at, arg_min({{'effective': {_EFFECT}, 'event_time': l.event_time}}, {_ORDER}) AS head{values}
                 FROM candidates c {those.format(log=rule.kind)}
                   AND NOT EXISTS (SELECT 1 FROM {taken} t WHERE t._at = c._at AND t.until >= l.event_time)
                 GROUP BY c._at

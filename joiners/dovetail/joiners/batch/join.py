@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dovetail.joiners.batch.counted import counted, counted_kinds, first_counted
+from dovetail.joiners.batch.counted import (
+    counted,
+    counted_kinds,
+    first_counted,
+    first_not_early,
+    met_kinds,
+    not_early,
+)
 from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
@@ -99,6 +106,7 @@ def _query(
     rules: Mapping[str, KindRule],
 ) -> str:
     parts = [first_label(kind, allowed_lateness_us) for kind in kinds]
+    parts += [first_not_early(rule, early_us) for rule in met_kinds(rules)]
     parts += [
         first_counted(rule, lane, horizon, early_us)
         for rule in counted_kinds(rules)
@@ -122,9 +130,11 @@ def early(label: str, kind: str, request: str, early_us: int) -> str:
 def joined_rows(kinds: tuple[str, ...], early_us: int, rules: Mapping[str, KindRule]) -> str:
     """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``, NULL where it was early.
 
-    Of a kind that is taken back they are those of the first label that counts in lane 0, NULL without one.
+    Of a kind of which every label is kept they are those of the first that was not early; of one that is taken back,
+    of the first that counts in lane 0, NULL without one.
     """
     of = {kind: f"{kind}_first" for kind in kinds}
+    of |= {rule.kind: not_early(rule) for rule in met_kinds(rules)}
     of |= {rule.kind: counted(rule, 0) for rule in rules.values() if rule.taken_back_by}
     times = "".join(f", {of[kind]}.{kind}_effective, {of[kind]}.{kind}_event_time" for kind in kinds)
     joins = " ".join(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.batch.attributed import UNATTRIBUTED
-from dovetail.joiners.batch.counted import first_counted
+from dovetail.joiners.batch.counted import first_counted, first_not_early, met_kinds
 from dovetail.joiners.batch.join import (
     CHANCE_MACROS,
     early,
@@ -180,6 +180,7 @@ class _AuditSql:
         """One row per label, snapshot and wrong sample."""
         horizon = self.policy.horizons_us[0]
         parts = [first_label(kind, allowed_lateness_us) for kind in self.kinds]
+        parts += [first_not_early(rule, self.early_us) for rule in met_kinds(self.rules)]
         parts += [first_counted(rule, 0, horizon, self.early_us) for rule in self.taken_back]
         firsts = ",\n".join(parts)
         clock = " UNION ALL ".join(

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.assemble import known_times
-from dovetail.joiners.matching import Keys, Matched, chance, keys_of, match_labels, meet_events, without_early
+from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, meet_events, without_early
 from dovetail.joiners.meanings.known import Meanings
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy, policy_of
-from dovetail.joiners.values.counting import Counted, count_labels
+from dovetail.joiners.values.counting import Counted, Met, count_labels, first_met
 from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.rows.intake import time_us
 
@@ -84,8 +84,17 @@ def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule
         rows.column("score").to_numpy(),
         partial(chance, keys),
     )
-    counted = _count(keys, request_us, events, rule, horizon_us) if rule.whole else {}
+    met: dict[str, Met] = {}
+    if rule.whole:
+        kept = events()
+        met = {kind: meet_events(keys, kept, kind) for kind, one in rule.rules.items() if one.whole}
+    counted = {
+        kind: count_labels(one, met, request_us, horizon_us=horizon_us, early_us=rule.early_us)
+        for kind, one in rule.rules.items()
+        if one.counted
+    }
     retracted = {kind: one for kind, one in counted.items() if rule.rules[kind].taken_back_by}
+    matched = _with_later(matched, met, request_us, rule.early_us)
     candidates, matched = _with_taken_back(first, matched, retracted)
     decision = rule.policy.decide(lane, candidates)
     taken_back = {kind: one.taken_back for kind, one in retracted.items()}
@@ -94,39 +103,28 @@ def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule
     return Judged(decision, outcomes, times, _values_of(counted, times, decision.rows))
 
 
-def _count(
-    keys: Keys,
-    request_us: npt.NDArray[np.int64],
-    events: Callable[[], pa.Table],
-    rule: SampleRule,
-    horizon_us: int,
-) -> dict[str, Counted]:
-    """The labels that count by the horizon, of each kind whose labels are counted one by one."""
-    kept = events()
-    met = {kind: meet_events(keys, kept, kind) for kind, one in rule.rules.items() if one.whole}
-    return {
-        kind: count_labels(one, met, request_us, horizon_us=horizon_us, early_us=rule.early_us)
-        for kind, one in rule.rules.items()
-        if one.counted
-    }
+def _with_later(matched: Matched, met: Mapping[str, Met], request_us: npt.NDArray[np.int64], early_us: int) -> Matched:
+    """``matched`` with, of the kinds ``met``, the first label that was not early, where the first of its key was."""
+    mine = dict(matched)
+    none = np.full(len(request_us), NEVER, dtype=np.int64)
+    for kind, one in met.items():
+        later, known = first_met(one, request_us, early_us), matched.get(kind, (none, none))
+        found = later[0] != NEVER
+        mine[kind] = np.where(found, later[0], known[0]), np.where(found, later[1], known[1])
+    return mine
 
 
 def _with_taken_back(first: Candidates, matched: Matched, counted: Mapping[str, Counted]) -> tuple[Candidates, Matched]:
-    """``first`` and ``matched`` with, of the kinds ``counted``, the first label that counts.
+    """``first`` with the labels that ``matched``, and both with, of the kinds ``counted``, the first one that counts.
 
     Without one: the first label where it took effect after the horizon, so that it is not taken for none.
     """
-    if not counted:
-        return first, matched
     mine = dict(matched)
     for kind, one in counted.items():
-        if kind not in matched:
-            continue
         effective, event = matched[kind]
-        gone = (one.effective_us == NEVER) & one.taken_back
         found = one.effective_us != NEVER
-        effective = np.where(found, one.effective_us, np.where(gone, NEVER, effective))
-        mine[kind] = effective, np.where(found, one.event_us, np.where(gone, NEVER, event))
+        effective = np.where(found, one.effective_us, np.where(one.gone, NEVER, effective))
+        mine[kind] = effective, np.where(found, one.event_us, np.where(one.gone, NEVER, event))
     effective_us = {kind: times[0] for kind, times in mine.items()}
     return replace(first, effective_us=effective_us, event_us={kind: times[1] for kind, times in mine.items()}), mine
 

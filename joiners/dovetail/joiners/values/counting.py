@@ -19,7 +19,7 @@ from dovetail.joiners.policies.policy import NEVER, Bools, Int64
 from dovetail.joiners.values.kind_rules import KindRule, ValueColumn
 from dovetail.joiners.values.payload import unpacked
 
-__all__ = ["Counted", "Met", "count_labels"]
+__all__ = ["Counted", "Met", "count_labels", "first_met"]
 
 _NONE = np.iinfo(np.int64).min
 
@@ -40,12 +40,14 @@ class Counted(NamedTuple):
     """The labels of a kind that count for n snapshot rows.
 
     ``effective_us`` and ``event_us`` int64 [n] of the first label that counts, NEVER without one. ``taken_back`` bool
-    [n]: the first label of the key counted, were it not taken back. ``values``: the rule's columns, [n].
+    [n]: the first label of the key counted, were it not taken back. ``gone`` bool [n]: some would count, and all of
+    these are taken back. ``values``: the rule's columns, [n].
     """
 
     effective_us: Int64
     event_us: Int64
     taken_back: Bools
+    gone: Bools
     values: Mapping[str, pa.Array]
 
 
@@ -67,7 +69,20 @@ def count_labels(
     taken_back = np.zeros(n, dtype=np.bool_)
     heads, head = np.unique(mine.row, return_index=True)
     taken_back[heads] = in_time[head] & ~kept[head]
-    return Counted(effective, event, taken_back, _values(rule.values, mine, kept, n))
+    gone = np.zeros(n, dtype=np.bool_)
+    gone[mine.row[in_time]] = True
+    gone &= effective == NEVER
+    return Counted(effective, event, taken_back, gone, _values(rule.values, mine, kept, n))
+
+
+def first_met(met: Met, request_time_us: Int64, early_us: int) -> tuple[Int64, Int64]:
+    """Effective and event time, int64 [n] µs, of the first label that did not happen too early; NEVER without one."""
+    n = len(request_time_us)
+    effective, event = np.full(n, NEVER, dtype=np.int64), np.full(n, NEVER, dtype=np.int64)
+    kept = met.event_us >= request_time_us[met.row] - early_us
+    rows, first = np.unique(met.row[kept], return_index=True)
+    effective[rows], event[rows] = met.effective_us[kept][first], met.event_us[kept][first]
+    return effective, event
 
 
 def _in_time(met: Met, request_time_us: Int64, horizon_us: int, early_us: int) -> Bools:

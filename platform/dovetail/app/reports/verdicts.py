@@ -35,7 +35,7 @@ from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
 from dovetail.platform.rows.evolution import conformed
-from dovetail.platform.stores.labels import repeated_scope
+from dovetail.platform.stores.labels import let_go_scope, repeated_scope
 
 __all__ = ["audit_worker", "consistency_of"]
 
@@ -63,6 +63,7 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
         )
         for kind in kinds
     ]
+    checks += _kept_by_themselves(worker.stores, totals)
     if "samples" in worker.stages:
         checks += [
             Check(
@@ -82,7 +83,9 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
         ]
         meanings = known_meanings(worker.project.config, worker.project.label_schemas, worker.stores.registry)
         policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings.all())}
-        if policies == {("delayed", primary.exposure)}:
+        rules = [one.rules[primary.exposure] for one in meanings.all() if primary.exposure in one.rules]
+        # Where every label of a kind is kept, a later one may count when the first is marked as early or taken back.
+        if policies == {("delayed", primary.exposure)} and not any(rule.whole for rule in rules):
             sampled = totals.get(("samples", "sampled"), 0)
             marked = labels.get((primary.exposure, "sampled"), 0)
             again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)
@@ -103,6 +106,21 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
             _rekeyed(totals, name, declared.stream, settled) for name, declared in worker.project.config.rekeyed.items()
         ]
     return audit(accounts, checks)
+
+
+def _kept_by_themselves(stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:
+    """Of kinds of which every label is kept: each that was is in the label store, or was let go.
+
+    A store of the version before has some that nobody counted: these do not count here either.
+    """
+    held = stores.labels.events()
+    for stage, outcome in totals:
+        if outcome != "kept" or not stage.startswith("labels."):
+            continue
+        kind, kept = stage.removeprefix("labels.").removesuffix(".kept"), totals[stage, outcome]
+        found = held.get(kind, 0) + totals.get((let_go_scope(kind), "let_go"), 0)
+        what = f"{kind} labels kept by themselves: kept, and in the label store or let go"
+        yield Check(what, kept, min(kept, found))
 
 
 def _rekeyed(totals: Mapping[tuple[str, str], int], name: str, stream: str, settled: bool) -> Check:

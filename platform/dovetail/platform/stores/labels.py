@@ -34,6 +34,8 @@ __all__ = [
     "earliest_per_key",
     "first_per_key",
     "joined_keys",
+    "let_go_accounts",
+    "let_go_scope",
     "repeated_accounts",
     "repeated_scope",
     "retired_accounts",
@@ -118,6 +120,20 @@ def repeated_accounts(partition: int, counts: Mapping[tuple[str, str], int]) -> 
     return books
 
 
+def let_go_scope(kind: str) -> str:
+    """The stage under which ``retire`` counts labels of ``kind`` that were kept by themselves."""
+    return f"labels.{kind}.let_go"
+
+
+def let_go_accounts(counts: Mapping[str, int]) -> list[Account]:
+    """The accounts that ``retire`` credits for labels that were kept by themselves, by kind."""
+    return [
+        Account(let_go_scope(kind), kind, 0, outcome, rows)
+        for kind, rows in counts.items()
+        for outcome in (READ, "let_go")
+    ]
+
+
 def retired_accounts(counts: Mapping[tuple[str, str], int]) -> list[Account]:
     """The accounts that ``retire`` credits for rows by (kind, outcome)."""
     books = []
@@ -170,7 +186,8 @@ class LabelStore(ABC):
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
 
-        ``events`` (LABEL_EVENTS) are those of ``rows`` that are kept by themselves, too, once each.
+        ``events`` (LABEL_EVENTS) are those of ``rows`` that are kept by themselves, too, once each; the new ones are
+        credited to ``labels.<kind>.kept``.
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
         ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window, ``unattributed``
@@ -207,14 +224,17 @@ class LabelStore(ABC):
     def retire(self, before_us: int, limit: int = 50_000) -> int:
         """Remove rows that took effect before ``before_us``, about ``limit`` of them, oldest first; returns how many.
 
-        Labels that are kept by themselves leave with them, and are not counted again.
-
-        What they had ended as is credited to ``labels.<kind>.retired``, in the same transaction.
+        What they had ended as is credited to ``labels.<kind>.retired``, in the same transaction. Labels that are kept
+        by themselves leave with them, and are credited to ``labels.<kind>.let_go``.
         """
 
     @abstractmethod
     def rows(self) -> int:
         """Number of label rows held now."""
+
+    @abstractmethod
+    def events(self) -> Mapping[str, int]:
+        """Number of labels that are kept by themselves now, by kind: counted one by one."""
 
     @abstractmethod
     def outcomes(self) -> dict[tuple[str, str], int]:

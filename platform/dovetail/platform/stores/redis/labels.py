@@ -20,6 +20,7 @@ key                            holds
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -115,6 +116,7 @@ class RedisLabelStore(LabelStore):
         fixed[READ] = sum(fixed.values())
         accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in fixed.items()]
         counters = [ledger.account_field(scope, topic, partition, what) for what in ("inserted", "duplicate")]
+        counters += [ledger.account_field(f"{scope}.kept", topic, partition, what) for what in (READ, "kept")]
         move = ledger.Move(scope, expected, progress)
         alone = [of_events, *_event_fields(kept), kept.column("effective_us").to_pylist()]
         arguments = [*counters, kept.num_rows, *_flat(alone), *_flat(columns)]
@@ -157,6 +159,21 @@ class RedisLabelStore(LabelStore):
 
     def rows(self) -> int:
         return sum(self._held().values())
+
+    def events(self) -> Mapping[str, int]:
+        counts: Counter[str] = Counter()
+        start = 0
+        while requests := self._some_requests(start):
+            kinds = self.lookup_events(requests).column("kind")
+            counts.update(kinds.to_pylist())
+            start += len(requests)
+        return counts
+
+    def _some_requests(self, start: int) -> list[str]:
+        """The requests that have labels from the one numbered ``start`` on, by effective time."""
+        end = start + _REQUESTS_PER_PIPELINE - 1
+        found: list[str] = self._client.call(lambda redis: redis.zrange(self._key("effect"), start, end))
+        return found
 
     def outcomes(self) -> dict[tuple[str, str], int]:
         held, accounts = self._hashes([self._key("outcomes"), ledger.accounts_key(self._tag)], together=True)

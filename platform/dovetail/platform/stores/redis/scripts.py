@@ -18,17 +18,18 @@ local function split(text)
 end
 """
 
-#: The number of labels that are kept by themselves, and each as: request number, field, value, effective time. Then
-#: rows as: request number, field, kind, and the five numbers that order events of a key.
+#: Four fields of accounts, the number of labels that are kept by themselves, and each of these as: request number,
+#: field, value, effective time. Then rows as: request number, field, kind, and the five numbers that order events of a
+#: key.
 INSERT = (
     _SPLIT
     + ADVANCE
     + r"""
 local inserted, duplicate = ARGV[at], ARGV[at + 1]
-local new, rows = 0, at + 3 + 4 * tonumber(ARGV[at + 2])
-for i = at + 3, rows - 1, 4 do
+local new, kept, rows = 0, 0, at + 5 + 4 * tonumber(ARGV[at + 4])
+for i = at + 5, rows - 1, 4 do
   local key = KEYS[4 + tonumber(ARGV[i])]
-  redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2])
+  kept = kept + redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2])
   redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
 end
 for i = rows, #ARGV, 8 do
@@ -50,6 +51,10 @@ for i = rows, #ARGV, 8 do
     redis.call('HSET', key, field, numbers .. ',' .. outcome)
     redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
   end
+end
+if kept > 0 then
+  redis.call('HINCRBY', KEYS[1], ARGV[at + 2], kept)
+  redis.call('HINCRBY', KEYS[1], ARGV[at + 3], kept)
 end
 redis.call('HINCRBY', KEYS[1], inserted, new)
 if new > 0 then redis.call('HINCRBY', KEYS[1], duplicate, -new) end
@@ -94,7 +99,7 @@ return nil
 RETIRE = (
     _SPLIT
     + r"""
-local before, counts = tonumber(ARGV[1]), {}
+local before, counts, gone = tonumber(ARGV[1]), {}, {}
 for r = 5, #KEYS do
   local rows, smallest = redis.call('HGETALL', KEYS[r]), nil
   for i = 1, #rows, 2 do
@@ -106,6 +111,9 @@ for r = 5, #KEYS do
       if kind ~= '' then
         local name = kind .. '\31' .. known[6]
         counts[name] = (counts[name] or 0) + 1
+      else
+        kind = string.match(rows[i], '^\31([^\31]*)')
+        gone[kind] = (gone[kind] or 0) + 1
       end
     elseif not smallest or effective < smallest then
       smallest = effective
@@ -116,6 +124,11 @@ for r = 5, #KEYS do
   else
     redis.call('ZREM', KEYS[4], ARGV[r - 3])
   end
+end
+for kind, rows in pairs(gone) do
+  local stage = 'labels.' .. kind .. '.let_go\31' .. kind .. '\0310\31'
+  redis.call('HINCRBY', KEYS[1], stage .. 'read', rows)
+  redis.call('HINCRBY', KEYS[1], stage .. 'let_go', rows)
 end
 local answer = {}
 for name, rows in pairs(counts) do

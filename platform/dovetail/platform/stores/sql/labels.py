@@ -24,6 +24,7 @@ from dovetail.platform.stores.labels import (
     as_table,
     earliest_per_key,
     first_per_key,
+    let_go_accounts,
     repeated_accounts,
     retired_accounts,
     with_retired,
@@ -115,8 +116,10 @@ class SqlLabelStore(LabelStore):
 
         def work(connection: sa.Connection) -> None:
             new = self._put(connection, first) if first.num_rows else 0
+            kept = []
             if events is not None and events.num_rows:
-                self._keep.execute(connection, self._stored_columns(events, LABEL_EVENTS.names))
+                put = self._keep.execute(connection, self._stored_columns(events, LABEL_EVENTS.names))
+                kept = [Account(f"{scope}.kept", topic, partition, outcome, put) for outcome in (READ, "kept")]
             counts = {
                 READ: rows.num_rows + dead + late + unattributed + repeated,
                 "late": late,
@@ -126,7 +129,7 @@ class SqlLabelStore(LabelStore):
                 "dead_letter": dead,
             }
             accounts = [Account(scope, topic, partition, outcome, n) for outcome, n in counts.items()]
-            self._ledger.credit(connection, self._database, accounts)
+            self._ledger.credit(connection, self._database, [*accounts, *kept])
 
         self._committed.transact(scope, partition, expected, progress, work)
 
@@ -158,9 +161,10 @@ class SqlLabelStore(LabelStore):
         def work(connection: sa.Connection) -> int:
             last = connection.execute(nth).scalar_one_or_none()
             gone = self._events.c.effective_us
-            connection.execute(sa.delete(self._events).where(gone < before_us if last is None else gone <= last))
+            let_go = self._let_go(connection, gone < before_us if last is None else gone <= last)
             counts = self._remove(connection, effective < before_us if last is None else effective <= last)
-            self._ledger.credit(connection, self._database, retired_accounts(counts))
+            accounts = [*retired_accounts(counts), *let_go_accounts(let_go)]
+            self._ledger.credit(connection, self._database, accounts)
             return sum(counts.values())
 
         return self._database.transact(work)
@@ -168,6 +172,12 @@ class SqlLabelStore(LabelStore):
     def rows(self) -> int:
         with self._database.read() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(self._labels)).scalar_one())
+
+    def events(self) -> Mapping[str, int]:
+        kind = self._events.c.kind
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(kind, sa.func.count()).group_by(kind))
+            return {name: held for name, held in rows}  # noqa: C416  (rows are no pairs to dict)
 
     def outcomes(self) -> dict[tuple[str, str], int]:
         with self._database.read() as connection:
@@ -237,6 +247,18 @@ class SqlLabelStore(LabelStore):
         counts = {(kind, outcome): rows for kind, outcome, rows in connection.execute(counted)}
         if counts and not self._database.postgresql:
             connection.execute(sa.delete(self._labels).where(leaving))
+        return counts
+
+    def _let_go(self, connection: sa.Connection, leaving: sa.ColumnElement[bool]) -> dict[str, int]:
+        """Delete labels that are kept by themselves; how many, by kind, counted as they go."""
+        kind = self._events.c.kind
+        counted = sa.select(kind, sa.func.count()).where(leaving).group_by(kind)
+        if self._database.postgresql:
+            gone = sa.delete(self._events).where(leaving).returning(kind).cte("let_go")
+            counted = sa.select(gone.c.kind, sa.func.count()).group_by(gone.c.kind)
+        counts = {name: rows for name, rows in connection.execute(counted)}  # noqa: C416
+        if counts and not self._database.postgresql:
+            connection.execute(sa.delete(self._events).where(leaving))
         return counts
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
