@@ -213,3 +213,17 @@ def test_keys_are_compared_over_partitions_as_long_as_the_archive_is_not_behind(
     kept = audit_stores(world.project, world.stores)
     assert kept.wrong == []
     assert not any(check.what.startswith("keys of") for check in kept.checks)
+
+
+@pytest.mark.parametrize("store", ["online_store", "label_store", "registry"])
+def test_a_file_that_is_no_database_is_a_failed_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: str
+) -> None:
+    for part in project.glob(f"state/{store}.sqlite-*"):
+        part.unlink()
+    (project / "state" / f"{store}.sqlite").write_bytes(b"no database" * 1_000)
+    code, said = run_audit(project, monkeypatch, capsys)
+    problem, rest = json.loads(said)["unbalanced"]
+    assert (code, rest) == (1, "nothing else was audited: what the other stores hold is compared with these")
+    assert problem.startswith(f"{store}: sqlite:///")
+    assert "the file is damaged: restore it from a copy" in problem

@@ -95,7 +95,9 @@ def test_targets_have_topics_and_roles_of_their_own() -> None:
     config = load_config(ROOT, labels={"targets": {"buy": {**conversion, "samples_topic": "buys"}}})
     assert [t for t in config.topics() if t.startswith("buys")] == ["buys", "buys-held-1", "buys-held-2"]
     assert config.labels.longest_us == 7 * DAY_US
-    with pytest.raises(ConfigError, match="topic 'samples' is declared twice"):
+    with pytest.raises(
+        ConfigError, match=r"declared twice, by \[labels\] samples_topic and by \[labels\.targets\.buy\]"
+    ):
         load_config(ROOT, labels={"targets": {"buy": conversion}})
     with pytest.raises(ConfigError, match=r"targets\.buy: positive = 'sale' is not one of the label streams"):
         load_config(ROOT, labels={"targets": {"buy": {**conversion, "positive": "sale", "samples_topic": "buys"}}})

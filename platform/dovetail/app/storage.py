@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
-from dovetail.platform.errors import WireError
+from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
@@ -20,7 +22,7 @@ from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.trainer.models.publish import ModelDirectory
 
-__all__ = ["Stores", "load_table", "open_stores", "resolved"]
+__all__ = ["Stores", "load_table", "open_stores", "resolved", "unopened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,24 @@ def open_stores(config: Config, *, read_only: bool = False) -> Stores:
         ModelDirectory(state / "models" / model),
         state / "checkpoints" / model,
     )
+
+
+def unopened(config: Config) -> list[str]:
+    """Why stores cannot be opened, one text for each that cannot."""
+    redis = config.redis.below(config.root)
+    urls = config.storage
+    stores: dict[str, tuple[str, Callable[[str, str], OnlineStore | LabelStore | Registry]]] = {
+        "online_store": (urls.url("online_store"), partial(open_online_store, redis=redis)),
+        "label_store": (urls.url("label_store"), partial(open_label_store, redis=redis)),
+        "registry": (urls.url("registry"), Registry),
+    }
+    found = []
+    for name, (url, opened) in stores.items():
+        try:
+            opened(resolved(config, url), config.name).close()
+        except StoreError as error:
+            found.append(f"{name}: {error}")
+    return found
 
 
 def resolved(config: Config, url: str) -> str:

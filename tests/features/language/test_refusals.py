@@ -156,6 +156,10 @@ STREAMING = [
     ),
     (view("max((SELECT 1)) OVER w AS s"), "2: an aggregate or subquery inside max; use the event's own columns"),
     (view("count(*) OVER w"), "2: count(*) OVER w has no name; name it with AS"),
+    (
+        view("sum(at) OVER w AS s"),
+        '1: Parser Error: syntax error at or near ")"; at is a keyword: if it is a name, write it in double quotes; ',
+    ),
     (view("price * 2 AS s"), "2: price * 2 is neither an entity column nor an aggregate; write the expression in the"),
     (view("price"), "2: price is neither an entity column nor an aggregate; select (user_id) and aggregates"),
     (view("count(*) OVER w AS s", keys="user_id AS uid"), "1: entity column user_id renamed to uid; keep its name"),
@@ -432,6 +436,7 @@ FEATURE_SETS = [
     (ranked("row_number() OVER () AS n"), "2: an aggregate, window or subquery in a feature set"),
     (ranked("request.*"), "2: SELECT *; list the columns"),
     (ranked("pagee AS x"), "2: no column pagee; did you mean page?"),
+    (ranked("left + 1 AS x"), '1: Parser Error: syntax error at or near "+"; left is a keyword: if it is a name, '),
     (ranked("user_activitty.clicks_1h AS x"), "2: no column user_activitty.clicks_1h; did you mean user_activity?"),
     (ranked("user_activity.clicks_2h AS x"), "2: user_activity has no column clicks_2h; did you mean clicks_1h?"),
     (

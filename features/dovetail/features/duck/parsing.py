@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -13,7 +14,12 @@ import duckdb
 from dovetail.features.duck.connection import shared_cursor
 from dovetail.features.duck.trees import nodes
 
-__all__ = ["BindError", "functions_called", "query_tree", "syntax_tree"]
+__all__ = ["KEYWORD_BEFORE", "BindError", "functions_called", "query_tree", "syntax_tree"]
+
+
+#: A hint of a :class:`BindError` that begins so names a keyword that stands where a name may be meant.
+KEYWORD_BEFORE = "keyword before: "
+_LAST_WORD = re.compile(r"(\w+)\s*$")
 
 
 class BindError(Exception):
@@ -36,8 +42,29 @@ def _statement(sql: str) -> Any:
         text = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
     parsed = json.loads(text)
     if parsed["error"]:
-        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}")
+        before = _keyword_before(sql, int(parsed.get("position") or 0))
+        hint = f"\n{KEYWORD_BEFORE}{before}" if before else ""
+        raise BindError(f"{parsed['error_type'].capitalize()} Error: {parsed['error_message']}{hint}")
     return parsed["statements"][0]["node"]
+
+
+def _keyword_before(sql: str, position: int) -> str:
+    """The last word of ``sql`` before the byte at ``position``, where it cannot be a column without quotes; or empty.
+
+    Words of the language's own grammar, like SELECT, are none: nobody means a name by them.
+    """
+    match = _LAST_WORD.search(sql.encode()[:position].decode(errors="replace"))
+    return match[1] if match and match[1].lower() in _words_of_functions_and_types() else ""
+
+
+@cache
+def _words_of_functions_and_types() -> frozenset[str]:
+    named = (
+        "SELECT lower(keyword_name) FROM duckdb_keywords() WHERE keyword_category IN ('type_function', 'column_name')"
+    )
+    connection, lock = _parser()
+    with lock:
+        return frozenset(str(word) for (word,) in connection.execute(named).fetchall()) - {"by"}
 
 
 def syntax_tree(expression: str) -> Mapping[str, Any]:

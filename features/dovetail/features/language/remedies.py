@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dovetail.features.duck.parsing import BindError
+from dovetail.features.duck.parsing import KEYWORD_BEFORE, BindError
 
 __all__ = ["remedy_of", "remedy_of_list"]
 
@@ -18,6 +18,10 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Did you mean \"(?P<a>[^\"]+)\"", "did you mean {a}?"),
         (r"Candidate (?:Entries|bindings): (?P<a>[^\n]+)", "known are {a}"),
         (r"window \"(?P<a>[^\"]+)\" does not exist", "declare it: WINDOW {a} AS (PARTITION BY … ORDER BY … RANGE …)"),
+        (
+            rf"(?:syntax error at or near).*?\"(?P<b>[^\"]+)\".*{KEYWORD_BEFORE}(?P<a>\w+)",
+            "{a} is a keyword: if it is a name, write it in double quotes; else complete what is between it and {b}",
+        ),
         (
             r"(?:syntax error at or near|SYNTAX ERROR).*?\"(?P<a>[^\"]+)\"",
             "complete what stands before {a}; if {a} is a name, write it in double quotes",

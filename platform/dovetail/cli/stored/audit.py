@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.app.reports import audit_archived_labels, audit_stores, audit_worker
-from dovetail.app.storage import Stores
+from dovetail.app.storage import Stores, unopened
 from dovetail.app.worker import assemble
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
@@ -27,7 +27,12 @@ __all__ = ["run"]
 def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
     """Audit a stopped worker's stores; 1 when something does not balance. ``outcome``: list every key that has it."""
     loaded = load(folder)
-    worker = assemble(loaded)
+    try:
+        worker = assemble(loaded)
+    except StoreError:
+        if not (shut := unopened(loaded.config)):
+            raise
+        return _failed(shut, as_json=as_json)
     try:
         books = audit_worker(worker, settled=False)
         kept = audit_stores(worker.project, worker.stores)
@@ -69,6 +74,19 @@ def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome:
         console.print(f"does not balance: {problem}")
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
+
+
+def _failed(shut: Sequence[str], *, as_json: bool) -> int:
+    """The audit of stores of which some cannot be opened: it fails for these, and says nothing of the others."""
+    wrong = [*shut, "nothing else was audited: what the other stores hold is compared with these"]
+    if as_json:
+        print_json({**Audit([], [], wrong).to_json(), "labels": []})
+        return 1
+    console = terminal()
+    for problem in wrong:
+        console.print(f"does not balance: {problem}")
+    console.print("audit FAILS")
+    return 1
 
 
 def _labels(project: Project, stores: Stores, target: str) -> tuple[LabelAudit, list[Check], list[str]]:

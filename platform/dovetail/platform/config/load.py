@@ -141,28 +141,36 @@ class Config(Section):
 
         But for re-keyed streams, which say how many they have.
         """
-        declared = [(s.topic or name, s.partitions) for name, s in self.streams.items()]
-        declared += [(s.topic or name, s.partitions) for name, s in self.rekeyed.items()]
-        declared += [(s.topic or name, s.partitions) for name, s in self.labels.streams.items()]
+        request, labels = self.request, self.labels
+        declared = [(f"[streams.{name}]", s.topic or name, s.partitions) for name, s in self.streams.items()]
+        declared += [(f"[rekeyed.{name}]", s.topic or name, s.partitions) for name, s in self.rekeyed.items()]
+        declared += [(f"[labels.streams.{name}]", s.topic or name, s.partitions) for name, s in labels.streams.items()]
         declared += [
-            (self.request.topic, self.request.partitions),
-            (self.request.snapshots_topic, self.request.partitions),
-            (self.dead_letter_topic, 1),
-            *((topic, self.request.partitions) for topic in self.request.reply_topics),
+            ("[request] topic", request.topic, request.partitions),
+            ("[request] snapshots_topic", request.snapshots_topic, request.partitions),
+            ("the dead letters of the project", self.dead_letter_topic, 1),
+            *(("[request] reply_topics", topic, request.partitions) for topic in request.reply_topics),
         ]
-        for policy in self.labels.every_target().values():
-            declared += [(topic, self.request.partitions) for topic in (policy.samples_topic, *policy.held_topics)]
+        for name, policy in labels.every_target().items():
+            where = f"[labels.targets.{name}]" if name else "[labels]"
+            declared.append((f"{where} samples_topic", policy.samples_topic, request.partitions))
+            held = ((f"the held rows of {where}", topic, request.partitions) for topic in policy.held_topics)
+            declared += held
         if self.model is not None and self.model.topic:
-            declared.append((self.model.topic, 1))
+            declared.append(("[model] topic", self.model.topic, 1))
         if self.api is not None:
-            declared.append((self.api.reply_topic, 1))
-        if self.labels.order is not None:
-            declared.append((self.labels.training_topic, self.request.partitions))
+            declared.append(("[api] reply_topic", self.api.reply_topic, 1))
+        if labels.order is not None:
+            declared.append(("[labels.order]", labels.training_topic, request.partitions))
         topics: dict[str, int] = {}
-        for topic, partitions in declared:
+        owners: dict[str, str] = {}
+        for where, topic, partitions in declared:
             if topic in topics:
-                raise ValueError(f"topic {topic!r} is declared twice; each stream needs a topic of its own")
-            topics[topic] = partitions
+                raise ValueError(
+                    f"topic {topic!r} is declared twice, by {owners[topic]} and by {where}: each needs a topic of its "
+                    f"own, so give {where} another one"
+                )
+            topics[topic], owners[topic] = partitions, where
         return topics
 
     @model_validator(mode="after")

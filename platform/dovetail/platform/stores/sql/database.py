@@ -28,6 +28,8 @@ _LOCK_TIMEOUT_MS = 60_000
 _AGAIN = ("40001", "40P01")
 _ATTEMPTS = 10
 _CREATING_TABLES = 0x646F7665
+#: Of SQLite: the file is none of its own, or parts of it are lost.
+_DAMAGED = ("not a database", "malformed")
 _OWNER = sa.Table("owner", sa.MetaData(), sa.Column("project", sa.Text, primary_key=True))
 
 
@@ -88,9 +90,11 @@ class Database:
                     self._own(connection, owner)
         except (exc.SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             said = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise StoreError(
-                f"{self.url.render_as_string()}: cannot be opened: {said}; is it there, and are URL and login right?"
-            ) from error
+            remedy = "is it there, and are URL and login right?"
+            if self._file is not None and any(words in said for words in _DAMAGED):
+                remedy = "the file is damaged: restore it from a copy, or move it away to begin with an empty one"
+            self.close()
+            raise StoreError(f"{self.url.render_as_string()}: cannot be opened: {said}; {remedy}") from error
         except ConfigError:
             self.close()
             raise
