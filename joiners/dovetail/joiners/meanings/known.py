@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +53,10 @@ class Meanings:
     def registered(cls, registry: Registry, current: LabelMeaning, *, shared: bool) -> Meanings:
         """Those that the registry has, with the ``current`` one last where it is not registered."""
 
+        parsed = cache(LabelMeaning.parsed)
+
         def read() -> list[LabelMeaning]:
-            found = [LabelMeaning.parsed(settings.text) for settings in registry.label_settings()]
+            found = [parsed(settings.text) for settings in registry.label_settings()]
             return found if any(one.fingerprint == current.fingerprint for one in found) else [*found, current]
 
         return cls(read, current, shared=shared)
