@@ -59,7 +59,7 @@ def seen_events(
         connection.register(_AT, pa.table(asked))
         rows = _counted_sql(view, aggregates, relation, time_us, seen)
         newest = ", ".join(f"{part} DESC" for part in [quoted(view.stream.event_time), *order_columns(view)])
-        connection.sql(f"SELECT * FROM ({rows}) WHERE len({COUNTED}) > 0").create("counted")
+        connection.execute(f"CREATE TEMP TABLE counted AS SELECT * FROM ({rows}) WHERE len({COUNTED}) > 0")
         total = connection.table("counted").shape[0]
         return SeenEvents(
             connection.sql(f"FROM counted ORDER BY {newest} LIMIT {int(most)}").to_arrow_table(), int(total)
