@@ -49,6 +49,8 @@ def test_a_worker_shows_its_project_and_the_command_shows_it_afterwards(tmp_path
                 pause.wait(0.05)
             assert answer.status_code == 200
             assert "Request first" in answer.text
+            while "labels up to event time" not in client.get("/flow").text:  # its own stage says what it waits for
+                pause.wait(0.05)
             assert client.get("/definitions", headers={"Authorization": "Bearer no"}).status_code == 401
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Pages without a request's id: their address, their heading, and the tables on them.
 PAGES = {
+    "/flow": ("Flow", ["stages"]),
+    "/trust": ("Trust", ["features", "equations", "checks", "audits", "consistencies"]),
     "/definitions": ("Definitions", ["definitions", "streams"]),
     "/definition?name=user_activity": ("user_activity", ["columns"]),
     "/lineage": ("Lineage of ranking", ["edges"]),
@@ -133,6 +135,20 @@ def test_lineage_is_walked_by_keyboard(browser: Browsing) -> None:
         assert 4 < await page.locator("svg.lineage a").count() < whole
         assert await page.locator("svg.lineage a.chosen").count() == 1
         await look_over(page)
+
+    browser.on_a_page(walk)
+
+
+def test_the_flow_is_read_again_by_itself_and_leads_to_its_table(browser: Browsing) -> None:
+    async def walk(page: Page) -> None:
+        await page.goto("/flow")
+        await page.evaluate("document.querySelector('h1').textContent = 'before'")
+        await page.get_by_role("heading", name="Flow", exact=True).wait_for()
+        assert await page.locator("svg.flow rect").count() == 5 + 8
+        await page.locator("svg.flow a", has_text="labels.click").focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/flow#labels.click")
+        assert await page.locator("tr:target td").first.inner_text() == "labels.click"
 
     browser.on_a_page(walk)
 

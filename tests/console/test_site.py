@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,17 +13,31 @@ import httpx
 import pytest
 
 from dovetail.api.tokens import Scope, Tokens, tokens_of
+from dovetail.app.reports.verdict_log import log_audit, log_consistency
 from dovetail.console.access import COOKIE
 from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project, load
+from dovetail.features.batch.witness import Witnessed
+from dovetail.features.stored.consistency import Consistency, FeatureConsistency, Mismatch
 from dovetail.platform.config.served.console import ConsoleConfig
 from dovetail.platform.errors import ConfigError
-from tests.app.small_project import TOML, Messages, at, exposure, live, request, write_project
+from dovetail.platform.rows.audit import Audit
+from dovetail.platform.testing import ManualClock
+from tests.app.small_project import TOML, Messages, at, exposure, live, request, stores_of, write_project
 from tests.console.shown_run import contents, on_the_console
 
 TOKEN = "a-token-of-this-console"
 TOKENS = Tokens({TOKEN: frozenset({Scope.read}), "one-that-may-not-read": frozenset({Scope.send, Scope.rank})})
-PAGES = ["/", "/definitions", "/definition?name=ranking", "/definition?name=user_activity", "/lineage", "/sample"]
+PAGES = [
+    "/",
+    "/flow",
+    "/trust",
+    "/definitions",
+    "/definition?name=ranking",
+    "/definition?name=user_activity",
+    "/lineage",
+    "/sample",
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +166,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ("snapshots", "labels", "samples", "archive"),
     ):  # the event is there before the request
         asyncio.run(live(folder, roles=roles))
+    with closing(stores_of(folder)) as stores:
+        said = Mismatch(HOSTILE, HOSTILE, "2024-01-01 00:00:00", HOSTILE, HOSTILE, sql=HOSTILE)
+        found = Consistency((FeatureConsistency("events", 2, 1, 0, [said]),))
+        log_consistency(stores.registry, ManualClock(1), found, Witnessed(1, 1, 1, examples=[HOSTILE]))
+        log_audit(stores.registry, ManualClock(2), Audit([], [], [HOSTILE]))
     return load(folder)
 
 
@@ -164,9 +184,13 @@ def test_hostile_ids_comments_and_values_are_shown_as_text(hostile: Project) -> 
         value = await client.get(links(candidate.text, "/value")[0])
         assert "1 event seen" in value.text
         definition = await client.get("/definition?name=activity")
+        flow = await client.get("/flow")
+        assert "&lt;script&gt;alert(3)&lt;/script&gt;" in flow.text, "the dead letter"
+        trust = await client.get("/trust")
+        assert "FAILS" in trust.text
         missing = await client.get("/sample", params={"id": f"{HOSTILE}?"})
         assert missing.status_code == 404
-        for answer in (asked, shown, candidate, value, definition, missing):
+        for answer in (asked, shown, candidate, value, definition, flow, trust, missing):
             inside = re.sub(r'<script src="/static/console.js" defer></script>', "", answer.text)
             assert "<script" not in inside
             assert "<img" not in inside

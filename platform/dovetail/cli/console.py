@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,8 @@ def run(project: Path, kept: Path | None, options: dict[str, Any]) -> None:
         console.close()
 
 
-def console_of(project: Project, config: ConsoleConfig) -> Any:
-    """The console of a project.
+def console_of(project: Project, config: ConsoleConfig, waits: Callable[[], Mapping[str, str]] = dict) -> Any:
+    """The console of a project; ``waits``: of stages that run in this process, what each waits for.
 
     Raises:
         ConfigError: its libraries are not installed.
@@ -54,4 +55,4 @@ def console_of(project: Project, config: ConsoleConfig) -> Any:
         raise ConfigError(
             f"the console needs {error.name}, which is not installed: pip install 'dovetail[console]'"
         ) from error
-    return Console(project, config)
+    return Console(project, config, waits)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,11 @@ def without_api(error: ModuleNotFoundError) -> ConfigError:
     )
 
 
+def _waits(worker: Worker) -> dict[str, str]:
+    """By stage, what it waits for; of those that wait."""
+    return {stage.name: waits for stage in worker.stages.values() if (waits := stage.waiting) is not None}
+
+
 def _surroundings(monitor: Monitor) -> Surroundings:
     from dovetail.api.application import Surroundings
 
@@ -154,7 +160,7 @@ def run(
             stack.callback(api.close)
             watching = api.beside(loaded, worker.stores, worker.runtime, _surroundings(monitor), watch)
         if loaded.config.console is not None:
-            console = console_of(loaded, loaded.config.console)
+            console = console_of(loaded, loaded.config.console, partial(_waits, worker))
             stack.callback(console.close)
             watching = console.beside(watching)
         if settings.health_port is not None:

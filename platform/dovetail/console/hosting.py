@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from dovetail.api.server import listening, served
 from dovetail.api.tokens import tokens_of
@@ -33,8 +33,9 @@ class Console:
         StoreError: a store is not there yet.
     """
 
-    def __init__(self, project: Project, config: ConsoleConfig) -> None:
-        self._project, self._config = project, config
+    def __init__(self, project: Project, config: ConsoleConfig, waits: Callable[[], Mapping[str, str]] = dict) -> None:
+        """``waits``: of stages that run in this process, what each waits for."""
+        self._project, self._config, self._waits = project, config, waits
         self._tokens = tokens_of(config, project.config.path)
         self._listener: socket.socket = listening(config)
 
@@ -51,7 +52,7 @@ class Console:
         async def watched() -> None:
             stores = await asyncio.to_thread(open_stores, self._project.config, read_only=True)
             try:
-                async with looking_at(self._project, stores) as looked:
+                async with looking_at(self._project, stores, self._waits) as looked:
                     app = site(looked, Guard(self._tokens, self._config))
                     async with served(app, self._listener, self._config, self._project.config.path):
                         _log.info(Event("console", url=self.url, tokens=bool(self._tokens)))

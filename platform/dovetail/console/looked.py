@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from dovetail.app.broker import broker_app
 from dovetail.app.looking.label_fates import LabelFates
 from dovetail.app.looking.one_score import Scores
 from dovetail.app.storage import Stores
+from dovetail.console.rates import Rates
 from dovetail.features import Project
 from dovetail.platform.transports.viewing import TopicView, view_topics
 
@@ -25,15 +27,24 @@ class Looked:
     topics: TopicView
     fates: LabelFates
     scores: Scores
+    rates: Rates
+    #: By name of a stage that runs in this process, what it waits for.
+    waits: Callable[[], Mapping[str, str]]
 
 
 @asynccontextmanager
-async def looking_at(project: Project, stores: Stores) -> AsyncIterator[Looked]:
+async def looking_at(
+    project: Project, stores: Stores, waits: Callable[[], Mapping[str, str]] = dict
+) -> AsyncIterator[Looked]:
     """The project with its topics, as long as the block lasts. ``stores`` are opened to read, and stay open.
+
+    ``waits``: of stages that run in this process, what each waits for.
 
     Raises:
         TransportError: the broker cannot be reached.
     """
     config = project.config
     async with view_topics(broker_app(config, f"dovetail-{config.name}.console")) as topics:
-        yield Looked(project, stores, topics, LabelFates(project, stores), Scores(project, stores))
+        yield Looked(
+            project, stores, topics, LabelFates(project, stores), Scores(project, stores), Rates(time.monotonic), waits
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -31,7 +31,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "value": _value, "time": _time, "signed": _signed, "masked": masked}
+    for name, write in (("count", _count), ("moment", _moment), ("rate", _rate), ("value", _value), ("time", _time)):
+        environment.filters[name] = write
+    environment.filters |= {"signed": _signed, "masked": masked}
     environment.globals["to"] = _address
     return environment
 
@@ -69,6 +71,17 @@ def _time(moment: datetime | date | None) -> str:
     if not isinstance(moment, datetime):
         return str(moment)
     return moment.isoformat(sep=" ", timespec="milliseconds" if moment.microsecond else "seconds")
+
+
+def _moment(us: int | None) -> str:
+    """Microseconds since 1970 as a time."""
+    if us is None:
+        return "-"
+    return _time(datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000, tzinfo=None))
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _signed(number: float) -> str:

@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from dovetail.console.access import HEADERS, Guard, token_of
 from dovetail.console.looked import Looked
 from dovetail.console.pages.catalogue_page import catalogue_page, definition_page, lineage_page
+from dovetail.console.pages.flow_page import flow_page
 from dovetail.console.pages.nowhere import Nowhere
 from dovetail.console.pages.request_page import candidate_page, recent_requests, request_page, value_page
+from dovetail.console.pages.trust_page import trust_page
 from dovetail.console.rendering import page
 from dovetail.platform.errors import DovetailError
 from dovetail.platform.masking import masked
@@ -23,7 +25,7 @@ from dovetail.platform.masking import masked
 __all__ = ["TABS", "site"]
 
 #: The pages that the head of each page leads to: address and name.
-TABS = (("/definitions", "Definitions"), ("/sample", "Sample"))
+TABS = (("/flow", "Flow"), ("/definitions", "Definitions"), ("/sample", "Sample"), ("/trust", "Trust"))
 
 _STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8"}
 _LOGIN_BYTES = 4_096
@@ -56,12 +58,14 @@ class _Pages:
         """By path, what shows it."""
         return {
             "/": self._first,
+            "/flow": self._flow,
             "/definitions": self._definitions,
             "/definition": self._definition,
             "/lineage": self._lineage,
             "/sample": self._sample,
             "/candidate": self._candidate,
             "/value": self._value,
+            "/trust": self._trust,
         }
 
     def route(
@@ -126,8 +130,11 @@ class _Pages:
     def _frame(self, path: str) -> dict[str, Any]:
         return {"tabs": TABS, "path": path, "project": self._looked.project.config.name}
 
-    async def _first(self, _request: Request) -> _Shown:
-        return await self._definitions(_request)
+    async def _first(self, request: Request) -> _Shown:
+        return await self._flow(request)
+
+    async def _flow(self, _request: Request) -> _Shown:
+        return "flow.html", await flow_page(self._looked)
 
     async def _definitions(self, _request: Request) -> _Shown:
         return "definitions.html", await asyncio.to_thread(catalogue_page, self._looked)
@@ -153,6 +160,9 @@ class _Pages:
     async def _value(self, request: Request) -> _Shown:
         of = (_asked(request, "id"), _asked(request, "item"), _place(request), _asked(request, "feature"))
         return "value.html", await value_page(self._looked, *of)
+
+    async def _trust(self, _request: Request) -> _Shown:
+        return "trust.html", await asyncio.to_thread(trust_page, self._looked)
 
 
 def _asked(request: Request, name: str) -> str:

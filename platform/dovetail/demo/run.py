@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dovetail.app.flow import Flow
 from dovetail.app.reports import audit_worker, consistency_of, witness_of
+from dovetail.app.reports.verdict_log import log_audit, log_consistency
 from dovetail.app.worker import Worker, assemble
 from dovetail.demo.kept_run import project_of_run, write_settings
 from dovetail.demo.logs.recorded import RecordedLog
@@ -21,6 +22,7 @@ from dovetail.demo.shipped import project_folder
 from dovetail.features import Project
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ
@@ -92,6 +94,8 @@ async def run_demo(
         accounts = audit_worker(worker)
         consistency = consistency_of(worker.project, worker.stores)
         witness = witness_of(worker.project, worker.stores, _WITNESSED)
+        log_audit(worker.stores.registry, SystemClock(), accounts)
+        log_consistency(worker.stores.registry, SystemClock(), consistency, witness)
     finally:
         await worker.runtime.stop()
         worker.stores.close()

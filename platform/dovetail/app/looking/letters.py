@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +13,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.stage import Poll
 from dovetail.platform.transports.viewing import TopicView, follow, read_all
 
-__all__ = ["LETTERS", "Letter", "dead_letters", "letter_rows", "of_message_keys"]
+__all__ = ["LETTERS", "Letter", "dead_letters", "letter_rows", "newest_letters", "of_message_keys"]
 
 #: A letter as a row. ``letter`` is its offset in the dead-letter topic, ``sent`` its message's timestamp (NULL when it
 #: is none), ``topic``, ``partition`` and ``offset`` where the message is, ``rows`` how many rows of it are dead.
@@ -71,6 +71,22 @@ async def dead_letters(view: TopicView, topic: str, *, following: bool = False) 
                 fresh.append(letter)
         if fresh:
             yield fresh
+
+
+async def newest_letters(view: TopicView, topic: str, most: int) -> list[dict[str, Any]]:
+    """The newest letters of the dead-letter topic as rows (LETTERS), ``most`` at the most; only its end is read."""
+    found: list[Letter] = []
+    for partition, (start, end) in (await view.bounds(topic)).items():
+        at = max(start, end - most)
+        while at < end:
+            poll = await view.read(topic, partition, at)
+            if poll is None:
+                break
+            found += _letters(poll)
+            at = poll.last + 1
+    found.sort(key=lambda letter: letter.head.sent_ms, reverse=True)
+    rows: list[dict[str, Any]] = letter_rows(found[:most], set()).to_pylist()
+    return rows
 
 
 def _letters(poll: Poll) -> list[Letter]:

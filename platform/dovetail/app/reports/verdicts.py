@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -37,7 +37,7 @@ from dovetail.platform.rows.audit import Audit, Check, audit
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.stores.labels import let_go_scope, repeated_scope
 
-__all__ = ["audit_worker", "consistency_of"]
+__all__ = ["audit_books", "audit_worker", "consistency_of"]
 
 
 def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
@@ -46,13 +46,19 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
     ``settled``: every stage has read its topics to their end. Without it, rows may be on the way from one stage to the
     next wherever the stored positions do not say otherwise.
     """
-    accounts = worker.accounts()
-    totals = _totals(accounts)
-    labels = worker.stores.labels.outcomes()
-    kinds = worker.project.config.labels.streams
+    return audit_books(worker.project, worker.stores, worker.accounts(), worker.stages, settled=settled)
+
+
+def audit_books(
+    project: Project, stores: Stores, accounts: Sequence[Account], stages: Collection[str], *, settled: bool = True
+) -> Audit:
+    """As :func:`audit_worker`, of the ``accounts`` of ``stages``, wherever they have come from."""
+    totals = _totals(list(accounts))
+    labels = stores.labels.outcomes()
+    kinds = project.config.labels.streams
     snapshots = totals.get(("snapshots.candidates", "snapshotted"), 0)
     archived = totals.get(("archive.snapshots", "archived"), 0)
-    primary = worker.project.config.labels
+    primary = project.config.labels
     lanes = lanes_of("", primary.samples_topic, primary.held_topics)
     made = sum(totals.get((f"{lane.name}.made", READ), 0) for lane in lanes)
     checks = [
@@ -63,14 +69,14 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
         )
         for kind in kinds
     ]
-    checks += _kept_by_themselves(worker.stores, totals)
-    if "samples" in worker.stages:
+    checks += _kept_by_themselves(stores, totals)
+    if "samples" in stages:
         checks += [
             Check(
                 "snapshot rows: taken, and met by the sample agent",
                 snapshots,
                 _met(totals, lanes[0]),
-                not settled and not (archived == snapshots and _as_far(worker.stores, lanes[0].name, "snapshots")),
+                not settled and not (archived == snapshots and _as_far(stores, lanes[0].name, "snapshots")),
             ),
         ]
         checks += [
@@ -91,19 +97,19 @@ def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
             again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)
             what = "exposed rows: sampled, and exposures marked as sampled or met again"
             checks.append(Check(what, sampled, marked + again))
-    if "trainer" in worker.stages:
+    if "trainer" in stages:
         what, given = "made", made
         if primary.order is not None:
             what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
         trained = totals.get(("trainer", "trained"), 0)
         checks.append(Check(f"samples: {what}, and trained on", given, trained, not settled))
-    if "archive.samples" in worker.stages:
+    if "archive.samples" in stages:
         checks += [
             Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0), not settled),
             Check("snapshot rows: taken, and archived", snapshots, archived, not settled),
         ]
         checks += [
-            _rekeyed(totals, name, declared.stream, settled) for name, declared in worker.project.config.rekeyed.items()
+            _rekeyed(totals, name, declared.stream, settled) for name, declared in project.config.rekeyed.items()
         ]
     return audit(accounts, checks)
 

@@ -7,19 +7,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dovetail.app.reports import audit_archived_labels, audit_stores, audit_worker
-from dovetail.app.storage import Stores, unopened
+from dovetail.app.reports import audit_all
+from dovetail.app.reports.verdict_log import log_audit
+from dovetail.app.storage import unopened
 from dovetail.app.worker import assemble
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
-from dovetail.features import Project, load
+from dovetail.features import load
 from dovetail.joiners.batch.label_audit import LabelAudit, Line
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import ConfigError, StoreError
-from dovetail.platform.rows.audit import Audit, Check
+from dovetail.platform.rows.audit import Audit
 
 __all__ = ["run"]
 
@@ -34,18 +35,10 @@ def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome:
             raise
         return _failed(shut, as_json=as_json)
     try:
-        books = audit_worker(worker, settled=False)
-        kept = audit_stores(worker.project, worker.stores)
-        labels, checks, unread = _labels(loaded, worker.stores, target)
+        result, labels = audit_all(loaded, worker, target)
+        log_audit(worker.stores.registry, SystemClock(), result, labels, target)
     finally:
         worker.stores.close()
-    checks = [*checks, *kept.checks]
-    wrong = [*books.unbalanced, *(f"{c.what}: {c.left} and {c.right}" for c in checks if not c.holds)]
-    wrong += [*kept.wrong, *unread]
-    for line in labels.wrong:
-        where = f"{line.what} of {line.day}, partition {line.partition}"
-        wrong.append(f"{where}: {line.rows} {line.outcome}, such as {', '.join(line.keys)}")
-    result = Audit(books.stages, [*books.checks, *checks], wrong)
     if keys is not None and labels.lines:
         pq.write_table(labels.rows, keys, compression="zstd")
     listed = _listed(labels, outcome) if outcome else []
@@ -70,7 +63,7 @@ def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome:
         sign = "≠" if not check.holds else "=" if check.left == check.right else "…"
         way = f", {check.left - check.right:,} on the way" if sign == "…" else ""
         console.print(f"{sign} {check.what}: {check.left:,} and {check.right:,}{way}")
-    for problem in wrong:
+    for problem in result.unbalanced:
         console.print(f"does not balance: {problem}")
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
@@ -87,14 +80,6 @@ def _failed(shut: Sequence[str], *, as_json: bool) -> int:
         console.print(f"does not balance: {problem}")
     console.print("audit FAILS")
     return 1
-
-
-def _labels(project: Project, stores: Stores, target: str) -> tuple[LabelAudit, list[Check], list[str]]:
-    """The audit of labels; where an archive cannot be read there is none, and why."""
-    try:
-        return *audit_archived_labels(project, stores, target=target), []
-    except StoreError as error:
-        return LabelAudit([], pa.table({})), [], [f"labels and snapshots have no audit: {error}"]
 
 
 def _equations(lines: Sequence[Line]) -> list[str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dovetail.app.reports import consistency_of, witness_of
+from dovetail.app.reports.verdict_log import log_consistency
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal, verdict
@@ -17,6 +18,7 @@ from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
+from dovetail.platform.clock import SystemClock
 
 __all__ = ["run", "summary", "witnessed"]
 
@@ -30,6 +32,7 @@ def run(project: Path, days: Sequence[str] | None, limits: Limits, *, witness: i
         with DayProgress(console, "consistency") as show:
             found = consistency_of(loaded, stores, days=days, limits=limits, on_day=show.day)
         testimony = witness_of(loaded, stores, witness) if witness else None
+        log_consistency(stores.registry, SystemClock(), found, testimony, None if days is None else len(days))
     finally:
         stores.close()
     if as_json:

@@ -23,6 +23,7 @@ from dovetail.platform.stores.registry.definition_log import (
     DefinitionUse,
 )
 from dovetail.platform.stores.registry.event_ids import EventIdTables, RegistryEvents
+from dovetail.platform.stores.registry.given_verdicts import Verdict, VerdictTable
 from dovetail.platform.stores.registry.label_settings import LabelSettings, LabelSettingsTables
 from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
@@ -98,6 +99,7 @@ class Registry:
         self._resent = ResentTable(metadata)
         self._rankings = RankingTable(metadata)
         event_ids, calls = EventIdTables(metadata), AnsweredCallTable(metadata)
+        self._verdicts = VerdictTable(metadata)
         self._files = sa.Table(
             "data_files",
             metadata,
@@ -211,6 +213,15 @@ class Registry:
         """Remember of letters, by offset, how far sending them again has come; in the place of what was known."""
         if letters:
             self._database.transact(lambda connection: self._resent.put(connection, self._database, letters))
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Keep a verdict; of each kind the last 200 are."""
+        self._database.transact(lambda connection: self._verdicts.add(connection, verdict))
+
+    def verdicts(self, kind: str, limit: int) -> list[Verdict]:
+        """The newest verdicts of a kind, the newest first."""
+        with self._database.read() as connection:
+            return self._verdicts.newest(connection, kind, limit)
 
     def files(self, dataset: str) -> list[DataFile]:
         """The files of ``dataset``, by day, partition and first offset."""

@@ -1,0 +1,187 @@
+"""The flow as its stores and topics have it: how far each stage has read, what it has made of it, what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from dovetail.app.datasets import datasets
+from dovetail.app.storage import Stores
+from dovetail.features import Project
+from dovetail.features.plan.rekeyed import stage_name
+from dovetail.features.plan.sources import place_of
+from dovetail.joiners.label_agent import label_scope
+from dovetail.joiners.progress import label_clocks, label_watermark, request_clocks, request_watermark, sample_lanes
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
+from dovetail.joiners.watermark import Partitions
+from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.positions import Progress
+from dovetail.platform.transports.viewing import TopicView
+
+__all__ = ["FlowState", "Reading", "StageState", "flow_state"]
+
+DEAD = "dead_letter"
+
+
+class Reading(NamedTuple):
+    """A topic that a stage reads: messages in it that the stage's state does not include yet; None: not known."""
+
+    topic: str
+    lag: int | None
+
+
+class StageState(NamedTuple):
+    """A stage. ``kind`` is its role, ``newest_us`` the newest event time that its state includes.
+
+    ``outcomes`` are its rows by outcome, without those ``read``; ``waits`` says for what, where it is known to wait.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[Reading, ...]
+    read: int
+    outcomes: Mapping[str, int]
+    newest_us: int | None
+    waits: str
+
+    @property
+    def dead(self) -> int:
+        """Rows that became dead letters."""
+        return self.outcomes.get(DEAD, 0)
+
+    @property
+    def lag(self) -> int | None:
+        """Messages of all its topics that it has not read yet; None where that of one is not known."""
+        known = [reading.lag for reading in self.reads if reading.lag is not None]
+        return sum(known) if len(known) == len(self.reads) and known else None
+
+
+class FlowState(NamedTuple):
+    """All stages in the order of the flow, messages by topic, and the two watermarks (µs)."""
+
+    stages: list[StageState]
+    topics: Mapping[str, int]
+    label_watermark_us: int | None
+    request_watermark_us: int | None
+    dead_letters: int
+
+
+async def flow_state(project: Project, stores: Stores, view: TopicView) -> FlowState:
+    """How far the flow is. Of topics the ends are read, of stores positions and accounts, however much they hold.
+
+    Raises:
+        StoreError: a store cannot be reached.
+        TransportError: the broker cannot be.
+    """
+    config = project.config
+    bounds = {topic: await view.bounds(topic) for topic in config.topics()}
+    ends = {topic: {number: end for number, (_, end) in found.items()} for topic, found in bounds.items()}
+    return await asyncio.to_thread(_state, project, stores, ends)
+
+
+def _state(project: Project, stores: Stores, ends: Mapping[str, Mapping[int, int]]) -> FlowState:
+    config = project.config
+    books = _Books(stores.accounts(), ends)
+    stages = [
+        *(
+            books.stage(stage_name(name), "rekey", _topic(project, declared.stream), stores.registry.progress)
+            for name, declared in config.rekeyed.items()
+        ),
+        *_views(project, stores, books),
+        books.stage(SNAPSHOT_SCOPE, "snapshots", config.request.topic, stores.registry.progress),
+    ]
+    for kind, stream in config.labels.streams.items():
+        stage = books.stage(label_scope(kind), "labels", stream.topic or kind, stores.labels.progress)
+        if kind in config.labels.attributed and stage.lag:
+            stage = stage._replace(waits=f"requests: {_behind(request_clocks(config, stores.registry, _unknown))}")
+        stages.append(stage)
+    for lane, _ in sample_lanes(config):
+        stage = books.stage(lane.name, "samples", lane.topic, stores.labels.progress)
+        if stage.lag:
+            stage = stage._replace(waits=f"labels: {_behind(label_clocks(config, stores.labels, _unknown))}")
+        stages.append(stage)
+    if config.labels.order is not None:
+        topic = config.labels.samples_topic
+        stages.append(books.stage(f"order.{topic}", "order", topic, stores.registry.progress))
+    if config.model is not None:
+        topic = config.labels.training_topic
+        stages.append(StageState("trainer", "trainer", (Reading(topic, None),), 0, {}, None, ""))
+    stages += [
+        books.stage(f"archive.{dataset.name}", "archive", dataset.topic, stores.registry.progress)
+        for dataset in datasets(project)
+    ]
+    return FlowState(
+        stages,
+        {topic: sum(numbers.values()) for topic, numbers in ends.items()},
+        label_watermark(config, stores.labels),
+        request_watermark(config, stores.registry),
+        sum(ends.get(config.dead_letter_topic, {}).values()),
+    )
+
+
+#: How far the reader of a name has come, by partition.
+_ProgressOf = Callable[[str], Mapping[int, Progress]]
+
+
+class _Books:
+    """The accounts by stage, and the ends of topics."""
+
+    def __init__(self, accounts: list[Account], ends: Mapping[str, Mapping[int, int]]) -> None:
+        self.ends = ends
+        self._outcomes: dict[str, dict[str, int]] = {}
+        for account in accounts:
+            mine = self._outcomes.setdefault(account.stage, {})
+            mine[account.outcome] = mine.get(account.outcome, 0) + account.rows
+
+    def stage(self, name: str, kind: str, topic: str, progress_of: _ProgressOf) -> StageState:
+        """A stage that reads one topic, and keeps its progress under its own name."""
+        progress = progress_of(name)
+        at = {number: each.next_offset for number, each in progress.items()}
+        return self.made(name, kind, (self.reading(topic, at),), progress)
+
+    def reading(self, topic: str, at: Mapping[int, int]) -> Reading:
+        """The topic, read up to offsets ``at`` by partition."""
+        ends = self.ends.get(topic, {})
+        return Reading(topic, sum(max(0, end - at.get(number, 0)) for number, end in ends.items()))
+
+    def made(self, name: str, kind: str, reads: tuple[Reading, ...], progress: Mapping[int, Progress]) -> StageState:
+        """A stage with what its accounts say."""
+        outcomes = dict(self._outcomes.get(name, {}))
+        read = outcomes.pop(READ, 0)
+        newest = max((each.watermark_us for each in progress.values() if each.watermark_us is not None), default=None)
+        return StageState(name, kind, reads, read, outcomes, newest, "")
+
+
+def _views(project: Project, stores: Stores, books: _Books) -> list[StageState]:
+    found = []
+    for view in project.stream_views.values():
+        progress = stores.online.progress(view.name)
+        at: dict[int, dict[int, int]] = {}
+        for source, each in progress.items():
+            place = place_of(view, source)
+            at.setdefault(place.branch, {})[place.partition] = each.next_offset
+        reads = {
+            branch.stream.topic: books.reading(branch.stream.topic, at.get(number, {}))
+            for number, branch in enumerate(view.reads)
+        }
+        found.append(books.made(f"features.{view.name}", "features", tuple(reads.values()), progress))
+    return found
+
+
+def _topic(project: Project, stream: str) -> str:
+    return project.streams[stream].topic
+
+
+def _behind(partitions: Partitions) -> str:
+    """The partition whose clock holds the watermark back."""
+    clocks = {key: partition.clock_us(0) for key, partition in partitions.items()}
+    silent = [f"{topic}[{number}]" for (topic, number), clock in sorted(clocks.items()) if clock is None]
+    if silent:
+        return f"{silent[0]} has delivered nothing yet"
+    (topic, number), _ = min(clocks.items(), key=lambda item: item[1] or 0)
+    return f"{topic}[{number}] has come least far"
+
+
+def _unknown(_topic: str, _number: int) -> None:
+    return None

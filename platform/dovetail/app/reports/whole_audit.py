@@ -1,0 +1,52 @@
+"""The whole audit of a stopped worker: books, stores against archives, and every label and snapshot row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from dovetail.app.reports.kept_stores import audit_stores
+from dovetail.app.reports.label_report import audit_archived_labels
+from dovetail.app.reports.verdicts import audit_worker
+from dovetail.app.storage import Stores
+from dovetail.app.worker import Worker
+from dovetail.features import Project
+from dovetail.joiners.batch.label_audit import LabelAudit
+from dovetail.platform.errors import StoreError
+from dovetail.platform.rows.audit import Audit, Check
+
+__all__ = ["WholeAudit", "audit_all"]
+
+
+class WholeAudit(NamedTuple):
+    """The verdict, in whose ``unbalanced`` stands all that is wrong; and the labels and snapshots by outcome."""
+
+    result: Audit
+    labels: LabelAudit
+
+
+def audit_all(project: Project, worker: Worker, target: str = "") -> WholeAudit:
+    """Audit a worker that is assembled and not started; ``target`` chooses the samples.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    books = audit_worker(worker, settled=False)
+    kept = audit_stores(worker.project, worker.stores)
+    labels, checks, unread = _labels(project, worker.stores, target)
+    checks = [*checks, *kept.checks]
+    wrong = [*books.unbalanced, *(f"{c.what}: {c.left} and {c.right}" for c in checks if not c.holds)]
+    wrong += [*kept.wrong, *unread]
+    for line in labels.wrong:
+        where = f"{line.what} of {line.day}, partition {line.partition}"
+        wrong.append(f"{where}: {line.rows} {line.outcome}, such as {', '.join(line.keys)}")
+    return WholeAudit(Audit(books.stages, [*books.checks, *checks], wrong), labels)
+
+
+def _labels(project: Project, stores: Stores, target: str) -> tuple[LabelAudit, list[Check], list[str]]:
+    """The audit of labels; where an archive cannot be read there is none, and why."""
+    try:
+        return *audit_archived_labels(project, stores, target=target), []
+    except StoreError as error:
+        return LabelAudit([], pa.table({})), [], [f"labels and snapshots have no audit: {error}"]

@@ -1,0 +1,130 @@
+"""The flow is told as stores and topics have it; verdicts are logged when they are given, and told whole."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dovetail.app.looking.flow_state import FlowState, flow_state
+from dovetail.app.looking.letters import newest_letters
+from dovetail.app.reports.verdict_log import AUDIT, CONSISTENCY, given_verdicts
+from dovetail.cli.stored.audit import run as run_audit
+from dovetail.cli.stored.consistency import run as run_consistency
+from dovetail.console.flow_picture import flow_picture
+from dovetail.console.looked import Looked
+from dovetail.console.pages.flow_page import flow_page
+from dovetail.console.pages.trust_page import MEANINGS, trust_page
+from dovetail.console.rates import Rates
+from dovetail.demo.kept_run import project_of_run
+from dovetail.features import load
+from dovetail.features.batch.pieces import Limits
+from dovetail.platform.stores.registry.given_verdicts import Verdict
+from dovetail.platform.stores.registry.store import Registry
+from tests.app.small_project import MESSAGES, TOML, live, stores_of, write_project
+from tests.console.shown_run import with_looked
+
+
+async def state_of(looked: Looked) -> FlowState:
+    return await flow_state(looked.project, looked.stores, looked.topics)
+
+
+def test_the_flow_of_a_run_has_read_all_and_accounts_for_it(run_folder: Path) -> None:
+    async def look(looked: Looked) -> None:
+        state = await state_of(looked)
+        stages = {stage.name: stage for stage in state.stages}
+        assert {stage.lag for stage in state.stages if stage.kind != "trainer"} == {0}
+        assert stages["trainer"].lag is None
+        for stage in state.stages:
+            assert stage.read == sum(stage.outcomes.values()), stage.name
+            assert stage.waits == ""
+        assert state.topics["behaviour"] == stages["features.user_activity"].read
+        assert state.label_watermark_us is not None
+        shown = await flow_page(looked)
+        assert shown["letters"] == []
+
+    with_looked(project_of_run(run_folder), look)
+
+
+def test_what_is_behind_waits_and_is_dead_is_told(tmp_path: Path) -> None:
+    """Features and archives have run; nobody has read labels and requests."""
+    write_project(tmp_path, TOML, MESSAGES)
+    asyncio.run(live(tmp_path, roles=("features", "labels", "snapshots", "archive")))
+
+    async def look(looked: Looked) -> None:
+        state = await state_of(looked)
+        stages = {stage.name: stage for stage in state.stages}
+        assert stages["labels.exposure"].dead == 1
+        assert stages["samples"].lag == state.topics["snapshots"] > 0
+        assert stages["samples"].waits == "labels: exposure[0] has come least far"
+        assert stages["labels.click"].lag == 0
+        assert state.dead_letters >= 2
+        letters = await newest_letters(looked.topics, looked.project.config.dead_letter_topic, 50)
+        assert {"{", "not json"} <= {letter["value"] for letter in letters}
+        assert len(await newest_letters(looked.topics, looked.project.config.dead_letter_topic, 1)) == 1
+        picture = flow_picture(looked.project, state)
+        assert {box.name for box in picture.boxes} == {
+            "behaviour", "requests", "exposure", "click", "features.activity", "snapshots", "labels.exposure",
+            "labels.click", "samples", "samples.1", "order.samples",
+        }  # fmt: skip
+        assert state.topics["snapshots"] in {line.lag for line in picture.lines}
+        assert all(box.x + box.width <= picture.width and box.y + box.height <= picture.height for box in picture.boxes)
+
+    with_looked(load(tmp_path), look)
+
+
+def test_rates_are_since_the_last_looks() -> None:
+    now = [100.0]
+    rates = Rates(lambda: now[0])
+    assert rates.of({"a": 10}) == {}
+    now[0] += 0.5
+    assert rates.of({"a": 90}) == {}, "too soon to say"
+    now[0] += 1.5
+    assert rates.of({"a": 30, "b": 4}) == {"a": 10.0, "b": 2.0}
+    now[0] += 100
+    assert rates.of({"a": 1_000}) == {}, "nobody has looked for long"
+
+
+def test_commands_log_their_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_project(tmp_path)
+    asyncio.run(live(tmp_path, roles=("features", "snapshots", "labels", "samples", "archive")))
+    assert run_audit(tmp_path, "", None, as_json=True) == 0
+    assert run_consistency(tmp_path, None, Limits(), witness=1, as_json=True) == 0
+    capsys.readouterr()
+
+    async def look(looked: Looked) -> None:
+        shown = await asyncio.to_thread(trust_page, looked)
+        (audit,), (consistency,) = shown["audits"], shown["consistencies"]
+        assert audit.holds
+        assert consistency.holds
+        assert shown["books"].balanced
+        assert audit.report["outcomes"]["click"]["corrected"] == 1
+        assert consistency.report["compared"] > 0
+        assert consistency.report["witness"]["requests"] == 1
+        outcomes = {outcome for found in audit.report["outcomes"].values() for outcome in found}
+        assert outcomes - {"sampled"} <= set(MEANINGS)
+
+    with_looked(load(tmp_path), look)
+    with closing(stores_of(tmp_path)) as stores:
+        assert [len(given_verdicts(stores.registry, kind, 9)) for kind in (AUDIT, CONSISTENCY, "other")] == [1, 1, 0]
+
+
+def test_the_last_verdicts_of_a_kind_are_kept(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    for at in range(205):
+        registry.add_verdict(Verdict("audit", at, at % 2 == 0, "{}"))
+    registry.add_verdict(Verdict("consistency", 7, True, "{}"))
+    registry.add_verdict(Verdict("audit", 204, False, "again"))
+    kept = registry.verdicts("audit", 1_000)
+    assert [verdict.at_us for verdict in kept] == list(range(204, 4, -1))
+    assert kept[0] == Verdict("audit", 204, False, "again")
+    assert registry.verdicts("consistency", 3) == [Verdict("consistency", 7, True, "{}")]
+    with registry._database.write() as connection:
+        connection.execute(sa.text("DROP TABLE verdicts"))
+    registry.close()
+    old = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}", read_only=True)
+    assert old.verdicts("audit", 3) == []
+    old.close()
