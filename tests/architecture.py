@@ -43,6 +43,7 @@ _FAUST = ("dovetail/platform/transports/", "dovetail/platform/runtime/runner.py"
 HOMES: Mapping[str, tuple[str, ...]] = {
     "fastapi": ("dovetail/api/", "dovetail/console/"),
     "jinja2": ("dovetail/console/",),
+    "markupsafe": ("dovetail/console/",),
     "starlette": ("dovetail/api/", "dovetail/console/"),
     "uvicorn": ("dovetail/api/",),
     "faust": _FAUST,

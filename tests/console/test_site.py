@@ -32,6 +32,7 @@ PAGES = [
     "/",
     "/flow",
     "/trust",
+    "/model",
     "/definitions",
     "/definition?name=ranking",
     "/definition?name=user_activity",
@@ -188,6 +189,7 @@ def test_hostile_ids_comments_and_values_are_shown_as_text(hostile: Project) -> 
         assert "&lt;script&gt;alert(3)&lt;/script&gt;" in flow.text, "the dead letter"
         trust = await client.get("/trust")
         assert "FAILS" in trust.text
+        assert "The project has none" in (await client.get("/model")).text
         missing = await client.get("/sample", params={"id": f"{HOSTILE}?"})
         assert missing.status_code == 404
         for answer in (asked, shown, candidate, value, definition, flow, trust, missing):

@@ -15,6 +15,7 @@ from dovetail.console.access import HEADERS, Guard, token_of
 from dovetail.console.looked import Looked
 from dovetail.console.pages.catalogue_page import catalogue_page, definition_page, lineage_page
 from dovetail.console.pages.flow_page import flow_page
+from dovetail.console.pages.model_page import model_page
 from dovetail.console.pages.nowhere import Nowhere
 from dovetail.console.pages.request_page import candidate_page, recent_requests, request_page, value_page
 from dovetail.console.pages.trust_page import trust_page
@@ -25,7 +26,13 @@ from dovetail.platform.masking import masked
 __all__ = ["TABS", "site"]
 
 #: The pages that the head of each page leads to: address and name.
-TABS = (("/flow", "Flow"), ("/definitions", "Definitions"), ("/sample", "Sample"), ("/trust", "Trust"))
+TABS = (
+    ("/flow", "Flow"),
+    ("/definitions", "Definitions"),
+    ("/sample", "Sample"),
+    ("/model", "Model"),
+    ("/trust", "Trust"),
+)
 
 _STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8"}
 _LOGIN_BYTES = 4_096
@@ -65,6 +72,7 @@ class _Pages:
             "/sample": self._sample,
             "/candidate": self._candidate,
             "/value": self._value,
+            "/model": self._model,
             "/trust": self._trust,
         }
 
@@ -160,6 +168,9 @@ class _Pages:
     async def _value(self, request: Request) -> _Shown:
         of = (_asked(request, "id"), _asked(request, "item"), _place(request), _asked(request, "feature"))
         return "value.html", await value_page(self._looked, *of)
+
+    async def _model(self, _request: Request) -> _Shown:
+        return "model.html", await asyncio.to_thread(model_page, self._looked)
 
     async def _trust(self, _request: Request) -> _Shown:
         return "trust.html", await asyncio.to_thread(trust_page, self._looked)

@@ -12,10 +12,10 @@ from dovetail.platform.errors import ConfigError
 from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 from dovetail.trainer.metrics.png import write_png
 
-__all__ = ["drawing", "page", "write_plots"]
+__all__ = ["chart_svg", "drawing", "page", "write_plots"]
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 260, 48
-_STYLE = "text{font:11px system-ui,sans-serif;fill:#333}"
+_STYLE = "text{font:11px system-ui,sans-serif}text:not([fill]){fill:#333}"
 
 
 def write_plots(path: Path, title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> None:
@@ -46,13 +46,13 @@ def drawing(title: str, charts: Sequence[Chart]) -> str:
     for number, chart in enumerate(charts):
         parts.append(f'<g transform="translate(0 {30 + number * step})">')
         parts.append(f'<text class="h" x="{_MARGIN}" y="14">{html.escape(chart.title)}</text>')
-        parts.append(f'<g transform="translate(0 18)">{_svg(chart, alone=False)}</g></g>')
+        parts.append(f'<g transform="translate(0 18)">{chart_svg(chart, alone=False)}</g></g>')
     return "\n".join([*parts, "</svg>\n"])
 
 
 def page(title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> str:
     """An HTML page of ``charts`` with ``notes`` below them."""
-    body = "\n".join(f"<figure><figcaption>{html.escape(c.title)}</figcaption>{_svg(c)}</figure>" for c in charts)
+    body = "\n".join(f"<figure><figcaption>{html.escape(c.title)}</figcaption>{chart_svg(c)}</figure>" for c in charts)
     text = "\n".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -62,7 +62,8 @@ def page(title: str, charts: Sequence[Chart], notes: Sequence[str] = ()) -> str:
     )
 
 
-def _svg(chart: Chart, *, alone: bool = True) -> str:
+def chart_svg(chart: Chart, *, alone: bool = True) -> str:
+    """``chart`` as an SVG element, its texts escaped; not ``alone``: as what stands inside of one."""
     xs = [x for line in chart.lines for x, y in zip(line.x, line.y, strict=True) if y is not None]
     ys = [y for line in chart.lines for y in line.y if y is not None]
     if not xs:
@@ -94,7 +95,7 @@ def _svg(chart: Chart, *, alone: bool = True) -> str:
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<path d="{_path(line, at)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         left_of = _MARGIN + min(150, (_WIDTH - 2 * _MARGIN) // len(chart.lines)) * number
-        parts.append(f'<text x="{left_of}" y="16" style="fill:{colour}">{html.escape(line.name)}</text>')
+        parts.append(f'<text x="{left_of}" y="16" fill="{colour}">{html.escape(line.name)}</text>')
     return "".join([*parts, "</svg>"]) if alone else "".join(parts[1:])
 
 

@@ -1,0 +1,137 @@
+"""A model over time: its metrics by window and slice, how reliable its scores were, and the weights that moved most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from dovetail.app.datasets import samples_dataset
+from dovetail.app.modelling import encoder_of
+from dovetail.app.storage import Stores
+from dovetail.features import Project
+from dovetail.platform.config.load import ModelConfig
+from dovetail.platform.errors import ModelError
+from dovetail.platform.rows.encodings.shared import spread
+from dovetail.platform.stores.registry.store import MetricRow
+from dovetail.trainer.metrics.charts import ChartLine, reliability
+from dovetail.trainer.models.contributions import BIAS, explain
+from dovetail.trainer.models.publish import Model
+from dovetail.trainer.samples.encoding import Encoder
+
+__all__ = ["ModelMetricsHistory", "MovedWeight", "metrics_history", "moved_weights", "recent_reliability"]
+
+_WINDOWS, _POINTS, _SAMPLES, _NAMED = 500, 2_000, 50_000, 5_000
+
+
+class ModelMetricsHistory(NamedTuple):
+    """Metrics as the trainer has stored them, oldest first.
+
+    ``windows`` are of event time; ``total`` and ``recent`` by samples trained, and ``slices`` by scope the same.
+    """
+
+    windows: Sequence[MetricRow]
+    total: Sequence[MetricRow]
+    recent: Sequence[MetricRow]
+    slices: dict[str, list[MetricRow]]
+
+
+class MovedWeight(NamedTuple):
+    """A weight of the newest version beside that of the one before, and an input and value that it is of, if known.
+
+    Other values may share its slot.
+    """
+
+    slot: int
+    name: str
+    value: str | None
+    before: float
+    after: float
+
+    @property
+    def moved(self) -> float:
+        """How far it has moved."""
+        return self.after - self.before
+
+
+def metrics_history(stores: Stores, model: str) -> ModelMetricsHistory:
+    """The newest metrics of ``model``, so many that a chart can show."""
+    read = stores.registry.newest_metrics
+    slices: dict[str, list[MetricRow]] = {}
+    for row in read(model, "slice:", _POINTS):
+        slices.setdefault(row.scope.removeprefix("slice:"), []).append(row)
+    windows = sorted(read(model, "time:", _WINDOWS), key=lambda row: row.scope)
+    return ModelMetricsHistory(windows, read(model, "total", _POINTS), read(model, "recent", _POINTS), slices)
+
+
+def recent_reliability(stores: Stores) -> tuple[ChartLine, int] | None:
+    """Observed rate over mean score of the newest archived samples as they were served, and how many; None without."""
+    rows = _newest_samples(stores, ["score", "label", "weight"], _SAMPLES)
+    if rows is None:
+        return None
+    rows = rows.drop_null()
+    columns = [np.asarray(rows.column(name).to_numpy(), dtype=np.float32) for name in ("score", "label", "weight")]
+    if not rows.num_rows:
+        return None
+    return reliability("served scores", *columns), rows.num_rows
+
+
+def moved_weights(project: Project, stores: Stores, most: int) -> tuple[list[MovedWeight], int, int]:
+    """The weights that differ most between the two newest versions, and those versions; none where there are no two.
+
+    Their names are those of values in the newest archived samples.
+
+    Raises:
+        ModelError: a version cannot be read.
+    """
+    declared, versions = project.config.model, stores.models.versions()
+    if declared is None or len(versions) < 2:
+        return [], 0, 0
+    old, new = (stores.models.load(version) for version in versions[-2:])
+    if old.bits != new.bits:
+        return [], versions[-2], versions[-1]
+    before, after = old.dense(), new.dense()
+    distance = np.abs(after - before)
+    slots = np.argsort(-distance, kind="stable")[:most]
+    slots = slots[distance[slots] > 0]
+    named = _names(declared, new, stores, {int(slot) for slot in slots})
+    found = []
+    for slot in slots.tolist():
+        name, value = named.get(slot, ("", None))
+        found.append(MovedWeight(slot, name, value, float(before[slot]), float(after[slot])))
+    return found, versions[-2], versions[-1]
+
+
+def _names(declared: ModelConfig, model: Model, stores: Stores, wanted: set[int]) -> dict[int, tuple[str, str | None]]:
+    """An input and a value for each slot that some of the newest samples have."""
+    encoder = encoder_of(declared) if model.encoder is None else Encoder.from_description(model.encoder)
+    rows = _newest_samples(stores, None, _NAMED)
+    if rows is None or any(name not in rows.column_names for spec in encoder.inputs for name in spec.reads):
+        return {}
+    if encoder.fingerprint != model.fingerprint:
+        raise ModelError("the newest version was trained with other inputs than the project's model has")
+    slots, _ = encoder.encode(rows, model.moments)
+    at = {int(slot): row for row in range(len(slots) - 1, -1, -1) for slot in wanted & set(slots[row].tolist())}
+    if not at:
+        return {}
+    chosen = rows.take(pa.array(sorted(set(at.values())), pa.int64()))
+    told: list[dict[str, Any]] = explain(encoder, model.dense(), chosen, model.moments).to_pylist()
+    return {
+        each["slot"]: (each["input"], None if each["input"] == BIAS else each["value"])
+        for each in reversed(told)
+        if each["slot"] in wanted
+    }
+
+
+def _newest_samples(stores: Stores, columns: Sequence[str] | None, most: int) -> pa.Table | None:
+    """The newest archived samples of the primary target, out of as few files as it takes."""
+    files = sorted(stores.registry.files(samples_dataset("")), key=lambda file: (file.day, file.last_offset))
+    parts: list[pa.Table] = []
+    left = most
+    while files and left > 0:
+        rows = spread(stores.offline.read(files.pop().path, columns))
+        parts.insert(0, rows.slice(max(0, rows.num_rows - left)))
+        left -= parts[0].num_rows
+    return pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else None
