@@ -87,7 +87,7 @@ def audit_books(
             )
             for before, after in pairwise(lanes)
         ]
-        meanings = known_meanings(worker.project.config, worker.project.label_schemas, worker.stores.registry)
+        meanings = known_meanings(project.config, project.label_schemas, stores.registry)
         policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings.all())}
         rules = [one.rules[primary.exposure] for one in meanings.all() if primary.exposure in one.rules]
         # Where every label of a kind is kept, a later one may count when the first is marked as early or taken back.
