@@ -31,7 +31,7 @@ def test_a_password_in_a_url_that_cannot_be_used_is_not_shown() -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"this is not a database, however long it is. " * 100)
-    with pytest.raises(StoreError, match=r"cannot be opened: .*; is it there, and are URL and login right"):
+    with pytest.raises(StoreError, match=r"cannot be opened: .*; the file is damaged: restore it"):
         Registry(f"sqlite:///{tmp_path / 'x.sqlite'}")
 
 
