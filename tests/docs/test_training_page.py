@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "training.md"
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```(python|console)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert [kind for kind, _ in blocks].count("python") == 4
+    assert [kind for kind, _ in blocks].count("python") == 5
     names: dict[str, Any] = {}
     for kind, text in blocks:
         if kind == "python":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.platform.config.load import ModelConfig
+from dovetail.platform.config.load import Config, ModelConfig
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
@@ -18,7 +18,7 @@ from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
-from dovetail.trainer.settings import Checkpointing, Publication, Recipe
+from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "optimizer_of",
     "publication_of",
     "recipe_of",
+    "sample_topic_of",
     "scorers_of",
     "trained_rows",
     "warm_scorer",
@@ -36,7 +37,7 @@ __all__ = [
 
 def encoder_of(model: ModelConfig) -> Encoder:
     """The encoder that the configured model's trainer and scorer share."""
-    return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits)
+    return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits, model.loss)
 
 
 def optimizer_of(model: ModelConfig) -> Optimizer:
@@ -58,11 +59,21 @@ def trained_rows(model: ModelConfig, features: pa.Schema) -> pa.Schema:
     for name, type_ in (
         ("request_id", pa.string()),
         ("request_time", pa.timestamp("us")),
-        ("label", pa.int8()),
+        (model.label, pa.int8()),
         ("weight", pa.float32()),
     ):
         fields[name] = pa.field(name, type_, nullable=False)
     return pa.schema(fields.values())
+
+
+def sample_topic_of(config: Config, model: ModelConfig, features: pa.Schema) -> SampleTopic:
+    """The samples that the configured model is trained on; ``features`` are the feature set's."""
+    return SampleTopic(
+        config.labels.training_topic,
+        label=model.label,
+        schema=trained_rows(model, features),
+        absent=model.absent_label or "refuse",
+    )
 
 
 def recipe_of(model: ModelConfig, *, mixed: int = 0) -> Recipe:
@@ -76,13 +87,14 @@ def recipe_of(model: ModelConfig, *, mixed: int = 0) -> Recipe:
         encoder_of(model),
         optimizer_of(model),
         slots=SlotPolicy(**model.slots.model_dump()),
-        evaluation=Evaluation(evaluation.window, evaluation.windows),
+        evaluation=Evaluation(evaluation.window, evaluation.windows, model.loss),
         groups=Groups(
             time="request_time",
             window_us=evaluation.time_window,
             windows=evaluation.time_windows,
             slices=evaluation.slices,
             values=evaluation.slice_values,
+            loss=model.loss,
         ),
         ranking=RankingPolicy("request_id", evaluation.ranking_at, max(evaluation.ranking_reach, mixed)),
     )

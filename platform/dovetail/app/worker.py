@@ -21,6 +21,7 @@ from dovetail.app.modelling import (
     checkpointing_of,
     publication_of,
     recipe_of,
+    sample_topic_of,
     scorers_of,
     trained_rows,
     warm_scorer,
@@ -72,7 +73,6 @@ from dovetail.platform.transports.topic_reader import TopicReader
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
 from dovetail.trainer.models.mirror import ModelMirror
-from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
 __all__ = [
@@ -347,7 +347,7 @@ class _Parts:
             gauges.update(trained, metrics)
 
         stage = TrainerStage(
-            SampleTopic(labels.training_topic, schema=trained_rows(model, self.project.feature_set.schema)),
+            sample_topic_of(self.config, model, self.project.feature_set.schema),
             recipe_of(model, mixed=labels.order.block_rows if labels.order else 0),
             checkpointing_of(model, self.stores.checkpoints),
             publication_of(model, self.stores.models, self.config.broker.max_message_bytes),

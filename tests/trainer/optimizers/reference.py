@@ -28,10 +28,13 @@ class Reference(ABC):
         if g != 0.0:
             self._move(slot, g)
 
-    def learn(self, slots: Sequence[int], values: Sequence[float], label: float, weight: float = 1.0) -> float:
+    def learn(
+        self, slots: Sequence[int], values: Sequence[float], label: float, weight: float = 1.0, loss: int = 0
+    ) -> float:
         """Predict one example, then train on it; returns the prediction."""
         margin = sum(self.w[slot] * value for slot, value in zip(slots, values, strict=True))
-        prediction = 1.0 / (1.0 + math.exp(-min(max(margin, -MARGIN_LIMIT), MARGIN_LIMIT)))
+        clamped = min(max(margin, -MARGIN_LIMIT), MARGIN_LIMIT)
+        prediction = (1.0 / (1.0 + math.exp(-clamped)), margin, math.exp(clamped))[loss]
         if weight != 0.0:
             for slot, value in zip(slots, values, strict=True):
                 self.update(slot, (prediction - label) * weight * value)

@@ -71,9 +71,9 @@ def train_passes(
 ) -> tuple[Metrics, list[float]]:
     """Train ``learner`` in several passes; ``tables()`` begins one.
 
-    Returns the progressive metrics of the first pass, and the mean log-loss of each pass. From the second on, every
-    label has been seen: such losses tell that training converges, not how good the model is. Each pass has its own
-    order, a function of ``seed`` and its number.
+    Returns the progressive metrics of the first pass, and the mean loss of each pass (:attr:`Metrics.mean_loss`). From
+    the second on, every label has been seen: such losses tell that training converges, not how good the model is. Each
+    pass has its own order, a function of ``seed`` and its number.
 
     :raises WireError: as :func:`train`.
     :raises ModelError: as :func:`train`.
@@ -95,7 +95,7 @@ def train_passes(
         total = learner.evaluation.total()
         first = first or learner.metrics()[0][1]
         weight = total.weight - before.weight
-        loss = (total.log_loss or 0.0) * total.weight - (before.log_loss or 0.0) * before.weight
+        loss = (total.mean_loss or 0.0) * total.weight - (before.mean_loss or 0.0) * before.weight
         losses.append(loss / weight if weight else float("nan"))
         before = total
     return first or before, losses

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from dovetail.platform.errors import ModelError, WireError
+from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.groups import Groups
@@ -22,7 +22,11 @@ from dovetail.trainer.samples.columns import number_column
 from dovetail.trainer.samples.encoding import Encoded, Encoder, Room
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
-__all__ = ["Learner", "Weights", "column_of_numbers"]
+__all__ = ["Absent", "Learner", "Weights", "column_of_numbers", "with_labels"]
+
+#: What becomes of a row whose label is NULL.
+Absent = Literal["refuse", "zero", "skip"]
+
 
 # Rows encoded, then trained on, while what they were encoded to is still in a cache. Fewer, and the calls per column
 # show: at 4,096 rows of 39 inputs training from columns takes 10 % longer.
@@ -50,6 +54,7 @@ class Learner:
         *,
         label: str,
         weight: str | None = None,
+        absent: Absent = "refuse",
         evaluation: Evaluation | None = None,
         groups: Groups | None = None,
         ranking: RankingPolicy | None = None,
@@ -57,12 +62,22 @@ class Learner:
         records: Float32 | None = None,
         moments: Float64 | None = None,
     ) -> None:
+        """``absent``: what becomes of rows whose label is NULL.
+
+        :raises ConfigError: evaluation and groups are of another loss than the encoder's.
+        """
         self.encoder = encoder
         self.optimizer = optimizer
         self.label = label
         self.weight = weight
-        self.evaluation = Evaluation() if evaluation is None else evaluation
-        self.groups = Groups() if groups is None else groups
+        self.absent: Absent = absent
+        self.evaluation = Evaluation(loss=encoder.loss) if evaluation is None else evaluation
+        self.groups = Groups(loss=encoder.loss) if groups is None else groups
+        if {self.evaluation.loss, self.groups.loss} != {encoder.loss}:
+            raise ConfigError(
+                f"a model of {encoder.loss} loss is evaluated as one of {self.evaluation.loss} and, in groups, "
+                f"{self.groups.loss} loss; give all the same"
+            )
         self.rankings = Rankings(ranking or RankingPolicy(), self.evaluation, self.groups)
         self.slots = SlotState(slots or SlotPolicy(), encoder.bits)
         self.records = optimizer.new_records(encoder.bits) if records is None else records
@@ -104,7 +119,8 @@ class Learner:
         """
         labels = np.zeros(table.num_rows, np.float32)
         # Examples of weight 0 are predicted and change nothing.
-        return self.optimizer.train(self.records, self.encoder.encode(table, self.moments), labels, labels)
+        encoded = self.encoder.encode(table, self.moments)
+        return self.optimizer.train(self.records, encoded, labels, labels, self.encoder.loss_code)
 
     def weights(self) -> Weights:
         """A copy of the non-zero weights."""
@@ -113,10 +129,10 @@ class Learner:
         return Weights(slots.astype(np.uint32), column[slots])
 
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
-        every_label = column_of_numbers(table, self.label, "label").astype(np.float32)
         every_weight = np.ones(table.num_rows, np.float32)
         if self.weight is not None:
             every_weight = column_of_numbers(table, self.weight, "sample weight").astype(np.float32)
+        every_label, every_weight = with_labels(table, self.label, every_weight, self.absent)
         predictions = np.empty(table.num_rows, np.float32)
         for rows, day in self._parts(table, whole=batch):
             cut = slice(rows.start, rows.stop)
@@ -136,11 +152,12 @@ class Learner:
         return predictions
 
     def _train(self, encoded: Encoded, labels: Float32, weights: Float32, *, threads: int, batch: bool) -> Float32:
+        examples, loss = (self.records, encoded, labels, weights), self.encoder.loss_code
         if batch:
-            return train_batch(self.optimizer, self.records, encoded, labels, weights)
+            return train_batch(self.optimizer, *examples, loss)
         if threads:
-            return train_hogwild(self.optimizer, self.records, encoded, labels, weights, threads=threads)
-        return self.optimizer.train(self.records, encoded, labels, weights)
+            return train_hogwild(self.optimizer, *examples, threads=threads, loss=loss)
+        return self.optimizer.train(*examples, loss)
 
     def _parts(self, table: pa.Table, *, whole: bool) -> Iterator[tuple[range, int]]:
         """The rows of ``table`` by days, see :meth:`_days`, and unless ``whole`` in blocks."""
@@ -170,22 +187,37 @@ class Learner:
             yield range(start, end), self.slots.newest_day
 
 
-def column_of_numbers(table: pa.Table, column: str, role: str) -> Float64:
-    """A column that every row must have a number in: float64 [n].
+def with_labels(table: pa.Table, column: str, weights: Float32, absent: Absent) -> tuple[Float32, Float32]:
+    """Labels and weights of rows, float32 [n] each; those whose label is NULL or NaN as ``absent`` says.
 
-    :raises WireError: it is absent or not numeric, or a value is NULL or NaN; says in which row.
+    ``zero``: their label is 0. ``skip``: they weigh nothing, so they are predicted and change nothing.
+
+    :raises WireError: the column is absent or not numeric, or a label is NULL and may not be.
+    """
+    if absent == "refuse":
+        return column_of_numbers(table, column, "label").astype(np.float32), weights
+    numbers = column_of_numbers(table, column, "label", nulls=True)
+    missing = np.isnan(numbers)
+    labels = np.where(missing, 0.0, numbers).astype(np.float32)
+    return labels, np.where(missing, np.float32(0), weights) if absent == "skip" else weights
+
+
+def column_of_numbers(table: pa.Table, column: str, role: str, *, nulls: bool = False) -> Float64:
+    """A column that every row must have a number in, unless it may have ``nulls``, which are NaN: float64 [n].
+
+    :raises WireError: it is absent or not numeric, or a value is NULL or NaN and may not; says in which row.
     """
     if column not in table.column_names:
         raise WireError(f"the table lacks the {role} column {column!r}; it has {table.column_names}")
     chunks = [number_column(chunk, column=column) for chunk in table.column(column).chunks]
     numbers = np.concatenate([np.empty(0), *chunks])
-    nulls = np.flatnonzero(np.isnan(numbers))
-    if len(nulls):
-        row = int(nulls[0])
+    lost = np.flatnonzero(np.isnan(numbers))
+    if len(lost) and not nulls:
+        row = int(lost[0])
         own = [name for name in OWN_COLUMNS if name in table.column_names]
         where = ", ".join(f"{name} {table.column(name)[row].as_py()}" for name in own) or f"row {row}"
         raise WireError(
-            f"the {role} column {column!r} is NULL or NaN at {where} ({len(nulls)} such rows in the table); "
+            f"the {role} column {column!r} is NULL or NaN at {where} ({len(lost)} such rows in the table); "
             "filter these rows out or give them a value where samples are made"
         )
     return numbers

@@ -10,6 +10,7 @@ import numpy as np
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.arithmetic import Float32, UInt32
+from dovetail.trainer.losses import LOGISTIC
 from dovetail.trainer.optimizers.example import predict_example, prefetch_example
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoded
@@ -18,7 +19,9 @@ from dovetail.trainer.samples.memory import AHEAD
 __all__ = ["train_batch", "train_hogwild"]
 
 
-def train_batch(optimizer: Optimizer, records: Float32, encoded: Encoded, labels: Float32, weights: Float32) -> Float32:
+def train_batch(
+    optimizer: Optimizer, records: Float32, encoded: Encoded, labels: Float32, weights: Float32, loss: int = LOGISTIC
+) -> Float32:
     """Train on all examples as one mini-batch; returns their predictions, float32 [n].
 
     Every example is predicted at the weights the batch began with. Then each slot is updated once, with the sum of its
@@ -32,16 +35,23 @@ def train_batch(optimizer: Optimizer, records: Float32, encoded: Encoded, labels
     optimizer.require_shapes(records, slots, values, labels, weights)
     predictions = np.empty(len(labels), np.float32)
     gradients = np.empty(slots.shape, np.float32)
-    done = _gradients(records, slots, values, labels, weights, predictions, gradients)
+    done = _gradients(records, slots, values, labels, weights, predictions, gradients, loss)
     if done < len(labels):
-        raise optimizer.refusal(records, encoded, labels, weights, done)
+        raise optimizer.refusal(records, encoded, labels, weights, done, loss)
     if len(labels):
         optimizer.apply_stale(records, slots.ravel(), gradients.ravel())
     return predictions
 
 
 def train_hogwild(
-    optimizer: Optimizer, records: Float32, encoded: Encoded, labels: Float32, weights: Float32, *, threads: int
+    optimizer: Optimizer,
+    records: Float32,
+    encoded: Encoded,
+    labels: Float32,
+    weights: Float32,
+    *,
+    threads: int,
+    loss: int = LOGISTIC,
 ) -> Float32:
     """Train in ``threads`` threads on one shared table, without locks; returns the predictions, float32 [n].
 
@@ -63,7 +73,7 @@ def train_hogwild(
         mine = slice(first, None, threads)
         part = Encoded(np.ascontiguousarray(slots[mine]), np.ascontiguousarray(values[mine]))
         given = np.ascontiguousarray(labels[mine]), np.ascontiguousarray(weights[mine])
-        predictions[mine] = optimizer.train(records, part, *given)
+        predictions[mine] = optimizer.train(records, part, *given, loss)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="hogwild") as pool:
         for finished in [pool.submit(work, first) for first in range(threads)]:
@@ -80,11 +90,12 @@ def _gradients(
     weights: Float32,
     predictions: Float32,
     gradients: Float32,
+    loss: int,
 ) -> int:
     n, k = slots.shape
     for i in range(n):
         prefetch_example(records, slots[min(i + AHEAD, n - 1)])
-        p, error = predict_example(records, slots[i], values[i], labels[i], weights[i])
+        p, error = predict_example(records, slots[i], values[i], labels[i], weights[i], loss)
         if math.isnan(p):
             return i
         predictions[i] = p

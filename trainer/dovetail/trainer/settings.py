@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dovetail.platform.rows.wire import decode_arrow
 from dovetail.platform.stage import Poll
-from dovetail.trainer.learner import Learner
+from dovetail.trainer.learner import Absent, Learner
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
@@ -29,8 +29,8 @@ class SampleTopic:
     """The samples that are trained on: their topic, their form, and the columns that are no inputs of the model.
 
     ``decode`` turns a poll into a table with own and source position columns, in order of position. Without ``weight``
-    every sample has weight 1. ``schema`` is that of the columns trained on: what training on them runs is compiled at
-    the start, if it is given.
+    every sample has weight 1. ``absent`` says what becomes of samples whose label is NULL. ``schema`` is that of the
+    columns trained on: what training on them runs is compiled at the start, if it is given.
     """
 
     topic: str
@@ -38,6 +38,7 @@ class SampleTopic:
     label: str = "label"
     weight: str | None = "weight"
     schema: pa.Schema | None = None
+    absent: Absent = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Recipe:
             self.optimizer,
             label=samples.label,
             weight=samples.weight,
+            absent=samples.absent,
             evaluation=deepcopy(self.evaluation),
             groups=deepcopy(self.groups),
             ranking=self.ranking,

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dovetail.cli.models.report import metrics_dict, print_metrics
-from dovetail.cli.models.samples import find_model, find_samples, project_config
+from dovetail.cli.models.samples import find_model, find_samples, label_of, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.learner import column_of_numbers
+from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics, exact_auc
@@ -62,21 +62,22 @@ def evaluate_model(
     config = project_config(project)
     _, version, model, encoder = find_model(config, name)
     found = find_samples(config, samples, format_=format_, first=first, last=last)
-    evaluation = Evaluation()
-    groups, rankings = Groups(), Rankings(RankingPolicy(), evaluation, Groups())
+    evaluation = Evaluation(loss=encoder.loss)
+    label, absent = label_of(config)
+    groups, rankings = Groups(loss=encoder.loss), Rankings(RankingPolicy(), evaluation, Groups())
     columns: list[tuple[Float32, Float32, Float32]] = []
     dense = model.dense()
     for table in found.tables():
         if not columns:
             timed = "request_time" if "request_time" in table.column_names else None
-            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=slices)
+            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=slices, loss=encoder.loss)
             known = "request_id" if "request_id" in table.column_names else None
             rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
         predictions = predict_with(encoder, dense, model.moments, table)
-        labels = column_of_numbers(table, "label", "label").astype(np.float32)
-        weights = np.ones(len(labels), np.float32)
+        weights = np.ones(table.num_rows, np.float32)
         if "weight" in table.column_names:
             weights = column_of_numbers(table, "weight", "sample weight").astype(np.float32)
+        labels, weights = with_labels(table, label, weights, absent)
         first_row = evaluation.samples
         evaluation.add(predictions, labels, weights)
         places = groups.add(table, predictions, labels, weights)
@@ -85,8 +86,9 @@ def evaluate_model(
     empty = np.empty(0, np.float32)
     arrays = [np.concatenate([empty, *parts]) for parts in zip(*columns, strict=True)] or [empty] * 3
     (_, total), _, *by_scope = scoped_metrics(evaluation, groups, rankings)
-    exact = exact_auc(arrays[0], arrays[1], arrays[2])
-    total = replace(total, auc=exact, auc_error=None if exact is None else 0.0)
+    if encoder.loss == "logistic":
+        exact = exact_auc(arrays[0], arrays[1], arrays[2])
+        total = replace(total, auc=exact, auc_error=None if exact is None else 0.0)
     return Evaluated(version, total, by_scope, arrays[0], arrays[1], arrays[2])
 
 
@@ -98,14 +100,15 @@ def run(
     if plot is not None:
         charts = windows_charts([(f"version {result.version}", [g for g in result.groups if g[0].startswith("time:")])])
         line = reliability(f"version {result.version}", result.predictions, result.labels, result.weights)
-        charts.append(Chart("reliability: observed rate over mean prediction", [line], diagonal=True))
+        what = "observed rate" if result.total.rmse is None else "mean label"
+        charts.append(Chart(f"reliability: {what} over mean prediction", [line], diagonal=True))
         write_plots(plot, f"model version {result.version}", charts)
     if as_json:
         groups = {scope: metrics_dict(metrics) for scope, metrics in result.groups}
         print_json({"version": result.version, "total": metrics_dict(result.total), "groups": groups})
         return 0
     console = terminal()
-    rows = [("total (AUC exact)", result.total), *result.groups]
+    rows = [("total (AUC exact)" if result.total.rmse is None else "total", result.total), *result.groups]
     print_metrics(console, f"model version {result.version}", rows)
     if plot is not None:
         console.print(f"plots: {plot}")

@@ -15,11 +15,12 @@ from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
 from dovetail.cli.models.report import metrics_dict, print_metrics
-from dovetail.cli.models.samples import find_model, project_config
+from dovetail.cli.models.samples import find_model, label_of, model_of, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.learner import with_labels
 from dovetail.trainer.metrics.charts import Chart, reliability
 from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
@@ -84,7 +85,7 @@ def show(project: Path, name: str | None, *, as_json: bool) -> int:
     weights = model.weights.astype(np.float64)
     answer = {
         "version": version, "path": str(directory.path), "trained": model.trained, "bits": model.bits,
-        "fingerprint": model.fingerprint, "weights": len(weights),
+        "fingerprint": model.fingerprint, "loss": encoder.loss, "weights": len(weights),
         "largest_weight": float(np.abs(weights).max(initial=0.0)), "l2_norm": float(np.sqrt((weights**2).sum())),
         "inputs": [spec.describe() for spec in encoder.inputs], "moments": model.moments.tolist(), "metrics": metrics,
         "rankings": rankings,
@@ -98,7 +99,10 @@ def show(project: Path, name: str | None, *, as_json: bool) -> int:
             console.print(f"{key:<15} {value}")
     console.print("inputs          " + ", ".join(f"{spec.name} ({spec.kind})" for spec in encoder.inputs))
     for row in metrics:
-        console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}")
+        if row["rmse"] is None:
+            console.print(f"{row['scope']:<32} log-loss {row['log_loss']}, AUC {row['auc']}")
+        else:
+            console.print(f"{row['scope']:<32} RMSE {row['rmse']}, MAE {row['mae']}")
     for row in rankings:
         console.print(f"{row['scope']:<32} GAUC {row['gauc']}, NDCG@{row['at']} {row['ndcg']}, MRR {row['mrr']}")
     return 0
@@ -161,21 +165,22 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
         samples = read_dataset(stores.registry, stores.offline, "samples")
     finally:
         stores.close()
+    label, absent = label_of(config)
     both = pa.table({})
     if "shadow_score" in snapshots.column_names and samples.num_rows:
         scored = snapshots.filter(pc.is_valid(snapshots.column("shadow_score")))
         both = scored.select(["request_id", "item_id", "score", "shadow_score"]).join(
-            samples.select(["request_id", "item_id", "label", "weight"]), ["request_id", "item_id"], join_type="inner"
+            samples.select(["request_id", "item_id", label, "weight"]), ["request_id", "item_id"], join_type="inner"
         )
     if both.num_rows == 0:
         raise ModelError(
             "no archived sample has a shadow score; set `shadow = true` in [model], choose a candidate with "
             "`dovetail model shadow @VERSION`, and let the worker serve and archive"
         )
-    labels, weights = _float32(both, "label"), _float32(both, "weight")
+    labels, weights = with_labels(both, label, _float32(both, "weight"), absent)
     rows, lines = [], []
     for title, column in (("serving", "score"), ("shadow", "shadow_score")):
-        evaluation = Evaluation()
+        evaluation = Evaluation(loss=model_of(config).loss)
         evaluation.add(_float32(both, column), labels, weights)
         rankings = Rankings(RankingPolicy("request_id"), evaluation, Groups())
         rankings.add(both, 0, _float32(both, column), labels, Places())

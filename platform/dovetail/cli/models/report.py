@@ -43,6 +43,8 @@ def rankings_table(rows: Sequence[tuple[str, Metrics]]) -> Listing:
 
 def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
     """One line per scope, the confusion matrix of the first one below. An AUC is exact as shown, or has its ±."""
+    if any(m.rmse is not None for _, m in rows):
+        return _numbers_table(title, rows)
     numbers = ("samples", "positive", "log-loss", "AUC", "NE", "Σp/Σy", "accuracy")
     columns = [Column("scope", "prose", least=12), *(Column(name, "number") for name in numbers)]
     table = Listing(title, columns, note=_confusion(rows[0][1]) if rows else "")
@@ -52,6 +54,17 @@ def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
             auc += f"±{m.auc_error:.4f}"
         rates = [_number(m.log_loss), auc, _number(m.normalised_entropy), _number(m.calibration), _number(m.accuracy)]
         table.add(_shown(scope), f"{m.samples:,}", f"{m.positive:,.0f}", *rates)
+    return table
+
+
+def _numbers_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
+    """Metrics of models of numbers."""
+    numbers = ("samples", "mean label", "RMSE", "MAE", "deviance", "Σp/Σy")
+    table = Listing(title, [Column("scope", "prose", least=12), *(Column(name, "number") for name in numbers)])
+    for scope, m in rows:
+        mean = m.positive / m.weight if m.weight else None
+        values = (mean, m.rmse, m.mae, m.poisson_deviance, m.calibration)
+        table.add(_shown(scope), f"{m.samples:,}", *(_number(value) for value in values))
     return table
 
 

@@ -16,6 +16,7 @@ from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.trainer.learner import Absent
 from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.samples.importing import (
@@ -31,6 +32,7 @@ __all__ = [
     "archived_days",
     "find_model",
     "find_samples",
+    "label_of",
     "microseconds_of",
     "model_of",
     "project_config",
@@ -61,6 +63,12 @@ class Samples:
     tables: Callable[[], Iterable[pa.Table]]
     #: The inputs they have, when the format decides them.
     inputs: Sequence[InputSpec] | None = None
+
+
+def label_of(config: Config | None) -> tuple[str, Absent]:
+    """The column of samples that the project's model predicts, and what becomes of samples without; else ``label``."""
+    model = config.model if config is not None else None
+    return ("label", "refuse") if model is None else (model.label, model.absent_label or "refuse")
 
 
 def find_samples(

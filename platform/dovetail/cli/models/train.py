@@ -17,6 +17,7 @@ from dovetail.cli.models.samples import (
     Samples,
     find_model,
     find_samples,
+    label_of,
     model_of,
     project_config,
 )
@@ -88,7 +89,9 @@ def run(options: Options) -> int:
     console = terminal()
     print_metrics(console, "predicted, then trained on; first pass", [("total", first)])
     if len(losses) > 1:
-        console.print("log-loss by pass: " + ", ".join(f"{loss:.4f}" for loss in losses))
+        console.print(
+            ("log-loss" if first.rmse is None else "loss") + " by pass: " + ", ".join(f"{loss:.4f}" for loss in losses)
+        )
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
     for what in ("published_to", "checkpoint"):
         if what in answer:
@@ -100,6 +103,8 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
     model = config.model if config is not None else None
     encoder = encoder_of(model_of(config)) if found.inputs is None else Encoder(found.inputs, options.bits)
     optimizer = _optimizer(config, options)
+    if found.inputs is not None and model is not None and model.loss != "logistic":
+        raise ConfigError(f"--format: labels of text are read as 0 and 1, the project's model is of {model.loss} loss")
     recipe = Recipe(encoder, optimizer)
     if model is not None and found.inputs is None:
         # Text formats know nothing of the project's columns; neither do its rules about them.
@@ -118,8 +123,9 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
                 f"--start {options.start}: trained with other inputs or bits than these; a hot start needs the same"
             )
         records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
+    label, absent = label_of(None if found.inputs is not None else config)
     return Learner(
-        encoder, optimizer, label="label", weight="weight", records=records, moments=moments,
+        encoder, optimizer, label=label, weight="weight", absent=absent, records=records, moments=moments,
         slots=recipe.slots, groups=recipe.groups, ranking=recipe.ranking, evaluation=recipe.evaluation,
     )  # fmt: skip
 

@@ -174,6 +174,26 @@ class Config(Section):
         return topics
 
     @model_validator(mode="after")
+    def _the_model_has_its_label(self) -> Config:
+        model, labels = self.model, self.labels
+        if model is None or (model.label == "label" and model.loss == "logistic"):
+            return self
+        known = ("label", *labels.value_columns)
+        if model.label not in known:
+            raise ValueError(
+                f"model.label = {model.label!r} is no number of a sample; known are {', '.join(known)} "
+                "([labels.streams.KIND] values)"
+            )
+        if labels.policy != "delayed" or labels.corrections is not None:
+            how = "delayed with corrections" if labels.policy == "delayed" else labels.policy
+            raise ValueError(
+                f"model: policy {how} sends a sample several times, with weights that correct the rate of "
+                f'{labels.positive}; a model of {model.label} by {model.loss} loss needs policy = "delayed" without '
+                "corrections"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _snapshots_outlive_their_wait(self) -> Config:
         keep = self.broker.retention.snapshots
         if keep is None or keep == FOREVER_MS:

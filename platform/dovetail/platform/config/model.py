@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
@@ -73,12 +73,26 @@ class GateConfig(Section):
     min_auc: float | None = None
     min_calibration: float | None = None
     max_calibration: float | None = None
+    max_rmse: float | None = None
+    max_mae: float | None = None
+    max_poisson_deviance: float | None = None
+
+
+#: The bounds of a gate that belong to one kind of loss.
+_OF_CLASSES = ("max_log_loss", "max_normalised_entropy", "min_auc")
+_OF_NUMBERS = ("max_rmse", "max_mae", "max_poisson_deviance")
 
 
 class ModelConfig(Section):
-    """The embedded model: logistic regression over hashed inputs."""
+    """The embedded model: a linear model over hashed inputs."""
 
     name: Name = "ranking"
+    #: What is trained for: ``logistic`` (labels 0 and 1), ``squared`` (numbers) or ``poisson`` (counts).
+    loss: Literal["logistic", "squared", "poisson"] = "logistic"
+    #: The column of samples that is predicted: ``label``, or one of a label's columns, like ``order_amount``.
+    label: Name = "label"
+    #: What becomes of samples that have no label: ``zero``, a label of 0; ``skip``, they are predicted only.
+    absent_label: Literal["zero", "skip"] | None = None
     inputs: tuple[ModelInput, ...] = Field(min_length=1)
     bits: int = Field(default=18, ge=8, le=28)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -97,3 +111,19 @@ class ModelConfig(Section):
     checkpoint_every: int = Field(default=20_000, ge=1)
     #: What was trained on is in a checkpoint after this long, also when fewer samples came.
     checkpoint_delay: DurationUs = 300_000_000
+
+    @model_validator(mode="after")
+    def _fits_the_loss(self) -> ModelConfig:
+        wrong: tuple[str, ...] = _OF_NUMBERS if self.loss == "logistic" else _OF_CLASSES
+        if self.loss == "squared":
+            wrong = (*wrong, "max_poisson_deviance")
+        for bound in wrong:
+            if getattr(self.gate, bound) is not None:
+                raise ValueError(f"gate.{bound}: a model of {self.loss} loss has no such metric; remove it")
+        if self.label == "label" and self.absent_label is not None:
+            raise ValueError("absent_label: every sample has a label; name the column that may be absent as label")
+        if self.label != "label" and self.absent_label is None:
+            raise ValueError(
+                f'label = "{self.label}" is absent where no label came: say absent_label = "zero" or "skip"'
+            )
+        return self

@@ -16,6 +16,11 @@ __all__ = ["COLOURS", "Chart", "ChartLine", "reliability", "windows_charts"]
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900")
 
 
+_CALIBRATION = ("calibration (Σp / Σy)", "calibration")
+_OF_CLASSES = (("log-loss", "log_loss"), ("AUC", "auc"), _CALIBRATION)
+_OF_NUMBERS = (("RMSE", "rmse"), ("MAE", "mae"), ("Poisson deviance", "poisson_deviance"), _CALIBRATION)
+
+
 class ChartLine(NamedTuple):
     """A named series; points whose y is None are left out and break the line."""
 
@@ -34,13 +39,17 @@ class Chart(NamedTuple):
 
 
 def windows_charts(series: Sequence[tuple[str, Sequence[tuple[str, Metrics]]]]) -> list[Chart]:
-    """Log-loss, AUC and calibration over windows: one line per named series of (window, metrics)."""
+    """Loss, AUC and calibration over windows, as the models have them: a line per named series of (window, metrics)."""
     labels = sorted({window for _, windows in series for window, _ in windows})
     place = {window: float(number) for number, window in enumerate(labels)}
     step = max(1, len(labels) // 5)
     ticks = [(place[window], window.removeprefix("time:")[:16]) for window in labels[::step]]
     charts = []
-    for title, metric in (("log-loss", "log_loss"), ("AUC", "auc"), ("calibration (Σp / Σy)", "calibration")):
+    every = [m for _, windows in series for _, m in windows]
+    numbers = any(m.rmse is not None for m in every)
+    for title, metric in _OF_NUMBERS if numbers else _OF_CLASSES:
+        if metric == "poisson_deviance" and all(m.poisson_deviance is None for m in every):
+            continue
         lines = [
             ChartLine(name, [place[window] for window, _ in windows], [getattr(m, metric) for _, m in windows])
             for name, windows in series
@@ -50,7 +59,7 @@ def windows_charts(series: Sequence[tuple[str, Sequence[tuple[str, Metrics]]]]) 
 
 
 def reliability(name: str, predictions: Float32, labels: Float32, weights: Float32, *, groups: int = 20) -> ChartLine:
-    """Observed rate over mean prediction, in ``groups`` groups of equally many predictions, by ascending prediction."""
+    """Mean label over mean prediction, in ``groups`` groups of equally many predictions, by ascending prediction."""
     x, y = [], []
     for rows in np.array_split(np.argsort(predictions, kind="stable"), groups):
         total = float(weights[rows].sum())

@@ -14,15 +14,10 @@ import pyarrow as pa
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.arithmetic import Float32, Float64, Int64
-from dovetail.trainer.metrics.measures import (
-    BINS,
-    SUMS,
-    Metrics,
-    account,
-    judge,
-    metrics_of,
-    require_predictions,
-)
+from dovetail.trainer.losses import LOGISTIC, Loss, loss_code
+from dovetail.trainer.metrics.by_loss import bins_of, finished, require
+from dovetail.trainer.metrics.measures import SUMS, Metrics, account, judge
+from dovetail.trainer.metrics.numbers import account_number
 from dovetail.trainer.samples.columns import number_column
 
 __all__ = ["NULL", "OTHER", "Groups", "Places"]
@@ -59,6 +54,7 @@ class Groups:
         windows: int = 24,
         slices: Sequence[str] = (),
         values: int = 20,
+        loss: Loss = "logistic",
     ) -> None:
         if min(window_us, windows, values) < 1 or len(set(slices)) != len(slices):
             raise ConfigError(
@@ -70,6 +66,8 @@ class Groups:
         self.windows = windows
         self.slices = tuple(slices)
         self.values = values
+        self.loss: Loss = loss
+        self._code = loss_code(loss)
         #: Rows older than every window kept.
         self.late = 0
         # Window w lives in row w mod windows.
@@ -77,24 +75,25 @@ class Groups:
         self._names: list[dict[str, int]] = [{} for _ in slices]
         rows = len(self._ring) + (values + 1) * len(slices)
         self._sums = np.zeros((rows, len(SUMS)), np.float64)
-        self._histograms = np.zeros((rows, 2, BINS), np.float64)
+        self._histograms = np.zeros((rows, 2, bins_of(self._code)), np.float64)
 
     def describe(self) -> dict[str, Any]:
         """As JSON-ready values; part of every checkpoint."""
+        of_loss = {} if self.loss == "logistic" else {"loss": self.loss}
         return {
             "time": self.time, "window_us": self.window_us, "windows": self.windows, "slices": list(self.slices),
-            "values": self.values,
+            "values": self.values, **of_loss,
         }  # fmt: skip
 
     def add(self, table: pa.Table, predictions: Float32, labels: Float32, weights: Float32) -> Places:
         """Account for the rows of ``table``, see :meth:`Evaluation.add`; returns where they were counted.
 
         :raises WireError: the time or a slice column is absent, or a time is NULL.
-        :raises ModelError: lengths differ, or a prediction is outside (0, 1) or NaN.
+        :raises ModelError: lengths differ, or a prediction is none of the loss.
         """
         if not self.time and not self.slices:
             return Places()
-        require_predictions(predictions, labels, weights)
+        require(predictions, labels, weights, self._code)
         absent = sorted({self.time or "", *self.slices} - {"", *table.column_names})
         if absent:
             raise WireError(f"the table lacks the columns {absent} that metrics are grouped by; it has "
@@ -103,11 +102,11 @@ class Groups:
         windows = None
         if self.time:
             windows = self._windows(table.column(self.time))
-            self.late += _accumulate_windows(*examples, windows, self._ring, self._sums, self._histograms)
+            self.late += _accumulate_windows(*examples, windows, self._ring, self._sums, self._histograms, self._code)
         slices = []
         for number, column in enumerate(self.slices):
             values = self._values(table.column(column), number)
-            _accumulate(*examples, self._first(number) + values, self._sums, self._histograms)
+            _accumulate(*examples, self._first(number) + values, self._sums, self._histograms, self._code)
             slices.append(values)
         return Places(windows, tuple(slices))
 
@@ -163,7 +162,7 @@ class Groups:
         return len(self._ring) + number * (self.values + 1)
 
     def _metrics(self, row: int) -> Metrics:
-        return metrics_of(self._sums[row], self._histograms[row])
+        return finished(self._sums[row], self._histograms[row], self._code)
 
     def _windows(self, column: pa.ChunkedArray) -> Int64:
         chunks = [number_column(chunk, column=str(self.time)) for chunk in column.chunks]
@@ -192,11 +191,20 @@ class Groups:
 
 @compiled_as_ieee
 def _accumulate(
-    predictions: Float32, labels: Float32, weights: Float32, rows: Int64, sums: Float64, histograms: Float64
+    predictions: Float32,
+    labels: Float32,
+    weights: Float32,
+    rows: Int64,
+    sums: Float64,
+    histograms: Float64,
+    loss: int,
 ) -> None:
     bits = predictions.view(np.uint32)
     mirrored = (np.float32(1) - predictions).view(np.uint32)
     for i in range(len(predictions)):
+        if loss != LOGISTIC:
+            account_number(predictions[i], labels[i], weights[i], loss, sums[rows[i]])
+            continue
         judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
         account(predictions[i], labels[i], weights[i], judged, sums[rows[i]], histograms[rows[i]])
 
@@ -210,6 +218,7 @@ def _accumulate_windows(
     ring: Int64,
     sums: Float64,
     histograms: Float64,
+    loss: int,
 ) -> int:
     bits = predictions.view(np.uint32)
     mirrored = (np.float32(1) - predictions).view(np.uint32)
@@ -223,6 +232,9 @@ def _accumulate_windows(
             ring[row] = keys[i]
             sums[row] = 0.0
             histograms[row] = 0.0
+        if loss != LOGISTIC:
+            account_number(predictions[i], labels[i], weights[i], loss, sums[row])
+            continue
         judged = judge(predictions[i], bits[i], mirrored[i], labels[i])
         account(predictions[i], labels[i], weights[i], judged, sums[row], histograms[row])
     return late

@@ -67,10 +67,24 @@ class Metrics:
     confusion: Confusion
     #: Of the candidates of each request; None where requests are not known. Not weighted by sample weight.
     ranking: RankingMetrics | None = None
+    #: Of models of numbers, which have of the above samples, weight, ``positive`` (the sum of labels) and calibration:
+    #: root of the mean squared error.
+    rmse: float | None = None
+    #: Mean absolute error.
+    mae: float | None = None
+    #: Of a Poisson loss, mean of 2·(y·log(y/p) - (y - p)).
+    poisson_deviance: float | None = None
 
     def with_ranking(self, ranking: RankingMetrics) -> Metrics:
         """These metrics, with those of rankings."""
         return replace(self, ranking=ranking)
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean of what training minimises, or of twice it: log-loss, squared error or Poisson deviance."""
+        if self.log_loss is not None or self.rmse is None:
+            return self.log_loss
+        return self.rmse**2 if self.poisson_deviance is None else self.poisson_deviance
 
 
 def metrics_of(sums: Float64, histograms: Float64) -> Metrics:

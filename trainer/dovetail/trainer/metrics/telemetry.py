@@ -13,7 +13,8 @@ from dovetail.trainer.metrics.measures import Metrics
 
 __all__ = ["ModelMetrics", "metric_rows", "ranking_rows"]
 
-_GAUGES = ("samples", "log_loss", "auc", "auc_error", "normalised_entropy", "calibration", "accuracy")
+_GAUGES = ("samples", "log_loss", "auc", "auc_error", "normalised_entropy", "calibration", "accuracy", "rmse", "mae",
+           "poisson_deviance")  # fmt: skip
 _RANKING = {
     "requests": "ranked_requests", "without_positive": "requests_without_positive",
     "without_negative": "requests_without_negative", "gauc": "gauc", "ndcg": "ndcg", "mrr": "mrr",
@@ -28,7 +29,8 @@ def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]
         numbers = (m.samples, m.weight, m.positive, m.log_loss, m.auc, m.auc_error, m.normalised_entropy,
                    m.calibration, m.accuracy)  # fmt: skip
         at = 0 if scope.startswith("time:") else trained
-        rows.append(MetricRow(model, scope, at, *numbers, *astuple(m.confusion)))
+        row = MetricRow(model, scope, at, *numbers, *astuple(m.confusion))
+        rows.append(row._replace(rmse=m.rmse, mae=m.mae, poisson_deviance=m.poisson_deviance))
     return rows
 
 

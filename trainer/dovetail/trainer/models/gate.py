@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.metrics.measures import Metrics
@@ -28,10 +28,12 @@ class Gate:
     min_auc: float | None = None
     min_calibration: float | None = None
     max_calibration: float | None = None
+    max_rmse: float | None = None
+    max_mae: float | None = None
+    max_poisson_deviance: float | None = None
 
     def __post_init__(self) -> None:
-        bounds = [self.max_log_loss, self.max_normalised_entropy, self.min_auc, self.min_calibration,
-                  self.max_calibration]  # fmt: skip
+        bounds = [getattr(self, field.name) for field in fields(self)[1:]]
         if any(bound is not None and not math.isfinite(bound) for bound in bounds) or self.min_samples < 0:
             raise ConfigError(f"gate: bounds must be finite and min_samples not negative, got {self}")
         low, high = self.min_calibration, self.max_calibration
@@ -59,6 +61,9 @@ class Gate:
             ("normalised_entropy", recent.normalised_entropy, None, self.max_normalised_entropy),
             ("auc", recent.auc, self.min_auc, None),
             ("calibration", recent.calibration, self.min_calibration, self.max_calibration),
+            ("rmse", recent.rmse, None, self.max_rmse),
+            ("mae", recent.mae, None, self.max_mae),
+            ("poisson_deviance", recent.poisson_deviance, None, self.max_poisson_deviance),
         ]
         found = []
         for name, value, low, high in checks:

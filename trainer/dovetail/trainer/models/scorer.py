@@ -13,7 +13,8 @@ from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.logs import Event
 from dovetail.platform.rows.examples import example_rows
-from dovetail.trainer.arithmetic import Float32, Float64, UInt32, sigmoid
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32
+from dovetail.trainer.losses import PRIORS, prediction_of
 from dovetail.trainer.models.container import Damaged
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder
@@ -44,14 +45,14 @@ class Scorer:
 
     :meth:`refresh` and scoring may run in different threads: a call scores all its rows with one whole model, and the
     old one serves while the new one is being loaded. Before the first model, version 0 predicts ``prior`` for every
-    row: use the base rate if it is known.
+    row (a margin of 0 without one): use the base rate if it is known.
 
     With ``role`` ``"shadow"`` it scores with the directory's shadow version instead, if there is one.
 
     A damaged file is said once, in the log and to ``on_damaged`` (the number of damaged files that are known), and is
     not read again until it has changed. The last whole version before it is scored with.
 
-    :raises ConfigError: ``prior`` is not inside (0, 1).
+    :raises ConfigError: the ``prior`` of a logistic loss is not inside (0, 1).
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Scorer:
         directory: ModelDirectory,
         encoder: Encoder,
         *,
-        prior: float = 0.5,
+        prior: float | None = None,
         role: Literal["serving", "shadow"] = "serving",
         on_damaged: Callable[[int], None] | None = None,
     ) -> None:
-        if not 0.0 < prior < 1.0:
+        prior = PRIORS[encoder.loss] if prior is None else prior
+        if encoder.loss == "logistic" and not 0.0 < prior < 1.0:
             raise ConfigError(f"the prior must lie inside (0, 1), got {prior}")
         self._directory = directory
         self._encoder = encoder
@@ -131,7 +133,7 @@ class Scorer:
         return self.score(table).predictions
 
     def score(self, table: pa.Table) -> Scored:
-        """Probability of a positive label for each row: exactly what the trainer would predict at this version.
+        """The prediction for each row, a probability or a number: what the trainer would predict at this version.
 
         :raises WireError: a model input column is absent or of a wrong type.
         """
@@ -212,27 +214,27 @@ class Scorer:
         if fingerprint != self._encoder.fingerprint:
             raise ModelError(
                 f"model version {version} in {self._directory.path} was trained under encoder fingerprint "
-                f"{fingerprint}, this scorer encodes as {self._encoder.fingerprint}: their inputs or bits "
-                f"differ. Version {self.version} stays in use; deploy the same model inputs to trainer and scorer"
+                f"{fingerprint}, this scorer encodes as {self._encoder.fingerprint}: their inputs, bits or "
+                f"loss differ. Version {self.version} stays in use; deploy the same model inputs to trainer and scorer"
             )
 
 
 def predict_with(encoder: Encoder, weights: Float32, moments: Float64, table: pa.Table) -> Float32:
-    """Probability of a positive label for each row of ``table``; ``weights`` float32 [2**bits].
+    """The prediction for each row of ``table``, of a logistic loss a probability; ``weights`` float32 [2**bits].
 
     :raises WireError: a model input column is absent or of a wrong type.
     """
     slots, values = encoder.encode(table, moments)
     predictions = np.empty(table.num_rows, np.float32)
-    _score(weights, slots, values, predictions)
+    _score(weights, slots, values, predictions, encoder.loss_code)
     return predictions
 
 
 @compiled_as_ieee
-def _score(weights: Float32, slots: UInt32, values: Float32, predictions: Float32) -> None:
+def _score(weights: Float32, slots: UInt32, values: Float32, predictions: Float32, loss: int) -> None:
     n, k = slots.shape
     for i in range(n):
         margin = 0.0
         for j in range(k):
             margin += np.float64(weights[slots[i, j]]) * np.float64(values[i, j])
-        predictions[i] = np.float32(sigmoid(margin))
+        predictions[i] = prediction_of(margin, loss)

@@ -92,6 +92,7 @@ def _progressive(
     labels: Float32,
     weights: Float32,
     predictions: Float32,
+    loss: int,
     alpha: np.float32,
     lr_power: np.float32,
     l2: np.float32,
@@ -100,7 +101,7 @@ def _progressive(
     g = np.empty(k, np.float32)
     for i in range(n):
         prefetch_example(records, slots[min(i + AHEAD, n - 1)])
-        p, error = predict_example(records, slots[i], values[i], labels[i], weights[i])
+        p, error = predict_example(records, slots[i], values[i], labels[i], weights[i], loss)
         if math.isnan(p):
             return i
         predictions[i] = p

@@ -91,5 +91,6 @@ class DelayCompensated(Optimizer):
         labels: Float32,
         weights: Float32,
         predictions_out: Float32,
+        loss: int,
     ) -> int:
-        return self.optimizer.progressive(records, slots, values, labels, weights, predictions_out)
+        return self.optimizer.progressive(records, slots, values, labels, weights, predictions_out, loss)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from dovetail.platform.compiling import compiled_as_ieee
-from dovetail.trainer.arithmetic import Float32, UInt32, sigmoid
+from dovetail.trainer.arithmetic import Float32, UInt32
+from dovetail.trainer.losses import is_label, prediction_of
 from dovetail.trainer.samples.memory import prefetch_row
 
 __all__ = ["predict_example", "prefetch_example"]
@@ -20,24 +21,25 @@ def predict_example(
     values: Float32,
     label: np.float32,
     weight: np.float32,
+    loss: int,
 ) -> tuple[np.float32, np.float32]:
     """Prediction of one example and its error, (p - y)·weight; both NaN when the example is refused.
 
-    An error is never zero unless the weight is: predictions stay inside (0, 1).
+    Of a logistic loss an error is never zero unless the weight is: predictions stay inside (0, 1).
     """
     refused = np.float32(np.nan), np.float32(np.nan)
     # The number of records is a power of two, so one OR tells whether any slot is outside.
     seen = np.uint32(0)
     for j in range(len(slots)):
         seen |= slots[j]
-    if not (seen < len(records) and (label == 0 or label == 1) and weight >= 0 and weight < np.inf):
+    if not (seen < len(records) and is_label(label, loss) and weight >= 0 and weight < np.inf):
         return refused
     margin = 0.0
     for j in range(len(slots)):
         margin += np.float64(records[slots[j], 0]) * np.float64(values[j])
-    if not math.isfinite(margin):
+    p = prediction_of(margin, loss)
+    if not (math.isfinite(margin) and math.isfinite(p)):
         return refused
-    p = np.float32(sigmoid(margin))
     return p, np.float32((p - label) * weight)
 
 

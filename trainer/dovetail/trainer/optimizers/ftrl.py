@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from dovetail.platform.compiling import compiled_as_ieee
-from dovetail.trainer.arithmetic import Float32, UInt32, sigmoid
+from dovetail.trainer.arithmetic import Float32, UInt32
+from dovetail.trainer.losses import is_label, prediction_of
 from dovetail.trainer.optimizers.kernels import KernelOptimizer, Kernels
 from dovetail.trainer.optimizers.optimizer import Range
 from dovetail.trainer.samples.memory import AHEAD, prefetch_row
@@ -168,12 +169,12 @@ def _apply(
 
 
 @compiled_as_ieee
-def _acceptable(slots: UInt32, label: np.float32, weight: np.float32, size: int) -> bool:
+def _acceptable(slots: UInt32, label: np.float32, weight: np.float32, size: int, loss: int) -> bool:
     # ``size`` is a power of two, so one OR tells whether any slot is outside.
     seen = np.uint32(0)
     for j in range(len(slots)):
         seen |= slots[j]
-    return bool(seen < size and (label == 0 or label == 1) and weight >= 0 and weight < np.inf)
+    return bool(seen < size and is_label(label, loss) and weight >= 0 and weight < np.inf)
 
 
 @compiled_as_ieee
@@ -231,6 +232,7 @@ def _progressive(
     labels: Float32,
     weights: Float32,
     predictions: Float32,
+    loss: int,
     per_alpha: np.float32,
     beta: np.float32,
     l1: np.float32,
@@ -247,7 +249,7 @@ def _progressive(
     root, g = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
     for i in range(n):
         mine = slots[i]
-        if not _acceptable(mine, labels[i], weights[i], len(records)):
+        if not _acceptable(mine, labels[i], weights[i], len(records), loss):
             return i
         for j in range(k):
             s = mine[j]
@@ -260,10 +262,10 @@ def _progressive(
         for j in range(k):
             margin += np.float64(w[j]) * np.float64(values[i, j])
             repeated |= records[mine[j], 3] != np.float32(j)
-        if not math.isfinite(margin):
+        p = prediction_of(margin, loss)
+        if not (math.isfinite(margin) and math.isfinite(p)):
             _unsign(records, mine)
             return i
-        p = np.float32(sigmoid(margin))
         predictions[i] = p
         error = np.float32((p - labels[i]) * weights[i])
         for j in range(k):

@@ -15,7 +15,7 @@ __all__ = ["KernelOptimizer", "Kernels"]
 
 
 class Kernels(NamedTuple):
-    """The kernels of an optimizer; each takes the arrays, then :meth:`KernelOptimizer.constants`."""
+    """The kernels of an optimizer; each takes the arrays (and the loss), then :meth:`KernelOptimizer.constants`."""
 
     #: Does :meth:`Optimizer.apply_gradients`.
     apply: Callable[..., None]
@@ -48,5 +48,7 @@ class KernelOptimizer(Optimizer):
         labels: Float32,
         weights: Float32,
         predictions_out: Float32,
+        loss: int,
     ) -> int:
-        return self.kernels.progressive(records, slots, values, labels, weights, predictions_out, *self.constants())
+        given = (records, slots, values, labels, weights, predictions_out)
+        return self.kernels.progressive(*given, loss, *self.constants())

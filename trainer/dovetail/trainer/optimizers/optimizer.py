@@ -11,6 +11,7 @@ import numpy as np
 
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, UInt32
+from dovetail.trainer.losses import LOGISTIC, is_label, labels_of
 from dovetail.trainer.samples.encoding import Encoded
 
 __all__ = ["RECORD_WIDTH", "WEIGHT", "Optimizer", "Range"]
@@ -33,7 +34,7 @@ class Range(NamedTuple):
 
 
 class Optimizer(ABC):
-    """A per-coordinate online optimizer for logistic loss.
+    """A per-coordinate online optimizer; the loss is handed in with the examples.
 
     Implementations are frozen dataclasses whose fields are the hyperparameters, in float32-representable ranges.
 
@@ -113,17 +114,21 @@ class Optimizer(ABC):
         labels: Float32,
         weights: Float32,
         predictions_out: Float32,
+        loss: int,
     ) -> int:
         """The kernel behind :meth:`train`: predict, then train, each example in order, in place.
 
         Returns the number of examples done; less than ``n`` when the example at that index is refused.
         """
 
-    def train(self, records: Float32, encoded: Encoded, labels: Float32, weights: Float32) -> Float32:
+    def train(
+        self, records: Float32, encoded: Encoded, labels: Float32, weights: Float32, loss: int = LOGISTIC
+    ) -> Float32:
         """Predict, then train on, every example in order; returns the predictions made before training, float32 [n].
 
-        ``records`` is changed in place. ``labels`` are 0 or 1; ``weights`` scale an example's gradient, and an example
-        of weight 0 is predicted and changes nothing. The result does not depend on how examples are cut into calls.
+        ``records`` is changed in place. ``labels`` are those of ``loss`` (0 or 1); ``weights`` scale an example's
+        gradient, and an example of weight 0 is predicted and changes nothing. The result does not depend on how
+        examples are cut into calls.
 
         :raises ModelError: shapes or dtypes do not fit; or an example has a slot outside ``records``, another label,
             a negative or non-finite weight, or a margin that is not finite (a non-finite value, or a diverged model).
@@ -132,9 +137,9 @@ class Optimizer(ABC):
         slots, values = encoded
         self.require_shapes(records, slots, values, labels, weights)
         predictions = np.empty(len(labels), np.float32)
-        done = self.progressive(records, slots, values, labels, weights, predictions)
+        done = self.progressive(records, slots, values, labels, weights, predictions, loss)
         if done < len(labels):
-            raise self.refusal(records, encoded, labels, weights, done)
+            raise self.refusal(records, encoded, labels, weights, done, loss)
         return predictions
 
     @staticmethod
@@ -161,13 +166,15 @@ class Optimizer(ABC):
             raise ModelError(f"cannot train: {len(records)} records are not a power of two; use new_records(bits)")
 
     @staticmethod
-    def refusal(records: Float32, encoded: Encoded, labels: Float32, weights: Float32, row: int) -> ModelError:
+    def refusal(
+        records: Float32, encoded: Encoded, labels: Float32, weights: Float32, row: int, loss: int = LOGISTIC
+    ) -> ModelError:
         """The error that says why example ``row`` was refused."""
         slots, values, label, weight = encoded.slots[row], encoded.values[row], labels[row], weights[row]
         if int(slots.max()) >= len(records):
             why = f"slot {slots.max()} is outside the {len(records)} records; encoder and model differ in bits"
-        elif label not in (0.0, 1.0):
-            why = f"its label is {label}; labels must be 0 or 1"
+        elif not is_label(label, loss):
+            why = f"its label is {label}; labels must be {labels_of(loss)}"
         elif not 0.0 <= weight < np.inf:
             why = f"its sample weight is {weight}; weights must be finite and not negative"
         elif not np.isfinite(values).all():

@@ -15,6 +15,7 @@ import pyarrow as pa
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.arithmetic import Float32, Float64, UInt32, UInt64
+from dovetail.trainer.losses import Loss, loss_code
 from dovetail.trainer.samples.columns import hash_column, hash_column_into, number_column
 from dovetail.trainer.samples.hashing import hash_bytes, hash_integers, hash_pairs
 from dovetail.trainer.samples.inputs import InputSpec
@@ -91,10 +92,16 @@ class Encoder:
     Encoding a row does not depend on the rows around it, on how the table is chunked, or on the order of its columns.
     Standardised inputs depend on moments, which are handed in: they are part of the model, not of the encoder.
 
-    :raises ConfigError: no inputs, an input declared twice, or ``bits`` outside 1…30.
+    ``loss`` is what weights over the slots are trained for, and so how the margin of an encoded row is read: it goes
+    wherever the encoder goes.
+
+    :raises ConfigError: no inputs, an input declared twice, ``bits`` outside 1…30, or no such loss.
     """
 
-    def __init__(self, inputs: Sequence[InputSpec], bits: int) -> None:
+    def __init__(self, inputs: Sequence[InputSpec], bits: int, loss: Loss = "logistic") -> None:
+        self.loss: Loss = loss
+        #: The loss as kernels take it.
+        self.loss_code = loss_code(loss)
         if not 1 <= bits <= 30:
             raise ConfigError(f"bits must be 1…30 (2**bits slots of 16 bytes), got {bits}")
         if not inputs:
@@ -123,17 +130,22 @@ class Encoder:
         return new_moments(sum(spec.kind == "standardised" for spec in self.inputs))
 
     def describe(self) -> dict[str, Any]:
-        """Everything an encoding depends on, as JSON-ready values. The order of inputs counts: sums are in it."""
+        """Everything that weights are to be read by, as JSON-ready values: what an encoding depends on, and the loss.
+
+        The order of inputs counts: sums are in it. A logistic loss is not named, as before there were others.
+        """
+        of_loss = {} if self.loss == "logistic" else {"loss": self.loss}
         return {
             "format": _FORMAT,
             "hash": "xxh64",
             "bits": self.bits,
             "inputs": [spec.describe() for spec in self.inputs],
+            **of_loss,
         }
 
     def small(self) -> Encoder:
         """An encoder of the same inputs into few slots: what it is compiled with runs for any number of them."""
-        return Encoder(self.inputs, _FEW_BITS)
+        return Encoder(self.inputs, _FEW_BITS, self.loss)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Encoder:
@@ -150,7 +162,7 @@ class Encoder:
         for spec in description["inputs"]:
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
             specs.append(InputSpec(**settings))
-        return cls(specs, description["bits"])
+        return cls(specs, description["bits"], description.get("loss", "logistic"))
 
     def room(self, rows: int) -> Room:
         """Memory for encoding up to ``rows`` rows at a time."""

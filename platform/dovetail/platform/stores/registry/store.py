@@ -25,14 +25,13 @@ from dovetail.platform.stores.registry.definition_log import (
 from dovetail.platform.stores.registry.event_ids import EventIdTables, RegistryEvents
 from dovetail.platform.stores.registry.given_verdicts import Verdict, VerdictTable
 from dovetail.platform.stores.registry.label_settings import LabelSettings, LabelSettingsTables
+from dovetail.platform.stores.registry.model_metrics import MetricRow, MetricTables
 from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
 from dovetail.platform.stores.registry.resent import Resent, ResentTable
-from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.keys import storable, unescaped
 from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
@@ -57,31 +56,6 @@ class BatchVersion(NamedTuple):
     version_us: int
     path: str
     rows: int
-
-
-class MetricRow(NamedTuple):
-    """Metrics of a model in one scope: ``total``, ``recent``, ``time:2026-11-20T13:00:00Z``, ``slice:column=value``.
-
-    ``trained`` is the number of samples trained on when they were taken; 0 for event-time windows, of which only the
-    newest state is kept. A metric without a value is None. The last four are the weighted confusion matrix at 0.5.
-    """
-
-    model: str
-    scope: str
-    trained: int
-    samples: int
-    weight: float
-    positive: float
-    log_loss: float | None
-    auc: float | None
-    auc_error: float | None
-    normalised_entropy: float | None
-    calibration: float | None
-    accuracy: float | None
-    true_positive: float
-    false_positive: float
-    false_negative: float
-    true_negative: float
 
 
 class Registry:
@@ -119,14 +93,7 @@ class Registry:
             sa.Column("path", sa.Text, nullable=False),
             sa.Column("rows", sa.BigInteger, nullable=False),
         )
-        keys = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
-        self._metrics = sa.Table(
-            "model_metrics",
-            metadata,
-            *(sa.Column(name, kind, primary_key=True) for name, kind in keys.items()),
-            sa.Column("samples", sa.BigInteger, nullable=False),
-            *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:]),
-        )
+        self._metrics = MetricTables(metadata)
         self._database = Database(url, metadata, owner, read_only=read_only)
         self._committed = Committed(self._database, self._ledger)
         #: The ids of events within their windows, and which rows repeat others.
@@ -332,11 +299,7 @@ class Registry:
         """Store metrics; the same model, scope and ``trained`` again replaces them."""
         if not rows:
             return
-        upsert = Upsert(self._database, self._metrics)
-        upsert.replacing({name: upsert.excluded[name] for name in MetricRow._fields[3:]})
-        if self._database.postgresql:  # a slice is named by a value
-            rows = [row._replace(scope=storable(row.scope)) for row in rows]
-        self._database.transact(lambda connection: upsert.execute(connection, columns_of(rows)))
+        self._database.transact(lambda connection: self._metrics.add(connection, self._database, rows))
 
     def add_rankings(self, rows: Sequence[RankingRow]) -> None:
         """Store ranking metrics; the same model, scope and ``trained`` again replaces them."""
@@ -350,15 +313,8 @@ class Registry:
 
     def metrics(self, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""
-        columns = self._metrics.c
-        ordered = (
-            sa.select(*(columns[name] for name in MetricRow._fields))
-            .where(columns.model == model)
-            .order_by(columns.trained, columns.scope)
-        )
         with self._database.read() as connection:
-            rows = [MetricRow(*row) for row in connection.execute(ordered)]
-        return [row._replace(scope=unescaped(row.scope)) for row in rows] if self._database.postgresql else rows
+            return self._metrics.of(connection, self._database, model)
 
     def newest_metrics(self, model: str, scopes: str, most: int) -> list[MetricRow]:
         """The newest metrics of ``model`` whose scope begins with ``scopes``, ``most`` rows, by samples trained on."""

@@ -1,0 +1,95 @@
+"""Metrics of models by scope and by samples trained on; tables of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.keys import storable, unescaped
+
+__all__ = ["MetricRow", "MetricTables"]
+
+
+class MetricRow(NamedTuple):
+    """Metrics of a model in one scope: ``total``, ``recent``, ``time:2026-11-20T13:00:00Z``, ``slice:column=value``.
+
+    ``trained`` is the number of samples trained on when they were taken; 0 for event-time windows, of which only the
+    newest state is kept. A metric without a value is None. Four are the weighted confusion matrix at 0.5, and the last
+    three are of models of numbers.
+    """
+
+    model: str
+    scope: str
+    trained: int
+    samples: int
+    weight: float
+    positive: float
+    log_loss: float | None
+    auc: float | None
+    auc_error: float | None
+    normalised_entropy: float | None
+    calibration: float | None
+    accuracy: float | None
+    true_positive: float
+    false_positive: float
+    false_negative: float
+    true_negative: float
+    rmse: float | None = None
+    mae: float | None = None
+    poisson_deviance: float | None = None
+
+
+_KEYS = MetricRow._fields[:3]
+#: The metrics that came later have a table of their own: one that is there gets no further columns.
+_LATER = ("rmse", "mae", "poisson_deviance")
+
+
+class MetricTables:
+    """The tables, declared in the registry's metadata."""
+
+    def __init__(self, metadata: sa.MetaData) -> None:
+        self._metrics = sa.Table(
+            "model_metrics",
+            metadata,
+            *_keys(),
+            sa.Column("samples", sa.BigInteger, nullable=False),
+            *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:] if name not in _LATER),
+        )
+        self._numbers = sa.Table(
+            "model_number_metrics", metadata, *_keys(), *(sa.Column(name, sa.Double) for name in _LATER)
+        )
+
+    def add(self, connection: sa.Connection, database: Database, rows: Sequence[MetricRow]) -> None:
+        """Store metrics; the same model, scope and ``trained`` again replaces them."""
+        if database.postgresql:  # a slice is named by a value
+            rows = [row._replace(scope=storable(row.scope)) for row in rows]
+        of_numbers = [row for row in rows if any(getattr(row, name) is not None for name in _LATER)]
+        for table, mine in ((self._metrics, rows), (self._numbers, of_numbers)):
+            if mine:
+                columns = columns_of(mine)
+                upsert = Upsert(database, table)
+                values = [column.name for column in table.c if column.name not in _KEYS]
+                upsert.replacing({name: upsert.excluded[name] for name in values})
+                upsert.execute(connection, {column.name: columns[column.name] for column in table.c})
+
+    def of(self, connection: sa.Connection, database: Database, model: str) -> list[MetricRow]:
+        """The metrics of ``model``, by samples trained on, then scope."""
+        columns, numbers = self._metrics.c, self._numbers.c
+        same = sa.and_(*(columns[name] == numbers[name] for name in _KEYS))
+        ordered = (
+            sa.select(*((numbers if name in _LATER else columns)[name] for name in MetricRow._fields))
+            .select_from(self._metrics.outerjoin(self._numbers, same))
+            .where(columns.model == model)
+            .order_by(columns.trained, columns.scope)
+        )
+        rows = [MetricRow(*row) for row in connection.execute(ordered)]
+        return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows
+
+
+def _keys() -> list[sa.Column[object]]:
+    kinds = (sa.Text, sa.Text, sa.BigInteger)
+    return [sa.Column(name, kind, primary_key=True) for name, kind in zip(_KEYS, kinds, strict=True)]
