@@ -16,7 +16,7 @@ SOURCE_ROOTS = ("platform", "features", "joiners", "trainer")
 #: Packages from the ground up. A package imports itself and those below; those of one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
-    frozenset({"features", "joiners", "trainer"}),
+    frozenset({"features", "joiners", "onnx", "trainer"}),
     frozenset({"app"}),
     frozenset({"api", "samples"}),
     frozenset({"console", "embedded", "torch"}),
@@ -58,6 +58,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
         "dovetail/platform/compiling.py",
         "dovetail/trainer/samples/memory.py",
     ),
+    "onnxruntime": ("dovetail/onnx/",),
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),
     "sqlite3": ("dovetail/platform/transports/embedded/",),

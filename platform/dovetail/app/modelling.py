@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,7 +11,7 @@ from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
 from dovetail.trainer.metrics.telemetry import ModelMetrics
-from dovetail.trainer.models.beside import LoadedBeside
+from dovetail.trainer.models.beside import Loadable, LoadedBeside
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
@@ -22,7 +21,6 @@ from dovetail.trainer.settings import Checkpointing, Publication, Recipe, Sample
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = [
-    "NoModel",
     "checkpointing_of",
     "encoder_of",
     "optimizer_of",
@@ -112,7 +110,7 @@ def scorers_of(
     return LoadedBeside(serving), None if shadow is None else LoadedBeside(shadow)
 
 
-def warm_scorer(scorer: Scorer | LoadedBeside, rows: pa.Schema) -> None:
+def warm_scorer(scorer: Loadable | LoadedBeside, rows: pa.Schema) -> None:
     """Compile what scoring ``rows`` runs and load the model, so that a damaged file is said before the first request.
 
     Raises:
@@ -138,14 +136,3 @@ def publication_of(model: ModelConfig, directory: ModelDirectory, max_message_by
         gate=Gate(**model.gate.model_dump()),
         delay_us=model.publish_delay,
     )
-
-
-class NoModel:
-    """Scores every candidate one half, as version 0: a worker without a model still takes snapshots."""
-
-    def refresh(self) -> None:
-        """There is nothing to take over."""
-
-    def score(self, table: pa.Table) -> tuple[int, Any]:
-        """Version 0 and one half for every row."""
-        return 0, pa.repeat(pa.scalar(0.5, pa.float32()), table.num_rows).to_numpy()

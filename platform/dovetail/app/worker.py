@@ -17,16 +17,13 @@ from dovetail.app.datasets import datasets, label_intake, request_intake, stream
 from dovetail.app.gates import opened_gate
 from dovetail.app.label_meanings import in_force
 from dovetail.app.modelling import (
-    NoModel,
     checkpointing_of,
     publication_of,
     recipe_of,
     sample_topic_of,
-    scorers_of,
-    trained_rows,
-    warm_scorer,
 )
 from dovetail.app.roles import ROLES, group_of, roles_of
+from dovetail.app.scoring import scoring_of
 from dovetail.app.storage import Stores, load_table, open_stores
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -37,7 +34,6 @@ from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.meanings.judging import rules_for
 from dovetail.joiners.meanings.known import Meanings
@@ -231,22 +227,16 @@ class _Parts:
         return stages
 
     def _snapshots(self) -> list[Stage]:
-        scorer: ServingModel = NoModel()
-        shadow: ServingModel | None = None
-        warm = [self.features.warm]
-        model = self.config.model
-        if model is not None:
-            scorer, shadow = scorers_of(model, self.stores.models, beside=self.load_beside)
-            rows = trained_rows(model, self.project.feature_set.schema)
-            warm += [partial(warm_scorer, one, rows) for one in (scorer, shadow) if one is not None]
+        scoring = scoring_of(self.project, self.stores, beside=self.load_beside)
+        warm = [self.features.warm, *scoring.warm]
         request = self.config.request
         attributed = bool(self.config.labels.attributed)
         stage = SnapshotStage(
             RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
             Ranking(
                 self.features,
-                scorer,
-                shadow,
+                scoring.serving,
+                scoring.shadow,
                 feature_set=self.project.feature_set.name,
                 meaning=self.labels.current.fingerprint,
                 warm=warm,

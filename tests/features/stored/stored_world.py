@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dovetail.app.jobs import batch_versions
-from dovetail.app.modelling import NoModel
+from dovetail.app.scoring import NoModel
 from dovetail.app.storage import Stores, open_stores
 from dovetail.features import Project, load
 from dovetail.features.plan.request import flatten_requests

@@ -26,6 +26,7 @@ from dovetail.platform.config.model import (
     ModelConfig,
     ModelInput,
     OptimizerConfig,
+    ScorerConfig,
     SlotConfig,
 )
 from dovetail.platform.config.order import OrderConfig
@@ -58,6 +59,7 @@ __all__ = [
     "RedisConfig",
     "RekeyedConfig",
     "RequestConfig",
+    "ScorerConfig",
     "SlotConfig",
     "StorageConfig",
     "StreamConfig",
@@ -116,6 +118,7 @@ class Config(Section):
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
+    scorer: ScorerConfig | None = None
     archive: ArchiveConfig = ArchiveConfig()
     worker: WorkerConfig = WorkerConfig()
     api: ApiConfig | None = None

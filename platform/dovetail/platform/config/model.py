@@ -1,7 +1,9 @@
-"""``[model]`` of ``dovetail.toml``: inputs, optimizer, evaluation, gate and publication of the embedded model."""
+"""``[model]`` and ``[scorer]`` of ``dovetail.toml``: the embedded model, and one that was trained elsewhere."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +11,15 @@ from pydantic import Field, model_validator
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
 
-__all__ = ["EvaluationConfig", "GateConfig", "ModelConfig", "ModelInput", "OptimizerConfig", "SlotConfig"]
+__all__ = [
+    "EvaluationConfig",
+    "GateConfig",
+    "ModelConfig",
+    "ModelInput",
+    "OptimizerConfig",
+    "ScorerConfig",
+    "SlotConfig",
+]
 
 
 class ModelInput(Section):
@@ -126,4 +136,29 @@ class ModelConfig(Section):
             raise ValueError(
                 f'label = "{self.label}" is absent where no label came: say absent_label = "zero" or "skip"'
             )
+        return self
+
+
+class ScorerConfig(Section):
+    """A model trained elsewhere that scores instead of the embedded one; files are renamed into their places."""
+
+    #: The ONNX file that serves.
+    onnx: Path
+    #: A candidate that is scored beside it; both scores are in snapshots.
+    shadow: Path | None = None
+    #: By input of the model, the columns of the feature set that make it; the one of its name if left out.
+    inputs: dict[str, tuple[Name, ...]] = Field(default_factory=dict)
+    #: The output that has the scores; the first one if empty.
+    output: str = ""
+    #: What a NULL is in inputs of floats. A model that says NaN for it is not taken up.
+    missing: float = math.nan
+    #: Bounds that a new file must keep on the newest archived samples before it serves.
+    gate: GateConfig = GateConfig()
+    gate_samples: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _gate_is_of_probabilities(self) -> ScorerConfig:
+        for bound in _OF_NUMBERS:
+            if getattr(self.gate, bound) is not None:
+                raise ValueError(f"gate.{bound}: scores are judged as probabilities of `label`; remove it")
         return self

@@ -6,14 +6,36 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from typing import Protocol
 
 import pyarrow as pa
 
-from dovetail.trainer.models.scorer import Scored, Scorer
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.models.scorer import Scored
 
-__all__ = ["LoadedBeside"]
+__all__ = ["Loadable", "LoadedBeside"]
 
 _NICE = 10
+
+
+class Loadable(Protocol):
+    """A scorer whose versions can be loaded in a thread of their own, as :class:`~dovetail.trainer.models.Scorer`."""
+
+    @property
+    def version(self) -> int:
+        """The version in use; 0 before the first."""
+
+    def warm(self, schema: pa.Schema) -> None:
+        """Compile what scoring rows of ``schema`` runs."""
+
+    def offered(self) -> object:
+        """The state that :meth:`refresh` goes by: as long as it is equal, there is nothing new."""
+
+    def refresh(self) -> object:
+        """Take up the version that should serve."""
+
+    def score(self, table: pa.Table) -> tuple[int, Float32]:
+        """The version in use, and its predictions."""
 
 
 class LoadedBeside:
@@ -24,7 +46,7 @@ class LoadedBeside:
     is the first to be scored by a new version depends on how long it takes to load.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Loadable) -> None:
         self._scorer = scorer
         self._thread: threading.Thread | None = None
         self._seen: object = None
@@ -38,7 +60,7 @@ class LoadedBeside:
     def warm(self, schema: pa.Schema) -> None:
         """Compile what scoring runs, and load the version that should serve: before the first request, which waits.
 
-        :raises ModelError: as :meth:`Scorer.refresh`.
+        :raises ModelError: as the scorer's own ``refresh``.
         """
         self._scorer.warm(schema)
         self._seen = self._scorer.offered()
@@ -47,7 +69,7 @@ class LoadedBeside:
     def refresh(self) -> None:
         """See that what is published is being loaded; returns at once, and lists one directory.
 
-        :raises ModelError: the load before failed, as :meth:`Scorer.refresh`; the version in use stays.
+        :raises ModelError: the load before failed, as the scorer's own ``refresh``; the version in use stays.
         """
         if self._thread is not None and self._thread.is_alive():
             return
@@ -61,8 +83,8 @@ class LoadedBeside:
             self._thread.start()
 
     def score(self, table: pa.Table) -> Scored:
-        """The predictions of the version in use; see :meth:`Scorer.score`."""
-        return self._scorer.score(table)
+        """The predictions of the version in use."""
+        return Scored(*self._scorer.score(table))
 
     def wait(self) -> None:
         """Wait for the load that runs, if one does."""

@@ -1,0 +1,9 @@
+"""Models trained elsewhere, as ONNX files: scored in the worker, and replaced while it serves.
+
+An extra: ``pip install 'dovetail[onnx]'``.
+"""
+
+from dovetail.onnx.fed_model import OnnxModel
+from dovetail.onnx.file_scorer import OnnxFile, OnnxScorer
+
+__all__ = ["OnnxFile", "OnnxModel", "OnnxScorer"]
