@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dovetail.cli.options import ProjectOption
+from dovetail.cli.options import JsonOption, ProjectOption
 from dovetail.platform.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command()(snapshots)
     app.command("dead-letters")(dead_letters)
     app.command()(online)
+    app.command()(export)
 
 
 def samples(
@@ -111,6 +112,32 @@ def online(
     from dovetail.cli.looking.online import run
 
     raise typer.Exit(run(project, view, key or [], at, _shown(None, where, columns, limit, form, out, follow=False)))
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder; a file for each day of request_time goes there.")],
+    form: Annotated[str, typer.Option("--format", help="parquet, libsvm or tfrecord.")] = "parquet",
+    target: Annotated[str, typer.Option(help="One of labels.targets; the primary one if left out.")] = "",
+    from_day: Annotated[str | None, typer.Option(help="First day of request_time, YYYY-MM-DD, UTC.")] = None,
+    to_day: Annotated[str | None, typer.Option(help="Last day of request_time, included.")] = None,
+    where: WhereOption = None,
+    columns: Annotated[str, typer.Option(help="Parquet: comma-separated columns; all if left out.")] = "",
+    dense: Annotated[str, typer.Option(help="Comma-separated columns of numbers.")] = "",
+    sparse: Annotated[str, typer.Option(help="Comma-separated columns that are hashed.")] = "",
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option("--sequence", help="tfrecord: a list, COLUMN or COLUMN:LENGTH; repeatable."),
+    ] = None,
+    label: Annotated[str, typer.Option(help="The label's column; comma-separated several for tfrecord.")] = "label",
+    bits: Annotated[int, typer.Option(help="Hashed values are below 2^bits.")] = 20,
+    project: ProjectOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Write archived samples for other trainers, a file a day; the same command goes on where it stopped."""
+    from dovetail.cli.looking.export import Asked, run
+
+    asked = Asked(form, target, from_day, to_day, where, columns, dense, sparse, sequence or [], label, bits)
+    raise typer.Exit(run(project, out, asked, as_json=as_json))
 
 
 def _shown(
