@@ -181,6 +181,13 @@ def test_metrics_of_numbers_are_kept_beside_those_of_before(tmp_path: Path) -> N
     registry.close()
 
 
+def test_staleness_is_of_clicks(tmp_path: Path) -> None:
+    project_in(tmp_path)
+    pq.write_table(bought(), tmp_path / "samples.parquet")
+    with pytest.raises(ConfigError, match="staleness is measured of models that predict label by logistic loss"):
+        call("staleness", "-p", tmp_path, tmp_path / "samples.parquet")
+
+
 def test_a_table_of_numbers_has_no_auc() -> None:
     evaluation = Evaluation(loss="squared")
     evaluation.add(*(np.array(each, np.float32) for each in ([1.0, 3.0], [2.0, 1.0], [1.0, 1.0])))

@@ -54,6 +54,11 @@ def staleness_of(
     days = [day for day in samples.days() if _overlaps(day, first_us, high)]
     if not days:
         raise ConfigError("there are no samples of these days; run the project's worker, or name Parquet files")
+    if config.model.loss != "logistic" or config.model.label != "label":
+        raise ConfigError(
+            "staleness is measured of models that predict label by logistic loss; this one predicts "
+            f"{config.model.label} by {config.model.loss} loss. `dovetail evaluate --window` shows its metrics by time"
+        )
     recipe = recipe_of(config.model)
     columns = samples.columns(first_us, high).names
     weighted = "weight" if "weight" in columns else None
