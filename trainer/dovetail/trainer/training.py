@@ -194,7 +194,9 @@ class TrainerStage(Stage):
     def _warm(self) -> None:
         """Compile what training runs."""
         if self._samples.schema is not None:
-            self._recipe.untrained(self._samples, small=True).learn(example_rows(self._samples.schema))
+            learner = self._recipe.untrained(self._samples, small=True)
+            learner.learn(example_rows(self._samples.schema))
+            learner.metrics()  # which ends the requests that may go on
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
         self._gone = True
