@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
-from tests.api.running import project_folder
+from tests.api.test_idempotence import DECLARED
 from tests.api.test_process import serving
+from tests.app.small_project import write_project
 from tests.generated import tries
 
 #: How many calls are made up; `make nightly` makes 5,000 and a few, other ones each time.
@@ -24,7 +24,8 @@ CALLS = max(200, tries(63))
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A worker with the API, in a process of its own."""
-    folder: Path = project_folder(tmp_path_factory.mktemp("fuzzed") / "project")
+    folder = tmp_path_factory.mktemp("fuzzed") / "project"
+    write_project(folder, f"{DECLARED}\n[api]\nport = 0\n", messages={})
     with serving(folder, "worker") as (process, url):
         yield url
         assert process.poll() is None, "the worker has ended"
