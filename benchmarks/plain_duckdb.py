@@ -14,11 +14,11 @@ import asyncio
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 # This folder's profile.py, and not the standard library's.
-from profile import run
-from typing import Any
+from profile import Run, run
 
 import duckdb
 import numpy as np
@@ -183,36 +183,72 @@ def unequal(made: pa.Table, served: pa.Table) -> int:
     return differing
 
 
-def main(requests: int) -> None:
-    """Run the script twice and the worker twice on one log; print rows per second and ratios."""
+@dataclass(frozen=True)
+class Compared:
+    """The script and the worker over one log.
+
+    ``seconds`` and ``samples`` are by ``plain, sliced``, ``plain, in one go``, ``phased`` and ``backlog``.
+    ``differing`` values are others than the worker served, slice by slice; ``late``, in one go.
+    """
+
+    rows: int
+    slices: int
+    seconds: dict[str, float]
+    samples: dict[str, int]
+    runs: dict[str, Run]
+    differing: int
+    late: int
+
+    def times_plain(self, flow: str) -> float:
+        """The script's processor time by the worker's."""
+        return self.seconds["plain, sliced" if flow == "phased" else "plain, in one go"] / self.seconds[flow]
+
+
+def compare(requests: int) -> Compared:
+    """Run the script twice and the worker twice on one log."""
     log = simulate(SimulatorConfig(requests=requests))
-    seconds: dict[str, float] = {}
-    made: dict[str, Any] = {}
+    runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory(prefix="dovetail-plain-") as folder:
         keep = Path(folder) / "phased"
         keep.mkdir()
         project = _project(keep, log, {})
         slices = Replay(log, project.config).ends.tolist()
-        seconds["plain, sliced"], sliced = plain(log, project, slices)
-        seconds["plain, in one go"], whole = plain(log, project, [])
+        in_slices, sliced = plain(log, project, slices)
+        in_one_go, whole = plain(log, project, [])
         for flow in ("phased", "backlog"):
             where = Path(folder) / flow
             where.mkdir(exist_ok=True)
-            done = asyncio.run(run(flow, log, where, {}, sample=False))
-            seconds[flow], made[flow] = done.seconds, done.samples
+            runs[flow] = asyncio.run(run(flow, log, where, {}, sample=False))
         registry = Registry(resolved(project.config, project.config.storage.url("registry")), project.config.name)
         offline = OfflineStore(resolved(project.config, project.config.storage.url("offline_store")))
         served = read_dataset(registry, offline, "snapshots")
         registry.close()
+    seconds = {"plain, sliced": in_slices, "plain, in one go": in_one_go}
+    samples = {"plain, sliced": sliced.samples, "plain, in one go": whole.samples}
     differing, late = (unequal(pa.concat_tables(script.kept), served) for script in (sliced, whole))
-    print(f"{served.num_rows:,} snapshot rows, {len(slices)} slices; values that differ: {differing}, in one go {late}")
-    print(f"samples: {sliced.samples:,} and {whole.samples:,} (plain), {made['phased']:,} and {made['backlog']:,}")
-    for name, took in seconds.items():
-        print(f"{name:18} {took:7.2f} s of processor time, {served.num_rows / took:9,.0f} rows per second")
-    print(f"phased: {seconds['plain, sliced'] / seconds['phased']:.2f} x plain in the same slices")
-    if differing:
+    return Compared(
+        served.num_rows,
+        len(slices),
+        seconds | {flow: done.seconds for flow, done in runs.items()},
+        samples | {flow: done.samples for flow, done in runs.items()},
+        runs,
+        differing,
+        late,
+    )
+
+
+def main(requests: int) -> None:
+    """Print rows per second and ratios."""
+    found = compare(requests)
+    print(f"{found.rows:,} snapshot rows, {found.slices} slices; ", end="")
+    print(f"values that differ: {found.differing}, in one go {found.late}")
+    print("samples: " + ", ".join(f"{samples:,} ({name})" for name, samples in found.samples.items()))
+    for name, took in found.seconds.items():
+        print(f"{name:18} {took:7.2f} s of processor time, {found.rows / took:9,.0f} rows per second")
+    print(f"phased: {found.times_plain('phased'):.2f} x plain in the same slices")
+    if found.differing:
         raise SystemExit("the worker served other values than plain DuckDB computes")
-    print(f"backlog: {seconds['plain, in one go'] / seconds['backlog']:.2f} x plain in one go")
+    print(f"backlog: {found.times_plain('backlog'):.2f} x plain in one go")
 
 
 if __name__ == "__main__":

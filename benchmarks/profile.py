@@ -160,16 +160,25 @@ class Run:
     sampled: Sampled
 
 
-def reaching_back(keep: Path, log: RecordedLog, storage: Mapping[str, str]) -> Project:
-    """The demo's project with state that answers requests of the whole log, although all its events are in."""
+def project_of(
+    keep: Path, log: RecordedLog, storage: Mapping[str, str], *, back: bool, partitions: int | None
+) -> Project:
+    """The demo's project, its streams and labels in so many partitions.
+
+    ``back``: with state that answers requests of the whole log, although all its events are in.
+    """
     shaped = _project(keep, log, {})
-    back = {name: {"allowed_lateness": "30d"} for name in shaped.streams}
+    lateness_us = {name: stream.allowed_lateness for name, stream in shaped.config.streams.items()}
+    late = {name: {"allowed_lateness": "30d" if back else f"{us}us"} for name, us in lateness_us.items()}
+    parts = {} if partitions is None else {"partitions": partitions}
     tables = {"item": {"path": str((keep / "item.parquet").absolute())}}
-    labels = {"window": f"{log.label_window_us}us"}
+    kinds = dict.fromkeys(shaped.config.labels.streams, parts)
+    labels = {"window": f"{log.label_window_us}us", "streams": kinds}
+    streams = {name: of | parts for name, of in late.items()}
     stored = {"state": str(keep.absolute()), **storage}
     kept = {"inputs": "forever", "snapshots": "forever", "samples": "forever"}  # the log is of the past
     broker = {"retention": kept} if storage else {}
-    return load(project_folder(), storage=stored, broker=broker, tables=tables, labels=labels, streams=back)
+    return load(project_folder(), storage=stored, broker=broker, tables=tables, labels=labels, streams=streams)
 
 
 def fill(project: Project, log: RecordedLog) -> None:
@@ -191,9 +200,17 @@ def served(folder: Path) -> dict[str, str]:
     return {"broker": kafka, "online_store": redis, "label_store": redis, "registry": postgresql}
 
 
-async def run(flow: str, log: RecordedLog, keep: Path, storage: Mapping[str, str], *, sample: bool) -> Run:
+async def run(
+    flow: str,
+    log: RecordedLog,
+    keep: Path,
+    storage: Mapping[str, str],
+    *,
+    sample: bool,
+    partitions: int | None = None,
+) -> Run:
     """One run of a worker with all roles in an empty folder, from its start to all stored."""
-    project = _project(keep, log, {}) if flow == "phased" else reaching_back(keep, log, storage)
+    project = project_of(keep, log, storage, back=flow != "phased", partitions=partitions)
     polls, sampled = Polls(), Sampled()
     if flow == "backlog":
         fill(project, log)
@@ -225,6 +242,13 @@ def _most(found: Mapping[str, float], most: int) -> list[tuple[str, float]]:
     return sorted(found.items(), key=lambda one: -one[1])[:most]
 
 
+def cost(many: Run, few: Run) -> tuple[float, float]:
+    """``a`` and ``b`` of ``cost = a * polls + b * rows``, in seconds, from two runs of the same rows."""
+    polls, fewer = (sum(run.polls.values()) for run in (many, few))
+    a = (many.seconds - few.seconds) / (polls - fewer)
+    return a, (few.seconds - a * fewer) / few.rows
+
+
 def show(run: Run, *, places: int) -> None:
     """Print a run."""
     polls = sum(run.polls.values())
@@ -254,6 +278,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000)
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--flow", choices=["phased", "backlog", "both", "servers"], default="both")
+    parser.add_argument("--partitions", type=int, help="of each stream and kind of label")
     parser.add_argument("--places", type=int, default=0, help="also print so many functions")
     parser.add_argument("--no-samples", action="store_true", help="only the totals, without the timer's own cost")
     asked: Any = parser.parse_args()
@@ -264,15 +289,14 @@ def main() -> None:
             own = Path(tempfile.mkdtemp(prefix="dovetail-profile-servers-"))
             try:
                 storage = served(own) if flow == "servers" else {}
-                runs.append(asyncio.run(run(flow, log, Path(folder), storage, sample=not asked.no_samples)))
+                how: Any = {"sample": not asked.no_samples, "partitions": asked.partitions}
+                runs.append(asyncio.run(run(flow, log, Path(folder), storage, **how)))
             finally:
                 remove(own)
                 shutil.rmtree(own, ignore_errors=True)
             show(runs[-1], places=asked.places)
     if len(runs) == 2 and runs[0].rows == runs[1].rows:
-        many, few = (sum(run.polls.values()) for run in runs)
-        a = (runs[0].seconds - runs[1].seconds) / (many - few)
-        b = (runs[1].seconds - a * few) / runs[1].rows
+        a, b = cost(*runs)
         print(f"cost = {a * 1e3:.2f} ms * polls + {b * 1e6:.1f} us * rows")
 
 

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ class Checked(Stage):
         self.values.extend(int(value or b"") for value in poll.values)
 
 
+class Joint(Checked):
+    """Computes the polls of several partitions at once."""
+
+    together = True
+
+    def works_of(self, polls: Sequence[Poll]) -> list[list[Work]]:
+        return [[Work(commit=partial(self.commit, poll), done=poll.last + 1)] for poll in polls]
+
+
 def numbers(start: int, count: int) -> list[Outgoing]:
     return [Outgoing("t", b"%d" % n, partition=n % PARTITIONS) for n in range(start, start + count)]
 
@@ -81,9 +91,12 @@ async def started(path: Path, stage: Stage) -> Runtime:
     return runtime
 
 
-def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Checked, Joint])
+def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_store(
+    make: type[Checked], tmp_path: Path
+) -> None:
     async def main() -> None:
-        stage = Checked()
+        stage = make()
         runtime = await started(tmp_path / "log.db", stage)
         for round_ in range(10):
             await runtime.publish(numbers(1000 * round_, 500))
@@ -283,7 +296,10 @@ def test_a_stop_in_the_middle_of_a_rebalance_settles_what_stays_and_gives_up_wha
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("make", [Checked, Joint])
+def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(
+    tmp_path: Path, seed: int, make: type[Checked]
+) -> None:
     """A paused worker joins again, and is told of assignment after assignment before it has taken up the first."""
     chance = random.Random(seed)
 
@@ -293,7 +309,7 @@ def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(tmp_p
         await asyncio.sleep(chance.choice([0, 0, 0.002]))
 
     async def main() -> None:
-        stage = Checked()
+        stage = make()
         runtime = await started(tmp_path / "log.db", stage)
         consumer: Any = runtime.app.consumer
         sent = 0

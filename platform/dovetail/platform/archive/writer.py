@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -103,6 +103,8 @@ class ArchiveStage(Stage):
     since the first of them came, by ``clock``. After a crash they are read again.
     """
 
+    together = True
+
     def __init__(
         self,
         dataset: Dataset,
@@ -133,15 +135,22 @@ class ArchiveStage(Stage):
             self._buffers.pop(partition, None)
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        for work in await compute(self._works, poll):
+            yield work
+
+    def works_of(self, polls: Sequence[Poll]) -> Sequence[Sequence[Work]]:
+        return [self._works(poll) for poll in polls]
+
+    def _works(self, poll: Poll) -> Sequence[Work]:
+        """Take a poll into its buffer, but for what is in it; the work that writes it once there is enough."""
         buffer = self._buffer(poll.partition)
         poll = poll.since(buffer.next_offset)
         if len(poll) == 0:
-            return
-        await compute(self._take, buffer, poll)
+            return ()
+        self._take(buffer, poll)
         if buffer.since_us is None:
             buffer.since_us = self._clock.now_us()
-        if buffer.rows >= self._max_rows:
-            yield self._flush(poll.partition, buffer)
+        return [self._flush(poll.partition, buffer)] if buffer.rows >= self._max_rows else ()
 
     def probe(self, poll: Poll) -> None:
         table = (self._dataset.probe or self._dataset.decode)(poll).table
