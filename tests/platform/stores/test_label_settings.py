@@ -1,0 +1,58 @@
+"""Settings of labels in the registry: each under a number of its own, and how kinds are read by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dovetail.platform.stores.registry.store import Registry
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    server, schema = str(request.getfixturevalue("postgresql_url")), "label_settings"
+    engine = sa.create_engine(server)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
+        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
+    engine.dispose()
+    return f"{server}?options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture
+def registries(url: str) -> Iterator[list[Registry]]:
+    """Those of four workers."""
+    made = [Registry(url) for _ in range(4)]
+    yield made
+    for registry in made:
+        registry.close()
+
+
+def test_workers_that_register_at_once_get_numbers_of_their_own(registries: list[Registry]) -> None:
+    def put(worker: int) -> None:
+        for settings in (worker, 100, 10 + worker, worker):
+            registries[worker].add_label_settings(2**62 + settings, f"settings {settings}")
+
+    with ThreadPoolExecutor(len(registries)) as pool:
+        list(pool.map(put, range(len(registries))))
+    found = registries[0].label_settings()
+    assert [one.number for one in found] == list(range(1, 10))
+    assert {one.fingerprint - 2**62: one.text for one in found} == {
+        settings: f"settings {settings}" for settings in (0, 1, 2, 3, 10, 11, 12, 13, 100)
+    }
+
+
+def test_how_kinds_are_read_is_put_where_it_is_still_as_known(registries: list[Registry]) -> None:
+    mine, theirs = registries[:2]
+    assert mine.put_label_logs({"click": "a", "order": "a"}, {}) == []
+    known = theirs.label_logs()
+    assert mine.put_label_logs({"click": "b"}, known) == []
+    assert theirs.put_label_logs({"click": "c", "order": "c"}, known) == ["click"]  # and nothing was changed
+    assert theirs.label_logs() == {"click": "b", "order": "a"}
+    assert theirs.put_label_logs({"click": "b"}, known) == []
