@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dovetail.cli.stored import audit, join, labels
+from dovetail.cli.stored import audit, join, labels, quality
 from dovetail.demo import run as demo
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.errors import ConfigError
@@ -38,6 +38,15 @@ exposure = "exposure"
 positive = "conversion"
 days = [1]
 samples_topic = "buys"
+"""
+
+
+BROKEN_RULE = """
+[quality]
+window = "6h"
+warmup = 1
+least_rows = 1
+rules = [{ measure = "rows", limit = 1000, datasets = ["requests"] }]
 """
 
 
@@ -144,6 +153,29 @@ def test_delays_are_told_from_the_archive(project: Path, capsys: pytest.CaptureF
     asked["since"] = "exposure"
     assert labels.run(project, "", **asked, as_json=False) == 0
     assert "recommended" not in capsys.readouterr().out
+
+
+def test_the_quality_of_the_archive_is_judged(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quality.run(project, first=None, last=None, as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["windows"]) == 1  # whole days of three
+    assert said["alerts"] == []
+    profiled = {(row["dataset"], row["column"]) for row in said["profiles"]}
+    assert {("behaviour", "price"), ("snapshots", "channel"), ("samples", "category"), ("samples", "label")} <= profiled
+    assert {("snapshots", "category"), ("behaviour", "event_time"), ("click", "request_id")}.isdisjoint(profiled)
+    clicks = sum(row["rows"] for row in said["profiles"] if (row["dataset"], row["column"]) == ("click", "item_id"))
+    assert clicks > 0
+    broken = (project / "dovetail.toml").read_text(encoding="utf-8") + BROKEN_RULE
+    other = project.parent / "judged"
+    shutil.copytree(project, other)
+    (other / "dovetail.toml").write_text(broken, encoding="utf-8")
+    assert quality.run(other, first=None, last=None, as_json=False) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "quality FAILS" in shown
+    assert "requests: " in shown
+    assert "rows, " in shown
+    with pytest.raises(ConfigError, match="no whole window of"):
+        quality.run(project, first="2030-01-01", last=None, as_json=True)
 
 
 def test_an_unknown_target_is_refused(project: Path) -> None:

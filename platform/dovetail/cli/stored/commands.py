@@ -1,4 +1,4 @@
-"""Commands over what is stored: backfill, bootstrap, consistency, labels. As in ``main.py``, only their arguments."""
+"""Commands over what is stored, from backfill to quality. As in ``main.py``, only their arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Visibility", "register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (backfill, bootstrap, consistency, labels):
+    for command in (backfill, bootstrap, consistency, labels, quality):
         app.command()(command)
 
 
@@ -132,6 +132,20 @@ def labels(
         as_json=as_json,
     )
     raise typer.Exit(code)
+
+
+def quality(
+    first: Annotated[str | None, typer.Option("--from-day", help="First day to judge, YYYY-MM-DD, UTC.")] = None,
+    last: Annotated[str | None, typer.Option("--to-day", help="Last day to judge, included.")] = None,
+    project: ProjectOption = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Judge the archived data, window by window, by [quality]; exit code 1 when an alert is an error."""
+    from dovetail.cli.stored.quality import run
+
+    _require_day("--from-day", first)
+    _require_day("--to-day", last)
+    raise typer.Exit(run(project, first=first, last=last, as_json=as_json))
 
 
 def _duration(option: str, text: str) -> int:

@@ -31,6 +31,7 @@ from dovetail.platform.config.model import (
 )
 from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.policy import LabelConfig, PolicyConfig
+from dovetail.platform.config.quality.rules import QualityConfig
 from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
@@ -120,6 +121,7 @@ class Config(Section):
     model: ModelConfig | None = None
     scorer: ScorerConfig | None = None
     archive: ArchiveConfig = ArchiveConfig()
+    quality: QualityConfig = QualityConfig()
     worker: WorkerConfig = WorkerConfig()
     api: ApiConfig | None = None
     console: ConsoleConfig | None = None

@@ -1,0 +1,1 @@
+"""Limits of how much windows of the data may differ."""
