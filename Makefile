@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # A file's tests stay in one process, so what a file builds once is built once.
 SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults format clean
+.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults pictures format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -59,6 +59,9 @@ check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+pictures: $(STAMP)  ## pictures of the console in docs/pictures, taken of a demo's run with Chromium
+	$(BIN)/python -m scripts.pictures
 
 format: $(STAMP)
 	$(BIN)/ruff format .

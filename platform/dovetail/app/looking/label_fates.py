@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.app.looking.one_request import OneRequest
+from dovetail.app.looking.one_request import OneRequest, snapshots_span
 from dovetail.app.reports.archived import released_positions, target_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
@@ -81,7 +81,7 @@ class LabelFates:
         logs: dict[str, pa.Table] = {}
         effective: dict[_Place, _Known] = {}
         for kind in config.streams:
-            logs[kind], mine = self._log(kind, request.request_id)
+            logs[kind], mine = self._log(kind, request)
             effective |= mine
         outcomes: dict[_Place, str] = {}
         if request.snapshots.num_rows:
@@ -102,23 +102,25 @@ class LabelFates:
         for at, (item, event_time, known) in effective.items():
             outcome = outcomes.get(_doubled(at), "orphaned")
             fates.append(LabelFate(at.kind, item, event_time, known, at.partition, at.offset, at.row, outcome))
-        fates += self._stored(request.request_id, effective)
+        fates += self._stored(request, effective)
         places = zip(*(request.snapshots.column(n).to_pylist() for n in _COLUMNS[3:]), strict=True) if outcomes else ()
         rows = [outcomes.get(_Place("snapshots", *place), "pending") for place in places]
         return sorted(fates, key=lambda fate: (fate.event_time, fate.kind)), rows
 
-    def _stored(self, request_id: str, archived: Mapping[_Place, _Known]) -> list[LabelFate]:
+    def _stored(self, request: OneRequest, archived: Mapping[_Place, _Known]) -> list[LabelFate]:
         """The labels that the label store has of the request and its own log in the archive does not."""
-        fates = []
-        for label in self._stores.labels.lookup([request_id]).to_pylist():
+        fates, since_us = [], self._since_us(request)
+        for label in self._stores.labels.lookup([request.request_id]).to_pylist():
             place = _Place(label["kind"], label["partition"], label["offset"], label["row"])
             if place in archived:
                 continue
+            early = since_us is not None and label["event_time_us"] < since_us
+            outcome = "early" if early else _NOT_ARCHIVED
             times = [_moment(label[name]) for name in ("event_time_us", "effective_us")]
-            fates.append(LabelFate(label["kind"], label["item_id"], times[0], times[1], *place[1:], _NOT_ARCHIVED))
+            fates.append(LabelFate(label["kind"], label["item_id"], times[0], times[1], *place[1:], outcome))
         return fates
 
-    def _log(self, kind: str, request_id: str) -> tuple[pa.Table, dict[_Place, _Known]]:
+    def _log(self, kind: str, request: OneRequest) -> tuple[pa.Table, dict[_Place, _Known]]:
         """The rows of the request in the log of ``kind``, between rows that say what each partition's clock was.
 
         And, by kind and position, each one's item, event time and effective time.
@@ -129,8 +131,8 @@ class LabelFates:
         read = DayFiles.archived(registry, offline, kind, "event_time")
         if kind in self._project.config.labels.attributed:
             schema = schema.insert(0, pa.field("request_id", pa.string()))
-            return self._attributed_log(kind, request_id, files, schema)
-        mine = find_rows(read, "request_id", [request_id]).rows
+            return self._attributed_log(kind, request.request_id, files, schema)
+        mine = find_rows(read, "request_id", [request.request_id], low_us=self._since_us(request)).rows
         rows: list[dict[str, Any]] = []
         effective: dict[_Place, _Known] = {}
         lateness = timedelta(microseconds=self._project.config.labels.allowed_lateness)
@@ -144,6 +146,11 @@ class LabelFates:
             known = label["event_time"] if before is None else max(label["event_time"], before - lateness)
             effective[place] = _Known(str(label["item_id"]), label["event_time"], known)
         return self._as_log([*rows, *self._ends(files)], schema), effective
+
+    def _since_us(self, request: OneRequest) -> int | None:
+        """The time (µs) before which a label of the request is early: older files are not looked through for it."""
+        first_us, _ = snapshots_span(request.snapshots)
+        return None if first_us is None else first_us - self._project.config.labels.early_us
 
     def _attributed_log(
         self, kind: str, request_id: str, files: Sequence[DataFile], schema: pa.Schema

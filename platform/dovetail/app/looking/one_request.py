@@ -15,11 +15,12 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.snapshots.shape import flat_snapshots
 from dovetail.platform.archive.dayfiles import DayFiles
-from dovetail.platform.archive.finding import Found, find_rows
+from dovetail.platform.archive.finding import NEVER_US, Found, find_rows
 from dovetail.platform.rows.encodings.shared import spread
+from dovetail.platform.rows.intake import time_us
 from dovetail.platform.transports.viewing import TopicView
 
-__all__ = ["OneRequest", "find_request"]
+__all__ = ["OneRequest", "find_request", "snapshots_span"]
 
 #: Rows of a topic that the archive does not have yet, and that are looked through at the most.
 _MOST_UNARCHIVED = 200_000
@@ -68,8 +69,19 @@ async def find_request(project: Project, stores: Stores, view: TopicView, reques
     """
     config = project.config
     snapshots = await _found(stores, view, "snapshots", config.request.snapshots_topic, request_id, flat_snapshots)
-    samples = await _found(stores, view, samples_dataset(""), config.labels.samples_topic, request_id, spread)
+    low_us, high_us = snapshots_span(snapshots.rows)  # a sample is archived under the day of its request
+    samples = await _found(
+        stores, view, samples_dataset(""), config.labels.samples_topic, request_id, spread, low_us, high_us
+    )
     return OneRequest(request_id, snapshots.rows, samples.rows, snapshots.complete and samples.complete)
+
+
+def snapshots_span(snapshots: pa.Table) -> tuple[int | None, int]:
+    """The first and the last request time (µs) of snapshot rows; all times where there are none."""
+    if not snapshots.num_rows:
+        return None, NEVER_US
+    times = time_us(snapshots, "request_time")
+    return int(times.min()), int(times.max())
 
 
 async def _found(
@@ -79,13 +91,15 @@ async def _found(
     topic: str,
     request_id: str,
     shape: Callable[[pa.Table], pa.Table],
+    low_us: int | None = None,
+    high_us: int = NEVER_US,
 ) -> Found:
     archived = await asyncio.to_thread(stores.registry.progress, f"archive.{dataset}")
     before = {partition: progress.next_offset for partition, progress in archived.items()}
 
     def in_files() -> Found:
         files = DayFiles.archived(stores.registry, stores.offline, dataset, "request_time", before=before)
-        return find_rows(files, "request_id", [request_id], most=_MOST_ROWS)
+        return find_rows(files, "request_id", [request_id], low_us=low_us, high_us=high_us, most=_MOST_ROWS)
 
     kept = await asyncio.to_thread(in_files)
     parts, looked_through, complete = [kept.rows], 0, kept.complete

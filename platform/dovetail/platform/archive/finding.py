@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.archive.dayfiles import DayFile, DayFiles
 from dovetail.platform.rows.encodings.shared import SHARED_BACK, some_rows, spread
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import without_messages
 
 __all__ = ["NEVER_US", "Found", "find_rows"]
 
+#: Files are small, and opening one takes longer than looking through its column: some are open at a time.
+_THREADS, _AT_ONCE = 4, 64
 #: Later than any time.
 NEVER_US = 2**63 - 1
 
@@ -49,20 +52,30 @@ def find_rows(
     """
     parts: list[pa.Table] = []
     left, complete = most, True
-    for file in files.touching(low_us, high_us):
+    touched = files.touching(low_us, high_us)
+
+    def of_file(file: DayFile) -> list[pa.Table]:
         with files.store.open(file.path) as parquet:
-            for part in _matching(parquet, column, values):
-                rows = without_messages(part, files.refused)
-                if files.declared is not None:
-                    rows = conformed(rows, files.declared, called=files.store.path(file.path), strict=False)
+            return [_as_declared(files, file, part) for part in _matching(parquet, column, values)]
+
+    with ThreadPoolExecutor(_THREADS, "dovetail-finding") as threads:
+        for start in range(0, len(touched), _AT_ONCE):
+            for rows in (part for found in threads.map(of_file, touched[start : start + _AT_ONCE]) for part in found):
                 complete = complete and rows.num_rows <= left
                 parts.append(rows.slice(0, left))
                 left -= parts[-1].num_rows
-        if not complete:
-            break
+            if not complete:
+                break
     if not parts:
         return Found((files.declared or pa.schema([])).empty_table(), complete)
     return Found(pa.concat_tables(parts, promote_options="permissive").combine_chunks(), complete)
+
+
+def _as_declared(files: DayFiles, file: DayFile, part: pa.Table) -> pa.Table:
+    rows = without_messages(part, files.refused)
+    if files.declared is None:
+        return rows
+    return conformed(rows, files.declared, called=files.store.path(file.path), strict=False)
 
 
 def _matching(parquet: pq.ParquetFile, column: str, values: Sequence[Any]) -> Iterator[pa.Table]:
@@ -78,7 +91,7 @@ def _matching(parquet: pq.ParquetFile, column: str, values: Sequence[Any]) -> It
     for group in range(parquet.num_row_groups):
         if _excluded(parquet, group, at, wanted):
             continue
-        keys = parquet.read_row_group(group, columns=[column]).column(0)
+        keys = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
         rows = np.flatnonzero(np.asarray(pc.is_in(keys, wanted).to_numpy(), dtype=np.bool_))
         if len(rows):
             yield _whole(parquet, group, rows)
