@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.app.label_meanings import with_meanings
 from dovetail.app.looking.one_request import OneRequest, snapshots_span
-from dovetail.app.reports.archived import released_positions, target_of
+from dovetail.app.reports.archived import released_positions
 from dovetail.app.storage import Stores
 from dovetail.features import Project
-from dovetail.joiners.batch.label_audit import audit_labels
-from dovetail.joiners.values.kind_rules import rules_of
+from dovetail.joiners.batch.by_meaning import audit_by_meaning
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.archive.finding import find_rows
 from dovetail.platform.rows.positions import own_position_columns
@@ -76,7 +76,8 @@ class LabelFates:
 
         The audit is that of the command, over the rows of this request and the clocks of the label streams.
         """
-        project, stores = self._project, self._stores
+        stores = self._stores
+        project, meanings = with_meanings(self._project, stores)
         config = project.config.labels
         logs: dict[str, pa.Table] = {}
         effective: dict[_Place, _Known] = {}
@@ -86,15 +87,14 @@ class LabelFates:
         outcomes: dict[_Place, str] = {}
         if request.snapshots.num_rows:
             samples = request.samples if request.samples.num_rows else _no_samples(request.snapshots)
-            audited = audit_labels(
+            audited = audit_by_meaning(
                 request.snapshots,
                 logs,
                 samples,
-                target_of(project, ""),
+                meanings,
+                "",
                 allowed_lateness_us=config.allowed_lateness,
-                early_us=config.early_us,
                 released=released_positions(project, stores, ""),
-                rules=rules_of(config, project.label_schemas),
             )
             for row in audited.rows.to_pylist():
                 outcomes[_Place(row["what"], row["partition"], row["offset"], row["row"])] = row["outcome"]
