@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.app.datasets import datasets
-from dovetail.app.quality.judging import Dated, Quality, Source, judge
+from dovetail.app.quality.alerts import Dated, Quality, Source, judge
 from dovetail.app.quality.profiles import plain_columns
 from dovetail.app.storage import Stores, load_table
 from dovetail.features import Project

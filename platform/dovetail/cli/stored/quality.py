@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dovetail.app.quality.judging import Quality
+from dovetail.app.quality.alerts import Quality
 from dovetail.app.quality.project_sources import quality_of
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -78,18 +78,35 @@ class MetricTables:
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""
+        columns = self._metrics.c
+        ordered = self._selected().where(columns.model == model).order_by(columns.trained, columns.scope)
+        return _read(connection, database, ordered)
+
+    def newest(
+        self, connection: sa.Connection, database: Database, model: str, scopes: str, most: int
+    ) -> list[MetricRow]:
+        """The newest metrics of ``model`` whose scope begins with ``scopes``, ``most`` rows, by samples trained on."""
+        columns = self._metrics.c
+        newest = (
+            self._selected()
+            .where(columns.model == model, columns.scope.startswith(scopes, autoescape=True))
+            .order_by(columns.trained.desc(), columns.scope.desc())
+            .limit(most)
+        )
+        return _read(connection, database, newest)[::-1]
+
+    def _selected(self) -> sa.Select[Any]:
         columns, numbers = self._metrics.c, self._numbers.c
         same = sa.and_(*(columns[name] == numbers[name] for name in _KEYS))
-        ordered = (
-            sa.select(*((numbers if name in _LATER else columns)[name] for name in MetricRow._fields))
-            .select_from(self._metrics.outerjoin(self._numbers, same))
-            .where(columns.model == model)
-            .order_by(columns.trained, columns.scope)
-        )
-        rows = [MetricRow(*row) for row in connection.execute(ordered)]
-        return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows
+        found = sa.select(*((numbers if name in _LATER else columns)[name] for name in MetricRow._fields))
+        return found.select_from(self._metrics.outerjoin(self._numbers, same))
 
 
 def _keys() -> list[sa.Column[object]]:
     kinds = (sa.Text, sa.Text, sa.BigInteger)
     return [sa.Column(name, kind, primary_key=True) for name, kind in zip(_KEYS, kinds, strict=True)]
+
+
+def _read(connection: sa.Connection, database: Database, asked: sa.Select[Any]) -> list[MetricRow]:
+    rows = [MetricRow(*row) for row in connection.execute(asked)]
+    return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows

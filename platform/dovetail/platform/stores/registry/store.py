@@ -318,16 +318,8 @@ class Registry:
 
     def newest_metrics(self, model: str, scopes: str, most: int) -> list[MetricRow]:
         """The newest metrics of ``model`` whose scope begins with ``scopes``, ``most`` rows, by samples trained on."""
-        columns = self._metrics.c
-        newest = (
-            sa.select(*(columns[name] for name in MetricRow._fields))
-            .where(columns.model == model, columns.scope.startswith(scopes, autoescape=True))
-            .order_by(columns.trained.desc(), columns.scope.desc())
-            .limit(most)
-        )
         with self._database.read() as connection:
-            rows = [MetricRow(*row) for row in connection.execute(newest)][::-1]
-        return [row._replace(scope=unescaped(row.scope)) for row in rows] if self._database.postgresql else rows
+            return self._metrics.newest(connection, self._database, model, scopes, most)
 
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""

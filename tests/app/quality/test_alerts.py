@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from dovetail.app.quality.judging import Alert, Dated, Quality, Source, judge
+from dovetail.app.quality.alerts import Alert, Dated, Quality, Source, judge
 from dovetail.app.quality.profiles import plain_columns
 from dovetail.demo.logs.recorded import ARRIVAL
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
