@@ -17,7 +17,7 @@ Measure = Literal["null_share", "psi", "distinct", "range", "rows", "age"]
 #: The limits of what no rule of the project names: measure, limit, severity.
 _DEFAULTS: tuple[tuple[Measure, float, Literal["warning", "error"]], ...] = (
     ("null_share", 0.1, "error"),
-    ("psi", 0.25, "warning"),
+    ("psi", 0.5, "warning"),
     ("distinct", 0.2, "error"),
     ("range", 10.0, "error"),
     ("rows", 0.2, "error"),
