@@ -132,5 +132,7 @@ def test_refusals(archive: Archive) -> None:
         measured_delays(*archive, since="view")
     with pytest.raises(ConfigError, match="--slice brand: snapshots have no such column"):
         measured_delays(*archive, slices=["brand"])
+    with pytest.raises(ConfigError, match="--slice item_id: nearly every row has another"):
+        measured_delays(*archive, slices=["item_id"])
     with pytest.raises(ConfigError, match="no snapshot is archived yet"):
         measured_delays(project, snapshots.slice(0, 0), logs)

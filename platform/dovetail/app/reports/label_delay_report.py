@@ -38,6 +38,8 @@ _ROUND = tuple(
 _LONGEST = 0.1
 #: How many times as long as needed a window may be that is judged unasked.
 _TIMES = 8
+#: What every snapshot row is known by, and when it was asked for.
+_KEYS = ("request_id", "item_id", "request_time")
 #: Values of a slice, the most frequent ones.
 _VALUES = 20
 
@@ -115,7 +117,8 @@ def delays_of(
     Raises:
         ConfigError: an argument is out of range, nothing is archived, or there is no such target, kind or column.
     """
-    columns = ["request_id", "item_id", "request_time", *slices]
+    slices = _distinct(slices)
+    columns = [*_KEYS, *slices]
     _, meanings = with_meanings(project, stores)
     return measured_delays(
         project,
@@ -149,7 +152,7 @@ def measured_delays(
     Raises:
         ConfigError: an argument is out of range, there are no snapshots, or no such target, kind or column.
     """
-    config, policy = project.config.labels, target_of(project, target)
+    config, policy, slices = project.config.labels, target_of(project, target), _distinct(slices)
     _require(snapshots, logs, since, slices, wanted, horizon_us)
     until = known_until_us(snapshots, logs, config.allowed_lateness)
     known = _Known(project, snapshots, logs, since, until, wanted, horizon_us)
@@ -271,6 +274,17 @@ def _cost(curve: Curve, window: int, waits: _Ints | None) -> WindowCost:
     if waits is not None and len(waits):
         median, late = (int(at) for at in np.quantile(waits, [0.5, 0.95], method="inverted_cdf"))
     return WindowCost(window, curve.caught(window) or 0.0, low, high, median, late)
+
+
+def _distinct(slices: Sequence[str]) -> list[str]:
+    """Each column once.
+
+    Raises:
+        ConfigError: one is a key, of which every row has another.
+    """
+    if keys := [name for name in slices if name in _KEYS]:
+        raise ConfigError(f"--slice {keys[0]}: nearly every row has another; slice by a column of few values")
+    return list(dict.fromkeys(slices))
 
 
 def _sliced(
