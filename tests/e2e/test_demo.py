@@ -197,7 +197,7 @@ def test_a_folder_that_is_no_demos_is_refused(tmp_path: Path) -> None:
     [
         (["demo", "--data", "no-such-folder"], "no such folder"),
         (["demo", "--data", "tests", "--seed", "3"], "--requests and --seed are for the simulator"),
-        (["demo", "--requests", "0"], "greater than or equal to 1"),
+        (["demo", "--requests", "0"], "Invalid value for '--requests'"),
         (["check", "-p", "no-such-project"], "no such file; run `dovetail init DIR`"),
         (["worker", "--agents", "feature"], "there is no agent 'feature'"),
         (["no-such-command"], "No such command"),
