@@ -97,12 +97,10 @@ def _everything_once(world: World, worker: Worker, verdict: Verdict, broker: Bro
     requests = snapshots.group_by("request_id").aggregate([]).num_rows if snapshots.num_rows else 0
     verdict.expect("requests answered", requests, world.counts["requests"])
     verdict.expect("snapshot rows archived", snapshots.num_rows, world.counts["snapshot_rows"])
-    # A broker that was killed knows no producer whose messages are older than a day, as these are, and takes what is sent
-    # again: each is an event.
+    # A broker that was killed has forgotten producers whose messages are older than a day, as these are, and takes what
+    # they send again: each is an event.
     ends = broker.ends({topic: config.topics()[topic] for topic in world.inputs})
-    twice = {
-        topic: sum(end for (t, _), end in ends.items() if t == topic) - world.sent[topic] for topic in world.inputs
-    }
+    twice = {of: sum(end for (topic, _), end in ends.items() if topic == of) - world.sent[of] for of in world.inputs}
     verdict.expect("requests that the load has sent twice", twice[config.request.topic], 0)
     sent = world.counts["events"] + twice[config.streams["behaviour"].topic]
     for stream, columns in (("behaviour", OWN_COLUMNS), ("behaviour_by_item", SOURCE_COLUMNS)):
