@@ -64,6 +64,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "sqlite3": ("dovetail/platform/transports/embedded/",),
     "torch": ("dovetail/torch/",),
     "typer": ("dovetail/cli/",),
+    "vl_convert": ("dovetail/trainer/metrics/plots.py",),
 }
 
 

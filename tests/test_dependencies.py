@@ -65,7 +65,7 @@ def test_what_dovetail_imports_is_declared() -> None:
     lazily = {Path(where.partition(":")[0]) for name, where in found.items() if name not in declared()}
     rooms = ("api", "console", "onnx", "torch")
     homes = {next((part for part in path.parts if part in rooms), path.name) for path in lazily}
-    assert homes <= {"database.py", *rooms}, "an extra is imported where it is asked for, and nowhere else"
+    assert homes <= {"database.py", "plots.py", *rooms}, "an extra is imported where it is asked for, and nowhere else"
 
 
 def test_what_is_declared_is_imported_or_has_a_reason() -> None:

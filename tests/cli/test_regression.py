@@ -77,7 +77,7 @@ def test_trained_evaluated_and_shown(tmp_path: Path) -> None:
     assert said["total"]["positive"] == pytest.approx(amounts.sum())
     assert said["total"]["rmse"] < amounts.std()
     assert said["groups"]["slice:city=c4"]["positive"] > said["groups"]["slice:city=c0"]["positive"]
-    drawn = plot.read_text()
+    drawn = plot.read_text(encoding="utf-8")
     assert all(title in drawn for title in ("RMSE", "MAE", "Poisson deviance", "mean label over mean prediction"))
     assert "AUC" not in drawn
     shown = call("model", "show", f"{tmp_path / 'models'}@1", "-p", tmp_path)

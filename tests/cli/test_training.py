@@ -49,6 +49,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+TITLES = ("log-loss", "AUC", "calibration (Σp / Σy)", "reliability: observed rate over mean prediction")
+
+
 def samples(n: int = 600, seed: int = 1) -> pa.Table:
     rng = np.random.default_rng(seed)
     city = rng.integers(0, 5, n)
@@ -111,7 +114,7 @@ def test_train_evaluate_and_compare(project: Path) -> None:
     assert scored["version"] == 1
     assert scored["total"]["auc_error"] == 0.0
     assert [scope.partition(":")[0] for scope in scored["groups"]] == ["time"] * 3 + ["slice"] * 5
-    assert plot.read_text(encoding="utf-8").count("<svg") == 4
+    assert all(f">{title}</text>" in plot.read_text(encoding="utf-8") for title in TITLES)
     both = call("model", "compare", f"{project / 'm'}@1", f"{project / 'm'}@2", "--samples", project / "s.parquet")
     assert len(both) == 2
     one_day = call("train", *options, "--out", project / "d", "--from-day", "2024-10-05", "--to-day", "2024-10-05")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dovetail.app.looking.model_history import (
     moved_weights,
     recent_reliability,
 )
+from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
 from dovetail.console.pages.model_page import charts_of, model_page
 from dovetail.console.rendering import page
@@ -20,7 +22,7 @@ from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.stores.registry.store import MetricRow
-from dovetail.trainer.metrics.plots import chart_svg
+from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 from dovetail.trainer.models.contributions import explain
 from dovetail.trainer.samples.encoding import Encoder
 from tests.console.shown_run import with_looked
@@ -98,3 +100,16 @@ def test_names_of_slices_are_drawn_as_text(project: Project) -> None:
         assert "<script>" not in page("model.html", shown)
 
     with_looked(project, look)
+
+
+def test_a_chart_without_points_says_so() -> None:
+    assert chart_svg(Chart("empty", [ChartLine("l", [0], [None])])) == "<p>nothing to draw</p>"
+
+
+def test_a_chart_has_its_lines_broken_where_a_point_is_missing() -> None:
+    drawn = chart_svg(Chart("a & b", [ChartLine("l", [0, 1, 2], [1.0, None, 2.0])], [(0.0, "<x>")], diagonal=True))
+    assert drawn.count(f'stroke="{COLOURS[0]}"') == 1
+    assert re.search(r'd="M[\d.,]+M[\d.,]+" fill="none"', drawn)
+    assert 'aria-label="a &amp; b"' in drawn
+    assert "&lt;x&gt;" in drawn
+    assert "stroke-dasharray" in drawn

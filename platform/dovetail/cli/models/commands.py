@@ -22,7 +22,9 @@ _SamplesOption = Annotated[
 _Format = Annotated[str, typer.Option("--format", help="parquet, libsvm or vw (Vowpal Wabbit text).")]
 _First = Annotated[str | None, typer.Option("--from-day", help="First day of request_time, YYYY-MM-DD, UTC.")]
 _Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
-_Plot = Annotated[Path | None, typer.Option("--plot", help="Write plots to this .html, .svg or .png file.")]
+_Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs dovetail[plots].")
+]
 _Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
 
 # The bodies import what takes seconds to import (numba, DuckDB), so that --help need not.
@@ -84,6 +86,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a stored model on stored samples; nothing is trained."""
+    _check_plot(plot)
     from dovetail.cli.models.evaluate import run
 
     window_us = _duration("--window", window)
@@ -107,6 +110,7 @@ def staleness(
     as_json: JsonOption = False,
 ) -> None:
     """The loss of the model by its age: stored samples replayed, scored by models of each age."""
+    _check_plot(plot)
     from dovetail.cli.models.staleness import run
 
     ages_us = [_duration("--age", text) for text in ages or []]
@@ -122,6 +126,13 @@ def _duration(option: str, text: str) -> int:
         return parse_duration(text)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from None
+
+
+def _check_plot(plot: Path | None) -> None:
+    from dovetail.trainer.metrics.plots import check_plot
+
+    if plot is not None:
+        check_plot(plot)
 
 
 @_model.command("list")
@@ -191,6 +202,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare models on the same samples, or the shadow with the serving model on live requests."""
+    _check_plot(plot)
     from dovetail.cli.models import model as commands
 
     if live == bool(models):

@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from dovetail.api.describing import models_of
 from dovetail.app.looking.model_history import ModelMetricsHistory, metrics_history, moved_weights, recent_reliability
+from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
 from dovetail.platform.errors import ModelError
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
-from dovetail.trainer.metrics.plots import chart_svg
 
 __all__ = ["charts_of", "model_page"]
 

@@ -1,4 +1,4 @@
-"""Charts as data, and the charts of a model's metrics: drawn as SVG by ``plots.py``, as PNG by ``png.py``."""
+"""Charts as data, and the charts of a model's metrics: drawn by ``plots.py``, and in the console."""
 
 from __future__ import annotations
 
