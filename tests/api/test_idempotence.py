@@ -88,15 +88,19 @@ def test_a_key_that_cannot_be_kept_is_refused(folder: Path) -> None:
             await send(running, EVENTS, ""),
             await send(running, [{"user_id": "u", "item_id": 1, "event_time": at(1)}], "one", "/v1/labels/click"),
             await send(running, request("r", "u", [1], 10), "one", "/v1/rank"),
+            await running.client.post(
+                "/v1/events/behaviour", json=EVENTS, headers=[(IDEMPOTENCY_KEY, "one"), (IDEMPOTENCY_KEY, "two")]
+            ),
         ]
 
     answers = on_a_worker(folder, work)
-    assert [answer.status_code for answer in answers] == [422, 422, 400, 400, 400, 400]
+    assert [answer.status_code for answer in answers] == [422, 422, 400, 400, 400, 400, 400]
     said = [answer.json()["error"] for answer in answers]
-    assert "used for another body" in said[0]
+    assert "used for a call of other rows" in said[0]
     assert "1 to 255 visible characters" in said[2]
     assert '[labels.streams.click] unique_within = "1d"' in said[4]
     assert "a request is known by its request_id" in said[5]
+    assert "the call has 2; give it one" in said[6]
 
 
 def test_a_call_of_which_nothing_was_taken_may_be_mended_under_its_key(folder: Path) -> None:

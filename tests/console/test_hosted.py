@@ -65,9 +65,11 @@ def test_a_worker_shows_its_project_and_the_command_shows_it_afterwards(tmp_path
 
 def test_a_project_that_no_worker_has_run_has_nothing_to_look_at(tmp_path: Path) -> None:
     write_project(tmp_path / "project", TOML, {})
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match=r"cannot be opened.* reads what a worker has stored: start one first"):
         run(tmp_path / "project", None, {"port": 0})
     with pytest.raises(ConfigError, match="is no folder of a demo's run"):
+        run(Path(), tmp_path / "project", {"port": 0})
+    with pytest.raises(ConfigError, match="--project and --run name two things to look at"):
         run(tmp_path, tmp_path / "project", {"port": 0})
     with pytest.raises(ConfigError, match="can be reached from other machines"):
         run(tmp_path / "project", None, {"port": 0, "host": "0.0.0.0"})

@@ -204,7 +204,7 @@ class _Calls:
         """Send rows."""
         atomic = _flag(request, "atomic")
         rows = await self._rows(request, door)
-        call = call_of(door, request.headers.get(IDEMPOTENCY_KEY), rows, atomic=atomic)
+        call = call_of(door, request.headers.getlist(IDEMPOTENCY_KEY), rows, atomic=atomic)
 
         async def make() -> dict[str, Any]:
             name = None if call is None else call.key
@@ -216,7 +216,7 @@ class _Calls:
 
     async def rank(self, request: Request) -> Response:
         """Rank the candidates of requests."""
-        call_of(self._gateway.doors["requests"], request.headers.get(IDEMPOTENCY_KEY), (), atomic=False)
+        call_of(self._gateway.doors["requests"], request.headers.getlist(IDEMPOTENCY_KEY), (), atomic=False)
         whole = _flag(request, "features")
         arrow = wants_arrow(request.headers.get("accept", ""))
         rows = await self._rows(request, self._gateway.doors["requests"])

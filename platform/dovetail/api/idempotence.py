@@ -30,7 +30,7 @@ KEY_PATTERN = "^[!-~]{1,255}$"
 
 
 class BadKey(Exception):
-    """A key that cannot be used, or has been used for another body; ``status`` is that of the answer."""
+    """A key that cannot be used, or has been used for another call; ``status`` is that of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -44,14 +44,17 @@ class Call(NamedTuple):
     digest: str
 
 
-def call_of(door: Door, key: str | None, rows: Sequence[bytes], *, atomic: bool) -> Call | None:
-    """The call of these rows; None without a key.
+def call_of(door: Door, keys: Sequence[str], rows: Sequence[bytes], *, atomic: bool) -> Call | None:
+    """The call of these rows, by the ``keys`` that it came with; None without one.
 
     Raises:
-        BadKey: it is no key, or nobody would look at it.
+        BadKey: there are several, it is no key, or nobody would look at it.
     """
-    if key is None:
+    if not keys:
         return None
+    if len(keys) > 1:
+        raise BadKey(400, f"Idempotency-Key: the call has {len(keys)}; give it one")
+    key = keys[0]
     if not re.fullmatch(KEY_PATTERN, key):
         raise BadKey(400, "Idempotency-Key: give 1 to 255 visible characters of ASCII, like a UUID")
     try:
@@ -80,7 +83,7 @@ class KeptAnswers:
         An answer that says that no row was taken is not kept. Calls of one key take turns.
 
         Raises:
-            BadKey: the key was used for another body.
+            BadKey: the key was used for another call.
         """
         assert door.ids is not None  # noqa: S101 - call_of has seen to it
         turn = self._turns.setdefault((door.topic, call.key), asyncio.Lock())
@@ -89,7 +92,10 @@ class KeptAnswers:
             known = await compute(self._calls.of, door.topic, call.key, now_us - door.ids.within_us)
             if known is not None:
                 if known.digest != call.digest:
-                    raise BadKey(422, "Idempotency-Key: it was used for another body; give each call a key of its own")
+                    raise BadKey(
+                        422,
+                        "Idempotency-Key: it was used for a call of other rows or another ?atomic; give each call its own",
+                    )
                 return json.loads(known.answer), True
             answer = await make()
             if answer["accepted"]:

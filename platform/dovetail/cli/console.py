@@ -27,6 +27,8 @@ def run(project: Path, kept: Path | None, options: dict[str, Any]) -> None:
     from dovetail.demo.kept_run import project_of_run
     from dovetail.features import load
 
+    if kept is not None and project != Path():
+        raise ConfigError("--project and --run name two things to look at; give one of them")
     loaded = load(project) if kept is None else project_of_run(kept)
     given = loaded.config.console or ConsoleConfig()
     # A tokens file that is named here is found from the working directory, one in dovetail.toml from the project.

@@ -16,6 +16,7 @@ from dovetail.console.looked import looking_at
 from dovetail.console.site import site
 from dovetail.features import Project
 from dovetail.platform.config.served.console import ConsoleConfig
+from dovetail.platform.errors import StoreError
 from dovetail.platform.logs import Event
 
 __all__ = ["Console"]
@@ -50,7 +51,10 @@ class Console:
         """``watch``, with the console served for as long as it runs."""
 
         async def watched() -> None:
-            stores = await asyncio.to_thread(open_stores, self._project.config, read_only=True)
+            try:
+                stores = await asyncio.to_thread(open_stores, self._project.config, read_only=True)
+            except StoreError as error:
+                raise StoreError(f"{error} The console reads what a worker has stored: start one first") from error
             try:
                 async with looking_at(self._project, stores, self._waits) as looked:
                     app = site(looked, Guard(self._tokens, self._config))

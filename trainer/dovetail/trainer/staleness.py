@@ -92,7 +92,7 @@ def losses_by_age(
             version += step_us
     if first is None or not judges[0].samples:
         raise ConfigError(
-            f"no sample is {ages[-1] / 3_600_000_000:g} h younger than the first one that is known; take shorter ages"
+            f"--age: no sample is {ages[-1] / 3_600_000_000:g} h younger than the first one that is known; take shorter ages"
         )
     return Staleness(first, last, learner.trained, tuple(judge.loss() for judge in judges))
 

@@ -113,7 +113,7 @@ def staleness(
     _check_plot(plot)
     from dovetail.cli.models.staleness import run
 
-    ages_us = [_duration("--age", text) for text in ages or []]
+    ages_us = list(dict.fromkeys(_duration("--age", text) for text in ages or []))
     step_us = _duration("--every", every)
     chosen = {"first": from_day, "last": to_day}
     raise typer.Exit(run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, **chosen))

@@ -13,6 +13,7 @@ from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.cli.times import short_duration
 from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.errors import ConfigError
 from dovetail.trainer.metrics.charts import Chart, ChartLine
 from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.staleness import Staleness
@@ -32,6 +33,8 @@ def run(
     as_json: bool,
 ) -> int:
     """Replay, show, and draw if asked."""
+    if step_us < 1:
+        raise ConfigError("--every: write a duration above 0, such as 5m")
     config = project_config(project, needed=True)
     if config is None:
         return 2
