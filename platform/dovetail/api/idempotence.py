@@ -94,7 +94,7 @@ class KeptAnswers:
                 if known.digest != call.digest:
                     raise BadKey(
                         422,
-                        "Idempotency-Key: it was used for a call of other rows or another ?atomic; give each call its own",
+                        "Idempotency-Key: it was used for a call of other rows, or another ?atomic; give each its own",
                     )
                 return json.loads(known.answer), True
             answer = await make()

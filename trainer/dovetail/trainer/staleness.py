@@ -91,9 +91,8 @@ def losses_by_age(
             rows.forget(version, version + ages[0] + step_us)
             version += step_us
     if first is None or not judges[0].samples:
-        raise ConfigError(
-            f"--age: no sample is {ages[-1] / 3_600_000_000:g} h younger than the first one that is known; take shorter ages"
-        )
+        hours = ages[-1] / 3_600_000_000
+        raise ConfigError(f"--age: no sample is {hours:g} h younger than the first that is known; take shorter ages")
     return Staleness(first, last, learner.trained, tuple(judge.loss() for judge in judges))
 
 
