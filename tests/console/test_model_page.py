@@ -70,7 +70,8 @@ def test_weights_that_moved_have_the_names_of_values_in_samples(project: Project
 
 def test_reliability_is_of_served_scores(project: Project) -> None:
     async def look(looked: Looked) -> None:
-        found = recent_reliability(looked.stores)
+        assert looked.project.config.model is not None
+        found = recent_reliability(looked.stores, looked.project.config.model)
         assert found is not None
         line, rows = found
         samples = read_dataset(looked.stores.registry, looked.stores.offline, "samples")
@@ -88,7 +89,7 @@ def test_reliability_is_of_served_scores(project: Project) -> None:
 def test_names_of_slices_are_drawn_as_text(project: Project) -> None:
     hostile = "channel=</svg><script>alert(1)</script>"
     rows = [MetricRow("m", f"slice:{hostile}", n, n, 1, 1, 0.1 * n, 0.5, None, 1, 1, 1, 0, 0, 0, 0) for n in (1, 2)]
-    charts = charts_of(ModelMetricsHistory([], [], [], {hostile: rows}))
+    charts = charts_of(ModelMetricsHistory([], [], [], {hostile: rows}), "logistic")
     assert len(charts) == 4
     for chart in charts:
         drawn = chart_svg(chart)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.app.datasets import samples_dataset
 from dovetail.app.modelling import encoder_of
@@ -16,6 +17,7 @@ from dovetail.platform.config.load import ModelConfig
 from dovetail.platform.errors import ModelError
 from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.stores.registry.store import MetricRow
+from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
 from dovetail.trainer.models.contributions import BIAS, explain
 from dovetail.trainer.models.publish import Model
@@ -66,16 +68,22 @@ def metrics_history(stores: Stores, model: str) -> ModelMetricsHistory:
     return ModelMetricsHistory(windows, read(model, "total", _POINTS), read(model, "recent", _POINTS), slices)
 
 
-def recent_reliability(stores: Stores) -> tuple[ChartLine, int] | None:
-    """Observed rate over mean score of the newest archived samples as they were served, and how many; None without."""
-    rows = _newest_samples(stores, ["score", "label", "weight"], _SAMPLES)
-    if rows is None:
+def recent_reliability(stores: Stores, model: ModelConfig) -> tuple[ChartLine, int] | None:
+    """Mean label over mean score of the newest archived samples as they were served, and how many; None without.
+
+    The label is the model's, and where it is absent it is 0 or the sample is left out, as ``absent_label`` says.
+    """
+    read = ("score", "weight", model.label)
+    rows = _newest_samples(stores, read, _SAMPLES)
+    if rows is None or not {*read} <= {*rows.column_names}:
         return None
-    rows = rows.drop_null()
-    columns = [np.asarray(rows.column(name).to_numpy(), dtype=np.float32) for name in ("score", "label", "weight")]
-    if not rows.num_rows:
+    rows = rows.filter(pc.and_(rows.column("score").is_valid(), rows.column("weight").is_valid()))
+    scores, weights = (column_of_numbers(rows, name, name).astype(np.float32) for name in ("score", "weight"))
+    labels, weights = with_labels(rows, model.label, weights, model.absent_label or "skip")
+    there = weights > 0
+    if not there.any():
         return None
-    return reliability("served scores", *columns), rows.num_rows
+    return reliability("served scores", scores[there], labels[there], weights[there]), int(there.sum())
 
 
 def moved_weights(project: Project, stores: Stores, most: int) -> tuple[list[MovedWeight], int, int]:
@@ -126,12 +134,17 @@ def _names(declared: ModelConfig, model: Model, stores: Stores, wanted: set[int]
 
 
 def _newest_samples(stores: Stores, columns: Sequence[str] | None, most: int) -> pa.Table | None:
-    """The newest archived samples of the primary target, out of as few files as it takes."""
+    """The newest archived samples of the primary target, out of as few files as it takes.
+
+    A column that only some of the files have is NULL in rows of the others; one that none has is left out.
+    """
     files = sorted(stores.registry.files(samples_dataset("")), key=lambda file: (file.day, file.last_offset))
     parts: list[pa.Table] = []
     left = most
     while files and left > 0:
-        rows = spread(stores.offline.read(files.pop().path, columns))
+        with stores.offline.open(files.pop().path) as file:
+            there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            rows = spread(file.read(there))
         parts.insert(0, rows.slice(max(0, rows.num_rows - left)))
         left -= parts[0].num_rows
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else None
