@@ -11,6 +11,7 @@ import pytest
 from dovetail.app.looking.model_history import recent_reliability
 from dovetail.console.looked import Looked
 from dovetail.console.pages.model_page import model_page
+from dovetail.console.pages.request_page import candidate_page
 from dovetail.console.rendering import page
 from dovetail.features import Project
 from dovetail.platform.archive.writer import read_dataset
@@ -110,6 +111,17 @@ def test_reliability_is_of_the_models_label(folder: Path, absent: str) -> None:
         assert sum(np.multiply(sizes, means)) == pytest.approx(sum(kept))
 
     with_looked(project, look)
+
+
+@pytest.mark.parametrize(("item", "amount"), [("1", "3.50"), ("3", '<span class="null">NULL</span>')])
+def test_a_candidate_has_the_models_label_and_its_score_taken_apart(folder: Path, item: str, amount: str) -> None:
+    async def look(looked: Looked) -> None:
+        shown = await candidate_page(looked, f"r{REQUESTS - 1}", item, None)
+        assert shown["score"].same
+        text = page("candidate.html", {**shown, "tabs": (), "path": "/sample", "project": "small"})
+        assert f"<dt>order_amount, the model&#39;s label</dt><dd>{amount}</dd>" in text.replace("'", "&#39;")
+
+    with_looked(load(folder), look)
 
 
 def test_samples_from_before_the_label_was_declared_are_left_out(folder: Path) -> None:

@@ -65,7 +65,7 @@ async def request_page(looked: Looked, asked: str) -> dict[str, Any]:
 
 
 async def candidate_page(looked: Looked, request_id: str, item: str, place: int | None) -> dict[str, Any]:
-    """One candidate: its values, its score taken apart, its label.
+    """One candidate: its values, its score taken apart, its label, and what the model is trained for if it is another.
 
     Raises:
         Nowhere: there is no such candidate.
@@ -81,10 +81,12 @@ async def candidate_page(looked: Looked, request_id: str, item: str, place: int 
         for column in features.columns
         if column.origin != "key"
     ]
+    model = looked.project.config.model
     return {
         "request": request,
         "item": item,
         "place": at,
+        "learnt": None if model is None or model.label == "label" else model.label,
         "score": score,
         "values": values,
         "missing": missing,
