@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dovetail.joiners.batch.counted import first_not_early, not_early
 from dovetail.joiners.batch.join import early, first_label
+from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.duck.hermetic import hermetic_connection
 
 __all__ = ["known_until_us", "label_delays", "sample_waits"]
@@ -37,6 +39,7 @@ def label_delays(
     slices: Sequence[str] = (),
     allowed_lateness_us: int,
     early_us: int,
+    rules: Mapping[str, KindRule] | None = None,
 ) -> pa.Table:
     """A row per snapshot row that may get a label of ``kind``, with how long that took.
 
@@ -44,6 +47,9 @@ def label_delays(
     without one), and ``slices`` as strings. With ``exposure``, only rows that have a label of that kind. Time runs from
     ``request_time``, or, with ``since``, from the event time of the row's first label of that kind, and only rows that
     have one are there. What takes effect before has the delay 0; a label that is too early for its request is none.
+    ``rules``, by kind, say of which kinds every label is kept: there the first that is not early counts, as in
+    :func:`~dovetail.joiners.batch.join.join_samples`; for others nothing counts where the first is early. A label that
+    is taken back has come all the same.
 
     ``snapshots`` needs request_id, item_id, request_time and ``slices``; ``labels`` are the logs by kind, with own
     position columns.
@@ -51,14 +57,15 @@ def label_delays(
     kinds = dict.fromkeys(filter(None, (kind, exposure, since)))
     connection = hermetic_connection()
     try:
-        connection.register("candidates", snapshots.select(["request_id", "item_id", "request_time", *slices]))
+        rows = snapshots.select(["request_id", "item_id", "request_time", *slices])
+        connection.register("candidates", rows.append_column("_at", pa.array(range(len(rows)), pa.int64())))
         for name in kinds:
             connection.register(f"log_{name}", labels[name])
-        first = ",\n".join(first_label(name, allowed_lateness_us) for name in kinds)
+        whole = {name: rule for name, rule in (rules or {}).items() if name in kinds and rule.whole}
+        parts = [first_label(name, allowed_lateness_us) for name in kinds]
+        first = ",\n".join([*parts, *(first_not_early(rule, early_us) for rule in whole.values())])
         joins = "".join(
-            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {name}_first ON "
-            f"{name}_first.request_id = candidates.request_id AND {name}_first.item_id = candidates.item_id "
-            f"AND NOT ({early(f'{name}_first', name, 'candidates', early_us)})"
+            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {_label_of(name, whole.get(name), early_us)}"
             for name in kinds
         )
         start = "request_time" if since is None else f"{since}_event_time"
@@ -103,6 +110,17 @@ def sample_waits(
     known = released <= last
     waits: _Ints = (released - np.sort(request_times_us))[known]
     return waits
+
+
+def _label_of(kind: str, rule: KindRule | None, early_us: int) -> str:
+    """The relation with the label of a kind that counts, and on what it is joined to its candidate."""
+    if rule is not None:
+        return f"{not_early(rule)} ON {not_early(rule)}._at = candidates._at"
+    first = f"{kind}_first"
+    return (
+        f"{first} ON {first}.request_id = candidates.request_id AND {first}.item_id = candidates.item_id "
+        f"AND NOT ({early(first, kind, 'candidates', early_us)})"
+    )
 
 
 def _quoted(name: str) -> str:
