@@ -18,6 +18,7 @@ from dovetail.demo import run as demo
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.stores.registry.store import Registry
+from tests.app.quality.receiver import Receiver
 from tests.places import ROOT
 
 TARGETS = """
@@ -155,7 +156,10 @@ def test_delays_are_told_from_the_archive(project: Path, capsys: pytest.CaptureF
     assert "recommended" not in capsys.readouterr().out
 
 
-def test_the_quality_of_the_archive_is_judged(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quality_of_the_archive_is_judged(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert quality.run(project, first=None, last=None, as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
     assert len(said["windows"]) == 1  # whole days of three
@@ -165,12 +169,20 @@ def test_the_quality_of_the_archive_is_judged(project: Path, capsys: pytest.Capt
     assert {("snapshots", "category"), ("behaviour", "event_time"), ("click", "request_id")}.isdisjoint(profiled)
     clicks = sum(row["rows"] for row in said["profiles"] if (row["dataset"], row["column"]) == ("click", "item_id"))
     assert clicks > 0
-    broken = (project / "dovetail.toml").read_text(encoding="utf-8") + BROKEN_RULE
     other = project.parent / "judged"
     shutil.copytree(project, other)
-    (other / "dovetail.toml").write_text(broken, encoding="utf-8")
-    assert quality.run(other, first=None, last=None, as_json=False) == 1
-    shown = " ".join(capsys.readouterr().out.split())
+    with Receiver() as receiver:
+        broken = f'{BROKEN_RULE}webhook = "{receiver.url("hunter2")}"\n'
+        (other / "dovetail.toml").write_text((project / "dovetail.toml").read_text(encoding="utf-8") + broken, "utf-8")
+        assert quality.run(other, first=None, last=None, as_json=False) == 1
+    captured = capsys.readouterr()
+    assert "hunter2" not in captured.out + captured.err
+    ((_, posted),) = receiver.received
+    lines = [line for line in captured.err.splitlines() if " quality alert: dataset=" in line]
+    assert len(lines) == len(posted["alerts"]) > 1
+    assert ("rows", "requests") in {(alert["measure"], alert["dataset"]) for alert in posted["alerts"]}
+    shown = " ".join(captured.out.split())
+    assert f"webhook posted to {receiver.shown} in 1 attempt" in shown
     assert "quality FAILS" in shown
     assert "requests: " in shown
     assert "rows, " in shown

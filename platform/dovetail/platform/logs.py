@@ -10,12 +10,14 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from dovetail.platform.masking import masked
 
-__all__ = ["Event", "JsonLines", "Level", "TextLines", "set_up_logs"]
+__all__ = ["Event", "JsonLines", "Level", "TextLines", "logs_to", "set_up_logs"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -95,6 +97,24 @@ def set_up_logs(level: Level, *, as_json: bool, stream: TextIO | None = None) ->
     for name, least in _INDISCREET.items():
         logging.getLogger(name).setLevel(max(theirs, least))
     logging.captureWarnings(True)
+
+
+@contextmanager
+def logs_to(stream: TextIO, level: Level, *, as_json: bool) -> Iterator[None]:
+    """Send what Dovetail's loggers say to ``stream``, too, as long as the block lasts: for a command that ends.
+
+    Lines are as grave as ``level`` at least.
+    """
+    handler, logger = logging.StreamHandler(stream), logging.getLogger("dovetail")
+    handler.setFormatter(JsonLines() if as_json else TextLines())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.getLevelNamesMapping()[level.upper()])
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,19 +11,23 @@ from rich.console import Console
 
 from dovetail.app.quality.alerts import Quality
 from dovetail.app.quality.project_sources import quality_of
+from dovetail.app.quality.telling import log_alerts, post_alerts
+from dovetail.app.quality.webhook import Delivery, webhook_of
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal, verdict
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import load
 from dovetail.platform.archive.dayfiles import DAY_US, day_start_us
+from dovetail.platform.logs import logs_to
 
 __all__ = ["run"]
 
 
 def run(project: Path, *, first: str | None, last: str | None, as_json: bool) -> int:
-    """Judge and show; 1 when an alert is an error."""
+    """Judge, show and tell; 1 when an alert is an error, whether or not it could be told."""
     loaded = load(project)
+    webhook, settings = webhook_of(loaded.config.quality), loaded.config.worker
     low_us = None if first is None else day_start_us(first)
     high_us = None if last is None else day_start_us(last) + DAY_US - 1
     stores = open_stores(loaded.config)
@@ -34,10 +40,15 @@ def run(project: Path, *, first: str | None, last: str | None, as_json: bool) ->
             )  # fmt: skip
     finally:
         stores.close()
+    with logs_to(sys.stderr, settings.log_level, as_json=settings.log_json):
+        log_alerts(found)
+        posted = post_alerts(loaded.config.name, found, webhook)
     if as_json:
-        print_json(found.to_json())
+        print_json({**found.to_json(), "webhook": None if posted is None else asdict(posted)})
     else:
         _print(console, found)
+        if posted is not None:
+            _print_delivery(console, posted)
     return 1 if found.failed else 0
 
 
@@ -52,6 +63,13 @@ def _print(console: Console, found: Quality) -> None:
     errors = sum(alert.severity == "error" for alert in found.alerts)
     counts = f"  {len(found.windows)} windows, {errors} errors, {len(found.alerts) - errors} warnings"
     console.print("quality      ", verdict(not found.failed), counts, sep="")
+
+
+def _print_delivery(console: Console, posted: Delivery) -> None:
+    problems = f" ({'; '.join(posted.problems)})" if posted.problems else ""
+    said = "posted to" if posted.delivered else "NOT posted to"
+    attempts = "1 attempt" if posted.attempts == 1 else f"{posted.attempts} attempts"
+    console.print(f"webhook      {said} {posted.to} in {attempts}{problems}")
 
 
 def _newest(found: Quality) -> Listing:

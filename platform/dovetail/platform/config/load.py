@@ -72,7 +72,7 @@ __all__ = [
 
 
 #: Options that say where a secret is; somebody may write the secret itself there.
-_SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token|credential|webhook", re.IGNORECASE)
 
 
 class StorageConfig(Section):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from dovetail.platform.config.durations import DAY_US, DurationUs
 from dovetail.platform.config.section import Section
 
-__all__ = ["Measure", "QualityConfig", "QualityRule"]
+__all__ = ["Measure", "QualityConfig", "QualityRule", "is_web_address"]
 
 Measure = Literal["null_share", "psi", "distinct", "range", "rows", "age"]
 
@@ -23,6 +25,17 @@ _DEFAULTS: tuple[tuple[Measure, float, Literal["warning", "error"]], ...] = (
     ("rows", 0.2, "error"),
     ("age", 1.5, "error"),
 )
+
+
+def is_web_address(text: str) -> bool:
+    """Whether ``text`` is a URL of HTTP or HTTPS, in ASCII and without blanks."""
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class QualityRule(Section):
@@ -62,6 +75,18 @@ class QualityConfig(Section):
     #: Rows of a window that are looked at, evenly chosen; all are counted.
     most_rows: int = Field(default=1_000_000, ge=1_000)
     rules: tuple[QualityRule, ...] = ()
+    #: Where alerts are posted to, http:// or https://, or a variable of it. All but its host may be secret.
+    webhook: SecretStr | None = None
+    webhook_env: str = ""
+    #: How long an attempt to post them may take.
+    webhook_timeout: DurationUs = Field(default=10_000_000, ge=1_000, le=60_000_000)
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_a_url(cls, webhook: SecretStr | None) -> SecretStr | None:
+        if webhook is not None and not is_web_address(webhook.get_secret_value()):
+            raise ValueError("write an address that begins with http:// or https:// and has a host")
+        return webhook
 
     @model_validator(mode="after")
     def _holds_together(self) -> QualityConfig:
@@ -71,6 +96,8 @@ class QualityConfig(Section):
             raise ValueError(
                 f"quality.warmup = {self.warmup} is more windows than the reference has ({self.reference})"
             )
+        if self.webhook is not None and self.webhook_env:
+            raise ValueError("quality.webhook and quality.webhook_env are two places for one thing: give one of them")
         return self
 
     def rule(self, measure: Measure, dataset: str, column: str = "") -> QualityRule:
