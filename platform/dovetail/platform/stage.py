@@ -165,8 +165,7 @@ class Stage(ABC):
         """Drop the memory held of these partitions, which have gone to another worker.
 
         Called in the event loop, before the next :meth:`resume`. A ``handle`` that is busy with one of them is not
-        asked for further works; where it waits for something, it returns. Called once more when it has: of what was
-        computed in another thread meanwhile nothing may be left.
+        asked for further works; where it waits for something, it returns.
         """
 
     def hurry(self) -> None:  # noqa: B027

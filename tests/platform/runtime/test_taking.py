@@ -49,7 +49,7 @@ class Summing(Stage):
         return [[self.work(poll)] for poll in polls]
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        [[work]] = await asyncio.to_thread(self.works_of, [poll])
+        [[work]] = self.works_of([poll])
         yield work
 
     def probe(self, poll: Poll) -> None:
@@ -172,32 +172,6 @@ def test_a_partition_that_goes_while_it_is_computed_takes_no_other_with_it(close
         await bench.assign(range(3))
         await bench.take(*(poll(number, b"v", b"w") for number in range(3)))
         assert stage.kept == {number: [b"v", b"w"] for number in range(3)}
-
-    run(main)
-
-
-def test_a_poll_of_a_partition_that_goes_while_another_is_handled_is_not_computed(tmp_path: Path) -> None:
-    """Where they cannot be computed at once: what the stage made of it would be there when the partition comes back."""
-    entered, go = threading.Event(), threading.Event()
-
-    def choke(polls: Sequence[Poll]) -> None:
-        if len(polls) > 1:
-            raise ValueError("not at once")
-        entered.set()
-        go.wait(10)
-
-    async def main() -> None:
-        bench = Bench(stage := Summing(choke))
-        registry = Registry(f"sqlite:///{tmp_path}/registry.db")
-        stage.refusals = Refusals(registry.refused, registry.refuse)
-        await bench.assign(range(2))
-        taking = asyncio.create_task(bench.take(poll(0, b"v"), poll(1, b"v")))
-        await asyncio.to_thread(entered.wait)
-        await bench.assign([0])
-        go.set()
-        await taking
-        assert stage.computed == [[0, 1], [0]]
-        assert stage.kept == {0: [b"v"]}
 
     run(main)
 

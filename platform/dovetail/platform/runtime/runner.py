@@ -328,10 +328,9 @@ class Runtime:
 
     async def _give_up(self, gone: Collection[TP]) -> None:
         """Let the stages forget these, and return when none is at work on them."""
-        self._forget(gone)  # a stage that holds a poll lets go of it
+        self._forget(gone)
         # A stage that still computes on what has gone must not be asked to resume meanwhile.
         await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
-        self._forget(gone)  # and of what it has computed since, in another thread
         self._offsets.forget(gone)
 
     def _read_stored(self, topics: set[str]) -> Stored:

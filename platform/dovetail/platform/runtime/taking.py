@@ -81,8 +81,6 @@ class Taking(Generic[P]):
                 given = [one for arrival in now if (one := self._give(stage, arrival)) is not None]
                 if len(given) < 2 or not await self._together(stage, given):
                     for one in given:
-                        if self._halted() or self._tenure.number(one.partition) != one.tenure:
-                            continue  # while another was handled; the stage has forgotten the partition since
                         self._turns.begin(stage.name, one.partition, one.tenure)
                         # When a stop has begun, up to a point to resume from; the rest is for the next start.
                         beat = self._beat(stage, [one])
