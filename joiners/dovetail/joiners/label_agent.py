@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,15 +42,6 @@ def label_scope(kind: str) -> str:
     return f"labels.{kind}"
 
 
-class _Rows(NamedTuple):
-    """Rows to store (LABEL_EVENTS), whether each is kept, and how many of a poll's are too late or of no request."""
-
-    rows: pa.Table
-    whole: bool
-    late: int
-    unattributed: int
-
-
 class LabelStage(Stage):
     """Reads one label topic into the label store."""
 
@@ -80,7 +70,6 @@ class LabelStage(Stage):
         self._kind = kind
         self._intake = intake
         self.refusals = intake.refusals
-        self.together = attribution is None  # those that name their request wait for nothing
         self._store = store
         self._allowed_lateness_us = allowed_lateness_us
         self._needed = needed
@@ -113,8 +102,9 @@ class LabelStage(Stage):
         return None if held is None else f"requests that {self._kind} labels of partition {held} belong to"
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        before = self._progress.get(poll.partition, Progress())
         received = await compute(self._intake.admit, poll)
-        effective_us = self._effective_us(poll, received)
+        effective_us = known_times_us(received, "event_time", before, self._allowed_lateness_us)
         if self._attribution is not None and len(effective_us):
             look = partial(self._look, self._attribution, int(effective_us.max()), spoken_ms(poll, received.refused))
             with self._hold.of(poll.partition):
@@ -125,21 +115,7 @@ class LabelStage(Stage):
                     self.blocked_until_us = None
                 if not self._hold.wanted:
                     return
-        [rows] = await compute(self._rows, [received.table], [effective_us])
-        yield self._work(poll, received, rows)
-
-    def works_of(self, polls: Sequence[Poll]) -> Sequence[Sequence[Work]]:
-        received = [self._intake.admit(poll) for poll in polls]
-        effective_us = [self._effective_us(poll, read) for poll, read in zip(polls, received, strict=True)]
-        rows = self._rows([read.table for read in received], effective_us)
-        return [[self._work(*one)] for one in zip(polls, received, rows, strict=True)]
-
-    def _effective_us(self, poll: Poll, received: Received) -> npt.NDArray[np.int64]:
-        before = self._progress.get(poll.partition, Progress())
-        return known_times_us(received, "event_time", before, self._allowed_lateness_us)
-
-    def _work(self, poll: Poll, received: Received, found: _Rows) -> Work:
-        before = self._progress.get(poll.partition, Progress())
+        rows, whole, late, unattributed = await compute(self._rows, received.table, effective_us)
         after = progress_after(poll, received, "event_time", before)
 
         def commit() -> None:
@@ -148,13 +124,13 @@ class LabelStage(Stage):
                 poll.partition,
                 expected=before.next_offset,
                 progress=after,
-                rows=found.rows.select(LABEL_ROWS.names),
+                rows=rows.select(LABEL_ROWS.names),
                 topic=poll.topic,
                 dead=received.dead_rows,
-                late=found.late,
-                unattributed=found.unattributed,
+                late=late,
+                unattributed=unattributed,
                 repeated=received.repeated_rows,
-                events=found.rows if found.whole else None,
+                events=rows if whole else None,
             )
             self._progress[poll.partition] = after
             self._view.moved(self.name, poll.partition, after)
@@ -162,7 +138,7 @@ class LabelStage(Stage):
             self._on_stored()
 
         letters = wire.letters_to_outgoing(self._dead_letter_topic, poll, received.dead, self.name)
-        return Work(outgoing=letters, commit=commit, done=after.next_offset)
+        yield Work(outgoing=letters, commit=commit, done=after.next_offset)
 
     async def _look(
         self, attribution: Attribution, effective_us: int, stamp_ms: int | None
@@ -173,22 +149,20 @@ class LabelStage(Stage):
 
     def probe(self, poll: Poll) -> None:
         received = self._intake.read(poll)
-        self._rows([received.table], [self._effective_us(poll, received)])
+        before = self._progress.get(poll.partition, Progress())
+        self._rows(received.table, known_times_us(received, "event_time", before, self._allowed_lateness_us))
 
-    def _rows(self, tables: Sequence[pa.Table], known_us: Sequence[npt.NDArray[np.int64]]) -> list[_Rows]:
-        """The rows to store of each of ``tables``, by when the stream knew of theirs."""
-        sizes = [table.num_rows for table in tables]
-        if sum(sizes) == 0:
-            return [_Rows(LABEL_EVENTS.empty_table(), False, 0, 0) for _ in tables]
-        table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
-        effective_us, owner = np.concatenate(known_us), np.repeat(np.arange(len(tables)), sizes)
+    def _rows(self, table: pa.Table, effective_us: npt.NDArray[np.int64]) -> tuple[pa.Table, bool, int, int]:
+        """The rows to store (LABEL_EVENTS), whether each is kept, and how many are too late or of no request."""
+        if table.num_rows == 0:
+            return LABEL_EVENTS.empty_table(), False, 0, 0
         rule, useful_us = self._needed()
         # A row older than the clock is late; to the join it happened when the stream knew of it.
         event_us = time_us(table, "event_time")
         useful = effective_us <= event_us + useful_us
-        if not useful.all():
+        late = len(useful) - int(useful.sum())
+        if late:
             table, event_us, effective_us = table.filter(pa.array(useful)), event_us[useful], effective_us[useful]
-            owner = owner[useful]
         if self._attribution is None:
             request_ids = _texts(table.column("request_id"))
         else:
@@ -203,18 +177,10 @@ class LabelStage(Stage):
             packed(table, rule.values),
         ]
         if request_ids.null_count == 0:
-            attributed = owner
-            rows = pa.Table.from_arrays(columns, schema=LABEL_EVENTS)
-        else:
-            known = pc.is_valid(request_ids)
-            attributed = owner[np.asarray(known.to_numpy(zero_copy_only=False))]
-            rows = pa.table(columns, names=LABEL_EVENTS.names).filter(known).cast(LABEL_EVENTS)
-        in_time, kept = (np.bincount(of, minlength=len(tables)).tolist() for of in (owner, attributed))
-        starts = np.searchsorted(attributed, np.arange(len(tables))).tolist()
-        return [
-            _Rows(rows.slice(start, stay), rule.whole, size - useful, useful - stay)
-            for start, stay, useful, size in zip(starts, kept, in_time, sizes, strict=True)
-        ]
+            return pa.Table.from_arrays(columns, schema=LABEL_EVENTS), rule.whole, late, 0
+        rows = pa.table(columns, names=LABEL_EVENTS.names)
+        found = rows.filter(pc.is_valid(rows.column("request_id")))
+        return found.cast(LABEL_EVENTS), rule.whole, late, rows.num_rows - found.num_rows
 
 
 def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -128,8 +128,6 @@ class Stage(ABC):
     #: Of a stage that reads from outside: where messages are refused that it cannot compute. None where it reads what
     #: Dovetail has made: what cannot be computed of that is no fault of a message, and ends the worker.
     refusals: Refusals | None = None
-    #: Whether polls of several partitions that wait are computed at once, by :meth:`works_of`.
-    together: bool = False
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:
@@ -138,14 +136,6 @@ class Stage(ABC):
     @abstractmethod
     def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Turn a poll into works. The runtime finishes each work before it asks for the next."""
-
-    def works_of(self, polls: Sequence[Poll]) -> Sequence[Sequence[Work]]:
-        """Compute the works of ``polls``, one or none of each partition, at once: of each, those of :meth:`handle`.
-
-        Asked of stages that say :attr:`together`, where :func:`~dovetail.platform.runtime.computing.compute` runs. The
-        works of a partition are carried through in their order, beside those of others: each commits by itself.
-        """
-        raise NotImplementedError
 
     def probe(self, poll: Poll) -> None:  # noqa: B027 - of those with refusals
         """Compute all that :meth:`handle` would of a part of a poll, and drop it; raises what it raises.

@@ -4,12 +4,11 @@ stages over it without a broker."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 
 __all__ = ["ManualClock", "MemoryLog", "run_stage"]
@@ -74,36 +73,25 @@ async def run_stage(
 
     Outgoing messages are appended to ``log`` when it has their topic. Between works the event loop gets a turn, so
     stages that wait for each other can run side by side. ``on_step(stage, step)`` is called after each of the runtime's
-    four steps; what it raises is a crash there. A stage that computes together is given the polls of all partitions at
-    once. ``drain``: at the end it settles, as a worker that stops in good order.
+    four steps; what it raises is a crash there. ``drain``: at the end it settles, as a worker that stops in good order.
     """
     await stage.start()
     for topic in stage.topics:
         position = dict.fromkeys(log.end_offsets(topic), 0) | dict(stage.resume(topic))
         while any(position[p] < end for p, end in log.end_offsets(topic).items()):
-            polls = [log.poll(topic, partition, position[partition], max_records()) for partition in position]
-            waiting = [poll for poll in polls if poll is not None]
-            for some in [waiting] if stage.together else [[poll] for poll in waiting]:
-                async for work in _works(stage, some):
+            for partition in log.end_offsets(topic):
+                poll = log.poll(topic, partition, position[partition], max_records())
+                if poll is None:
+                    continue
+                async for work in stage.handle(poll):
                     await _carry_out(work, log, partial(on_step, stage.name))
-                position |= {poll.partition: poll.last + 1 for poll in some}
+                position[partition] = poll.last + 1
     if drain:
         for topic in stage.topics:
             for partition in log.end_offsets(topic):
                 async for work in stage.settle(topic, partition, stopping=True):
                     await _carry_out(work, log, partial(on_step, stage.name))
     await stage.stop()
-
-
-async def _works(stage: Stage, polls: Sequence[Poll]) -> AsyncIterator[Work]:
-    """The works of polls, one of each partition, computed as the runtime would."""
-    if len(polls) == 1:
-        async for work in stage.handle(polls[0]):
-            yield work
-    else:
-        for works in await compute(stage.works_of, polls):
-            for work in works:
-                yield work
 
 
 async def _carry_out(work: Work, log: MemoryLog, step: Callable[[str], None]) -> None:

@@ -74,7 +74,7 @@ class Store:
         assert len(kept) == applied.applied + applied.expired + applied.unused
         self.states.update({(partition, key): blob for key, blob in zip(keys, applied.blobs, strict=True)})
         self.watermarks[partition] = after
-        self.outcomes = [a + b for a, b in zip(self.outcomes, applied.counted, strict=True)]
+        self.outcomes = [a + b for a, b in zip(self.outcomes, applied[1:], strict=True)]
         return applied
 
     def values(self, probes: Sequence[Probe]) -> Values:

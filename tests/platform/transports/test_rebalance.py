@@ -10,8 +10,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +63,6 @@ class Checked(Stage):
         self.values.extend(int(value or b"") for value in poll.values)
 
 
-class Joint(Checked):
-    """Computes the polls of several partitions at once."""
-
-    together = True
-
-    def works_of(self, polls: Sequence[Poll]) -> list[list[Work]]:
-        return [[Work(commit=partial(self.commit, poll), done=poll.last + 1)] for poll in polls]
-
-
 def numbers(start: int, count: int) -> list[Outgoing]:
     return [Outgoing("t", b"%d" % n, partition=n % PARTITIONS) for n in range(start, start + count)]
 
@@ -91,12 +81,9 @@ async def started(path: Path, stage: Stage) -> Runtime:
     return runtime
 
 
-@pytest.mark.parametrize("make", [Checked, Joint])
-def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_store(
-    make: type[Checked], tmp_path: Path
-) -> None:
+def test_partitions_that_stay_go_on_and_those_that_come_back_resume_from_the_store(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = make()
+        stage = Checked()
         runtime = await started(tmp_path / "log.db", stage)
         for round_ in range(10):
             await runtime.publish(numbers(1000 * round_, 500))
@@ -296,10 +283,7 @@ def test_a_stop_in_the_middle_of_a_rebalance_settles_what_stays_and_gives_up_wha
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("make", [Checked, Joint])
-def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(
-    tmp_path: Path, seed: int, make: type[Checked]
-) -> None:
+def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(tmp_path: Path, seed: int) -> None:
     """A paused worker joins again, and is told of assignment after assignment before it has taken up the first."""
     chance = random.Random(seed)
 
@@ -309,7 +293,7 @@ def test_rebalances_that_overtake_each_other_lose_nothing_and_stop_nothing(
         await asyncio.sleep(chance.choice([0, 0, 0.002]))
 
     async def main() -> None:
-        stage = make()
+        stage = Checked()
         runtime = await started(tmp_path / "log.db", stage)
         consumer: Any = runtime.app.consumer
         sent = 0

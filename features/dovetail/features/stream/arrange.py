@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from dovetail.features.kernels.integers import INT64_MAX, INT64_MIN, bucket_start
 from dovetail.features.kernels.words import Words
@@ -11,10 +10,7 @@ from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US
 from dovetail.features.stream.layout import TIME_LIMIT_US
 from dovetail.platform.compiling import compiled
 
-__all__ = ["APPLIED", "EXPIRED", "UNUSED", "arrange_rows", "horizon_of"]
-
-#: What becomes of a row.
-UNUSED, EXPIRED, APPLIED = 0, 1, 2
+__all__ = ["arrange_rows", "horizon_of"]
 
 
 @compiled
@@ -28,7 +24,7 @@ def arrange_rows(
     keys: int,
     lateness: int,
     windows: Words,
-) -> tuple[Words, Words, Words, npt.NDArray[np.int8]]:
+) -> tuple[Words, Words, Words, int, int]:
     """Drop rows that cannot matter any more, and group the rest by key.
 
     Args:
@@ -40,25 +36,29 @@ def arrange_rows(
 
     Returns:
         ``fresh`` (columns time, mask, values of the kept rows, by key and time), ``fresh_starts`` ``[keys + 1]``,
-        ``watermarks`` ``[keys]`` (highest at any row of the key, INT64_MIN without rows), and the outcome of each row.
+        ``watermarks`` ``[keys]`` (highest at any row of the key, INT64_MIN without rows), rows expired, rows unused.
     """
     rows = codes.size
-    outcomes = np.full(rows, UNUSED, np.int8)
+    kept = np.zeros(rows, np.bool_)
     fresh_starts = np.zeros(keys + 1, np.int64)
     watermarks = np.full(keys, INT64_MIN, np.int64)
+    expired, unused = 0, 0
     known, horizon = INT64_MIN, INT64_MIN
     for i in range(rows):
         code = codes[i]
         if code < 0:
+            unused += 1
             continue
         watermarks[code] = max(watermarks[code], watermark_before[i], times[i])
         if watermark_before[i] != known:
             known = watermark_before[i]
             horizon = horizon_of(known, lateness, windows)
         if times[i] < horizon:
-            outcomes[i] = EXPIRED
-        elif masks[i] != 0:
-            outcomes[i] = APPLIED
+            expired += 1
+        elif masks[i] == 0:
+            unused += 1
+        else:
+            kept[i] = True
             fresh_starts[code + 1] += 1
     fresh_starts = np.cumsum(fresh_starts)
     total, columns = fresh_starts[keys], values.shape[1]
@@ -66,14 +66,14 @@ def arrange_rows(
     ends = fresh_starts[:keys].copy()
     for n in range(rows):
         i = order[n]
-        if outcomes[i] == APPLIED:
+        if kept[i]:
             at = ends[codes[i]]
             ends[codes[i]] += 1
             fresh[at] = times[i]
             fresh[total + at] = masks[i]
             for c in range(columns):
                 fresh[(2 + c) * total + at] = values[i, c]
-    return fresh, fresh_starts, watermarks, outcomes
+    return fresh, fresh_starts, watermarks, expired, unused
 
 
 @compiled

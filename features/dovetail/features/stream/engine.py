@@ -19,7 +19,7 @@ from dovetail.features.kernels.words import Words
 from dovetail.features.plan.aggregates import decimal_scale
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
-from dovetail.features.stream.arrange import APPLIED, EXPIRED, UNUSED, arrange_rows
+from dovetail.features.stream.arrange import arrange_rows
 from dovetail.features.stream.collections.entries import States, decode_states, encode_states
 from dovetail.features.stream.collections.gather import (
     add_entries,
@@ -40,35 +40,16 @@ __all__ = ["Applied", "StreamEngine", "Values"]
 
 
 class Applied(NamedTuple):
-    """A batch applied: the new states, and what became of each row, int8 ``[n]``: ``APPLIED``, ``EXPIRED`` or
-    ``UNUSED``.
+    """A batch applied: the new states, and every row's outcome counted.
 
-    *Expired* rows are older than any window a request may still ask for; *unused* ones have no key, or no input counts
-    them.
+    ``applied + expired + unused`` is the number of rows. *Expired* rows are older than any window a request may still
+    ask for; *unused* ones have no key, or no input counts them.
     """
 
     blobs: list[bytes]
-    outcomes: npt.NDArray[np.int8]
-
-    @property
-    def counted(self) -> tuple[int, int, int]:
-        """How many rows are applied, expired and unused."""
-        return self.applied, self.expired, self.unused
-
-    @property
-    def applied(self) -> int:
-        """How many rows count."""
-        return int(np.count_nonzero(self.outcomes == APPLIED))
-
-    @property
-    def expired(self) -> int:
-        """How many rows are too old."""
-        return int(np.count_nonzero(self.outcomes == EXPIRED))
-
-    @property
-    def unused(self) -> int:
-        """How many rows nothing counts."""
-        return int(np.count_nonzero(self.outcomes == UNUSED))
+    applied: int
+    expired: int
+    unused: int
 
 
 class Values(NamedTuple):
@@ -123,8 +104,7 @@ class StreamEngine:
         Args:
             blobs: the state of every distinct key of the batch, in the order that ``rows.codes`` refers to; None or
                 ``b""`` for a key without state.
-            rows: rows of one partition, in its order, none of them applied before. Of several partitions, one after
-                the other, where the view keeps no collections and each partition's rows have keys of their own.
+            rows: rows of one partition, in its order, none of them applied before.
 
         Returns:
             One state per key, ``b""`` where nothing is left to keep, and the outcome counts.
@@ -148,9 +128,8 @@ class StreamEngine:
         after = encode_states(self.collections, States(watermarks, partitions, folded, entries), len(blobs))
         expired = mine & (rows.event_time < horizons(self.collections, rows.watermark_before))
         used = mine & ~expired & ((rows.valid != 0) | member_rows(self.collections, rows))
-        outcomes = np.full(len(rows), UNUSED, dtype=np.int8)
-        outcomes[expired], outcomes[used] = EXPIRED, APPLIED
-        return Applied(after, outcomes)
+        applied = int(used.sum())
+        return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum()))
 
     def warm_apply(self) -> None:
         """Compile what :meth:`apply` runs."""
@@ -185,7 +164,7 @@ class StreamEngine:
         times = _owned(rows.event_time)
         ascending = bool((times[1:] >= times[:-1]).all())
         order = np.arange(len(times)) if ascending else np.argsort(times, kind="stable")
-        fresh, fresh_starts, watermarks, outcomes = arrange_rows(
+        fresh, fresh_starts, watermarks, expired, unused = arrange_rows(
             _owned(rows.codes),
             times,
             _owned(rows.watermark_before),
@@ -198,7 +177,7 @@ class StreamEngine:
         )
         fresh.flags.writeable = False  # like words: the kernel compiles once for both
         merged, merged_starts = merge_states(words, starts, fresh, fresh_starts, watermarks, self._update)
-        return Applied(codec.encode(merged, merged_starts), outcomes)
+        return Applied(codec.encode(merged, merged_starts), int(fresh_starts[-1]), expired, unused)
 
     def values(
         self,

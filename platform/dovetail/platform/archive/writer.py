@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -103,8 +103,6 @@ class ArchiveStage(Stage):
     since the first of them came, by ``clock``. After a crash they are read again.
     """
 
-    together = True
-
     def __init__(
         self,
         dataset: Dataset,
@@ -135,22 +133,15 @@ class ArchiveStage(Stage):
             self._buffers.pop(partition, None)
 
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        for work in await compute(self._works, poll):
-            yield work
-
-    def works_of(self, polls: Sequence[Poll]) -> Sequence[Sequence[Work]]:
-        return [self._works(poll) for poll in polls]
-
-    def _works(self, poll: Poll) -> Sequence[Work]:
-        """Take a poll into its buffer, but for what is in it; the work that writes it once there is enough."""
         buffer = self._buffer(poll.partition)
         poll = poll.since(buffer.next_offset)
         if len(poll) == 0:
-            return ()
-        self._take(buffer, poll)
+            return
+        await compute(self._take, buffer, poll)
         if buffer.since_us is None:
             buffer.since_us = self._clock.now_us()
-        return [self._flush(poll.partition, buffer)] if buffer.rows >= self._max_rows else ()
+        if buffer.rows >= self._max_rows:
+            yield self._flush(poll.partition, buffer)
 
     def probe(self, poll: Poll) -> None:
         table = (self._dataset.probe or self._dataset.decode)(poll).table

@@ -6,8 +6,6 @@ every start. So when a stage that reads from outside raises on a poll, before it
 all readers of the topic (``rows/refusals.py``), and the poll is handled anew: the intakes turn it away, as a dead
 letter with the exception's type and text for a reason, counted as any other.
 
-Where polls of several partitions are computed at once and that raises, each is handled by itself.
-
 It is not the fault of a message, and ends the worker: what a store, a broker, the disk or the configuration raises, a
 lack of memory, a state that cannot be read; and a poll that cannot be computed although each of its messages can.
 """
@@ -16,17 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
 from dovetail.platform.errors import blameless, reason_of
 from dovetail.platform.rows.halving import halved
-from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Poll, Stage, Work
 
-__all__ = ["computed_together", "refusing", "tried"]
+__all__ = ["refusing", "tried"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,29 +38,6 @@ async def tried(stage: Stage, poll: Poll, trial: Trial | None, beat: Callable[[]
             yield work
     if watched is not None:
         watched.end(stage)
-
-
-async def computed_together(
-    stage: Stage, polls: Sequence[Poll], trial: Trial | None, beat: Callable[[], None]
-) -> Sequence[Sequence[Work]] | None:
-    """The works of ``polls`` as :meth:`Stage.works_of` gives them; of a stage that reads from outside, on ``trial``.
-
-    None where that raises what may be a message's fault: nothing has been done, and who handles each poll by itself,
-    by :func:`tried`, finds the message. Raises all else that the stage raises.
-    """
-    watched = None if stage.refusals is None else trial
-    if watched is not None:
-        for number, poll in enumerate(polls):
-            await watched.begin(stage, poll, beat, beside=number > 0)
-    works: Sequence[Sequence[Work]] | None = None
-    try:
-        works = await compute(stage.works_of, polls)
-    except Exception as error:
-        if stage.refusals is None or blameless(error):
-            raise
-    if watched is not None:
-        watched.end(stage)
-    return works
 
 
 async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:

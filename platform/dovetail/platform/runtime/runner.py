@@ -4,11 +4,11 @@ Guarantees:
 
 - Polls of a partition reach a stage in order, each message once per life of the runtime; the part of a poll the
   stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once.
-- A stage does one thing at a time: it handles a poll, or those of several partitions that wait (``taking.py``), or
-  settles (:meth:`Stage.settle`), which it is asked to every ``tick_s`` seconds for each partition it has here, between
-  two polls and by the same four steps. While its ``handle`` generator is open, up to ``max_unhandled_polls`` further
-  polls of that partition wait; other partitions and stages go on. A poll whose generator has ended but which no work
-  has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays unacknowledged.
+- A stage does one thing at a time: it handles a poll, or settles (:meth:`Stage.settle`), which it is asked to every
+  ``tick_s`` seconds for each partition it has here, between two polls and by the same four steps. While its ``handle``
+  generator is open, up to ``max_unhandled_polls`` further polls of that partition wait; other partitions and stages go
+  on. A poll whose generator has ended but which no work has completed holds nothing back: what a stage keeps for later
+  is the stage's to bound, and it stays unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
@@ -24,8 +24,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from faust.types import TP, EventT, Message, StreamT
 
@@ -34,9 +33,9 @@ from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.computing import Computing
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
+from dovetail.platform.runtime.refusing import tried
 from dovetail.platform.runtime.started import StartedStages
 from dovetail.platform.runtime.steps import Steps
-from dovetail.platform.runtime.taking import Arrival, Taking
 from dovetail.platform.runtime.tenure import Gone, Tenure
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.runtime.turns import Turns
@@ -46,9 +45,6 @@ from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSche
 from dovetail.platform.transports.faust_app import App, Resume, create_app
 
 __all__ = ["App", "Observer", "Progress", "Resume", "Runtime", "create_app"]
-
-#: Polls that a stage takes at once at the most.
-_TOGETHER = 64
 
 
 class Runtime:
@@ -85,6 +81,7 @@ class Runtime:
         #: What is assigned, and whether a rebalance is going on.
         self.tenure: Tenure[TP] = Tenure()
         self._on_step = on_step
+        self._observer = observer
         self._grace_s = grace_s
         self._tick_s = tick_s
         self._trial = trial
@@ -95,10 +92,6 @@ class Runtime:
         self._offsets: Offsets[TP] = Offsets(self.stages)
         self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
         self._started = StartedStages(self.stages, Computing(local=local))
-        self._taking = Taking(
-            self.tenure, self._offsets, self._turns, self._steps, trial=trial, observer=observer,
-            halted=lambda: self._stopping or self.failure is not None, complete=self._complete, handled=self._handled,
-        )  # fmt: skip
         self._waiters = Waiters()
         self._journal = Journal()
         check_stages(self.stages, app.declared)
@@ -348,34 +341,41 @@ class Runtime:
         async def agent(stream: StreamT[Poll]) -> None:
             # Acks are ours: Faust acks at the end of the loop body, also when it was left by an exception.
             stream.enable_acks = False
-            polls = aiter(stream)
-            async for poll in polls:
+            async for poll in stream:
                 if self.failure is not None:
                     return
                 try:
-                    arrivals = [self._arrival(stream, poll)]
-                    waiting = cast("Any", stream.channel).queue
-                    while stage.together and len(arrivals) < _TOGETHER and not waiting.empty():
-                        if (beside := await anext(polls, None)) is None:
-                            break  # the app stops
-                        arrivals.append(self._arrival(stream, beside))
-                    await self._taking.take(stage, arrivals)
+                    event = cast("EventT[Poll]", stream.current_event)
+                    async with self._turns.turn(stage.name):
+                        await self._take(stage, poll, event.message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
                     await self._fail(error)
                     return
 
         self.app.agent(topic, name=stage.name)(agent)
 
-    def _arrival(self, stream: StreamT[Poll], poll: Poll) -> Arrival[TP]:
-        message = cast("EventT[Poll]", stream.current_event).message
-        return Arrival(TP(poll.topic, poll.partition), poll, partial(self._current, message))
-
-    def _current(self, message: Message) -> bool:
-        return self.consumer.current(message)
-
-    def _handled(self, tp: TP, offset: int) -> None:
-        self.consumer.release(tp, offset)
-        self.notify()
+    async def _take(self, stage: Stage, poll: Poll, message: Message) -> None:
+        tp = TP(poll.topic, poll.partition)
+        tenure = self.tenure.number(tp)
+        if tenure is None or self._stopping or not self.consumer.current(message):
+            return  # somebody else reads it, the next start does, or it is handed out once more
+        after = poll.last + 1
+        if after <= self._offsets.stored(stage.name, tp):
+            self._complete(stage, tp, after)
+        todo = self._offsets.give(stage.name, poll, tp)
+        if len(todo):
+            if self._observer is not None:
+                self._observer.polled(stage.name, poll.topic, len(todo))
+            try:
+                async with self._turns.at_work(stage.name, tp, tenure):
+                    # When a stop has begun, up to a point to resume from; the rest is for the next start.
+                    works = tried(stage, todo, self._trial, lambda: self._steps.beat(stage.name, tp))
+                    await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
+            except Gone:
+                return
+        if self.tenure.number(tp) == tenure and not self._stopping:
+            self.consumer.release(tp, self._offsets.handle(stage.name, tp, after))
+            self.notify()
 
     def _step(self, stage: Stage, step: str) -> None:
         self._raise_failure()

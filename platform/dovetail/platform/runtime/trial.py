@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -53,32 +52,25 @@ class Prober(Protocol):
 
 
 class TrialFile:
-    """The polls that this process is computing, in slots of their stages, in a file locked for as long as it lives."""
+    """The polls that this process is computing, a slot for each stage, in a file locked for as long as it lives."""
 
     def __init__(self, folder: Path) -> None:
         owned_folder(folder)
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.trial"
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
-        #: By stage, those it has had; the first so many of them say something.
-        self._slots: dict[str, list[int]] = {}
-        self._used: Counter[str] = Counter()
+        self._slots: dict[str, int] = {}
 
-    def write(self, mark: Mark, *, beside: bool = False) -> None:
-        """The stage of ``mark`` begins to compute; ``beside`` what it has begun with before."""
-        slots = self._slots.setdefault(mark.stage, [])
-        number = self._used[mark.stage] if beside else 0
-        if number == len(slots):
-            slots.append(sum(map(len, self._slots.values())))
-        self._used[mark.stage] = number + 1
-        self._put(slots[number], json.dumps(mark).encode())
+    def write(self, mark: Mark) -> None:
+        """The stage of ``mark`` begins to compute."""
+        self._put(mark.stage, json.dumps(mark).encode())
 
     def clear(self, stage: str) -> None:
         """The stage has computed what it had."""
-        for slot in self._slots.get(stage, [])[: self._used.pop(stage, 0)]:
-            self._put(slot, b"")
+        self._put(stage, b"")
 
-    def _put(self, slot: int, said: bytes) -> None:
+    def _put(self, stage: str, said: bytes) -> None:
+        slot = self._slots.setdefault(stage, len(self._slots))
         os.pwrite(self._handle, said[:_SLOT_BYTES].ljust(_SLOT_BYTES), slot * _SLOT_BYTES)
 
     def close(self, *, keep: bool) -> None:
@@ -139,11 +131,8 @@ class Trial:
         self._left = TrialFile.left(self._folder)
         self._file = TrialFile(self._folder)
 
-    async def begin(self, stage: Stage, poll: Poll, beat: Callable[[], None], *, beside: bool = False) -> None:
-        """``stage`` is about to compute ``poll``; returns when what a process died at in it has been looked at.
-
-        ``beside``: together with those it has begun with since it last ended.
-        """
+    async def begin(self, stage: Stage, poll: Poll, beat: Callable[[], None]) -> None:
+        """``stage`` is about to compute ``poll``; returns when what a process died at in it has been looked at."""
         for mark in self._left:
             if (mark.topic, mark.partition) != (poll.topic, poll.partition):
                 continue
@@ -155,7 +144,7 @@ class Trial:
                     self._looks[key] = asyncio.create_task(self._look_at(by, stage.refusals, suspects, beat))
                 await asyncio.shield(self._looks[key])
         if self._file is not None:
-            self._file.write(Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last), beside=beside)
+            self._file.write(Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last))
 
     def end(self, stage: Stage) -> None:
         """``stage`` has computed what it began with."""

@@ -18,8 +18,8 @@ class Turns(Generic[P]):
 
     def __init__(self) -> None:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        # The partitions each stage is at work on, in the order in which it began, and which tenure of each.
-        self._at_work: defaultdict[str, dict[P, int]] = defaultdict(dict)
+        # The partition each stage is at work on, and which tenure of it.
+        self._at_work: dict[str, tuple[P, int]] = {}
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -28,35 +28,26 @@ class Turns(Generic[P]):
         async with self._locks[stage]:
             yield
 
-    def begin(self, stage: str, partition: P, tenure: int) -> None:
-        """``stage`` is at work on ``partition`` from now on, in a turn of its own, and may be on others, too."""
-        self._at_work[stage][partition] = tenure
-
-    async def end(self, stage: str, partition: P) -> None:
-        """It is not any more."""
-        async with self._changed:
-            self._at_work[stage].pop(partition, None)
-            self._changed.notify_all()
-
     @asynccontextmanager
     async def at_work(self, stage: str, partition: P, tenure: int) -> AsyncIterator[None]:
-        """In here ``stage`` is at work on ``partition``."""
-        self.begin(stage, partition, tenure)
+        """In here ``stage`` is at work on ``partition``; in a turn of its own."""
+        self._at_work[stage] = partition, tenure
         try:
             yield
         finally:
-            await self.end(stage, partition)
+            async with self._changed:
+                del self._at_work[stage]
+                self._changed.notify_all()
 
     def partition(self, stage: str) -> P | None:
-        """The partition that ``stage`` is at work on, the first where there are several; None while it is idle."""
-        return next(iter(self._at_work[stage]), None)
+        """The partition that ``stage`` is at work on; None while it is idle."""
+        work = self._at_work.get(stage)
+        return None if work is None else work[0]
 
     async def wait_for(self, condition: Callable[[Collection[tuple[P, int]]], bool]) -> None:
         """Wait until ``condition`` is true of all that is at work, as (partition, tenure)."""
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: condition([one for at in self._at_work.values() for one in at.items()])
-            )
+            await self._changed.wait_for(lambda: condition(self._at_work.values()))
 
     async def notify(self) -> None:
         """Have those who wait look again: something else their conditions look at has changed."""
