@@ -121,7 +121,7 @@ def test_refusals() -> None:
     for ages in ([], [5, 5], [-1]):
         with pytest.raises(ConfigError, match="staleness needs different ages of at least 0"):
             replayed(table, ages)
-    with pytest.raises(ConfigError, match="younger than the first one that is known; take shorter ages"):
+    with pytest.raises(ConfigError, match="younger than the first that is known; take shorter ages"):
         replayed(table, [5_000])
     with pytest.raises(ConfigError, match="take shorter ages"):
         replayed(table.slice(0, 0), [5])
