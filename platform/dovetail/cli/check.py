@@ -86,8 +86,7 @@ def run_diff(project: Path, *, as_json: bool) -> int:
         )
     for one in labels:
         verdict = "refuse to start" if one.refused else "start"
-        table.add(
-            one.name, "labels", one.what, verdict, "", "\n".join(one.differences), "\n".join(one.data), one.effect
-        )
+        differences = "\n".join(map(str, one.differences))
+        table.add(one.name, "labels", one.what, verdict, "", differences, "\n".join(one.data), one.effect)
     table.print(terminal())
     return code

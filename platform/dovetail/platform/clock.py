@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "moment_of"]
 
 
 class Clock(Protocol):
@@ -21,3 +22,9 @@ class SystemClock:
 
     def now_us(self) -> int:
         return time.time_ns() // 1_000
+
+
+def moment_of(us: int) -> datetime:
+    """Microseconds since 1970-01-01 UTC as a time in UTC, without saying so, as columns have it."""
+    seconds, rest = divmod(us, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest, tzinfo=None)

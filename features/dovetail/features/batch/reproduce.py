@@ -19,6 +19,7 @@ from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import Definitions, FeatureColumn, StreamView
 from dovetail.features.plan.sources import place_of
 from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.duck.quoting import literal
 from dovetail.platform.rows.positions import own_position_columns, seen_column, seen_columns
 
 __all__ = ["reproduce"]
@@ -95,7 +96,7 @@ def _given_events(
         conditions.append(f"({' OR '.join(visible) or 'false'})")
     positions = own_position_columns()[: len(positions_read(view, "event_time"))]
     read = {*columns_read(view, branch), *(field.name for field in positions)}
-    paths = ["'" + path.replace("'", "''") + "'" for path in events[branch.stream.name].paths(low, time_us)]
+    paths = [literal(path) for path in events[branch.stream.name].paths(low, time_us)]
     rows = f"read_parquet([{', '.join(paths)}], union_by_name = true)\nWHERE " + "\n  AND ".join(conditions)
     there = events[branch.stream.name].columns(low, time_us)
     if not paths:
@@ -148,8 +149,4 @@ def _literals(row: pa.Table, columns: Sequence[str]) -> list[str]:
     found = connection.execute(f"SELECT {asked} FROM row_of_the_request").fetchall()[0]
     connection.close()
     pairs = zip(found[::2], found[1::2], strict=True)
-    return [f"CAST({_quote(text)} AS {type_})" for type_, text in pairs]
-
-
-def _quote(text: str | None) -> str:
-    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
+    return [f"CAST({'NULL' if text is None else literal(text)} AS {type_})" for type_, text in pairs]

@@ -13,6 +13,7 @@ from dovetail.features.duck.connection import connect
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import Aggregate, StreamView
 from dovetail.features.plan.sources import order_columns
+from dovetail.platform.duck.quoting import literal
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import OWN_COLUMNS
 
@@ -89,7 +90,7 @@ def _counted_sql(
             ranks.append(f", row_number() OVER (PARTITION BY {inside} ORDER BY {newest}) AS _rank_{number}")
     for aggregate in aggregates:
         counted = _counts(view, aggregate, time_us)
-        calls.append(f"CASE WHEN {counted} THEN {_text(aggregate.output)} END")
+        calls.append(f"CASE WHEN {counted} THEN {literal(aggregate.output)} END")
     listed = f"list_filter([{', '.join(calls)}]::VARCHAR[], lambda x: x IS NOT NULL)" if calls else "[]::VARCHAR[]"
     names = ", ".join([*map(quoted, view.stream.schema.arrow.names), *OWN_COLUMNS])
     return f"""
@@ -118,7 +119,3 @@ def _counts(view: StreamView, aggregate: Aggregate, time_us: int) -> str:
 
 def _moment(time_us: int) -> str:
     return f"make_timestamp({int(time_us)})"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

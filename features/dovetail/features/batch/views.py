@@ -170,10 +170,8 @@ def _register(
     raw = f"_rows_of_{table.schema.name}"
     connection.register(raw, rows.select(schema.names).cast(pa.schema([f.with_nullable(True) for f in schema])))
     known = f"SELECT * FROM {quoted(raw)} AS _rows WHERE {quoted(table.available_at)} <= make_timestamp({version_us})"
-    made = f"TABLE {quoted(table.schema.name)} AS {known} ORDER BY ALL"
-    connection.execute(
-        f"CREATE TEMP {made}" if in_order else f"CREATE TEMP VIEW {quoted(table.schema.name)} AS {known}"
-    )
+    made, order = ("TABLE", " ORDER BY ALL") if in_order else ("VIEW", "")
+    connection.execute(f"CREATE TEMP {made} {quoted(table.schema.name)} AS {known}{order}")
 
 
 def _refuse_duplicates(view: BatchView, result: pa.Table, version_us: int) -> None:

@@ -13,6 +13,7 @@ from dovetail.features.duck.connection import shared_cursor
 from dovetail.features.duck.growth import query_may_grow, value_may_grow
 from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.stability import why_unstable
+from dovetail.platform.duck.quoting import identifier
 
 __all__ = ["Binder"]
 
@@ -34,8 +35,7 @@ class Binder:
         """Let ``name`` be an empty table of ``schema``, whatever it was."""
         # A table of DuckDB's own, of this cursor alone: of a query over Arrow, DuckDB writes no plan.
         self._connection.register(_DECLARED, schema.empty_table())
-        target = '"' + name.replace('"', '""') + '"'
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {target} AS FROM {_DECLARED}")
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS FROM {_DECLARED}")
         self._connection.unregister(_DECLARED)
         self._tables[name] = schema
         self._described.clear()

@@ -21,6 +21,7 @@ from dovetail.features.duck.bounded import BOUNDS, SIZES, Answer, Bounds, Questi
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.stability import why_unstable
 from dovetail.platform.duck.hermetic import Resources, resources
+from dovetail.platform.duck.quoting import identifier
 
 __all__ = ["answer", "serve"]
 
@@ -72,8 +73,7 @@ def answer(question: Question) -> Answer:
             if question.kind == "bind":
                 table = pa.Table.from_arrays([pa.nulls(1, type_) for type_ in table.schema.types], table.column_names)
                 connection.register("_given", table)
-                quoted = '"' + name.replace('"', '""') + '"'
-                connection.execute(f"CREATE TEMP TABLE {quoted} AS FROM _given")
+                connection.execute(f"CREATE TEMP TABLE {identifier(name)} AS FROM _given")
                 connection.unregister("_given")
             else:
                 connection.register(name, table)

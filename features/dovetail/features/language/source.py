@@ -20,6 +20,7 @@ from dovetail.features.duck.names import reads_as_column
 from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.row_by_row import NotRowByRow, not_row_by_row
 from dovetail.features.language.remedies import remedy_of
+from dovetail.platform.duck.quoting import identifier
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.schema import parse_statements
 
@@ -298,7 +299,7 @@ def quoted(name: str, *, simple: bool = False) -> str:
     """
     if simple and reads_as_column(name):
         return name
-    return '"' + name.replace('"', '""') + '"'
+    return identifier(name)
 
 
 def _word(token: Token) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "first_label",
     "join_samples",
     "joined_rows",
+    "label_joined",
     "within",
 ]
 
@@ -137,15 +138,18 @@ def joined_rows(kinds: tuple[str, ...], early_us: int, rules: Mapping[str, KindR
     of |= {rule.kind: not_early(rule) for rule in met_kinds(rules)}
     of |= {rule.kind: counted(rule, 0) for rule in rules.values() if rule.taken_back_by}
     times = "".join(f", {of[kind]}.{kind}_effective, {of[kind]}.{kind}_event_time" for kind in kinds)
-    joins = " ".join(
-        f"LEFT JOIN {of[kind]} ON {of[kind]}._at = candidates._at"
-        if of[kind] != f"{kind}_first"
-        else f"LEFT JOIN {kind}_first ON {kind}_first.request_id = candidates.request_id "
-        f"AND {kind}_first.item_id = candidates.item_id "
-        f"AND NOT ({early(f'{kind}_first', kind, 'candidates', early_us)})"
-        for kind in kinds
-    )
+    joins = " ".join(f"LEFT JOIN {label_joined(kind, of[kind], early_us)}" for kind in kinds)
     return f"SELECT candidates.*{times} FROM candidates {joins}"
+
+
+def label_joined(kind: str, relation: str, early_us: int) -> str:
+    """SQL: ``relation`` with the label of ``kind`` that stands for a candidate, and on what it is joined to that."""
+    if relation != f"{kind}_first":
+        return f"{relation} ON {relation}._at = candidates._at"
+    return (
+        f"{relation} ON {relation}.request_id = candidates.request_id AND {relation}.item_id = candidates.item_id "
+        f"AND NOT ({early(relation, kind, 'candidates', early_us)})"
+    )
 
 
 def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig, rules: Mapping[str, KindRule]) -> str:

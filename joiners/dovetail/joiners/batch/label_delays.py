@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.joiners.batch.counted import first_not_early, not_early
-from dovetail.joiners.batch.join import early, first_label
+from dovetail.joiners.batch.join import first_label, label_joined
 from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.duck.hermetic import hermetic_connection
+from dovetail.platform.duck.quoting import identifier
 
 __all__ = ["known_until_us", "label_delays", "sample_waits"]
 
@@ -64,12 +65,13 @@ def label_delays(
         whole = {name: rule for name, rule in (rules or {}).items() if name in kinds and rule.whole}
         parts = [first_label(name, allowed_lateness_us) for name in kinds]
         first = ",\n".join([*parts, *(first_not_early(rule, early_us) for rule in whole.values())])
+        of = {name: not_early(whole[name]) if name in whole else f"{name}_first" for name in kinds}
         joins = "".join(
-            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {_label_of(name, whole.get(name), early_us)}"
+            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {label_joined(name, of[name], early_us)}"
             for name in kinds
         )
         start = "request_time" if since is None else f"{since}_event_time"
-        sliced = "".join(f", candidates.{_quoted(name)}::VARCHAR AS {_quoted(name)}" for name in slices)
+        sliced = "".join(f", candidates.{identifier(name)}::VARCHAR AS {identifier(name)}" for name in slices)
         query = f"""
             WITH {first}
             SELECT {start} AS since,
@@ -110,18 +112,3 @@ def sample_waits(
     known = released <= last
     waits: _Ints = (released - np.sort(request_times_us))[known]
     return waits
-
-
-def _label_of(kind: str, rule: KindRule | None, early_us: int) -> str:
-    """The relation with the label of a kind that counts, and on what it is joined to its candidate."""
-    if rule is not None:
-        return f"{not_early(rule)} ON {not_early(rule)}._at = candidates._at"
-    first = f"{kind}_first"
-    return (
-        f"{first} ON {first}.request_id = candidates.request_id AND {first}.item_id = candidates.item_id "
-        f"AND NOT ({early(first, kind, 'candidates', early_us)})"
-    )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

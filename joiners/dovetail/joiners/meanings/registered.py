@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.meanings.known import Meanings
@@ -24,9 +24,25 @@ from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["LabelChange", "known_meanings", "label_changes", "register_labels"]
+__all__ = ["Difference", "LabelChange", "known_meanings", "label_changes", "register_labels"]
 
 _NOTHING = "none"
+
+
+class Difference(NamedTuple):
+    """A setting that is not as it was."""
+
+    name: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before} -> {self.after}"
+
+    @property
+    def back(self) -> str:
+        """How it is put back."""
+        return f"remove {self.name}" if self.before == _NOTHING else f"set {self.name} to {self.before}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +56,7 @@ class LabelChange:
 
     name: str
     what: str
-    differences: Sequence[str] = ()
+    differences: Sequence[Difference] = ()
     data: Sequence[str] = ()
 
     @property
@@ -51,9 +67,8 @@ class LabelChange:
     @property
     def effect(self) -> str:
         """The effect of the change on data that are there."""
-        if self.what != "changed" or self.refused:
-            return ""
-        return "counts for requests that are answered from now on" if self.name == "labels" else ""
+        changed = self.what == "changed" and self.name == "labels"
+        return "counts for requests that are answered from now on" if changed else ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -61,7 +76,7 @@ class LabelChange:
             "name": self.name,
             "kind": "labels",
             "change": self.what,
-            "differences": list(self.differences),
+            "differences": [str(difference) for difference in self.differences],
             "data": list(self.data),
             "state": self.effect,
             "refused": self.refused,
@@ -146,26 +161,20 @@ def _read(store: LabelStore, kind: str) -> list[str]:
     return [f"{messages:,} messages of {kind} that were read"] if messages else []
 
 
-def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[Difference]:
     names = dict.fromkeys([*before, *after])
-    pairs = ((name, before.get(name, _NOTHING), after.get(name, _NOTHING)) for name in names)
-    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
+    all_ = (Difference(name, before.get(name, _NOTHING), after.get(name, _NOTHING)) for name in names)
+    return [one for one in all_ if one.before != one.after]
 
 
 def _refusal(config: Config, change: LabelChange) -> DefinitionError:
     file: Path = config.root / "dovetail.toml"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    back = "; ".join(_back(difference) for difference in change.differences)
+    back = "; ".join(difference.back for difference in change.differences)
     return DefinitionError(
-        f"[{change.name}] is read otherwise than {', '.join(change.data)}: {'; '.join(change.differences)}",
+        f"[{change.name}] is read otherwise than {', '.join(change.data)}: {'; '.join(map(str, change.differences))}",
         file=file,
         line=next((number for number, line in enumerate(lines, 1) if line.strip() == "[labels]"), 1),
         remedy=f"when a label took effect, and for which request, is stored with it: {back}; or declare a kind of "
         "labels of another name and topic, which is read as it says",
     )
-
-
-def _back(difference: str) -> str:
-    name, _, values = difference.partition(": ")
-    before = values.partition(" -> ")[0]
-    return f"remove {name}" if before == _NOTHING else f"set {name} to {before}"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.duck.hermetic import hermetic_connection
+from dovetail.platform.duck.quoting import identifier
 
 __all__ = ["QUANTILES", "Profile", "plain_columns", "profiles_of"]
 
@@ -84,7 +85,7 @@ def profiles_of(dataset: str, columns: Sequence[str], rows: pa.Table, start_us: 
 
 def _profile(connection: Any, dataset: str, name: str, rows: pa.Table, start_us: int) -> Profile:
     type_ = rows.schema.field(name).type
-    quoted = '"' + name.replace('"', '""') + '"'
+    quoted = identifier(name)
     number = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     x = f"{quoted}::DOUBLE"
     finite = f"CASE WHEN isfinite({x}) THEN {x} END"

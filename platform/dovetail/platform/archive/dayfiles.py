@@ -28,7 +28,10 @@ from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["DAY_US", "DayFile", "DayFiles", "day_of", "day_start_us"]
+__all__ = ["DAY_US", "NEVER_US", "DayFile", "DayFiles", "day_of", "day_start_us"]
+
+#: Later than any time.
+NEVER_US = 2**63 - 1
 
 DAY_US = 86_400_000_000
 _ROWS_AT_ONCE = 131_072
@@ -104,16 +107,16 @@ class DayFiles:
         files = [DayFile(p, _days(store, p, time_column), stamp) for p, stamp in found]
         return cls(store, files, time_column)
 
-    def days(self) -> dict[str, int]:
-        """Rows by day, days ascending."""
+    def days(self, low_us: int | None = None, high_us: int = NEVER_US) -> dict[str, int]:
+        """Rows by day, of the days that ``[low, high]`` touches, ascending."""
         counts: Counter[str] = Counter()
         for file in self.files:
             counts.update(file.days)
-        return {day: counts[day] for day in sorted(counts)}
+        return {day: counts[day] for day in sorted(counts) if _touches(day, low_us, high_us)}
 
     def rows(self, low_us: int | None, high_us: int) -> int:
         """At least as many rows as have their time in ``[low, high]``: those of the days touched."""
-        return sum(rows for day, rows in self.days().items() if _touches(day, low_us, high_us))
+        return sum(self.days(low_us, high_us).values())
 
     def identity(self, low_us: int | None, high_us: int) -> str:
         """A hash of which files may hold rows of ``[low, high]``: equal as long as reading gives the same."""

@@ -12,17 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dovetail.platform.archive.dayfiles import DayFile, DayFiles
+from dovetail.platform.archive.dayfiles import NEVER_US, DayFile, DayFiles
 from dovetail.platform.rows.encodings.shared import SHARED_BACK, some_rows, spread
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import without_messages
 
-__all__ = ["NEVER_US", "Found", "find_rows"]
+__all__ = ["Found", "find_rows"]
 
 #: Files are small, and opening one takes longer than looking through its column: some are open at a time.
 _THREADS, _AT_ONCE = 4, 64
-#: Later than any time.
-NEVER_US = 2**63 - 1
 
 
 class Found(NamedTuple):

@@ -249,7 +249,7 @@ class ArchiveStage(Stage):
         if rows.num_rows < _ROWS_PER_CHUNK * rows.column(0).num_chunks:
             rows = rows.combine_chunks()
         days = rows.column(self._dataset.day_of).cast(pa.date32()).combine_chunks()
-        found = self._days(rows)
+        found = pc.unique(days).to_pylist()
         starts = pc.index_in(pa.array(found, pa.date32()), days).to_pylist()
         numbers = days.cast(pa.int32()).to_numpy()
         together = np.count_nonzero(numbers[1:] != numbers[:-1]) == len(found) - 1

@@ -1,6 +1,6 @@
 """Events known by an id: one that was there before, within a window, is that one again and no event.
 
-``finding`` says which rows repeat others; ``event_memory`` keeps what has been seen, for all readers of a topic.
+``repetitions`` says which rows repeat others; ``event_memory`` keeps what has been seen, for all readers of a topic.
 """
 
 from dovetail.platform.rows.identity.event_memory import (

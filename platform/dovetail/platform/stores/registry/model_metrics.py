@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.registry.by_scope import SCOPE_KEYS, put_by_scope, read_by_scope, scope_table
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.keys import storable, unescaped
 
 __all__ = ["MetricRow", "MetricTables"]
 
@@ -43,7 +42,6 @@ class MetricRow(NamedTuple):
     poisson_deviance: float | None = None
 
 
-_KEYS = MetricRow._fields[:3]
 #: The metrics that came later have a table of their own: one that is there gets no further columns.
 _LATER = ("rmse", "mae", "poisson_deviance")
 
@@ -52,35 +50,25 @@ class MetricTables:
     """The tables, declared in the registry's metadata."""
 
     def __init__(self, metadata: sa.MetaData) -> None:
-        self._metrics = sa.Table(
+        self._metrics = scope_table(
             "model_metrics",
             metadata,
-            *_keys(),
             sa.Column("samples", sa.BigInteger, nullable=False),
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:] if name not in _LATER),
         )
-        self._numbers = sa.Table(
-            "model_number_metrics", metadata, *_keys(), *(sa.Column(name, sa.Double) for name in _LATER)
-        )
+        self._numbers = scope_table("model_number_metrics", metadata, *(sa.Column(name, sa.Double) for name in _LATER))
 
     def add(self, connection: sa.Connection, database: Database, rows: Sequence[MetricRow]) -> None:
         """Store metrics; the same model, scope and ``trained`` again replaces them."""
-        if database.postgresql:  # a slice is named by a value
-            rows = [row._replace(scope=storable(row.scope)) for row in rows]
         of_numbers = [row for row in rows if any(getattr(row, name) is not None for name in _LATER)]
-        for table, mine in ((self._metrics, rows), (self._numbers, of_numbers)):
-            if mine:
-                columns = columns_of(mine)
-                upsert = Upsert(database, table)
-                values = [column.name for column in table.c if column.name not in _KEYS]
-                upsert.replacing({name: upsert.excluded[name] for name in values})
-                upsert.execute(connection, {column.name: columns[column.name] for column in table.c})
+        put_by_scope(connection, database, self._metrics, rows)
+        put_by_scope(connection, database, self._numbers, of_numbers)
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""
         columns = self._metrics.c
         ordered = self._selected().where(columns.model == model).order_by(columns.trained, columns.scope)
-        return _read(connection, database, ordered)
+        return read_by_scope(connection, database, ordered, MetricRow)
 
     def newest(
         self, connection: sa.Connection, database: Database, model: str, scopes: str, most: int
@@ -93,20 +81,10 @@ class MetricTables:
             .order_by(columns.trained.desc(), columns.scope.desc())
             .limit(most)
         )
-        return _read(connection, database, newest)[::-1]
+        return read_by_scope(connection, database, newest, MetricRow)[::-1]
 
     def _selected(self) -> sa.Select[Any]:
         columns, numbers = self._metrics.c, self._numbers.c
-        same = sa.and_(*(columns[name] == numbers[name] for name in _KEYS))
+        same = sa.and_(*(columns[name] == numbers[name] for name in SCOPE_KEYS))
         found = sa.select(*((numbers if name in _LATER else columns)[name] for name in MetricRow._fields))
         return found.select_from(self._metrics.outerjoin(self._numbers, same))
-
-
-def _keys() -> list[sa.Column[object]]:
-    kinds = (sa.Text, sa.Text, sa.BigInteger)
-    return [sa.Column(name, kind, primary_key=True) for name, kind in zip(_KEYS, kinds, strict=True)]
-
-
-def _read(connection: sa.Connection, database: Database, asked: sa.Select[Any]) -> list[MetricRow]:
-    rows = [MetricRow(*row) for row in connection.execute(asked)]
-    return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows

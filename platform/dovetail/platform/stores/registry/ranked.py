@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.registry.by_scope import put_by_scope, read_by_scope, scope_table
 from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.keys import storable, unescaped
 
 __all__ = ["RankingRow", "RankingTable"]
 
@@ -38,30 +37,19 @@ class RankingTable:
     """The table, declared in the registry's metadata."""
 
     def __init__(self, metadata: sa.MetaData) -> None:
-        keys = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
-        self._table = sa.Table(
+        self._table = scope_table(
             "model_rankings",
             metadata,
-            *(sa.Column(name, kind, primary_key=True) for name, kind in keys.items()),
             *(sa.Column(name, sa.BigInteger, nullable=False) for name in RankingRow._fields[3:8]),
             *(sa.Column(name, sa.Double) for name in RankingRow._fields[8:]),
         )
 
     def add(self, connection: sa.Connection, database: Database, rows: Sequence[RankingRow]) -> None:
         """Store rows; the same model, scope and ``trained`` again replaces them."""
-        upsert = Upsert(database, self._table)
-        upsert.replacing({name: upsert.excluded[name] for name in RankingRow._fields[3:]})
-        if database.postgresql:  # a slice is named by a value
-            rows = [row._replace(scope=storable(row.scope)) for row in rows]
-        upsert.execute(connection, columns_of(rows))
+        put_by_scope(connection, database, self._table, rows)
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[RankingRow]:
         """The rows of ``model``, by samples trained on, then scope."""
         columns = self._table.c
-        ordered = (
-            sa.select(*(columns[name] for name in RankingRow._fields))
-            .where(columns.model == model)
-            .order_by(columns.trained, columns.scope)
-        )
-        rows = [RankingRow(*row) for row in connection.execute(ordered)]
-        return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows
+        of_model = sa.select(*(columns[name] for name in RankingRow._fields)).where(columns.model == model)
+        return read_by_scope(connection, database, of_model.order_by(columns.trained, columns.scope), RankingRow)

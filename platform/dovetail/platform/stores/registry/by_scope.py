@@ -1,0 +1,43 @@
+"""Tables of numbers of models, by model, scope and samples trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from dovetail.platform.stores.sql.bulk import Upsert, columns_of
+from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.keys import storable, unescaped
+
+__all__ = ["SCOPE_KEYS", "put_by_scope", "read_by_scope", "scope_table"]
+
+#: The first fields of every row, and what they are.
+SCOPE_KEYS = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
+
+R = TypeVar("R")
+
+
+def scope_table(name: str, metadata: sa.MetaData, *values: sa.Column[Any]) -> sa.Table:
+    """A table of the ``values`` by :data:`SCOPE_KEYS`."""
+    keys: list[sa.Column[Any]] = [sa.Column(key, kind, primary_key=True) for key, kind in SCOPE_KEYS.items()]
+    return sa.Table(name, metadata, *keys, *values)
+
+
+def put_by_scope(connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[Any]) -> None:
+    """Store what ``rows``, named tuples, have of the table's columns; what has the same keys is replaced."""
+    if not rows:
+        return
+    if database.postgresql:  # a slice is named by a value
+        rows = [row._replace(scope=storable(row.scope)) for row in rows]
+    upsert = Upsert(database, table)
+    upsert.replacing({column.name: upsert.excluded[column.name] for column in table.c if not column.primary_key})
+    given = columns_of(rows)
+    upsert.execute(connection, {column.name: given[column.name] for column in table.c})
+
+
+def read_by_scope(connection: sa.Connection, database: Database, asked: sa.Select[Any], kind: type[R]) -> list[R]:
+    """The rows that are ``asked`` for, as named tuples of ``kind``."""
+    rows: list[Any] = [kind(*row) for row in connection.execute(asked)]
+    return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows
