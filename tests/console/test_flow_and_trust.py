@@ -29,7 +29,7 @@ from tests.console.shown_run import with_looked
 
 
 async def state_of(looked: Looked) -> FlowState:
-    return await flow_state(looked.project, looked.stores, looked.topics)
+    return await flow_state(looked.project, looked.stores, looked.topics, looked.archives)
 
 
 def test_the_flow_of_a_run_has_read_all_and_accounts_for_it(run_folder: Path) -> None:

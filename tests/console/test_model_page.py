@@ -44,7 +44,7 @@ def test_metrics_are_those_of_the_registry(project: Project) -> None:
         newest = looked.stores.registry.newest_metrics("ranking", "total", 2)
         assert newest == list(history.total)[-2:]
         assert looked.stores.registry.newest_metrics("ranking", "t%l", 9) == []
-        assert metrics_history(looked.stores, "nothing") == ModelMetricsHistory([], [], [], {})
+        assert metrics_history(looked.stores, "nothing") == ModelMetricsHistory([], [], {})
 
     with_looked(project, look)
 
@@ -89,7 +89,7 @@ def test_reliability_is_of_served_scores(project: Project) -> None:
 def test_names_of_slices_are_drawn_as_text(project: Project) -> None:
     hostile = "channel=</svg><script>alert(1)</script>"
     rows = [MetricRow("m", f"slice:{hostile}", n, n, 1, 1, 0.1 * n, 0.5, None, 1, 1, 1, 0, 0, 0, 0) for n in (1, 2)]
-    charts = charts_of(ModelMetricsHistory([], [], [], {hostile: rows}), "logistic")
+    charts = charts_of(ModelMetricsHistory([], [], {hostile: rows}), "logistic")
     assert len(charts) == 4
     for chart in charts:
         drawn = chart_svg(chart)

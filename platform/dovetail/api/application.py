@@ -24,7 +24,7 @@ from dovetail.api.idempotence import IDEMPOTENCY_KEY, KEY_PATTERN, BadKey, KeptA
 from dovetail.api.limits import Busy, Places, read_body, too_large
 from dovetail.api.ranking import features_answer, rank_answer
 from dovetail.api.schemas import schema_of
-from dovetail.api.tokens import Scope, Tokens
+from dovetail.api.tokens import Scope, Tokens, bearer_of
 from dovetail.app.doors.door import Door
 from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import TransportError
@@ -180,8 +180,7 @@ class _Calls:
     def _authorize(self, request: Request, scope: Scope | None) -> None:
         if scope is None or not self._tokens:
             return
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        granted = self._tokens.granted(token.strip() if kind.lower() == "bearer" else None)
+        granted = self._tokens.granted(bearer_of(request.headers.get("authorization", "")))
         if granted is None:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise _Refusal(401, "give a token of this API: Authorization: Bearer TOKEN", headers=challenge)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from dovetail.app.storage import Stores
 from dovetail.app.worker import label_watermark
 from dovetail.features import Project
 from dovetail.joiners.progress import request_watermark
+from dovetail.platform.clock import moment_of
 
 __all__ = ["definitions_of", "freshness_of", "models_of"]
 
@@ -28,8 +28,9 @@ def models_of(project: Project, stores: Stores) -> dict[str, Any]:
         return {"model": None, "versions": []}
     directory = stores.models
     pinned, shadow, refused = directory.pinned, directory.shadow, directory.refused()
+    fulls = set(directory.fulls())
     versions = [
-        {"version": version, "full": version in set(directory.fulls()), "refused": refused.get(version, [])}
+        {"version": version, "full": version in fulls, "refused": refused.get(version, [])}
         for version in directory.versions()
     ]
     return {"model": model.name, "latest": directory.latest(), "pinned": pinned, "shadow": shadow, "versions": versions}
@@ -55,5 +56,4 @@ def freshness_of(project: Project, stores: Stores) -> dict[str, Any]:
 def _time(us: int | None) -> str | None:
     if us is None:
         return None
-    seconds, rest = divmod(us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest, tzinfo=None).isoformat()
+    return moment_of(us).isoformat()

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dovetail.platform.config.served.listening import ListeningConfig
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["listening", "served"]
+__all__ = ["listening", "served", "url_of"]
 
 #: Connections that wait to be accepted.
 _BACKLOG = 256
@@ -103,6 +103,13 @@ def listening(config: ListeningConfig) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket, config: ListeningConfig) -> str:
+    """The address that a section's server has on ``listener``, without a path."""
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    return f"{'http' if config.cert_file is None else 'https'}://{name}:{port}"
+
+
 @asynccontextmanager
 async def served(
     app: FastAPI,
@@ -120,7 +127,6 @@ async def served(
     Raises:
         ConfigError: the certificate or key cannot be used.
     """
-    tls = config.cert_file is not None
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -143,9 +149,7 @@ async def served(
     server = _Server(settings)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        host, port = listener.getsockname()[:2]
-        name = f"[{host}]" if ":" in host else host
-        yield f"{'https' if tls else 'http'}://{name}:{port}"
+        yield url_of(listener, config)
     finally:
         server.should_exit = True
         await asyncio.wait({serving}, timeout=grace_s)

@@ -13,7 +13,7 @@ from dovetail.platform.config.served.listening import ListeningConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.masking import variable_name
 
-__all__ = ["Scope", "Tokens", "tokens_of"]
+__all__ = ["Scope", "Tokens", "bearer_of", "tokens_of"]
 
 _LEAST = 16
 
@@ -44,6 +44,12 @@ class Tokens:
             if hmac.compare_digest(known, asked):
                 found = scopes
         return found
+
+
+def bearer_of(authorization: str) -> str | None:
+    """The token of an ``Authorization`` header; None where it is empty or of another kind than ``Bearer``."""
+    kind, _, token = authorization.partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
 
 
 def tokens_of(config: ListeningConfig, path: Callable[[Path], Path] = Path) -> Tokens:

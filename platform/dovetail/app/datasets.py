@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.plan.definitions import BatchView, StreamView
 from dovetail.features.serving.rekeying import rekeyed_schema
@@ -21,6 +22,7 @@ from dovetail.platform.clock import Clock
 from dovetail.platform.config.stream import EventIdsConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.identity import EventIds, EventMemory
 from dovetail.platform.rows.intake import Intake, Received, unfit_items
 from dovetail.platform.rows.positions import OWN_COLUMNS
@@ -35,6 +37,7 @@ __all__ = [
     "datasets",
     "event_ids",
     "label_intake",
+    "newest_samples",
     "request_intake",
     "samples_dataset",
     "stream_intake",
@@ -89,6 +92,19 @@ def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:
 def event_ids(declared: EventIdsConfig) -> EventIds | None:
     """How the rows of a stream or kind of labels are known when they come again; None where they are not."""
     return None if declared.unique_within is None else EventIds(declared.event_id, declared.unique_within)
+
+
+def newest_samples(stores: Stores, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The archived samples of the primary target, the newest file first; those of ``columns`` that the file has.
+
+    Raises:
+        StoreError: a registered file is gone or cannot be read.
+    """
+    files = stores.registry.files(samples_dataset(""))
+    for file in sorted(files, key=lambda file: (file.day, file.last_offset), reverse=True):
+        with stores.offline.open(file.path) as parquet:
+            there = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
+            yield spread(parquet.read(there))
 
 
 def samples_dataset(target: str) -> str:

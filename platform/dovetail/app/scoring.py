@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.app.datasets import newest_samples
 from dovetail.app.modelling import scorers_of, trained_rows, warm_scorer
 from dovetail.app.storage import Stores
 from dovetail.features import Project
@@ -88,11 +89,7 @@ def _reasons(
 ) -> list[str]:
     """Why a candidate must not serve: by its scores of the newest ``samples`` archived samples, or a few more."""
     evaluation, rows = Evaluation(), 0
-    newest = sorted(stores.registry.files("samples"), key=lambda file: (file.day, file.last_offset), reverse=True)
-    for file in newest:
-        if rows >= samples:
-            break
-        table = stores.offline.read(file.path)
+    for table in newest_samples(stores):
         rows += table.num_rows
         scores = score(table)
         if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
@@ -100,4 +97,6 @@ def _reasons(
         bounded = np.clip(scores, np.float32(_LEAST), np.float32(1 - _LEAST))
         labels, weights = (column_of_numbers(table, name, name).astype(np.float32) for name in ("label", "weight"))
         evaluation.add(bounded, labels, weights)
+        if rows >= samples:
+            break
     return gate.reasons(evaluation.total())

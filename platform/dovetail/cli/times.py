@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from dovetail.platform.config.durations import parse_duration
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.conversion import MAX_TIME_US
 
-__all__ = ["short_duration", "time_us_of"]
+__all__ = ["duration_us_of", "short_duration", "time_us_of"]
 
 _UNITS = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,6 +29,18 @@ def time_us_of(option: str, text: str) -> int:
     if not 0 <= us <= MAX_TIME_US:
         raise ConfigError(f"{option} {text!r}: give a time since 1970")
     return us
+
+
+def duration_us_of(option: str, text: str) -> int:
+    """A duration like ``90s`` in microseconds.
+
+    Raises:
+        ConfigError: it is none; ``option`` is what the command line calls it.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def short_duration(us: int) -> str:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Request
 
-from dovetail.api.tokens import Scope, Tokens
+from dovetail.api.tokens import Scope, Tokens, bearer_of
 from dovetail.platform.config.served.listening import ListeningConfig
 
 __all__ = ["COOKIE", "HEADERS", "Guard", "token_of"]
@@ -39,9 +39,8 @@ class Guard:
 
     def admits(self, request: Request) -> bool:
         """Whether the call brings a token that may read, as ``Authorization: Bearer`` or in the cookie."""
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        given = token.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE)
-        return self.knows(given)
+        given = bearer_of(request.headers.get("authorization", ""))
+        return self.knows(request.cookies.get(COOKIE) if given is None else given)
 
     def knows(self, token: str | None) -> bool:
         """Whether ``token`` may read."""

@@ -24,22 +24,25 @@ def chart_svg(chart: Chart) -> str:
         xs, ys = [0.0, *xs, *ys], [0.0, *xs, *ys]
     left, right, low, high = *_range(xs), *_range(ys)
 
+    def across(x: float) -> str:
+        return f"{_MARGIN + (x - left) / (right - left) * (_WIDTH - 2 * _MARGIN):.1f}"
+
+    def down(y: float) -> str:
+        return f"{_HEIGHT - _MARGIN - (y - low) / (high - low) * (_HEIGHT - 2 * _MARGIN):.1f}"
+
     def at(x: float, y: float) -> str:
-        across = _MARGIN + (x - left) / (right - left) * (_WIDTH - 2 * _MARGIN)
-        down = _HEIGHT - _MARGIN - (y - low) / (high - low) * (_HEIGHT - 2 * _MARGIN)
-        return f"{across:.1f},{down:.1f}"
+        return f"{across(x)},{down(y)}"
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(chart.title)}">']
     for number in range(5):
         y = low + (high - low) * number / 4
-        (x1, y1), (x2, _) = (at(side, y).split(",") for side in (left, right))
-        parts.append(f'<path d="M{x1},{y1}L{x2},{y1}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_MARGIN - 4}" y="{y1}" text-anchor="end" dominant-baseline="middle">{y:.4g}</text>')
+        parts.append(f'<path d="M{at(left, y)}L{at(right, y)}" stroke="#ddd"/>')
+        place = f'x="{_MARGIN - 4}" y="{down(y)}" text-anchor="end" dominant-baseline="middle"'
+        parts.append(f"<text {place}>{y:.4g}</text>")
     ticks = chart.ticks or [(x, f"{x:.3g}") for x in np.linspace(left, right, 5).tolist()]
     for x, label in ticks:
-        across = at(x, low).split(",")[0]
         parts.append(
-            f'<text x="{across}" y="{_HEIGHT - _MARGIN + 16}" text-anchor="middle">{html.escape(label)}</text>'
+            f'<text x="{across(x)}" y="{_HEIGHT - _MARGIN + 16}" text-anchor="middle">{html.escape(label)}</text>'
         )
     if chart.diagonal:
         parts.append(f'<path d="M{at(left, left)}L{at(right, right)}" stroke="#999" stroke-dasharray="4 4"/>')

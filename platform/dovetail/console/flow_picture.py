@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dovetail.app.looking.flow_state import FlowState, StageState
+from dovetail.console.layered import curve
 from dovetail.features import Project
 
 __all__ = ["FlowBox", "FlowLine", "FlowPicture", "flow_picture"]
@@ -110,9 +111,7 @@ def _has(stages: dict[str, StageState], kind: str) -> bool:
 
 def _arrow(a: FlowBox, b: FlowBox, lag: int | None) -> FlowLine:
     if b.x > a.x:
-        x, y, to_x, to_y = a.x + a.width, a.y + a.height // 2, b.x, b.y + b.height // 2
-        bend = (to_x - x) // 2
-        return FlowLine(f"M{x} {y} C{x + bend} {y} {to_x - bend} {to_y} {to_x} {to_y}", to_x - 6, to_y - 6, lag)
+        return FlowLine(curve(a, b), b.x - 6, b.y + b.height // 2 - 6, lag)
     # Back: the model, which the snapshot agent takes up.
     x, y, to_x, to_y = a.x + a.width // 2, a.y, b.x + b.width // 2, b.y
     top = min(y, to_y) - _ABOVE

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
-from dovetail.api.server import listening, served
+from dovetail.api.server import listening, served, url_of
 from dovetail.api.tokens import tokens_of
 from dovetail.app.storage import open_stores
 from dovetail.console.access import Guard
@@ -43,9 +43,7 @@ class Console:
     @property
     def url(self) -> str:
         """The address that it listens on."""
-        host, port = self._listener.getsockname()[:2]
-        name = f"[{host}]" if ":" in host else host
-        return f"{'http' if self._config.cert_file is None else 'https'}://{name}:{port}/"
+        return f"{url_of(self._listener, self._config)}/"
 
     def beside(self, watch: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """``watch``, with the console served for as long as it runs."""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dovetail.app.looking.lineage import LAYERS, Lineage, Node
 
-__all__ = ["Box", "Line", "Picture", "picture_of"]
+__all__ = ["Box", "Picture", "curve", "picture_of"]
 
 _WIDTH, _HEIGHT, _GAP, _BETWEEN, _MARGIN = 210, 20, 6, 90, 8
 _LETTERS = 29
+
+
+class Placed(Protocol):
+    """A rectangle in a drawing."""
+
+    @property
+    def x(self) -> int: ...
+    @property
+    def y(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
 
 
 class Box(NamedTuple):
@@ -23,19 +36,13 @@ class Box(NamedTuple):
     text: str
 
 
-class Line(NamedTuple):
-    """A curve, as the ``d`` of an SVG path."""
-
-    path: str
-
-
 class Picture(NamedTuple):
-    """Boxes and lines in a drawing of ``width`` by ``height``."""
+    """Boxes and lines, each the ``d`` of an SVG path, in a drawing of ``width`` by ``height``."""
 
     width: int
     height: int
     boxes: list[Box]
-    lines: list[Line]
+    lines: list[str]
 
 
 def picture_of(lineage: Lineage) -> Picture:
@@ -51,12 +58,13 @@ def picture_of(lineage: Lineage) -> Picture:
             boxes[node] = Box(node, _MARGIN + column * (_WIDTH + _BETWEEN), y, _WIDTH, _HEIGHT, text)
             y += _HEIGHT + _GAP
         tallest = max(tallest, y)
-    lines = [_line(boxes[a], boxes[b]) for a, b in lineage.edges]
+    lines = [curve(boxes[a], boxes[b]) for a, b in lineage.edges]
     width = 2 * _MARGIN + len(layers) * _WIDTH + max(0, len(layers) - 1) * _BETWEEN
     return Picture(width, tallest + _MARGIN, list(boxes.values()), lines)
 
 
-def _line(a: Box, b: Box) -> Line:
+def curve(a: Placed, b: Placed) -> str:
+    """The ``d`` of an SVG path from the right of ``a`` to the left of ``b``."""
     x, y, to_x, to_y = a.x + a.width, a.y + a.height // 2, b.x, b.y + b.height // 2
     bend = (to_x - x) // 2
-    return Line(f"M{x} {y} C{x + bend} {y} {to_x - bend} {to_y} {to_x} {to_y}")
+    return f"M{x} {y} C{x + bend} {y} {to_x - bend} {to_y} {to_x} {to_y}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from dovetail.app.broker import broker_app
+from dovetail.app.datasets import datasets
 from dovetail.app.looking.label_fates import LabelFates
 from dovetail.app.looking.one_score import Scores
 from dovetail.app.storage import Stores
@@ -28,6 +29,8 @@ class Looked:
     fates: LabelFates
     scores: Scores
     rates: Rates
+    #: The datasets of the archive by name, each with its topic.
+    archives: Sequence[tuple[str, str]]
     #: By name of a stage that runs in this process, what it waits for.
     waits: Callable[[], Mapping[str, str]]
 
@@ -45,6 +48,6 @@ async def looking_at(
     """
     config = project.config
     async with view_topics(broker_app(config, f"dovetail-{config.name}.console")) as topics:
-        yield Looked(
-            project, stores, topics, LabelFates(project, stores), Scores(project, stores), Rates(time.monotonic), waits
-        )
+        archives = [(dataset.name, dataset.topic) for dataset in datasets(project)]
+        fates, scores = LabelFates(project, stores), Scores(project, stores)
+        yield Looked(project, stores, topics, fates, scores, Rates(time.monotonic), archives, waits)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dovetail.platform.clock import moment_of
 from dovetail.platform.masking import masked
 
 __all__ = ["page"]
@@ -75,9 +76,7 @@ def _time(moment: datetime | date | None) -> str:
 
 def _moment(us: int | None) -> str:
     """Microseconds since 1970 as a time."""
-    if us is None:
-        return "-"
-    return _time(datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000, tzinfo=None))
+    return _time(None if us is None else moment_of(us))
 
 
 def _rate(number: float) -> str:

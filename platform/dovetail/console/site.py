@@ -64,7 +64,7 @@ class _Pages:
     def shown(self) -> dict[str, Callable[[Request], Awaitable[_Shown]]]:
         """By path, what shows it."""
         return {
-            "/": self._first,
+            "/": self._flow,
             "/flow": self._flow,
             "/definitions": self._definitions,
             "/definition": self._definition,
@@ -137,9 +137,6 @@ class _Pages:
 
     def _frame(self, path: str) -> dict[str, Any]:
         return {"tabs": TABS, "path": path, "project": self._looked.project.config.name}
-
-    async def _first(self, request: Request) -> _Shown:
-        return await self._flow(request)
 
     async def _flow(self, _request: Request) -> _Shown:
         return "flow.html", await flow_page(self._looked)

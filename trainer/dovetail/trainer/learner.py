@@ -22,7 +22,7 @@ from dovetail.trainer.samples.columns import number_column
 from dovetail.trainer.samples.encoding import Encoded, Encoder, Room
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
-__all__ = ["Absent", "Learner", "Weights", "column_of_numbers", "with_labels"]
+__all__ = ["Absent", "Learner", "Weights", "column_of_numbers", "labels_and_weights", "with_labels"]
 
 #: What becomes of a row whose label is NULL.
 Absent = Literal["refuse", "zero", "skip"]
@@ -129,10 +129,7 @@ class Learner:
         return Weights(slots.astype(np.uint32), column[slots])
 
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
-        every_weight = np.ones(table.num_rows, np.float32)
-        if self.weight is not None:
-            every_weight = column_of_numbers(table, self.weight, "sample weight").astype(np.float32)
-        every_label, every_weight = with_labels(table, self.label, every_weight, self.absent)
+        every_label, every_weight = labels_and_weights(table, self.label, self.weight, self.absent)
         predictions = np.empty(table.num_rows, np.float32)
         for rows, day in self._parts(table, whole=batch):
             cut = slice(rows.start, rows.stop)
@@ -185,6 +182,19 @@ class Learner:
             if start in starts:
                 self.slots.sweep(int(days[start]), self.optimizer, self.records)
             yield range(start, end), self.slots.newest_day
+
+
+def labels_and_weights(
+    table: pa.Table, label: str, weight: str | None, absent: Absent = "refuse"
+) -> tuple[Float32, Float32]:
+    """Labels and weights of rows, float32 [n] each, as :func:`with_labels`; without a ``weight`` column, weights of 1.
+
+    :raises WireError: a column is absent or not numeric, or a value is NULL and may not be.
+    """
+    weights = np.ones(table.num_rows, np.float32)
+    if weight is not None:
+        weights = column_of_numbers(table, weight, "sample weight").astype(np.float32)
+    return with_labels(table, label, weights, absent)
 
 
 def with_labels(table: pa.Table, column: str, weights: Float32, absent: Absent) -> tuple[Float32, Float32]:

@@ -15,13 +15,16 @@ import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.arithmetic import Int64
-from dovetail.trainer.learner import Learner, column_of_numbers
-from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.learner import Learner, column_of_numbers, labels_and_weights
+from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
 
 __all__ = ["AgeLoss", "Staleness", "losses_by_age"]
+
+#: The column of a sample's time.
+_TIME = "request_time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,8 @@ def losses_by_age(
     step_us: int,
     known_after: Callable[[pa.Table], Int64],
     ranking: RankingPolicy | None = None,
-    time: str = "request_time",
 ) -> Staleness:
-    """Replay ``tables``, whose rows ascend by ``time``, from one to the next, too; ``learner`` is trained with them.
+    """Replay ``tables``, whose rows ascend by ``request_time``, from one to the next, too; they train ``learner``.
 
     A row is known ``known_after`` its time: int64 µs [n], at least 0. Versions are at multiples of ``step_us`` since
     1970. Only rows are scored for which there is a version of every age, so that all ages have the same ones. Rows of
@@ -73,7 +75,7 @@ def losses_by_age(
             f"staleness needs different ages of at least 0 and a step above 0, got {ages_us}, {step_us} µs"
         )
     ages = sorted(ages_us)
-    rows = _Rows(iter(tables), known_after, time)
+    rows = _Rows(iter(tables), known_after)
     judges = [_Judge(age, learner, ranking or RankingPolicy()) for age in ages]
     first = None
     if rows.pull():
@@ -99,10 +101,9 @@ def losses_by_age(
 class _Rows:
     """Rows that are still to be trained on or scored, by ascending time."""
 
-    def __init__(self, tables: Iterator[pa.Table], known_after: Callable[[pa.Table], Int64], time: str) -> None:
+    def __init__(self, tables: Iterator[pa.Table], known_after: Callable[[pa.Table], Int64]) -> None:
         self._tables = tables
         self._known_after = known_after
-        self._time = time
         self._table = pa.table({})
         self.times: Int64 = np.empty(0, np.int64)
         self.known: Int64 = np.empty(0, np.int64)
@@ -115,9 +116,9 @@ class _Rows:
         for table in self._tables:
             if not table.num_rows:
                 continue
-            times = column_of_numbers(table, self._time, "time").astype(np.int64)
+            times = column_of_numbers(table, _TIME, "time").astype(np.int64)
             if (np.diff(times) < 0).any() or times[0] < self.newest:
-                raise ConfigError(f"staleness needs samples by ascending {self._time}; sort them")
+                raise ConfigError(f"staleness needs samples by ascending {_TIME}; sort them")
             self.newest = int(times[-1])
             self._table = (
                 pa.concat_tables([self._table, table], promote_options="permissive") if len(self.times) else table
@@ -140,10 +141,10 @@ class _Rows:
             self._trained[fresh] = True
             learner.learn(self._table.take(pa.array(fresh[np.argsort(self.known[fresh], kind="stable")])))
 
-    def between(self, low: int, high: int) -> pa.Table:
-        """Rows with ``low <= time < high``."""
+    def between(self, low: int, high: int) -> tuple[pa.Table, Int64]:
+        """Rows with ``low <= time < high``, and their times."""
         start, end = np.searchsorted(self.times, [low, high], side="left").tolist()
-        return self._table.slice(start, end - start)
+        return self._table.slice(start, end - start), self.times[start:end]
 
     def forget(self, version: int, scored: int) -> None:
         """Let go of rows before ``scored`` that are trained on, when they are half of all."""
@@ -159,7 +160,7 @@ class _Judge:
     def __init__(self, age: int, learner: Learner, ranking: RankingPolicy) -> None:
         self._age = age
         self._learner = learner
-        self._evaluation = Evaluation(windows=1)
+        self._evaluation = Evaluation(windows=1, loss=learner.encoder.loss)
         self._rankings = Rankings(ranking, self._evaluation, Groups())
         self._ages = 0
 
@@ -170,19 +171,14 @@ class _Judge:
     def score(self, rows: _Rows, version: int, step: int, first: int) -> int:
         """Score the rows that this version is just old enough for; the time of the last one, or -1."""
         low = max(first, version + self._age)
-        part = rows.between(low, version + self._age + step)
+        part, times = rows.between(low, version + self._age + step)
         if not part.num_rows:
             return -1
         learner, before = self._learner, self.samples
         predictions = learner.predict(part)
-        labels = column_of_numbers(part, learner.label, "label").astype(np.float32)
-        weights = np.ones(part.num_rows, np.float32)
-        if learner.weight is not None:
-            weights = column_of_numbers(part, learner.weight, "sample weight").astype(np.float32)
+        labels, weights = labels_and_weights(part, learner.label, learner.weight, learner.absent)
         self._evaluation.add(predictions, labels, weights)
-        self._rankings.add(part, before, predictions, labels, Groups().add(part, predictions, labels, weights))
-        start, end = np.searchsorted(rows.times, [low, version + self._age + step], side="left").tolist()
-        times = rows.times[start:end]
+        self._rankings.add(part, before, predictions, labels, Places())
         self._ages += int((times - version).sum())
         return int(times[-1])
 

@@ -334,8 +334,9 @@ class TrainerStage(Stage):
     async def _offer(self, version: int) -> AsyncIterator[Work]:
         """Publish the model as it is now, or refuse it."""
         self._unpublished_us = None
-        reasons = self._publication.gate.reasons(self._learner.evaluation.last())
-        evaluated = partial(self._evaluated, self._learner.trained, self._learner.metrics())
+        metrics = self._learner.metrics()
+        reasons = self._publication.gate.reasons(dict(metrics)["recent"])
+        evaluated = partial(self._evaluated, self._learner.trained, metrics)
         if reasons:
             _log.warning("%s: version %d is not published: %s", self._models.path, version, "; ".join(reasons))
             yield Work(commit=partial(self._refuse, version, reasons, evaluated))

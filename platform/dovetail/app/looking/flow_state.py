@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from dovetail.app.datasets import datasets
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.plan.rekeyed import stage_name
@@ -67,8 +66,12 @@ class FlowState(NamedTuple):
     dead_letters: int
 
 
-async def flow_state(project: Project, stores: Stores, view: TopicView) -> FlowState:
+async def flow_state(
+    project: Project, stores: Stores, view: TopicView, archives: Sequence[tuple[str, str]]
+) -> FlowState:
     """How far the flow is. Of topics the ends are read, of stores positions and accounts, however much they hold.
+
+    ``archives``: the datasets by name, each with its topic.
 
     Raises:
         StoreError: a store cannot be reached.
@@ -77,10 +80,15 @@ async def flow_state(project: Project, stores: Stores, view: TopicView) -> FlowS
     config = project.config
     bounds = {topic: await view.bounds(topic) for topic in config.topics()}
     ends = {topic: {number: end for number, (_, end) in found.items()} for topic, found in bounds.items()}
-    return await asyncio.to_thread(_state, project, stores, ends)
+    return await asyncio.to_thread(_state, project, stores, ends, archives)
 
 
-def _state(project: Project, stores: Stores, ends: Mapping[str, Mapping[int, int]]) -> FlowState:
+def _state(
+    project: Project,
+    stores: Stores,
+    ends: Mapping[str, Mapping[int, int]],
+    archives: Sequence[tuple[str, str]],
+) -> FlowState:
     config = project.config
     books = _Books(stores.accounts(), ends)
     stages = [
@@ -107,10 +115,7 @@ def _state(project: Project, stores: Stores, ends: Mapping[str, Mapping[int, int
     if config.model is not None:
         topic = config.labels.training_topic
         stages.append(StageState("trainer", "trainer", (Reading(topic, None),), 0, {}, None, ""))
-    stages += [
-        books.stage(f"archive.{dataset.name}", "archive", dataset.topic, stores.registry.progress)
-        for dataset in datasets(project)
-    ]
+    stages += [books.stage(f"archive.{name}", "archive", topic, stores.registry.progress) for name, topic in archives]
     return FlowState(
         stages,
         {topic: sum(numbers.values()) for topic, numbers in ends.items()},

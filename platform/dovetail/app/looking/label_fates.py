@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from dovetail.features import Project
 from dovetail.joiners.batch.by_meaning import audit_by_meaning
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.archive.finding import find_rows
+from dovetail.platform.clock import moment_of
 from dovetail.platform.rows.positions import own_position_columns
 from dovetail.platform.stores.registry.store import DataFile
 
@@ -116,7 +117,7 @@ class LabelFates:
                 continue
             early = since_us is not None and label["event_time_us"] < since_us
             outcome = "early" if early else _NOT_ARCHIVED
-            times = [_moment(label[name]) for name in ("event_time_us", "effective_us")]
+            times = [moment_of(label[name]) for name in ("event_time_us", "effective_us")]
             fates.append(LabelFate(label["kind"], label["item_id"], times[0], times[1], *place[1:], outcome))
         return fates
 
@@ -167,7 +168,7 @@ class LabelFates:
                 continue
             place = _Place(kind, label["partition"], label["offset"], label["row"])
             doubled = _doubled(place).row
-            happened, known = _moment(label["event_time_us"]), _moment(label["effective_us"])
+            happened, known = moment_of(label["event_time_us"]), moment_of(label["effective_us"])
             if known > happened:
                 rows.append(_row(None, None, known + lateness, place.partition, place.offset, doubled - 1))
             item = pa.array([label["item_id"]]).cast(schema.field("item_id").type)[0].as_py()
@@ -236,8 +237,3 @@ def _no_samples(snapshots: pa.Table) -> pa.Table:
     types |= {"_source_offset": pa.int64(), "_source_row": pa.int32()}
     keys = [snapshots.schema.field(name) for name in ("request_id", "item_id")]
     return pa.schema([*keys, *(pa.field(name, type_) for name, type_ in types.items())]).empty_table()
-
-
-def _moment(us: int) -> datetime:
-    seconds, rest = divmod(us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest, tzinfo=None)

@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.app.datasets import samples_dataset
+from dovetail.app.datasets import newest_samples
 from dovetail.app.modelling import encoder_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.config.load import ModelConfig
 from dovetail.platform.errors import ModelError
-from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
@@ -31,12 +30,11 @@ _WINDOWS, _POINTS, _SAMPLES, _NAMED = 500, 2_000, 50_000, 5_000
 class ModelMetricsHistory(NamedTuple):
     """Metrics as the trainer has stored them, oldest first.
 
-    ``windows`` are of event time; ``total`` and ``recent`` by samples trained, and ``slices`` by scope the same.
+    ``windows`` are of event time; ``total`` by samples trained, and ``slices`` by scope the same.
     """
 
     windows: Sequence[MetricRow]
     total: Sequence[MetricRow]
-    recent: Sequence[MetricRow]
     slices: dict[str, list[MetricRow]]
 
 
@@ -65,7 +63,7 @@ def metrics_history(stores: Stores, model: str) -> ModelMetricsHistory:
     for row in read(model, "slice:", _POINTS):
         slices.setdefault(row.scope.removeprefix("slice:"), []).append(row)
     windows = sorted(read(model, "time:", _WINDOWS), key=lambda row: row.scope)
-    return ModelMetricsHistory(windows, read(model, "total", _POINTS), read(model, "recent", _POINTS), slices)
+    return ModelMetricsHistory(windows, read(model, "total", _POINTS), slices)
 
 
 def recent_reliability(stores: Stores, model: ModelConfig) -> tuple[ChartLine, int] | None:
@@ -138,13 +136,11 @@ def _newest_samples(stores: Stores, columns: Sequence[str] | None, most: int) ->
 
     A column that only some of the files have is NULL in rows of the others; one that none has is left out.
     """
-    files = sorted(stores.registry.files(samples_dataset("")), key=lambda file: (file.day, file.last_offset))
     parts: list[pa.Table] = []
     left = most
-    while files and left > 0:
-        with stores.offline.open(files.pop().path) as file:
-            there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            rows = spread(file.read(there))
+    for rows in newest_samples(stores, columns):
         parts.insert(0, rows.slice(max(0, rows.num_rows - left)))
         left -= parts[0].num_rows
+        if left <= 0:
+            break
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else None

@@ -14,10 +14,11 @@ from dovetail.app.looking.made import unarchived_rows
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.snapshots.shape import flat_snapshots
-from dovetail.platform.archive.dayfiles import DayFiles
-from dovetail.platform.archive.finding import NEVER_US, Found, find_rows
+from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
+from dovetail.platform.archive.finding import Found, find_rows
 from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.intake import time_us
+from dovetail.platform.rows.positions import LANE
 from dovetail.platform.transports.viewing import TopicView
 
 __all__ = ["OneRequest", "find_request", "snapshots_span"]
@@ -53,7 +54,7 @@ class OneRequest(NamedTuple):
         for of_sample, of_snapshot in places:
             found = self.samples.column(of_sample)
             if of_sample == "_source_partition":  # lanes are told apart by it
-                found = pc.bit_wise_and(found, pa.scalar(0xFFFF, found.type))
+                found = pc.bit_wise_and(found, pa.scalar(LANE - 1, found.type))
             same = pc.and_(same, pc.equal(found, self.snapshots.column(of_snapshot)[snapshot]))
         return self.samples.filter(same)
 

@@ -14,7 +14,8 @@ from dovetail.features.batch.seen_events import SeenEvents, seen_events
 from dovetail.features.plan.definitions import REQUEST, Aggregate, FeatureColumn, FeatureSet, StreamView
 from dovetail.features.stored.widths import columns_named
 from dovetail.joiners.snapshots.shape import SET_COLUMN
-from dovetail.platform.archive.finding import find_rows
+from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.archive.finding import Found, find_rows
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import seen_column
@@ -111,29 +112,27 @@ def _of_stream(project: Project, stores: Stores, view: StreamView, output: str, 
     low = min(window.lower_bound(moment) for window in windows) if bounded else None
     logs, events, complete = archived_events(project, stores), {}, True
     for branch in view.reads:
-        # A SELECT that cleans events may make the key: then all events of the window are read.
-        by_key = not branch.cleanings
-        column = view.entity[0] if by_key else branch.stream.event_time
-        found = (
-            find_rows(logs[branch.stream.name], column, [key[column]], low_us=low, high_us=moment, most=_MOST_EVENTS)
-            if by_key
-            else _in_time(logs[branch.stream.name], low, moment)
-        )
-        complete = complete and found[1]
-        events[branch.stream.name] = found[0]
+        log, column = logs[branch.stream.name], view.entity[0]
+        if branch.cleanings:  # they may make the key: then all events of the window are read
+            found = _in_time(log, low, moment)
+        else:
+            found = find_rows(log, column, [key[column]], low_us=low, high_us=moment, most=_MOST_EVENTS)
+        complete = complete and found.complete
+        events[branch.stream.name] = found.rows
     counted = seen_events(view, aggregates, events, key, time_us=moment, seen=seen)
     return Part(view.name, output, key=key, counts=counts, events=counted, complete=complete)
 
 
-def _in_time(log: Any, low_us: int | None, high_us: int) -> tuple[pa.Table, bool]:
+def _in_time(log: DayFiles, low_us: int | None, high_us: int) -> Found:
     parts, rows = [], 0
     for part in log.read(None, low_us, high_us):
         parts.append(part)
         rows += part.num_rows
         if rows > _MOST_EVENTS:
-            return pa.concat_tables(parts, promote_options="permissive"), False
-    schema = log.schema()
-    return (pa.concat_tables(parts, promote_options="permissive") if parts else schema.empty_table()), True
+            return Found(pa.concat_tables(parts, promote_options="permissive"), complete=False)
+    if not parts:
+        return Found((log.declared or pa.schema([])).empty_table(), complete=True)
+    return Found(pa.concat_tables(parts, promote_options="permissive"), complete=True)
 
 
 def _key(entity: Sequence[str], asked: pa.Table) -> dict[str, Any]:

@@ -31,8 +31,8 @@ PROFILES = pa.schema(
 class Source:
     """A dataset with rows in time: ``columns`` of it are judged.
 
-    ``count`` says how many rows there are from one microsecond to another, both included, and ``read`` gives at most
-    so many of them, evenly chosen, as plain columns.
+    ``count`` says how many rows there are from one microsecond to another, both included, and ``read`` gives each n-th
+    of them as plain columns.
     """
 
     name: str
@@ -148,7 +148,7 @@ def judge(
             counts[source.name].append(there)
             if not there:
                 continue
-            table = source.read(start, start + length - 1, config.most_rows)
+            table = source.read(start, start + length - 1, -(-there // config.most_rows))
             for profile in profiles_of(source.name, source.columns, table, start):
                 before = seen[source.name, profile.column][-config.reference :]
                 line, broken, index = _column(config, profile, before)

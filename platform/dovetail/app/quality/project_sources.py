@@ -109,8 +109,7 @@ def _source(name: str, files: DayFiles, columns: Sequence[str]) -> Source:
     def count(low_us: int, high_us: int) -> int:
         return sum(part.num_rows for part in files.read([files.time_column], low_us, high_us))
 
-    def read(low_us: int, high_us: int, most: int) -> pa.Table:
-        step = -(-max(1, count(low_us, high_us)) // most)
+    def read(low_us: int, high_us: int, step: int) -> pa.Table:
         parts = [plain_columns(part) for part in _every(step, files.read(columns, low_us, high_us))]
         return pa.concat_tables(parts, promote_options="permissive")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.app.modelling import recipe_of
-from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
 from dovetail.platform.config.durations import parse_duration
 from dovetail.platform.config.load import Config
 from dovetail.platform.config.policy import PolicyConfig
@@ -24,7 +24,6 @@ __all__ = ["AGES_US", "known_after", "staleness_of"]
 _Ints = npt.NDArray[np.int64]
 
 # Later than any sample.
-_NEVER_US = 2**62
 #: Ages that are asked for by default, as far as there are samples for them.
 AGES_US = tuple(parse_duration(text) for text in ("1m", "5m", "15m", "1h", "3h", "6h", "12h", "1d"))
 
@@ -50,8 +49,8 @@ def staleness_of(
     """
     if config.model is None:
         raise ConfigError("staleness trains the project's model, and dovetail.toml has no [model]")
-    high = _NEVER_US if last_us is None else last_us
-    days = [day for day in samples.days() if _overlaps(day, first_us, high)]
+    high = NEVER_US if last_us is None else last_us
+    days = list(samples.days(first_us, high))
     if not days:
         raise ConfigError("there are no samples of these days; run the project's worker, or name Parquet files")
     if config.model.loss != "logistic" or config.model.label != "label":
@@ -99,11 +98,6 @@ def known_after(policy: PolicyConfig, allowed_lateness_us: int) -> Callable[[pa.
         return known + allowed_lateness_us
 
     return waits
-
-
-def _overlaps(day: str, first_us: int | None, last_us: int) -> bool:
-    start = day_start_us(day)
-    return start <= last_us and (first_us is None or start + DAY_US > first_us)
 
 
 def _usual(samples: DayFiles, first_us: int | None, last_us: int) -> list[int]:

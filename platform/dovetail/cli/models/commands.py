@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dovetail.cli.options import JsonOption, ProjectOption
+from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["register"]
@@ -89,7 +90,7 @@ def evaluate(
     _check_plot(plot)
     from dovetail.cli.models.evaluate import run
 
-    window_us = _duration("--window", window)
+    window_us = duration_us_of("--window", window)
     choices = {
         "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
         "at": at,
@@ -113,19 +114,10 @@ def staleness(
     _check_plot(plot)
     from dovetail.cli.models.staleness import run
 
-    ages_us = list(dict.fromkeys(_duration("--age", text) for text in ages or []))
-    step_us = _duration("--every", every)
+    ages_us = list(dict.fromkeys(duration_us_of("--age", text) for text in ages or []))
+    step_us = duration_us_of("--every", every)
     chosen = {"first": from_day, "last": to_day}
     raise typer.Exit(run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, **chosen))
-
-
-def _duration(option: str, text: str) -> int:
-    from dovetail.platform.config.load import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from None
 
 
 def _check_plot(plot: Path | None) -> None:

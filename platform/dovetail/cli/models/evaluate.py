@@ -13,7 +13,7 @@ from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, find_samples, label_of, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.learner import column_of_numbers, with_labels
+from dovetail.trainer.learner import labels_and_weights
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics, exact_auc
@@ -74,10 +74,8 @@ def evaluate_model(
             known = "request_id" if "request_id" in table.column_names else None
             rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
         predictions = predict_with(encoder, dense, model.moments, table)
-        weights = np.ones(table.num_rows, np.float32)
-        if "weight" in table.column_names:
-            weights = column_of_numbers(table, "weight", "sample weight").astype(np.float32)
-        labels, weights = with_labels(table, label, weights, absent)
+        weight = "weight" if "weight" in table.column_names else None
+        labels, weights = labels_and_weights(table, label, weight, absent)
         first_row = evaluation.samples
         evaluation.add(predictions, labels, weights)
         places = groups.add(table, predictions, labels, weights)

@@ -12,7 +12,7 @@ from rich.console import Console
 from dovetail.cli.listing import Column, Listing
 from dovetail.trainer.metrics.measures import Metrics
 
-__all__ = ["metrics_dict", "metrics_table", "print_metrics", "rankings_table"]
+__all__ = ["metrics_dict", "metrics_table", "number_text", "print_metrics", "rankings_table"]
 
 
 def metrics_dict(metrics: Metrics) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def rankings_table(rows: Sequence[tuple[str, Metrics]]) -> Listing:
     table = Listing("rankings, by request", columns, note=note)
     for scope, r in ranked:
         counts = [f"{n:,}" for n in (r.requests, r.without_positive, r.without_negative)]
-        table.add(_shown(scope), *counts, *(_number(x) for x in (r.gauc, r.ndcg, r.mrr, r.hit_rate)))
+        table.add(_shown(scope), *counts, *(number_text(x) for x in (r.gauc, r.ndcg, r.mrr, r.hit_rate)))
     return table
 
 
@@ -49,10 +49,16 @@ def metrics_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
     columns = [Column("scope", "prose", least=12), *(Column(name, "number") for name in numbers)]
     table = Listing(title, columns, note=_confusion(rows[0][1]) if rows else "")
     for scope, m in rows:
-        auc = _number(m.auc)
+        auc = number_text(m.auc)
         if m.auc_error is not None and m.auc_error >= 0.00005:
             auc += f"±{m.auc_error:.4f}"
-        rates = [_number(m.log_loss), auc, _number(m.normalised_entropy), _number(m.calibration), _number(m.accuracy)]
+        rates = [
+            number_text(m.log_loss),
+            auc,
+            number_text(m.normalised_entropy),
+            number_text(m.calibration),
+            number_text(m.accuracy),
+        ]
         table.add(_shown(scope), f"{m.samples:,}", f"{m.positive:,.0f}", *rates)
     return table
 
@@ -64,7 +70,7 @@ def _numbers_table(title: str, rows: Sequence[tuple[str, Metrics]]) -> Listing:
     for scope, m in rows:
         mean = m.positive / m.weight if m.weight else None
         values = (mean, m.rmse, m.mae, m.poisson_deviance, m.calibration)
-        table.add(_shown(scope), f"{m.samples:,}", *(_number(value) for value in values))
+        table.add(_shown(scope), f"{m.samples:,}", *(number_text(value) for value in values))
     return table
 
 
@@ -84,5 +90,6 @@ def _confusion(m: Metrics) -> str:
     )
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """A metric with four digits, ``-`` without one."""
     return "-" if value is None else f"{value:.4f}"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from dovetail.app.modelling import encoder_of
 from dovetail.app.storage import open_stores
-from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
 from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.stores.offline import OfflineStore
@@ -43,7 +43,6 @@ FORMATS = ("parquet", "libsvm", "vw")
 
 
 #: Later than any time.
-_NEVER_US = 2**63 - 1
 
 
 def project_config(project: Path, *, needed: bool = False) -> Config | None:
@@ -175,7 +174,7 @@ def _between(table: pa.Table, first: date | None, last: date | None) -> pa.Table
 def _microseconds(first: date | None, last: date | None) -> tuple[int | None, int]:
     """The first and the last microsecond of a range of days; the first is None where it is open."""
     low_us = None if first is None else day_start_us(first.isoformat())
-    return low_us, _NEVER_US if last is None else day_start_us(last.isoformat()) + DAY_US - 1
+    return low_us, NEVER_US if last is None else day_start_us(last.isoformat()) + DAY_US - 1
 
 
 def model_of(config: Config | None) -> ModelConfig:

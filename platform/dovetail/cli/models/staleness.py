@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dovetail.app.reports.staleness_report import staleness_of
 from dovetail.cli.listing import Column, Listing
+from dovetail.cli.models.report import number_text
 from dovetail.cli.models.samples import archived_days, microseconds_of, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
@@ -67,8 +68,8 @@ def _table(found: Staleness) -> Listing:
         m = each.metrics
         worse = "-" if least is None or m.log_loss is None else f"{m.log_loss / least - 1:+.2%}"
         gauc = None if m.ranking is None else m.ranking.gauc
-        rates = [_number(x) for x in (m.auc, m.normalised_entropy, m.calibration, gauc)]
-        table.add(short_duration(each.age_us), f"{m.samples:,}", _number(m.log_loss), worse, *rates)
+        rates = [number_text(x) for x in (m.auc, m.normalised_entropy, m.calibration, gauc)]
+        table.add(short_duration(each.age_us), f"{m.samples:,}", number_text(m.log_loss), worse, *rates)
     return table
 
 
@@ -85,7 +86,3 @@ def _charts(found: Staleness) -> list[Chart]:
     }
     known = {title: values for title, values in series.items() if any(value is not None for value in values)}
     return [Chart(title, [ChartLine("by age", places, values)], ticks) for title, values in known.items()]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

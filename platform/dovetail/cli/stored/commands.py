@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dovetail.cli.options import ProjectOption
-from dovetail.platform.config.durations import parse_duration
+from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Visibility", "register"]
@@ -119,8 +119,8 @@ def labels(
     """How long labels take, what each window would catch and cost, and which one to take."""
     from dovetail.cli.stored.labels import run
 
-    windows_us = [_duration("--window", text) for text in windows or []]
-    horizon_us = None if horizon is None else _duration("--horizon", horizon)
+    windows_us = [duration_us_of("--window", text) for text in windows or []]
+    horizon_us = None if horizon is None else duration_us_of("--horizon", horizon)
     code = run(
         project,
         target,
@@ -146,13 +146,6 @@ def quality(
     _require_day("--from-day", first)
     _require_day("--to-day", last)
     raise typer.Exit(run(project, first=first, last=last, as_json=as_json))
-
-
-def _duration(option: str, text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from None
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ _LETTERS = 20
 
 async def flow_page(looked: Looked) -> dict[str, Any]:
     """The flow now. Rates are since the last looks; stages of this process say themselves what they wait for."""
-    state = await flow_state(looked.project, looked.stores, looked.topics)
+    state = await flow_state(looked.project, looked.stores, looked.topics, looked.archives)
     said = looked.waits()
     stages = [stage._replace(waits=said.get(stage.name, stage.waits)) for stage in state.stages]
     state = state._replace(stages=stages)

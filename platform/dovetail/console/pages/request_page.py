@@ -13,8 +13,10 @@ from dovetail.app.looking.one_request import OneRequest, find_request
 from dovetail.app.looking.one_value import feature_set_of, trace_value
 from dovetail.console.looked import Looked
 from dovetail.console.pages.nowhere import Nowhere
+from dovetail.features.batch.views import versions
 from dovetail.joiners.snapshots.shape import REQUEST_COLUMN, SET_COLUMN
 from dovetail.platform.errors import StoreError
+from dovetail.platform.rows.intake import time_us
 
 __all__ = ["Candidate", "candidate_page", "recent_requests", "request_page", "value_page"]
 
@@ -197,10 +199,9 @@ def _topics(looked: Looked, view: str) -> list[str]:
 
 def _version(looked: Looked, view: str, snapshot: pa.Table) -> Any:
     """The version of a batch view in force at the request, if it is there."""
-    every = looked.project.batch_views[view].every_us
-    at = snapshot.column("request_time")[0].value // every * every
+    at = int(versions(looked.project.batch_views[view], time_us(snapshot, "request_time"))[0])
     try:
-        versions = looked.stores.registry.versions(view)
+        known = looked.stores.registry.versions(view)
     except StoreError:
         return None
-    return next((version for version in versions if version.version_us == at), None)
+    return next((version for version in known if version.version_us == at), None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dovetail.platform.errors import ModelError
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.losses import LOGISTIC
-from dovetail.trainer.metrics.measures import BINS, Metrics, metrics_of, require_predictions
+from dovetail.trainer.metrics.measures import BINS, Metrics, metrics_of, require_probabilities
 from dovetail.trainer.metrics.numbers import number_metrics, require_numbers
 
 __all__ = ["bins_of", "finished", "require"]
@@ -25,7 +26,11 @@ def require(predictions: Float32, labels: Float32, weights: Float32, loss: int) 
 
     :raises ModelError: lengths differ, or a prediction is none of the loss.
     """
+    if not len(predictions) == len(labels) == len(weights):
+        raise ModelError(
+            f"cannot evaluate {len(predictions)} predictions against {len(labels)} labels and {len(weights)} weights"
+        )
     if loss == LOGISTIC:
-        require_predictions(predictions, labels, weights)
+        require_probabilities(predictions)
     else:
-        require_numbers(predictions, labels, weights, loss)
+        require_numbers(predictions, loss)

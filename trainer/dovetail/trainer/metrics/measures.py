@@ -12,7 +12,17 @@ from dovetail.platform.errors import ModelError
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.requests import RankingMetrics
 
-__all__ = ["BINS", "SUMS", "Confusion", "Metrics", "account", "exact_auc", "judge", "metrics_of", "require_predictions"]
+__all__ = [
+    "BINS",
+    "SUMS",
+    "Confusion",
+    "Metrics",
+    "account",
+    "exact_auc",
+    "judge",
+    "metrics_of",
+    "require_probabilities",
+]
 
 # A prediction p < 1/2 falls into the bin of its float32 exponent and first six mantissa bits, so bins are narrow
 # (1.6 % of p) where click rates are small; p >= 1/2 mirrors 1 - p, which float32 holds exactly.
@@ -138,15 +148,11 @@ def exact_auc(predictions: Float32, labels: Float32, weights: Float32) -> float 
     return float((positives * (below + negatives / 2)).sum() / pairs)
 
 
-def require_predictions(predictions: Float32, labels: Float32, weights: Float32) -> None:
+def require_probabilities(predictions: Float32) -> None:
     """Refuse what cannot be evaluated.
 
-    :raises ModelError: lengths differ, or a prediction is outside (0, 1) or NaN.
+    :raises ModelError: a prediction is outside (0, 1) or NaN.
     """
-    if not len(predictions) == len(labels) == len(weights):
-        raise ModelError(
-            f"cannot evaluate {len(predictions)} predictions against {len(labels)} labels and {len(weights)} weights"
-        )
     if not ((predictions > 2.0**-24) & (predictions < 1.0)).all():
         raise ModelError(
             f"cannot evaluate predictions in {predictions.min()}…{predictions.max()}: they must lie inside "

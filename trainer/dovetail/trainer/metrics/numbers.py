@@ -40,15 +40,11 @@ def number_metrics(sums: Float64, loss: int) -> Metrics:
     )
 
 
-def require_numbers(predictions: Float32, labels: Float32, weights: Float32, loss: int) -> None:
+def require_numbers(predictions: Float32, loss: int) -> None:
     """Refuse what cannot be evaluated.
 
-    :raises ModelError: lengths differ, or a prediction is not finite or, of a Poisson loss, not above 0.
+    :raises ModelError: a prediction is not finite or, of a Poisson loss, not above 0.
     """
-    if not len(predictions) == len(labels) == len(weights):
-        raise ModelError(
-            f"cannot evaluate {len(predictions)} predictions against {len(labels)} labels and {len(weights)} weights"
-        )
     good = np.isfinite(predictions) & ((predictions > 0) | (loss != POISSON))
     if not good.all():
         raise ModelError(
