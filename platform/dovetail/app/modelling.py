@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from dovetail.platform.config.load import Config, ModelConfig
+from dovetail.platform.errors import ModelError
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
 from dovetail.trainer.metrics.telemetry import ModelMetrics
 from dovetail.trainer.models.beside import Loadable, LoadedBeside
 from dovetail.trainer.models.gate import Gate
-from dovetail.trainer.models.publish import ModelDirectory
+from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
@@ -23,6 +24,7 @@ from dovetail.trainer.slots import SlotPolicy
 __all__ = [
     "checkpointing_of",
     "encoder_of",
+    "encoder_of_stored",
     "optimizer_of",
     "publication_of",
     "recipe_of",
@@ -36,6 +38,22 @@ __all__ = [
 def encoder_of(model: ModelConfig) -> Encoder:
     """The encoder that the configured model's trainer and scorer share."""
     return Encoder([InputSpec(**declared.model_dump()) for declared in model.inputs], model.bits, model.loss)
+
+
+def encoder_of_stored(model: Model, declared: ModelConfig | None) -> Encoder:
+    """The encoder that ``model`` was trained with: the one it holds, or, of one that holds none, ``declared``'s.
+
+    Raises:
+        ModelError: it holds none, and what is declared has other inputs or is nothing.
+    """
+    if model.encoder is not None:
+        return Encoder.from_description(model.encoder)
+    if declared is None:
+        raise ModelError("the model does not say how its inputs are encoded; name the project that it belongs to")
+    encoder = encoder_of(declared)
+    if encoder.fingerprint != model.fingerprint:
+        raise ModelError("the model was trained with other inputs than the project's model has")
+    return encoder
 
 
 def optimizer_of(model: ModelConfig) -> Optimizer:

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from dovetail.features.expressions.execute import StreamPreparer
 from dovetail.features.plan.definitions import Stream, StreamView
-from dovetail.platform.errors import WireError
+from dovetail.platform.errors import WireError, reason_of
+from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.intake import Vet
 
 __all__ = ["vet_events"]
@@ -47,24 +48,10 @@ class _Vetting:
         return hash(tuple(map(id, self._of)))
 
     def __call__(self, events: pa.Table) -> dict[int, str]:
-        return self._isolate(events, 0, self._reason(events))
+        def prepare(rows: Sequence[int]) -> None:
+            part = events.slice(rows[0], len(rows))
+            for preparer in self._preparers:
+                preparer.prepare(part)
 
-    def _reason(self, events: pa.Table) -> str | None:
-        for preparer in self._preparers:
-            try:
-                preparer.prepare(events)
-            except WireError as error:
-                return str(error)
-        return None
-
-    def _isolate(self, events: pa.Table, first: int, why: str | None) -> dict[int, str]:
-        """Halve until what fails is a single row."""
-        if why is None or events.num_rows == 0:
-            return {}
-        if events.num_rows == 1:
-            return {first: why}
-        middle = events.num_rows // 2
-        left, right = events.slice(0, middle), events.slice(middle)
-        return self._isolate(left, first, self._reason(left)) | self._isolate(
-            right, first + middle, self._reason(right)
-        )
+        _, failing = halved(range(events.num_rows), prepare)
+        return {row: str(error) if isinstance(error, WireError) else reason_of(error) for row, error in failing}

@@ -10,17 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.app.datasets import newest_samples
-from dovetail.app.modelling import encoder_of
+from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.config.load import ModelConfig
-from dovetail.platform.errors import ModelError
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
 from dovetail.trainer.models.contributions import BIAS, explain
 from dovetail.trainer.models.publish import Model
-from dovetail.trainer.samples.encoding import Encoder
 
 __all__ = ["ModelMetricsHistory", "MovedWeight", "metrics_history", "moved_weights", "recent_reliability"]
 
@@ -112,12 +110,10 @@ def moved_weights(project: Project, stores: Stores, most: int) -> tuple[list[Mov
 
 def _names(declared: ModelConfig, model: Model, stores: Stores, wanted: set[int]) -> dict[int, tuple[str, str | None]]:
     """An input and a value for each slot that some of the newest samples have."""
-    encoder = encoder_of(declared) if model.encoder is None else Encoder.from_description(model.encoder)
+    encoder = encoder_of_stored(model, declared)
     rows = _newest_samples(stores, None, _NAMED)
     if rows is None or any(name not in rows.column_names for spec in encoder.inputs for name in spec.reads):
         return {}
-    if encoder.fingerprint != model.fingerprint:
-        raise ModelError("the newest version was trained with other inputs than the project's model has")
     slots, _ = encoder.encode(rows, model.moments)
     at = {int(slot): row for row in range(len(slots) - 1, -1, -1) for slot in wanted & set(slots[row].tolist())}
     if not at:

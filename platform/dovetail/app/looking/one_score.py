@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dovetail.app.modelling import encoder_of
+from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.serving.online_features import OnlineFeatures
@@ -98,13 +98,7 @@ class Scores:
         with self._lock:
             if version not in self._loaded:
                 model = self._stores.models.load(version)
-                declared = self._project.config.model
-                if model.encoder is not None:
-                    encoder = Encoder.from_description(model.encoder)
-                elif declared is not None:
-                    encoder = encoder_of(declared)
-                if encoder.fingerprint != model.fingerprint:
-                    raise ModelError("it was trained with other inputs than the project's model has")
+                encoder = encoder_of_stored(model, self._project.config.model)
                 self._loaded[version] = (model, encoder, model.dense())
                 while len(self._loaded) > _MODELS_IN_MEMORY:
                     self._loaded.popitem(last=False)

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dovetail.app.datasets import datasets
 from dovetail.app.quality.alerts import Dated, Quality, Source, judge
 from dovetail.app.quality.profiles import plain_columns
 from dovetail.app.storage import Stores, load_table
 from dovetail.features import Project
-from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
+from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.encodings.shared import shared_names
 
@@ -68,15 +67,15 @@ def sources_of(project: Project, stores: Stores) -> tuple[list[Source], list[tup
         if dataset.name not in judged:
             continue
         files = DayFiles.archived(stores.registry, stores.offline, dataset.name, dataset.day_of)
-        if not files.files:
+        if (ends := files.ends_us(None, NEVER_US)) is None:
             continue
-        there = files.columns(None, 2**62).names
+        there = files.columns(None, NEVER_US).names
         fields = [field for field in judged[dataset.name] if field.name in {*there, *shared_names(there)}]
         # Files from before a column was declared have NULL in it.
         files = replace(files, declared=pa.schema([field.with_nullable(True) for field in fields]))
         columns = [field.name for field in fields]
         found.append(_source(dataset.name, files, columns))
-        spans.append(_span(files))
+        spans.append(ends)
     return found, spans
 
 
@@ -126,14 +125,3 @@ def _every(step: int, parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
         rows = np.arange(skip, part.num_rows, step)
         skip = (skip - part.num_rows) % step
         yield part.take(pa.array(rows))
-
-
-def _span(files: DayFiles) -> tuple[int, int]:
-    days = list(files.days())
-    ends = [day_start_us(days[0]), day_start_us(days[-1])]
-    times = [
-        pc.min_max(part.column(files.time_column).cast(pa.timestamp("us")).cast(pa.int64())).as_py()
-        for start in dict.fromkeys(ends)
-        for part in files.read([files.time_column], start, start + DAY_US - 1)
-    ]
-    return min(each["min"] for each in times), max(each["max"] for each in times)

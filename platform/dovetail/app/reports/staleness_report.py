@@ -102,7 +102,6 @@ def known_after(policy: PolicyConfig, allowed_lateness_us: int) -> Callable[[pa.
 
 def _usual(samples: DayFiles, first_us: int | None, last_us: int) -> list[int]:
     """The usual ages up to half of the time between the first and the last sample; the shortest in any case."""
-    ends = [pc.min_max(part.column("request_time").cast(pa.int64())).as_py() for part in
-            samples.read(["request_time"], first_us, last_us)]  # fmt: skip
-    span = max((end["max"] for end in ends), default=0) - min((end["min"] for end in ends), default=0)
+    first, last = samples.ends_us(first_us, last_us) or (0, 0)
+    span = last - first
     return [age for age in AGES_US if age <= span // 2] or [AGES_US[0]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.app.modelling import encoder_of
+from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import open_stores
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
 from dovetail.platform.config.load import Config, ModelConfig, load_config
@@ -206,11 +206,10 @@ def find_model(config: Config | None, name: str | None) -> tuple[ModelDirectory,
     if version == 0:
         raise ModelError(f"{path}: no model is published there yet")
     model = directory.load(version)
-    if model.encoder is not None:
-        return directory, version, model, Encoder.from_description(model.encoder)
-    encoder = encoder_of(model_of(config))
-    if encoder.fingerprint != model.fingerprint:
-        raise ModelError(f"{path}, version {version}: trained with other inputs than the project's model has")
+    try:
+        encoder = encoder_of_stored(model, None if config is None else config.model)
+    except ModelError as error:
+        raise ModelError(f"{path}, version {version}: {error}") from None
     return directory, version, model, encoder
 
 

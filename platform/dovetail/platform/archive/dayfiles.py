@@ -118,6 +118,23 @@ class DayFiles:
         """At least as many rows as have their time in ``[low, high]``: those of the days touched."""
         return sum(self.days(low_us, high_us).values())
 
+    def ends_us(self, low_us: int | None, high_us: int) -> tuple[int, int] | None:
+        """The first and last time of rows in ``[low, high]``, or None without any; no day between them is read."""
+        days = list(self.days(low_us, high_us))
+        first = next((times for day in days if (times := self._times(day, low_us, high_us)).size), None)
+        if first is None:
+            return None
+        last = next(times for day in reversed(days) if (times := self._times(day, low_us, high_us)).size)
+        return int(first.min()), int(last.max())
+
+    def _times(self, day: str, low_us: int | None, high_us: int) -> npt.NDArray[np.int64]:
+        start = day_start_us(day)
+        low, high = start if low_us is None else max(start, low_us), min(start + DAY_US - 1, high_us)
+        parts = self.read([self.time_column], low, high)
+        return np.concatenate(
+            [np.empty(0, np.int64), *(_microseconds(part.column(self.time_column)) for part in parts)]
+        )
+
     def identity(self, low_us: int | None, high_us: int) -> str:
         """A hash of which files may hold rows of ``[low, high]``: equal as long as reading gives the same."""
         digest = hashlib.sha256()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.platform.clock import Clock
+from dovetail.platform.errors import reason_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.halving import halved
@@ -316,7 +317,7 @@ def _vetted(vet: Vet, table: pa.Table) -> dict[int, str]:
     """What ``vet`` says, also of rows on which it fails."""
     said, failed = halved(range(table.num_rows), lambda rows: vet(table.slice(rows[0], len(rows))))
     refused = {rows[0] + row: why for rows, found in said for row, why in found.items()}
-    return refused | {row: f"{type(error).__name__}: {error}" for row, error in failed}
+    return refused | {row: reason_of(error) for row, error in failed}
 
 
 def _kept(poll: Poll, table: pa.Table, refused: Mapping[int, str], dead: list[DeadLetter]) -> pa.Table:
