@@ -359,7 +359,7 @@ def test_samples_may_be_archived_at_any_url(project: Path, scheme: str) -> None:
         ("model compare", "compare what"),
         ("model rollback good", "which version"),
         ("model export w --format onnx good", "exported as parquet, arrow, text"),
-        ("train s.parquet --out m --start other", "trained with other inputs or bits"),
+        ("train s.parquet --out m --start other", "it has bits = 22 and this model 12"),
     ],
 )
 def test_misuse_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str) -> None:

@@ -98,10 +98,10 @@ def audit_books(
             what = "exposed rows: sampled, and exposures marked as sampled or met again"
             checks.append(Check(what, sampled, marked + again))
     if "trainer" in stages:
-        what, given = "made", made
+        what, given = "made", made  # those that a seeded model was not to be trained on are left out
         if primary.order is not None:
             what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
-        trained = totals.get(("trainer", "trained"), 0)
+        trained = totals.get(("trainer", "trained"), 0) + totals.get(("trainer", "left_out"), 0)
         checks.append(Check(f"samples: {what}, and trained on", given, trained, not settled))
     if "archive.samples" in stages:
         checks += [

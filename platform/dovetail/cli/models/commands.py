@@ -47,12 +47,20 @@ def train(
     sample_format: _Format = "parquet",
     from_day: _First = None,
     to_day: _Last = None,
+    last_days: Annotated[
+        int | None, typer.Option(min=1, help="Instead: so many days up to the last that the project has archived.")
+    ] = None,
     passes: Annotated[int, typer.Option(help="How often to go through the samples.")] = 1,
     shuffle_rows: Annotated[int, typer.Option(help="Shuffle each so many rows; 0 keeps the order.")] = 0,
     random_seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
     batch: Annotated[int, typer.Option(help="Rows per mini-batch; 0 trains example by example.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads without locks: faster, not deterministic.")] = 0,
-    start: Annotated[str | None, typer.Option(help="Hot start: DIR@VERSION, or an exported .parquet/.arrow.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Hot start: DIR@VERSION, or an exported .parquet/.arrow; inputs in common keep their weights."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Publish the model into this folder, as its next version.")] = None,
     seed: Annotated[bool, typer.Option("--seed", help="Lay the model down for the worker to go on from.")] = False,
     optimizer: Annotated[str | None, typer.Option(help="ftrl, ogd, adagrad or adamom; the project's.")] = None,
@@ -67,7 +75,7 @@ def train(
 
     schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads)
     options = Options(
-        project, samples or [], sample_format, from_day, to_day, schedule, start, out, seed, optimizer,
+        project, samples or [], sample_format, from_day, to_day, last_days, schedule, start, out, seed, optimizer,
         hyperparameters or [], bits, compensation, as_json,
     )  # fmt: skip
     raise typer.Exit(run(options))

@@ -42,9 +42,6 @@ __all__ = [
 FORMATS = ("parquet", "libsvm", "vw")
 
 
-#: Later than any time.
-
-
 def project_config(project: Path, *, needed: bool = False) -> Config | None:
     """The project's configuration; None where there is none and none is needed.
 
@@ -62,6 +59,9 @@ class Samples:
     tables: Callable[[], Iterable[pa.Table]]
     #: The inputs they have, when the format decides them.
     inputs: Sequence[InputSpec] | None = None
+    #: The project's archive that they are in, and the last ``request_time`` that was chosen of it.
+    archive: DayFiles | None = None
+    until_us: int = NEVER_US
 
 
 def label_of(config: Config | None) -> tuple[str, Absent]:
@@ -71,11 +71,18 @@ def label_of(config: Config | None) -> tuple[str, Absent]:
 
 
 def find_samples(
-    config: Config | None, names: Sequence[str], *, format_: str, first: str | None, last: str | None
+    config: Config | None,
+    names: Sequence[str],
+    *,
+    format_: str,
+    first: str | None,
+    last: str | None,
+    newest: int | None = None,
 ) -> Samples:
     """The samples in the files, folders or fsspec URLs of ``names``, or, without any, those the project has archived.
 
-    ``first`` and ``last`` are days (``YYYY-MM-DD``) of ``request_time``, both included.
+    ``first`` and ``last`` are days (``YYYY-MM-DD``) of ``request_time``, both included; ``newest``, instead, so many
+    days up to the last that is archived.
 
     Raises:
         ConfigError: an unknown format, a day that is none, or neither paths nor a project.
@@ -85,6 +92,8 @@ def find_samples(
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
     days = _days(first, last)
+    if newest is not None and (names or any(days)):
+        raise ConfigError("--last-days counts back from the end of the project's archive; give no files and no days")
     if format_ != "parquet":
         if not names or any(days):
             raise ConfigError(f"--format {format_} needs files, and text has no days to choose from")
@@ -99,8 +108,13 @@ def find_samples(
     if config is None:
         raise ConfigError("no samples: name files or folders, or run in a project whose worker has archived some")
     archived = archived_days(config)
-    low_us, high_us = _microseconds(*days)
-    return Samples(lambda: archived.read(None, low_us, high_us))
+    low_us, high_us = _microseconds(*days) if newest is None else _newest(archived, newest)
+    return Samples(lambda: archived.read(None, low_us, high_us), archive=archived, until_us=high_us)
+
+
+def _newest(archived: DayFiles, days: int) -> tuple[int, int]:
+    last_us = day_start_us(max(archived.days()))
+    return last_us - (days - 1) * DAY_US, last_us + DAY_US - 1
 
 
 def _named(names: Sequence[str], first: date | None, last: date | None) -> Iterator[pa.Table]:

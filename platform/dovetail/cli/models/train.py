@@ -22,6 +22,7 @@ from dovetail.cli.models.samples import (
     project_config,
 )
 from dovetail.cli.output import print_json, terminal
+from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
@@ -29,6 +30,7 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
+from dovetail.trainer.models.carrying import Carried, carry
 from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.exporting import import_weights
 from dovetail.trainer.models.publish import Model, ModelDirectory
@@ -40,6 +42,8 @@ from dovetail.trainer.training import TRAINED
 __all__ = ["Options", "run"]
 
 _NONE = pa.table({})
+#: Outcome, in the trainer's accounts, of rows before the chosen ones: the worker is not to train on them.
+_LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Options:
     format: str
     first: str | None
     last: str | None
+    newest: int | None
     schedule: Schedule
     start: str | None
     out: Path | None
@@ -67,8 +72,10 @@ def run(options: Options) -> int:
     if options.out is None and not options.seed_checkpoint:
         raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
     config = project_config(options.project, needed=options.seed_checkpoint)
-    found = find_samples(config, options.samples, format_=options.format, first=options.first, last=options.last)
-    learner = _learner(config, options, found)
+    found = find_samples(
+        config, options.samples, format_=options.format, first=options.first, last=options.last, newest=options.newest
+    )
+    learner, carried = _learner(config, options, found)
     counted = _Positions()
     first, losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
     answer: dict[str, Any] = {
@@ -76,13 +83,15 @@ def run(options: Options) -> int:
         "metrics": metrics_dict(first), "non_zero_weights": len(learner.weights().slots),
         "optimizer": learner.optimizer.describe(),
     }  # fmt: skip
+    if carried is not None:
+        answer["started_with"] = {"kept": carried.kept, "added": carried.added, "removed": carried.removed}
     if options.out is not None:
         directory = ModelDirectory(options.out)
         answer["version"] = directory.latest() + 1
         answer["published_to"] = str(options.out)
         directory.publish(answer["version"], Model.of(learner))
     if options.seed_checkpoint and config is not None:
-        answer["checkpoint"] = _lay_down(config, learner, counted)
+        answer["checkpoint"] = _lay_down(config, learner, counted, found)
     if options.json:
         print_json(answer)
         return 0
@@ -93,13 +102,17 @@ def run(options: Options) -> int:
             ("log-loss" if first.rmse is None else "loss") + " by pass: " + ", ".join(f"{loss:.4f}" for loss in losses)
         )
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
+    if carried is not None:
+        named = {"kept": carried.kept, "new": carried.added, "gone": carried.removed}
+        told = "; ".join(f"{what} {', '.join(inputs)}" for what, inputs in named.items() if inputs)
+        console.print(f"started from {options.start}: {told}")
     for what in ("published_to", "checkpoint"):
         if what in answer:
             console.print(f"{what.replace('_', ' ')}: {answer[what]}")
     return 0
 
 
-def _learner(config: Config | None, options: Options, found: Samples) -> Learner:
+def _learner(config: Config | None, options: Options, found: Samples) -> tuple[Learner, Carried | None]:
     model = config.model if config is not None else None
     encoder = encoder_of(model_of(config)) if found.inputs is None else Encoder(found.inputs, options.bits)
     optimizer = _optimizer(config, options)
@@ -115,19 +128,21 @@ def _learner(config: Config | None, options: Options, found: Samples) -> Learner
         recipe = replace(recipe, ranking=replace(recipe.ranking, request=known, reach=reach))
         if "request_time" not in columns:
             recipe = replace(recipe, groups=Groups(**{**recipe.groups.describe(), "time": None}))
-    records = moments = None
+    records = carried = None
     if options.start is not None:
         start, theirs = _start(config, options.start)
-        if theirs.fingerprint != encoder.fingerprint:
-            raise ConfigError(
-                f"--start {options.start}: trained with other inputs or bits than these; a hot start needs the same"
-            )
-        records, moments = optimizer.hot_start(start.dense()), start.moments.copy()
+        try:
+            carried = carry(start.moments, theirs, encoder)
+        except ConfigError as error:
+            raise ConfigError(f"--start {options.start}: {error}") from None
+        records = optimizer.hot_start(start.dense())
     label, absent = label_of(None if found.inputs is not None else config)
-    return Learner(
-        encoder, optimizer, label=label, weight="weight", absent=absent, records=records, moments=moments,
+    learner = Learner(
+        encoder, optimizer, label=label, weight="weight", absent=absent, records=records,
+        moments=None if carried is None else carried.moments,
         slots=recipe.slots, groups=recipe.groups, ranking=recipe.ranking, evaluation=recipe.evaluation,
     )  # fmt: skip
+    return learner, carried
 
 
 def _start(config: Config | None, name: str) -> tuple[Model, Encoder]:
@@ -184,10 +199,36 @@ class _Positions:
         self.filter.admit(table)
 
 
-def _lay_down(config: Config, learner: Learner, counted: _Positions) -> str:
+def _left_out(counted: _Positions, archive: DayFiles, until_us: int) -> Counter[int]:
+    """The archived rows, by partition, that the worker is not to train on although they were not chosen.
+
+    Those are the rows before the ones that were chosen, and those of earlier days than chosen in partitions that had
+    none; ``counted.next`` is moved behind them.
+    """
+    left: Counter[int] = Counter()
+    for table in archive.read(["_partition", "_offset"], None, until_us):
+        partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
+        for partition in np.unique(partitions).tolist():
+            last = int(offsets[partitions == partition].max())
+            counted.next[partition] = max(counted.next.get(partition, 0), last + 1)
+    for table in archive.read(["_partition", "_offset"], None, NEVER_US):
+        partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
+        for partition in np.unique(partitions).tolist():
+            before = offsets[partitions == partition] < counted.next.get(partition, 0)
+            left[partition] += int(np.count_nonzero(before))
+    left.subtract(counted.rows)
+    return left
+
+
+def _lay_down(config: Config, learner: Learner, counted: _Positions, found: Samples) -> str:
     """A checkpoint that the project's worker resumes from, behind the samples this model has seen."""
     model = model_of(config)
     topic = config.labels.samples_topic
+    if config.labels.order is not None:
+        raise ConfigError(
+            f"--seed: with [labels.order] the worker trains on {config.labels.training_topic}, and the archive has the "
+            f"positions of {topic}; it would train on the same samples again"
+        )
     if not counted.next:
         raise ConfigError(
             "--seed needs samples that know their positions (the project's archive has them): without, the worker "
@@ -199,12 +240,19 @@ def _lay_down(config: Config, learner: Learner, counted: _Positions) -> str:
             f"--seed: the trainer has checkpoints of {model.name} already and would go on from them; give the model "
             "another name, or move them away"
         )
+    left = Counter[int]() if found.archive is None else _left_out(counted, found.archive, found.until_us)
     accounts = tuple(
         Account("trainer", topic, partition, outcome, rows)
-        for partition, rows in sorted(counted.rows.items())
-        for outcome in (READ, TRAINED)
+        for partition in sorted(counted.next)
+        for outcome, rows in (
+            (READ, counted.rows[partition] + left[partition]),
+            (TRAINED, counted.rows[partition]),
+            (_LEFT_OUT, left[partition]),
+        )
+        if rows
     )
     settings: Mapping[str, Any] = {"topic": topic, "publish_every": model.publish_every}
     progress = TrainerProgress({topic: counted.next}, counted.filter.state, accounts)
     store.save(image(learner, progress, settings), after=0)
-    return f"the worker goes on from here, behind {sum(counted.rows.values()):,} samples"
+    older = f", and {left.total():,} that were left out" if left.total() else ""
+    return f"the worker goes on from here, behind {counted.rows.total():,} samples{older}"
