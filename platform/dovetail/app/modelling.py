@@ -18,6 +18,8 @@ from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
 from dovetail.trainer.optimizers import Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.samples.holdout import COLUMN as HELD_OUT
+from dovetail.trainer.samples.holdout import Holdout
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.slots import SlotPolicy
 
@@ -108,11 +110,12 @@ def recipe_of(model: ModelConfig, *, mixed: int = 0) -> Recipe:
             time="request_time",
             window_us=evaluation.time_window,
             windows=evaluation.time_windows,
-            slices=evaluation.slices,
+            slices=(*evaluation.slices, *((HELD_OUT,) if evaluation.holdout else ())),
             values=evaluation.slice_values,
             loss=model.loss,
         ),
         ranking=RankingPolicy("request_id", evaluation.ranking_at, max(evaluation.ranking_reach, mixed)),
+        holdout=Holdout.of(evaluation.holdout),
     )
 
 

@@ -20,6 +20,7 @@ from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
 from dovetail.trainer.samples.columns import number_column
 from dovetail.trainer.samples.encoding import Encoded, Encoder, Room
+from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
 __all__ = ["Absent", "Learner", "Weights", "column_of_numbers", "labels_and_weights", "with_labels"]
@@ -59,10 +60,11 @@ class Learner:
         groups: Groups | None = None,
         ranking: RankingPolicy | None = None,
         slots: SlotPolicy | None = None,
+        holdout: Holdout = NOTHING_HELD_OUT,
         records: Float32 | None = None,
         moments: Float64 | None = None,
     ) -> None:
-        """``absent``: what becomes of rows whose label is NULL.
+        """``absent``: what becomes of rows whose label is NULL. Of ``holdout``, rows are predicted only.
 
         :raises ConfigError: evaluation and groups are of another loss than the encoder's.
         """
@@ -71,6 +73,7 @@ class Learner:
         self.label = label
         self.weight = weight
         self.absent: Absent = absent
+        self.holdout = holdout
         self.evaluation = Evaluation(loss=encoder.loss) if evaluation is None else evaluation
         self.groups = Groups(loss=encoder.loss) if groups is None else groups
         if {self.evaluation.loss, self.groups.loss} != {encoder.loss}:
@@ -88,7 +91,7 @@ class Learner:
 
     @property
     def trained(self) -> int:
-        """Rows trained on, ever; kept by the evaluation and restored with it."""
+        """Rows seen, ever, also those that a holdout predicts only; kept by the evaluation and restored with it."""
         return self.evaluation.samples
 
     def metrics(self) -> list[tuple[str, Metrics]]:
@@ -130,15 +133,18 @@ class Learner:
 
     def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
         every_label, every_weight = labels_and_weights(table, self.label, self.weight, self.absent)
+        table, held = self.holdout.mark(table)
+        learnt_weight = np.where(held, np.float32(0), every_weight)
         predictions = np.empty(table.num_rows, np.float32)
         for rows, day in self._parts(table, whole=batch):
             cut = slice(rows.start, rows.stop)
             part, labels, weights = table.slice(rows.start, len(rows)), every_label[cut], every_weight[cut]
-            encoded = self.encoder.encode(part, self.moments, weights, self._room_for(part))
+            learnt = learnt_weight[cut]
+            encoded = self.encoder.encode(part, self.moments, learnt, self._room_for(part))
             if not self.slots.policy.idle:
-                self.slots.admit(encoded, weights, self.trained, day)
+                self.slots.admit(encoded, learnt, self.trained, day)
             try:
-                predicted = self._train(encoded, labels, weights, threads=threads, batch=batch)
+                predicted = self._train(encoded, labels, learnt, threads=threads, batch=batch)
             except ModelError as error:
                 raise ModelError(f"rows {rows.start} to {rows.stop - 1} of the table: {error}") from error
             first = self.trained

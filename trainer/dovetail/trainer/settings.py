@@ -19,6 +19,7 @@ from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = ["Checkpointing", "Publication", "Recipe", "SampleTopic"]
@@ -54,6 +55,7 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     groups: Groups = field(default_factory=Groups)
     ranking: RankingPolicy = field(default_factory=RankingPolicy)
+    holdout: Holdout = NOTHING_HELD_OUT
 
     def untrained(self, samples: SampleTopic, *, small: bool = False) -> Learner:
         """A learner of ``samples`` that has seen nothing; a ``small`` one has few slots, and runs the same code."""
@@ -67,6 +69,7 @@ class Recipe:
             groups=deepcopy(self.groups),
             ranking=self.ranking,
             slots=self.slots,
+            holdout=self.holdout,
         )
 
 

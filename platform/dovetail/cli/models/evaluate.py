@@ -21,6 +21,8 @@ from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
 from dovetail.trainer.models.scorer import predict_with
+from dovetail.trainer.samples.holdout import COLUMN as HELD_OUT
+from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
 
 __all__ = ["Evaluated", "evaluate_model", "run"]
 
@@ -67,12 +69,17 @@ def evaluate_model(
     groups, rankings = Groups(loss=encoder.loss), Rankings(RankingPolicy(), evaluation, Groups())
     columns: list[tuple[Float32, Float32, Float32]] = []
     dense = model.dense()
-    for table in found.tables():
+    holdout = NOTHING_HELD_OUT
+    for given in found.tables():
         if not columns:
-            timed = "request_time" if "request_time" in table.column_names else None
-            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=slices, loss=encoder.loss)
-            known = "request_id" if "request_id" in table.column_names else None
+            known = "request_id" if "request_id" in given.column_names else None
+            if known is not None and config is not None and config.model is not None:
+                holdout = Holdout.of(config.model.evaluation.holdout)
+            timed = "request_time" if "request_time" in given.column_names else None
+            by = list(dict.fromkeys([*slices, *([HELD_OUT] if holdout.share else [])]))
+            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=by, loss=encoder.loss)
             rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
+        table, _ = holdout.mark(given)
         predictions = predict_with(encoder, dense, model.moments, table)
         weight = "weight" if "weight" in table.column_names else None
         labels, weights = labels_and_weights(table, label, weight, absent)

@@ -141,6 +141,7 @@ def _learner(config: Config | None, options: Options, found: Samples) -> tuple[L
         encoder, optimizer, label=label, weight="weight", absent=absent, records=records,
         moments=None if carried is None else carried.moments,
         slots=recipe.slots, groups=recipe.groups, ranking=recipe.ranking, evaluation=recipe.evaluation,
+        holdout=recipe.holdout,
     )  # fmt: skip
     return learner, carried
 

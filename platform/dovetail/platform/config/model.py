@@ -72,6 +72,8 @@ class EvaluationConfig(Section):
     ranking_at: int = Field(default=10, ge=1)
     #: A request is ranked when so many samples in a row are of others; with ``[labels.order]``, at least a block.
     ranking_reach: int = Field(default=4096, ge=1)
+    #: The share of requests, by the hash of their id, that is predicted and never trained on; metrics by ``holdout``.
+    holdout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class GateConfig(Section):
@@ -130,6 +132,9 @@ class ModelConfig(Section):
         for bound in wrong:
             if getattr(self.gate, bound) is not None:
                 raise ValueError(f"gate.{bound}: a model of {self.loss} loss has no such metric; remove it")
+        read = {name for one in self.inputs for name in (one.column, *one.columns)} | {*self.evaluation.slices}
+        if self.evaluation.holdout and "holdout" in read:
+            raise ValueError("evaluation.holdout makes a column holdout, and the model reads one; name that otherwise")
         if self.label == "label" and self.absent_label is not None:
             raise ValueError("absent_label: every sample has a label; name the column that may be absent as label")
         if self.label != "label" and self.absent_label is None:

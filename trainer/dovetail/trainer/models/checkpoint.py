@@ -128,6 +128,7 @@ def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
         "groups": learner.groups.describe(),
         "ranking": learner.rankings.policy.describe(),
         "slots": learner.slots.policy.describe(),
+        **({"holdout": learner.holdout.share} if learner.holdout.share else {}),
         "settings": dict(settings),
     }
 
@@ -202,6 +203,7 @@ def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]
         groups=groups,
         ranking=learner.rankings.policy,
         slots=policy,
+        holdout=learner.holdout,
         records=checkpoint.records,
         moments=checkpoint.moments,
     )

@@ -1,4 +1,4 @@
-"""``dovetail train --start`` and ``--last-days``: yesterday's weights, today's inputs, the days that matter."""
+"""``dovetail train`` over a model's life: other inputs, the days that matter, requests that it never learns from."""
 
 from __future__ import annotations
 
@@ -63,7 +63,23 @@ def test_the_last_days_of_the_archive(project: Path) -> None:
 
 
 def test_positions_of_an_ordered_topic_are_not_guessed(project: Path) -> None:
-    (project / "dovetail.toml").write_text(PROJECT + "[labels.order]\nblock_rows = 64\nmax_delay = \"1h\"\n", encoding="utf-8")
+    ordered = '[labels.order]\nblock_rows = 64\nmax_delay = "1h"\n'
+    (project / "dovetail.toml").write_text(PROJECT + ordered, encoding="utf-8")
     archive(project, "samples", samples())
     with pytest.raises(ConfigError, match=r"with \[labels.order\] the worker trains on"):
         call("train", "-p", project, "--seed")
+
+
+def test_what_is_held_out_is_told_apart(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet")
+    held = PROJECT.replace("window = 100 }", "window = 100, holdout = 0.25 }")
+    (project / "dovetail.toml").write_text(held, encoding="utf-8")
+    trained = call("train", "-p", project, project / "s.parquet", "--out", project / "m")
+    assert trained["samples"] == 600
+    groups = call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")["groups"]
+    parts = {scope: one["samples"] for scope, one in groups.items() if scope.startswith("slice:holdout=")}
+    assert sum(parts.values()) == 600
+    assert 100 < parts["slice:holdout=held"] < 200
+    (project / "dovetail.toml").write_text(held.replace('"tier"]', '"holdout"]'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"makes a column holdout, and the model reads one"):
+        load_config(project)
