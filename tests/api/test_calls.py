@@ -119,6 +119,40 @@ def test_a_rank_is_what_its_snapshot_says(folder: Path) -> None:
     assert told.column("events").to_pylist() == [3]
 
 
+def test_bare_keys_have_what_a_request_would_be_served(folder: Path) -> None:
+    async def work(running: Running) -> list[Any]:
+        await running.post("/v1/events/behaviour", EVENTS)
+        await running.applied("behaviour")
+        path = "/v1/features/activity"
+        keys = [{"user_id": "u"}, {"user_id": "nobody"}, {"user_id": "u", "as_of": at(2)}]
+        served = [
+            (await running.post("/v1/features", request("r", "u", [1], second))).json()["features"]["events"][0]
+            for second in (4, 2)
+        ]
+        told = (await running.post(path, keys)).json()
+        table = wire.rows_of((await running.post(path, keys, headers={"accept": ARROW})).content)
+        past = (await running.post(path, {"user_id": "u", "as_of": "2023-12-31T00:00:00"})).json()
+        refused = [await running.post(path, [{"user": "u"}, keys[0]]), await running.post(f"{path}s", keys)]
+        return [served, told, table, past, refused]
+
+    served, told, table, past, (bad, unknown) = on_a_worker(folder, work)
+    newest, then = "2024-01-01T12:00:04", "2024-01-01T12:00:02"
+    assert told == {
+        "keys": {"user_id": ["u", "nobody", "u"]},
+        "as_of": [newest, newest, then],
+        "exact": [True] * 3,
+        "features": {"events": [served[0], 0, served[1]]},
+    }
+    assert served == [5, 3]
+    assert table.to_pydict()["events"] == told["features"]["events"]
+    assert table.column_names == ["user_id", "as_of", "events", "exact"]
+    assert (past["exact"], past["features"]) == ([False], {"events": [None]})
+    assert [bad.status_code, unknown.status_code] == [422, 404]
+    assert [row["row"] for row in bad.json()["rejected"]] == [0]
+    assert "column user_id is missing or NULL" in bad.json()["error"]
+    assert logged(folder, "snapshots") == []
+
+
 def _by_request(rows: pa.Table) -> list[pa.Table]:
     names = rows.column("request_id").to_pylist()
     starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
@@ -172,6 +206,7 @@ def test_tokens_grant_what_they_say(folder: Path) -> None:
         "/v1/labels/exposure": exposure("r", 1, 1),
         "/v1/rank": request("r", "u", [1], 1),
         "/v1/features": request("r", "u", [1], 1),
+        "/v1/features/activity": {"user_id": "u"},
         "/v1/definitions": None,
         "/v1/models": None,
         "/v1/freshness": None,
@@ -195,12 +230,12 @@ def test_tokens_grant_what_they_say(folder: Path) -> None:
         return statuses
 
     assert on_a_worker(folder, work, tokens) == {
-        "": [401] * 8 + [200] * 2,
-        "Bearer sender": [200] * 2 + [403] * 6 + [200] * 2,
-        "Bearer ranker": [403] * 2 + [200] * 2 + [403] * 4 + [200] * 2,
-        "bearer reader": [403] * 4 + [200] * 6,
-        "Basic sender": [401] * 8 + [200] * 2,
-        "Bearer unknown": [401] * 8 + [200] * 2,
+        "": [401] * 9 + [200] * 2,
+        "Bearer sender": [200] * 2 + [403] * 7 + [200] * 2,
+        "Bearer ranker": [403] * 2 + [200] * 3 + [403] * 4 + [200] * 2,
+        "bearer reader": [403] * 5 + [200] * 6,
+        "Basic sender": [401] * 9 + [200] * 2,
+        "Bearer unknown": [401] * 9 + [200] * 2,
     }
 
 

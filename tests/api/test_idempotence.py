@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from dovetail.api.idempotence import IDEMPOTENCY_KEY
+from dovetail.platform.errors import StoreError
 from dovetail.platform.stores.registry.answered_calls import AnsweredCalls
 from tests.api.running import Running, on_a_worker
 from tests.app.small_project import TOML, at, exposure, request, write_project
@@ -110,6 +111,23 @@ def test_a_call_of_which_nothing_was_taken_may_be_mended_under_its_key(folder: P
 
     refused, taken = on_a_worker(folder, work)
     assert (refused.status_code, taken.status_code) == (422, 200)
+
+
+def test_a_store_that_does_not_answer_is_said_and_may_be_asked_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> None:
+        raise StoreError("postgresql://localhost: the database failed")
+
+    async def work(running: Running) -> list[httpx.Response]:
+        with monkeypatch.context() as broken:
+            broken.setattr(AnsweredCalls, "of", down)
+            failed = await send(running, EVENTS, "one")
+        return [failed, await send(running, EVENTS, "one")]
+
+    failed, taken = on_a_worker(folder, work)
+    assert (failed.status_code, failed.headers["retry-after"], taken.status_code) == (503, "1", 200)
+    assert failed.json() == {"error": "postgresql://localhost: the database failed"}
 
 
 def test_the_page_says_which_calls_take_a_key(folder: Path) -> None:

@@ -45,6 +45,7 @@ def test_its_calls_are_answered_as_it_says(tmp_path: Path) -> None:
     names = {"/v1/events/behaviour": "/v1/events/STREAM"} | {
         f"/v1/labels/{kind}": "/v1/labels/KIND" for kind in ("exposure", "click", "conversion")
     }
+    names |= {f"/v1/features/{view}": "/v1/features/VIEW" for view in ("user_activity", "item_stats")}
     general = {(method, names.get(path, path)) for method, path in routes}
     assert told == general
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,14 @@ from dovetail.api.describing import definitions_of, freshness_of, models_of
 from dovetail.api.gateway import Accepted, Gateway, Unanswered
 from dovetail.api.idempotence import IDEMPOTENCY_KEY, KEY_PATTERN, BadKey, KeptAnswers, call_of
 from dovetail.api.limits import Busy, Places, read_body, too_large
-from dovetail.api.ranking import features_answer, rank_answer
+from dovetail.api.ranking import KeyCalls, features_answer, rank_answer
 from dovetail.api.schemas import schema_of
 from dovetail.api.tokens import Scope, Tokens, bearer_of
 from dovetail.app.doors.door import Door
 from dovetail.platform.config.served.api import ApiConfig
-from dovetail.platform.errors import TransportError
+from dovetail.platform.errors import StoreError, TransportError
 from dovetail.platform.masking import masked
+from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.runtime.computing import compute
 
 __all__ = ["Health", "Surroundings", "application"]
@@ -77,12 +78,20 @@ def application(
     calls = _Calls(gateway, config, tokens, around, closing or asyncio.Event())
     for door in gateway.doors.values():
         if door.kind == "requests":
-            calls.route(app, "/v1/rank", Scope.rank, calls.rank, _RANK, door=door)
-            calls.route(app, "/v1/features", Scope.rank, calls.features, _FEATURES, door=door)
+            schema = door.intake.schema
+            flags = _parameters("features", door)
+            calls.route(app, "/v1/rank", Scope.rank, calls.rank, _RANK, rows=schema, parameters=flags)
+            calls.route(app, "/v1/features", Scope.rank, calls.features, _FEATURES, rows=schema)
         else:
             folder = "events" if door.kind == "stream" else "labels"
             said = _SEND.format(what="events" if door.kind == "stream" else "labels", topic=door.topic)
-            calls.route(app, f"/v1/{folder}/{door.name}", Scope.send, partial(calls.send, door), said, door=door)
+            path, send = f"/v1/{folder}/{door.name}", partial(calls.send, door)
+            flags = _parameters("atomic", door)
+            calls.route(app, path, Scope.send, send, said, rows=door.intake.schema, parameters=flags)
+    for view in gateway.project.stream_views.values():
+        keys, said = KeyCalls(view, gateway.stores.online), _KEYS.format(view=view.name)
+        path = f"/v1/features/{view.name}"
+        calls.route(app, path, Scope.rank, partial(calls.keys, keys), said, rows=keys.schema)
     calls.route(app, "/v1/definitions", Scope.read, calls.definitions, "Every definition, as it is served.")
     calls.route(app, "/v1/models", Scope.read, calls.models, "Published models: serving, candidate and older ones.")
     calls.route(app, "/v1/freshness", Scope.read, calls.freshness, "How far views, labels and samples have come.")
@@ -102,6 +111,10 @@ _RANK = (
     "durable. With `features=true` the answer has the features as recorded, and the positions they include."
 )
 _FEATURES = "Gives the features of a request's candidates as of its time, from the state there is now. Records nothing."
+_KEYS = (
+    "Gives the values of {view} for keys, without a request: as of the newest event that the state includes, or of "
+    "`as_of`. Records nothing."
+)
 
 
 class _Calls:
@@ -118,9 +131,17 @@ class _Calls:
         self._kept = KeptAnswers(gateway.stores.registry.calls, gateway.clock)
 
     def route(
-        self, app: FastAPI, path: str, scope: Scope | None, handler: _Handler, said: str, *, door: Door | None = None
+        self,
+        app: FastAPI,
+        path: str,
+        scope: Scope | None,
+        handler: _Handler,
+        said: str,
+        *,
+        rows: TableSchema | None = None,
+        parameters: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Add a route: POST with the rows of ``door``, or GET without. ``scope``: who may; None: everybody."""
+        """Add a route: POST with ``rows``, or GET without. ``scope``: who may; None: everybody."""
 
         async def call(request: Request) -> Response:
             began = time.perf_counter()
@@ -131,15 +152,13 @@ class _Calls:
         app.add_api_route(
             path,
             call,
-            methods=["GET" if door is None else "POST"],
+            methods=["GET" if rows is None else "POST"],
             summary=said.partition(".")[0],
             description=said,
             operation_id=path.strip("/").replace("/", "_"),
             response_class=JSONResponse,
-            openapi_extra={}
-            if door is None
-            else {"requestBody": _body_of(door), "parameters": _parameters(path, door)},
-            responses=_RESPONSES if door is not None else {},
+            openapi_extra={} if rows is None else {"requestBody": _body_of(rows), "parameters": list(parameters)},
+            responses=_RESPONSES if rows is not None else {},
         )
 
     async def _guarded(self, request: Request, scope: Scope | None, handler: _Handler) -> Response:
@@ -159,7 +178,7 @@ class _Calls:
             return _refused(error)
         except Unanswered as error:
             return _refused(_Refusal(504, str(error)))
-        except TransportError as error:
+        except (StoreError, TransportError) as error:
             return _refused(_Refusal(503, masked(str(error)), headers=_SOON))
 
     async def _until_closing(self, call: Awaitable[Response]) -> Response:
@@ -187,14 +206,14 @@ class _Calls:
         if scope not in granted:
             raise _Refusal(403, f"the token does not have the scope {scope}")
 
-    async def _rows(self, request: Request, door: Door) -> Any:
+    async def _rows(self, request: Request, schema: TableSchema) -> Any:
         _check_encoding(request)
         most = self._config.max_body_bytes
         said = request.headers.get("content-length", "")
         if len(said) >= _DIGITS or (said.isdigit() and int(said) > most):
             raise too_large(most)
         body = await read_body(request.stream(), most, self._timeout_s)
-        given = (request.headers.get("content-type", ""), body, door.intake.schema, self._config.max_rows)
+        given = (request.headers.get("content-type", ""), body, schema, self._config.max_rows)
         if len(body) > _LONG_BODY:
             return await asyncio.to_thread(rows_of_body, *given)
         return await compute(rows_of_body, *given)
@@ -202,7 +221,7 @@ class _Calls:
     async def send(self, door: Door, request: Request) -> Response:
         """Send rows."""
         atomic = _flag(request, "atomic")
-        rows = await self._rows(request, door)
+        rows = await self._rows(request, door.intake.schema)
         call = call_of(door, request.headers.getlist(IDEMPOTENCY_KEY), rows, atomic=atomic)
 
         async def make() -> dict[str, Any]:
@@ -218,14 +237,20 @@ class _Calls:
         call_of(self._gateway.doors["requests"], request.headers.getlist(IDEMPOTENCY_KEY), (), atomic=False)
         whole = _flag(request, "features")
         arrow = wants_arrow(request.headers.get("accept", ""))
-        rows = await self._rows(request, self._gateway.doors["requests"])
+        rows = await self._rows(request, self._gateway.doors["requests"].intake.schema)
         return await rank_answer(self._gateway, rows, whole=whole, arrow=arrow, timeout_s=self._timeout_s)
 
     async def features(self, request: Request) -> Response:
         """Give the features of requests."""
         arrow = wants_arrow(request.headers.get("accept", ""))
-        rows = await self._rows(request, self._gateway.doors["requests"])
+        rows = await self._rows(request, self._gateway.doors["requests"].intake.schema)
         return await compute(features_answer, self._gateway, rows, arrow=arrow)
+
+    async def keys(self, keys: KeyCalls, request: Request) -> Response:
+        """Give what a view has for bare keys."""
+        arrow = wants_arrow(request.headers.get("accept", ""))
+        rows = await self._rows(request, keys.schema)
+        return await compute(keys.answer, rows, arrow=arrow)
 
     async def definitions(self, _request: Request) -> Response:
         """List the definitions."""
@@ -295,8 +320,8 @@ def _refused(refusal: _Refusal) -> Response:
     return JSONResponse({"error": str(refusal)}, status_code=refusal.status, headers=dict(refusal.headers or {}))
 
 
-def _body_of(door: Door) -> dict[str, Any]:
-    row = schema_of(door.intake.schema)
+def _body_of(rows: TableSchema) -> dict[str, Any]:
+    row = schema_of(rows)
     return {
         "required": True,
         "content": {
@@ -307,11 +332,7 @@ def _body_of(door: Door) -> dict[str, Any]:
     }
 
 
-def _parameters(path: str, door: Door) -> list[dict[str, Any]]:
-    flags = {"/v1/rank": "features", "/v1/features": ""}
-    flag = flags.get(path, "atomic")
-    if not flag:
-        return []
+def _parameters(flag: str, door: Door) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"name": flag, "in": "query", "schema": {"type": "boolean", "default": False}}]
     if door.ids is not None:
         said = "A call that is sent again with its key is answered as it was, and its rows are the same events."
@@ -332,7 +353,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         415: "a type of body that is not taken",
         422: "no row could be taken: each is told by number and reason",
         429: "too many calls at a time",
-        503: "the broker has not taken the rows",
+        503: "the broker has not taken the rows, or a store does not answer",
         504: "no agent has answered in time",
     }.items()
 }

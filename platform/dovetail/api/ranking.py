@@ -1,4 +1,4 @@
-"""Answers to requests: scores with their snapshot durable, or features without one."""
+"""Answers to requests: scores with their snapshot durable, or features without one, of requests or of bare keys."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from dovetail.api.bodies import ARROW
 from dovetail.api.gateway import Gateway
 from dovetail.api.json_columns import columns_of, json_value
 from dovetail.api.replies import Reply
+from dovetail.app.looking.online_values import values_of_keys
+from dovetail.features.plan.definitions import StreamView
 from dovetail.features.serving.online_features import ServedFeatures
 from dovetail.joiners.contracts import TOO_OLD
 from dovetail.joiners.snapshots.shape import KEYS
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.positions import OWN_COLUMNS, seen_column, seen_columns
+from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.runtime.computing import compute
+from dovetail.platform.stage import Poll
+from dovetail.platform.stores.online import OnlineStore
 
-__all__ = ["features_answer", "rank_answer"]
+__all__ = ["KeyCalls", "features_answer", "rank_answer"]
+
+_AS_OF, _EXACT = "as_of", "exact"
 
 
 async def rank_answer(
@@ -75,6 +82,43 @@ def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> 
     if arrow:
         return Response(wire.encode(served.features), media_type=ARROW)
     return JSONResponse(_features(candidates, served))
+
+
+class KeyCalls:
+    """Answers calls for the values of one streaming view. ``schema`` declares their rows: the entity, and ``as_of``."""
+
+    def __init__(self, view: StreamView, store: OnlineStore) -> None:
+        self._view, self._store = view, store
+        columns = zip(view.entity, view.entity_types, strict=True)
+        fields = [pa.field(name, type_, nullable=False) for name, type_ in columns]
+        as_of = [] if _AS_OF in view.entity else [pa.field(_AS_OF, pa.timestamp("us"))]
+        self.schema = TableSchema(f"keys of {view.name}", view.file, view.line, pa.schema([*fields, *as_of]))
+
+    def answer(self, rows: Sequence[bytes], *, arrow: bool) -> Response:
+        """The values of the keys in ``rows``, in their order; 422 where one is none. Computes: for a thread.
+
+        JSON has ``keys``, ``as_of``, ``exact`` and ``features`` by column, Arrow a row for each key. ``exact`` is
+        False, and the values are NULL, where the state does not reach back to the time.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        count = len(rows)
+        nothing = [None] * count
+        poll = Poll("keys", 0, np.arange(count), np.zeros(count, np.int64), nothing, rows, [()] * count)
+        decoded = wire.decode(poll, self.schema)
+        if decoded.dead:
+            told = [{"row": letter.offset, "reason": letter.reason} for letter in decoded.dead]
+            return JSONResponse({"error": told[0]["reason"], "rejected": told}, status_code=422)
+        columns = [decoded.table.column(name).combine_chunks() for name in self._view.entity]
+        asked = _AS_OF in self.schema.arrow.names
+        times = decoded.table.column(_AS_OF).combine_chunks() if asked else None
+        found = values_of_keys(self._view, self._store, columns, times)
+        if arrow:
+            return Response(wire.encode(found), media_type=ARROW)
+        values = [name for name in found.column_names if name not in {*self._view.entity, _AS_OF, _EXACT}]
+        said = {"keys": columns_of(found, self._view.entity), **columns_of(found, [_AS_OF, _EXACT])}
+        return JSONResponse({**said, "features": columns_of(found, values)})
 
 
 def _features(candidates: pa.Table, served: ServedFeatures) -> dict[str, Any]:

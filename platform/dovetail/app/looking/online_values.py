@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.stream.engine import StreamEngine
@@ -14,7 +15,7 @@ from dovetail.features.stream.prepare import NO_WATERMARK
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.stores.online import OnlineStore
 
-__all__ = ["online_values"]
+__all__ = ["online_values", "values_of_keys"]
 
 
 def online_values(
@@ -31,16 +32,27 @@ def online_values(
     """
     types = [view.stream.schema.arrow.field(column).type for column in view.entity]
     columns = _typed(view, types, keys) if keys else decode_keys(store.keys(view.name, limit), types)
+    times = None if time_us is None else pa.array(np.full(len(columns[0]), time_us)).cast(pa.timestamp("us"))
+    return values_of_keys(view, store, columns, times)
+
+
+def values_of_keys(
+    view: StreamView, store: OnlineStore, columns: Sequence[pa.Array], times: pa.Array | None = None
+) -> pa.Table:
+    """As :func:`online_values`, of keys by ``columns``, one for each of the entity, at ``times``, timestamps.
+
+    A time that is NULL, or none given, is the newest event time that the state includes.
+    """
     encoded, codes = encode_keys(columns)
     state = store.read({view.name: encoded})[view.name]
     marks = [progress.watermark_us for progress in state.progress.values() if progress.watermark_us is not None]
     newest = max(marks, default=NO_WATERMARK)
-    at = time_us if time_us is not None else max(newest, 0)
-    times = np.full(len(codes), at, dtype=np.int64)
-    found = StreamEngine(view).values(state.blobs, state.key_index, codes, times, newest)
+    asked_us = pa.nulls(len(codes), pa.int64()) if times is None else times.cast(pa.int64())
+    times_us = pc.fill_null(asked_us, max(newest, 0)).to_numpy(zero_copy_only=False)
+    found = StreamEngine(view).values(state.blobs, state.key_index, codes, times_us, newest)
     entity = dict(zip(view.entity, columns, strict=True))
     values = dict(zip(found.table.column_names, found.table.columns, strict=True))
-    as_of = pa.array(times).cast(pa.timestamp("us"))
+    as_of = pa.array(times_us).cast(pa.timestamp("us"))
     return pa.table({**entity, "as_of": as_of, **values, "exact": pa.array(found.answerable)})
 
 
