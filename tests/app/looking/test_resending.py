@@ -10,6 +10,7 @@ import pytest
 
 from dovetail.app.looking.letters import Letter
 from dovetail.app.looking.resending import RESENT_HEADER, Resending, resend
+from dovetail.platform.errors import StoreError
 from dovetail.platform.rows.wire import LetterHead
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.registry.store import Registry
@@ -93,3 +94,15 @@ def test_a_value_that_was_left_out_is_taken_from_its_topic_or_reported(app: App,
         assert (await there_are(app))[1] == (0, b"key", b"large", [("h", b"x"), (RESENT_HEADER, b"0")])
 
     asyncio.run(run())
+
+
+def test_two_do_not_send_at_once(app: App, registry: Registry, tmp_path: Path) -> None:
+    other = Registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+
+    async def run() -> None:
+        with other.alone("resend"), pytest.raises(StoreError, match="another process does the same"):
+            await again(app, registry, [letter(0)])
+        assert await again(app, registry, [letter(0)]) == Resending(1, 0)
+
+    asyncio.run(run())
+    other.close()

@@ -17,6 +17,7 @@ from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.registry.store import MetricRow, Registry
+from dovetail.platform.stores.sql.alone import alone
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.online import SqlOnlineStore
@@ -126,3 +127,16 @@ def test_metrics_are_replaced_in_one_statement(url: str) -> None:
     registry.add_metrics([row._replace(auc=0.75) for row in rows[:2]])
     assert {row.scope: row.auc for row in registry.metrics("m") if row.auc != 0.5} == {"s0": 0.75, "s1": 0.75}
     registry.close()
+
+
+def test_only_one_process_does_what_is_done_alone(url: str) -> None:
+    one, other = Database(url, sa.MetaData()), Database(url, sa.MetaData())
+    with alone(one, "resend"):
+        with pytest.raises(StoreError, match=r"another process does the same .*\(resend\)"), alone(other, "resend"):
+            pass
+        with alone(other, "something-else"):
+            pass
+    with alone(other, "resend"):
+        pass
+    one.close()
+    other.close()

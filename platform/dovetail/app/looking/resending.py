@@ -33,9 +33,17 @@ async def resend(letters: Sequence[Letter], registry: Registry, view: TopicView,
 
     Each keeps its key, its headers and its bytes; behind the headers stands :data:`RESENT_HEADER`. Its timestamp is
     that of now. A letter that went without its value is taken from where its message was.
-    A letter is sent once: also when this is killed at any moment and asked for again, as long as nobody else does it
-    at the same time and the topics keep what was sent.
+    A letter is sent once: also when this is killed at any moment and asked for again, as long as the topics keep what
+    was sent.
+
+    Raises:
+        StoreError: another process does the same now.
     """
+    with registry.alone("resend"):
+        return await _resend(letters, registry, view, publisher)
+
+
+async def _resend(letters: Sequence[Letter], registry: Registry, view: TopicView, publisher: Publisher) -> Resending:
     known = await _settled(registry, view)
     todo = [letter for letter in letters if letter.offset not in known]
     sent, lost = 0, []

@@ -125,8 +125,8 @@ class RedisClient:
             done: T = self._patience.call_with_retry(lambda: do(self.redis), lambda _: None)
         except _FAILURES as error:
             raise StoreError(
-                f"{self.where}: Redis failed: {type(error).__name__}: {error}; this worker ends, and goes on from what "
-                "is stored once Redis can be reached"
+                f"{self.where}: Redis failed: {type(error).__name__}: {error}; a worker ends by this, and goes on "
+                "from what is stored once Redis can be reached"
             ) from error
         return done
 

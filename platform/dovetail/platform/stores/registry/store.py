@@ -7,6 +7,7 @@ the archive's position, so a reader that goes by the registry never sees a row t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
 from dovetail.platform.stores.registry.resent import Resent, ResentTable
+from dovetail.platform.stores.sql.alone import alone
 from dovetail.platform.stores.sql.committed import Committed
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.ledger import Ledger
@@ -180,6 +182,14 @@ class Registry:
         """Remember of letters, by offset, how far sending them again has come; in the place of what was known."""
         if letters:
             self._database.transact(lambda connection: self._resent.put(connection, self._database, letters))
+
+    def alone(self, purpose: str) -> AbstractContextManager[None]:
+        """Hold the registry for ``purpose``, a short word, which no two processes may do at once.
+
+        Raises:
+            StoreError: when it is entered: another process does it now.
+        """
+        return alone(self._database, purpose)
 
     def add_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict; of each kind the last 200 are."""

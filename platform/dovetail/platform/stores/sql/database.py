@@ -203,8 +203,8 @@ class Database:
         except (exc.SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             what = getattr(error, "orig", None) or error
             raise StoreError(
-                f"{self.url.render_as_string()}: the database failed: {type(what).__name__}: {what}; this worker ends, "
-                "and goes on from what is stored once the database answers"
+                f"{self.url.render_as_string()}: the database failed: {type(what).__name__}: {what}; a worker "
+                "ends by this, and goes on from what is stored once the database answers"
             ) from error
 
     def insert(self, table: sa.Table) -> Any:
