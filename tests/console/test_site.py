@@ -93,6 +93,19 @@ def test_what_is_not_there_is_said_so(project: Project) -> None:
     on_the_console(project, look)
 
 
+def test_an_item_that_was_no_candidate_is_said_to_be_none(project: Project) -> None:
+    async def look(client: httpx.AsyncClient) -> None:
+        asked = links((await client.get("/sample")).text, "/sample")[0]
+        (item,) = re.findall(r"item=([^&]*)", links((await client.get(asked)).text, "/candidate")[0])
+        for chosen, there in ((item, True), ("no-such-item", False)):
+            answer = await client.get(f"{asked}/{chosen}")
+            assert answer.status_code == 200
+            assert (f"Item {chosen} was no candidate of this request" in answer.text) is not there
+            assert ('class="chosen"' in answer.text) is there
+
+    on_the_console(project, look)
+
+
 def test_every_answer_keeps_the_browser_to_this_page(project: Project) -> None:
     async def look(client: httpx.AsyncClient) -> None:
         for path in ("/", "/nothing", "/login", "/static/console.js", "/static/console.css"):

@@ -58,6 +58,7 @@ async def request_page(looked: Looked, asked: str) -> dict[str, Any]:
     return {
         "request": request,
         "item": item,
+        "is_candidate": item is None or request.candidate(item) is not None,
         "context": _context(request),
         "candidates": _candidates(request, outcomes)[:_CANDIDATES],
         "fates": fates,
