@@ -16,15 +16,10 @@ from dovetail.app.broker import broker_app
 from dovetail.app.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.app.gates import opened_gate
 from dovetail.app.label_meanings import in_force
-from dovetail.app.modelling import (
-    checkpointing_of,
-    publication_of,
-    recipe_of,
-    sample_topic_of,
-)
 from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.app.scoring import scoring_of
 from dovetail.app.storage import Stores, load_table, open_stores
+from dovetail.app.trainer_stage import kept_metrics, trainer_of
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.project import Project, load
@@ -66,8 +61,6 @@ from dovetail.platform.stage import Observer, Stage
 from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.topic_reader import TopicReader
-from dovetail.trainer.metrics.measures import Metrics
-from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
 from dovetail.trainer.models.mirror import ModelMirror
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
@@ -326,24 +319,11 @@ class _Parts:
         return stages
 
     def _trainer(self) -> list[Stage]:
-        model = self.config.model
-        if model is None:
+        if self.config.model is None:
             return []
-        gauges, labels = ModelMetrics(model.name), self.config.labels
-
-        def keep(trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
-            self.stores.registry.add_metrics(metric_rows(model.name, trained, metrics))
-            self.stores.registry.add_rankings(ranking_rows(model.name, trained, metrics))
-            gauges.update(trained, metrics)
-
-        stage = TrainerStage(
-            sample_topic_of(self.config, model, self.project.feature_set.schema),
-            recipe_of(model, mixed=labels.order.block_rows if labels.order else 0),
-            checkpointing_of(model, self.stores.checkpoints),
-            publication_of(model, self.stores.models, self.config.broker.max_message_bytes),
-            listeners=TrainerListeners(on_trained=self.on_trained, on_evaluated=keep),
-        )
-        return [stage]
+        keep = kept_metrics(self.config.model.name, self.stores)
+        stage = trainer_of(self.project, self.stores, TrainerListeners(on_trained=self.on_trained, on_evaluated=keep))
+        return [] if stage is None else [stage]
 
     def _models(self) -> list[Stage]:
         model = self.config.model

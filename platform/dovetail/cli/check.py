@@ -61,6 +61,7 @@ def run(project: Path, *, as_json: bool) -> int:
 def run_diff(project: Path, *, as_json: bool) -> int:
     """Show what is not as registered; 1 when a worker would refuse to start."""
     from dovetail.app.storage import open_stores  # databases and models, which definitions alone do not need
+    from dovetail.app.trainer_stage import checkpoint_refusal
     from dovetail.features.stored.registration import changes
     from dovetail.joiners.meanings.registered import label_changes
 
@@ -69,11 +70,19 @@ def run_diff(project: Path, *, as_json: bool) -> int:
     try:
         found = changes(loaded, stores.registry, stores.online)
         labels = label_changes(loaded.config, loaded.label_schemas, stores.registry, stores.labels)
+        refusal = checkpoint_refusal(loaded, stores)
     finally:
         stores.close()
-    code = 1 if any(change.refused for change in found) or any(one.refused for one in labels) else 0
+    refused = [*(change.refused for change in found), *(one.refused for one in labels), refusal is not None]
+    code = 1 if any(refused) else 0
+    model = loaded.config.model.name if loaded.config.model is not None else ""
     if as_json:
-        print_json([*(change.to_json() for change in found), *(one.to_json() for one in labels)])
+        said = [*(change.to_json() for change in found), *(one.to_json() for one in labels)]
+        if refusal is not None:
+            said.append(
+                {"name": model, "kind": "model", "change": "changed", "differences": [refusal], "refused": True}
+            )
+        print_json(said)
         return code
     prose = ("columns", "difference", "stored with it", "state")
     titles = ("name", "kind", "is", "a worker would", *prose)
@@ -88,5 +97,7 @@ def run_diff(project: Path, *, as_json: bool) -> int:
         verdict = "refuse to start" if one.refused else "start"
         differences = "\n".join(map(str, one.differences))
         table.add(one.name, "labels", one.what, verdict, "", differences, "\n".join(one.data), one.effect)
+    if refusal is not None:
+        table.add(model, "model", "changed", "refuse to start", "", refusal, "a checkpoint", "")
     table.print(terminal())
     return code
