@@ -46,10 +46,11 @@ torch-test:  ## the tests of dovetail.torch with PyTorch, which is large, in .ve
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)
 
-nightly: $(STAMP)  ## 80 times as many generated cases, new ones each time, 40 crashes, 5,000 calls and 200,000 damaged messages of each kind
+nightly: $(STAMP)  ## 80 times as many generated cases, new ones each time, 40 crashes, 5,000 calls, 10,000 rankings and 200,000 damaged messages of each kind
 	HYPOTHESIS_PROFILE=nightly DOVETAIL_WHOLE_LOGS=1 DOVETAIL_KILL_SEEDS=40 DOVETAIL_FUZZ=200000 DOVETAIL_CLEAN_WEEKS=20 \
 	$(BIN)/python -m pytest -m "not services" tests/features tests/joiners tests/samples tests/e2e tests/platform/rows \
-		tests/app/quality tests/api/test_openapi_calls.py $(SPREAD) $(ARGS)
+		tests/app/quality tests/api/test_openapi_calls.py tests/api/test_ranked_and_recorded.py \
+		tests/api/test_killed_at_random.py $(SPREAD) $(ARGS)
 
 kernels: $(STAMP)  ## compile the demo's kernels once, before several processes need them at the same time
 	$(BIN)/python -m tests.e2e.warmed demo > /dev/null

@@ -48,9 +48,14 @@ def told(answer: Any) -> pa.Table:
 
 
 def snapshots_in(folder: Path) -> pa.Table:
+    tables = []
     with EmbeddedLog.open(folder / "state" / "log.sqlite") as log:
-        polls = [log.read("snapshots", number, 0) for number in log.end_offsets("snapshots")]
-    return pa.concat_tables([wire.decode_arrow(poll) for poll in polls if poll is not None])
+        for partition, end in log.end_offsets("snapshots").items():
+            offset = 0
+            while offset < end and (poll := log.read("snapshots", partition, offset)) is not None:
+                tables.append(wire.decode_arrow(poll))
+                offset = poll.last + 1
+    return pa.concat_tables(tables)
 
 
 @pytest.mark.slow
