@@ -29,7 +29,7 @@ import sqlalchemy as sa  # noqa: E402 - found by the line above
 from scripts.servers import Kafka, PostgreSQL, Redis, remove, start  # noqa: E402
 from tests.faults.broker import Broker  # noqa: E402
 from tests.faults.fleet import Fleet, until  # noqa: E402
-from tests.faults.trial import Servers, Stored, Trial  # noqa: E402
+from tests.faults.trial import Load, Servers, Stored, Trial  # noqa: E402
 from tests.faults.world import Urls, World, make_world  # noqa: E402
 
 SEED = 1
@@ -81,7 +81,7 @@ def measure(world: World, servers: Servers, workers: int, late_ms: int, *, dies:
     broker = Broker(servers.kafka.url)
     faults = [f"late:{late_ms}", f"polls:{SMALL_POLL}"] if late_ms else ()
     with Fleet(world.folder, workers, faults=faults, forever=True) as fleet:
-        trial = Trial(world, broker, fleet, servers)
+        trial = Trial(world, broker, fleet, servers, Load(world, broker))
         until(fleet.ready, "the workers are ready", say=fleet.logs)
         until(lambda: sum(w.partitions() for w in fleet.workers) == trial.partitions, "each partition has its worker")
         began = time.perf_counter()

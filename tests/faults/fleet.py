@@ -1,4 +1,4 @@
-"""Worker processes of one world, and the supervisor an operator would have: who ends is started again."""
+"""Processes of one world, workers or those that serve its API, and the supervisor an operator would have."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests import forked
 
-__all__ = ["Fleet", "WorkerProcess", "until"]
+__all__ = ["ApiProcess", "Fleet", "WorkerProcess", "until"]
 
 _MORTAL = Path(__file__).parent / "mortal_worker.py"
+_COMMAND = Path(__file__).parents[1] / "api" / "command.py"
 #: Faults of what modules are made of when they are imported: a process forked from one that has them is too late.
 _BEFORE_IMPORTS = frozenset({"no-cas"})
-_HEALTH = re.compile(r"health server: url=(http://[^/\s]+)")
 #: Waiting is for a condition; this is when a condition that does not come is a failure.
 PATIENCE_S = 150.0
 
@@ -44,12 +45,21 @@ def until(
 class WorkerProcess:
     """One worker. Its output is in ``log``."""
 
+    kind = "worker"
+    #: Where it says, in its output, that its health can be asked for.
+    says_url = re.compile(r"health server: url=(http://[^/\s]+)")
+
+    @staticmethod
+    def command(project: Path, faults: Sequence[str]) -> list[str]:
+        """What is run."""
+        return [str(_MORTAL), str(project), *faults]
+
     def __init__(self, project: Path, log: Path, faults: Sequence[str] = ()) -> None:
         self.log = log
         self.faulty = bool(faults)
         with log.open("ab") as output:
             self._start = log.stat().st_size
-            command = [str(word) for word in (_MORTAL, project, *faults)]
+            command = self.command(project, faults)
             # One thread is enough for a small world; the machine has other workers and three servers.
             env = {**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
             self.process: forked.Forked | subprocess.Popen[bytes]
@@ -74,27 +84,29 @@ class WorkerProcess:
         """What it has said."""
         return self.log.read_bytes()[self._start :].decode(errors="replace")
 
+    @property
+    def url(self) -> str | None:
+        """Where it answers; None before it has said so."""
+        found = self.says_url.search(self.output)
+        return None if found is None else found[1]
+
     def ready(self) -> bool:
         """Whether ``/readyz`` says so."""
-        found = _HEALTH.search(self.output)
-        if found is None:
-            return False
-        try:
-            with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
-                return bool(json.load(answer)["ready"])
-        except OSError:
-            return False
+        return bool(self._readyz().get("ready", False))
 
     def partitions(self) -> int:
         """How many partitions it has, by its own word."""
-        found = _HEALTH.search(self.output)
-        if found is None:
-            return 0
+        return sum(len(numbers) for numbers in self._readyz().get("partitions", {}).values())
+
+    def _readyz(self) -> dict[str, Any]:
+        if self.url is None:
+            return {}
         try:
-            with urllib.request.urlopen(f"{found[1]}/readyz", timeout=2) as answer:
-                return sum(len(numbers) for numbers in json.load(answer)["partitions"].values())
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                said: dict[str, Any] = json.load(answer)
+                return said
         except OSError:
-            return 0
+            return {}
 
     def send(self, number: signal.Signals) -> None:
         """A signal, if it is still there."""
@@ -102,14 +114,35 @@ class WorkerProcess:
             self.process.send_signal(number)
 
 
+class ApiProcess(WorkerProcess):
+    """One ``dovetail serve``."""
+
+    kind = "api"
+    says_url = re.compile(r"process: api: url=(http://[^/\s]+)")
+
+    @staticmethod
+    def command(project: Path, faults: Sequence[str]) -> list[str]:
+        """What is run; ``faults`` are of workers, and there are none."""
+        assert not faults
+        return [str(_COMMAND), "serve", "--project", str(project)]
+
+
 class Fleet:
-    """Keeps ``size`` workers running until it is left; then none is left over.
+    """Keeps ``size`` processes of a kind running until it is left; then none is left over.
 
     ``faults`` are for the first start of the first worker only, unless ``forever``.
     """
 
-    def __init__(self, project: Path, size: int, *, faults: Sequence[str] = (), forever: bool = False) -> None:
-        self.project, self.size = project, size
+    def __init__(
+        self,
+        project: Path,
+        size: int,
+        *,
+        faults: Sequence[str] = (),
+        forever: bool = False,
+        process: type[WorkerProcess] = WorkerProcess,
+    ) -> None:
+        self.project, self.size, self._process = project, size, process
         self._faults, self._forever = tuple(faults), forever
         self.workers: list[WorkerProcess] = []
         #: Exit codes of workers that ended without being told to, negative for a signal, in order.
@@ -139,7 +172,7 @@ class Fleet:
     def _start(self) -> WorkerProcess:
         faults = self._faults if self._started == 0 or self._forever else ()
         self._started += 1
-        return WorkerProcess(self.project, self.project / f"worker-{self._started}.log", faults)
+        return self._process(self.project, self.project / f"{self._process.kind}-{self._started}.log", faults)
 
     def _supervise(self) -> None:
         while not self._closing.wait(0.1):
@@ -199,5 +232,5 @@ class Fleet:
         """All that was said, for a message."""
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
-            for path in sorted(self.project.glob("worker-*.log"))
+            for path in sorted(self.project.glob(f"{self._process.kind}-*.log"))
         )

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.random import Generator
 
 from dovetail.platform.process.lifecycle import FAILED
-from tests.faults.fleet import until
+from tests.faults.fleet import Fleet, until
 from tests.faults.trial import Trial
 
 __all__ = ["FAULTS", "Fault", "redis_loses_its_last_writes"]
@@ -174,6 +174,44 @@ def _postgresql_killed(trial: Trial, rng: Generator) -> None:
     trial.servers.postgresql.start()
 
 
+# --- all of it --------------------------------------------------------------------------------------------------
+
+
+def _api_and_workers_killed(trial: Trial, rng: Generator) -> None:
+    """Three times an API process, a worker or both, while clients wait for answers; then everything at once."""
+    api = trial.api
+    assert api is not None
+
+    def answering() -> list[int]:
+        return [place for place, process in enumerate(api.workers) if process.ready()]
+
+    for _ in range(3):
+        until(lambda: bool(answering()), "a process of the API is ready", say=api.logs)
+        trial.load.let_go(2)
+        _pause(rng, 1.5)
+        hit = int(rng.integers(1, 4))
+        if hit & 1:
+            _kill(api, int(rng.choice(answering() or [0])))
+        if hit & 2:
+            _kill(trial.fleet, int(rng.integers(len(trial.fleet.workers))))
+    trial.load.let_go(2)
+    _pause(rng, 1.5)
+    servers = (trial.servers.kafka, trial.servers.redis, trial.servers.postgresql)
+    for server in servers:
+        server.kill()
+    for fleet in (api, trial.fleet):
+        for place in range(len(fleet.workers)):
+            fleet.kill(place)
+    for server in servers:
+        server.start()
+
+
+def _kill(fleet: Fleet, place: int) -> None:
+    dead = len(fleet.ended)
+    fleet.kill(place)
+    until(lambda: len(fleet.ended) > dead, "it is dead")
+
+
 _DIES = frozenset({KILLED})
 _FAILS = frozenset({FAILED})
 
@@ -204,6 +242,9 @@ FAULTS: Mapping[str, Fault] = {
         workers=lambda _: ["full:checkpoint:1"],
         ends=_FAILS | {KILLED},
         forever=True,
+    ),
+    "api_and_workers_killed": Fault(
+        _api_and_workers_killed, world={"over_http": True, "requests": 120}, ends=_DIES | _FAILS
     ),
     "poison_and_skewed_clocks": Fault(world={"poison": 12, "skew_us": 20 * 60_000_000}),
 }

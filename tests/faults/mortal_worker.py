@@ -1,4 +1,4 @@
-"""A worker that can be told how to fail: ``dovetail worker``, with faults built in.
+"""A worker that can be told how to fail: ``dovetail worker --no-api``, with faults built in.
 
 Usage: mortal_worker.py PROJECT FAULT..., each FAULT one of
 
@@ -52,7 +52,7 @@ def main(project: str, faults: Sequence[str]) -> None:
             limit_polls(int(fault[1]))
     if ["broker-positions"] in parsed:
         resume_from_broker()
-    sys.argv = ["dovetail", "worker", "--project", project]
+    sys.argv = ["dovetail", "worker", "--project", project, "--no-api"]
     from dovetail.cli import main as run
 
     run()

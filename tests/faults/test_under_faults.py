@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import sqlalchemy as sa
 
 from scripts.servers import Kafka, PostgreSQL, Redis
 from tests.faults.broker import Broker
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import ApiProcess, Fleet
 from tests.faults.harm import FAULTS, Fault, redis_loses_its_last_writes
-from tests.faults.trial import Servers, Trial
+from tests.faults.over_http import HttpLoad, judge_told, kept_of
+from tests.faults.trial import Load, Servers, Trial
 from tests.faults.verdict import Verdict
 from tests.faults.world import Urls, make_world
 
@@ -50,13 +52,23 @@ def attempt(kafka_server: Kafka, redis_server: Redis, postgresql_server: Postgre
         built_in = [*fault.workers(np.random.default_rng([seed, 3])), *broken]
         broker = Broker(urls.broker)
         try:
-            with Fleet(world.folder, 2, faults=built_in, forever=fault.forever or bool(broken)) as fleet:
-                verdict = Trial(world, broker, fleet, servers).run(fault.act, seed)
+            with ExitStack() as stack:
+                fleet = stack.enter_context(
+                    Fleet(world.folder, 2, faults=built_in, forever=fault.forever or bool(broken))
+                )
+                api = stack.enter_context(Fleet(world.folder, 2, process=ApiProcess)) if world.over_http else None
+                load = Load(world, broker) if api is None else stack.enter_context(HttpLoad(world, broker, api, seed))
+                verdict = Trial(world, broker, fleet, servers, load, api).run(fault.act, seed)
+                if isinstance(load, HttpLoad):
+                    verdict.expect("requests answered", len(load.told), world.counts["requests"])
+                    verdict.expect("requests answered otherwise when asked again", load.told_otherwise, [])
+                    judge_told(load.acknowledged, load.told, kept_of(world, broker), verdict)
+                fleets = [fleet] if api is None else [fleet, api]
                 if not broken:
-                    others = [code for code in fleet.ended if code not in fault.ends]
-                    verdict.expect("exit codes of workers that should not have ended so", others, [])
+                    others = [code for each in fleets for code in each.ended if code not in fault.ends]
+                    verdict.expect("exit codes of processes that should not have ended so", others, [])
                 if verdict.wrong:
-                    verdict.wrong.append(fleet.logs())
+                    verdict.wrong += [each.logs() for each in fleets]
         finally:
             broker.close()
         return verdict

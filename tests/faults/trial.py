@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
 from dovetail.app.roles import all_roles, group_of
 from dovetail.app.worker import assemble
+from dovetail.platform.stage import Outgoing
 from scripts.servers import Kafka, PostgreSQL, Redis
 from tests.faults.broker import Broker
 from tests.faults.fleet import Fleet, until
@@ -47,10 +48,14 @@ class Load(threading.Thread):
         try:
             for portion in self._world.portions:
                 self._may_go.acquire()
-                self._broker.send(portion, self._partitions)
+                self._send(portion)
                 self.sent += 1
         except BaseException as error:  # noqa: BLE001 - raised by finish
             self._error = error
+
+    def _send(self, messages: Sequence[Outgoing]) -> None:
+        """Send in order; returns when the broker has them all."""
+        self._broker.send(messages, self._partitions)
 
     def let_go(self, portions: int) -> None:
         """Let so many further portions be sent."""
@@ -66,16 +71,14 @@ class Load(threading.Thread):
 
 @dataclass(slots=True)
 class Trial:
-    """What a fault may touch while it does its harm."""
+    """What a fault may touch while it does its harm; ``api`` where ``load`` sends to it."""
 
     world: World
     broker: Broker
     fleet: Fleet
     servers: Servers
-    load: Load = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.load = Load(self.world, self.broker)
+    load: Load
+    api: Fleet | None = None
 
     @property
     def partitions(self) -> int:

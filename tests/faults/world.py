@@ -123,6 +123,14 @@ inputs = [
 ]
 """
 
+#: For a world whose clients send over HTTP: what they repeat is one event, one label, one request.
+_API = """
+[api]
+port = 0
+reply_topic = "{name}-replies"
+"""
+_NAMED = ("[streams.behaviour]", "[request]", "[labels.streams.exposure]", "[labels.streams.click]")
+
 
 @dataclass(frozen=True, slots=True)
 class Urls:
@@ -139,7 +147,8 @@ class World:
     """One seeded run: its project's folder, and what is sent in portions.
 
     ``portions`` are lists of messages in arrival order; the last one announces the end of time, so that every sample is
-    released. ``poison`` counts the messages among them that must end as dead letters.
+    released. ``poison`` counts the messages among them that must end as dead letters. ``over_http``: clients send them
+    to the project's API, and give their calls keys, so what they send twice is there once.
     """
 
     name: str
@@ -148,6 +157,7 @@ class World:
     portions: Sequence[Sequence[Outgoing]]
     poison: int
     counts: Mapping[str, int] = field(default_factory=dict)
+    over_http: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -176,13 +186,14 @@ def make_world(
     session: str = "4s",
     spread: bool = False,
     partitions: int = 3,
+    over_http: bool = False,
 ) -> World:
     """Write the project into ``folder`` and make what is sent.
 
     ``poison`` messages are strewn over the input topics; ``skew_us`` is how far the clock of every second producer is
     behind: the timestamps of its messages, not their event times. ``spread`` sends requests to all partitions in turn;
     without, they are all in one, the samples too, and so the model is a function of the world. ``partitions`` are those
-    of events.
+    of events. ``over_http``: the project has an API, and looks at the ids of what is sent.
     """
     log = simulate(
         SimulatorConfig(
@@ -206,18 +217,19 @@ def make_world(
         shutil.copy(_SHIPPED / f"{shared}.sql", folder / "sql")
     _without_conversion(folder / "sql" / "labels.sql")
     pq.write_table(log.items, folder / "item.parquet")
-    (folder / "dovetail.toml").write_text(
-        _TOML.format(
-            name=name,
-            state=".dovetail",
-            broker=urls.broker,
-            online=urls.online,
-            labels=urls.labels,
-            registry=urls.registry,
-            session=session,
-            partitions=partitions,
-        )
+    text = (_TOML + _API if over_http else _TOML).format(
+        name=name,
+        state=".dovetail",
+        broker=urls.broker,
+        online=urls.online,
+        labels=urls.labels,
+        registry=urls.registry,
+        session=session,
+        partitions=partitions,
     )
+    for section in _NAMED if over_http else ():
+        text = text.replace(f"{section}\n", f'{section}\nunique_within = "30d"\n')
+    (folder / "dovetail.toml").write_text(text)
     project = load(folder)
     rng = np.random.default_rng([seed, 1])
     messages = [_skewed(m, skew_us, rng) for m in _messages(log, project)]
@@ -226,7 +238,7 @@ def make_world(
     messages = _strewn(messages, poison, rng, [m.topic for m in messages if m.value])
     ends = np.linspace(0, len(messages), portions + 1).astype(int)
     parts = [messages[low:high] for low, high in pairwise(ends)]
-    return World(name, folder, project, parts, poison, log.counts)
+    return World(name, folder, project, parts, poison, log.counts, over_http)
 
 
 def _without_conversion(path: Path) -> None:
