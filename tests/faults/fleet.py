@@ -209,8 +209,9 @@ class Fleet:
         worker.process.wait(PATIENCE_S)
 
     def kill(self, place: int) -> None:
-        """SIGKILL to one; the supervisor starts another."""
-        self.workers[place].send(signal.SIGKILL)
+        """SIGKILL to one; the supervisor starts another. Not to one that is dead and about to be replaced."""
+        with self._lock:
+            self.workers[place].send(signal.SIGKILL)
 
     def stop(self) -> list[int]:
         """SIGTERM to all; returns their exit codes. The supervisor starts none again."""
