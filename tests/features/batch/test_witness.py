@@ -25,7 +25,8 @@ ACTS = """SELECT user_id,
        count(DISTINCT kind) OVER day AS distinct_kinds, histogram(kind) OVER ever AS counts,
        top_k(histogram(kind) OVER ever, 1) AS usual, sum_by(list({'k': kind, 'v': price}) OVER day) AS spent,
        max(kind) OVER hour AS greatest, stddev(price) OVER day AS spread, avg(price) OVER few AS recent,
-       count(*) FILTER (WHERE kind = 'a') OVER day / nullif(count(*) OVER day, 0) AS share
+       count(*) FILTER (WHERE kind = 'a') OVER day / nullif(count(*) OVER day, 0) AS share,
+       entropy(kind) OVER ever AS mixed, skewness(price + 1000000) OVER day AS skewed
 FROM events AS e WHERE e.n IS DISTINCT FROM 3
 WINDOW hour AS (PARTITION BY user_id ORDER BY event_time RANGE BETWEEN INTERVAL 4 SECOND PRECEDING AND CURRENT ROW),
        day AS (PARTITION BY user_id ORDER BY event_time
@@ -37,7 +38,7 @@ FROM (SELECT user_id, n * 2 AS m, event_time FROM events WHERE n > 0)
 WINDOW w AS (PARTITION BY user_id ORDER BY event_time RANGE BETWEEN INTERVAL 5 SECOND PRECEDING AND CURRENT ROW)"""
 NAMES = (
     *("latest", "earliest", "items", "cheapest", "kinds", "distinct_kinds", "counts", "usual", "spent", "greatest"),
-    *("spread", "recent", "share"),
+    *("spread", "recent", "share", "mixed", "skewed"),
 )
 RANKING = (
     f"SELECT request_id, item_id, {', '.join(f'acts.{name}' for name in NAMES)}, coalesce(doubled.total, 0) + 1 AS t, "

@@ -40,11 +40,11 @@ STREAMING = [
     (view("min(tags) OVER w AS s"), "2: min(tags) over VARCHAR[] is not kept by the stream; write it element by ele"),
     (
         view("sum(tags) OVER w AS s"),
-        "2: sum(tags) over VARCHAR[]; write it element by element: [sum(tags[1]) OVER w, sum(",
+        "2: sum(tags) over VARCHAR[]; write sum_each(list(CAST(tags AS DECIMAL(12,6)[n])) OVER w) for arrays of n, or",
     ),
     (
         view("histogram(tags) OVER w AS s"),
-        "2: histogram(tags) over VARCHAR[] is not kept by the stream; for at most 1,000 events write list_histogram(fl",
+        "2: histogram(tags) over VARCHAR[] is not kept by the stream; write histogram_each(list(tags) OVER w) over a",
     ),
     (
         view("newest(list(tags) OVER w, 3) AS s"),
@@ -134,7 +134,11 @@ STREAMING = [
         view("lag(wide) FILTER (WHERE wide > 1) OVER w AS s"),
         "2: lag with FILTER, which DuckDB does not have; write newest(list(x)",
     ),
-    (view("entropy(wide) OVER w AS s"), "2: entropy over a window adds doubles, whose last digits depend on the order"),
+    (view("product(wide) OVER w AS s"), "2: product over a window multiplies doubles, whose last digits depend on the"),
+    (
+        view("kurtosis(ratio) OVER w AS s"),
+        "2: kurtosis(ratio) over FLOAT depends on evaluation order; declare ratio DECIMAL(12,2)",
+    ),
     (
         view("least_by(list({'k': shop, 'v': weight}) OVER w) AS s"),
         "2: least_by(shop, weight) over VARCHAR and DOUBLE is not kept per key; make the value a number of at most 18",
@@ -172,7 +176,10 @@ STREAMING = [
     (view("sum(no_such_function(wide)) OVER w AS s"), "2: Catalog Error"),
     (view("count(*) OVER w AS s", rest="WHERE price > avg(price)"), "3: an aggregate or subquery in WHERE; filter on"),
     (view("count(*) OVER w AS s", rest="WHERE action + 1"), "3: Binder Error"),
+    (
+        view("count(*) OVER w AS s", rest="JOIN items USING (item_id)"),
     (view("count(*) OVER w AS s", rest="JOIN items USING (item_id)"), "3: JOINS in a streaming view; a streaming view"),
+    ),
     (view("count(*) OVER w AS s", keys="DISTINCT user_id"), "1: DISTINCT in a streaming view"),
     ("SELECT user_id, count(*) AS n FROM behaviour GROUP BY user_id", "1: GROUP in a streaming view"),
     ("SELECT user_id, price FROM behaviour", "1: a plain SELECT over stream behaviour; a streaming view aggregates"),

@@ -151,8 +151,8 @@ def conditions(draw: st.DrawFn, schema: Schema) -> str:
 
 
 @st.composite
-def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_id") -> str:
-    """Any aggregate over ``window``, with or without FILTER."""
+def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_id", *, elements: bool = True) -> str:
+    """Any aggregate over ``window``, with or without FILTER; ``elements`` of lists only where no rows are counted."""
     filtered = f"FILTER (WHERE {draw(conditions(schema))}) " if draw(st.booleans()) else ""
     over = f"OVER {window}"
 
@@ -164,6 +164,9 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
     key, order = one(*_KEYS) or "shop", one(*_ORDERS) or "user_id"
     exact = one(*(name for name in _KEYS if name != "VARCHAR")) or "user_id"
     struct = f"{{'a': {one(*TYPES)}, 'b': {one(*TYPES)}, 'c d': shop}}"
+    listed = f"CASE WHEN shop = 'a' THEN [{key}, NULL, {key}] WHEN shop <> 'b' THEN [] ELSE [{key}] END"
+    array = f"CASE WHEN shop <> 'b' THEN CAST([{added}, 0] AS {schema.columns[added or 'c0']}[2]) END"
+    outer, inner = draw(st.sampled_from(("avg", "max", "median"))), draw(st.sampled_from(("sum_by", "avg_by")))
     k, nulls = draw(st.integers(1, 3)), draw(st.sampled_from(("", " IGNORE NULLS")))
     options = [
         f"count(*) {filtered}{over}",
@@ -193,11 +196,19 @@ def aggregates(draw: st.DrawFn, schema: Schema, window: str, keys: str = "user_i
         f"{draw(st.sampled_from(('sum_by', 'avg_by')))}(list({{'k': {key}, 'v': {added}}}) {filtered}{over})",
         f"{draw(st.sampled_from(('least_by', 'greatest_by')))}(list({{'k': {key}, 'v': {exact}}}) {filtered}{over})",
         f"top_k({draw(st.sampled_from(('sum_by', 'least_by')))}(list({{'k': {key}, 'v': {added}}}) {over}), {k})",
+        f"{draw(st.sampled_from(('sum_each', 'avg_each')))}(list({array}) {filtered}{over})",
+        f"list_{outer}(map_values({inner}(list({{'k': {key}, 'v': {added}}}) {filtered}{over})))",
+        f"list_avg(map_values(histogram({key}) {filtered}{over}))",
+        f"entropy({key}) {filtered}{over}",
+        f"{draw(st.sampled_from(('skewness', 'kurtosis', 'kurtosis_pop')))}({added}) {filtered}{over}",
         f"count(*) {filtered}{over} / nullif(count({any_}) {over}, 0)",
         f"coalesce(CAST(avg({added}) {over} AS DOUBLE), -1) + count(*) {over}",
         f"max(shop) {over} || '!'",
         f"len(arg_max({any_}, event_time, {k}) {over})",
     ]
+    if elements:
+        options.append(f"histogram_each(list({listed}) {filtered}{over})")
+        options.append(f"top_k(histogram_each(list({listed}) {filtered}{over}), {k})")
     if squared is not None:
         function = draw(st.sampled_from(("stddev", "stddev_pop", "variance", "var_pop")))
         options += [f"{function}({squared}) {filtered}{over}"] * 2
@@ -209,10 +220,11 @@ def definitions(draw: st.DrawFn, schema: Schema, *, rows: bool = True, twice: bo
     """The text of a streaming view."""
     keys = draw(st.sampled_from(("user_id", "user_id, shop")))
     windows = [draw(frames(rows=rows)) for _ in range(draw(st.integers(1, 3)))]
-    columns = [
-        f"{draw(aggregates(schema, f'w{draw(st.integers(0, len(windows) - 1))}', keys))} AS f{i}"
-        for i in range(draw(st.integers(3, 8)))
-    ]
+    columns = []
+    for i in range(draw(st.integers(3, 8))):
+        number = draw(st.integers(0, len(windows) - 1))
+        elements = not windows[number].startswith("ROWS")
+        columns.append(f"{draw(aggregates(schema, f'w{number}', keys, elements=elements))} AS f{i}")
     where = draw(wheres(schema)) + "\n"
     named = ",\n       ".join(
         f"w{i} AS (PARTITION BY {keys} ORDER BY event_time\n            {frame})" for i, frame in enumerate(windows)

@@ -24,6 +24,8 @@ ORDERED = """first(c0) OVER w AS f, last(c0) OVER w AS l, arg_max(c0, event_time
              newest(list(c0) OVER w, 2) AS r, nth_value(c0, 2) OVER w AS n"""
 ADDED = """count(*) OVER w AS n, sum(c0) OVER w AS s, max(c0) OVER w AS m, histogram(c0) OVER w AS h,
            avg(c0) OVER w AS a, top_k(histogram(c0) OVER w, 2) AS t, sum_by(list({'k': shop, 'v': c0}) OVER w) AS b,
+           histogram_each(list([c0, user_id]) OVER w) AS i, sum_each(list(CAST([c0, 1] AS BIGINT[2])) OVER w) AS j,
+           entropy(c0) OVER w AS e, skewness(c0) OVER w AS k, kurtosis(c0) OVER w AS u,
            least_by(list({'k': shop, 'v': c0}) OVER w) AS y, greatest_by(list({'k': shop, 'v': c0}) OVER w) AS z"""
 MOST, LEAST = 2**63 - 1, -(2**63)
 

@@ -68,6 +68,10 @@ def kept(wanted: StreamView, rows: pa.Table) -> int:
         ("histogram(c1)", HOUR, 100),
         ("histogram(c1)", HOP, 41),
         ("histogram(c1)", EVER, 2),
+        ("entropy(c1)", EVER, 2),
+        ("histogram_each(list([c1, c1, 'z']) OVER w)", HOUR, 300),
+        ("histogram_each(list([c1, c1, 'z']) OVER w)", EVER, 5),
+        ("skewness(c0)", EVER, 100),
         ("sum(c0)", "ROWS BETWEEN 7 PRECEDING AND CURRENT ROW", 7),
     ],
 )

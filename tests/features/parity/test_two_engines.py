@@ -79,6 +79,16 @@ def test_pairs_and_windows_agree(case: Case) -> None:
     agree(case, found[0], found[2])
 
 
+def _is_left_to_duckdb(expression: str) -> bool:
+    """Whether plain DuckDB may give another value at an event's own row."""
+    if re.search(r"(map_values|sum_each|avg_each)\(", expression):
+        return True  # averages again, and sums of integers, which are HUGEINT inside lists: Arrow has them as doubles
+    if "lag(" in expression:
+        return True  # which at an event's own row looks at what was before it
+    # Ties of what it orders by are left to chance.
+    return re.search(r"(arg_m|max_by)", expression) is not None and "event_time" not in expression
+
+
 @given(case=cases(ties=False))
 def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
     """At an event's own time, plain DuckDB's row of that event is the value: its frame ends with the event. Strictly
@@ -106,12 +116,10 @@ def test_batch_and_the_definitions_own_text_agree(case: Case) -> None:
     for name in batch.column_names:
         expression = re.search(rf"(?s)(?:^|\n)\s*(?:SELECT .*?)?([^\n]*) AS {name}\b", case.sql)
         assert expression is not None
-        if any(word in expression[1] for word in ("avg", "stddev", "var", "hypot")):
+        if any(word in expression[1] for word in ("avg", "stddev", "var", "entropy", "skewness", "kurtosis")):
             continue
-        if re.search(r"(arg_m|max_by)", expression[1]) and "event_time" not in expression[1]:
-            continue  # plain DuckDB leaves ties of what it orders by to chance
-        if "lag(" in expression[1]:
-            continue  # which at an event's own row looks at what was before it
+        if _is_left_to_duckdb(expression[1]):
+            continue
         column = plain.column(name).combine_chunks()
         if pa.types.is_floating(column.type):
             column = canonical_floats(column)

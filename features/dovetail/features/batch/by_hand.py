@@ -1,7 +1,8 @@
 """Finishers as plain SQL: what makes feature values of exact parts where there is nothing but DuckDB.
 
 The engines finish in ``finish.py``. Here are the same fractions for the DuckDB shell: the same bits as long as
-numerator and denominator are below 2**53, where doubles are exact; beyond, the last bit may differ.
+numerator and denominator are below 2**53, where doubles are exact; beyond, the last bit may differ. Entropy, skewness
+and kurtosis are DuckDB's own, of the same values, whose last digits may differ.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from dovetail.features.duck.connection import connect
 from dovetail.features.language.source import quoted
-from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, decimal_scale
+from dovetail.features.plan.aggregates import DEVIATIONS, ORDERED, SHAPES, decimal_scale
 from dovetail.features.plan.definitions import StreamView
 
 __all__ = ["FINISHERS", "finished_sql", "type_name"]
@@ -24,6 +25,8 @@ FINISHERS = (
     """CREATE MACRO variance_of(total, squares, n, degrees, power) AS CASE WHEN degrees > 0 THEN
            CAST(n * unscaled(squares) - unscaled(total) * unscaled(total) AS DOUBLE)
            / (CAST(n AS DOUBLE) * degrees * CAST(power AS DOUBLE)) END""",
+    """CREATE MACRO occurrences(counts) AS flatten(list_transform(map_entries(counts), lambda __e:
+           list_resize([__e.key], CAST(__e.value AS BIGINT), __e.key)))""",
     "CREATE MACRO one_zero(x) AS CASE WHEN isnan(x) THEN 'nan' ELSE x + 0 END",
 )
 
@@ -50,6 +53,9 @@ def finished_sql(view: StreamView, index: int) -> str:
         degrees = f"{n} - 1" if function.endswith("_samp") else n
         value = f"variance_of({v}, q{index}, {n}, {degrees}, {power**2})"
         value = f"sqrt({value})" if function.startswith("stddev") else value
+    elif function in SHAPES:
+        value = f"list_aggregate(occurrences({v}), '{function}')"
+        value = f"coalesce({value}, 0)" if function == "entropy" else value
     elif function == "avg_by" and aggregate.by is not None:
         power = 10 ** decimal_scale(view.inputs[aggregate.by].type)
         pair = f"{{'k': __k, 'v': mean({v}[__k], {n}[__k], {power})}}"

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels import finish
+from dovetail.features.kernels.ordered import to_words
+from dovetail.features.kernels.shapes import shaped
 from dovetail.features.kernels.words import canonical_floats, decimal_words, validity_buffer
 from dovetail.features.language.source import quoted
-from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, ORDERED, decimal_scale
-from dovetail.features.plan.definitions import Aggregate, StreamView, Window
+from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, MOMENTS, ORDERED, SHAPES, decimal_scale
+from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView, Window
 
 __all__ = [
     "finished",
@@ -114,6 +116,10 @@ def parts_sql(view: StreamView, index: int, argument: str, by: str, over: str, p
         return f"{function}(list({argument}\n ORDER BY {position}) {over}, {k}) {v}"
     if function == "top_k":
         return f"top_k(histogram({argument}\n) {over}, {k}) {v}"
+    if function == "histogram_each":
+        return f"histogram_each(list({argument}\n) {over}) {v}"
+    if function in SHAPES:
+        return f"histogram({argument}\n) {over} {v}"
     if function in BY_KEY:
         pairs = f"list({{'k': {argument}\n, 'v': {by}\n}}) {over}"
         if function == "avg_by":
@@ -154,6 +160,8 @@ def finished(view: StreamView, index: int, exact: pa.Table) -> pa.Array:
             sample=aggregate.function.endswith("_samp"),
             root=aggregate.function.startswith("stddev"),
         )
+    if aggregate.function in SHAPES:
+        return _shaped(value, aggregate.function)
     if aggregate.function == "avg_by" and aggregate.by is not None:
         counts = exact.column(f"n{index}").combine_chunks()
         return _averages(value, counts, decimal_scale(view.inputs[aggregate.by].type), aggregate.type)
@@ -180,6 +188,16 @@ def _has_floats(type_: pa.DataType) -> bool:
     if pa.types.is_struct(type_):
         return any(_has_floats(member.type) for member in type_)
     return _has_floats(type_.value_type) if pa.types.is_list(type_) else bool(pa.types.is_floating(type_))
+
+
+def _shaped(histograms: pa.MapArray, function: AggregateFunction) -> pa.Array:
+    """The shapes of distributions, of how often each holds each value."""
+    counts = histograms.items.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    offsets = np.asarray(histograms.offsets.to_numpy(), dtype=np.int64)
+    words = to_words(histograms.keys) if function in MOMENTS else counts
+    chosen = slice(offsets[0], offsets[-1])
+    every = np.ones(len(histograms), dtype=np.bool_)
+    return shaped(function, words[chosen], counts[chosen], np.diff(offsets), every)
 
 
 def _averages(sums: pa.MapArray, counts: pa.MapArray, scale: int, type_: pa.DataType) -> pa.Array:

@@ -200,6 +200,10 @@ class _AtRequest:
             latest = "" if name == "nth" and not window["arg_orders"] else " DESC"
             order = ", ".join(f"{part}{latest}" for part in self._order().split(", "))
             return f"(list({given[0]} ORDER BY {order}) FILTER (WHERE {' AND '.join(kept)}))[{at}]"
+        if name in ("skewness", "kurtosis", "kurtosis_pop"):
+            # Of values as they are, DuckDB's sums of powers cancel: they are told from the first, which moves nothing.
+            listed = f"(list({given[0]}) FILTER (WHERE ({given[0]}) IS NOT NULL AND {' AND '.join(kept)}))"
+            return f"list_aggregate(list_transform({listed}, lambda _x: _x - {listed}[1]), '{name}')"
         distinct = "DISTINCT " if window.get("distinct") else ""
         return f"{name}({distinct}{', '.join(given) or '*'}{order}) FILTER (WHERE {' AND '.join(kept)})"
 

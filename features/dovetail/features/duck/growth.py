@@ -55,7 +55,7 @@ _NO_LONGER = _names(
     "list_bool_or list_mad list_histogram list_product list_kurtosis_pop list_transform "
     "array_transform list_apply array_apply apply list_filter array_filter filter list_reduce array_reduce reduce "
     "greatest least coalesce nullif if ifnull newest top_k hop date_add fdiv list_intersect array_intersect "
-    "constant_or_null error json_valid json_array_length json_type"
+    "histogram_each constant_or_null error json_valid json_array_length json_type"
 )
 _REDUCING = frozenset({"list_reduce", "array_reduce", "reduce"})
 #: As long as literals say, beside the first argument; of a series, all of them are literals.
@@ -73,7 +73,7 @@ _AGGREGATED, _JOINED_TEXTS = (
 #: Formats, which may say how wide a value is to be.
 _FORMATS = _names("printf format")
 #: Dovetail's macros that compare all of a list with all of it.
-_SQUARED = _names("first_distinct last_distinct sum_by avg_by count_by least_by greatest_by")
+_SQUARED = _names("first_distinct last_distinct sum_by avg_by count_by least_by greatest_by sum_each avg_each")
 _SMALL_OPERATORS = _names("- * / // %")
 #: What is taken out of JSON at a path: one part of it, unless the path has wildcards.
 _PATHS = _names("->> -> json_extract json_extract_string json_extract_path json_extract_path_text json_value")

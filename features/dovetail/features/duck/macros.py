@@ -24,6 +24,13 @@ MACROS = (
            lambda __e: struct_pack(n := 0::HUGEINT - struct_extract(__e, 'value'),
                                    v := struct_extract(__e, 'key')))),
            lambda __s: struct_extract(__s, 'v')), 1, k)""",
+    # Of lists: how often each element occurs in all of them. Of arrays: the sum, and the average, at each place.
+    "CREATE MACRO histogram_each(items) AS list_histogram(flatten(items))",
+    """CREATE MACRO __places(items) AS range(1, len(list_filter(items, lambda __x: __x IS NOT NULL)[1]) + 1)""",
+    """CREATE MACRO sum_each(items) AS list_transform(__places(items),
+           lambda __i: list_sum(list_transform(items, lambda __x: __x[__i])))""",
+    """CREATE MACRO avg_each(items) AS list_transform(__places(items),
+           lambda __i: list_avg(list_transform(items, lambda __x: __x[__i])))""",
     # Of a list of {'k': …, 'v': …}: what to add up per key. NULL keys and values are left out.
     """CREATE MACRO __by(items) AS list_filter(items, lambda __e: struct_extract(__e, 'k') IS NOT NULL
            AND struct_extract(__e, 'v') IS NOT NULL)""",

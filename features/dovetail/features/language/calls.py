@@ -23,6 +23,7 @@ from dovetail.features.plan.aggregates import (
     BY_KEY,
     DEVIATIONS,
     MAX_LISTED,
+    SHAPES,
     refusal,
     result_type,
 )
@@ -35,7 +36,7 @@ from dovetail.features.plan.definitions import (
 )
 from dovetail.platform.errors import DefinitionError
 
-__all__ = ["MACROS_OF_AGGREGATES", "AggregateReader"]
+__all__ = ["MACROS_OF_AGGREGATES", "AggregateReader", "sql_type"]
 
 #: Macros whose first argument is a window aggregate, and that aggregate's name.
 MACROS_OF_AGGREGATES: Mapping[str, str] = {
@@ -43,10 +44,15 @@ MACROS_OF_AGGREGATES: Mapping[str, str] = {
     "last_distinct": "list",
     "newest": "list",
     "top_k": "histogram",
+    "histogram_each": "list",
+    "sum_each": "list",
+    "avg_each": "list",
     **dict.fromkeys(BY_KEY, "list"),
 }
 _NAMES: Mapping[str, AggregateFunction] = {
-    **{name: name for name in ("count", "sum", "avg", "min", "max", "first", "last", "histogram", *DEVIATIONS)},
+    **{
+        name: name for name in ("count", "sum", "avg", "min", "max", "first", "last", "histogram", *DEVIATIONS, *SHAPES)
+    },
     "mean": "avg",
     "stddev": "stddev_samp",
     "variance": "var_samp",
@@ -91,13 +97,10 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
             f"{_EXACT_BANDS}; for at most 1,000 events write list_aggregate(newest(list(x) OVER w, 1000), 'median')",
         ),
     ),
-    **{
-        name: (
-            " adds doubles, whose last digits depend on the order of the events",
-            f"for at most 1,000 events write list_{name}(newest(list(x) OVER w, 1000)), where the order is decided",
-        )
-        for name in ("entropy", "skewness", "kurtosis", "kurtosis_pop", "product")
-    },
+    "product": (
+        " multiplies doubles, whose last digits depend on the order of the events",
+        "for at most 1,000 events write list_product(newest(list(x) OVER w, 1000)), where the order is decided",
+    ),
     **dict.fromkeys(("fsum", "kahan_sum", "sumkahan", "favg"), (" adds doubles", "use sum or avg over DECIMAL(p,s)")),
     **dict.fromkeys(("count_if", "countif"), (" is a filter", "write count(*) FILTER (WHERE condition)")),
     "bool_or": (" is the greatest of booleans", "write max(x)"),
@@ -114,9 +117,9 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("weighted_avg", "wavg"), (" is two sums", "write sum(x * w) OVER o / nullif(sum(w) OVER o, 0)")),
 }
 _KNOWN = (
-    "use count, sum, avg, min, max, stddev, variance, first, last, nth_value, lag, arg_min, arg_max, "
-    "count(DISTINCT …), histogram, top_k, sum_by, avg_by, least_by, greatest_by, newest, first_distinct or "
-    "last_distinct"
+    "use count, sum, avg, min, max, stddev, variance, skewness, kurtosis, entropy, first, last, nth_value, lag, "
+    "arg_min, arg_max, count(DISTINCT …), histogram, top_k, sum_by, avg_by, least_by, greatest_by, newest, "
+    "histogram_each, sum_each, avg_each, first_distinct or last_distinct"
 )
 
 
@@ -173,6 +176,12 @@ class AggregateReader:
         if why is not None:
             raise self._refused(call, written, type_, by_type, why)
         window = self._window(self._read_window(spans.function, call, node))
+        if written.function == "histogram_each" and self.windows[window].rows is not None:
+            raise source.refuse(
+                call.line,
+                "histogram_each over a ROWS frame, which counts events",
+                remedy_of_list("histogram", source.cut(spans.argument)),
+            )
         return Aggregate(
             output=output,
             function=written.function,
@@ -279,6 +288,8 @@ class AggregateReader:
             if macro == by_key:
                 pair = self._pair(call, macro, span)
                 return _Written(by_key, pair[0], pair[1], None, False)
+        if macro == "histogram_each":
+            return _Written("histogram_each", span, None, None, False)
         if call.rest is None:
             raise source.refuse(call.line, f"{macro} without a number", f"write {macro}({wanted}(x) OVER w, 3)")
         k = self._number(call, macro, call.rest)
@@ -339,7 +350,7 @@ class AggregateReader:
         shown = [source.cut(span) for span in (written.argument, written.by) if span is not None]
         types = " and ".join(sql_type(t) for t in (type_, by) if t is not None)
         remedy = why[1]
-        if pa.types.is_list(type_):
+        if pa.types.is_list(type_) and written.function != "histogram_each":
             remedy = remedy_of_list(written.function, shown[0])
         elif why[0] == " depends on evaluation order":
             node = source.parse(written.by or written.argument or call.aggregate)
@@ -375,6 +386,8 @@ def sql_type(type_: pa.DataType) -> str:
     """The type as DuckDB writes it."""
     if pa.types.is_list(type_):
         return f"{sql_type(type_.value_type)}[]"
+    if pa.types.is_fixed_size_list(type_):
+        return f"{sql_type(type_.value_type)}[{type_.list_size}]"
     if pa.types.is_struct(type_):
         return f"STRUCT({', '.join(f'{member.name} {sql_type(member.type)}' for member in type_)})"
     names = {

@@ -71,9 +71,17 @@ def _candidates(hints: str) -> str:
 def remedy_of_list(function: str, argument: str) -> str:
     """The remedy for an aggregate of a list: element by element, or over the lists of the newest events."""
     if function in ("sum", "avg", "min", "max", "var_samp", "var_pop", "stddev_samp", "stddev_pop"):
-        return f"write it element by element: [{function}({argument}[1]) OVER w, {function}({argument}[2]) OVER w]"
+        each = f"[{function}({argument}[1]) OVER w, {function}({argument}[2]) OVER w]"
+        if function in ("sum", "avg"):
+            return (
+                f"write {function}_each(list(CAST({argument} AS DECIMAL(12,6)[n])) OVER w) for arrays of n, or {each}"
+            )
+        return f"write it element by element: {each}"
     joined = f"array_to_string({argument}, '|')"
-    if function in ("histogram", "top_k"):
+    if function == "top_k":
+        return f"write top_k(histogram_each(list({argument}) OVER w), 3)"
+    if function == "histogram":
         lists = f"list_transform(newest(list({joined}) OVER w, 1000), lambda x: string_split(x, '|'))"
-        return f"for at most 1,000 events write list_histogram(flatten({lists}))"
+        newest = f"of the newest 1,000 events list_histogram(flatten({lists}))"
+        return f"write histogram_each(list({argument}) OVER w) over a frame of time; {newest}"
     return f"use an element like {argument}[1], a number like len({argument}), or {joined}"

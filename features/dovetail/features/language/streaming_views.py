@@ -12,7 +12,8 @@ from sqlglot import TokenType, exp
 from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.row_by_row import not_row_by_row
-from dovetail.features.language.calls import MACROS_OF_AGGREGATES, AggregateReader
+from dovetail.features.language.calls import MACROS_OF_AGGREGATES
+from dovetail.features.language.element_wise import ELEMENT_WISE, ElementReader
 from dovetail.features.language.relations import read_relation, reads_stream
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import (
@@ -85,7 +86,7 @@ class _ViewReader:
         self.columns: dict[str, str] = {column.lower(): column for column in self.stream.schema.arrow.names}
         self.aggregates: list[Aggregate] = []
         self.derived: list[Derived] = []
-        self.reader = AggregateReader(source, stream, binder, self._resolve, self._text)
+        self.reader = ElementReader(source, stream, binder, self._resolve, self._text)
 
     def view(self) -> StreamView:
         source, select = self.source, self.source.select
@@ -219,13 +220,12 @@ class _ViewReader:
             raise self._no_aggregate(node)
         if not isinstance(node, exp.Alias):
             raise source.refuse(node, f"{source.cut(span)} has no name", "name it with AS")
-        if len(calls) == 1 and calls[0].span == span:
+        if len(calls) == 1 and calls[0].span == span and calls[0].macro not in ELEMENT_WISE:
             self.aggregates.append(self.reader.read(calls[0], node.alias))
             return str(node.alias)
         text, after = "", span[0]
         for call in calls:
-            hidden = self._hidden(self.reader.read(call, f"_{node.alias}_{len(self.aggregates)}"))
-            text += source.text[after : call.span[0]] + quoted(hidden)
+            text += source.text[after : call.span[0]] + self._read(call, f"_{node.alias}_{len(self.aggregates)}")
             after = call.span[1]
         text = (text + source.text[after : span[1]]).strip()
         self._only_aggregates(node, calls)
@@ -237,6 +237,14 @@ class _ViewReader:
             raise source.refuse(node, str(error), remedy_of(error)) from error
         self.derived.append(Derived(node.alias, text, type_, source.line(node)))
         return str(node.alias)
+
+    def _read(self, call: Call, output: str) -> str:
+        """The SQL that stands for ``call`` where aggregates are finished; what it reads is called ``output``…."""
+        if call.macro not in ELEMENT_WISE:
+            return quoted(self._hidden(self.reader.read(call, output)))
+        arrays, places = self.reader.read_each(call, output)
+        listed = ", ".join(quoted(self._hidden(place)) for place in places)
+        return f"CASE WHEN {quoted(self._hidden(arrays))} > 0 THEN [{listed}] END"
 
     def _hidden(self, aggregate: Aggregate) -> str:
         """The name of an aggregate that only an expression reads; one that is there already serves again."""

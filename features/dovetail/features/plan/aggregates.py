@@ -18,8 +18,10 @@ __all__ = [
     "DEVIATIONS",
     "FOLDED",
     "MAX_LISTED",
+    "MOMENTS",
     "ORDERED",
     "PICKING",
+    "SHAPES",
     "Refusal",
     "decimal_scale",
     "refusal",
@@ -41,6 +43,10 @@ PICKING: tuple[AggregateFunction, ...] = (
 )
 #: Folded per key of a MAP.
 BY_KEY: tuple[AggregateFunction, ...] = ("sum_by", "avg_by", "least_by", "greatest_by")
+#: Finished from the moments of the distribution: of numbers.
+MOMENTS: tuple[AggregateFunction, ...] = ("skewness", "kurtosis", "kurtosis_pop")
+#: Finished from how often each value occurs.
+SHAPES: tuple[AggregateFunction, ...] = ("entropy", *MOMENTS)
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
 _SQUARABLE_DIGITS = 14
@@ -59,8 +65,12 @@ def refusal(function: AggregateFunction, argument: pa.DataType, by: pa.DataType 
     """Why ``function`` of ``argument`` (and ``by``) has no exact value kept in bounded words; None when it has."""
     if function == "count":
         return None
+    if function == "histogram_each":
+        if not pa.types.is_list(argument) and not pa.types.is_fixed_size_list(argument):
+            return Refusal(" is no list", "write histogram(x) OVER w")
+        return _key_refusal(argument.value_type)
     added = by if function in ("sum_by", "avg_by") and by is not None else argument
-    if function in ("sum", "avg", "sum_by", "avg_by", *DEVIATIONS):
+    if function in ("sum", "avg", "sum_by", "avg_by", *DEVIATIONS, *MOMENTS):
         return _number_refusal(function, added) or (None if added is argument else _key_refusal(argument))
     if function in ("least_by", "greatest_by") and by is not None:
         if not _is_word(by) or pa.types.is_floating(by):
@@ -68,7 +78,7 @@ def refusal(function: AggregateFunction, argument: pa.DataType, by: pa.DataType 
                 " is not kept per key", "make the value a number of at most 18 digits, DATE, TIMESTAMP or BOOLEAN"
             )
         return _key_refusal(argument)
-    if function in ("count_distinct", "histogram", "top_k", "first_distinct", "last_distinct"):
+    if function in ("count_distinct", "histogram", "top_k", "first_distinct", "last_distinct", "entropy"):
         return _key_refusal(argument)
     ordering = argument if by is None else by
     if by is not None and not _is_word(ordering):
@@ -126,10 +136,12 @@ def result_type(
         return pa.int64()
     if function == "sum":
         return pa.decimal128(38, decimal_scale(argument))
-    if function == "avg" or function in DEVIATIONS:
+    if function == "avg" or function in (*DEVIATIONS, *SHAPES):
         return pa.float64()
     if function == "histogram":
         return pa.map_(argument, pa.uint64())
+    if function == "histogram_each":
+        return pa.map_(argument.value_type, pa.uint64())
     if function == "avg_by":
         return pa.map_(argument, pa.float64())
     if function in ("least_by", "greatest_by"):

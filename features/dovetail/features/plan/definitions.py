@@ -61,6 +61,11 @@ AggregateFunction = Literal[
     "newest",
     "histogram",
     "top_k",
+    "histogram_each",
+    "entropy",
+    "skewness",
+    "kurtosis",
+    "kurtosis_pop",
     "sum_by",
     "avg_by",
     "least_by",
@@ -146,9 +151,9 @@ class Input:
 class Aggregate:
     """One window aggregate: ``function`` of ``inputs[input]`` over ``windows[window]``.
 
-    ``type`` is the result's Arrow type: int64 for counts, decimal128(38, s) for sum, float64 for avg and deviations,
-    the argument's type where a value is picked, a list or a map of it where several are. ``by`` is the input that
-    orders ``arg_min``/``arg_max`` or is folded per value of ``input`` (``sum_by`` …). ``k`` is how many
+    ``type`` is the result's Arrow type: int64 for counts, decimal128(38, s) for sum, float64 for avg, deviations and
+    shapes, the argument's type where a value is picked, a list or a map of it where several are. ``by`` is the input
+    that orders ``arg_min``/``arg_max`` or is folded per value of ``input`` (``sum_by`` …). ``k`` is how many
     are listed, or for ``nth_oldest`` and ``nth_newest`` which is picked; None where the first is. With ``nulls`` an
     event counts although its argument is NULL.
     """

@@ -19,6 +19,7 @@ from dovetail.features.duck.trees import nodes
 from dovetail.features.language.named_columns import columns_read
 from dovetail.features.language.source import quoted
 from dovetail.features.language.ties import names_an_order
+from dovetail.features.plan.aggregates import DEVIATIONS, SHAPES
 from dovetail.features.plan.definitions import (
     Aggregate,
     BatchView,
@@ -35,7 +36,7 @@ __all__ = ["SETTING", "Read", "as_text", "changed", "columns_of", "kept_branches
 
 #: The relation of what is no column: a setting of ``dovetail.toml``, kept to be shown.
 SETTING = ""
-_MADE_ANEW = frozenset({"count", "sum", "avg", "var_samp", "var_pop", "stddev_samp", "stddev_pop", "count_distinct"})
+_MADE_ANEW = frozenset({"count", "sum", "avg", "count_distinct", *DEVIATIONS, *SHAPES})
 
 
 class Read(NamedTuple):

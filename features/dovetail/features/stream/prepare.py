@@ -48,6 +48,8 @@ class RowOrigin:
 class Collected:
     """A collection's words of each row: whether it counts, whether its value is not NULL, the value, its order or sum.
 
+    Of lists, of each element, and ``rows`` says which row has it; else None.
+
     The value of a text, or of a struct as bytes, is its length, -1 for NULL; the last word is that by which values are
     ordered or added up.
     """
@@ -57,6 +59,11 @@ class Collected:
     values: Words
     by: Words
     text: pa.LargeStringArray | pa.LargeBinaryArray | None
+    rows: Words | None = None
+
+    def rows_of(self, at: Words) -> Words:
+        """The rows that have the values at ``at``."""
+        return at if self.rows is None else self.rows[at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +162,20 @@ def _collected(
         counts = np.ones(rows, dtype=np.bool_) if filter_ is None else passed[filter_]
         not_null = np.ones(rows, dtype=np.bool_)
         values, by, text = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64), None
-        if argument is not None:
-            not_null = _flags(arguments[argument].is_valid())
+        given = None if argument is None else arguments[argument]
+        if collection.each and given is not None:
+            found.append(_elements(_whole(given), counts, collections.text_type(collection)))
+            continue
+        if given is not None:
+            not_null = _flags(given.is_valid())
             if not collection.nulls:
                 counts = counts & not_null
             if (kept_as := collections.text_type(collection)) is not None:
-                whole = _whole(arguments[argument])
+                whole = _whole(given)
                 text = pack_structs(whole) if pa.types.is_struct(whole.type) else whole.cast(kept_as)
-                lengths = pc.binary_length(text).fill_null(-1)
-                values = np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+                values = _lengths(text)
             else:
-                values = to_words(arguments[argument])
+                values = to_words(given)
         if collection.by is not None and (text is None or collection.by != collection.input):
             ordering = layout.argument_of_input[collection.by]
             if ordering is not None:
@@ -173,6 +183,24 @@ def _collected(
                 by = to_words(arguments[ordering])
         found.append(Collected(counts, not_null, values, by, text))
     return tuple(found)
+
+
+def _elements(lists: pa.ListArray, counts: npt.NDArray[np.bool_], kept_as: pa.DataType | None) -> Collected:
+    """What each element of the lists has to be counted, if its row is."""
+    there = np.flatnonzero(_flags(lists.is_valid()))
+    some = lists.take(pa.array(there))
+    rows = there[np.asarray(pc.list_parent_indices(some).to_numpy(zero_copy_only=False), dtype=np.int64)]
+    elements = pc.list_flatten(some)
+    not_null = _flags(elements.is_valid())
+    text = None if kept_as is None else elements.cast(kept_as)
+    values = to_words(elements) if text is None else _lengths(text)
+    return Collected(counts[rows] & not_null, not_null, values, np.zeros(len(rows), dtype=np.int64), text, rows)
+
+
+def _lengths(text: pa.LargeStringArray | pa.LargeBinaryArray) -> Words:
+    """The bytes of each text, -1 for NULL."""
+    lengths = pc.binary_length(text).fill_null(-1)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:

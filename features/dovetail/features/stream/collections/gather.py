@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from dovetail.features.kernels import finish
 from dovetail.features.kernels.ordered import from_words
+from dovetail.features.kernels.shapes import shaped
 from dovetail.features.kernels.words import Words, decimal_array, validity_buffer
-from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, decimal_scale
+from dovetail.features.plan.aggregates import BY_KEY, DEVIATIONS, SHAPES, decimal_scale
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate
 from dovetail.features.plan.sources import in_order
 from dovetail.features.stream.collections import pick
@@ -46,7 +47,7 @@ def member_rows(layout: CollectionLayout, rows: PreparedRows) -> _Flags:
     """A mask of the rows that an aggregate of a collection counts."""
     members = np.zeros(len(rows), dtype=np.bool_)
     for collected in rows.collected:
-        members |= collected.counts
+        members[collected.rows_of(np.flatnonzero(collected.counts))] = True
     if any(collection.rule == ROWS for collection in layout.collections):
         members[:] = True
     return members
@@ -66,12 +67,14 @@ def add_entries(layout: CollectionLayout, states: States, rows: PreparedRows, wa
 
 def _fresh(collection: Collection, index: int, rows: PreparedRows) -> Entries:
     collected = rows.collected[index]
-    wanted = rows.codes >= 0
+    of = collected.rows_of(np.arange(len(collected.counts)))
+    wanted = rows.codes[of] >= 0
     if collection.rule != ROWS:
         wanted = wanted & collected.counts
     at = np.flatnonzero(wanted)
+    of = of[at]
     words = np.zeros((len(at), collection.columns), dtype=np.int64)
-    words[:, 0], words[:, 1] = rows.event_time[at], rows.positions[at]
+    words[:, 0], words[:, 1] = rows.event_time[of], rows.positions[of]
     words[:, 2] = np.where(collected.counts, COUNTS, 0)[at] | np.where(collected.not_null, NOT_NULL, 0)[at]
     words[:, 3] = collected.values[at]
     if collection.summed:
@@ -79,7 +82,7 @@ def _fresh(collection: Collection, index: int, rows: PreparedRows) -> Entries:
     else:
         words[:, 4] = collected.by[at]
     text = None if collected.text is None else collected.text.take(pa.array(at))
-    return Entries(rows.codes[at].astype(np.int64), words, text)
+    return Entries(rows.codes[of].astype(np.int64), words, text)
 
 
 def _pruned(collection: Collection, entries: Entries, floors: Words) -> Entries:
@@ -187,7 +190,7 @@ def _by_key(layout: CollectionLayout, entries: Entries, states: States, owners: 
 
 def _value(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.Array:
     function = aggregate.function
-    if function in ("histogram", "top_k", *BY_KEY):
+    if function in ("histogram", "top_k", "histogram_each", *SHAPES, *BY_KEY):
         return _grouped(aggregate, asked, by)
     if function == "count_distinct":
         counts = np.zeros(len(asked.ranges), dtype=np.int64)
@@ -246,9 +249,12 @@ def _grouped(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.
         values = _values_at(asked, groups[:, 2], np.ones(len(groups), dtype=np.bool_))
         return _lists(values, np.minimum(lengths, aggregate.k or 0), aggregate.type)
     groups = groups[np.lexsort((groups[:, 1], groups[:, 0]))]
+    if aggregate.function in SHAPES:
+        words = asked.entries.words[groups[:, 2], 3]
+        return shaped(aggregate.function, words, groups[:, 3], lengths, asked.answerable)
     keys = _values_at(asked, groups[:, 2], np.ones(n, dtype=np.bool_))
     lo, hi, present = groups[:, 4].copy().view(np.uint64), groups[:, 5].copy(), np.ones(n, dtype=np.bool_)
-    if aggregate.function == "histogram":
+    if aggregate.function in ("histogram", "histogram_each"):
         items = pa.array(groups[:, 3], pa.uint64())
     elif aggregate.function == "sum_by":
         items = decimal_array(lo, hi, present, aggregate.type.item_type)

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels.words import Words
-from dovetail.features.plan.aggregates import BY_KEY
+from dovetail.features.plan.aggregates import BY_KEY, SHAPES
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
@@ -73,6 +73,7 @@ class Collection:
         k: for BEST and LATEST how many, for ROWS how many rows.
         reach_us: the longest window; not used where the windows have no lower bound in time.
         end_us: how long before a request its windows end; in the fingerprint only where they do.
+        each: the values are the elements of the input's lists; in the fingerprint only where they are.
         fold: for GROUP, how entries are folded; in the fingerprint only where it is not ADD.
     """
 
@@ -86,6 +87,7 @@ class Collection:
     reach_us: int
     end_us: int = field(default=0, repr=False)
     fold: int = field(default=ADD, repr=False)
+    each: bool = field(default=False, repr=False)
 
     @property
     def summed(self) -> bool:
@@ -113,7 +115,7 @@ class CollectionLayout:
         self._key_of: dict[str, tuple[object, ...]] = {}
         for aggregate in self.aggregates:
             one = _collection(view, aggregate)
-            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step, one.end_us, one.fold)
+            key = (one.rule, one.input, one.by, one.nulls, one.descending, one.step, one.end_us, one.fold, one.each)
             other = merged.get(key, one)
             merged[key] = replace(one, k=max(one.k, other.k), reach_us=max(one.reach_us, other.reach_us))
             self._key_of[aggregate.output] = key
@@ -122,7 +124,7 @@ class CollectionLayout:
         self.fingerprint = layout.fingerprint
         if self.collections:
             meaning = (layout.fingerprint, bool(layout.folded), self.collections)
-            for later in ("end_us", "fold"):  # what collections of older states did not have
+            for later in ("end_us", "fold", "each"):  # what collections of older states did not have
                 if any(found := [getattr(collection, later) for collection in self.collections]):
                     meaning = (*meaning, later, found)  # type: ignore[assignment]
             digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
@@ -134,7 +136,8 @@ class CollectionLayout:
 
     def value_type(self, collection: Collection) -> pa.DataType:
         """The Arrow type of the entries' values."""
-        return self.view.inputs[collection.input].type
+        type_ = self.view.inputs[collection.input].type
+        return type_.value_type if collection.each else type_
 
     def text_type(self, collection: Collection) -> pa.DataType | None:
         """The type of values that are kept beside the entries: texts, and structs as bytes; None of all others."""
@@ -168,7 +171,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         rule, k = LATEST, k if function == "last_distinct" else _UNLIMITED
     elif function == "first_distinct":
         rule, k = FIRST, _UNLIMITED
-    elif function in ("histogram", "top_k", *BY_KEY):
+    elif function in ("histogram", "top_k", "histogram_each", *SHAPES, *BY_KEY):
         rule, k = GROUP, _UNLIMITED
     elif function in ("min", "max"):
         by = aggregate.input
@@ -183,6 +186,7 @@ def _collection(view: StreamView, aggregate: Aggregate) -> Collection:
         window.size_us,
         window.end_us,
         fold_of(function),
+        function == "histogram_each",
     )
 
 
