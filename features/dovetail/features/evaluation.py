@@ -15,8 +15,9 @@ from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
 from dovetail.features.expressions.feature_rows import FeatureSetEvaluator
 from dovetail.features.language.source import nearest
-from dovetail.features.plan.definitions import Definitions, FeatureSet, Table
+from dovetail.features.plan.definitions import BatchView, Definitions, FeatureSet, Stream, Table
 from dovetail.features.plan.request import CANDIDATES, flatten_requests
+from dovetail.features.serving.enriched import enriched
 from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.positions import seen_column
@@ -45,19 +46,31 @@ def evaluate(
     features = known[name]
     flat = flatten_requests(requests) if CANDIDATES in requests.column_names else requests
     arrived = {stream: with_positions(rows) for stream, rows in events.items()}
-    views = [definitions.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
-    for stream in dict.fromkeys(name for view in views for name in view.stream_names):
-        if stream not in arrived:
-            raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
 
     def load_table(table: Table) -> pa.Table:
         if tables is None or table.schema.name not in tables:
             raise ConfigError(f"feature set {name} reads table {table.schema.name}; give it in tables=")
         return tables[table.schema.name]
 
+    views = [definitions.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
+    for stream in dict.fromkeys(name for view in views for name in view.stream_names):
+        if stream not in arrived and definitions.streams[stream].rekeyed_from in arrived:
+            arrived[stream] = _rekeyed(definitions.streams[stream], arrived, load_table)
+        if stream not in arrived:
+            raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
+
     if engine == "batch":
         return evaluate_feature_set(definitions, known[name], flat, arrived, load_table, visibility=visibility)
     return _streamed(definitions, known[name], flat, arrived, load_table, visibility)
+
+
+def _rekeyed(stream: Stream, arrived: Mapping[str, pa.Table], load_table: Callable[[Table], pa.Table]) -> pa.Table:
+    """The rows of a re-keyed stream, of those that it is made of, in their order of arrival."""
+
+    def lookup(view: BatchView, rows: pa.Table, time_column: str) -> pa.Table:
+        return lookup_as_of(view, rows, partial(run_batch_view, view, load_table=load_table), time_column)
+
+    return enriched(stream, arrived[stream.rekeyed_from or ""], lookup)
 
 
 def _streamed(

@@ -70,7 +70,8 @@ class Project(Definitions):
         Args:
             requests: as declared by ``CREATE TABLE request``, or already one row per candidate.
             events: by stream, each in order of arrival, with the declared columns; position columns (``_partition``,
-                ``_offset``, ``_row``) if they have them, else they are one partition.
+                ``_offset``, ``_row``) if they have them, else they are one partition. A re-keyed stream that is not
+                given is made of the one that it is declared from.
             engine: ``batch`` is DuckDB. ``stream`` replays the events through the engine that serves: the same bits,
                 NULL in every column but request_id and item_id where a request is older than the state can answer
                 (never with requests in order of time).

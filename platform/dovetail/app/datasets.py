@@ -133,7 +133,8 @@ def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
         intake = stream_intake(project, name, gate)
         if stream.rekeyed_from is not None:
             decode = partial(_rekeyed, intake)
-            found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True))
+            looked_up = {view.name: record_of(view).fingerprint for view in stream.enriched}
+            found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True, uses=looked_up))
         else:
             found.append(from_outside(name, stream.topic, stream.event_time, _outside, intake))
     found.append(from_outside("requests", topic, "request_time", _outside, requests))

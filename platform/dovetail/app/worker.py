@@ -15,10 +15,11 @@ from functools import partial
 from dovetail.app.broker import broker_app
 from dovetail.app.datasets import datasets, label_intake, request_intake, stream_intake
 from dovetail.app.gates import opened_gate
+from dovetail.app.jobs import batch_versions
 from dovetail.app.label_meanings import in_force
 from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.app.scoring import scoring_of
-from dovetail.app.storage import Stores, load_table, open_stores
+from dovetail.app.storage import Stores, open_stores
 from dovetail.app.trainer_stage import kept_metrics, trainer_of
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -26,7 +27,6 @@ from dovetail.features.project import Project, load
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.rekeying import RekeyStage
-from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.label_agent import LabelStage
@@ -198,6 +198,7 @@ class _Parts:
                 partitions=declared.partitions,
                 # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
                 dead_letter_topic=self.config.dead_letter_topic if name == self._speaker(declared.stream) else None,
+                versions=batch_versions(self.project, self.stores) if declared.enrich else None,
             )
             for name, declared in self.config.rekeyed.items()
         ]
@@ -345,7 +346,7 @@ class _Parts:
 
 def features_of(project: Project, stores: Stores) -> OnlineFeatures:
     """The features as agents have them: served from the online store, batch features looked up as of the request."""
-    versions = BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
+    versions = batch_versions(project, stores)
     views = as_registered(project, stores.registry).stream_views
     return OnlineFeatures(project.feature_set, views, stores.online, versions)
 

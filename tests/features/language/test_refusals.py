@@ -178,7 +178,7 @@ STREAMING = [
     (view("count(*) OVER w AS s", rest="WHERE action + 1"), "3: Binder Error"),
     (
         view("count(*) OVER w AS s", rest="JOIN items USING (item_id)"),
-    (view("count(*) OVER w AS s", rest="JOIN items USING (item_id)"), "3: JOINS in a streaming view; a streaming view"),
+        "3: JOINS in a streaming view; for a table's columns as",
     ),
     (view("count(*) OVER w AS s", keys="DISTINCT user_id"), "1: DISTINCT in a streaming view"),
     ("SELECT user_id, count(*) AS n FROM behaviour GROUP BY user_id", "1: GROUP in a streaming view"),
@@ -314,7 +314,7 @@ CLEANED = [
     ),
     (
         C.format("SELECT b.user_id, b.event_time FROM behaviour AS b\nJOIN behaviour AS c USING (user_id)"),
-        "3: JOINS in a SELECT that cleans events; write SELECT expressions FROM the stream WHERE",
+        "3: JOINS in a SELECT that cleans events; for a table's columns as of each event declare [rekeyed.NAME] enrich",
     ),
     (C.format("FROM behaviour"), "2: FROM where rows of a stream are read; write SELECT … FROM a stream"),
     (

@@ -131,17 +131,24 @@ class VersionIndex:
         return zip(*(table.column(name).to_pylist() for name in self._entity), strict=True)
 
 
-def lookup_as_of(view: BatchView, requests: pa.Table, table_of: Callable[[int], pa.Table]) -> pa.Table:
-    """The view's value columns for each request, from the version in force at its ``request_time``.
+def lookup_as_of(
+    view: BatchView, requests: pa.Table, table_of: Callable[[int], pa.Table], time_column: str = "request_time"
+) -> pa.Table:
+    """The view's value columns for each request, from the version in force at its ``time_column``.
 
     ``table_of`` gives the result of a version (microseconds).
     """
-    return lookup_by_version(view, requests, lambda version: VersionIndex(view, table_of(version)))
+    return lookup_by_version(view, requests, lambda version: VersionIndex(view, table_of(version)), time_column)
 
 
-def lookup_by_version(view: BatchView, requests: pa.Table, index_of: Callable[[int], VersionIndex]) -> pa.Table:
+def lookup_by_version(
+    view: BatchView,
+    requests: pa.Table,
+    index_of: Callable[[int], VersionIndex],
+    time_column: str = "request_time",
+) -> pa.Table:
     """:func:`lookup_as_of` for whoever keeps the versions' indices."""
-    times = requests.column("request_time").cast(pa.timestamp("us")).cast(pa.int64())
+    times = requests.column(time_column).cast(pa.timestamp("us")).cast(pa.int64())
     wanted = versions(view, np.asarray(times.to_numpy(), dtype=np.int64))
     if len(wanted) and (wanted == wanted[0]).all():
         return index_of(int(wanted[0])).lookup(requests)

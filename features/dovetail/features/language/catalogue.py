@@ -29,6 +29,7 @@ from dovetail.features.plan.definitions import (
 )
 from dovetail.features.plan.id_columns import check_event_id
 from dovetail.features.plan.label_values import check_value
+from dovetail.features.plan.rekeyed import carried
 from dovetail.features.plan.request import (
     CANDIDATES,
     REQUEST,
@@ -64,21 +65,23 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         if name in schemas:
             raise source.refuse(source.select, f"{name} is a table and a view", "rename the file")
         _refuse_unstable(source)
-    stream_binder = Binder({name: stream.schema.arrow for name, stream in streams.items()})
-    stream_views = {
-        name: parse_stream_view(name, source, streams, stream_binder, strictly_before=config.features.strictly_before)
-        for name, source in sources.items()
-        if is_streaming(source, streams)
-    }
     sets = {name: source for name, source in sources.items() if is_feature_set(source)}
+    over_streams = {name for name, source in sources.items() if is_streaming(source, {*streams, *config.rekeyed})}
     batch_binder = Binder({name: table.schema.arrow for name, table in tables.items()})
     others = [*schemas, *sources]
     batch_views = {
         name: parse_batch_view(name, source, tables, others, declared.every_us(name), batch_binder)
         for name, source in sources.items()
-        if name not in stream_views and name not in sets
+        if name not in over_streams and name not in sets
     }
     declared.refuse_unknown_batch_views(batch_views)
+    streams |= declared.rekeyed(streams, batch_views)
+    stream_binder = Binder({name: stream.schema.arrow for name, stream in streams.items()})
+    stream_views = {
+        name: parse_stream_view(name, source, streams, stream_binder, strictly_before=config.features.strictly_before)
+        for name, source in sources.items()
+        if name in over_streams
+    }
     reserved = reserved_outputs(labels, config.labels.value_columns)
     feature_sets = {
         name: parse_feature_set(name, source, request, stream_views, batch_views, reserved)
@@ -160,8 +163,19 @@ class _Declared:
         self._toml = config.root / "dovetail.toml"
 
     def streams(self) -> dict[str, Stream]:
-        found = {name: self._stream(name) for name in self._config.streams}
-        return found | {name: self._rekeyed(name, found) for name in self._config.rekeyed}
+        for name in self._config.rekeyed:
+            if name in self._schemas:
+                raise DefinitionError(
+                    f"{name} is stream {self._config.rekeyed[name].stream} re-keyed, and has its columns",
+                    file=self._schemas[name].file,
+                    line=self._schemas[name].line,
+                    remedy=f"remove CREATE TABLE {name}, or [rekeyed.{name}] from {self._toml.name}",
+                )
+        return {name: self._stream(name) for name in self._config.streams}
+
+    def rekeyed(self, streams: Mapping[str, Stream], batch_views: Mapping[str, BatchView]) -> dict[str, Stream]:
+        """The streams that Dovetail makes of ``streams``, with the columns of the batch views in ``enrich``."""
+        return {name: self._rekeyed(name, streams, batch_views) for name in self._config.rekeyed}
 
     def _stream(self, name: str) -> Stream:
         declared, schema = self._config.streams[name], self._schema(name, f"streams.{name}")
@@ -177,17 +191,14 @@ class _Declared:
             max_ahead_us=declared.max_ahead,
         )
 
-    def _rekeyed(self, name: str, streams: Mapping[str, Stream]) -> Stream:
+    def _rekeyed(self, name: str, streams: Mapping[str, Stream], batch_views: Mapping[str, BatchView]) -> Stream:
         declared = self._config.rekeyed[name]
         source = streams[declared.stream]
-        if name in self._schemas:
-            raise DefinitionError(
-                f"{name} is stream {declared.stream} re-keyed, and has its columns",
-                file=self._schemas[name].file,
-                line=self._schemas[name].line,
-                remedy=f"remove CREATE TABLE {name}, or [rekeyed.{name}] from {self._toml.name}",
-            )
-        key = source.schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
+        views = tuple(self._enriching(name, source, view, batch_views) for view in declared.enrich)
+        made = [field.with_nullable(True) for view in views for field in view.output_schema]
+        schema = replace(source.schema, name=name, arrow=pa.schema([*source.schema.arrow, *made]))
+        self._refuse_taken(name, schema)
+        key = schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
         if pa.types.is_nested(key.type):
             raise DefinitionError(
                 f"column {key.name}, the key of re-keyed stream {name}, is {key.type}, which makes no key",
@@ -197,14 +208,50 @@ class _Declared:
             )
         lateness = declared.allowed_lateness
         return Stream(
-            schema=replace(source.schema, name=name),
+            schema=schema,
             topic=declared.topic or name,
             event_time=source.event_time,
             key=declared.key,
             allowed_lateness_us=source.allowed_lateness_us if lateness is None else lateness,
             max_ahead_us=source.max_ahead_us,
             rekeyed_from=declared.stream,
+            enriched=views,
         )
+
+    def _enriching(self, name: str, stream: Stream, view: str, batch_views: Mapping[str, BatchView]) -> BatchView:
+        """The batch view ``view``, which re-keyed stream ``name`` is enriched from, by columns of ``stream``."""
+        if view not in batch_views:
+            what = f"enrich names {view}, which is no batch view"
+            remedy = f"{nearest(view, list(batch_views))}; a batch view is a SELECT over [tables.*]"
+            raise self._wrong(f"rekeyed.{name}", what, remedy)
+        found = batch_views[view]
+        for column, type_ in zip(found.entity, found.entity_types, strict=True):
+            field = stream.schema.field(column, wanted_by=f"batch view {view}, which enriches {name},")
+            if field.type != type_:
+                raise self._wrong(
+                    f"rekeyed.{name}",
+                    f"{column} is {field.type} in stream {stream.name} and {type_} in batch view {view}",
+                    f"CAST it in {found.file}, or declare the same type",
+                )
+        for made in found.output_schema:
+            if not carried(made.type):
+                raise self._wrong(
+                    f"rekeyed.{name}",
+                    f"{made.name} of batch view {view} is {made.type}, which no column of a stream can be",
+                    f"CAST it in {found.file} to a type that columns are declared with, like BIGINT or DECIMAL(18,2)",
+                )
+        return found
+
+    def _refuse_taken(self, name: str, schema: TableSchema) -> None:
+        """Refuse a re-keyed stream with two columns of one name."""
+        lowered = [column.lower() for column in schema.arrow.names]
+        for column in schema.arrow.names:
+            if lowered.count(column.lower()) > 1:
+                raise self._wrong(
+                    f"rekeyed.{name}",
+                    f"two columns named {column}: of the stream and of the batch views in enrich",
+                    "rename the batch view's with AS",
+                )
 
     def tables(self) -> dict[str, Table]:
         found = {}

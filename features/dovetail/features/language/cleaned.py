@@ -25,10 +25,16 @@ from dovetail.features.language.source import (
 )
 from dovetail.features.plan.definitions import Branch, Cleaning
 
-__all__ = ["Relation", "cleaned"]
+__all__ = ["JOINED", "Relation", "cleaned"]
 
 _CLAUSES = {"expressions", "from_", "from", "where", "kind"}
 _ROWS = "rows"
+#: What to write instead of a JOIN with a stream.
+JOINED = (
+    'for a table\'s columns as of each event declare [rekeyed.NAME] enrich = ["batch_view"] in dovetail.toml, and read '
+    "FROM NAME; for "
+    "two streams write UNION ALL, and an aggregate FILTER (WHERE …) of each"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,8 @@ def _refuse_several_rows(inner: Source) -> None:
         if value and clause not in _CLAUSES:
             node = value[0] if isinstance(value, list) else value
             what = f"{clause.strip('_').upper()} in a SELECT that cleans events"
+            if clause == "joins":
+                raise inner.refuse(node, what, JOINED)
             raise inner.refuse(node, what, "write SELECT expressions FROM the stream WHERE …: at most a row per event")
     spans = inner.items()
     if select.args.get("where") is not None:

@@ -7,14 +7,14 @@ after SELECT. A SELECT over a UNION ALL is one over each of its branches.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlglot import TokenType, exp
 
 from dovetail.features.duck.binding import Binder
-from dovetail.features.language.cleaned import Relation, cleaned
+from dovetail.features.language.cleaned import JOINED, Relation, cleaned
 from dovetail.features.language.source import Source, Span, nearest
 from dovetail.features.plan.definitions import Branch, Stream
 from dovetail.platform.rows.schema import TableSchema
@@ -25,8 +25,8 @@ _ENDS = (TokenType.WHERE, TokenType.WINDOW)
 _PLAIN = {"this", "alias", "db", "catalog"}
 
 
-def reads_stream(source: Source, streams: Mapping[str, Stream]) -> bool:
-    """Whether FROM reads a declared stream: itself, or inside SELECTs and common table expressions."""
+def reads_stream(source: Source, streams: Collection[str]) -> bool:
+    """Whether FROM reads one of the ``streams``: itself, or inside SELECTs and common table expressions."""
     target = _from(source)
     named = {cte.alias.lower(): cte.this for cte in source.select.find_all(exp.CTE)}
     known = {name.lower() for name in streams}
@@ -112,6 +112,8 @@ class _RelationReader:
         more = [name for name, value in target.args.items() if value and name not in _PLAIN]
         alias = target.args.get("alias")
         if more or (alias is not None and alias.args.get("columns")):
+            if "joins" in more:
+                raise select.refuse(target, "JOIN in FROM", JOINED)
             raise select.refuse(
                 target,
                 f"{more[0].upper() if more else 'a list of column names'} after what FROM reads",

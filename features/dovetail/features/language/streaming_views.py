@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.parsing import BindError
 from dovetail.features.duck.row_by_row import not_row_by_row
 from dovetail.features.language.calls import MACROS_OF_AGGREGATES
+from dovetail.features.language.cleaned import JOINED
 from dovetail.features.language.element_wise import ELEMENT_WISE, ElementReader
 from dovetail.features.language.relations import read_relation, reads_stream
 from dovetail.features.language.remedies import remedy_of
@@ -39,8 +40,8 @@ _CLAUSES = {"expressions", "with_", "with", "from_", "from", "where", "windows",
 _MAX_INPUTS = 63
 
 
-def is_streaming(source: Source, streams: Mapping[str, Stream]) -> bool:
-    """Whether the statement reads a declared stream."""
+def is_streaming(source: Source, streams: Collection[str]) -> bool:
+    """Whether the statement reads one of the ``streams``, by name."""
     return reads_stream(source, streams)
 
 
@@ -95,7 +96,9 @@ class _ViewReader:
                 raise source.refuse(
                     value[0] if isinstance(value, list) else value,
                     f"{clause.strip('_').upper()} in a streaming view",
-                    "a streaming view has SELECT, FROM a stream, WHERE and WINDOW only; "
+                    JOINED
+                    if clause == "joins"
+                    else "a streaming view has SELECT, FROM a stream, WHERE and WINDOW only; "
                     "join and compute in the feature set",
                 )
         where = self._where()

@@ -79,6 +79,7 @@ class Stream:
 
     A view's own relation, which is no declared stream, has no topic and no key. ``rekeyed_from`` names the stream that
     a re-keyed one is made of; its rows carry source positions and may be published again (``rekeying.py``).
+    They have the columns of the batch views ``enriched``, too, as of their event time.
     """
 
     schema: TableSchema
@@ -88,6 +89,7 @@ class Stream:
     allowed_lateness_us: int
     max_ahead_us: int
     rekeyed_from: str | None = None
+    enriched: tuple[BatchView, ...] = ()
 
     @property
     def name(self) -> str:

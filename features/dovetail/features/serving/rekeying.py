@@ -20,6 +20,8 @@ import pyarrow as pa
 
 from dovetail.features.plan.definitions import Stream
 from dovetail.features.plan.rekeyed import stage_name
+from dovetail.features.serving.enriched import enriched
+from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.partitions import partitions_of
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
@@ -47,6 +49,9 @@ class RekeyStage(Stage):
 
     ``dead_letter_topic``: where malformed messages go; None when another stage of the project reads the stream too and
     sends them there. They are counted here in both cases.
+
+    ``versions``: where the batch views are looked up that ``rekeyed`` is enriched from; needed where there are some.
+    The row that is published has their values, so that every reader has the same for good.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class RekeyStage(Stage):
         *,
         partitions: int,
         dead_letter_topic: str | None,
+        versions: BatchVersions | None = None,
     ) -> None:
+        self._versions = versions
         self.name = stage_name(rekeyed.name)
         self.topics = (topic,)
         self._rekeyed = rekeyed
@@ -83,7 +90,9 @@ class RekeyStage(Stage):
             yield await compute(self._admitted, poll, before.next_offset)
 
     def probe(self, poll: Poll) -> None:
-        self._work(poll, self._intake.read(poll), poll.first)
+        received = self._intake.read(poll)
+        if not self._rekeyed.enriched:  # versions are made where they are kept, not in a child
+            self._work(poll, received, poll.first)
 
     def _admitted(self, poll: Poll, expected: int) -> Work:
         return self._work(poll, self._intake.admit(poll), expected)
@@ -106,6 +115,9 @@ class RekeyStage(Stage):
 
     def _by_partition(self, rows: pa.Table, newest_ms: int | None) -> list[Outgoing]:
         """One message per partition of the re-keyed topic; a message is as old as the newest it was made from."""
+        if self._versions is not None:
+            lookup = self._versions.lookup
+            rows = enriched(self._rekeyed, rows, lambda view, asked, time: lookup(view.name, asked, time))
         targets = partitions_of(rows.column(self._rekeyed.key), self._partitions)
         order = np.argsort(targets, kind="stable")
         ordered = with_source_positions(rows).take(pa.array(order))

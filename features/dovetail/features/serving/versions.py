@@ -62,9 +62,9 @@ class BatchVersions:
                     self._loaded.pop(next(iter(self._loaded)))
             return self._loaded[key]
 
-    def lookup(self, view: str, candidates: pa.Table) -> pa.Table:
-        """The view's feature columns for each candidate row, as of its ``request_time``; NULL for unknown entities."""
-        return lookup_by_version(self._views[view], candidates, lambda version: self._index(view, version))
+    def lookup(self, view: str, candidates: pa.Table, time_column: str = "request_time") -> pa.Table:
+        """The view's feature columns for each candidate row, as of its ``time_column``; NULL for unknown entities."""
+        return lookup_by_version(self._views[view], candidates, lambda version: self._index(view, version), time_column)
 
     def _index(self, view: str, version_us: int) -> VersionIndex:
         table = self.table(view, version_us)

@@ -60,6 +60,8 @@ def _rekeyed(project: Project, name: str) -> DefinitionRecord:
     """A re-keyed stream by what decides where a row goes: published again, it must come to where it came before."""
     declared = project.config.rekeyed[name]
     parts = {"stream": declared.stream, "key": declared.key, "partitions": str(declared.partitions)}
+    if declared.enrich:
+        parts["enrich"] = ",".join(declared.enrich)
     said = "\n".join(f"{part} {value}" for part, value in {**parts, "topic": project.streams[name].topic}.items())
     return DefinitionRecord(REKEYED_PREFIX + name, REKEYED, 1, _hash([REKEYED, said]), "", said, said)
 

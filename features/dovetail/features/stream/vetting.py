@@ -24,6 +24,7 @@ def vet_events(stream: Stream, views: Sequence[StreamView]) -> Vet:
     """A vet for the intake of ``stream``: finds rows on which an expression of one of ``views`` fails.
 
     Views of streams that are re-keyed from it count: what they have no value for is turned away before it is re-keyed.
+    Where those are enriched, it is after that, when there is all that they read.
     Those of the same objects are equal.
     """
     return _Vetting(stream, tuple(views))
@@ -36,7 +37,8 @@ class _Vetting:
             StreamPreparer(view, number)
             for view in views
             for number, branch in enumerate(view.reads)
-            if stream.name in (branch.stream.name, branch.stream.rekeyed_from)
+            if stream.name == branch.stream.name
+            or (stream.name == branch.stream.rekeyed_from and not branch.stream.enriched)
         ]
 
     def __eq__(self, other: object) -> bool:

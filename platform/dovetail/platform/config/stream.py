@@ -47,13 +47,16 @@ class StreamConfig(EventIdsConfig):
 class RekeyedConfig(Section):
     """A stream made by Dovetail: the events of ``stream``, partitioned by another column.
 
-    Definitions read it by its name, like any stream; its columns are those of ``stream``.
+    Definitions read it by its name, like any stream; its columns are those of ``stream``, and of the batch views in
+    ``enrich``.
     """
 
     stream: Name
     key: Name
     topic: str = ""
     partitions: int = Field(default=1, ge=1, le=10_000)
+    #: Batch views whose columns each row gets, in the version in force at its event time.
+    enrich: tuple[Name, ...] = ()
     #: As of a stream. None: that of ``stream``.
     allowed_lateness: DurationUs | None = None
 
