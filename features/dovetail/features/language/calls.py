@@ -34,9 +34,10 @@ from dovetail.features.plan.definitions import (
     Stream,
     Window,
 )
+from dovetail.features.plan.type_names import sql_type
 from dovetail.platform.errors import DefinitionError
 
-__all__ = ["MACROS_OF_AGGREGATES", "AggregateReader", "sql_type"]
+__all__ = ["MACROS_OF_AGGREGATES", "AggregateReader"]
 
 #: Macros whose first argument is a window aggregate, and that aggregate's name.
 MACROS_OF_AGGREGATES: Mapping[str, str] = {
@@ -380,20 +381,3 @@ class AggregateReader:
             return self.binder.describe(sql)
         except BindError as error:
             raise self.source.refuse(call.line, str(error), remedy_of(error)) from error
-
-
-def sql_type(type_: pa.DataType) -> str:
-    """The type as DuckDB writes it."""
-    if pa.types.is_list(type_):
-        return f"{sql_type(type_.value_type)}[]"
-    if pa.types.is_fixed_size_list(type_):
-        return f"{sql_type(type_.value_type)}[{type_.list_size}]"
-    if pa.types.is_struct(type_):
-        return f"STRUCT({', '.join(f'{member.name} {sql_type(member.type)}' for member in type_)})"
-    names = {
-        "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT",
-        "double": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN", "date32[day]": "DATE", "timestamp[us]": "TIMESTAMP",
-    }  # fmt: skip
-    if pa.types.is_decimal(type_):
-        return f"DECIMAL({type_.precision},{type_.scale})"
-    return names.get(str(type_), str(type_).upper())

@@ -7,10 +7,11 @@ from typing import NamedTuple, cast
 import pyarrow as pa
 from sqlglot import exp
 
-from dovetail.features.language.calls import AggregateReader, sql_type
+from dovetail.features.language.calls import AggregateReader
 from dovetail.features.language.source import Call
 from dovetail.features.plan.aggregates import refusal, result_type
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction
+from dovetail.features.plan.type_names import sql_type
 
 __all__ = ["ELEMENT_WISE", "ElementReader", "Elements"]
 
