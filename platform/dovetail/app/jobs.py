@@ -19,6 +19,7 @@ from dovetail.features.plan.definitions import FeatureSet
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.backfill import Backfill, chosen_columns, needed_fields
 from dovetail.features.stored.past_requests import RequestLog
+from dovetail.features.stored.read_columns import struct_members
 from dovetail.features.stored.registration import register
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
@@ -127,7 +128,14 @@ def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
 def archived_events(project: Project, stores: Stores) -> dict[str, DayFiles]:
     """The archived log of every stream."""
     return {
-        name: DayFiles.archived(stores.registry, stores.offline, name, stream.event_time, stream.schema.arrow)
+        name: DayFiles.archived(
+            stores.registry,
+            stores.offline,
+            name,
+            stream.event_time,
+            stream.schema.arrow,
+            struct_members=struct_members(project.stream_views.values(), stream),
+        )
         for name, stream in project.streams.items()
     }
 

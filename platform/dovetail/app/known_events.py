@@ -12,6 +12,7 @@ from dovetail.app.datasets import datasets
 from dovetail.app.gates import gate_of
 from dovetail.app.storage import Stores
 from dovetail.features import Project
+from dovetail.features.stored.read_columns import struct_members
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.archive.writer import Dataset
 from dovetail.platform.errors import StateError
@@ -88,6 +89,12 @@ async def _of_stream(project: Project, stores: Stores, view: TopicView, dataset:
     own = pa.schema([field.with_nullable(True) for field in fields])
     table = pa.concat_tables([part.select(own.names).cast(own) for part in parts]) if parts else own.empty_table()
     files = DayFiles.archived(
-        stores.registry, stores.offline, dataset.name, stream.event_time, stream.schema.arrow, since
+        stores.registry,
+        stores.offline,
+        dataset.name,
+        stream.event_time,
+        stream.schema.arrow,
+        since,
+        struct_members(project.stream_views.values(), stream),
     )
     return KnownEvents(files, table, stream.event_time)

@@ -62,3 +62,21 @@ def test_maps_are_wider_where_their_parts_are() -> None:
     maps = pa.table({"m": pa.array([[(1, 2)]], pa.map_(pa.int32(), pa.uint64()))})
     wide = pa.map_(pa.int64(), pa.uint64())
     assert conformed(maps, pa.schema([("m", wide)]), called="x").schema.field("m").type == wide
+
+
+def test_of_a_struct_what_nothing_reads_may_have_been_anything() -> None:
+    before = pa.struct(
+        [("os", pa.string()), ("app", pa.struct([("name", pa.string()), ("v", pa.int32())])), ("ip", pa.int64())]
+    )
+    after = pa.struct(
+        [("app", pa.struct([("v", pa.string()), ("name", pa.string())])), ("ip", pa.date32()), ("os", pa.string())]
+    )
+    table = pa.table({"s": pa.array([{"os": "a", "app": {"name": "n", "v": 3}, "ip": 1}, None], before)})
+    declared = pa.schema([("s", after)])
+    read = {"s": pa.struct([("app", pa.struct([("name", pa.string())])), ("os", pa.string())])}
+    found = conformed(table, declared, called="here", read=read)
+    assert found.schema.field("s").type == after
+    assert found.column("s").to_pylist() == [{"app": {"v": None, "name": "n"}, "ip": None, "os": "a"}, None]
+    assert conformed(table, declared, called="here", read={"s": pa.struct([])}).column("s").null_count == 2
+    with pytest.raises(WireError, match=r"s is struct<os.*under another name"):
+        conformed(table, declared, called="here", read={"s": pa.struct([("ip", pa.date32())])})

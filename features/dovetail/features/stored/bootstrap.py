@@ -23,6 +23,7 @@ from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stored.read_columns import struct_members
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.evolution import conformed
@@ -85,11 +86,12 @@ def bootstrap(
         branches = [branch for branch in view.reads if branch.stream.name == stream.name]
         read_of = {name for branch in branches for name in columns_read(view, branch)}
         declared = pa.schema([field for field in stream.schema.arrow if field.name in read_of])
+        members = struct_members([view], stream)
         stage = FeatureStage(stream, [view], rows, staged, dead_letter_topic="")
         stage.resume(stream.topic)
         for partition, end in sorted(ends[stream.name].items()):
             mine = [file for file in files[stream.name] if file.partition == partition]
-            for part in _in_order(offline, mine, staged.start(view, stream, partition), end, declared):
+            for part in _in_order(offline, mine, staged.start(view, stream, partition), end, declared, members):
                 part = conformed(part, stream.schema.arrow, called="the archive")  # what nobody reads is NULL
                 asyncio.run(_apply(stage, rows.poll(partition, part, int(part.column("_offset")[-1].as_py()))))
                 read += part.num_rows
@@ -113,11 +115,17 @@ async def _apply(stage: FeatureStage, poll: Poll) -> None:
 
 
 def _in_order(
-    offline: OfflineStore, files: Sequence[DataFile], start: int, end: int, declared: pa.Schema
+    offline: OfflineStore,
+    files: Sequence[DataFile],
+    start: int,
+    end: int,
+    declared: pa.Schema,
+    members: Mapping[str, pa.DataType],
 ) -> Iterator[pa.Table]:
     """The rows of one partition with ``start <= offset < end``, by offset; no offset is in two tables.
 
-    They have the columns ``declared``, which files from before they were lack, or have narrower.
+    They have the columns ``declared``, which files from before they were lack, or have narrower; of STRUCT columns that
+    were declared otherwise, the ``members`` that are read.
 
     A file has the rows of one day, so files written together interleave: those whose offsets overlap are read
     together.
@@ -129,7 +137,7 @@ def _in_order(
         own = [*declared.names, *OWN_COLUMNS, *SOURCE_COLUMNS]
         tables = [_whole(offline, file) for _, file in numbered]
         tables = [table.select([name for name in table.column_names if name in own]) for table in tables]
-        tables = [conformed(table, declared, called="the archive") for table in tables]
+        tables = [conformed(table, declared, called="the archive", read=members) for table in tables]
         rows = pa.concat_tables(tables, promote_options="permissive")
         offsets = rows.column("_offset").to_numpy()
         rows = rows.filter(pa.array((offsets >= start) & (offsets < end)))

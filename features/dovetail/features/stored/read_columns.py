@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,13 +27,24 @@ from dovetail.features.plan.definitions import (
     Branch,
     Cleaning,
     FeatureSet,
+    Stream,
     StreamView,
 )
 from dovetail.features.plan.request import REQUEST
 from dovetail.features.stored.members import Paths, beside, members_named, only
 from dovetail.features.stored.widths import Passage, columns_named, kind_of, passage, widens
 
-__all__ = ["SETTING", "Read", "as_text", "changed", "columns_of", "kept_branches", "meaning", "narrowest"]
+__all__ = [
+    "SETTING",
+    "Read",
+    "as_text",
+    "changed",
+    "columns_of",
+    "kept_branches",
+    "meaning",
+    "narrowest",
+    "struct_members",
+]
 
 #: The relation of what is no column: a setting of ``dovetail.toml``, kept to be shown.
 SETTING = ""
@@ -44,7 +56,7 @@ class Read(NamedTuple):
 
     ``kind`` is what of the type the values depend on: all of it, or what
     :func:`~dovetail.features.stored.widths.kind_of` says; nothing of a column that ``SELECT *`` merely hands on, nor of
-    a member of a STRUCT, ``column.member``, that nothing reads.
+    a member of a STRUCT of a request, ``column.member``, that nothing reads.
     """
 
     relation: str
@@ -67,6 +79,25 @@ def columns_of(definition: StreamView | BatchView | FeatureSet) -> list[Read]:
 def as_text(reads: Sequence[Read]) -> str:
     """``reads`` as the registry keeps them."""
     return json.dumps([list(read) for read in reads])
+
+
+def struct_members(views: Iterable[StreamView], stream: Stream) -> dict[str, pa.DataType]:
+    """The STRUCT columns of ``stream`` with the members that ``views`` read, of which they do not read all.
+
+    What is in a file under another name or type than those may have been anything when it was written.
+    """
+    schema, found = stream.schema.arrow, dict[str, Paths]()
+    for view in views:
+        for branch in (branch for branch in view.reads if branch.stream.name == stream.name):
+            members = _members(view, branch)
+            for column in columns_read(view, branch):
+                found[column] = found.get(column, frozenset()) | members.get(column, frozenset({()}))
+    whole = frozenset({()})
+    return {
+        field.name: only(field.type, found.get(field.name, whole))
+        for field in schema
+        if pa.types.is_struct(field.type) and () not in found.get(field.name, whole)
+    }
 
 
 def meaning(reads: Sequence[Read]) -> list[str]:
@@ -105,13 +136,18 @@ def _read(
     noticed: Iterable[str],
     members: Mapping[str, Paths],
 ) -> Iterator[Read]:
-    """The columns, of a STRUCT the members that are read; the others are noted for :func:`changed` alone."""
+    """The columns, of a STRUCT the members that are read."""
     exactly = set(noticed)
     for column in columns:
         paths = members.get(column) or frozenset({()})
         type_ = only(fields.field(column).type, paths)
         yield Read(relation, column, str(type_), str(type_) if column in exactly else kind_of(type_))
-        for member, unread in beside(fields.field(column).type, paths):
+
+
+def _unread(relation: str, fields: pa.Schema, columns: Iterable[str], members: Mapping[str, Paths]) -> Iterator[Read]:
+    """The members of STRUCT columns that are not read, noted for :func:`changed` alone."""
+    for column in columns:
+        for member, unread in beside(fields.field(column).type, members.get(column) or frozenset({()})):
             yield Read(relation, f"{column}{member}", str(unread), "")
 
 
@@ -126,9 +162,7 @@ def _of_stream_view(view: StreamView) -> Iterator[Read]:
             mine, exactly = _below(cleaning, exactly)
         schema = branch.stream.schema.arrow
         mine |= {branch.stream.event_time}
-        first = next(iter(_kept(view, branch)), None)
-        texts = _texts(view) if first is None else [first.where, *(sql for _, sql in first.columns)]
-        yield from _read(branch.stream.name, schema, mine, exactly, members_named(texts, schema.names))
+        yield from _read(branch.stream.name, schema, mine, exactly, _members(view, branch))
         handed_on = set(columns_read(view, branch)) - mine if view.branches else set[str]()
         yield from (Read(branch.stream.name, name, str(schema.field(name).type), "") for name in handed_on)
 
@@ -150,6 +184,13 @@ def _of_relation(view: StreamView) -> tuple[frozenset[str], frozenset[str]]:
         for output in passage(derived.sql, list(carried)).noticed:
             noticed |= carried[output]
     return named, frozenset(noticed)
+
+
+def _members(view: StreamView, branch: Branch) -> Mapping[str, Paths]:
+    """The members that the view reads of the columns of a branch's stream."""
+    first = next(iter(_kept(view, branch)), None)
+    texts = _texts(view) if first is None else [first.where, *(sql for _, sql in first.columns)]
+    return members_named(texts, branch.stream.schema.arrow.names)
 
 
 def _texts(view: StreamView) -> list[str | None]:
@@ -226,7 +267,9 @@ def _of_feature_set(features: FeatureSet) -> Iterator[Read]:
     named |= {name for join in features.joins for name in join.entity if name in names}
     views: Mapping[str, str] = {f"{join.view}.": join.view for join in features.joins}
     members = members_named((column.resolved for column in features.columns), names)
-    for read in _read(REQUEST, features.inputs, sorted(named), whole.noticed, members):
+    columns = sorted(named)
+    reads = _read(REQUEST, features.inputs, columns, whole.noticed, members)
+    for read in chain(reads, _unread(REQUEST, features.inputs, columns, members)):
         prefix = next((prefix for prefix in views if read.column.startswith(prefix)), None)
         if prefix is None:
             yield read

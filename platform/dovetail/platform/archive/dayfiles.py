@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.platform.rows.encodings.shared import Spreader, shared_names, stored_as
-from dovetail.platform.rows.evolution import conformed
+from dovetail.platform.rows.evolution import conformed, fits
 from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
@@ -60,7 +60,8 @@ class DayFiles:
     """Rows with a timestamp column, in files.
 
     Rows of the ``refused`` messages, by partition and offset, are in files and not in what is read. Files may be older
-    than a change of the ``declared`` columns: those they lack are NULL, those that were narrower are widened.
+    than a change of the ``declared`` columns: those they lack are NULL, those that were narrower are widened, and of a
+    STRUCT that was declared otherwise there are the ``struct_members`` that are read, the others NULL.
     """
 
     store: OfflineStore
@@ -68,6 +69,7 @@ class DayFiles:
     time_column: str
     refused: Sequence[tuple[int, int]] = ()
     declared: pa.Schema | None = None
+    struct_members: Mapping[str, pa.DataType] | None = None
 
     @classmethod
     def archived(
@@ -78,17 +80,19 @@ class DayFiles:
         time_column: str,
         declared: pa.Schema | None = None,
         before: Mapping[int, int] | None = None,
+        struct_members: Mapping[str, pa.DataType] | None = None,
     ) -> DayFiles:
         """The files that are archived of ``dataset`` now, whose rows have the columns ``declared``.
 
-        ``before``: only those whose messages are before these offsets, by partition.
+        ``before``: only those whose messages are before these offsets, by partition. ``struct_members``: STRUCT columns
+        with the members that are read of them.
         """
         files = [
             DayFile(file.path, {file.day: file.rows}, str(file.rows))
             for file in registry.files(dataset)
             if before is None or file.last_offset < before.get(file.partition, 0)
         ]
-        return cls(store, files, time_column, registry.refused_rows(dataset), declared)
+        return cls(store, files, time_column, registry.refused_rows(dataset), declared, struct_members)
 
     @classmethod
     def at(cls, path: str | Path, time_column: str) -> DayFiles:
@@ -172,7 +176,13 @@ class DayFiles:
                         whole = without_messages(part, self.refused)
                         table = _between(whole, self.time_column, low_us, high_us)
                         if table.num_rows:
-                            table = conformed(table, pa.schema(declared), called=path, strict=wanted is not None)
+                            table = conformed(
+                                table,
+                                pa.schema(declared),
+                                called=path,
+                                strict=wanted is not None,
+                                read=self.struct_members,
+                            )
                             yield table if wanted is None else table.select(wanted)
 
     def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
@@ -180,8 +190,16 @@ class DayFiles:
         schemas = []
         for file in self.touching(low_us, high_us):
             with self.store.open(file.path) as parquet:
-                schemas.append(parquet.schema_arrow.remove_metadata())
+                schemas.append(self._without_conflicts(parquet.schema_arrow.remove_metadata()))
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+
+    def _without_conflicts(self, there: pa.Schema) -> pa.Schema:
+        """``there``, its STRUCT columns that were declared otherwise as they are declared now."""
+        for field in self.declared or ():
+            at = there.get_field_index(field.name)
+            if field.name in (self.struct_members or {}) and at >= 0 and not fits(there.field(at).type, field.type):
+                there = there.set(at, field)
+        return there
 
     def schema(self) -> pa.Schema | None:
         """The columns of the first file; None when there is no file."""

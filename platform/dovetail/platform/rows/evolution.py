@@ -1,10 +1,12 @@
 """Rows kept before a schema changed, read as it is declared now.
 
 A column that was not declared yet is NULL in them, one that was narrower is widened; neither changes a value. What was
-declared otherwise is not read as something else.
+declared otherwise is not read as something else. Of a STRUCT, what nothing reads may have been anything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -34,10 +36,19 @@ def fits(before: pa.DataType, after: pa.DataType) -> bool:
     return False
 
 
-def conformed(table: pa.Table, declared: pa.Schema, *, called: str, strict: bool = True) -> pa.Table:
+def conformed(
+    table: pa.Table,
+    declared: pa.Schema,
+    *,
+    called: str,
+    strict: bool = True,
+    read: Mapping[str, pa.DataType] | None = None,
+) -> pa.Table:
     """``table`` with every declared column as declared, nullable; columns that are not declared stay as they are.
 
     ``called`` names it in errors. Without ``strict`` a column of another type than declared stays as it is, too.
+    ``read`` has STRUCT columns with just the members that are read of them: of one that was declared otherwise, the
+    other members are NULL.
 
     Raises:
         WireError: with ``strict``, a column has a type whose values the declared one does not hold.
@@ -53,9 +64,19 @@ def conformed(table: pa.Table, declared: pa.Schema, *, called: str, strict: bool
         if fits(found.type, field.type):
             column = table.column(at).cast(field.type)
             table = table.set_column(at, field.with_nullable(True), column)
+        elif read is not None and field.name in read and fits(found.type, read[field.name]):
+            column = _with_members(table.column(at), read[field.name], field.type)
+            table = table.set_column(at, field.with_nullable(True), column)
         elif strict:
             raise WireError(
                 f"{called}: {field.name} is {found.type} there, and declared {field.type} now: no value of one is read "
                 "as the other; declare it as it was, or the new one under another name"
             )
     return table
+
+
+def _with_members(column: pa.ChunkedArray, read: pa.StructType, declared: pa.StructType) -> pa.ChunkedArray:
+    """The structs of ``column`` with the members ``read``, as ``declared``; the other members are NULL."""
+    if not read.num_fields:
+        return pa.chunked_array([pa.nulls(len(column), declared)])
+    return column.cast(read).cast(declared)
