@@ -13,7 +13,7 @@ from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from dovetail.platform.transports.faust_app import App, create_app
 from dovetail.platform.transports.publishing import publisher
-from dovetail.platform.transports.viewing import follow, read_all, view_topics
+from dovetail.platform.transports.viewing import TopicView, follow, read_all, view_topics
 
 TOPICS = {"one": 2, "two": 1}
 HOLDER = """
@@ -42,6 +42,9 @@ async def send_and_look(app: App) -> None:
             assert set(poll.keys) == {b"k"}
             assert all(list(headers) == [("h", b"x")] for headers in poll.headers)
         assert found == {0: [b"%d" % n for n in range(0, 5_000, 2)], 1: [b"%d" % n for n in range(4_001, 5_000, 2)]}
+        # Tasks that share the view each get the messages of the partition they ask for.
+        readers = [counted(view, number % 2) for number in range(6)]
+        assert await asyncio.gather(*readers) == [2_500] * 6
         seen: list[bytes | None] = []
         async for poll in follow(view, "two", {0: 0}):
             seen += poll.values
@@ -50,6 +53,17 @@ async def send_and_look(app: App) -> None:
             async with publisher(app) as there:
                 await there.publish([Outgoing("two", b"later")])
         assert seen == [b"before", b"later"]
+
+
+async def counted(view: TopicView, partition: int) -> int:
+    """How many messages of its own somebody reads out of a partition, from its beginning."""
+    found, other = 0, {1 - partition: 2_500}
+    async for poll in read_all(view, "one", other):
+        assert list(poll.values) == [
+            b"%d" % n for n in range(partition + 2 * found, partition + 2 * (found + len(poll)), 2)
+        ]
+        found += len(poll)
+    return found
 
 
 def test_the_embedded_log(tmp_path: Path) -> None:

@@ -78,8 +78,11 @@ async def flow_state(
         TransportError: the broker cannot be.
     """
     config = project.config
-    bounds = {topic: await view.bounds(topic) for topic in config.topics()}
-    ends = {topic: {number: end for number, (_, end) in found.items()} for topic, found in bounds.items()}
+    topics = list(config.topics())
+    bounds = await asyncio.gather(*(view.bounds(topic) for topic in topics))
+    ends = {
+        topic: {number: end for number, (_, end) in found.items()} for topic, found in zip(topics, bounds, strict=True)
+    }
     return await asyncio.to_thread(_state, project, stores, ends, archives)
 
 
