@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from dovetail.app.looking.model_history import (
@@ -14,6 +18,8 @@ from dovetail.app.looking.model_history import (
     moved_weights,
     recent_reliability,
 )
+from dovetail.app.looking.shadow_scores import shadow_beside
+from dovetail.app.storage import open_stores
 from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
 from dovetail.console.pages.model_page import charts_of, model_page
@@ -84,6 +90,51 @@ def test_reliability_is_of_served_scores(project: Project) -> None:
         assert len(shown["charts"]) == 8
 
     with_looked(project, look)
+
+
+def test_the_shadow_stands_beside_what_serves(run_folder: Path, tmp_path: Path) -> None:
+    """Its scores are those served, turned about: what is above one half is below it."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    project = project_of_run(tmp_path / "run")
+    with closing(open_stores(project.config)) as stores:
+        for file in stores.registry.files("snapshots"):
+            rows = stores.offline.read(file.path)
+            turned = pc.subtract(pa.scalar(1, pa.float32()), rows.column("score"))
+            shadow = pc.if_else(pc.greater(rows.column("model_version"), 1), turned, None)
+            rows = rows.append_column("shadow_score", shadow)
+            stores.offline.write(
+                file.path, rows.append_column("shadow_version", pa.repeat(pa.scalar(1, pa.int64()), len(rows)))
+            )
+
+    async def look(looked: Looked) -> None:
+        model = looked.project.config.model
+        assert model is not None
+        found = shadow_beside(looked.stores, model, 100_000)
+        assert found is not None
+        samples = read_dataset(looked.stores.registry, looked.stores.offline, "samples")
+        scored = samples.filter(pc.greater(samples.column("model_version"), 1))
+        assert found.serving.metrics.samples == found.shadow.metrics.samples == scored.num_rows
+        scores = scored.column("score").to_numpy()
+        assert found.apart == pytest.approx(np.abs(1 - 2 * scores).mean(), rel=1e-5)
+        assert found.serving.metrics.auc is not None
+        assert found.shadow.metrics.auc == pytest.approx(1 - found.serving.metrics.auc, abs=0.01)
+        assert found.versions == (sorted(set(scored.column("model_version").to_pylist())), [1])
+        shown = {**model_page(looked), "tabs": (), "path": "/model", "project": "p"}
+        said = page("model.html", shown)
+        assert re.search(
+            r'<table id="shadow">(?s:.)*<td>serving</td>(?s:.)*<td>shadow</td><td class="wide">1</td>', said
+        )
+
+    with_looked(project, look)
+
+    async def without(looked: Looked) -> None:
+        assert looked.project.config.model is not None
+        assert shadow_beside(looked.stores, looked.project.config.model, 100_000) is None
+        assert 'id="shadow"' not in page(
+            "model.html", {**model_page(looked), "tabs": (), "path": "/model", "project": "p"}
+        )
+
+    with_looked(project_of_run(run_folder), without)
 
 
 def test_names_of_slices_are_drawn_as_text(project: Project) -> None:

@@ -117,7 +117,14 @@ def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
     config, gate = project.config, gate._replace(clock=None)
     topic, requests = config.request.topic, request_intake(project, gate)
 
-    def from_outside(name: str, topic: str, day_of: str, of: Callable[[Received, int], Decoded], by: Intake) -> Dataset:
+    def from_outside(
+        name: str,
+        topic: str,
+        day_of: str,
+        of: Callable[[Received, int], Decoded],
+        by: Intake,
+        keys: Sequence[str] = ("request_id",),
+    ) -> Dataset:
         return Dataset(
             name,
             topic,
@@ -126,17 +133,21 @@ def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
             derived=False,
             refusals=gate.refusals,
             probe=lambda poll: of(by.read(poll), poll.partition),
+            keys=keys,
         )
 
     found = []
     for name, stream in project.streams.items():
         intake = stream_intake(project, name, gate)
+        views = [view for view in project.stream_views.values() if name in view.stream_names]
+        keys = sorted({view.entity[0] for view in views})  # the events of a value are looked for by it
         if stream.rekeyed_from is not None:
             decode = partial(_rekeyed, intake)
             looked_up = {view.name: record_of(view).fingerprint for view in stream.enriched}
-            found.append(Dataset(name, stream.topic, stream.event_time, decode, derived=True, uses=looked_up))
+            derived = Dataset(name, stream.topic, stream.event_time, decode, derived=True, uses=looked_up, keys=keys)
+            found.append(derived)
         else:
-            found.append(from_outside(name, stream.topic, stream.event_time, _outside, intake))
+            found.append(from_outside(name, stream.topic, stream.event_time, _outside, intake, keys))
     found.append(from_outside("requests", topic, "request_time", _outside, requests))
     if config.labels.attributed:  # when requests were known is told by what was announced among them, too
         found.append(from_outside(ANNOUNCED, topic, "request_time", _announced, requests))
@@ -145,11 +156,13 @@ def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
+    by_request = ("request_id",)
     snapshots, uses = config.request.snapshots_topic, _uses(project, batch=False)
-    found.append(Dataset("snapshots", snapshots, "request_time", _snapshots, derived=True, uses=uses))
+    found.append(Dataset("snapshots", snapshots, "request_time", _snapshots, derived=True, uses=uses, keys=by_request))
     for target, declared in config.labels.every_target().items():
         name, of_topic = samples_dataset(target), declared.samples_topic
-        found.append(Dataset(name, of_topic, "request_time", _inside, derived=True, uses=_uses(project, batch=True)))
+        uses = _uses(project, batch=True)
+        found.append(Dataset(name, of_topic, "request_time", _inside, derived=True, uses=uses, keys=by_request))
     return found
 
 

@@ -56,6 +56,13 @@ class _Place(NamedTuple):
     row: int
 
 
+class _LogFiles(NamedTuple):
+    """The archived files of a kind, and the times (µs) of the first and last row of those of which they are noted."""
+
+    files: Sequence[DataFile]
+    spans: Mapping[str, tuple[int, int]]
+
+
 class _Known(NamedTuple):
     """The item of a label, and its two times."""
 
@@ -65,7 +72,10 @@ class _Known(NamedTuple):
 
 
 class LabelFates:
-    """Tells the fates of labels. It remembers how new the events of each archived file are; threads may share it."""
+    """Tells the fates of labels. Threads may share it.
+
+    It remembers how new the events of those archived files are of which the registry has no times.
+    """
 
     def __init__(self, project: Project, stores: Stores) -> None:
         self._project, self._stores = project, stores
@@ -127,7 +137,7 @@ class LabelFates:
         And, by kind and position, each one's item, event time and effective time.
         """
         registry, offline = self._stores.registry, self._stores.offline
-        files = registry.files(kind)
+        files = _LogFiles(registry.files(kind), registry.file_spans(kind))
         schema = pa.schema([*self._project.label_schemas[kind].arrow, *own_position_columns()])
         read = DayFiles.archived(registry, offline, kind, "event_time")
         if kind in self._project.config.labels.attributed:
@@ -154,7 +164,7 @@ class LabelFates:
         return None if first_us is None else first_us - self._project.config.labels.early_us
 
     def _attributed_log(
-        self, kind: str, request_id: str, files: Sequence[DataFile], schema: pa.Schema
+        self, kind: str, request_id: str, files: _LogFiles, schema: pa.Schema
     ) -> tuple[pa.Table, dict[_Place, _Known]]:
         """As :meth:`_log`, of labels that name no request: the label store knows which were given to this one.
 
@@ -176,10 +186,10 @@ class LabelFates:
             effective[place] = _Known(label["item_id"], happened, known)
         return self._as_log([*rows, *self._ends(files)], schema), effective
 
-    def _ends(self, files: Sequence[DataFile]) -> list[dict[str, Any]]:
+    def _ends(self, files: _LogFiles) -> list[dict[str, Any]]:
         """A row at the end of each partition, which tells how far its clock has come."""
         found = []
-        for partition in sorted({file.partition for file in files}):
+        for partition in sorted({file.partition for file in files.files}):
             newest = self._clock(files, partition, _AT_THE_END, 0)
             if newest is not None:
                 found.append(_row(None, None, newest, partition, _AT_THE_END, 0))
@@ -190,14 +200,14 @@ class LabelFates:
         kept = pa.schema([schema.field(name).with_nullable(True) for name in _COLUMNS])
         return _with_columns(pa.Table.from_pylist(list(rows), schema=kept), schema)
 
-    def _clock(self, files: Sequence[DataFile], partition: int, offset: int, row: int) -> datetime | None:
+    def _clock(self, files: _LogFiles, partition: int, offset: int, row: int) -> datetime | None:
         """The newest event time in a partition before a position; None where there is none."""
         found: list[datetime] = []
-        for file in files:
+        for file in files.files:
             if file.partition != partition or file.first_offset > offset:
                 continue
             if file.last_offset < offset:
-                newest = self._newest_in(file.path)
+                newest = self._newest_in(file.path, files.spans)
             else:
                 rows = self._stores.offline.read(file.path, ["event_time", "_offset", "_row"])
                 at, number = rows.column("_offset"), rows.column("_row")
@@ -207,7 +217,9 @@ class LabelFates:
                 found.append(newest)
         return max(found, default=None)
 
-    def _newest_in(self, path: str) -> datetime | None:
+    def _newest_in(self, path: str, spans: Mapping[str, tuple[int, int]]) -> datetime | None:
+        if path in spans:
+            return moment_of(spans[path][1])
         if path not in self._newest:  # a file never changes
             newest = pc.max(self._stores.offline.read(path, ["event_time"]).column(0)).as_py()
             with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,18 @@ from dovetail.trainer.metrics.charts import ChartLine, reliability
 from dovetail.trainer.models.contributions import BIAS, explain
 from dovetail.trainer.models.publish import Model
 
-__all__ = ["ModelMetricsHistory", "MovedWeight", "metrics_history", "moved_weights", "recent_reliability"]
+__all__ = [
+    "ModelMetricsHistory",
+    "MovedWeight",
+    "metrics_history",
+    "moved_weights",
+    "recent_reliability",
+    "recent_samples",
+]
 
 _WINDOWS, _POINTS, _SAMPLES, _NAMED = 500, 2_000, 50_000, 5_000
+#: Where files are small, so many are read at the most.
+_FILES = 40
 
 
 class ModelMetricsHistory(NamedTuple):
@@ -70,7 +80,7 @@ def recent_reliability(stores: Stores, model: ModelConfig) -> tuple[ChartLine, i
     The label is the model's, and where it is absent it is 0 or the sample is left out, as ``absent_label`` says.
     """
     read = ("score", "weight", model.label)
-    rows = _newest_samples(stores, read, _SAMPLES)
+    rows = recent_samples(stores, read, _SAMPLES)
     if rows is None or not {*read} <= {*rows.column_names}:
         return None
     rows = rows.filter(pc.and_(rows.column("score").is_valid(), rows.column("weight").is_valid()))
@@ -111,7 +121,7 @@ def moved_weights(project: Project, stores: Stores, most: int) -> tuple[list[Mov
 def _names(declared: ModelConfig, model: Model, stores: Stores, wanted: set[int]) -> dict[int, tuple[str, str | None]]:
     """An input and a value for each slot that some of the newest samples have."""
     encoder = encoder_of_stored(model, declared)
-    rows = _newest_samples(stores, None, _NAMED)
+    rows = recent_samples(stores, None, _NAMED)
     if rows is None or any(name not in rows.column_names for spec in encoder.inputs for name in spec.reads):
         return {}
     slots, _ = encoder.encode(rows, model.moments)
@@ -127,14 +137,14 @@ def _names(declared: ModelConfig, model: Model, stores: Stores, wanted: set[int]
     }
 
 
-def _newest_samples(stores: Stores, columns: Sequence[str] | None, most: int) -> pa.Table | None:
-    """The newest archived samples of the primary target, out of as few files as it takes.
+def recent_samples(stores: Stores, columns: Sequence[str] | None, most: int) -> pa.Table | None:
+    """The newest archived samples of the primary target, out of as few files as it takes, and of 40 at the most.
 
     A column that only some of the files have is NULL in rows of the others; one that none has is left out.
     """
     parts: list[pa.Table] = []
     left = most
-    for rows in newest_samples(stores, columns):
+    for rows in islice(newest_samples(stores, columns), _FILES):
         parts.insert(0, rows.slice(max(0, rows.num_rows - left)))
         left -= parts[0].num_rows
         if left <= 0:

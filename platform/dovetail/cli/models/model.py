@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from dovetail.app.looking.shadow_scores import measured_beside, scored_twice
 from dovetail.app.reports.archived import archived_snapshots
 from dovetail.app.storage import open_stores
 from dovetail.cli.listing import Column, Listing
@@ -19,14 +19,9 @@ from dovetail.cli.models.samples import find_model, label_of, model_of, project_
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, ModelError
-from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.learner import with_labels
 from dovetail.trainer.metrics.charts import Chart, reliability
-from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.plots import write_plots
-from dovetail.trainer.metrics.progressive import Evaluation
-from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings
 from dovetail.trainer.models.exporting import export_model
 
 __all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
@@ -168,25 +163,16 @@ def compare_live(project: Path, *, as_json: bool, plot: Path | None) -> int:
     label, absent = label_of(config)
     both = pa.table({})
     if "shadow_score" in snapshots.column_names and samples.num_rows:
-        scored = snapshots.filter(pc.is_valid(snapshots.column("shadow_score")))
-        both = scored.select(["request_id", "item_id", "score", "shadow_score"]).join(
-            samples.select(["request_id", "item_id", label, "weight"]), ["request_id", "item_id"], join_type="inner"
-        )
+        both = scored_twice(snapshots, samples.select(["request_id", "item_id", label, "weight"]))
     if both.num_rows == 0:
         raise ModelError(
             "no archived sample has a shadow score; set `shadow = true` in [model], choose a candidate with "
             "`dovetail model shadow @VERSION`, and let the worker serve and archive"
         )
-    labels, weights = with_labels(both, label, _float32(both, "weight"), absent)
-    rows, lines = [], []
-    for title, column in (("serving", "score"), ("shadow", "shadow_score")):
-        evaluation = Evaluation(loss=model_of(config).loss)
-        evaluation.add(_float32(both, column), labels, weights)
-        rankings = Rankings(RankingPolicy("request_id"), evaluation, Groups())
-        rankings.add(both, 0, _float32(both, column), labels, Places())
-        rows.append((title, evaluation.total().with_ranking(rankings.settled().total())))
-        lines.append(reliability(title, _float32(both, column), labels, weights))
-    return _answer("live requests", rows, [Chart("reliability", lines, diagonal=True)], as_json=as_json, plot=plot)
+    found = measured_beside(both, label, absent, model_of(config).loss)
+    rows = [(each.role, each.metrics) for each in found]
+    chart = Chart("reliability", [each.reliable for each in found], diagonal=True)
+    return _answer("live requests", rows, [chart], as_json=as_json, plot=plot)
 
 
 def _answer(
@@ -199,8 +185,3 @@ def _answer(
     else:
         print_metrics(terminal(), f"models compared on {what}", rows)
     return 0
-
-
-def _float32(table: pa.Table, column: str) -> Float32:
-    numbers: Float32 = table.column(column).to_numpy().astype(np.float32)
-    return numbers

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from dovetail.api.describing import models_of
 from dovetail.app.looking.model_history import ModelMetricsHistory, metrics_history, moved_weights, recent_reliability
+from dovetail.app.looking.shadow_scores import shadow_beside
 from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
 from dovetail.platform.errors import ModelError
@@ -28,7 +29,7 @@ _MEASURES: dict[Loss, tuple[tuple[str, str], ...]] = {
     "squared": (*_NUMBERS, _CALIBRATION),
     "poisson": (*_NUMBERS, _DEVIANCE, _CALIBRATION),
 }
-_WEIGHTS, _VERSIONS = 30, 50
+_WEIGHTS, _VERSIONS, _SCORED = 30, 50, 50_000
 
 
 def model_page(looked: Looked) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def model_page(looked: Looked) -> dict[str, Any]:
         "measures": _MEASURES[model.loss],
         "prior": PRIORS[model.loss],
         "published": published,
+        "beside": shadow_beside(looked.stores, model, _SCORED),
         "versions": published["versions"][::-1][:_VERSIONS],
         "refused": looked.stores.models.refused(),
         "total": history.total[-1] if history.total else None,

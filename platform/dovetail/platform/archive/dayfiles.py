@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dovetail.platform.archive.file_index import FileIndex
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.platform.rows.encodings.shared import Spreader, shared_names, stored_as
 from dovetail.platform.rows.evolution import conformed, fits
@@ -70,6 +71,8 @@ class DayFiles:
     refused: Sequence[tuple[int, int]] = ()
     declared: pa.Schema | None = None
     struct_members: Mapping[str, pa.DataType] | None = None
+    #: Of an archive: what is known of its files without opening them.
+    index: FileIndex | None = None
 
     @classmethod
     def archived(
@@ -92,7 +95,8 @@ class DayFiles:
             for file in registry.files(dataset)
             if before is None or file.last_offset < before.get(file.partition, 0)
         ]
-        return cls(store, files, time_column, registry.refused_rows(dataset), declared, struct_members)
+        refused, index = registry.refused_rows(dataset), FileIndex(registry, dataset)
+        return cls(store, files, time_column, refused, declared, struct_members, index)
 
     @classmethod
     def at(cls, path: str | Path, time_column: str) -> DayFiles:

@@ -39,8 +39,10 @@ def find_rows(
     high_us: int = NEVER_US,
     most: int = 100_000,
 ) -> Found:
-    """At most ``most`` rows whose ``column`` is one of ``values``, of the files of the days from ``low_us`` on.
+    """At most ``most`` rows whose ``column`` is one of ``values``, of the files that touch ``[low, high]``.
 
+    Of an archive, a file is opened where what is known of it does not say that it has none (``file_index.py``); rows
+    of such a file may be of another time.
     Values that candidates of a request share stand in each row. A file without the column, or whose column can be none
     of the values, has no such row. Without any row the table has the declared columns.
 
@@ -51,6 +53,9 @@ def find_rows(
     parts: list[pa.Table] = []
     left, complete = most, True
     touched = files.touching(low_us, high_us)
+    if files.index is not None and touched:
+        excluded = files.index.excluded(column, values, low_us, high_us)
+        touched = [file for file in touched if file.path not in excluded]
 
     def of_file(file: DayFile) -> list[pa.Table]:
         with files.store.open(file.path) as parquet:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dovetail.platform.archive.file_index import marks_of_file
 from dovetail.platform.clock import Clock, SystemClock
 from dovetail.platform.errors import WireError
 from dovetail.platform.logs import Event
@@ -37,6 +38,7 @@ from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry.archived.file_marks import FileMarks
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
 
@@ -77,6 +79,8 @@ class Dataset:
     decode: Callable[[Poll], Decoded]
     derived: bool
     uses: Mapping[str, str] = field(default_factory=dict)
+    #: Columns that rows are looked for by.
+    keys: Sequence[str] = ()
     refusals: Refusals | None = None
     #: ``decode`` without any effect, for a part of a poll that is only tried. None: it has none.
     probe: Callable[[Poll], Decoded] | None = None
@@ -189,7 +193,9 @@ class ArchiveStage(Stage):
         buffer.tables, buffer.counts, buffer.rows, buffer.stored, buffer.since_us = [], {}, 0, progress, None
 
         def commit() -> None:
-            files = self._write(partition, pa.concat_tables(tables, promote_options="permissive")) if tables else []
+            rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
+            written = self._write(partition, rows) if rows is not None else []
+            files = [file for file, _ in written]
             accounts = [
                 Account(self.name, self._dataset.topic, partition, outcome, rows) for outcome, rows in counts.items()
             ]
@@ -198,15 +204,15 @@ class ArchiveStage(Stage):
                 DefinitionUse(n, mark, self._dataset.name, d) for n, mark in self._dataset.uses.items() for d in days
             ]
             self._registry.commit(
-                self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files, uses=made
-            )
-            rows = sum(file.rows for file in files)
+                self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files,
+                marks=[marks for _, marks in written], uses=made,
+            )  # fmt: skip
             _log.info(
                 Event(
                     "archive flushed",
                     dataset=self._dataset.name,
                     partition=partition,
-                    rows=rows,
+                    rows=sum(file.rows for file in files),
                     files=len(files),
                     next_offset=progress.next_offset,
                 )
@@ -232,14 +238,15 @@ class ArchiveStage(Stage):
         days: list[date] = pc.unique(rows.column(self._dataset.day_of).cast(pa.date32())).to_pylist()
         return days
 
-    def _write(self, partition: int, rows: pa.Table) -> list[DataFile]:
-        files = []
+    def _write(self, partition: int, rows: pa.Table) -> list[tuple[DataFile, FileMarks]]:
+        name, files = self._dataset.name, []
         for day, mine in self._by_day(rows):
             offsets = mine.column("_offset").to_numpy()
             first, last = int(np.min(offsets)), int(np.max(offsets))
-            path = f"{self._dataset.name}/day={day}/{partition:05d}-{first:012d}-{last:012d}.parquet"
+            path = f"{name}/day={day}/{partition:05d}-{first:012d}-{last:012d}.parquet"
             self._offline.write(path, mine)
-            files.append(DataFile(self._dataset.name, str(day), path, mine.num_rows, partition, first, last))
+            marks = marks_of_file(name, path, mine, self._dataset.day_of, self._dataset.keys)
+            files.append((DataFile(name, str(day), path, mine.num_rows, partition, first, last), marks))
         return files
 
     def _by_day(self, rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:

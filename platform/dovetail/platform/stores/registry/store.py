@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.answered_calls import AnsweredCalls, AnsweredCallTable
+from dovetail.platform.stores.registry.archived.file_marks import FileMarks, FileMarksTables
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -87,6 +88,7 @@ class Registry:
             sa.Column("first_offset", sa.BigInteger, nullable=False),
             sa.Column("last_offset", sa.BigInteger, nullable=False),
         )
+        self._marks = FileMarksTables(metadata)
         self._versions = sa.Table(
             "batch_versions",
             metadata,
@@ -116,12 +118,14 @@ class Registry:
         progress: Progress,
         accounts: Sequence[Account],
         files: Sequence[DataFile] = (),
+        marks: Sequence[FileMarks] = (),
         uses: Sequence[DefinitionUse] = (),
         asked: pa.Table | None = None,
         memory: RequestMemory | None = None,
     ) -> None:
         """Register files and what they were made with, credit accounts and move a position, all or nothing.
 
+        ``marks`` are of ``files``, of all or some.
         ``asked``: requests (ASKED) to remember by user; ``memory``: of this partition, to remember by id.
 
         Raises:
@@ -131,6 +135,7 @@ class Registry:
         def work(connection: sa.Connection) -> None:
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
+            self._marks.add(connection, marks)
             self._definitions.use(connection, self._database, uses)
             if asked is not None:
                 self._asked.add(connection, asked)
@@ -210,6 +215,16 @@ class Registry:
         )
         with self._database.read() as connection:
             return [DataFile(*row) for row in connection.execute(ordered)]
+
+    def file_spans(self, dataset: str) -> Mapping[str, tuple[int, int]]:
+        """The first and the last time (µs) in a file of ``dataset``, by path; files of older versions are not told."""
+        with self._database.read() as connection:
+            return self._marks.spans(connection, dataset)
+
+    def key_filters(self, dataset: str, column: str) -> list[tuple[str, bytes]]:
+        """The filters of keys in ``column``, by path, of the files of ``dataset`` that have one."""
+        with self._database.read() as connection:
+            return self._marks.filters(connection, dataset, column)
 
     def add_version(self, version: BatchVersion) -> None:
         """Register a batch version; the same version again replaces it (its content is a function of its time)."""

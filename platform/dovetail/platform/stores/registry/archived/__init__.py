@@ -1,0 +1,1 @@
+"""Notes of archived rows beside their files: marks to find them by."""
