@@ -17,6 +17,7 @@ from dovetail.app.datasets import datasets, label_intake, request_intake, stream
 from dovetail.app.gates import opened_gate
 from dovetail.app.jobs import batch_versions
 from dovetail.app.label_meanings import in_force
+from dovetail.app.quality.live import sketched
 from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.app.scoring import scoring_of
 from dovetail.app.storage import Stores, open_stores
@@ -334,6 +335,8 @@ class _Parts:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
         kept = datasets(self.project, self.gate)
+        if self.config.quality.live:
+            kept = [sketched(self.project, dataset) for dataset in kept]
         return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
 
     def _consumer(self) -> CoalescingConsumer:

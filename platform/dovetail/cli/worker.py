@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
 
+from dovetail.app.datasets import datasets
 from dovetail.app.flow import Flow
+from dovetail.app.quality.alert_metrics import AlertMetrics
+from dovetail.app.quality.live import LiveQuality, sketched
+from dovetail.app.quality.webhook import webhook_of
 from dovetail.app.roles import roles_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.cli.console import console_of
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
-from dovetail.platform.errors import ConfigError, StaleCommit
+from dovetail.platform.errors import ConfigError, DovetailError, StaleCommit
 from dovetail.platform.logs import Event, set_up_logs
 from dovetail.platform.masking import masked
 from dovetail.platform.process.health import HealthServer
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["run", "without_api"]
 
 _US = 1_000_000
+#: How often it is looked for windows of data quality that have ended.
+_LOOK_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +85,29 @@ async def _guard(worker: Worker, monitor: Monitor, watchdog: Watchdog, every_s: 
     while True:
         watchdog.look(worker.runtime.tenure.settled, await monitor.moving())
         await asyncio.sleep(every_s)
+
+
+async def _judge(live: LiveQuality | None) -> None:
+    """Judge windows as they end; without end, where nothing is to be judged here."""
+    while live is not None:
+        try:
+            await asyncio.to_thread(live.look)
+        except DovetailError as error:  # the flow does not depend on being judged; what is not judged now is later
+            _log.warning(Event("quality not judged", error=masked(str(error))))
+        await asyncio.sleep(_LOOK_S)
+    await asyncio.Event().wait()
+
+
+def _live_quality(worker: Worker) -> LiveQuality | None:
+    """The judge of data quality, in a worker that archives; None where ``[quality] live`` is not set."""
+    project, quality = worker.project, worker.project.config.quality
+    if not quality.live or "archive" not in worker.roles:
+        return None
+    REGISTRY.register(AlertMetrics(worker.stores.registry, quality.window))
+    archived = [sketched(project, dataset) for dataset in datasets(project)]
+    return LiveQuality(
+        project, worker.stores.registry, archived, SystemClock(), worker.runtime.ends, webhook_of(quality)
+    )
 
 
 def _api_of(project: Project) -> Api | None:
@@ -139,12 +168,13 @@ def run(
         watermark_us=lambda: label_watermark(loaded.config, worker.stores.labels),
         loop_lag_s=pulse.lag_s,
     )
-    group = worker.runtime.app.conf.id
+    group, live = worker.runtime.app.conf.id, _live_quality(worker)
     watchdog = Watchdog(clock, timeout_us, group)
 
     async def watch() -> None:
         guarding = asyncio.ensure_future(_guard(worker, monitor, watchdog, timeout_us / _US / 10))
-        tasks = {guarding, asyncio.ensure_future(_until_idle(worker))} if until_idle else {guarding}
+        tasks = {guarding, asyncio.ensure_future(_judge(live))}
+        tasks |= {asyncio.ensure_future(_until_idle(worker))} if until_idle else set()
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

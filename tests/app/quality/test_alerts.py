@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 from dovetail.app.quality.alerts import Alert, Dated, Quality, Source, judge
-from dovetail.app.quality.profiles import plain_columns
+from dovetail.app.quality.profiles import Profile, plain_columns, profiles_of
+from dovetail.app.quality.project_sources import served_of
 from dovetail.demo.logs.recorded import ARRIVAL
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.features import load
@@ -61,10 +62,10 @@ def source(name: str, time: str, rows: pa.Table) -> Source:
     def within(low: int, high: int) -> pa.Table:
         return rows.filter(pa.array((times >= low) & (times <= high)))
 
-    return Source(
-        name, columns, lambda low, high: within(low, high).num_rows,
-        lambda low, high, step: plain_columns(within(low, high).select(columns)[::step]),
-    )  # fmt: skip
+    def profiles(low: int, high: int, step: int) -> list[Profile]:
+        return profiles_of(name, columns, plain_columns(within(low, high).select(columns)[::step]), low)
+
+    return Source(name, lambda low, high: within(low, high).num_rows, profiles, served_of(name))
 
 
 def week(seed: int) -> Week:

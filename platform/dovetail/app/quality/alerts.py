@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
-from dovetail.app.quality.profiles import QUANTILES, Profile, profiles_of
+from dovetail.app.quality.profiles import QUANTILES, Profile
 from dovetail.app.quality.psi import Shift, merged, shift
 from dovetail.platform.config.quality.rules import Measure, QualityConfig
 
@@ -22,23 +23,25 @@ PROFILES = pa.schema(
         ("dataset", pa.string()), ("column", pa.string()), ("kind", pa.string()), ("window", pa.timestamp("us")),
         ("rows", pa.int64()), ("null_share", pa.float64()), ("distinct", pa.int64()), ("low", pa.float64()),
         ("high", pa.float64()), *((f"q{round(q * 100):02d}", pa.float64()) for q in QUANTILES),
-        ("psi", pa.float64()), ("reference_rows", pa.int64()), ("reference_null_share", pa.float64()),
+        ("psi", pa.float64()), ("skew", pa.float64()), ("reference_rows", pa.int64()),
+        ("reference_null_share", pa.float64()),
     ]
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dataset with rows in time: ``columns`` of it are judged.
+    """A dataset with rows in time.
 
-    ``count`` says how many rows there are from one microsecond to another, both included, and ``read`` gives each n-th
-    of them as plain columns.
+    ``count`` says how many rows there are from one microsecond to another, both included, and ``profiles`` gives the
+    profiles of the columns that are judged, of each n-th of these rows. ``served`` names the dataset, judged before
+    this one, whose columns of the same names should be alike: what is trained on was served.
     """
 
     name: str
-    columns: Sequence[str]
     count: Callable[[int, int], int]
-    read: Callable[[int, int, int], pa.Table]
+    profiles: Callable[[int, int, int], list[Profile]]
+    served: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class Dated:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A window that later ones are compared with: its profile, and its index to those before it."""
+    """A window that later ones are compared with: its profile, its index to those before it, and to what was served."""
 
     profile: Profile
     index: Shift | None
+    skew: Shift | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Alert:
         said = {
             "null_share": f"{self.found:.1%} are NULL, {self.expected:.1%} were",
             "psi": f"has moved: PSI {self.found:.2f} to the windows before, {self.expected:.2f} at most was usual",
+            "skew": f"is not what was served: PSI {self.found:.2f} between both, {self.expected:.2f} at most was usual",
             "distinct": f"{self.found:.4g} different values a row, {self.expected:.4g} were",
             "range": f"the largest value is {self.found:.4g}, {self.expected:.4g} was",
             "rows": f"{self.found:,.0f} rows, {self.expected:,.0f} were usual",
@@ -142,19 +147,21 @@ def judge(
             on_window(start, number, len(starts))
         judged = since_us is None or start >= since_us
         found: list[Alert] = []
+        told: dict[str, dict[str, Profile]] = {}
         for source in sources:
             there = source.count(start, start + length - 1)
             found += _volume(config, source.name, start, there, counts[source.name][-config.reference :])
             counts[source.name].append(there)
             if not there:
                 continue
-            table = source.read(start, start + length - 1, -(-there // config.most_rows))
-            for profile in profiles_of(source.name, source.columns, table, start):
+            profiles = source.profiles(start, start + length - 1, -(-there // config.most_rows))
+            told[source.name] = {profile.column: profile for profile in profiles}
+            for profile in profiles:
                 before = seen[source.name, profile.column][-config.reference :]
-                line, broken, index = _column(config, profile, before)
+                line, broken, now = _column(config, profile, before, told.get(source.served, {}).get(profile.column))
                 rows += [line] if judged else []
                 found += broken
-                seen[source.name, profile.column] = [*before, _Seen(profile, index)]
+                seen[source.name, profile.column] = [*before, now]
         for table_ in dated:
             found += _age(config, table_, start, start + length)
         alerts += found if judged else []
@@ -185,40 +192,49 @@ def _age(config: QualityConfig, table: Dated, start: int, end: int) -> Iterator[
 
 
 def _column(
-    config: QualityConfig, profile: Profile, before: Sequence[_Seen]
-) -> tuple[tuple[Any, ...], list[Alert], Shift | None]:
-    """The row of a profile, the rules that it breaks, and its stability index."""
-    reference = merged(each.profile.histogram for each in before)
-    index = shift(reference, profile.histogram, number=profile.kind == "number")
+    config: QualityConfig, profile: Profile, before: Sequence[_Seen], served: Profile | None
+) -> tuple[tuple[Any, ...], list[Alert], _Seen]:
+    """The row of a profile, the rules that it breaks, and what later ones are compared with."""
+    number = profile.kind == "number"
+    index = shift(merged(each.profile.histogram for each in before), profile.histogram, number=number)
+    known = served is not None and served.kind == profile.kind and served.rows >= config.least_rows
+    now = _Seen(profile, index, shift(served.histogram, profile.histogram, number=number) if served and known else None)
     total = sum(each.profile.rows for each in before)
     nulls = sum(each.profile.null_share * each.profile.rows for each in before) / total if total else None
     quantiles = profile.quantiles or (None,) * len(QUANTILES)
     line = (
         profile.dataset, profile.column, profile.kind, profile.start_us, profile.rows, profile.null_share,
-        profile.distinct, profile.low, profile.high, *quantiles, None if index is None else float(index), total, nulls,
+        profile.distinct, profile.low, profile.high, *quantiles, None if index is None else float(index),
+        None if now.skew is None else float(now.skew), total, nulls,
     )  # fmt: skip
-    known = [each for each in before if each.profile.rows >= config.least_rows]
-    if profile.rows < config.least_rows or len(known) < config.warmup or nulls is None:
-        return line, [], index
+    past = [each for each in before if each.profile.rows >= config.least_rows]
+    if profile.rows < config.least_rows or len(past) < config.warmup or nulls is None:
+        return line, [], now
     alerts = []
-    for measure, found, expected, breaks in _measured(profile, known, nulls, index):
+    for measure, found, expected, breaks in _measured(now, past, nulls):
         rule = config.rule(measure, profile.dataset, profile.column)
         if rule.severity != "off" and breaks(rule.limit):
             where = (profile.dataset, profile.column, measure, profile.start_us)
             alerts.append(Alert(rule.severity, *where, found, expected, rule.limit))
-    return line, alerts, index
+    return line, alerts, now
 
 
 def _measured(
-    profile: Profile, known: Sequence[_Seen], nulls: float, index: Shift | None
+    now: _Seen, known: Sequence[_Seen], nulls: float
 ) -> Iterator[tuple[Measure, float, float, Callable[[float], bool]]]:
     """Each measure of a column with a value, that of its reference, and whether it breaks a limit."""
+    profile = now.profile
     yield "null_share", profile.null_share, nulls, lambda limit: profile.null_share > nulls + limit
-    moved = index
-    if moved is not None:
-        # A day of the week, or counts that still grow after a cold start, move in every window.
-        usual = max((float(each.index) for each in known if each.index is not None), default=0.0)
-        yield "psi", float(moved), usual, lambda limit: moved > limit + 2 * usual + moved.chance
+    # A day of the week, or counts that still grow after a cold start, move in every window; and what is shown is not
+    # a chance part of what is scored.
+    indexes: tuple[tuple[Measure, Shift | None, list[Shift | None]], ...] = (
+        ("psi", now.index, [each.index for each in known]),
+        ("skew", now.skew, [each.skew for each in known]),
+    )
+    for measure, moved, before in indexes:
+        if moved is not None:
+            usual = max((float(each) for each in before if each is not None), default=0.0)
+            yield measure, float(moved), usual, partial(_beyond, moved, usual)
     # By number, since a column of few values has them all in any number of rows, and by row, for a short window.
     variety, least = profile.distinct / profile.rows, min(each.profile.distinct for each in known)
     varied = median(each.profile.distinct / each.profile.rows for each in known)
@@ -227,3 +243,8 @@ def _measured(
     if largest and profile.largest is not None:
         found = profile.largest
         yield "range", found, largest, lambda limit: found > limit * largest
+
+
+def _beyond(moved: Shift, usual: float, limit: float) -> bool:
+    """Whether an index is above the limit, its chance, and twice what is usual."""
+    return moved > limit + 2 * usual + moved.chance

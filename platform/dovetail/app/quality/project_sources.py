@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from dovetail.app.datasets import datasets
 from dovetail.app.quality.alerts import Dated, Quality, Source, judge
-from dovetail.app.quality.profiles import plain_columns
+from dovetail.app.quality.profiles import Profile, plain_columns, profiles_of
 from dovetail.app.storage import Stores, load_table
 from dovetail.features import Project
 from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.encodings.shared import shared_names
 
-__all__ = ["quality_of", "sources_of", "tables_of"]
+__all__ = ["judged_fields", "quality_of", "served_of", "sources_of", "tables_of"]
 
 
 def quality_of(
@@ -54,15 +54,7 @@ def quality_of(
 
 def sources_of(project: Project, stores: Stores) -> tuple[list[Source], list[tuple[int, int]]]:
     """Every dataset that has rows, and the first and the last microsecond of each."""
-    features = list(project.feature_set.schema)
-    judged: dict[str, list[pa.Field]] = {
-        "snapshots": features, "samples": [*features, pa.field("label", pa.int8())], "requests": [],
-    }  # fmt: skip
-    for name, stream in project.streams.items():
-        judged[name] = [field for field in stream.schema.arrow if field.name != stream.event_time]
-    for kind, schema in project.label_schemas.items():
-        judged[kind] = [field for field in schema.arrow if field.name not in ("request_id", "event_time")]
-    found, spans = [], []
+    judged, found, spans = judged_fields(project), [], []
     for dataset in datasets(project):
         if dataset.name not in judged:
             continue
@@ -77,6 +69,19 @@ def sources_of(project: Project, stores: Stores) -> tuple[list[Source], list[tup
         found.append(_source(dataset.name, files, columns))
         spans.append(ends)
     return found, spans
+
+
+def judged_fields(project: Project) -> dict[str, list[pa.Field]]:
+    """The columns that are judged, by dataset; of requests their number alone is."""
+    features = list(project.feature_set.schema)
+    judged: dict[str, list[pa.Field]] = {
+        "snapshots": features, "samples": [*features, pa.field("label", pa.int8())], "requests": [],
+    }  # fmt: skip
+    for name, stream in project.streams.items():
+        judged[name] = [field for field in stream.schema.arrow if field.name != stream.event_time]
+    for kind, schema in project.label_schemas.items():
+        judged[kind] = [field for field in schema.arrow if field.name not in ("request_id", "event_time")]
+    return judged
 
 
 def tables_of(project: Project) -> list[Dated]:
@@ -108,11 +113,16 @@ def _source(name: str, files: DayFiles, columns: Sequence[str]) -> Source:
     def count(low_us: int, high_us: int) -> int:
         return sum(part.num_rows for part in files.read([files.time_column], low_us, high_us))
 
-    def read(low_us: int, high_us: int, step: int) -> pa.Table:
+    def profiles(low_us: int, high_us: int, step: int) -> list[Profile]:
         parts = [plain_columns(part) for part in _every(step, files.read(columns, low_us, high_us))]
-        return pa.concat_tables(parts, promote_options="permissive")
+        return profiles_of(name, columns, pa.concat_tables(parts, promote_options="permissive"), low_us)
 
-    return Source(name, columns, count, read)
+    return Source(name, count, profiles, served_of(name))
+
+
+def served_of(dataset: str) -> str:
+    """The dataset whose columns those of ``dataset`` should be like; empty: there is none."""
+    return "snapshots" if dataset == "samples" else ""
 
 
 def _every(step: int, parts: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -39,6 +39,7 @@ from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.archived.file_marks import FileMarks
+from dovetail.platform.stores.registry.archived.window_sketches import WindowChange
 from dovetail.platform.stores.registry.definition_log import DefinitionUse
 from dovetail.platform.stores.registry.store import DataFile, Registry
 
@@ -81,6 +82,8 @@ class Dataset:
     uses: Mapping[str, str] = field(default_factory=dict)
     #: Columns that rows are looked for by.
     keys: Sequence[str] = ()
+    #: Sketches rows of a partition by window, to be kept with their files.
+    sketch: Callable[[int, pa.Table], WindowChange] | None = None
     refusals: Refusals | None = None
     #: ``decode`` without any effect, for a part of a poll that is only tried. None: it has none.
     probe: Callable[[Poll], Decoded] | None = None
@@ -195,6 +198,8 @@ class ArchiveStage(Stage):
         def commit() -> None:
             rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
             written = self._write(partition, rows) if rows is not None else []
+            sketch = self._dataset.sketch
+            windows = sketch(partition, rows) if sketch is not None and rows is not None else None
             files = [file for file, _ in written]
             accounts = [
                 Account(self.name, self._dataset.topic, partition, outcome, rows) for outcome, rows in counts.items()
@@ -205,7 +210,7 @@ class ArchiveStage(Stage):
             ]
             self._registry.commit(
                 self.name, partition, expected=expected, progress=progress, accounts=accounts, files=files,
-                marks=[marks for _, marks in written], uses=made,
+                marks=[marks for _, marks in written], windows=windows, uses=made,
             )  # fmt: skip
             _log.info(
                 Event(

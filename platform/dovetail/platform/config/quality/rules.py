@@ -14,12 +14,13 @@ from dovetail.platform.config.section import Section
 
 __all__ = ["Measure", "QualityConfig", "QualityRule", "is_web_address"]
 
-Measure = Literal["null_share", "psi", "distinct", "range", "rows", "age"]
+Measure = Literal["null_share", "psi", "skew", "distinct", "range", "rows", "age"]
 
 #: The limits of what no rule of the project names: measure, limit, severity.
 _DEFAULTS: tuple[tuple[Measure, float, Literal["warning", "error"]], ...] = (
     ("null_share", 0.1, "error"),
     ("psi", 0.5, "warning"),
+    ("skew", 0.5, "warning"),
     ("distinct", 0.2, "error"),
     ("range", 10.0, "error"),
     ("rows", 0.2, "error"),
@@ -43,6 +44,7 @@ class QualityRule(Section):
 
     ``null_share``: how far the share of NULLs may be above that of the reference. ``psi``: the population stability
     index to the reference, beyond chance and twice the largest that windows of the reference had to those before them.
+    ``skew``: the same of what is trained on to what was served in the window, beyond twice what the reference had.
     ``distinct``: the least number of different values, as a part of the reference's. ``range``: the largest value, sign
     aside, as a multiple of the reference's. ``rows``: the least number of rows, as a part of the reference's. ``age``:
     of an offline table's newest row, in intervals of its view.
@@ -75,6 +77,11 @@ class QualityConfig(Section):
     #: Rows of a window that are looked at, evenly chosen; all are counted.
     most_rows: int = Field(default=1_000_000, ge=1_000)
     rules: tuple[QualityRule, ...] = ()
+    #: The worker judges, too: each window when it is over and what had come ``grace`` after its end is archived.
+    live: bool = False
+    grace: DurationUs = 600_000_000
+    #: Rows that the worker looks at, of a window in what it archives at a time; all are counted.
+    live_rows: int = Field(default=5_000, ge=100)
     #: Where alerts are posted to, http:// or https://, or a variable of it. All but its host may be secret.
     webhook: SecretStr | None = None
     webhook_env: str = ""

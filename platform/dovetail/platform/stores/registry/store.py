@@ -17,6 +17,8 @@ from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.answered_calls import AnsweredCalls, AnsweredCallTable
 from dovetail.platform.stores.registry.archived.file_marks import FileMarks, FileMarksTables
+from dovetail.platform.stores.registry.archived.window_log import WindowLog
+from dovetail.platform.stores.registry.archived.window_sketches import WindowChange, WindowSketchTables
 from dovetail.platform.stores.registry.asked import ASKED, AskedTable
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
@@ -88,7 +90,7 @@ class Registry:
             sa.Column("first_offset", sa.BigInteger, nullable=False),
             sa.Column("last_offset", sa.BigInteger, nullable=False),
         )
-        self._marks = FileMarksTables(metadata)
+        self._marks, self._sketches = FileMarksTables(metadata), WindowSketchTables(metadata)
         self._versions = sa.Table(
             "batch_versions",
             metadata,
@@ -102,6 +104,8 @@ class Registry:
         self._committed = Committed(self._database, self._ledger)
         #: The ids of events within their windows, and which rows repeat others.
         self.events = RegistryEvents(event_ids, self._database, self._committed)
+        #: Archived rows by window, sketched.
+        self.windows = WindowLog(self._sketches, self._database)
         #: Answers of the HTTP API to calls with a key.
         self.calls = AnsweredCalls(calls, self._database)
 
@@ -119,13 +123,14 @@ class Registry:
         accounts: Sequence[Account],
         files: Sequence[DataFile] = (),
         marks: Sequence[FileMarks] = (),
+        windows: WindowChange | None = None,
         uses: Sequence[DefinitionUse] = (),
         asked: pa.Table | None = None,
         memory: RequestMemory | None = None,
     ) -> None:
         """Register files and what they were made with, credit accounts and move a position, all or nothing.
 
-        ``marks`` are of ``files``, of all or some.
+        ``marks`` are of ``files``, of all or some; ``windows`` sketch the rows in them.
         ``asked``: requests (ASKED) to remember by user; ``memory``: of this partition, to remember by id.
 
         Raises:
@@ -136,6 +141,8 @@ class Registry:
             if files:
                 connection.execute(sa.insert(self._files), [file._asdict() for file in files])
             self._marks.add(connection, marks)
+            if windows is not None:
+                self._sketches.change(connection, self._database, windows)
             self._definitions.use(connection, self._database, uses)
             if asked is not None:
                 self._asked.add(connection, asked)
