@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import duckdb
@@ -144,7 +144,7 @@ class _AtRequest:
         self._connection, self._view = connection, view
         self._moment = f"make_timestamp({time_us - view.strictly_before})"
         self._time = _quoted(view.stream.event_time)
-        self._node = self._parsed(view.sql.strip().rstrip(";"))
+        self._node = _parsed(view.sql.strip().rstrip(";"))
         self._aggregates: list[str] = []
         #: How many rows before the request each ROWS frame begins, and how many of the last are not in it.
         self._lasts: set[tuple[int, int]] = set()
@@ -157,16 +157,16 @@ class _AtRequest:
         keys = [f"(SELECT {_quoted(column)} FROM request)" for column in view.entity]
         mine = [f"{_quoted(column)} = {key}" for column, key in zip(view.entity, keys, strict=True)]
         where = [] if node["where_clause"] is None else [f"({self._text(node['where_clause'])})"]
-        inner = deepcopy(node)
+        inner = dict(node)
         before = f"{self._time} <= {self._moment}"
         self._frame_rows(inner, " AND ".join([*where, *mine, before]))
         listed = ", ".join(f"{text} AS _w{number}" for number, text in enumerate(self._aggregates))
-        made = self._parsed(f"SELECT {listed} WHERE {' AND '.join([*where, *mine, before])}")
+        made = _parsed(f"SELECT {listed} WHERE {' AND '.join([*where, *mine, before])}")
         inner["select_list"], inner["where_clause"] = made["select_list"], made["where_clause"]
         names = [*view.entity, *(item["alias"] for item in items)]
         table = [*view.entity, *view.output_schema.names]
         values = dict(zip(names, [*keys, *outputs], strict=True))
-        return f"SELECT {', '.join(values[name] for name in table)} FROM ({self._statement(inner)})"
+        return f"SELECT {', '.join(values[name] for name in table)} FROM ({_statement(inner)})"
 
     def _without_windows(self, tree: Any) -> Any:
         """``tree`` with a column in the place of each window aggregate, which is kept for the inner query."""
@@ -176,7 +176,7 @@ class _AtRequest:
             return tree
         if tree.get("class") == "WINDOW":
             self._aggregates.append(self._aggregate(tree))
-            column: _Tree = deepcopy(self._parsed(f"SELECT _w{len(self._aggregates) - 1}")["select_list"][0])
+            column: _Tree = _parsed(f"SELECT _w{len(self._aggregates) - 1}")["select_list"][0]
             return column
         return {name: self._without_windows(part) for name, part in tree.items() if name != "alias"} | {"alias": ""}
 
@@ -238,31 +238,48 @@ class _AtRequest:
     def _frame_rows(self, inner: _Tree, where: str) -> None:
         """The tables of the last n rows, for ROWS frames."""
         for first, skipped in sorted(self._lasts):
-            rows = deepcopy(inner)
+            rows = dict(inner)
             order = ", ".join(f"{part} DESC" for part in self._order().split(", "))
             some = f"LIMIT {first - skipped} OFFSET {skipped}"
-            made = self._parsed(f"SELECT {self._order()} WHERE {where} ORDER BY {order} {some}")
+            made = _parsed(f"SELECT {self._order()} WHERE {where} ORDER BY {order} {some}")
             for part in ("select_list", "where_clause", "modifiers"):
                 rows[part] = made[part]
             name = f"_rows_{first}_{skipped}"
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {self._statement(rows)}")
-
-    def _parsed(self, sql: str) -> _Tree:
-        text = self._connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
-        parsed = json.loads(text)
-        if parsed["error"]:
-            raise duckdb.ParserException(f"{parsed['error_message']}: {sql}")
-        node: _Tree = parsed["statements"][0]["node"]
-        return node
-
-    def _statement(self, node: _Tree) -> str:
-        text = json.dumps({"error": False, "statements": [{"node": node, "named_param_map": []}]})
-        return str(self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [text]).fetchall()[0][0])
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_statement(rows)}")
 
     def _text(self, expression: _Tree) -> str:
-        node = self._parsed("SELECT 1")
+        node = _parsed("SELECT 1")
         node["select_list"] = [{**expression, "alias": ""}]
-        return self._statement(node).removeprefix("SELECT ")
+        return _statement(node).removeprefix("SELECT ")
+
+
+def _parsed(sql: str) -> _Tree:
+    """DuckDB's tree of a statement; the caller's own, to be changed."""
+    parsed = json.loads(_read(sql))
+    if parsed["error"]:
+        raise duckdb.ParserException(f"{parsed['error_message']}: {sql}")
+    node: _Tree = parsed["statements"][0]["node"]
+    return node
+
+
+def _statement(node: _Tree) -> str:
+    """The text of a tree."""
+    return _written(json.dumps({"error": False, "statements": [{"node": node, "named_param_map": []}]}))
+
+
+# Of request after request most of a definition's text is the same, and DuckDB takes half a millisecond for each part.
+
+
+@lru_cache(maxsize=4_096)
+def _read(sql: str) -> str:
+    connection = hermetic_connection(threads=1, prepared=MACROS)
+    return str(connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+
+
+@lru_cache(maxsize=4_096)
+def _written(tree: str) -> str:
+    connection = hermetic_connection(threads=1, prepared=MACROS)
+    return str(connection.execute("SELECT json_deserialize_sql(?::JSON)", [tree]).fetchall()[0][0])
 
 
 def alike(served: Any, witnessed: Any) -> bool:

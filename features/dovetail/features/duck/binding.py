@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import duckdb
 import pyarrow as pa
@@ -21,24 +21,24 @@ __all__ = ["Binder"]
 _DECLARED = "_declared"
 
 
+_Bound = tuple[pa.Schema, Sequence[str]]
+
+
 class Binder:
-    """Binds SQL against empty tables of the given schemas."""
+    """Binds SQL against empty tables of the given schemas. What was bound once is known to all with such tables."""
 
     def __init__(self, tables: Mapping[str, pa.Schema]) -> None:
         self._connection = shared_cursor()
-        self._described: dict[str, tuple[pa.Schema, Sequence[str]]] = {}
-        self._tables: dict[str, pa.Schema] = {}
-        for name, schema in tables.items():
-            self.declare(name, schema)
+        self._tables: dict[str, pa.Schema] = dict(tables)
+        #: Names of tables that are not there yet, or as they were.
+        self._undeclared = set(tables)
+        self._described = _known(self._tables)
 
     def declare(self, name: str, schema: pa.Schema) -> None:
         """Let ``name`` be an empty table of ``schema``, whatever it was."""
-        # A table of DuckDB's own, of this cursor alone: of a query over Arrow, DuckDB writes no plan.
-        self._connection.register(_DECLARED, schema.empty_table())
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS FROM {_DECLARED}")
-        self._connection.unregister(_DECLARED)
         self._tables[name] = schema
-        self._described.clear()
+        self._undeclared.add(name)
+        self._described = _known(self._tables)
 
     def describe(self, sql: str) -> pa.Schema:
         """The Arrow schema of the result of a query, whose values its rows alone decide.
@@ -53,12 +53,18 @@ class Binder:
         """The types of the columns of a query that :meth:`describe` accepts, as DuckDB writes them."""
         return list(self._bound(sql)[1])
 
-    def _bound(self, sql: str) -> tuple[pa.Schema, Sequence[str]]:
+    def _bound(self, sql: str) -> _Bound:
         if sql not in self._described:
             self._described[sql] = bounded_bind(sql, self._tables) if _may_grow(sql) else self._bind(sql)
         return self._described[sql]
 
-    def _bind(self, sql: str) -> tuple[pa.Schema, Sequence[str]]:
+    def _bind(self, sql: str) -> _Bound:
+        for name in sorted(self._undeclared):
+            # A table of DuckDB's own, of this cursor alone: of a query over Arrow, DuckDB writes no plan.
+            self._connection.register(_DECLARED, self._tables[name].empty_table())
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS FROM {_DECLARED}")
+            self._connection.unregister(_DECLARED)
+        self._undeclared.clear()
         try:
             found = self._connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0")
             schema, types = found.to_arrow_table().schema, [str(type_) for type_ in found.types]
@@ -75,6 +81,16 @@ class Binder:
             BindError: it is not a constant interval.
         """
         return _interval_us(sql)
+
+
+def _known(tables: Mapping[str, pa.Schema]) -> dict[str, _Bound]:
+    """What is bound against such tables, by its text; of some tables at a time."""
+    return _bound_against(tuple((name, schema.serialize().to_pybytes()) for name, schema in sorted(tables.items())))
+
+
+@lru_cache(maxsize=64)
+def _bound_against(_tables: Sequence[tuple[str, bytes]]) -> dict[str, _Bound]:
+    return {}
 
 
 def _may_grow(sql: str) -> bool:

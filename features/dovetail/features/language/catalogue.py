@@ -43,6 +43,7 @@ from dovetail.platform.rows.schema import (
     line_of,
     parse_statements,
     parse_table,
+    tokens_in,
 )
 
 __all__ = ["load_definitions"]
@@ -100,13 +101,14 @@ def _read(sql_dir: Path) -> tuple[dict[str, TableSchema], dict[str, Source]]:
     sources: dict[str, Source] = {}
     for file in files:
         text = file.read_text(encoding="utf-8")
-        statements = parse_statements(file, text)
+        tokens = tokens_in(file, text)
+        statements = parse_statements(file, text, tokens)
         tables = [s for s in statements if isinstance(s, exp.Create) and s.kind == "TABLE"]
         if tables and len(tables) == len(statements):
             for statement in tables:
                 _add_schema(schemas, statement, file)
         else:
-            sources[file.stem] = Source(file, text)
+            sources[file.stem] = Source(file, text, (tokens, statements))
     return schemas, sources
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlglot
 from sqlglot import Token, TokenType, exp
 
 from dovetail.features.duck.names import reads_as_column
@@ -22,7 +21,7 @@ from dovetail.features.duck.row_by_row import NotRowByRow, not_row_by_row
 from dovetail.features.language.remedies import remedy_of
 from dovetail.platform.duck.quoting import identifier
 from dovetail.platform.errors import DefinitionError
-from dovetail.platform.rows.schema import parse_statements
+from dovetail.platform.rows.schema import parse_statements, tokens_in
 
 __all__ = ["AggregateSpans", "Call", "QueryParts", "Source", "Span", "nearest", "quoted"]
 
@@ -81,12 +80,21 @@ class QueryParts:
 
 
 class Source:
-    """One statement of one file: text, tokens and tree, with refusals that know their line."""
+    """One statement of one file: text, tokens and tree, with refusals that know their line.
 
-    def __init__(self, file: str | Path, text: str) -> None:
+    ``read`` are the text's tokens and statements, where they are known.
+    """
+
+    def __init__(
+        self, file: str | Path, text: str, read: tuple[Sequence[Token], Sequence[exp.Expr]] | None = None
+    ) -> None:
         self.file = str(file)
         self.text = text
-        statements = parse_statements(Path(file), text)
+        if read is None:
+            own = tokens_in(Path(file), text)
+            read = own, parse_statements(Path(file), text, own)
+        tokens, statements = read
+        self._commented = {token.start for token in tokens if token.comments}
         if len(statements) != 1 or not isinstance(statements[0], exp.Select):
             found = f"{len(statements)} statements" if len(statements) != 1 else statements[0].key.upper()
             raise DefinitionError(
@@ -96,7 +104,6 @@ class Source:
                 remedy="a file holds either CREATE TABLE statements or exactly one SELECT, named after the file",
             )
         self.select = statements[0]
-        tokens = sqlglot.tokenize(text, dialect="duckdb")
         self._tokens = [token for token in tokens if token.token_type != TokenType.SEMICOLON]
 
     def line(self, node: exp.Expr | None) -> int:
@@ -231,11 +238,16 @@ class Source:
 
     def parse(self, span: Span) -> exp.Expr:
         """The tree of the expression in ``span``; its lines and offsets are those of the file."""
-        select = next(token for token in self._tokens if token.token_type == TokenType.SELECT)
-        blank = re.sub(r"\S", " ", self.text[: span[0]])
-        text = blank[: select.start] + "SELECT" + blank[select.start + 6 :] + self.text[span[0] : span[1]]
-        parsed = parse_statements(Path(self.file), text)[0]
-        expression: exp.Expr = parsed.expressions[0]
+        found = next(token for token in self._tokens if token.token_type == TokenType.SELECT)
+        select = Token(TokenType.SELECT, found.text, found.line, found.col, found.start, found.end)
+        text, inside = self.text, self._inside(span)
+        tokens = [select, *inside]
+        # A comment at either end may be of what is beside the span.
+        if {token.start for token in (*inside[:1], *inside[-1:])} & self._commented:
+            blank = re.sub(r"\S", " ", text[: span[0]])
+            text = blank[: select.start] + "SELECT" + blank[select.start + 6 :] + text[span[0] : span[1]]
+            tokens = tokens_in(Path(self.file), text)
+        expression: exp.Expr = parse_statements(Path(self.file), text, tokens)[0].expressions[0]
         return expression
 
     def _inside(self, span: Span) -> list[Token]:

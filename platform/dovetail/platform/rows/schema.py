@@ -5,16 +5,17 @@ One declaration serves the wire (what a message must look like), the stream engi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import sqlglot
-from sqlglot import exp
+from sqlglot import Token, exp
 
 from dovetail.platform.errors import DefinitionError
 
-__all__ = ["TableSchema", "line_of", "parse_statements", "parse_table"]
+__all__ = ["TableSchema", "line_of", "parse_statements", "parse_table", "tokens_in"]
 
 _SIMPLE: dict[object, pa.DataType] = {
     exp.DataType.Type.BOOLEAN: pa.bool_(),
@@ -67,14 +68,29 @@ class TableSchema:
         return self.arrow.field(column)
 
 
-def parse_statements(file: Path, text: str) -> list[exp.Expr]:
-    """All statements of a SQL file, each remembering its line.
+def tokens_in(file: Path, text: str) -> list[Token]:
+    """The tokens of a SQL file.
+
+    Raises:
+        DefinitionError: the text is not DuckDB SQL.
+    """
+    try:
+        return list(sqlglot.tokenize(text, dialect="duckdb"))
+    except sqlglot.errors.TokenError as error:
+        raise DefinitionError(
+            f"not valid SQL: {error}", file=file, line=1, remedy="complete what stands before it, in DuckDB's dialect"
+        ) from error
+
+
+def parse_statements(file: Path, text: str, tokens: Sequence[Token] | None = None) -> list[exp.Expr]:
+    """All statements of a SQL file, each remembering its line; of ``tokens``, some of the text's, where they are given.
 
     Raises:
         DefinitionError: the text is not DuckDB SQL; the message has the parser's line.
     """
+    found = list(tokens_in(file, text) if tokens is None else tokens)
     try:
-        parsed = sqlglot.parse(text, dialect="duckdb")
+        parsed = sqlglot.Dialect.get_or_raise("duckdb").parser().parse(found, text)
     except sqlglot.errors.ParseError as error:
         details = error.errors[0] if error.errors else {}
         raise DefinitionError(
@@ -82,10 +98,6 @@ def parse_statements(file: Path, text: str) -> list[exp.Expr]:
             file=file,
             line=int(details.get("line") or 1),
             remedy="complete what stands before it, in DuckDB's dialect",
-        ) from error
-    except sqlglot.errors.TokenError as error:
-        raise DefinitionError(
-            f"not valid SQL: {error}", file=file, line=1, remedy="complete what stands before it, in DuckDB's dialect"
         ) from error
     return [statement for statement in parsed if statement is not None and not isinstance(statement, exp.Semicolon)]
 
