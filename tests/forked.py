@@ -35,7 +35,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-__all__ = ["Forked", "start"]
+__all__ = ["Forked", "run", "start"]
 
 #: What processes of tests need; each imports the rest.
 MODULES = (
@@ -179,6 +179,19 @@ def start(
     for descriptor in own:
         os.close(descriptor)
     return Forked(words, here, pipes)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Start it, and wait for its end: ``subprocess.run`` with what it wrote captured as text. Raises TimeoutExpired."""
+    with start(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, errors = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.wait(), out, errors)
 
 
 @cache

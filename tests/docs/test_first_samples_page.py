@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +13,28 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests import forked
 from tests.places import ROOT
 
+COMMAND = Path(sys.executable).parent / "dovetail"
 PAGE = ROOT / "docs" / "your-first-samples.md"
+
+
+def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A line of a shell, with the command beside this interpreter in its PATH; what is no pipe is forked."""
+    if "|" not in line:
+        name, *arguments = shlex.split(line)
+        assert name == COMMAND.name
+        return forked.run([COMMAND, *arguments], cwd=folder, timeout=300)
+    path = f"{COMMAND.parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_every_block_of_the_page_runs_from_an_empty_folder(tmp_path: Path) -> None:
-    # Beside this interpreter, as it would be in a PATH.
-    command = tmp_path / "bin" / "dovetail"
-    command.parent.mkdir()
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from dovetail.cli import main; main()' \"$@\"\n")
-    command.chmod(0o755)
     folder = tmp_path / "empty"
     folder.mkdir()
     printed = {}
@@ -33,14 +44,7 @@ def test_every_block_of_the_page_runs_from_an_empty_folder(tmp_path: Path) -> No
             continue
         for line in text.replace("\\\n", " ").splitlines():
             assert line.startswith("$ ")
-            done = subprocess.run(
-                ["bash", "-c", f"set -o pipefail; {line[2:]}"],
-                cwd=folder,
-                env=os.environ | {"PATH": f"{command.parent}:{os.environ['PATH']}"},
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
+            done = typed(line[2:], folder)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
             printed[" ".join(line.split()[1:4])] = done.stdout
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
@@ -53,7 +57,5 @@ def test_every_block_of_the_page_runs_from_an_empty_folder(tmp_path: Path) -> No
     assert "holds" in printed["dovetail audit"]
     assert "snapshots: 2 rows" in printed["dovetail snapshots --key"]
     assert printed["dovetail dead-letters"] == "dead letters: no rows\n"
-    ended = subprocess.run(
-        [str(command), "evaluate", "--model", "tried", "--json"], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+    ended = typed("dovetail evaluate --model tried --json", folder)
     assert json.loads(ended.stdout)["total"]["auc"] > 0.5

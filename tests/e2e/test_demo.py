@@ -25,6 +25,7 @@ from dovetail.features.stored.consistency import equal_bits
 from dovetail.joiners.batch.join import join_samples
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import load_config
+from tests import forked
 from tests.e2e.shortened import replayed
 from tests.places import ROOT
 
@@ -57,10 +58,7 @@ class Run:
 
 
 def dovetail(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, timeout=600,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+    return forked.run([DOVETAIL, *arguments], cwd=ROOT, env={**os.environ, **environment}, timeout=600)
 
 
 @pytest.fixture(scope="module", params=LOGS)
@@ -204,8 +202,7 @@ def test_a_folder_that_is_no_demos_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_misuse_exits_with_2_and_says_what_to_do(arguments: list[str], message: str) -> None:
-    wide = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run([str(DOVETAIL), *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env=wide)
+    done = dovetail(*arguments, COLUMNS="200")
     assert done.returncode == 2
     assert message in done.stderr
 

@@ -1,6 +1,7 @@
 """Which kernels are compiled, for which types, before the first poll, and which only after it.
 
 Usage: warmed.py demo | warmed.py SQL... Prints JSON: names of kernels ``before`` and names with types ``after``.
+``warmed.py demo views`` compiles what other views need, too, in the same process.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ from dovetail.features.plan.definitions import Stream
 from dovetail.features.stream.rerun import ViewReplay, with_positions
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.runtime.runner import Runtime
+
+HOUR = "RANGE BETWEEN INTERVAL 1 HOUR PRECEDING AND CURRENT ROW"
+HOP = "RANGE BETWEEN hop(event_time, INTERVAL 1 HOUR, INTERVAL 1 MINUTE) PRECEDING AND CURRENT ROW"
+EVER = "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+ROWS = "ROWS BETWEEN 4 PRECEDING AND CURRENT ROW"
+FOLDED = ("count(*)", "sum(n)", "avg(n)", "min(n)", "max(n)", "stddev_samp(n)")
+COLLECTED = ("first(t)", "last(n)", "arg_max(t, n)", "arg_min(n, event_time, 3)", "min(t)", "count(DISTINCT t)",
+             "histogram(t)", "avg(n) FILTER (WHERE n > 3)")  # fmt: skip
 
 Compiled = set[tuple[str, str]]
 
@@ -69,6 +78,15 @@ def of_the_demo(patch: pytest.MonkeyPatch) -> Compiled:
 FIELDS = {"user_id": pa.int64(), "n": pa.int32(), "t": pa.string(), "event_time": pa.timestamp("us")}
 
 
+def views(aggregates: Sequence[str]) -> list[str]:
+    """Views of these aggregates, one for each kind of frame."""
+    outputs = ", ".join(f"{aggregate} OVER w AS f{i}" for i, aggregate in enumerate(aggregates))
+    return [
+        f"SELECT user_id, {outputs} FROM events WINDOW w AS (PARTITION BY user_id ORDER BY event_time {frame})"
+        for frame in (HOUR, HOP, EVER, ROWS)
+    ]
+
+
 def of_views(sqls: Sequence[str]) -> Compiled:
     """What is compiled when views' engines are warm; events have come and values have been asked for since."""
     schema = pa.schema(FIELDS.items())
@@ -100,7 +118,9 @@ def events(schema: pa.Schema, first: int) -> pa.Table:
 
 def main(*what: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        before = of_the_demo(patch) if what == ("demo",) else of_views(what)
+        before = of_the_demo(patch) if what[:1] == ("demo",) else of_views(what)
+    if what[1:] == ("views",):
+        of_views([sql for aggregates in (FOLDED, COLLECTED) for sql in views(aggregates)])
     after = sorted(f"{name} {types}" for name, types in compiled() - before)
     print(json.dumps({"before": sorted({name for name, _ in before}), "after": after}))
 
