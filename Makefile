@@ -6,12 +6,15 @@ STAMP := $(VENV)/.installed
 # A file's tests stay in one process, so what a file builds once is built once.
 SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 
+# Most modules of most packages nobody imports: Python compiles what is imported then, if it may keep it.
+LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+
 .PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults pictures format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit("Dovetail needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LAZY) -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -52,8 +55,8 @@ nightly: $(STAMP)  ## 80 times as many generated cases, new ones each time, 40 c
 		tests/app/quality tests/api/test_openapi_calls.py tests/api/test_ranked_and_recorded.py \
 		tests/api/test_killed_at_random.py $(SPREAD) $(ARGS)
 
-kernels: $(STAMP)  ## compile the demo's kernels once, before several processes need them at the same time
-	$(BIN)/python -m tests.e2e.warmed demo > /dev/null
+kernels: $(STAMP)  ## compile the kernels of the demo and of views once, before several processes need them at the same time
+	$(BIN)/python -m tests.e2e.warmed demo views > /dev/null
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
