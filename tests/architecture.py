@@ -289,6 +289,17 @@ def exports_are_told(tree: Tree) -> list[str]:
     return found
 
 
+def imports_take_what_is_told(tree: Tree) -> list[str]:
+    """What a module takes from another is in the other's ``__all__``."""
+    found = []
+    for module in tree.modules.values():
+        for target, imported in tree.inside(module):
+            name = imported.target.removeprefix(f"{target.name}.")
+            if name != imported.target and target.exported is not None and name not in target.exported:
+                found.append(f"{module.file}:{imported.line}: takes {name}, which __all__ of {target.file} has not")
+    return found
+
+
 #: Every rule, by name.
 RULES: Mapping[str, Rule] = {
     rule.__name__: rule
@@ -302,6 +313,7 @@ RULES: Mapping[str, Rule] = {
         names_say_what_no_other_says,
         libraries_stay_at_home,
         exports_are_told,
+        imports_take_what_is_told,
     )
 }
 

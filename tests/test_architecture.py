@@ -85,6 +85,11 @@ HOLES = [
     ("libraries_stay_at_home", {VIEWS: "def f():\n    from faust.app import App"}, "views.py:2: imports faust"),
     ("exports_are_told", {GROUND: "def helper():\n    ..."}, "no __all__, and helper is public"),
     ("exports_are_told", {GROUND: '__all__ = ["gone"]'}, "__all__ has gone"),
+    (
+        "imports_take_what_is_told",
+        {GROUND: "def f():\n    from dovetail.platform.other import x", OTHER: '__all__ = ["y"]\nx = y = 1'},
+        "ground.py:2: takes x, which __all__ of platform/dovetail/platform/other.py has not",
+    ),
 ]
 
 

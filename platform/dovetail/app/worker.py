@@ -70,6 +70,7 @@ __all__ = [
     "Worker",
     "assemble",
     "configured_app",
+    "features_of",
     "label_watermark",
 ]
 

@@ -30,6 +30,7 @@ from dovetail.platform.errors import EngineFailed
 __all__ = [
     "BOUNDS",
     "SIZES",
+    "VIEW_BOUNDS",
     "Answer",
     "Bounds",
     "OutOfBounds",

@@ -10,7 +10,19 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EMISSIONS", "NEVER", "OUTCOMES", "Candidates", "Decision", "Policy"]
+__all__ = [
+    "DOWN_SAMPLED",
+    "EMISSIONS",
+    "NEVER",
+    "OUTCOMES",
+    "UNEXPOSED",
+    "UNEXPOSED_SAMPLED",
+    "Bools",
+    "Candidates",
+    "Decision",
+    "Int64",
+    "Policy",
+]
 
 #: The time of a label that does not exist.
 NEVER = int(np.iinfo(np.int64).max)

@@ -9,9 +9,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from dovetail.platform.duck.quoting import identifier
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["query_batches"]
+__all__ = ["query_batches", "sort_parquet"]
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def sort_parquet(source: Path, target: Path, by: Sequence[str], *, scratch: Path
         "memory_limit": "1GiB",
         "temp_directory": str(scratch),
     }
-    order = ", ".join(f'"{name}"' for name in by)
+    order = ", ".join(map(identifier, by))
     with duckdb.connect(":memory:", config=settings) as connection:
         rows = connection.read_parquet(str(source)).order(order)
         rows.write_parquet(str(target), compression="zstd")
