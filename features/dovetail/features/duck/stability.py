@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from dovetail.features.duck.connection import shared_cursor
+from dovetail.features.duck.trees import nodes
 
 __all__ = ["unstable_calls", "unstable_functions", "why_unstable"]
 
@@ -100,14 +101,9 @@ def why_unstable(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
 
 
 def _bound_calls(plan: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    if isinstance(plan, Mapping):
-        if "qname" in plan:
-            yield plan["qname"]["path"][-1], tuple(_type_name(type_) for type_ in plan.get("arguments", ()))
-        for part in plan.values():
-            yield from _bound_calls(part)
-    elif isinstance(plan, list):
-        for part in plan:
-            yield from _bound_calls(part)
+    for node in nodes(plan):
+        if "qname" in node:
+            yield node["qname"]["path"][-1], tuple(_type_name(type_) for type_ in node.get("arguments", ()))
 
 
 def _type_name(type_: Mapping[str, Any]) -> str:

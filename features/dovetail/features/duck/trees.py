@@ -9,18 +9,19 @@ __all__ = ["nodes", "without_places"]
 
 
 def nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every node of ``tree``, parents before their parts."""
-    if isinstance(tree, Mapping):
-        yield tree
-        for value in tree.values():
-            yield from nodes(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from nodes(value)
+    """Every node of ``tree``, parents before their parts, in the order of the text."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting.extend(reversed(part.values()))
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
 
 
 def without_places(tree: Any) -> Any:
     """``tree`` without where in the text its parts stand: equal for texts that mean the same."""
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict):
         return {name: without_places(part) for name, part in tree.items() if not name.startswith("query_location")}
     return [without_places(part) for part in tree] if isinstance(tree, list) else tree
