@@ -28,7 +28,7 @@ SCORER = '[scorer]\nonnx = "ranker.onnx"\ninputs = { features = ["events"] }\nmi
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_project(tmp_path / "project", f"{TOML}\n{SCORER}\n[api]\nport = 0\n", messages={})
+    write_project(tmp_path / "project", f'{TOML}\n{SCORER}\n[api]\nport = 0\ntimeout = "10m"\n', messages={})
     put(tmp_path / "project", 1)
     return tmp_path / "project"
 
