@@ -18,6 +18,7 @@ from dovetail.joiners.batch.label_audit import LabelAudit, audit_labels
 from dovetail.joiners.batch.whole_samples import batch_samples
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import balance
+from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.positions import LANE, SourceFilter
 from dovetail.platform.rows.wire import decode_arrow
 from dovetail.platform.runtime.signal import Signal
@@ -48,7 +49,7 @@ def published(log: MemoryLog) -> pa.Table:
     """The samples as the archive keeps them."""
     poll = log.poll("samples", 0, 0)
     assert poll is not None
-    rows = decode_arrow(poll)
+    rows = spread(decode_arrow(poll))
     return rows.filter(pa.array(SourceFilter().admit(rows)))
 
 
@@ -57,7 +58,9 @@ def samples_of(log: MemoryLog) -> pa.Table:
     poll = log.poll("samples", 0, 0)
     if poll is None:
         return pa.table({})
-    rows = decode_arrow(poll)
+    kept = decode_arrow(poll)
+    assert "history" not in kept.column_names, "what candidates share is in every row"
+    rows = spread(kept)
     rows = rows.filter(pa.array(SourceFilter().admit(rows)))
     lane = rows.column("_source_partition").to_numpy() // LANE
     assert rows.column("feature").to_pylist() == [

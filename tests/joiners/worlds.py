@@ -22,7 +22,7 @@ from dovetail.joiners.watermark import PartitionClock, Partitions, SilentPartiti
 from dovetail.platform.config.durations import DAY_US
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.encodings.shared import share
+from dovetail.platform.rows.encodings.shared import SHARED_BACK, share, shared_name
 from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake
 from dovetail.platform.rows.positions import Progress, with_own_positions, with_source_positions
 from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
@@ -194,7 +194,8 @@ class OwnFeatures:
 
     def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
         assert candidates.column("user_id").to_pylist() == ["u"] * candidates.num_rows
-        return snapshot.select(["feature", "history"])
+        held = ("feature", "history", shared_name("history"), SHARED_BACK)
+        return snapshot.select([name for name in held if name in snapshot.column_names])
 
 
 def label_stage(

@@ -13,20 +13,33 @@ from dovetail.app.storage import open_stores
 from dovetail.features import load
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from tests.app.small_project import TOML, write_project
 
 DAY_US = 86_400_000_000
 PARTITIONS = 2
+#: The first offset of a message with lists once per request.
+PLAIN_UNTIL = 3
 #: How a message is made: its partition, its candidates, and whether it is published a second time right after.
 Message = tuple[int, int, bool]
 
 
+def history_of(request: str) -> list[str | None] | None:
+    """What the candidates of a request share, which differs by request: NULL, empty, or with a NULL."""
+    offset = int(request.split("-")[1])
+    return None if offset % 7 == 3 else [request, None, "x"][: offset % 4]
+
+
 def sample_rows(partition: int, offset: int, candidates: int) -> pa.Table:
-    """The samples of one request, of a day that moves on with its offset."""
+    """The samples of one request, of a day that moves on with its offset.
+
+    The first ones have what their candidates share in each row, as samples once had.
+    """
     request = f"{partition}-{offset}"
-    return pa.table(
+    rows = pa.table(
         {
             "request_id": [request] * candidates,
             "item_id": pa.array(range(candidates), pa.int64()),
@@ -38,6 +51,10 @@ def sample_rows(partition: int, offset: int, candidates: int) -> pa.Table:
             "_source_row": pa.array(range(candidates), pa.int32()),
         }
     )
+    lists = pa.array([history_of(request)], pa.list_(pa.string()))
+    history = pa.DictionaryArray.from_arrays(pa.array([0] * candidates, pa.int32()), lists)
+    rows = rows.append_column("history", history)
+    return share(rows) if offset >= PLAIN_UNTIL else decoded(rows)
 
 
 class World:

@@ -14,6 +14,7 @@ import pytest
 
 from dovetail.cli import main
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.encodings.shared import shared_name, spread
 from dovetail.samples import day_exports
 from dovetail.samples.day_exports import SampleExport, export_samples
 from dovetail.samples.tensors import Columns
@@ -114,6 +115,21 @@ def test_days_that_have_changed_are_written_again_and_no_others(world: World, tm
     assert sorted(rows_in(out)) == sorted(world.expected)
 
 
+def test_lists_that_candidates_share_are_in_parquet_once_or_in_each_row(world: World, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"where": "item_id <> 1 OR history IS NULL", "names": ("request_id", "item_id", "history")}
+    export_samples(world.project, SampleExport(**asked), tmp_path / "flat")
+    done = export_samples(world.project, SampleExport(**asked, per_request=True), tmp_path / "once")
+    for day in done:
+        assert day.path is not None
+        flat, once = pq.read_table(tmp_path / "flat" / day.path.name), pq.read_table(day.path)
+        assert spread(once).select(flat.column_names).to_pylist() == flat.to_pylist()
+    assert shared_name("history") in once.column_names
+    with pytest.raises(ConfigError, match="has an export with another per_request"):
+        export_samples(world.project, SampleExport(**asked, per_request=True), tmp_path / "flat")
+    with pytest.raises(ConfigError, match="per_request is for Parquet"):
+        export_samples(world.project, SampleExport("libsvm", per_request=True), tmp_path / "other")
+
+
 def test_misuse_is_told(world: World, tmp_path: Path) -> None:
     export_samples(world.project, SampleExport(), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"has an export with another columns, form: give a folder of its own"):
@@ -167,6 +183,7 @@ def test_the_command(dovetail: Any, tmp_path: Path) -> None:
     for wrong, why in (
         (("--format", "csv"), "--format 'csv': choose from parquet, libsvm, tfrecord"),
         (("--format", "libsvm"), "say by --dense, --sparse or --sequence"),
+        (("--format", "libsvm", "--dense", "item_id", "--per-request"), "--per-request is for Parquet"),
         (("--dense", "item_id"), "name --columns for Parquet"),
         (("--from-day", "soon"), "--from-day 'soon': write a day"),
         (("--format", "tfrecord", "--sequence", "a:b"), "--sequence 'a:b': write COLUMN"),

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ConfigError, StateError
+from dovetail.platform.rows.encodings.dictionaries import decoded
 from dovetail.samples import Reader
-from tests.samples.sample_worlds import PARTITIONS, Message, World
+from tests.samples.sample_worlds import PARTITIONS, PLAIN_UNTIL, Message, World, history_of
 
 
 @pytest.fixture
@@ -26,6 +27,13 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path / "project")
     yield world
     world.close()
+
+
+def histories(batches: Sequence[pa.Table]) -> None:
+    """Each row has what the candidates of its request share."""
+    for batch in batches:
+        requests = batch.column("request_id").to_pylist()
+        assert batch.column("history").to_pylist() == [history_of(request) for request in requests]
 
 
 def keys(batches: Sequence[pa.Table]) -> list[tuple[str, int]]:
@@ -65,6 +73,8 @@ def test_each_sample_is_read_once_whatever_is_archived_and_wherever_it_is_interr
         wholes = [read(world, **options, shard=(shard, shards)) for shard in range(shards)]
         assert Counter(key for batches in wholes for key in keys(batches)) == Counter(world.expected)
         assert all(0 < batch.num_rows <= options["batch_rows"] for batches in wholes for batch in batches)
+        for batches in wholes:
+            histories(batches)
         of_request = [{request for request, _ in keys(batches)} for batches in wholes]
         assert sum(map(len, of_request)) == len(set().union(*of_request))
         whole = wholes[0]
@@ -199,3 +209,41 @@ def test_a_column_that_is_not_there_is_named(world: World) -> None:
     world.send([(0, 1, False)])
     with pytest.raises(ConfigError, match="there is no column 'labels' in samples; there are request_id"):
         read(world, columns=["labels"])
+
+
+@pytest.mark.parametrize("shuffle_rows", [0, 30])
+def test_what_candidates_share_is_given_once_for_each_request(world: World, shuffle_rows: int) -> None:
+    world.send([(number % PARTITIONS, 1 + number % 5, number % 4 == 0) for number in range(24)])
+    world.archive(8, 3)
+    options: dict[str, Any] = {"batch_rows": 7, "shuffle_rows": shuffle_rows, "seed": 3}
+    flat, once = read(world, **options), read(world, **options, per_request=True)
+    assert [decoded(batch).to_pylist() for batch in once] == [batch.to_pylist() for batch in flat]
+    histories(flat)
+    shared = 0
+    for batch in once:
+        column = batch.column("history").chunk(0)
+        if not pa.types.is_dictionary(column.type):
+            continue
+        assert column.type.index_type == pa.int32()
+        # A list for each request; of those that were made with one in every row, for each row.
+        offsets = [int(request.split("-")[1]) for request in batch.column("request_id").to_pylist()]
+        requests = {
+            request for request in batch.column("request_id").to_pylist() if int(request.split("-")[1]) >= PLAIN_UNTIL
+        }
+        assert len(column.dictionary) == len(requests) + sum(offset < PLAIN_UNTIL for offset in offsets)
+        shared += 1
+    assert shared
+    chosen = read(world, columns=["history"], per_request=True)
+    assert [batch.column_names for batch in chosen] == [["history"]] * len(chosen)
+
+
+def test_a_state_goes_on_in_either_form(world: World) -> None:
+    world.send([(0, 3, False)] * 12)
+    whole = read(world, batch_rows=5)
+    with Reader(world.project, batch_rows=5, per_request=True) as reader:
+        first = list(islice(reader, 3))
+        state = reader.state_dict()
+    with Reader(world.project, batch_rows=5) as reader:
+        reader.load_state_dict(state)
+        rest = list(reader)
+    assert keys([*first, *rest]) == keys(whole)

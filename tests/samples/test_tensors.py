@@ -86,3 +86,36 @@ def test_sequences_are_padded_or_jagged() -> None:
 def test_what_does_not_fit_is_named(columns: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         arrays_of(ROWS, Columns(**columns))  # type: ignore[arg-type]
+
+
+def test_lists_that_candidates_share_are_made_once_for_each_request() -> None:
+    index = pa.array([1, 1, 0, 1, 2], pa.int32())
+    rows = pa.table(
+        {
+            "label": pa.array([0, 1, 0, 0, 1], pa.int8()),
+            "tags": pa.DictionaryArray.from_arrays(index, ROWS.column("tags").combine_chunks()),
+            "seen": pa.DictionaryArray.from_arrays(index, ROWS.column("seen").combine_chunks()),
+        }
+    )
+    once = [
+        Sequences("seen", length=2, numeric=True, padding=-1, per_request=True),
+        Sequences("tags", per_request=True),
+    ]
+    each = [Sequences("seen", length=2, numeric=True, padding=-1), Sequences("tags")]
+    made, flat = (arrays_of(rows, Columns(sequences=s, weight=None))["sequences"] for s in (once, each))
+    assert Columns(sequences=once).per_request
+    assert not Columns(sequences=each).per_request
+    values, lengths, of_row = made["seen"]
+    assert values.tolist() == [[-1, -1], [1, 2], [-1, -1]]  # in the order in which rows come to them
+    assert of_row.dtype == np.int64
+    assert values[of_row].tolist() == flat["seen"][0].tolist()
+    assert lengths[of_row].tolist() == flat["seen"][1].tolist()
+    values, lengths, of_row = made["tags"]
+    lists = np.split(values, np.cumsum(lengths)[:-1])
+    assert np.concatenate([lists[row] for row in of_row]).tolist() == flat["tags"][0].tolist()
+    # A plain column has a list for each row, and rows of several chunks count on.
+    whole = pa.concat_tables([rows.slice(0, 2), rows.slice(2)])
+    values, lengths, of_row = arrays_of(whole, Columns(sequences=once, weight=None))["sequences"]["seen"]
+    assert values[of_row].tolist() == flat["seen"][0].tolist()
+    values, lengths, of_row = arrays_of(ROWS, Columns(sequences=once, weight=None))["sequences"]["seen"]
+    assert (values.shape, of_row.tolist()) == ((3, 2), [0, 1, 2])

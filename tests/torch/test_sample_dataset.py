@@ -119,3 +119,21 @@ def test_a_state_of_another_loader_is_refused(world: World) -> None:
         loader_of(world.folder, shard=(0, 2))
     with pytest.raises(ConfigError, match=r"rank = \(2, 2\)"):
         loader_of(world.folder, rank=(2, 2))
+
+
+def test_lists_that_candidates_share_are_one_row_for_each_request(world: World) -> None:
+    from dovetail.torch import Columns, SampleDataset, SampleLoader, Sequences
+
+    def batches(per_request: bool) -> list[Any]:
+        history = Sequences("history", length=3, per_request=per_request)
+        dataset = SampleDataset(
+            world.folder, Columns(sequences=[history]), batch_rows=7, shuffle_rows=20, seed=3, topic=False
+        )
+        return [batch["sequences"]["history"] for batch in SampleLoader(dataset)]
+
+    fewer = 0
+    for (values, lengths, rows), (flat, of_rows) in zip(batches(True), batches(False), strict=True):
+        assert torch.equal(values[rows], flat)
+        assert torch.equal(lengths[rows], of_rows)
+        fewer += len(values) < len(flat)
+    assert fewer

@@ -40,7 +40,8 @@ def assemble_samples(
 ) -> pa.Table:
     """Samples of ``chosen`` snapshot rows, which have source positions already.
 
-    Columns: request_id, item_id, request_time; the feature set's columns; label int8, weight float32, emission
+    Columns: request_id, item_id, request_time; the feature set's columns, of which those that candidates of a request
+    share are in the row of the first, as in ``chosen``; label int8, weight float32, emission
     (string, one of EMISSIONS); the policy's own int16 columns; ``<kind>_time`` per kind; ``values``, the columns of
     labels; score, model_version; source positions. ``times`` int64 µs, NEVER for NULL.
     """

@@ -54,7 +54,10 @@ class BatchFeatures(Protocol):
     """Gives the batch features of a snapshot row again, as of its request time."""
 
     def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
-        """All feature columns in the feature set's order: the snapshot's own plus batch features looked up now."""
+        """All feature columns in the feature set's order: the snapshot's own plus batch features looked up now.
+
+        What the rows of the snapshot share (``rows/encodings/shared.py``) is shared in the same way.
+        """
         ...
 
 

@@ -22,6 +22,8 @@ import pyarrow as pa
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
+from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.encodings.shared import as_dictionaries
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, with_own_positions, with_source_positions
 from dovetail.platform.runtime.computing import compute
@@ -133,7 +135,7 @@ class OrderStage(Stage):
         positive = rows.column("label").to_numpy() == 1
         # One stream of random numbers per block, and the same one whenever the block is read again.
         seed = int(np.random.SeedSequence([self._seed, poll.partition, last]).generate_state(1)[0])
-        ordered = rows.take(pa.array(spread_order(positive, seed)))
+        ordered = decoded(as_dictionaries(rows).take(pa.array(spread_order(positive, seed))))
         for name in ("_offset", "_row"):
             ordered = ordered.append_column(f"_sample{name}", ordered.column(name))
         at = np.arange(block.rows, dtype=np.int32)

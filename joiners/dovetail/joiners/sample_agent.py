@@ -33,7 +33,7 @@ from dovetail.joiners.policies import EMISSIONS, OUTCOMES, Decision
 from dovetail.joiners.snapshots.shape import named_as_now
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.encodings.shared import some_rows, spread
+from dovetail.platform.rows.encodings.shared import some_rows
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress, SourceFilter, in_lane, with_source_positions
 from dovetail.platform.runtime.computing import compute
@@ -251,7 +251,7 @@ class SampleStage(Stage):
         decision = judged.decision
         outgoing = []
         if len(decision.rows):
-            chosen = self._with_sources(spread(some_rows(rows, decision.rows)).combine_chunks())
+            chosen = self._with_sources(some_rows(rows, decision.rows).combine_chunks())
             samples = assemble_samples(
                 in_lane(chosen, self._lane.number),
                 self._features,

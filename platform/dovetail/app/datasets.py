@@ -22,7 +22,7 @@ from dovetail.platform.clock import Clock
 from dovetail.platform.config.stream import EventIdsConfig
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
-from dovetail.platform.rows.encodings.shared import spread
+from dovetail.platform.rows.encodings.shared import as_dictionaries, stored_as
 from dovetail.platform.rows.identity import EventIds, EventMemory
 from dovetail.platform.rows.intake import Intake, Received, unfit_items
 from dovetail.platform.rows.positions import OWN_COLUMNS
@@ -97,14 +97,16 @@ def event_ids(declared: EventIdsConfig) -> EventIds | None:
 def newest_samples(stores: Stores, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The archived samples of the primary target, the newest file first; those of ``columns`` that the file has.
 
+    Values that the candidates of a request share stand in dictionaries.
+
     Raises:
         StoreError: a registered file is gone or cannot be read.
     """
     files = stores.registry.files(samples_dataset(""))
     for file in sorted(files, key=lambda file: (file.day, file.last_offset), reverse=True):
         with stores.offline.open(file.path) as parquet:
-            there = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
-            yield spread(parquet.read(there))
+            there = None if columns is None else stored_as(columns, parquet.schema_arrow.names)
+            yield as_dictionaries(parquet.read(there))
 
 
 def samples_dataset(target: str) -> str:

@@ -18,6 +18,7 @@ from dovetail.features import Project
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.duck.condition import Condition
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.samples.exports import write_libsvm, write_tfrecord
@@ -37,6 +38,9 @@ class SampleExport:
     """An export of samples: those of a target, of some days (first and last), for which a condition in SQL holds.
 
     ``names``: of Parquet, the columns; all if empty. ``columns``: of libsvm and TFRecord, what becomes of which column.
+    ``per_request``: in Parquet, a list ``x`` that the candidates of a request share is the column ``_shared.x``, which
+    has it in the first of the rows that share it and NULL in the others; ``_shared_back`` says how many rows before
+    each row that one stands.
     """
 
     form: Form = "parquet"
@@ -45,10 +49,14 @@ class SampleExport:
     where: str | None = None
     names: tuple[str, ...] = ()
     columns: Columns = field(default_factory=Columns)
+    per_request: bool = False
 
     def describe(self) -> dict[str, Any]:
         """All but the days, as JSON can say it: files of one folder are of one export."""
-        made = {"names": list(self.names)} if self.form == "parquet" else {"columns": repr(self.columns)}
+        made: dict[str, Any] = (
+            {"names": list(self.names)} if self.form == "parquet" else {"columns": repr(self.columns)}
+        )
+        made |= {"per_request": True} if self.per_request else {}
         return {"form": self.form, "target": self.target, "where": self.where, **made}
 
 
@@ -118,7 +126,9 @@ class _Manifest:
         if self._path.is_file():
             said = json.loads(self._path.read_text(encoding="utf-8"))
             if said["export"] != asked:
-                differs = sorted(name for name in asked if said["export"].get(name) != asked[name])
+                differs = sorted(
+                    name for name in {*asked, "per_request"} if said["export"].get(name) != asked.get(name)
+                )
                 raise ConfigError(
                     f"{out} has an export with another {', '.join(differs) or 'form'}: give a folder of its own"
                 )
@@ -167,7 +177,11 @@ def _batches(project: Project, export: SampleExport, day: str) -> Iterator[pa.Ta
     condition = None if export.where is None else Condition(export.where)
     # A condition may name any column; without one, what is not wanted is not read.
     read = wanted if condition is None else ()
-    with Reader(project, target=export.target, days=(day, day), columns=read, topic=False) as reader:
+    if export.per_request and export.form != "parquet":
+        raise ConfigError(f"{export.form} has a record for each sample: per_request is for Parquet")
+    with Reader(
+        project, target=export.target, days=(day, day), columns=read, topic=False, per_request=export.per_request
+    ) as reader:
         for batch in reader:
             rows = batch if condition is None else condition.choose(batch)
             if missing := [name for name in wanted if name not in rows.column_names]:
@@ -175,7 +189,7 @@ def _batches(project: Project, export: SampleExport, day: str) -> Iterator[pa.Ta
                     f"there is no column {missing[0]!r} in samples; there are {', '.join(rows.column_names)}"
                 )
             if rows.num_rows:
-                yield rows.select(list(wanted)) if wanted else rows
+                yield share(rows.select(list(wanted)) if wanted else rows)
 
 
 def _write_parquet(batches: Callable[[], Iterator[pa.Table]], path: Path) -> int:

@@ -90,7 +90,12 @@ def write_tfrecord(batches: Iterable[pa.Table], columns: Columns, path: str | Pa
 
     Each has ``label``, ``weight`` and ``dense`` as floats, and of each sparse or sequence column its name with the
     integers (numeric sequences: floats) of the row, padded where a length is declared. Labels are floats.
+
+    Raises:
+        ConfigError: a sequence is to be there once per request: a record is one sample.
     """
+    if columns.per_request:
+        raise ConfigError("a record of TFRecord is one sample: leave per_request out, or export Parquet")
     written = 0
     with Path(path).open("wb") as file:
         for rows in batches:

@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from dovetail.features import Project, load
 from dovetail.platform.errors import ConfigError, StateError
+from dovetail.platform.rows.encodings.dictionaries import compacted, decoded
+from dovetail.platform.rows.encodings.shared import as_dictionaries
 from dovetail.samples.merge import Cursor, Merge
 from dovetail.samples.sample_log import SampleLog
 
@@ -46,6 +48,10 @@ class Reader:
     as there is. ``topic`` False reads the archive alone. ``days`` keeps the samples of requests from the first to the
     last of two UTC days, both included. ``columns``: those given out, all if empty.
 
+    Lists, maps and structs that the candidates of a request share are in every row; with ``per_request``, such a
+    column is a dictionary: one value for each request that has rows in the batch, and an int32 index for each row.
+    A batch of samples that were all made when such values still stood in every row has the plain column.
+
     ``wait`` waits so many seconds, for more samples to come. Belongs to one thread; close it, or use it in ``with``.
 
     Raises:
@@ -65,6 +71,7 @@ class Reader:
         shard: tuple[int, int] = (0, 1),
         topic: bool = True,
         follow: bool = False,
+        per_request: bool = False,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         number, shards = shard
@@ -85,6 +92,7 @@ class Reader:
         self._batch_rows, self._block_rows = batch_rows, max(shuffle_rows, batch_rows)
         self._shuffled, self._seed, self._shard = bool(shuffle_rows), seed, shard
         self._follow, self._wait = follow, wait
+        self._shape = compacted if per_request else decoded
         #: What decides which rows come in which order: the same for who writes and who reads a state.
         self._identity = {
             "target": target,
@@ -215,7 +223,7 @@ class Reader:
             raise ConfigError(
                 f"there is no column {missing[0]!r} in samples; there are {', '.join(batch.column_names)}"
             )
-        return batch.select(list(self._columns)) if self._columns else batch
+        return self._shape(batch.select(list(self._columns)) if self._columns else batch)
 
 
 def _days(days: tuple[str, str]) -> tuple[str, str]:
@@ -235,7 +243,9 @@ def _since_1970(days: tuple[str, str]) -> tuple[int, int]:
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table | None:
-    return pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else None
+    if not parts:
+        return None
+    return as_dictionaries(pa.concat_tables(parts, promote_options="permissive").combine_chunks())
 
 
 def _shard_of(rows: pa.Table, shards: int) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from dovetail.features.language.source import nearest
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.encodings.dictionaries import compacted, decoded, indices_of
 from dovetail.trainer.samples.columns import hash_column
 from dovetail.trainer.samples.hashing import hash_bytes
 
@@ -27,12 +28,14 @@ class Sequences:
     """A list column as a sequence: hashed values, or numbers with ``numeric``.
 
     ``length``: the first so many elements, padded with ``padding`` to just so many; None: jagged, all of them.
+    ``per_request``: once for each request of a batch where its candidates share the list, and which one each row has.
     """
 
     column: str
     length: int | None = None
     numeric: bool = False
     padding: float = 0
+    per_request: bool = field(default=False, repr=False)  # an export, which is known by this text, has no such form
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,11 @@ class Columns:
         names = [*self.dense, *self.sparse, *(one.column for one in self.sequences), *self.labels, *weight]
         return tuple(dict.fromkeys(names))
 
+    @property
+    def per_request(self) -> bool:
+        """Whether some sequence is wanted once per request, so that a ``Reader`` is to give lists in that form."""
+        return any(one.per_request for one in self.sequences)
+
 
 def arrays_of(rows: pa.Table, columns: Columns) -> dict[str, Any]:
     """The arrays of n ``rows``:
@@ -74,7 +82,8 @@ def arrays_of(rows: pa.Table, columns: Columns) -> dict[str, Any]:
     - ``dense`` float32 [n, columns]; NULL is ``fill``;
     - ``sparse`` by column: (values int64 [m], lengths int32 [n]), the slots of the own trainer's ``categorical`` input;
       a NULL has a value of its own, a list one for each element;
-    - ``sequences`` by column: (values int64 or float32 [m] or [n, length], lengths int32 [n]);
+    - ``sequences`` by column: (values int64 or float32 [m] or [n, length], lengths int32 [n]); of those that are
+      ``per_request``, (values [m] or [u, length], lengths [u], index int64 [n]): u lists, and which one each row has;
     - ``label`` float32 [n], or [n, labels] of several; ``weight`` float32 [n]. A NULL label is NaN.
 
     Raises:
@@ -83,11 +92,16 @@ def arrays_of(rows: pa.Table, columns: Columns) -> dict[str, Any]:
     for name in columns.read:
         if name not in rows.column_names:
             raise ConfigError(f"samples have no column {name!r}; {nearest(name, rows.column_names)}")
+    once = {one.column for one in columns.sequences if one.per_request}
+    whole, rows = rows, decoded(rows.select([name for name in columns.read if name not in once]))
     made: dict[str, Any] = {}
     if columns.dense:
         made["dense"] = np.stack([_numbers(rows, name, columns.fill) for name in columns.dense], axis=1)
     made["sparse"] = {name: _hashed(rows, name, columns) for name in columns.sparse}
-    made["sequences"] = {one.column: _sequence(rows, one, columns) for one in columns.sequences}
+    made["sequences"] = {
+        one.column: _shared_sequence(whole, one, columns) if one.per_request else _sequence(rows, one, columns)
+        for one in columns.sequences
+    }
     labels = [_numbers(rows, name, np.nan) for name in columns.labels]
     made["label"] = labels[0] if isinstance(columns.label, str) else np.stack(labels, axis=1)
     if columns.weight is not None:
@@ -125,8 +139,24 @@ def _hashed(rows: pa.Table, name: str, columns: Columns) -> tuple[npt.NDArray[np
     return _hash(pc.list_flatten(column), name, columns), _lengths(column)
 
 
+def _shared_sequence(
+    rows: pa.Table, one: Sequences, columns: Columns
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The lists of :func:`_sequence`, each once, and which one each row has."""
+    column = compacted(rows.select([one.column])).column(0)
+    if not pa.types.is_dictionary(column.type):
+        return (*_lists(column.combine_chunks(), one, columns), np.arange(rows.num_rows, dtype=np.int64))
+    chunks = column.chunks or [pa.array([], column.type)]
+    before = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
+    index = np.concatenate([indices_of(chunk) + start for chunk, start in zip(chunks, before, strict=False)])
+    return (*_lists(pa.concat_arrays([chunk.dictionary for chunk in chunks]), one, columns), index)
+
+
 def _sequence(rows: pa.Table, one: Sequences, columns: Columns) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    column = rows.column(one.column).combine_chunks()
+    return _lists(rows.column(one.column).combine_chunks(), one, columns)
+
+
+def _lists(column: pa.Array, one: Sequences, columns: Columns) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     if not _is_list(column.type):
         raise ConfigError(f"column {one.column!r} is {column.type}, which is no list; give it to sparse or dense")
     elements = pc.list_flatten(column)

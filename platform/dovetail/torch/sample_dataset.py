@@ -30,7 +30,8 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
     of so many); the candidates of a request stay together. Batches are made whole here: give a ``DataLoader``
     ``batch_size=None``, or use :class:`SampleLoader`, whose state goes on exactly.
 
-    ``options`` are those of :class:`~dovetail.samples.reader.Reader`, but for ``columns`` and ``shard``.
+    ``options`` are those of :class:`~dovetail.samples.reader.Reader`, but for ``columns``, ``per_request`` and
+    ``shard``.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
         number, processes = rank
         if not 0 <= number < processes:
             raise ConfigError(f"rank = {rank}: give (number, processes) with 0 <= number < processes")
-        if own := sorted({"columns", "shard"} & set(options)):
+        if own := sorted({"columns", "per_request", "shard"} & set(options)):
             raise ConfigError(
                 f"{own[0]} is not given to a dataset: it reads what Columns(...) names, a shard per worker"
             )
@@ -69,7 +70,11 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
         number, processes = self._rank
         shard = number * workers + mine
         with Reader(
-            self._project, columns=self.columns.read, shard=(shard, processes * workers), **self._options
+            self._project,
+            columns=self.columns.read,
+            per_request=self.columns.per_request,
+            shard=(shard, processes * workers),
+            **self._options,
         ) as reader:
             if shard in self.places:
                 reader.load_state_dict(json.loads(self.places[shard]))

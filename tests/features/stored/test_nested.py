@@ -29,7 +29,7 @@ from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget,
 from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_names
+from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_names, spread
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
@@ -220,7 +220,7 @@ def samples_of(world: World) -> pa.Table:
     asyncio.run(run_stage(samples, log))
     made = log.poll("samples", 0, 0)
     assert made is not None
-    return wire.decode_arrow(made)
+    return spread(wire.decode_arrow(made))
 
 
 def test_samples_have_what_was_served_and_a_model_reads_it(nested: World) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dovetail.platform.rows.encodings.shared import as_dictionaries
 from dovetail.platform.rows.wire import decode_arrow
 from dovetail.platform.stage import Poll
 from dovetail.trainer.learner import Absent, Learner
@@ -25,17 +26,22 @@ from dovetail.trainer.slots import SlotPolicy
 __all__ = ["Checkpointing", "Publication", "Recipe", "SampleTopic"]
 
 
+def _samples_of(poll: Poll) -> pa.Table:
+    return as_dictionaries(decode_arrow(poll))
+
+
 @dataclass(frozen=True, slots=True)
 class SampleTopic:
     """The samples that are trained on: their topic, their form, and the columns that are no inputs of the model.
 
-    ``decode`` turns a poll into a table with own and source position columns, in order of position. Without ``weight``
+    ``decode`` turns a poll into a table with own and source position columns, in order of position; lists that the
+    candidates of a request share are dictionaries. Without ``weight``
     every sample has weight 1. ``absent`` says what becomes of samples whose label is NULL. ``schema`` is that of the
     columns trained on: what training on them runs is compiled at the start, if it is given.
     """
 
     topic: str
-    decode: Callable[[Poll], pa.Table] = decode_arrow
+    decode: Callable[[Poll], pa.Table] = _samples_of
     label: str = "label"
     weight: str | None = "weight"
     schema: pa.Schema | None = None

@@ -18,6 +18,7 @@ from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
 from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_name
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import OnlineStore
@@ -145,19 +146,19 @@ class OnlineFeatures:
 
         ``candidates`` are the flattened request rows of ``snapshot``, in the same order. Columns are in the feature
         set's order. A snapshot taken by an earlier feature set has NULL in the columns that it was not served with.
+        What the rows of ``snapshot`` share is shared in the same way (``rows/encodings/shared.py``).
         """
         columns = _columns(candidates) | self._batch_columns(candidates)
         batch = self._evaluator.evaluate_columns(columns, candidates.num_rows, origins=("batch",))
-        served = dict(zip(snapshot.column_names, snapshot.columns, strict=True))
-        return pa.Table.from_arrays(
-            [
-                batch.column(column.name)
-                if column.origin == "batch"
-                else _served(served.get(column.name), column, snapshot.num_rows)
-                for column in self._feature_set.columns
-            ],
-            schema=self._feature_set.schema,
-        )
+        found: dict[str, pa.Array | pa.ChunkedArray] = {}
+        for column in self._feature_set.columns:
+            if column.origin == "batch":
+                found[column.name] = batch.column(column.name)
+            else:
+                found |= _served(snapshot, column)
+        if SHARED_BACK in snapshot.column_names:
+            found[SHARED_BACK] = snapshot.column(SHARED_BACK)
+        return pa.table(found)
 
     def _batch_columns(self, candidates: pa.Table) -> dict[str, pa.Array]:
         columns: dict[str, pa.Array] = {}
@@ -175,8 +176,11 @@ def _columns(table: pa.Table, prefix: str = "") -> dict[str, pa.Array]:
     }
 
 
-def _served(found: pa.ChunkedArray | None, column: FeatureColumn, rows: int) -> pa.Array | pa.ChunkedArray:
-    return pa.nulls(rows, column.type) if found is None or found.type != column.type else found
+def _served(snapshot: pa.Table, column: FeatureColumn) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """The columns of ``snapshot`` that have the values of ``column``: those of each row, those that rows share."""
+    held = [name for name in (column.name, shared_name(column.name)) if name in snapshot.column_names]
+    found = {name: snapshot.column(name) for name in held if snapshot.column(name).type == column.type}
+    return found or {column.name: pa.nulls(snapshot.num_rows, column.type)}
 
 
 def _dense(progress: Mapping[int, Progress]) -> list[int]:

@@ -15,6 +15,7 @@ from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.config.load import ModelConfig
+from dovetail.platform.rows.encodings.dictionaries import decoded
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
@@ -145,7 +146,7 @@ def recent_samples(stores: Stores, columns: Sequence[str] | None, most: int) -> 
     parts: list[pa.Table] = []
     left = most
     for rows in islice(newest_samples(stores, columns), _FILES):
-        parts.insert(0, rows.slice(max(0, rows.num_rows - left)))
+        parts.insert(0, decoded(rows.slice(max(0, rows.num_rows - left))))
         left -= parts[0].num_rows
         if left <= 0:
             break

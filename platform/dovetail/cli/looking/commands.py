@@ -130,13 +130,18 @@ def export(
     ] = None,
     label: Annotated[str, typer.Option(help="The label's column; comma-separated several for tfrecord.")] = "label",
     bits: Annotated[int, typer.Option(help="Hashed values are below 2^bits.")] = 20,
+    per_request: Annotated[
+        bool, typer.Option("--per-request", help="Parquet: lists that candidates share in the row of the first alone.")
+    ] = False,
     project: ProjectOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Write archived samples for other trainers, a file a day; the same command goes on where it stopped."""
     from dovetail.cli.looking.export import Asked, run
 
-    asked = Asked(form, target, from_day, to_day, where, columns, dense, sparse, sequence or [], label, bits)
+    asked = Asked(
+        form, target, from_day, to_day, where, columns, dense, sparse, sequence or [], label, bits, per_request
+    )
     raise typer.Exit(run(project, out, asked, as_json=as_json))
 
 

@@ -29,6 +29,7 @@ class Asked(NamedTuple):
     sequences: list[str]
     label: str
     bits: int
+    per_request: bool = False
 
 
 def run(project: Path, out: Path, asked: Asked, *, as_json: bool) -> int:
@@ -58,6 +59,8 @@ def _export(asked: Asked) -> SampleExport:
     made = bool(asked.dense or asked.sparse or asked.sequences)
     if asked.form == "parquet" and made:
         raise ConfigError("--dense, --sparse and --sequence are for libsvm and tfrecord; name --columns for Parquet")
+    if asked.form != "parquet" and asked.per_request:
+        raise ConfigError(f"--per-request is for Parquet; of {asked.form}, a record is one sample")
     if asked.form != "parquet" and (asked.columns or not made):
         raise ConfigError(f"--format {asked.form}: say by --dense, --sparse or --sequence what becomes of which column")
     labels = _names(asked.label)
@@ -72,7 +75,13 @@ def _export(asked: Asked) -> SampleExport:
     if asked.from_day is not None or asked.to_day is not None:
         days = _day("--from-day", asked.from_day, "0001-01-01"), _day("--to-day", asked.to_day, "9999-12-31")
     return SampleExport(
-        cast("Form", asked.form), asked.target, days, asked.where, tuple(_names(asked.columns)), columns
+        cast("Form", asked.form),
+        asked.target,
+        days,
+        asked.where,
+        tuple(_names(asked.columns)),
+        columns,
+        asked.per_request,
     )
 
 

@@ -15,6 +15,7 @@ from dovetail.app.storage import open_stores
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
 from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.rows.encodings.shared import Spreader
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.learner import Absent
 from dovetail.trainer.models.publish import Model, ModelDirectory
@@ -133,8 +134,9 @@ def _read_url(url: str) -> Iterator[pa.Table]:
         raise ConfigError(f"{url}: no Parquet file there; name a .parquet file or a folder that holds some")
     for path in found:
         with store.open(path) as file:
+            spreader = Spreader()
             for batch in file.iter_batches(100_000):
-                yield pa.table(batch)
+                yield from spreader.parts(pa.table(batch))
 
 
 def microseconds_of(first: str | None, last: str | None) -> tuple[int | None, int]:

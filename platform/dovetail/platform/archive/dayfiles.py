@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from dovetail.platform.archive.file_index import FileIndex
 from dovetail.platform.errors import ConfigError, WireError
-from dovetail.platform.rows.encodings.shared import Spreader, shared_names, stored_as
+from dovetail.platform.rows.encodings.shared import Spreader, shared_names, spread_schema, stored_as
 from dovetail.platform.rows.evolution import conformed, fits
 from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
 from dovetail.platform.stores.offline import OfflineStore
@@ -194,7 +194,7 @@ class DayFiles:
         schemas = []
         for file in self.touching(low_us, high_us):
             with self.store.open(file.path) as parquet:
-                schemas.append(self._without_conflicts(parquet.schema_arrow.remove_metadata()))
+                schemas.append(self._without_conflicts(spread_schema(parquet.schema_arrow).remove_metadata()))
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
     def _without_conflicts(self, there: pa.Schema) -> pa.Schema:
@@ -210,8 +210,7 @@ class DayFiles:
         if not self.files:
             return None
         with self.store.open(self.files[0].path) as parquet:
-            schema: pa.Schema = parquet.schema_arrow
-            return schema
+            return spread_schema(parquet.schema_arrow)
 
     def touching(self, low_us: int | None, high_us: int) -> list[DayFile]:
         """The files that may hold rows of ``[low, high]``."""

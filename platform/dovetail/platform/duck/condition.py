@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.rows.encodings.dictionaries import decoded
 
 __all__ = ["Condition"]
 
@@ -24,12 +25,12 @@ class Condition:
         self._connection = hermetic_connection(threads=1)
 
     def choose(self, table: pa.Table) -> pa.Table:
-        """The rows for which it holds, in their order, as they are.
+        """The rows for which it holds, in their order, as they are; dictionaries have the values of all rows.
 
         Raises:
             ConfigError: DuckDB refuses it: the columns are not these, or it is no condition.
         """
-        numbered = table.append_column(_NUMBER, pa.array(np.arange(table.num_rows, dtype=np.int64)))
+        numbered = decoded(table).append_column(_NUMBER, pa.array(np.arange(table.num_rows, dtype=np.int64)))
         self._connection.register("rows", numbered)
         try:
             query = f'SELECT "{_NUMBER}" FROM rows WHERE ({self._sql}\n)'

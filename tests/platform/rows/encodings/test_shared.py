@@ -17,14 +17,16 @@ from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.encodings import shared
-from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.rows.encodings.dictionaries import compacted, decoded
 from dovetail.platform.rows.encodings.shared import (
     SHARED_BACK,
     Spreader,
+    as_dictionaries,
     share,
     shared_names,
     some_rows,
     spread,
+    spread_schema,
     stored_as,
 )
 from dovetail.platform.rows.fitting import fitting
@@ -65,6 +67,18 @@ def test_rows_have_their_values_again_however_they_travel(runs: Any, data: st.Da
     sink = pa.BufferOutputStream()
     pq.write_table(held, sink)
     assert spread(pq.read_table(pa.BufferReader(sink.getvalue()))).equals(flat)
+    dictionaries = as_dictionaries(held)
+    assert decoded(dictionaries).equals(flat)
+    assert all(len(dictionaries.column(name).chunk(0).dictionary) == len(runs) for name in ("history", "others"))
+    assert spread_schema(held.schema).equals(flat.schema)
+    order = data.draw(st.permutations(range(held.num_rows)))
+    shuffled = dictionaries.take(pa.array(order)).slice(0, data.draw(st.integers(1, held.num_rows)))
+    small = compacted(shuffled.combine_chunks())
+    assert decoded(small).equals(flat.take(pa.array(order[: shuffled.num_rows], pa.int64())))
+    of_run = np.repeat(np.arange(len(runs)), [count for _, count in runs])
+    held_once = sum(len(chunk.dictionary) for chunk in small.column("history").chunks)
+    assert held_once == len(set(of_run[order[: shuffled.num_rows]].tolist()))
+    assert spread(share(small)).equals(decoded(small))
     # Some rows of them, and some of those.
     rows = np.array(sorted(data.draw(st.sets(st.integers(0, held.num_rows - 1)))), dtype=np.int64)
     some = some_rows(held, rows)
@@ -79,16 +93,29 @@ def test_rows_have_their_values_again_however_they_travel(runs: Any, data: st.Da
     assert pa.concat_tables(found).combine_chunks().equals(flat)
 
 
-@given(runs=requests, others=requests)
-def test_rows_that_share_nothing_go_with_them(runs: Any, others: Any) -> None:
+@given(runs=requests, others=requests, after=st.integers(0, 1))
+def test_rows_that_share_nothing_go_with_them(runs: Any, others: Any, after: int) -> None:
     plain, held = decoded(table(others)), share(table(runs))
-    both = pa.concat_tables([plain, held, plain], promote_options="permissive").combine_chunks()
-    expected = pa.concat_tables([plain, decoded(table(runs)), plain]).combine_chunks()
+    both = pa.concat_tables([plain, held, plain][after:], promote_options="permissive").combine_chunks()
+    expected = pa.concat_tables([plain, decoded(table(runs)), plain][after:]).combine_chunks()
     assert spread(both).select(expected.column_names).equals(expected)
     rows = np.arange(0, both.num_rows, 2)
     assert spread(some_rows(both, rows)).select(expected.column_names).equals(expected.take(pa.array(rows)))
+    assert decoded(as_dictionaries(both)).select(expected.column_names).equals(expected)
     (whole,) = Spreader().parts(both)
     assert whole.select(expected.column_names).equals(expected)
+
+
+def test_rows_of_before_a_column_was_wider_go_with_later_ones() -> None:
+    narrow = pa.table({"history": pa.array([[1], None], pa.list_(pa.int32()))})
+    lists = pa.array([[2**40], [3, 4]], pa.list_(pa.int64()))
+    later = share(pa.table({"history": pa.DictionaryArray.from_arrays(pa.array([0, 0, 1], pa.int32()), lists)}))
+    for parts in ([narrow, later], [later, narrow]):
+        both = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+        old, new = [[1], None], [[2**40], [2**40], [3, 4]]
+        expected = pa.array([*old, *new] if parts[0] is narrow else [*new, *old], lists.type)
+        assert spread(both).column("history").combine_chunks().equals(expected)
+        assert decoded(as_dictionaries(both)).column("history").combine_chunks().equals(expected)
 
 
 def test_what_shares_nothing_is_left_as_it_is() -> None:

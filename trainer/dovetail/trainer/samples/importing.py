@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dovetail.platform.errors import WireError
+from dovetail.platform.rows.encodings.shared import Spreader
 
 __all__ = ["FEATURES", "SCHEMA", "read_libsvm", "read_parquet", "read_vw"]
 
@@ -56,8 +57,9 @@ def read_parquet(paths: list[Path], *, rows: int = 100_000) -> Iterator[pa.Table
     for file in files:
         try:
             with pq.ParquetFile(file) as opened:
+                spreader = Spreader()  # a file of Dovetail's own archive may have lists once per request
                 for batch in opened.iter_batches(rows):
-                    yield pa.table(batch)
+                    yield from spreader.parts(pa.table(batch))
         except (OSError, pa.ArrowInvalid) as error:
             raise WireError(f"{file}: cannot be read as Parquet: {error}") from error
 

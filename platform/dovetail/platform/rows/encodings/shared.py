@@ -15,7 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["SHARED_BACK", "Spreader", "share", "shared_names", "some_rows", "spread", "stored_as", "without_shared"]
+__all__ = [
+    "SHARED_BACK",
+    "Spreader",
+    "as_dictionaries",
+    "share",
+    "shared_name",
+    "shared_names",
+    "some_rows",
+    "spread",
+    "spread_schema",
+    "stored_as",
+    "without_shared",
+]
 
 SHARED_BACK = "_shared_back"
 _PREFIX = "_shared."
@@ -46,6 +58,50 @@ def share(table: pa.Table) -> pa.Table:
             made.append((field.name, column))
     names, values = [name for name, _ in made], [value for _, value in made]
     return pa.Table.from_arrays([*values, _back(first)], names=[*names, SHARED_BACK])
+
+
+def as_dictionaries(table: pa.Table) -> pa.Table:
+    """The inverse of :func:`share`: dictionaries for what rows share, by equal int32 indices; else ``table`` itself.
+
+    A dictionary has a value for each run of rows, and one for each row that shares none. Runs are whole.
+    """
+    if SHARED_BACK not in table.column_names:
+        return table
+    back, own = _backs(table)
+    holds = back == 0
+    at = (np.cumsum(holds) - 1)[np.arange(table.num_rows) - back]
+    indices, rows = pa.array(at.astype(np.int32)), np.flatnonzero(holds)
+    held = _spread(table.select(_of_shared(table)).take(pa.array(rows)), np.arange(len(rows)), own[rows])
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        flat = name.removeprefix(_PREFIX)
+        if flat in held.column_names:
+            values = held.column(flat).combine_chunks()
+            columns[flat] = pa.DictionaryArray.from_arrays(indices, values)
+        elif name != SHARED_BACK:
+            columns[name] = column
+    return pa.table(columns)
+
+
+def _of_shared(table: pa.Table) -> list[str]:
+    """The columns that rows share, and those with the values of rows that do not."""
+    both = {name for each in shared_names(table.column_names) for name in (each, _PREFIX + each)}
+    return [name for name in table.column_names if name in both]
+
+
+def shared_name(name: str) -> str:
+    """The name of the column ``name`` where rows share its values."""
+    return _PREFIX + name
+
+
+def spread_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of tables of ``schema`` when they are spread."""
+    fields: dict[str, pa.Field] = {}
+    for field in schema:
+        if field.name != SHARED_BACK:
+            name = field.name.removeprefix(_PREFIX)
+            fields.setdefault(name, field.with_name(name))
+    return pa.schema(fields.values())
 
 
 def shared_names(stored: Sequence[str]) -> list[str]:
@@ -123,13 +179,21 @@ def _spread(table: pa.Table, from_row: _Int64, own: npt.NDArray[np.bool_], held_
     at = pa.array(from_row)
     columns: dict[str, pa.ChunkedArray] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if name == SHARED_BACK or (name not in columns and _PREFIX + name in table.column_names):
+        if name == SHARED_BACK or _PREFIX + name in table.column_names:
             continue
         if name.startswith(_PREFIX):
             flat = name.removeprefix(_PREFIX)
             value = holder.column(name).take(at)
             if flat in table.column_names:
-                both = pa.chunked_array([*value.chunks, *table.column(flat).chunks], value.type)
+                # Rows with values of their own may be from before the column was declared wider, or from after it.
+                wide = (
+                    pa.unify_schemas(
+                        [pa.schema([(flat, c.type)]) for c in (value, table.column(flat))], promote_options="permissive"
+                    )
+                    .field(0)
+                    .type
+                )
+                both = pa.chunked_array([*value.cast(wide).chunks, *table.column(flat).cast(wide).chunks], wide)
                 which = np.arange(table.num_rows) + np.where(own, table.num_rows, 0)
                 value = both.take(pa.array(which))
             columns[flat] = value
