@@ -1,16 +1,18 @@
-"""Long lists at a ranking request: three lists of 1,000 of a user's events, 200 candidates, this process.
+"""Long lists: three lists of 1,000 of a user's events at a ranking request with 200 candidates, and longer ones.
 
-    python benchmarks/sequences.py
+    python benchmarks/sequences.py [--long]
 
 A request asks for what its user did last, by three lists as long as LENGTH, which all its candidates share. It is
 served as the snapshot agent does it: states of the user from SQLite, lists evaluated, snapshot rows made and encoded as
 a message. Beside it stands the same with every candidate a request of its own, a microsecond apart: what computing the
-lists once per candidate takes. Every number is from this one run; ratios are what counts.
+lists once per candidate takes. Then lists of structs of 1,000, 10,000 and 100,000: what one event costs, in bytes of
+state written and in time, and what a request takes. Every number is from this one run; ratios are what counts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +30,13 @@ from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.joiners.snapshots.composing import ServingModels, snapshot_rows
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
@@ -41,6 +45,7 @@ Percentiles = np.ndarray[Any, np.dtype[np.float64]]
 
 SEED = 20240229
 LENGTH, CANDIDATES, USERS, EVENTS, REQUESTS = 1_000, 200, 20, 2_000, 100
+LENGTHS, SINGLE = (1_000, 10_000, 100_000), 300
 START_US = 1_700_000_000_000_000
 
 TOML = """
@@ -77,10 +82,12 @@ SELECT request_id, item_id, users.items, users.actions, users.prices FROM reques
 """
 
 
-STRUCTS = f"""
-SELECT user_id, arg_max({{'item': item_id, 'action': action, 'price': price}}, event_time, {LENGTH}) OVER w AS history
-FROM events {WINDOW}
-"""
+def structs(length: int) -> str:
+    """A view with one list of structs."""
+    members = "{'item': item_id, 'action': action, 'price': price}"
+    return f"SELECT user_id, arg_max({members}, event_time, {length}) OVER w AS history FROM events {WINDOW}"
+
+
 RANKING_STRUCTS = "SELECT request_id, item_id, users.history FROM request LEFT JOIN users USING (user_id)"
 
 
@@ -104,44 +111,60 @@ def project_of(folder: Path, view: str, ranking: str) -> Project:
     return load(folder)
 
 
-def events() -> pa.Table:
+def events(users: int = USERS, rows: int = USERS * EVENTS, start: int = 0) -> pa.Table:
     """What users did, in order of time."""
-    rng = np.random.default_rng(SEED)
-    rows = USERS * EVENTS
+    rng = np.random.default_rng(SEED + start)
     return pa.table(
         {
-            "user_id": rng.integers(0, USERS, rows),
+            "user_id": rng.integers(0, users, rows),
             "item_id": [f"item{i}" for i in rng.integers(0, 100_000, rows)],
             "action": np.array(["view", "click", "cart", "order"])[rng.integers(0, 4, rows)],
             "price": pa.array((rng.integers(100, 10**5, rows) / 100).astype(str)).cast(pa.decimal128(9, 2)),
-            "event_time": pa.array(START_US + np.arange(rows) * 1_000_000).cast(pa.timestamp("us")),
+            "event_time": pa.array(START_US + (start + np.arange(rows)) * 1_000_000).cast(pa.timestamp("us")),
         }
     )
 
 
-def served_by(project: Project, folder: Path) -> OnlineFeatures:
-    """The features of the project after the events."""
-    store = SqlOnlineStore(f"sqlite:///{folder / 'online.sqlite'}")
+class CountingStore(SqlOnlineStore):
+    """An online store that counts the bytes of state that commits write."""
+
+    written = 0
+
+    def commit(self, partition: int, commits: Sequence[ViewCommit], accounts: Sequence[Account]) -> None:
+        """As any store."""
+        self.written += sum(len(state) for commit in commits for state in commit.changed.values())
+        super().commit(partition, commits, accounts)
+
+
+def fed(project: Project, store: SqlOnlineStore, log: MemoryLog, rows: pa.Table, at_once: int = 2_000) -> None:
+    """Let a worker take the rows in, so many a message, a message a poll."""
     stream = project.streams["events"]
-    log = MemoryLog({stream.topic: 1, "dead": 1})
-    rows = events()
-    cuts = range(0, rows.num_rows, 2_000)
-    log.append([Outgoing(stream.topic, wire.encode(rows.slice(cut, 2_000)), partition=0) for cut in cuts])
+    cuts = range(0, rows.num_rows, at_once)
+    log.append([Outgoing(stream.topic, wire.encode(rows.slice(cut, at_once)), partition=0) for cut in cuts])
     intake = Intake(stream.schema, stream.event_time, None)
     stage = FeatureStage(stream, list(project.stream_views.values()), intake, store, dead_letter_topic="dead")
     asyncio.run(run_stage(stage, log, max_records=lambda: 1))
+
+
+def served_by(project: Project, folder: Path, store: SqlOnlineStore | None = None) -> OnlineFeatures:
+    """The features of the project after the events; of those of a ``store``, if there is one."""
+    if store is None:
+        store = SqlOnlineStore(f"sqlite:///{folder / 'online.sqlite'}")
+        fed(project, store, MemoryLog({project.streams["events"].topic: 1, "dead": 1}), events())
     registry = Registry(f"sqlite:///{folder / 'registry.sqlite'}")
     versions = BatchVersions({}, registry, OfflineStore(str(folder / "offline")), lambda _: pa.table({}))
     return OnlineFeatures(project.feature_set, project.stream_views, store, versions)
 
 
-def request(project: Project, number: int, users: int, candidates: int) -> pa.Table:
-    """``users`` requests of one user with ``candidates`` items each, a microsecond apart, flattened."""
-    at = START_US + USERS * EVENTS * 1_000_000 + number * 1_000
+def request(
+    project: Project, number: int, users: int, candidates: int, of: int = USERS, after: int = USERS * EVENTS
+) -> pa.Table:
+    """``users`` requests of one user ``of`` some with ``candidates`` items each, a microsecond apart, flattened."""
+    at = START_US + after * 1_000_000 + number * 1_000
     rows = [
         {
             "request_id": f"r{number}.{n}",
-            "user_id": number % USERS,
+            "user_id": number % of,
             "request_time": at + n,
             "candidates": [{"item_id": f"item{i}"} for i in range(candidates)],
         }
@@ -202,10 +225,46 @@ def report(what: str, view: str, ranking: str) -> None:
             print(f"  {of:<25} p50 {wall50:7.2f} ms  p99 {wall99:7.2f} ms   {on_cpu}", flush=True)
 
 
+def report_length(length: int) -> None:
+    """Print what an event and a request cost where one user has a full list of structs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        project = project_of(folder / "project", structs(length), RANKING_STRUCTS)
+        store = CountingStore(f"sqlite:///{folder / 'online.sqlite'}")
+        log = MemoryLog({project.streams["events"].topic: 1, "dead": 1})
+        # Beyond the hour that is kept for late events, which a list of any length has.
+        fed(project, store, log, events(1, length + 4_000))
+        store.written, begin, spent = 0, time.perf_counter(), time.process_time()
+        fed(project, store, log, events(1, SINGLE, length + 4_000), 1)
+        wall, cpu = (time.perf_counter() - begin) / SINGLE * 1e3, (time.process_time() - spent) / SINGLE * 1e3
+        each = store.written / SINGLE
+        print(
+            f"k = {length:,}: an event writes {each:,.0f} bytes of state, {cpu:.2f} ms of CPU, {wall:.2f} ms",
+            flush=True,
+        )
+        online = served_by(project, folder, store)
+        models = ServingModels(NoModel(), None)
+        asked = [request(project, n, 1, CANDIDATES, 1, length + 5_000) for n in range(40)]
+
+        def message(rows: pa.Table) -> bytes:
+            served = online.serve(rows)
+            return wire.encode(snapshot_rows(rows, served, served.answerable, models, "ranking"))
+
+        size = len(message(asked[0]))
+        (wall50, cpu50), (wall99, cpu99) = timed(message, asked)
+        on_cpu = f"of CPU: p50 {cpu50:.2f}, p99 {cpu99:.2f}"
+        print(
+            f"  features and message of {size:,} bytes  p50 {wall50:.2f} ms  p99 {wall99:.2f} ms   {on_cpu}", flush=True
+        )
+
+
 def main() -> None:
-    """Print one block per definition."""
-    report("three lists", LISTS, RANKING_LISTS)
-    report("a list of structs", STRUCTS, RANKING_STRUCTS)
+    """Print one block per definition, and one per length."""
+    if "--long" not in sys.argv:
+        report("three lists", LISTS, RANKING_LISTS)
+        report("a list of structs", structs(LENGTH), RANKING_STRUCTS)
+    for length in LENGTHS:
+        report_length(length)
 
 
 if __name__ == "__main__":

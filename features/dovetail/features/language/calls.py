@@ -23,6 +23,7 @@ from dovetail.features.plan.aggregates import (
     BY_KEY,
     DEVIATIONS,
     MAX_LISTED,
+    MAX_SEQUENCE,
     SHAPES,
     refusal,
     result_type,
@@ -242,8 +243,13 @@ class AggregateReader:
             raise self.source.refuse(
                 call.line, f"{name} with {len(parts)} arguments", f"write {name}(x, y) or (x, y, k)"
             )
-        k = None if len(parts) == 2 else self._number(call, name, parts[2])
+        k = None if len(parts) == 2 else self._number(call, name, parts[2], newest=self._is_newest(function, parts[1]))
         return _Written(function, parts[0], parts[1], k, False)
+
+    def _is_newest(self, function: AggregateFunction, order: Span) -> bool:
+        """Whether the events that ``function`` picks in this order are the newest ones."""
+        by = self.source.parse(order)
+        return function == "arg_max" and isinstance(by, exp.Column) and self._resolve(by) == self.stream.event_time
 
     def _nth(self, call: Call, name: str, parts: list[Span], respects: bool) -> _Written:
         """``lag(x, n)``, ``nth_value(x, n)``, or with ``ORDER BY event_time DESC`` after the number."""
@@ -293,7 +299,7 @@ class AggregateReader:
             return _Written("histogram_each", span, None, None, False)
         if call.rest is None:
             raise source.refuse(call.line, f"{macro} without a number", f"write {macro}({wanted}(x) OVER w, 3)")
-        k = self._number(call, macro, call.rest)
+        k = self._number(call, macro, call.rest, newest=macro == "newest")
         if len(source.arguments(span)) != 1 or {"ORDER BY", "ORDER", "DISTINCT"} & set(source.words(span)):
             raise source.refuse(call.line, f"{macro} of more than a value", f"write {macro}({wanted}(x) OVER w, {k})")
         functions: Mapping[str, AggregateFunction] = {
@@ -317,11 +323,12 @@ class AggregateReader:
             call.line, f"{macro} of {source.cut(span)}", f"write {macro}(list({{'k': key, 'v': value}}) OVER w)"
         )
 
-    def _number(self, call: Call, name: str, span: Span) -> int:
-        text = self.source.cut(span)
-        if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
-            raise self.source.refuse(call.line, f"{name} of {text} values", f"write a number from 1 to {MAX_LISTED}")
-        return int(text)
+    def _number(self, call: Call, name: str, span: Span, *, newest: bool = False) -> int:
+        text, most = self.source.cut(span), MAX_SEQUENCE if newest else MAX_LISTED
+        if text.isdigit() and 1 <= int(text) <= most:
+            return int(text)
+        other = "" if newest else f"; of the newest events, arg_max(x, {self.stream.event_time}, k), to {MAX_SEQUENCE}"
+        raise self.source.refuse(call.line, f"{name} of {text} values", f"write a number from 1 to {most}{other}")
 
     def _argument(self, call: Call, span: Span | None, function: str) -> tuple[str | None, pa.DataType]:
         if span is None:

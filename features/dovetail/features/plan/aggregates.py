@@ -18,6 +18,7 @@ __all__ = [
     "DEVIATIONS",
     "FOLDED",
     "MAX_LISTED",
+    "MAX_SEQUENCE",
     "MOMENTS",
     "ORDERED",
     "PICKING",
@@ -49,6 +50,8 @@ MOMENTS: tuple[AggregateFunction, ...] = ("skewness", "kurtosis", "kurtosis_pop"
 SHAPES: tuple[AggregateFunction, ...] = ("entropy", *MOMENTS)
 #: The longest list of ``arg_max(x, y, k)`` and its like.
 MAX_LISTED = 1_000
+#: The longest list of the newest events, whose state is kept in chunks.
+MAX_SEQUENCE = 100_000
 _SQUARABLE_DIGITS = 14
 _MAX_DIGITS = 18
 _MAX_MEMBERS = 62

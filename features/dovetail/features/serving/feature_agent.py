@@ -16,6 +16,7 @@ import pyarrow as pa
 from dovetail.features.expressions.execute import StreamPreparer
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
+from dovetail.features.stream.collections.chunks import ChunkPlace
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
@@ -151,10 +152,16 @@ class FeatureStage(Stage):
                 RowOrigin(source, positions_of(events)[prepared.kept]),
             )
             states = self._store.read_partition(view.plan.name, source, keys)
-            applied = view.engine.apply(states, rows)
+
+            def chunks(places: Sequence[ChunkPlace]) -> Sequence[bytes | None]:
+                asked = [keys[key] + suffix for key, suffix in places]
+                return self._store.read_partition(view.plan.name, source, asked)
+
+            applied, changed_chunks = view.engine.apply_in_chunks(states, rows, chunks)
             changed = {
                 key: new for key, old, new in zip(keys, states, applied.blobs, strict=True) if new != (old or b"")
             }
+            changed |= {keys[key] + suffix: chunk for (key, suffix), chunk in changed_chunks.items()}
             counts |= {
                 "applied": applied.applied,
                 "expired": applied.expired,

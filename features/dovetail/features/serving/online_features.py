@@ -13,6 +13,7 @@ import pyarrow as pa
 from dovetail.features.expressions.feature_rows import FeatureSetEvaluator, RequestValues
 from dovetail.features.plan.definitions import FeatureColumn, FeatureSet, JoinedView, StreamView
 from dovetail.features.plan.request import CANDIDATE, request_starts
+from dovetail.features.serving.stored_states import read_states
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
@@ -87,7 +88,7 @@ class OnlineFeatures:
             requests = candidates.select(self._request_columns(candidates)).take(pa.array(starts))
         rows_of = {join.view: requests if self._feature_set.is_shared(join) else candidates for join in self._joins}
         keys = self._keys(rows_of)
-        states = self._store.read({view: distinct for view, (distinct, _) in keys.items()})
+        states = read_states(self._store, self._engines, {view: distinct for view, (distinct, _) in keys.items()})
         found: dict[str, dict[str, pa.Array]] = {}
         answerable = np.ones(candidates.num_rows, dtype=np.bool_)
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, candidates.num_rows)))

@@ -18,6 +18,7 @@ from dovetail.features.batch.pieces import earliest_read
 from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.streaming import evaluate_rows, positions_read
 from dovetail.features.plan.definitions import StreamView
+from dovetail.features.serving.stored_states import read_states, stored_keys
 from dovetail.features.stored.consistency import equal_bits
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import decode_keys, encode_keys
@@ -55,15 +56,15 @@ def sample_state(view: StreamView, store: OnlineStore, events: Mapping[str, DayF
     if not marks:
         return StateSample(view.name, 0, 0)
     newest = max(marks)
-    rows = _Rows(view, events, progress)
-    chosen = sorted({*store.keys(view.name, keys), *rows.newest_keys(newest, keys)})[: 2 * keys]
+    rows, engine = _Rows(view, events, progress), StreamEngine(view)
+    chosen = sorted({*stored_keys(store, engine, keys), *rows.newest_keys(newest, keys)})[: 2 * keys]
     if not chosen:
         return StateSample(view.name, 0, 0)
     columns = decode_keys(chosen, view.entity_types)
     encoded, codes = encode_keys(columns)
-    state = store.read({view.name: encoded})[view.name]
+    state = read_states(store, {view.name: engine}, {view.name: encoded})[view.name]
     times = np.full(len(codes), newest, dtype=np.int64)
-    stored = StreamEngine(view).values(state.blobs, state.key_index, codes, times, NO_WATERMARK).table
+    stored = engine.values(state.blobs, state.key_index, codes, times, NO_WATERMARK).table
     probes = pa.table(
         {
             **dict(zip(view.entity, columns, strict=True)),

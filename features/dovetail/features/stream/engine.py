@@ -6,7 +6,7 @@ has one writer and one position, so state and position commit together, and a re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, cast
 
@@ -20,6 +20,7 @@ from dovetail.features.plan.aggregates import decimal_scale
 from dovetail.features.plan.definitions import Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream import blobs as codec
 from dovetail.features.stream.arrange import arrange_rows
+from dovetail.features.stream.collections.chunks import ChunkPlace, ReadChunks, seal
 from dovetail.features.stream.collections.entries import States, decode_states, encode_states
 from dovetail.features.stream.collections.gather import (
     add_entries,
@@ -112,9 +113,25 @@ class StreamEngine:
         Raises:
             StateError: a blob is of another definition or version or damaged, or an event time is beyond ±2**61 µs.
         """
+        return self._applied(blobs, rows, None)[0]
+
+    def apply_in_chunks(
+        self, blobs: Sequence[bytes | None], rows: PreparedRows, read: ReadChunks
+    ) -> tuple[Applied, Mapping[ChunkPlace, bytes]]:
+        """As :meth:`apply`, with the older entries of long lists in chunks (``collections/chunks.py``).
+
+        ``read`` reads what is stored of chunks. Beside the states of keys it returns the chunks and directories that
+        have changed, ``b""`` where one is gone: all of it is to be stored together. :meth:`values` is given the chunks
+        of a key as further states of it.
+        """
+        return self._applied(blobs, rows, read)
+
+    def _applied(
+        self, blobs: Sequence[bytes | None], rows: PreparedRows, read: ReadChunks | None
+    ) -> tuple[Applied, Mapping[ChunkPlace, bytes]]:
         self._require_times(_owned(rows.event_time), "event")
         if not self.collections.collections:
-            return self._fold(blobs, rows)
+            return self._fold(blobs, rows), {}
         before = decode_states(self.collections, blobs)
         folded = before.folded
         if self.layout.folded:
@@ -125,11 +142,15 @@ class StreamEngine:
         entries = add_entries(self.collections, before, rows, watermarks)
         partition = 0 if rows.source is None else rows.source.partition
         partitions = np.full(len(blobs), partition, dtype=np.int64)
+        chunks: Mapping[ChunkPlace, bytes] = {}
+        if read is not None and self.collections.chunked:
+            floors = watermarks - self.layout.lateness_us
+            entries, chunks = seal(self.collections, before, entries, floors, partition, read)
         after = encode_states(self.collections, States(watermarks, partitions, folded, entries), len(blobs))
         expired = mine & (rows.event_time < horizons(self.collections, rows.watermark_before))
         used = mine & ~expired & ((rows.valid != 0) | member_rows(self.collections, rows))
         applied = int(used.sum())
-        return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum()))
+        return Applied(after, applied, int(expired.sum()), len(rows) - applied - int(expired.sum())), chunks
 
     def warm_apply(self) -> None:
         """Compile what :meth:`apply` runs."""

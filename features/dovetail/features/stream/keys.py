@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dovetail.features.kernels.words import Words, decimal_words
 from dovetail.platform.errors import StateError
 
-__all__ = ["decode_keys", "encode_keys", "has_canonical_bytes"]
+__all__ = ["decode_keys", "encode_keys", "has_canonical_bytes", "is_entity"]
 
 
 def encode_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
@@ -73,6 +73,15 @@ def decode_keys(keys: Sequence[bytes], types: Sequence[pa.DataType]) -> list[pa.
         if at != len(key):
             raise StateError(f"a key of {len(key)} bytes is none of {', '.join(map(str, types))}")
     return [pa.array(column, _word(type_)).cast(type_) for column, type_ in zip(columns, types, strict=True)]
+
+
+def is_entity(key: bytes, parts: int) -> bool:
+    """Whether ``key`` is that of an entity of so many parts, and not of something that is kept beside one."""
+    at = 0
+    for _ in range(parts):
+        tag = key[at : at + 1]
+        at += 5 + int.from_bytes(key[at + 1 : at + 5], "big") if tag == b"s" else 10 if tag == b"d" else 9
+    return at == len(key)
 
 
 def _part(key: bytes, at: int, type_: pa.DataType) -> tuple[object, int]:

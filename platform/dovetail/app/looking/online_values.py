@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.features.plan.definitions import StreamView
+from dovetail.features.serving.stored_states import read_states, stored_keys
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import decode_keys, encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
@@ -31,7 +32,7 @@ def online_values(
         ConfigError: a key is none of the view's entity.
     """
     types = [view.stream.schema.arrow.field(column).type for column in view.entity]
-    columns = _typed(view, types, keys) if keys else decode_keys(store.keys(view.name, limit), types)
+    columns = _typed(view, types, keys) if keys else decode_keys(stored_keys(store, StreamEngine(view), limit), types)
     times = None if time_us is None else pa.array(np.full(len(columns[0]), time_us)).cast(pa.timestamp("us"))
     return values_of_keys(view, store, columns, times)
 
@@ -43,13 +44,14 @@ def values_of_keys(
 
     A time that is NULL, or none given, is the newest event time that the state includes.
     """
+    engine = StreamEngine(view)
     encoded, codes = encode_keys(columns)
-    state = store.read({view.name: encoded})[view.name]
+    state = read_states(store, {view.name: engine}, {view.name: encoded})[view.name]
     marks = [progress.watermark_us for progress in state.progress.values() if progress.watermark_us is not None]
     newest = max(marks, default=NO_WATERMARK)
     asked_us = pa.nulls(len(codes), pa.int64()) if times is None else times.cast(pa.int64())
     times_us = pc.fill_null(asked_us, max(newest, 0)).to_numpy(zero_copy_only=False)
-    found = StreamEngine(view).values(state.blobs, state.key_index, codes, times_us, newest)
+    found = engine.values(state.blobs, state.key_index, codes, times_us, newest)
     entity = dict(zip(view.entity, columns, strict=True))
     values = dict(zip(found.table.column_names, found.table.columns, strict=True))
     as_of = pa.array(times_us).cast(pa.timestamp("us"))

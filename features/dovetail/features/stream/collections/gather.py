@@ -201,6 +201,8 @@ def _value(aggregate: Aggregate, asked: _Asked, by: pa.DataType | None) -> pa.Ar
     ):
         return _folded(aggregate, asked)
     k = aggregate.k or 1
+    most = int((asked.ranges[:, 1] - asked.ranges[:, 0]).max(initial=0)) if aggregate.k is not None else k
+    k = k if function in ("nth_oldest", "nth_newest") else min(k, max(most, 1))  # k may be large, and no list that long
     picked, lengths = np.zeros((len(asked.ranges), k), dtype=np.int64), np.zeros(len(asked.ranges), dtype=np.int64)
     descending = function in ("last", "arg_max", "max", "last_distinct", "nth_newest", "newest")
     if function in ("first_distinct", "last_distinct"):

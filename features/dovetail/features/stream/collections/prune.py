@@ -137,10 +137,14 @@ def _keep_best(
         keep[lower:end] = False
         for n in range(end - lower):
             i = end - 1 - n if descending else lower + n  # of times in order, each is worse than the one before
+            if held == best.size:
+                last = best[held - 1]
+                if not better(i, last, order, descending):
+                    continue
+                if last < end:  # of the same run; one of a later run is in windows that this one is not in
+                    keep[last] = False
             held = insert(best, held, best.size, i, order, descending)
-        for b in range(held):
-            if lower <= best[b] < end:
-                keep[best[b]] = True
+            keep[i] = True
         end = lower
 
 

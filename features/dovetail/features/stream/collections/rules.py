@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from dovetail.features.kernels.words import Words
-from dovetail.features.plan.aggregates import BY_KEY, SHAPES
+from dovetail.features.plan.aggregates import BY_KEY, MAX_LISTED, SHAPES
 from dovetail.features.plan.definitions import TIME_BUCKET_ORIGIN_US, Aggregate, AggregateFunction, StreamView
 from dovetail.features.stream.layout import UNBOUNDED_STEP, Layout, is_folded, step_of
 
@@ -120,6 +120,10 @@ class CollectionLayout:
             merged[key] = replace(one, k=max(one.k, other.k), reach_us=max(one.reach_us, other.reach_us))
             self._key_of[aggregate.output] = key
         self.collections = tuple(merged.values())
+        #: The collections whose older entries stand in chunks (``chunks.py``), by index: those of long lists.
+        self.chunked = tuple(
+            index for index, one in enumerate(self.collections) if one.rule == BEST and one.k > MAX_LISTED
+        )
         self._keys = list(merged)
         self.fingerprint = layout.fingerprint
         if self.collections:
