@@ -152,6 +152,8 @@ def test_as_served_holds_only_what_had_been_applied(
         exactly(plain(everything.values)), exactly(plain(served.values)), served.late, strict=True
     ):
         assert late or now == then, "a difference that late data does not explain"
+    assert exactly(plain(served.happened)) == exactly(plain(everything.values.filter(pa.array(served.late))))
+    assert served.happened.schema == view.output_schema
 
 
 def test_the_probe_itself_contributes_nothing_and_ties_are_in(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +74,13 @@ def request_table(project: Project, rows: Sequence[dict[str, Any]]) -> pa.Table:
 def in_pieces(
     project: Project, events: pa.Table, requests: Sequence[pa.Table], limits: Limits, visibility: Visibility
 ) -> pa.Table:
+    with evaluating(project, events, limits, visibility) as evaluator:
+        return joined(project, [values for _, values in evaluator.evaluate(lambda: iter(requests), span_of(requests))])
+
+
+@contextmanager
+def evaluating(project: Project, events: pa.Table, limits: Limits, visibility: Visibility) -> Iterator[PieceEvaluator]:
+    """An evaluator over ``events`` in a file; its scratch folder is gone in the end."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "log").mkdir()
@@ -89,9 +97,15 @@ def in_pieces(
             limits=limits,
             scratch=folder / "scratch",
         )
-        span = Span(sum(r.num_rows for r in requests), ORIGIN - 20_000_000, ORIGIN + 20_000_000)
-        parts = [values for _, values in evaluator.evaluate(lambda: iter(requests), span)]
+        yield evaluator
         assert not (folder / "scratch").exists()
+
+
+def span_of(requests: Sequence[pa.Table]) -> Span:
+    return Span(sum(r.num_rows for r in requests), ORIGIN - 20_000_000, ORIGIN + 20_000_000)
+
+
+def joined(project: Project, parts: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables([project.feature_set.schema.empty_table(), *parts])
 
 
@@ -112,13 +126,57 @@ def test_pieces_give_what_the_whole_gives(
     visibility: Visibility,
 ) -> None:
     log = event_table(project, events)
-    rows = request_table(project, [row for part in requests for row in part])
+    rows, parts = in_parts(project, requests)
     whole = evaluate_feature_set(project, project.feature_set, rows, {"events": log}, items, visibility=visibility)
-    ends = [sum(map(len, requests[:n])) for n in range(len(requests) + 1)]
-    parts = [rows.slice(a, b - a) for a, b in pairwise(ends)]
     cut = in_pieces(project, log, parts, Limits(rows_per_piece=piece, threads=threads), visibility)
     assert str(cut.to_pydict()) == str(whole.to_pydict())
     assert cut.schema == whole.schema
+
+
+@settings(max_examples=tries(15))
+@given(
+    events=st.lists(EVENT, min_size=1, max_size=20),
+    requests=st.lists(st.lists(REQUEST, max_size=5), max_size=3),
+    piece=st.integers(5, 40),
+)
+def test_both_visibilities_at_once_are_each_by_itself(
+    project: Project, events: list[dict[str, Any]], requests: list[list[dict[str, Any]]], piece: int
+) -> None:
+    log = event_table(project, events)
+    rows, parts = in_parts(project, requests)
+    with evaluating(project, log, Limits(rows_per_piece=piece), "as_served") as evaluator:
+        made = list(evaluator.evaluate_both(lambda: iter(parts), span_of(parts)))
+    assert [table.num_rows for table, _, _ in made] == [part.num_rows for part in parts]
+    found: dict[Visibility, list[pa.Table]] = {
+        "as_served": [values for _, values, _ in made],
+        "event_time": [happened for _, _, happened in made],
+    }
+    for visibility, values in found.items():
+        set_ = project.feature_set
+        whole = evaluate_feature_set(project, set_, rows, {"events": log}, items, visibility=visibility)
+        assert str(joined(project, values).to_pydict()) == str(whole.to_pydict()), visibility
+
+
+def test_rows_that_saw_every_event_are_evaluated_once(project: Project) -> None:
+    row = {"user_id": 1, "item_id": 1, "kind": "a", "price": None, "n": 1, "x": None, "_partition": 0, "_row": 0}
+    log = event_table(project, [{**row, "event_time": ORIGIN}])
+    asked = {"user_id": 1, "item_id": 1, "request_time": ORIGIN}
+    for seen, once in (([1], True), ([0], False)):
+        rows = request_table(project, [{**asked, seen_column("acts"): seen, seen_column("users"): seen}])
+        with evaluating(project, log, Limits(), "as_served") as evaluator:
+            ((_, served, happened),) = evaluator.evaluate_both([rows].__iter__, span_of([rows]))
+        assert (served is happened) == once
+    with (
+        evaluating(project, log, Limits(), "event_time") as evaluator,
+        pytest.raises(ValueError, match="'event_time' is not as_served"),
+    ):
+        evaluator.evaluate_both(lambda: iter([]), span_of([]))
+
+
+def in_parts(project: Project, requests: Sequence[list[dict[str, Any]]]) -> tuple[pa.Table, list[pa.Table]]:
+    rows = request_table(project, [row for part in requests for row in part])
+    ends = [sum(map(len, requests[:n])) for n in range(len(requests) + 1)]
+    return rows, [rows.slice(a, b - a) for a, b in pairwise(ends)]
 
 
 def test_a_hot_key_is_cut_by_time(project: Project) -> None:

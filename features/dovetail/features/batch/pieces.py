@@ -95,6 +95,21 @@ class EventLog(Protocol):
         ...
 
 
+class _Asked(NamedTuple):
+    """What a view is asked: the hash of its keys, its probes in buckets, and which low bits some probe's key has."""
+
+    cut: KeyHash
+    probes: Buckets
+    keys: npt.NDArray[np.bool_]
+
+
+class _Cursors(NamedTuple):
+    """A view's values in files: as visible, of every row; by event time, of the rows that had not seen an event."""
+
+    values: list[Cursor]
+    happened: list[Cursor]
+
+
 class PieceEvaluator:
     """Evaluates ``columns`` of a feature set for request rows, in parts.
 
@@ -137,53 +152,99 @@ class PieceEvaluator:
         Raises:
             WireError, StateError, DefinitionError: as the views' evaluation.
         """
+        for table, values, _ in self._evaluated(rows, span, both=False):
+            yield table, values
+
+    def evaluate_both(self, rows: Rows, span: Span) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+        """Each table that ``rows()`` gives, and its ``columns`` twice: as served, and by event time.
+
+        Needs the visibility ``as_served``. Evaluated are the rows once, and those again, by event time, that had not
+        seen an event. Where there are none, both are one table.
+
+        Raises:
+            WireError, StateError, DefinitionError: as the views' evaluation.
+        """
+        if self._visibility != "as_served":
+            raise ValueError(f"visibility {self._visibility!r} is not as_served")
+        return self._evaluated(rows, span, both=True)
+
+    def _evaluated(self, rows: Rows, span: Span, *, both: bool) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         granted = Resources(self._limits.threads, self._limits.memory_bytes, self._scratch / "duckdb")
         try:
             with resources(granted):
-                cursors = {name: self._view(view, rows, span) for name, view in self._stream.items()}
+                asked = self._cut_probes(rows, span)
+                cursors = {name: self._view(view, span, asked.pop(name)) for name, view in self._stream.items()}
                 lane = ColumnEvaluator(self._features, self._columns)
             start = 0
             for table in rows():
                 end = start + table.num_rows
                 # A generator must not hold the grant while its caller runs.
                 with resources(granted):
-                    values = self._assembled(table, end, cursors, lane)
-                yield table, values
+                    inputs = self._inputs(table, end, cursors)
+                    values = lane.evaluate(inputs) if table.num_rows else self._nothing()
+                    happened = self._happened(inputs, values, (start, end), cursors, lane) if both else values
+                yield table, values, happened
                 start = end
             for opened in cursors.values():
-                for cursor in opened:
+                for cursor in [*opened.values, *opened.happened]:
                     cursor.close()
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _assembled(
-        self, table: pa.Table, end: int, cursors: Mapping[str, list[Cursor]], lane: ColumnEvaluator
-    ) -> pa.Table:
+    def _nothing(self) -> pa.Table:
+        return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
+
+    def _inputs(self, table: pa.Table, end: int, cursors: Mapping[str, _Cursors]) -> pa.Table:
+        """What the columns read: ``table``, and the values of the views, which are read up to row ``end``."""
         joined = table
         if not table.num_rows:
-            return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
+            return joined
         for view, opened in cursors.items():
-            parts = pa.concat_tables([cursor.below(end) for cursor in opened])
-            values = parts.take(pa.array(np.argsort(parts.column(_ROW).to_numpy(), kind="stable")))
+            values = _in_order(pa.concat_tables([cursor.below(end) for cursor in opened.values]))
             for name in self._needed[view]:
                 joined = joined.append_column(f"{view}.{name}", values.column(name))
         for name, batch_view in self._batch.items():
             found = lookup_as_of(batch_view, table, lambda version, name=name: self._table_of(name, version))  # type: ignore[misc]
             for column in self._needed[name]:
                 joined = joined.append_column(f"{name}.{column}", found.column(column))
-        return lane.evaluate(joined)
+        return joined
+
+    def _happened(
+        self,
+        inputs: pa.Table,
+        served: pa.Table,
+        rows: tuple[int, int],
+        cursors: Mapping[str, _Cursors],
+        lane: ColumnEvaluator,
+    ) -> pa.Table:
+        """``served``, and by event time what had not seen an event; the rows are numbered from ``rows[0]`` on."""
+        start, end = rows
+        found = {}
+        for view, opened in cursors.items():
+            if parts := [cursor.below(end) for cursor in opened.happened]:
+                values = _in_order(pa.concat_tables(parts))
+                found[view] = (values, values.column(_ROW).to_numpy() - start)
+        again = np.unique(np.concatenate([places for _, places in found.values()])) if found else np.empty(0, np.int64)
+        if not len(again):
+            return served
+        others = inputs.take(pa.array(again))
+        for view, (values, places) in found.items():
+            where = np.searchsorted(again, places)
+            for name in self._needed[view]:
+                index = others.schema.get_field_index(f"{view}.{name}")
+                column = pa.table({name: others.column(index)})
+                merged = _replaced(column, where, values.select([name])).column(0)
+                others = others.set_column(index, others.field(index), merged)
+        return _replaced(served, again, lane.evaluate(others))
 
     # --- one view ------------------------------------------------------------------------------------------------
 
-    def _view(self, view: StreamView, rows: Rows, span: Span) -> list[Cursor]:
-        """Every probe's values of ``view``, in files, by probe."""
+    def _view(self, view: StreamView, span: Span, asked: _Asked) -> _Cursors:
+        """Every probe's values of ``view``, in files, by probe; by event time of those that had not seen an event."""
         reach = earliest_read(view, span.low_us)
-        logs = [self._events[branch.stream.name] for branch in view.reads]
-        total = span.rows + sum(log.rows(reach, span.high_us) for log in logs)
-        cut = KeyHash(view.entity_types, max(1, -(-total // self._limits.piece)))
-        probes, keys = self._cut_probes(view, rows, cut)
+        cut, probes, keys = asked
         schema = _event_schema(view, self._visibility)
         files = Buckets(self._scratch / view.name / "events", cut.buckets)
         for number, part in enumerate(self._parts(view, reach, span.high_us)):
@@ -193,15 +254,15 @@ class PieceEvaluator:
             files.write(part.filter(pa.array(wanted)), cut.bucket(hashes[wanted]))
             self._on_step(f"{view.name}: events", number + 1, 0)
         files.close()
-        cursors = []
+        cursors = _Cursors([], [])
         for bucket in range(cut.buckets):
-            asked = probes.read(bucket, pa.schema([]))
-            if asked.num_rows:
-                values = self._piece(view, files.read(bucket, schema), asked)
-                path = self._scratch / view.name / f"values-{bucket:05d}.arrow"
-                with pa.ipc.new_file(str(path), values.schema) as sink:
-                    sink.write_table(values, max_chunksize=_VALUES_AT_ONCE)
-                cursors.append(Cursor(path, _ROW))
+            mine = probes.read(bucket, pa.schema([]))
+            if mine.num_rows:
+                values, happened = self._piece(view, files.read(bucket, schema), mine)
+                folder = self._scratch / view.name
+                cursors.values.append(_written(folder / f"values-{bucket:05d}.arrow", values))
+                if happened.num_rows:
+                    cursors.happened.append(_written(folder / f"happened-{bucket:05d}.arrow", happened))
             files.drop(bucket)
             probes.drop(bucket)
             self._on_step(f"{view.name}: values", bucket + 1, cut.buckets)
@@ -216,38 +277,53 @@ class PieceEvaluator:
                 part = part.select(given.names).cast(given)
                 yield cleaned_rows(view, number, _with_all_columns(branch.stream.schema.arrow, part))
 
-    def _cut_probes(self, view: StreamView, rows: Rows, cut: KeyHash) -> tuple[Buckets, npt.NDArray[np.bool_]]:
-        """The probes in buckets, numbered in their order, and which low bits of a hash some probe's key has."""
-        files = Buckets(self._scratch / view.name / "probes", cut.buckets)
-        keys = np.zeros(int(_FILTER) + 1, dtype=np.bool_)
+    def _cut_probes(self, rows: Rows, span: Span) -> dict[str, _Asked]:
+        """What each view is asked, of one reading of the rows, which the probes are numbered by."""
+        asked = {}
+        for name, view in self._stream.items():
+            logs = [self._events[branch.stream.name] for branch in view.reads]
+            reach = earliest_read(view, span.low_us)
+            total = span.rows + sum(log.rows(reach, span.high_us) for log in logs)
+            cut = KeyHash(view.entity_types, max(1, -(-total // self._limits.piece)))
+            files = Buckets(self._scratch / name / "probes", cut.buckets)
+            asked[name] = _Asked(cut, files, np.zeros(int(_FILTER) + 1, dtype=np.bool_))
         start = 0
-        for table in rows():
-            probes = table.select([*view.entity, "request_time"])
-            if self._visibility == "as_served":
-                seen = seen_column(view.name)
-                if seen not in table.column_names:
-                    raise WireError(
-                        f"as_served: the requests do not say what {view.name} had seen (no column {seen!r}); "
-                        "take them from snapshots that read this view, or use event_time"
-                    )
-                probes = probes.append_column(_SEEN, table.column(seen))
-            numbers = np.arange(start, start + table.num_rows, dtype=np.int64)
-            hashes = cut.of([table.column(column) for column in view.entity])
-            files.write(probes.append_column(_ROW, pa.array(numbers)), cut.bucket(hashes))
-            keys[hashes & _FILTER] = True
+        for table in rows() if asked else ():
+            numbers = pa.array(np.arange(start, start + table.num_rows, dtype=np.int64))
+            for name, (cut, files, keys) in asked.items():
+                hashes = cut.of([table.column(column) for column in self._stream[name].entity])
+                files.write(self._probes(self._stream[name], table).append_column(_ROW, numbers), cut.bucket(hashes))
+                keys[hashes & _FILTER] = True
             start += table.num_rows
-        files.close()
-        return files, keys
+        for _, files, _ in asked.values():
+            files.close()
+        return asked
 
-    def _piece(self, view: StreamView, events: pa.Table, probes: pa.Table) -> pa.Table:
-        """The needed columns of ``view`` and ``_row``, in the order of ``probes``."""
+    def _probes(self, view: StreamView, table: pa.Table) -> pa.Table:
+        probes = table.select([*view.entity, "request_time"])
+        if self._visibility != "as_served":
+            return probes
+        seen = seen_column(view.name)
+        if seen not in table.column_names:
+            raise WireError(
+                f"as_served: the requests do not say what {view.name} had seen (no column {seen!r}); "
+                "take them from snapshots that read this view, or use event_time"
+            )
+        return probes.append_column(_SEEN, table.column(seen))
+
+    def _piece(self, view: StreamView, events: pa.Table, probes: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """The needed columns of ``view`` and ``_row``, in the order of ``probes``; and by event time where ``late``."""
         halves = self._halves(view, events, probes)
         if halves is not None:
-            both = pa.concat_tables([self._piece(view, *half) for half in halves])
-            return both.take(pa.array(np.argsort(both.column(_ROW).to_numpy(), kind="stable")))
+            (early, early_happened), (later, later_happened) = (self._piece(view, *half) for half in halves)
+            values, happened = pa.concat_tables([early, later]), pa.concat_tables([early_happened, later_happened])
+            return _in_order(values), _in_order(happened)
         rows = _with_all_columns(view.stream.schema.arrow, events)
         found = evaluate_rows(view, rows, probes, seen_column=_SEEN, visibility=self._visibility)
-        return found.values.select(self._needed[view.name]).append_column(_ROW, probes.column(_ROW))
+        numbers = probes.column(_ROW)
+        values = found.values.select(self._needed[view.name]).append_column(_ROW, numbers)
+        late = numbers.filter(pa.array(found.late))
+        return values, found.happened.select(self._needed[view.name]).append_column(_ROW, late)
 
     def _halves(self, view: StreamView, events: pa.Table, probes: pa.Table) -> list[tuple[pa.Table, pa.Table]] | None:
         """The piece cut in two at the median request time; None when it fits, or a cut would not make it smaller."""
@@ -265,6 +341,24 @@ class PieceEvaluator:
             halves.append((events.filter(pa.array(inside)), probes.filter(pa.array(mine))))
         largest = max(half[0].num_rows + half[1].num_rows for half in halves)
         return halves if largest < 0.8 * size else None
+
+
+def _written(path: Path, values: pa.Table) -> Cursor:
+    """``values`` in a file, to be read by row."""
+    with pa.ipc.new_file(str(path), values.schema) as sink:
+        sink.write_table(values, max_chunksize=_VALUES_AT_ONCE)
+    return Cursor(path, _ROW)
+
+
+def _in_order(values: pa.Table) -> pa.Table:
+    return values.take(pa.array(np.argsort(values.column(_ROW).to_numpy(), kind="stable")))
+
+
+def _replaced(table: pa.Table, rows: npt.NDArray[np.int64], by: pa.Table) -> pa.Table:
+    """``table`` with the rows of ``by`` in the place of ``rows``."""
+    source = np.arange(table.num_rows)
+    source[rows] = table.num_rows + np.arange(by.num_rows)
+    return pa.concat_tables([table, by]).take(pa.array(source))
 
 
 def _silent(what: str, done: int, of: int) -> None:

@@ -45,11 +45,13 @@ class EvaluatedView(NamedTuple):
     """Values in probe order, with the view's ``output_schema``.
 
     ``late`` marks the probes whose windows hold an event they had not seen: where ``as_served`` and ``event_time`` may
-    differ. All False for ``event_time``.
+    differ. All False for ``event_time``. ``happened`` has the values of ``event_time`` at those probes, in order; those
+    of the others are the same.
     """
 
     values: pa.Table
     late: npt.NDArray[np.bool_]
+    happened: pa.Table
 
 
 def positions_read(view: StreamView, visibility: Visibility) -> tuple[str, ...]:
@@ -135,20 +137,26 @@ def _evaluated(
         exact = _with_row_windows(connection, view, _time_windows(connection, view))
         if exact.num_rows != int(owner.max(initial=-1)) + 1:
             raise WireError(f"{view.file}:{view.line}: {view.name} has {exact.num_rows} rows of values: not row by row")
-        late = np.zeros(exact.num_rows, dtype=np.bool_)
+        late, served = np.zeros(exact.num_rows, dtype=np.bool_), exact
         if as_served:
-            late, exact = recompute_as_served(connection, view, exact)
+            late, served = recompute_as_served(connection, view, exact)
     except duckdb.Error as error:
         reason = str(error).split("\n", 1)[0]
         raise WireError(f"{view.file}:{view.line}: {view.name} has no value: {reason}") from error
     finally:
         connection.close()
-    values = _outputs(view, [finished(view, index, exact) for index in range(len(view.aggregates))])
-    return EvaluatedView(values.take(pa.array(owner)).combine_chunks(), late[owner])
+    values = _outputs(view, served).take(pa.array(owner)).combine_chunks()
+    happened = view.output_schema.empty_table()
+    if late.any():
+        place = np.cumsum(late) - 1
+        happened = _outputs(view, exact.filter(pa.array(late)).combine_chunks())
+        happened = happened.take(pa.array(place[owner[late[owner]]])).combine_chunks()
+    return EvaluatedView(values, late[owner], happened)
 
 
-def _outputs(view: StreamView, columns: list[pa.Array]) -> pa.Table:
-    """The view's outputs of its finished aggregates."""
+def _outputs(view: StreamView, exact: pa.Table) -> pa.Table:
+    """The view's outputs of the exact parts of its aggregates."""
+    columns = [finished(view, index, exact) for index in range(len(view.aggregates))]
     aggregates = pa.Table.from_arrays(columns, schema=view.aggregate_schema)
     values = dict(zip(aggregates.column_names, aggregates.columns, strict=True))
     if view.derived:

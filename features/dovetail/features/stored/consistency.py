@@ -196,6 +196,8 @@ def compare(
 ) -> Consistency:
     """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length).
 
+    Where ``event_time`` is None or the table ``as_served`` itself, no row was late.
+
     ``reproduce(feature, row)`` gives what writes the SQL of an example; see :meth:`Consistency.written`.
     """
     results = []
@@ -206,7 +208,7 @@ def compare(
         served, recomputed = snapshots.column(name), as_served.column(name)
         equal = equal_bits(served, recomputed)
         late = 0
-        if event_time is not None:
+        if event_time is not None and event_time is not as_served:
             late = int((equal & ~equal_bits(served, event_time.column(name))).sum())
         wrong = np.flatnonzero(~equal)
         worst = wrong[np.argsort(-_distances(served, recomputed, wrong), kind="stable")][:_WORST].tolist()

@@ -22,7 +22,6 @@ from dovetail.app.worker import Worker
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.reproduce import reproduce
-from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan.definitions import FeatureColumn, FeatureSet
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.stored.consistency import Consistency, compare, merged
@@ -197,7 +196,9 @@ class _Compared:
         low = day_start_us(day)
         span = Span(self._snapshots.days()[day], low, low + DAY_US - 1)
         made_by: set[str] = set()
-        for part in self._snapshots.read(None, span.low_us, span.high_us):
+        # Files from before there was such a column are read whole.
+        named = all(SET_COLUMN in schema.names for schema in self._snapshots.schemas(span.low_us, span.high_us))
+        for part in self._snapshots.read([SET_COLUMN] if named else None, span.low_us, span.high_us):
             made_by.update(pc.unique(self._made_by(part)).to_pylist())
         for name in sorted(made_by):
             if name not in self._project.feature_sets:
@@ -224,9 +225,8 @@ class _Compared:
         def requests() -> Iterator[pa.Table]:
             return (served_rows(features, part) for part in snapshots())
 
-        served = self._evaluator(features, columns, "as_served").evaluate(requests, span)
-        happened = self._evaluator(features, columns, "event_time").evaluate(requests, span)
-        for part, (rows, then), (_, all_) in zip(snapshots(), served, happened, strict=True):
+        evaluated = self._evaluator(features, columns).evaluate_both(requests, span)
+        for part, (rows, then, all_) in zip(snapshots(), evaluated, strict=True):
             reproduced = partial(self._reproduce, columns, rows)
             yield self._named(features, compare(part, then, all_, list(columns), reproduced))
 
@@ -236,9 +236,7 @@ class _Compared:
             return found
         return Consistency(tuple(replace(f, feature=f"{features.name}.{f.feature}") for f in found.features))
 
-    def _evaluator(
-        self, features: FeatureSet, columns: Mapping[str, FeatureColumn], visibility: Visibility
-    ) -> PieceEvaluator:
+    def _evaluator(self, features: FeatureSet, columns: Mapping[str, FeatureColumn]) -> PieceEvaluator:
         return PieceEvaluator(
             features,
             list(columns.values()),
@@ -246,9 +244,9 @@ class _Compared:
             self._project.batch_views,
             self._events,
             self._table_of,
-            visibility=visibility,
+            visibility="as_served",
             limits=self._limits,
-            scratch=scratch_folder(self._project, f"consistency-{visibility}-{os.getpid()}"),
+            scratch=scratch_folder(self._project, f"consistency-{os.getpid()}"),
         )
 
     def _reproduce(

@@ -189,12 +189,17 @@ class DayFiles:
                             )
                             yield table if wanted is None else table.select(wanted)
 
-    def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
-        """The columns that some file with rows of ``[low, high]`` has, of the widest type there."""
-        schemas = []
+    def schemas(self, low_us: int | None, high_us: int) -> Iterator[pa.Schema]:
+        """The columns of each file that may have rows of ``[low, high]``, as it is written."""
         for file in self.touching(low_us, high_us):
             with self.store.open(file.path) as parquet:
-                schemas.append(self._without_conflicts(spread_schema(parquet.schema_arrow).remove_metadata()))
+                yield parquet.schema_arrow
+
+    def columns(self, low_us: int | None, high_us: int) -> pa.Schema:
+        """The columns that some file with rows of ``[low, high]`` has, of the widest type there."""
+        schemas = [
+            self._without_conflicts(spread_schema(schema).remove_metadata()) for schema in self.schemas(low_us, high_us)
+        ]
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
     def _without_conflicts(self, there: pa.Schema) -> pa.Schema:
