@@ -19,7 +19,7 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from dovetail.app.modelling import encoder_of
 from dovetail.features import Project, load
+from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
@@ -37,6 +38,7 @@ from dovetail.features.stream.vetting import vet_events
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
@@ -49,27 +51,39 @@ START_US, WEEK_US = 1_700_000_000_000_000, 7 * 86_400_000_000
 ACTIONS = np.array(["impression", "browse", "click", "cart", "order"])
 
 
-def write_events(project: Project, store: SqlOnlineStore) -> None:
-    """A week of behaviour through the feature stage, as JSON messages in one partition."""
+def week_of_events(events: int) -> list[bytes]:
+    """A week of behaviour as JSON messages."""
     rng = np.random.default_rng(SEED)
-    times = (START_US + np.sort(rng.integers(0, WEEK_US, EVENTS))).astype("datetime64[us]")
-    users, items = (np.minimum(rng.zipf(1.3, EVENTS), n) - 1 for n in (USERS, ITEMS))
-    actions = ACTIONS[rng.choice(len(ACTIONS), EVENTS, p=[0.5, 0.3, 0.15, 0.03, 0.02])]
-    prices = rng.integers(100, 10**5, EVENTS)
+    times = (START_US + np.sort(rng.integers(0, WEEK_US, events))).astype("datetime64[us]")
+    users, items = (np.minimum(rng.zipf(1.3, events), n) - 1 for n in (USERS, ITEMS))
+    actions = ACTIONS[rng.choice(len(ACTIONS), events, p=[0.5, 0.3, 0.15, 0.03, 0.02])]
+    prices = rng.integers(100, 10**5, events)
     columns = (users.tolist(), items.tolist(), np.char.replace(times.astype(str), "T", " ").tolist(), actions.tolist())
-    messages = [
+    return [
         json.dumps(
             {"user_id": f"u{u}", "item_id": i, "event_time": at, "action": action, "price": f"{cents / 100:.2f}"}
-        )
+        ).encode()
         for u, i, at, action, cents in zip(*columns, prices.tolist(), strict=True)
     ]
+
+
+def feed(
+    project: Project, views: Sequence[StreamView], store: OnlineStore, messages: Sequence[bytes], poll: int = 20_000
+) -> float:
+    """``messages`` through the feature stage of ``views``, so many a ``poll``; processor seconds from log to store."""
     stream = project.streams["behaviour"]
-    views = list(project.stream_views.values())
     intake = Intake(stream.schema, stream.event_time, None, vet_events(stream, views))
     log = MemoryLog({stream.topic: 1, "dead": 1})
-    log.append([Outgoing(stream.topic, message.encode(), partition=0) for message in messages])
+    log.append([Outgoing(stream.topic, message, partition=0) for message in messages])
     stage = FeatureStage(stream, views, intake, store, dead_letter_topic="dead")
-    asyncio.run(run_stage(stage, log, max_records=lambda: 20_000))
+    began = time.process_time()
+    asyncio.run(run_stage(stage, log, max_records=lambda: poll))
+    return time.process_time() - began
+
+
+def write_events(project: Project, store: SqlOnlineStore) -> None:
+    """A week of behaviour through the feature stage, in one partition."""
+    feed(project, list(project.stream_views.values()), store, week_of_events(EVENTS))
 
 
 def item_table(_: Any) -> pa.Table:

@@ -173,6 +173,20 @@ def test_rows_that_saw_every_event_are_evaluated_once(project: Project) -> None:
         evaluator.evaluate_both(lambda: iter([]), span_of([]))
 
 
+def test_requests_are_read_once_for_all_views_and_once_for_their_values(project: Project) -> None:
+    rows = request_table(project, [{"user_id": 1, "item_id": 1, "request_time": ORIGIN}])
+    read: list[int] = []
+
+    def requests() -> Iterator[pa.Table]:
+        read.append(len(read))
+        yield rows
+
+    assert len(project.stream_views) == 2
+    with evaluating(project, event_table(project, []), Limits(), "event_time") as evaluator:
+        list(evaluator.evaluate(requests, span_of([rows])))
+    assert read == [0, 1]
+
+
 def in_parts(project: Project, requests: Sequence[list[dict[str, Any]]]) -> tuple[pa.Table, list[pa.Table]]:
     rows = request_table(project, [row for part in requests for row in part])
     ends = [sum(map(len, requests[:n])) for n in range(len(requests) + 1)]
