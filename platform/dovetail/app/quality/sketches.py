@@ -21,10 +21,12 @@ from dovetail.platform.archive.key_filters import hashes_of, mixed
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.encodings.shared import some_rows, spread
 
-__all__ = ["SMALLEST", "Sketched", "merged_sketches", "profiles_of_sketches", "sketches_by_window"]
+__all__ = ["LEAST", "SMALLEST", "Sketched", "merged_sketches", "profiles_of_sketches", "sketches_by_window"]
 
 #: Hashes that are kept of a column; up to so many different values are counted exactly.
 SMALLEST = 64
+#: Rows of a window that are looked at, if there are as many.
+LEAST = 100
 #: Values of a category that are counted by themselves, in a part.
 _VALUES = 1_000
 _NAN, _INFINITE, _ZERO, _STEPS, _MIDDLE = 100_001, 100_000, 1e-12, 4, 400
@@ -50,14 +52,18 @@ class Sketched(NamedTuple):
 def sketches_by_window(
     table: pa.Table, columns: Sequence[str], time_column: str, *, window_us: int, most_rows: int
 ) -> list[Sketched]:
-    """The sketches of ``columns`` of ``table``, by window; of a window at most ``most_rows`` rows are looked at."""
+    """The sketches of ``columns`` of ``table``, by window.
+
+    ``most_rows`` rows are looked at, each window's share of them and :data:`LEAST` at the least.
+    """
     times = table.column(time_column).cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
     starts = times // window_us * window_us
     there = [name for name in columns if name in {*spread(table.slice(0, 0)).column_names}]
     found = []
     for start in np.unique(starts).tolist():
         mine = np.flatnonzero(starts == start)
-        looked = mine[:: -(-len(mine) // most_rows)]
+        most = max(LEAST, most_rows * len(mine) // len(starts))
+        looked = mine[:: -(-len(mine) // most)]
         rows = plain_columns(spread(some_rows(table, looked)).select(there))
         lines = [_line(name, rows.column(name)) for name in there]
         found.append(Sketched(start, len(mine), int(times[mine].max()), _written(lines)))

@@ -80,7 +80,7 @@ class QualityConfig(Section):
     #: The worker judges, too: each window when it is over and what had come ``grace`` after its end is archived.
     live: bool = False
     grace: DurationUs = 600_000_000
-    #: Rows that the worker looks at, of a window in what it archives at a time; all are counted.
+    #: Rows that the worker looks at, of what it archives of a partition at a time; all are counted.
     live_rows: int = Field(default=5_000, ge=100)
     #: Where alerts are posted to, http:// or https://, or a variable of it. All but its host may be secret.
     webhook: SecretStr | None = None
