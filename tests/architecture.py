@@ -58,6 +58,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
         "dovetail/platform/compiling.py",
         "dovetail/trainer/samples/memory.py",
     ),
+    "opentelemetry": ("dovetail/app/tracing/",),
     "onnxruntime": ("dovetail/onnx/",),
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),

@@ -58,6 +58,25 @@ def test_rows_are_in_the_log_when_they_are_acknowledged(folder: Path) -> None:
     assert [json.loads(value or b"") for value in logged(folder, "exposure")] == [exposure("r", 1, 2)]
 
 
+def test_a_call_hands_its_trace_on_to_what_it_sends(folder: Path) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async def work(running: Running) -> list[int]:
+        headers = {"traceparent": trace}
+        answers = [
+            await running.post("/v1/events/behaviour", EVENTS[0], headers=headers),
+            await running.post("/v1/rank", request("r", "u", [1], 10), headers=headers),
+            await running.post("/v1/events/behaviour", EVENTS[1]),
+        ]
+        return [answer.status_code for answer in answers]
+
+    assert on_a_worker(folder, work) == [200] * 3
+    with EmbeddedLog.open(folder / "state" / "log.sqlite") as log:
+        polls = [log.read(topic, n, 0) for topic in ("behaviour", "requests") for n in log.end_offsets(topic)]
+    found = [dict(headers).get("traceparent") for poll in polls if poll is not None for headers in poll.headers]
+    assert sorted(found, key=str) == [None, trace.encode(), trace.encode()]
+
+
 def test_bad_rows_are_told_and_good_ones_go_in_unless_it_is_all_or_none(folder: Path) -> None:
     mixed = [EVENTS[0], {"user_id": 1}, {"event_time": at(1)}, EVENTS[1], [1], {"user_id": "u", "event_time": "soon"}]
 

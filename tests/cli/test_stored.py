@@ -50,6 +50,25 @@ def test_backfill_prints_a_line_a_day_and_then_nothing_is_left(dovetail: Any, wo
     assert (again["written"], again["done_before"]) == ([], ["2024-03-18", "2024-03-19"])
 
 
+def test_a_backfill_is_told_as_a_run(dovetail: Any, world: World) -> None:
+    toml = world.folder / "dovetail.toml"
+    toml.write_text(toml.read_text() + '\n[openlineage]\nfile = "lineage.jsonl"\n')
+    out = str(world.folder / "out")
+    assert dovetail("backfill", "ranking", "--out", out, "--columns", "clicks, hour").code == 0
+    start, end = (json.loads(line) for line in (world.folder / "lineage.jsonl").read_text().splitlines())
+    assert (start["eventType"], end["eventType"]) == ("START", "COMPLETE")
+    assert start["job"]["name"].endswith(".backfill.ranking")
+    assert {each["name"].rsplit("/", 1)[1] for each in start["inputs"]} == {"requests", "events"}
+    (made,) = end["outputs"]
+    assert (made["name"], made["outputFacets"]["outputStatistics"]["rowCount"]) == (out, 30)
+    assert [column["name"] for column in made["facets"]["schema"]["fields"]] == [
+        "request_id",
+        "item_id",
+        "hour",
+        "clicks",
+    ]
+
+
 def test_backfill_explains_and_writes_nothing(dovetail: Any, world: World) -> None:
     ran = dovetail("backfill", "ranking", "--out", str(world.folder / "out"), "--explain")
     assert ran.code == 0

@@ -123,6 +123,20 @@ def test_train_evaluate_and_compare(project: Path) -> None:
     assert batch["optimizer"]["name"] == "delay_compensated"
 
 
+def test_a_training_is_told_as_a_run(project: Path) -> None:
+    toml = project / "dovetail.toml"
+    toml.write_text(toml.read_text() + '\n[openlineage]\nfile = "lineage.jsonl"\n')
+    pq.write_table(samples(), project / "s.parquet")
+    call("train", "-p", project, project / "s.parquet", "--out", project / "m")
+    with pytest.raises(DovetailError):
+        call("train", "-p", project, project / "none.parquet", "--out", project / "m")
+    events = [json.loads(line) for line in (project / "lineage.jsonl").read_text().splitlines()]
+    assert [event["eventType"] for event in events] == ["START", "COMPLETE", "START", "FAIL"]
+    assert [each["name"] for each in events[1]["inputs"]] == [str(project / "s.parquet")]
+    assert [each["name"] for each in events[1]["outputs"]] == [str(project / "m")]
+    assert events[3]["outputs"] == []
+
+
 def test_rankings_are_those_of_requests(project: Path) -> None:
     table = samples()
     ids = pa.array([f"r{i // 6}" for i in range(600)])

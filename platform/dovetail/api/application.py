@@ -26,6 +26,7 @@ from dovetail.api.ranking import KeyCalls, features_answer, rank_answer
 from dovetail.api.schemas import schema_of
 from dovetail.api.tokens import Scope, Tokens, bearer_of
 from dovetail.app.doors.door import Door
+from dovetail.app.tracing.trace_headers import TraceHeaders
 from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.errors import StoreError, TransportError
 from dovetail.platform.masking import masked
@@ -75,6 +76,7 @@ def application(
         redirect_slashes=False,
         exception_handlers={StarletteHTTPException: _no_route, HTTPException: _no_route},
     )
+    app.add_middleware(TraceHeaders)
     calls = _Calls(gateway, config, tokens, around, closing or asyncio.Event())
     for door in gateway.doors.values():
         if door.kind == "requests":

@@ -14,6 +14,7 @@ from dovetail.api.replies import Reply, ReplyStage
 from dovetail.app.doors.checking import CheckedRows, check_messages
 from dovetail.app.doors.door import Door, doors
 from dovetail.app.storage import Stores
+from dovetail.app.tracing.trace_headers import in_the_trace
 from dovetail.app.worker import features_of
 from dovetail.features import Project
 from dovetail.features.plan.request import flatten_requests
@@ -90,7 +91,7 @@ class Gateway:
         checked = await compute(self.check, door, rows, call)
         if not checked.messages or (atomic and checked.bad):
             return Accepted({}, checked.bad)
-        places = await self.runtime.publish(list(checked.messages.values()))
+        places = await self.runtime.publish([in_the_trace(message) for message in checked.messages.values()])
         return Accepted(dict(zip(checked.messages, places, strict=True)), checked.bad)
 
     async def ask(self, request: Outgoing, *, whole: bool, timeout_s: float) -> Reply:
@@ -104,8 +105,8 @@ class Gateway:
         headers = [(REPLY_HEADER, self._api.reply_topic.encode()), (CORRELATION_HEADER, name)]
         if whole:
             headers.append((REPLY_AS_HEADER, SNAPSHOT_FORM))
-        message = Outgoing(
-            request.topic, request.value, key=request.key, timestamp_ms=request.timestamp_ms, headers=headers
+        message = in_the_trace(
+            Outgoing(request.topic, request.value, key=request.key, timestamp_ms=request.timestamp_ms, headers=headers)
         )
         try:
             async with asyncio.timeout(timeout_s):

@@ -21,6 +21,9 @@ from dovetail.app.quality.live import sketched
 from dovetail.app.roles import ROLES, group_of, roles_of
 from dovetail.app.scoring import scoring_of
 from dovetail.app.storage import Stores, open_stores
+from dovetail.app.tracing.phases import Phases, TimedFeatures, TimedModel
+from dovetail.app.tracing.spans import Spans
+from dovetail.app.tracing.traced_stage import TracedStage
 from dovetail.app.trainer_stage import kept_metrics, trainer_of
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -30,6 +33,7 @@ from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.rekeying import RekeyStage
 from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
+from dovetail.joiners.contracts import FeatureServer
 from dovetail.joiners.label_agent import LabelStage
 from dovetail.joiners.meanings.judging import rules_for
 from dovetail.joiners.meanings.known import Meanings
@@ -111,6 +115,7 @@ def assemble(
     clock: Clock | None = None,
     load_beside: bool = False,
     beside: Sequence[Stage] = (),
+    spans: Spans | None = None,
 ) -> Worker:
     """Put a worker together: stores opened, stages made, attached to a Faust app that is not started.
 
@@ -118,7 +123,7 @@ def assemble(
     :func:`~dovetail.app.roles.group_of`. ``clock``: the machine's own when left out; by it messages from
     the future are refused. ``load_beside``: models are loaded beside serving, so no request waits for one; without it
     a version is taken up between two polls, and a run is the same every time. ``beside`` are further
-    stages, of this process alone: it reads all of their topics.
+    stages, of this process alone: it reads all of their topics. ``spans``: where messages that bring a trace are told.
 
     Raises:
         ConfigError: an unknown role, or a role that the configuration has nothing for.
@@ -139,7 +144,9 @@ def assemble(
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared |= frozenset({config.model.topic} - {""})
         app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
-    parts = _Parts(project, stores, app, labels, on_trained, clock or SystemClock(), load_beside=load_beside)
+    parts = _Parts(
+        project, stores, app, labels, on_trained, clock or SystemClock(), load_beside=load_beside, spans=spans
+    )
     app.shared |= {topic for stage in beside for topic in stage.topics}
     stages = [*(stage for role in roles for stage in parts.make(role)), *beside]
     grace_s = config.worker.stop_timeout / 1_000_000 / 2
@@ -164,8 +171,9 @@ class _Parts:
         clock: Clock,
         *,
         load_beside: bool,
+        spans: Spans | None,
     ) -> None:
-        self.load_beside = load_beside
+        self.load_beside, self.spans = load_beside, spans
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
         self.on_trained = on_trained
         self.runtime: Runtime | None = None
@@ -220,18 +228,25 @@ class _Parts:
                 intake = stream_intake(self.project, name, self.gate)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
-        return stages
+        return [self._traced(stage, Phases(), root="event", last="state") for stage in stages]
+
+    def _traced(self, stage: Stage, phases: Phases, *, root: str, last: str) -> Stage:
+        return stage if self.spans is None else TracedStage(stage, self.spans, phases, root=root, last=last)
 
     def _snapshots(self) -> list[Stage]:
         scoring = scoring_of(self.project, self.stores, beside=self.load_beside)
         warm = [self.features.warm, *scoring.warm]
         request = self.config.request
-        attributed = bool(self.config.labels.attributed)
+        attributed, phases = bool(self.config.labels.attributed), Phases()
+        features: FeatureServer = self.features
+        scorer = scoring.serving
+        if self.spans is not None:
+            features, scorer = TimedFeatures(features, phases), TimedModel(scorer, phases)
         stage = SnapshotStage(
             RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
             Ranking(
-                self.features,
-                scoring.serving,
+                features,
+                scorer,
                 scoring.shadow,
                 feature_set=self.project.feature_set.name,
                 meaning=self.labels.current.fingerprint,
@@ -248,7 +263,7 @@ class _Parts:
             snapshots=TopicReader(self._consumer, request.snapshots_topic),
             unique_within_us=request.unique_within,
         )
-        return [stage]
+        return [self._traced(stage, phases, root="request", last="snapshot")]
 
     def _labels(self) -> list[Stage]:
         labels = self.config.labels

@@ -18,6 +18,7 @@ from dovetail.app.quality.alert_metrics import AlertMetrics
 from dovetail.app.quality.live import LiveQuality, sketched
 from dovetail.app.quality.webhook import webhook_of
 from dovetail.app.roles import roles_of
+from dovetail.app.tracing.spans import spans_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.cli.console import console_of
 from dovetail.features import Project, load
@@ -157,7 +158,8 @@ def run(
     set_up_logs(settings.log_level, as_json=settings.log_json)
     api = _api_of(loaded) if serve_api else None
     beside = [] if api is None else [api.replies]
-    worker = assemble(loaded, roles=roles, observer=observer, load_beside=True, beside=beside)
+    spans = spans_of(loaded.config.name) if settings.tracing else None
+    worker = assemble(loaded, roles=roles, observer=observer, load_beside=True, beside=beside, spans=spans)
     pulse, timeout_us = Pulse(), settings.watchdog_timeout
     monitor = Monitor(worker.runtime, pulse, loop_timeout_s=timeout_us / _US)
     observer.metrics = WorkerMetrics(
@@ -185,6 +187,8 @@ def run(
 
     with ExitStack() as stack:
         stack.callback(worker.stores.close)
+        if spans is not None:
+            stack.callback(spans.close)
         watching: Callable[[], Awaitable[None]] = watch
         if api is not None:
             stack.callback(api.close)

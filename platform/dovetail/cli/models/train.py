@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dovetail.app.datasets import samples_dataset
 from dovetail.app.modelling import encoder_of, optimizer_of, recipe_of
+from dovetail.app.openlineage.emitting import lineage_run
+from dovetail.app.openlineage.named_datasets import archived_datasets, dataset_at
+from dovetail.app.openlineage.run_events import LineageDataset
+from dovetail.app.storage import resolved
 from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import (
     Samples,
@@ -27,6 +32,7 @@ from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
@@ -72,6 +78,25 @@ def run(options: Options) -> int:
     if options.out is None and not options.seed_checkpoint:
         raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
     config = project_config(options.project, needed=options.seed_checkpoint)
+    name = config.model.name if config is not None and config.model is not None else "model"
+    with lineage_run(config, f"train.{name}", "TRAIN", _read(config, options)) as told:
+        code = _run(options, config)
+        if options.out is not None:
+            told.outputs.append(dataset_at(str(options.out)))
+        if options.seed_checkpoint and config is not None:
+            told.outputs.append(dataset_at(str(config.path(config.storage.state) / "checkpoints" / name)))
+    return code
+
+
+def _read(config: Config | None, options: Options) -> list[LineageDataset]:
+    """The samples that are trained on: those named, or else the archived ones."""
+    if options.samples or config is None:
+        return [dataset_at(name) for name in options.samples]
+    store = OfflineStore(resolved(config, config.storage.url("offline_store")))
+    return archived_datasets(store, [samples_dataset("")])
+
+
+def _run(options: Options, config: Config | None) -> int:
     found = find_samples(
         config, options.samples, format_=options.format, first=options.first, last=options.last, newest=options.newest
     )

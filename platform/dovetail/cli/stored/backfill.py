@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.openlineage.emitting import lineage_run
+from dovetail.app.openlineage.named_datasets import dataset_at, of_backfill
 from dovetail.app.storage import open_stores
 from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
@@ -32,8 +36,14 @@ def run(
             sys.stdout.write(backfill.explain())
             return 0
         console = terminal(stderr=as_json)
-        with DayProgress(console, asked.features) as show:
+        inputs, made = of_backfill(backfill, asked, stores.offline), [(c.name, c.type) for c in backfill.columns]
+        job = f"backfill.{asked.features}"
+        with (
+            DayProgress(console, asked.features) as show,
+            lineage_run(loaded.config, job, "BACKFILL", inputs, backfill.features.sql) as told,
+        ):
             result = backfill.run(first, last, on_day=show.day, on_step=show.step)
+            told.outputs.append(dataset_at(backfill.name, pa.schema(made), result.rows))
         if as_json:
             done = {"out": backfill.name, "rows": result.rows, "written": result.written}
             print_json({**done, "done_before": result.done_before})

@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dovetail.app.datasets import samples_dataset
+from dovetail.app.openlineage.emitting import lineage_run
+from dovetail.app.openlineage.named_datasets import archived_datasets, dataset_at
 from dovetail.app.reports import difference, join_archived
 from dovetail.app.storage import open_stores
 from dovetail.app.worker import features_of
@@ -22,8 +25,13 @@ def run(project: Path, out: Path | None, target: str, *, compare: bool, as_json:
     loaded = load(project)
     stores = open_stores(loaded.config)
     try:
-        samples = join_archived(loaded, stores, features_of(loaded, stores), target=target)
-        files = _write(samples, out) if out is not None and samples.num_rows else []
+        read = ["snapshots", *loaded.config.labels.streams]
+        inputs = archived_datasets(stores.offline, read)
+        with lineage_run(loaded.config, f"join.{samples_dataset(target)}", "JOIN", inputs) as told:
+            samples = join_archived(loaded, stores, features_of(loaded, stores), target=target)
+            files = _write(samples, out) if out is not None and samples.num_rows else []
+            if out is not None:
+                told.outputs.append(dataset_at(str(out), samples.schema, samples.num_rows))
         compared = difference(stores, samples, target=target) if compare else None
     finally:
         stores.close()

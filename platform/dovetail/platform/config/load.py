@@ -29,6 +29,7 @@ from dovetail.platform.config.model import (
     ScorerConfig,
     SlotConfig,
 )
+from dovetail.platform.config.openlineage import OpenLineageConfig
 from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.policy import LabelConfig, PolicyConfig
 from dovetail.platform.config.quality.rules import QualityConfig
@@ -122,6 +123,7 @@ class Config(Section):
     scorer: ScorerConfig | None = None
     archive: ArchiveConfig = ArchiveConfig()
     quality: QualityConfig = QualityConfig()
+    openlineage: OpenLineageConfig = OpenLineageConfig()
     worker: WorkerConfig = WorkerConfig()
     api: ApiConfig | None = None
     console: ConsoleConfig | None = None

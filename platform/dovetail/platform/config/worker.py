@@ -33,6 +33,8 @@ class WorkerConfig(Section):
     log_level: Level = "info"
     #: Log in JSON, one object a line.
     log_json: bool = False
+    #: Messages that bring a trace (``traceparent``) are told as spans, by OpenTelemetry.
+    tracing: bool = False
 
     @model_validator(mode="after")
     def _times_fit(self) -> WorkerConfig:

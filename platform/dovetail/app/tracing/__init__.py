@@ -1,0 +1,1 @@
+"""Traces by OpenTelemetry: the way of messages that bring one, through features, score and snapshot, or into state."""
