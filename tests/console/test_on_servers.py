@@ -6,10 +6,11 @@ import asyncio
 import html
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pyarrow as pa
@@ -17,25 +18,62 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from dovetail.app.storage import open_stores
 from dovetail.app.worker import Worker, assemble
 from dovetail.features import Project, load
 from dovetail.platform.rows import wire
+from dovetail.platform.stores.registry.archived.window_sketches import AlertCount
+from tests.console.browsing import browsing
 from tests.console.shown_run import on_the_console
 from tests.faults.broker import Broker
 from tests.faults.world import Urls, World, make_world
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 PASSWORD = "only-reads"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shop:
-    """A world on servers, and its project for somebody who may read."""
+    """A world on servers, and its project for somebody who may read; ``archived`` once a worker has lived in it."""
 
     world: World
     reader: Project
     broker: Broker
+    archived: bool = False
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The last request."""
+        topic = self.world.project.config.request.topic
+        requests = [m.value for m in self.world.portions[0] if m.topic == topic and m.value]
+        asked: dict[str, Any] = rows_of(requests[-1]).to_pylist()[-1]
+        return asked
+
+    def live(self, look: Callable[[httpx.AsyncClient], Awaitable[None]] | None = None) -> None:
+        """A worker's life, in which all is sent and handled; ``look`` at the console before anything is archived."""
+        topics, request = self.world.project.config.topics(), self.world.project.config.request.topic
+
+        async def lived() -> None:
+            worker = assemble(self.world.project)
+            try:
+                await worker.runtime.start()
+                for first in (True, False):  # what requests may have seen is all there before them
+                    messages = [m for m in self.world.portions[0] if first == (m.topic != request)]
+                    await asyncio.to_thread(self.broker.send, messages, topics)
+                    async with asyncio.timeout(150):
+                        await _all_handled(worker, self.broker)
+                if look is not None:
+                    await asyncio.to_thread(on_the_console, self.reader, look)
+            finally:
+                await worker.runtime.stop()
+                worker.stores.close()
+
+        asyncio.run(lived())
+        self.archived = True
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +180,7 @@ def test_from_a_requests_id_to_rows_of_the_log_on_servers(shop: Shop) -> None:
     """Before the archive has a row, pages are of what lies in Kafka; after it, a value is the events that it counts."""
     topics = shop.world.project.config.topics()
     config = shop.world.project.config
-    requests = [m.value for m in shop.world.portions[0] if m.topic == config.request.topic and m.value]
-    asked = rows_of(requests[-1]).to_pylist()[-1]
+    asked = shop.asked
     request = asked["request_id"]
 
     async def in_topics(client: httpx.AsyncClient) -> None:
@@ -177,19 +214,42 @@ def test_from_a_requests_id_to_rows_of_the_log_on_servers(shop: Shop) -> None:
         for address in ("/flow", "/definitions", "/definition?name=user_activity", "/lineage", "/model", "/trust"):
             await walk.page(address)
 
-    async def lived() -> None:
-        worker = assemble(shop.world.project)
-        try:
-            await worker.runtime.start()
-            for first in (True, False):  # what requests may have seen is all there before them
-                messages = [m for m in shop.world.portions[0] if first == (m.topic != config.request.topic)]
-                await asyncio.to_thread(shop.broker.send, messages, topics)
-                async with asyncio.timeout(150):
-                    await _all_handled(worker, shop.broker)
-            await asyncio.to_thread(on_the_console, shop.reader, in_topics)
-        finally:
-            await worker.runtime.stop()
-            worker.stores.close()
-
-    asyncio.run(lived())
+    shop.live(in_topics)
     on_the_console(shop.reader, in_the_archive)
+    windows_are_judged_once(shop.world.project)
+
+
+def test_in_a_browser_on_servers(shop: Shop) -> None:
+    """Three clicks from the request's id to the events of the log that a value counts."""
+    if not shop.archived:
+        shop.live()
+    request = shop.asked["request_id"]
+
+    async def walk(page: Page) -> None:
+        await page.goto(f"/sample?id={request}")
+        await page.locator("table#candidates tbody tr td.number a").first.click()
+        await page.wait_for_url("**/candidate?*")
+        await page.locator("table#values tbody tr", has_text="user_events_1d").locator("td a").first.click()
+        await page.wait_for_url("**/value?*")
+        heading = await page.locator("h1").inner_text()
+        places = await page.locator("table.events tbody tr > td:first-child").all_inner_texts()
+        assert heading == f"user_events_1d = {len(set(places))}"
+        assert all(place.startswith(f"{shop.world.name}-behaviour[") for place in places)
+
+    with browsing(shop.reader) as browser:
+        browser.on_a_page(walk)
+
+
+def windows_are_judged_once(project: Project) -> None:
+    """Sketches in PostgreSQL have every archived row; of two who judge a window, one does."""
+    with closing(open_stores(project.config)) as stores:
+        log = stores.registry.windows
+        for name, windows in log.windows().items():
+            assert sum(rows for rows, _ in windows.values()) == sum(file.rows for file in stores.registry.files(name))
+            assert all(log.sketches(name, start) for start in windows)
+        count, oldest = AlertCount("click", "", "rows", "error", 2), min(log.windows()["click"])
+        assert [log.judge("click", oldest, [count], 0) for _ in range(2)] == [True, False]
+        assert log.judge("click", oldest + 1, [count], oldest + 1)
+        assert log.alerts() == [count._replace(alerts=4)]
+        assert log.newest_judged() == {"click": oldest + 1}
+        assert oldest not in log.windows()["click"]

@@ -110,6 +110,11 @@ def _everything_once(world: World, worker: Worker, verdict: Verdict, broker: Bro
         positions = events.group_by(list(columns)).aggregate([]).num_rows if events.num_rows else 0
         verdict.expect(f"events archived of {stream}", events.num_rows, sent)
         verdict.expect(f"distinct positions of archived events of {stream}", positions, events.num_rows)
+    windows = stores.registry.windows.windows()
+    for name in (*world.project.streams, *config.labels.streams, "requests", "snapshots", "samples"):
+        sketched = sum(rows for rows, _ in windows.get(name, {}).values())
+        archived = sum(file.rows for file in stores.registry.files(name))
+        verdict.expect(f"archived rows of {name} in sketches of windows", sketched, archived)
     poison = {
         f"{poll.topic}[{poll.partition}]@{offset}"
         for topic in world.inputs

@@ -61,6 +61,10 @@ timeout = "5s"
 [archive]
 max_delay = "2s"
 
+[quality]
+live = true
+window = "1h"
+
 [streams.behaviour]
 topic = "{name}-behaviour"
 key = "user_id"

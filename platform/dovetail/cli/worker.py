@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from dovetail.app.datasets import datasets
 from dovetail.app.flow import Flow
@@ -99,12 +99,12 @@ async def _judge(live: LiveQuality | None) -> None:
     await asyncio.Event().wait()
 
 
-def _live_quality(worker: Worker) -> LiveQuality | None:
+def _live_quality(worker: Worker, metrics: CollectorRegistry) -> LiveQuality | None:
     """The judge of data quality, in a worker that archives; None where ``[quality] live`` is not set."""
     project, quality = worker.project, worker.project.config.quality
     if not quality.live or "archive" not in worker.roles:
         return None
-    REGISTRY.register(AlertMetrics(worker.stores.registry, quality.window))
+    metrics.register(AlertMetrics(worker.stores.registry, quality.window))
     archived = [sketched(project, dataset) for dataset in datasets(project)]
     return LiveQuality(
         project, worker.stores.registry, archived, SystemClock(), worker.runtime.ends, webhook_of(quality)
@@ -170,7 +170,7 @@ def run(
         watermark_us=lambda: label_watermark(loaded.config, worker.stores.labels),
         loop_lag_s=pulse.lag_s,
     )
-    group, live = worker.runtime.app.conf.id, _live_quality(worker)
+    group, live = worker.runtime.app.conf.id, _live_quality(worker, REGISTRY)
     watchdog = Watchdog(clock, timeout_us, group)
 
     async def watch() -> None:

@@ -127,8 +127,8 @@ class WindowSketchTables:
 
         False, and nothing is changed, if somebody else has judged it.
         """
-        mark = database.insert(self._judged).on_conflict_do_nothing()
-        if connection.execute(mark, {"dataset": dataset, "window_us": window_us}).rowcount != 1:
+        mark = database.insert(self._judged).on_conflict_do_nothing().returning(self._judged.c.window_us)
+        if connection.execute(mark, {"dataset": dataset, "window_us": window_us}).first() is None:
             return False
         insert = database.insert(self._alerts)
         upsert = insert.on_conflict_do_update(
