@@ -1,5 +1,7 @@
 """The lowest versions that pyproject.toml allows, as requirements: ``python scripts/bounds.py``.
 
+With the name of an extra, ``python scripts/bounds.py docs``, its requirements as they stand, and nothing else.
+
 Needs nothing but Python, so that it runs before anything is installed.
 """
 
@@ -30,4 +32,8 @@ def lowest(requirements: Iterable[str]) -> list[str]:
 if __name__ == "__main__":
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    print("\n".join(lowest([*project["dependencies"], *extras["api"], *extras["postgresql"], *extras["plots"]])))
+    if len(sys.argv) > 1:
+        print("\n".join(extras[sys.argv[1]]))
+    else:
+        optional = [each for extra in ("api", "plots", "postgresql", "redis") for each in extras[extra]]
+        print("\n".join(lowest([*project["dependencies"], *optional])))

@@ -18,7 +18,7 @@ from tests.app.small_project import TOML, at, request, write_project
 from tests.generated import tries
 from tests.onnx.made_models import linear
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail[onnx]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail-samples[onnx]'")
 
 #: `make nightly` asks 10,000 times.
 REQUESTS = tries(125)

@@ -18,7 +18,7 @@ from dovetail.sdk import EmbeddedFlow
 from tests.app.small_project import TOML, at, exposure, project_in, request, write_project
 from tests.onnx.made_models import linear
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail[onnx]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail-samples[onnx]'")
 
 SCORER = """
 [scorer]

@@ -15,7 +15,7 @@ from dovetail.platform.errors import ModelError
 from dovetail.trainer.models.beside import LoadedBeside
 from tests.onnx.made_models import INT64, STRING, linear
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail[onnx]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'dovetail-samples[onnx]'")
 
 FEATURES = pa.schema(
     [

@@ -13,7 +13,7 @@ import pytest
 from dovetail.platform.errors import ConfigError, StateError
 from tests.samples.sample_worlds import World
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'dovetail[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'dovetail-samples[torch]'")
 
 #: More than this machine may have processors for, which PyTorch remarks.
 WORKERS = 4

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.cli.output import terminal
 from dovetail.platform.config.served.console import ConsoleConfig
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.extras import needs_extra
 
 if TYPE_CHECKING:
     from dovetail.features import Project
@@ -51,10 +52,6 @@ def console_of(project: Project, config: ConsoleConfig, waits: Callable[[], Mapp
     Raises:
         ConfigError: its libraries are not installed.
     """
-    try:
+    with needs_extra("the console", "console"):
         from dovetail.console.hosting import Console
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the console needs {error.name}, which is not installed: pip install 'dovetail[console]'"
-        ) from error
     return Console(project, config, waits)

@@ -31,7 +31,6 @@ app = typer.Typer(
     name="dovetail",
     help="Training samples you can trust: features as served, labels by key, models trained as samples appear.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -11,9 +11,9 @@ from prometheus_client import REGISTRY
 
 from dovetail.app.broker import broker_app
 from dovetail.app.storage import open_stores
-from dovetail.cli.worker import without_api
 from dovetail.features import load
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.logs import set_up_logs
 from dovetail.platform.process.lifecycle import leave, run_process
 from dovetail.platform.process.monitor import Monitor, Pulse
@@ -30,11 +30,9 @@ def run(project: Path, options: dict[str, Any]) -> None:
     Raises:
         ConfigError: the project has no ``[api]``, or its broker is embedded.
     """
-    try:
+    with needs_extra("dovetail serve", "api"):
         from dovetail.api.application import Surroundings
         from dovetail.api.process import Api, api_config
-    except ModuleNotFoundError as error:
-        raise without_api(error) from error
     loaded = load(project, api=options) if options else load(project)
     config = loaded.config
     api_config(config)

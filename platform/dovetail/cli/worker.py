@@ -24,6 +24,7 @@ from dovetail.cli.console import console_of
 from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import ConfigError, DovetailError, StaleCommit
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.logs import Event, set_up_logs
 from dovetail.platform.masking import masked
 from dovetail.platform.process.health import HealthServer
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from dovetail.api.application import Surroundings
     from dovetail.api.process import Api
 
-__all__ = ["run", "without_api"]
+__all__ = ["run"]
 
 _US = 1_000_000
 #: How often it is looked for windows of data quality that have ended.
@@ -115,19 +116,9 @@ def _api_of(project: Project) -> Api | None:
     """The HTTP API of a project that has one."""
     if project.config.api is None:
         return None
-    try:
+    with needs_extra("the HTTP API", "api", "or run the worker with --no-api"):
         from dovetail.api.process import Api  # its libraries take a second to import, and are an extra
-    except ModuleNotFoundError as error:
-        raise without_api(error) from error
     return Api(project.config)
-
-
-def without_api(error: ModuleNotFoundError) -> ConfigError:
-    """The error that says that the libraries of the HTTP API are not installed."""
-    return ConfigError(
-        f"the HTTP API needs {error.name}, which is not installed: pip install 'dovetail[api]', or run the worker with "
-        "--no-api"
-    )
 
 
 def _waits(worker: Worker) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Models trained elsewhere, as ONNX files: scored in the worker, and replaced while it serves.
 
-An extra: ``pip install 'dovetail[onnx]'``.
+An extra: ``pip install 'dovetail-samples[onnx]'``.
 """
 
 from dovetail.onnx.fed_model import OnnxModel

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.errors import ModelError
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.rows.examples import example_rows
 
 __all__ = ["OnnxModel"]
@@ -109,10 +110,8 @@ class OnnxModel:
 
 
 def _session(content: bytes) -> Any:
-    try:
-        import onnxruntime  # an extra
-    except ModuleNotFoundError:
-        raise ConfigError("[scorer] onnx needs onnxruntime: pip install 'dovetail[onnx]'") from None
+    with needs_extra("[scorer] onnx", "onnx"):
+        import onnxruntime
     options = onnxruntime.SessionOptions()
     # The worker's threads are its own affair, and so is what it logs.
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -100,7 +100,9 @@ else:
         if name == "__version__":
             from importlib.metadata import version
 
-            return globals().setdefault(name, version("dovetail"))
+            from dovetail.platform.extras import DISTRIBUTION
+
+            return globals().setdefault(name, version(DISTRIBUTION))
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
         return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))

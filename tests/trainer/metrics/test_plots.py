@@ -114,9 +114,9 @@ def test_lines_have_the_colours_of_their_order() -> None:
 def test_without_the_library_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     for suffix in ("html", "svg", "png"):
-        with pytest.raises(ConfigError, match=rf"x.{suffix}: plots need vl-convert .* install dovetail\[plots\]"):
+        with pytest.raises(ConfigError, match=rf"x.{suffix}: a plot needs vl_convert.*\[plots\]'"):
             check_plot(tmp_path / f"x.{suffix}")
-    with pytest.raises(ConfigError, match=r"install dovetail\[plots\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'dovetail-samples\[plots\]'"):
         write_plots(tmp_path / "x.svg", "t", charts())
     assert list(tmp_path.iterdir()) == []
 

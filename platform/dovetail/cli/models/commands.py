@@ -24,7 +24,8 @@ _Format = Annotated[str, typer.Option("--format", help="parquet, libsvm or vw (V
 _First = Annotated[str | None, typer.Option("--from-day", help="First day of request_time, YYYY-MM-DD, UTC.")]
 _Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
 _Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs dovetail[plots].")
+    Path | None,
+    typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs dovetail-samples[plots]."),
 ]
 _Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
 

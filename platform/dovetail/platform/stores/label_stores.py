@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.stores.labels import LabelStore
-from dovetail.platform.stores.redis.client import is_redis_url
-from dovetail.platform.stores.redis.labels import RedisLabelStore
+from dovetail.platform.stores.redis.addresses import is_redis_url
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 
 __all__ = ["open_label_store"]
@@ -24,5 +24,7 @@ def open_label_store(url: str, name: str, redis: RedisConfig | None = None, *, r
         StoreError: the store cannot be reached.
     """
     if is_redis_url(url):
+        with needs_extra("a store at redis://", "redis"):
+            from dovetail.platform.stores.redis.labels import RedisLabelStore  # its library is an extra
         return RedisLabelStore(url, name, redis or RedisConfig())
     return SqlLabelStore(url, name, read_only=read_only)

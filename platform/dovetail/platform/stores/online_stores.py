@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.stores.online import OnlineStore
-from dovetail.platform.stores.redis.client import is_redis_url
-from dovetail.platform.stores.redis.online import RedisOnlineStore
+from dovetail.platform.stores.redis.addresses import is_redis_url
 from dovetail.platform.stores.sql.online import SqlOnlineStore
 
 __all__ = ["open_online_store"]
@@ -24,5 +24,7 @@ def open_online_store(url: str, name: str, redis: RedisConfig | None = None, *, 
         StoreError: the store cannot be reached.
     """
     if is_redis_url(url):
+        with needs_extra("a store at redis://", "redis"):
+            from dovetail.platform.stores.redis.online import RedisOnlineStore  # its library is an extra
         return RedisOnlineStore(url, name, redis or RedisConfig())
     return SqlOnlineStore(url, name, read_only=read_only)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.extras import needs_extra
 from dovetail.trainer.metrics.charts import Chart
 from dovetail.trainer.metrics.vega import specification
 
@@ -26,10 +27,8 @@ def check_plot(path: Path) -> None:
         raise ConfigError(f"{path}: plots are written as .html, .svg or .png; name such a file")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it, or name a file elsewhere")
-    try:
+    with needs_extra(f"{path}: a plot", "plots"):
         import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"{path}: plots need vl-convert ({error}); install dovetail[plots]") from error
 
 
 def write_plots(path: Path, title: str, charts: Sequence[Chart]) -> None:

@@ -18,9 +18,8 @@ from dovetail.platform.config.redis import RedisConfig
 from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.masking import masked
 
-__all__ = ["RedisClient", "is_redis_url"]
+__all__ = ["RedisClient"]
 
-_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 _FAILURES = (redis.RedisError, exceptions.RedisClusterException)
 # What a cluster says while one of its nodes is away or its slots move, besides what a single Redis says.
 _FAILING_OVER = (
@@ -35,11 +34,6 @@ _BACKOFF_CAP_S, _BACKOFF_BASE_S = 2.0, 0.1
 _SEEDS = re.compile(r"(rediss?://(?:[^/?]*@)?)([^/?]*)(.*)")
 
 T = TypeVar("T")
-
-
-def is_redis_url(url: str) -> bool:
-    """Whether ``url`` names a Redis."""
-    return url.startswith(_SCHEMES)
 
 
 class RedisClient:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from dovetail.platform.errors import ConfigError, StoreError
+from dovetail.platform.extras import DISTRIBUTION
 from dovetail.platform.owned import owned_file
 from dovetail.platform.stores.sql.sqlite import SqliteFile
 
@@ -68,8 +69,8 @@ class Database:
         except (exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise ConfigError(
                 f"store URL {url!r} cannot be used: {error}; use sqlite:///PATH, "
-                "postgresql+psycopg://HOST/DB (its driver: pip install 'psycopg[binary]') or, for online and label "
-                "store, redis://HOST:6379/0"
+                f"postgresql+psycopg://HOST/DB (its driver: pip install '{DISTRIBUTION}[postgresql]') or, for online "
+                "and label store, redis://HOST:6379/0"
             ) from None
         self._file: SqliteFile | None = None
         if self.engine.dialect.name == "sqlite":
