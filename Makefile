@@ -9,7 +9,7 @@ SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --dura
 # Most modules of most packages nobody imports: Python compiles what is imported then, if it may keep it.
 LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
-.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults pictures format clean
+.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults pictures docs notebooks format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -64,8 +64,25 @@ check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-pictures: $(STAMP)  ## pictures of the console in docs/pictures, taken of a demo's run with Chromium
+pictures: $(STAMP)  ## of a demo's run, the console in docs/pictures by Chromium and its model in docs/plots
 	$(BIN)/python -m scripts.pictures
+
+# The generator of the site is of no use to anybody else, so it has an environment of its own.
+.venv-docs/.installed: pyproject.toml scripts/bounds.py
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python scripts/bounds.py docs > .venv-docs/wanted.txt
+	.venv-docs/bin/python $(PIP) --requirement .venv-docs/wanted.txt
+	touch $@
+
+docs: $(STAMP) .venv-docs/.installed  ## the documentation site, strictly, in .dovetail/documents/site
+	$(BIN)/python -m scripts.site.build .venv-docs/bin/zensical
+
+notebooks:  ## runs those of docs/notebooks, in .venv-notebooks; as .ipynb for Jupyter in .dovetail/notebooks
+	test -x .venv-notebooks/bin/python || $(PYTHON) -m venv .venv-notebooks
+	.venv-notebooks/bin/python $(PIP) --editable '.[notebooks]'
+	for file in docs/notebooks/*.py; do echo "== $$file"; .venv-notebooks/bin/python $$file || exit 1; done
+	mkdir -p .dovetail/notebooks
+	.venv-notebooks/bin/jupytext --quiet --to ipynb --output-dir .dovetail/notebooks docs/notebooks/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -82,4 +99,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .venv-docs .venv-notebooks .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

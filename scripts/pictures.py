@@ -1,4 +1,4 @@
-"""Pictures of the console for the documents: a demo's run, looked at with Chromium, as PNG files in docs/pictures.
+"""Pictures for the documents, of a demo's run: the console by Chromium in docs/pictures, its model in docs/plots.
 
 Usage: python -m scripts.pictures [CHROMIUM], by default the ``chromium`` on the PATH.
 """
@@ -13,10 +13,12 @@ from pathlib import Path
 
 from playwright.async_api import Page, async_playwright
 
+from dovetail.app.looking.model_history import metrics_history, recent_reliability
 from dovetail.app.reports import audit_all
 from dovetail.app.reports.verdict_log import log_audit
 from dovetail.app.worker import assemble
 from dovetail.console.hosting import Console
+from dovetail.console.pages.model_page import charts_of
 from dovetail.demo.kept_run import project_of_run
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.demo.run import run_demo
@@ -24,15 +26,20 @@ from dovetail.features import Project
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.served.console import ConsoleConfig
+from dovetail.trainer.metrics.charts import Chart
+from dovetail.trainer.metrics.plots import write_plots
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+DOCUMENTS = Path(__file__).resolve().parent.parent / "docs"
+FOLDER = DOCUMENTS / "pictures"
+PLOT = DOCUMENTS / "plots" / "demo-model.svg"
 WIDTH, HEIGHT = 1000, 640
+REQUESTS = 1_000
 
 
 async def make_run(keep: Path) -> Project:
     """A run of the demo with some versions of the model, and its audit."""
     overrides = {"model": {"publish_every": 200}}
-    await run_demo(simulate(SimulatorConfig(requests=300)), keep, on_progress=lambda _: None, overrides=overrides)
+    await run_demo(simulate(SimulatorConfig(requests=REQUESTS)), keep, on_progress=lambda _: None, overrides=overrides)
     project = project_of_run(keep)
     worker = assemble(project)
     audited = audit_all(project, worker)
@@ -60,6 +67,23 @@ def pages_of(project: Project) -> dict[str, str]:
     }
 
 
+def draw_model(project: Project, path: Path) -> None:
+    """How the run's model did on each hour's samples before it was trained on them, and how true its scores were."""
+    model = project.config.model
+    assert model is not None
+    worker = assemble(project)
+    charts = [
+        chart
+        for chart in charts_of(metrics_history(worker.stores, model.name), model.loss)
+        if chart.title.endswith("by time of the request") and "entropy" not in chart.title
+    ]
+    served = recent_reliability(worker.stores, model)
+    worker.stores.close()
+    if served is not None:
+        charts.append(Chart("observed rate over mean score", [served[0]], diagonal=True))
+    write_plots(path, "the demo's model, each sample predicted before it was trained on", charts)
+
+
 async def take(page: Page, address: str, pages: dict[str, str]) -> None:
     """One picture of each page."""
     FOLDER.mkdir(exist_ok=True)
@@ -73,6 +97,7 @@ async def main(chromium: str) -> None:
     with tempfile.TemporaryDirectory(prefix="dovetail-pictures-") as folder:
         project = await make_run(Path(folder) / "run")
         pages = pages_of(project)
+        draw_model(project, PLOT)
         console = Console(project, ConsoleConfig(port=0))
 
         async def watch() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.demo_project import demo_project
 from tests.places import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -18,6 +19,7 @@ _FILE = re.compile(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|md|toml))`")
 
 #: Pages whose examples need a project of their own, and the tests that run them.
 ELSEWHERE = {
+    "README.md": "tests/docs/test_readme.py",
     "labels.md": "tests/docs/test_labels_page.py",
     "training.md": "tests/docs/test_training_page.py",
     "semantics.md": "tests/docs/test_semantics_page.py",
@@ -41,6 +43,17 @@ def test_python_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(document), "exec"), namespace)
+
+
+def test_the_ten_lines_of_the_readme_say_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``README.md`` begins with them."""
+    (block,) = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(block.splitlines()) == 10
+    monkeypatch.chdir(demo_project(tmp_path))
+    exec(compile(block, "README.md", "exec"), {})
+    assert f"# {capsys.readouterr().out.strip()}" == block.splitlines()[-1]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())

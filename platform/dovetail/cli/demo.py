@@ -48,9 +48,9 @@ def run(data: Path | None, json_file: Path | None, keep: Path | None, requests: 
 
 def _looking(keep: Path | None) -> str:
     """The command that shows the run in a browser, as this shell finds it."""
-    called = sys.argv[0] if Path(sys.argv[0]).name == "dovetail" else "dovetail"
+    called = shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "dovetail" else "dovetail"
     found = shutil.which("dovetail")
-    if found is not None and Path(found).resolve() == Path(called).resolve():
+    if found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve():
         called = "dovetail"
     if keep is None:
         return f"{called} demo --keep DIR keeps a run, and {called} console --run DIR shows it in a browser"
