@@ -36,7 +36,7 @@ EVER = "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
 ROWS = "ROWS BETWEEN 4 PRECEDING AND CURRENT ROW"
 FOLDED = ("count(*)", "sum(n)", "avg(n)", "min(n)", "max(n)", "stddev_samp(n)")
 COLLECTED = ("first(t)", "last(n)", "arg_max(t, n)", "arg_min(n, event_time, 3)", "min(t)", "count(DISTINCT t)",
-             "histogram(t)", "avg(n) FILTER (WHERE n > 3)")  # fmt: skip
+             "histogram(t)", "entropy(t)", "kurtosis(n)", "avg(n) FILTER (WHERE n > 3)")  # fmt: skip
 
 Compiled = set[tuple[str, str]]
 
