@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dovetail.features.batch.streaming import evaluate_view
@@ -159,7 +159,8 @@ def some_log(seed: int, step: int) -> list[tuple[int, int, int | None, str | Non
     seed=st.integers(0, 2**32), k=st.sampled_from((3, 4, 5, 8, 13, 40)), frame=st.sampled_from(sorted(FRAMES)),
     cuts=st.lists(st.integers(1, 30), max_size=3), step=st.integers(0, 3), lateness=st.sampled_from((0, LATENESS)),
 )  # fmt: skip
-@settings(max_examples=tries(15), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@example(seed=0, k=3, frame="ever", cuts=[], step=0, lateness=20)  # a late cut before all that was before the first
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_values_are_those_of_whole_states_and_of_duckdb(
     seed: int, k: int, frame: str, cuts: list[int], step: int, lateness: int
 ) -> None:

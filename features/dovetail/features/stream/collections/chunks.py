@@ -179,9 +179,8 @@ class _Sealer:
         empty = one.late_end == one.end
         if len(one.directory) and (empty or not is_cut(after.words[one.late_end : one.late_end + 1, 1])[0]):
             # The head begins with a cut while there are chunks: that entry has left, and so may all that is older.
-            for chunk in one.directory[:, _ID].tolist():
-                self.changed[one.key, chunk_suffix(self._index, chunk)] = b""
-            one.directory, one.late_end = one.directory[:0], one.start
+            self._remove(one, np.ones(len(one.directory), dtype=np.bool_))
+            one.late_end = one.start
         pieces = _pieces(after, np.arange(one.late_end, one.end), _LEADING)
         for chunk, rows in pieces[:-1]:
             self._put(one, chunk, after.take(rows))
@@ -214,7 +213,10 @@ class _Sealer:
         chunk, older = held
         both = Entries.concat([older, rows])
         both = both.take(np.lexsort((both.words[:, 1], both.words[:, 0])))
-        for piece, mine in _pieces(both, np.arange(len(both.owners)), chunk):
+        pieces = _pieces(both, np.arange(len(both.owners)), chunk)
+        if pieces[0][0] != chunk:  # a cut came before all that was before the first
+            self._remove(one, one.directory[:, _ID] == chunk)
+        for piece, mine in pieces:
             self._put(one, piece, both.take(mine))
 
     def _put(self, one: _Touched, chunk: int, entries: Entries) -> None:
@@ -229,7 +231,10 @@ class _Sealer:
         """Let chunks leave that nobody can ask for any more."""
         counts = np.where(one.directory[:, _LAST] <= end, one.directory[:, _COUNT], 0)
         later = counts[::-1].cumsum()[::-1] - counts
-        gone = (later >= self._collection.k) | (one.directory[:, _LAST] < low)
+        self._remove(one, (later >= self._collection.k) | (one.directory[:, _LAST] < low))
+
+    def _remove(self, one: _Touched, gone: npt.NDArray[np.bool_]) -> None:
+        """Take chunks out of the directory, and from where they are stored."""
         for chunk in one.directory[gone, _ID].tolist():
             place = (one.key, chunk_suffix(self._index, chunk))
             self._made.pop(place, None)
