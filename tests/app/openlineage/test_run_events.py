@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dovetail.cli.stored.join import run as run_join
 from dovetail.features import load
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.extras import DISTRIBUTION
 from dovetail.platform.testing import ManualClock
 from tests.app.quality.receiver import Receiver
 from tests.app.small_project import TOML, run, write_project
@@ -88,6 +90,7 @@ def test_a_run_starts_and_completes() -> None:
     assert told[1]["outputs"][0]["facets"]["schema"]["fields"] == [{"name": "b", "type": "string"}]
     assert told[0]["job"]["facets"]["sql"]["query"] == "SELECT 1"
     assert told[0]["outputs"] == []
+    assert told[0]["producer"] == f"urn:dovetail:{version(DISTRIBUTION)}"
 
 
 def test_a_run_that_fails_says_why_without_secrets() -> None:

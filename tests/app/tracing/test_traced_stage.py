@@ -199,5 +199,5 @@ def test_calls_hand_their_trace_on_and_wrong_ones_none() -> None:
 
 def test_libraries_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ConfigError, match=r"which is not installed: pip install 'dovetail\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"which is not installed: pip install 'dovetail-samples\[otel\]'"):
         spans_of("shop")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.platform.clock import Clock
+from dovetail.platform.extras import DISTRIBUTION
 from dovetail.platform.masking import masked
 
 __all__ = ["JobRun", "LineageDataset", "told_run"]
@@ -60,8 +61,9 @@ def told_run(
     ``kind`` is the kind of the job, like ``BACKFILL``; ``sql`` the text that it computes. ``emit`` raises nothing.
     """
     run, number = JobRun(inputs=list(inputs)), str(uuid.uuid4())
-    producer = f"urn:dovetail:{version('dovetail')}"
-    engine = _facet(producer, "ProcessingEngineRunFacet", name="dovetail", version=version("dovetail"))
+    release = version(DISTRIBUTION)
+    producer = f"urn:dovetail:{release}"
+    engine = _facet(producer, "ProcessingEngineRunFacet", name="dovetail", version=release)
     job_type = _facet(producer, "JobTypeJobFacet", processingType="BATCH", integration="DOVETAIL", jobType=kind)
     about = {"jobType": job_type}
     if sql is not None:

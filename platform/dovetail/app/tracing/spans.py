@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dovetail.app.tracing.phases import Phase
-from dovetail.platform.errors import ConfigError
+from dovetail.platform.extras import needs_extra
 from dovetail.platform.stage import Poll
 
 __all__ = ["Spans", "Traced", "spans_of"]
@@ -71,15 +71,11 @@ def spans_of(project: str) -> Spans:
     Raises:
         ConfigError: the libraries are not installed.
     """
-    try:
+    with needs_extra("[worker] tracing", "otel"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"[worker] tracing needs {error.name}, which is not installed: pip install 'dovetail[otel]'"
-        ) from error
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: project}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Spans(provider)
