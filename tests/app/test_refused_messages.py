@@ -72,12 +72,12 @@ def test_what_raises_is_turned_away_by_every_reader_and_all_adds_up(
         {"request_id": "p", "user_id": "poison", "request_time": at(1_502), "candidates": [{"item_id": 1}]},
     )
     send(folder, "exposure", {"request_id": "poison", "item_id": 1, "event_time": at(1_502)})
-    apply, snapshot, times = StreamEngine.apply, snapshot_agent.SnapshotStage._snapshot, time_us
+    apply, snapshot, times = StreamEngine.apply_in_chunks, snapshot_agent.SnapshotStage._snapshot, time_us
 
-    def choking_apply(self: StreamEngine, states: Any, rows: Any) -> Any:
+    def choking_apply(self: StreamEngine, states: Any, rows: Any, read: Any) -> Any:
         if any(b"poison" in key for key in keys_seen[-1]):
             raise IndexError("planted in the state")
-        return apply(self, states, rows)
+        return apply(self, states, rows, read)
 
     keys_seen: list[list[bytes]] = [[]]
 
@@ -97,7 +97,7 @@ def test_what_raises_is_turned_away_by_every_reader_and_all_adds_up(
         return times(table, column)
 
     monkeypatch.setattr("dovetail.features.serving.feature_agent.encode_keys", seen)
-    monkeypatch.setattr(StreamEngine, "apply", choking_apply)
+    monkeypatch.setattr(StreamEngine, "apply_in_chunks", choking_apply)
     monkeypatch.setattr(snapshot_agent.SnapshotStage, "_snapshot", choking_snapshot)
     monkeypatch.setattr("dovetail.joiners.label_agent.time_us", choking_times)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from ast import literal_eval
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -27,7 +27,7 @@ from dovetail.features.stored.consistency import (
     compare,
     merged,
 )
-from dovetail.features.stream.engine import Applied, StreamEngine, Values
+from dovetail.features.stream.engine import StreamEngine, Values
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError
@@ -113,16 +113,20 @@ def adds_one(whole: Step) -> Step:
 def forgets_the_late(whole: Step) -> Step:
     """Drops rows that are older than the watermark: what an engine without exact merging does."""
 
-    def apply(self: StreamEngine, blobs: Sequence[bytes | None], rows: Any) -> Applied:
+    def apply(self: StreamEngine, blobs: Any, rows: Any, read: Any) -> Any:
         rows.valid[:] = np.where(rows.event_time < rows.watermark_before, 0, rows.valid)
-        return whole(self, blobs, rows)  # type: ignore[no-any-return]
+        return whole(self, blobs, rows, read)
 
     return apply
 
 
 @pytest.mark.parametrize(
     ("method", "mutant", "feature"),
-    [("values", misses_the_present, "price"), ("values", adds_one, "clicks"), ("apply", forgets_the_late, "price")],
+    [
+        ("values", misses_the_present, "price"),
+        ("values", adds_one, "clicks"),
+        ("apply_in_chunks", forgets_the_late, "price"),
+    ],
 )
 def test_a_broken_engine_is_caught(
     world: World, monkeypatch: pytest.MonkeyPatch, method: str, mutant: Callable[[Step], Step], feature: str

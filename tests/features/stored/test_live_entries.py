@@ -19,7 +19,7 @@ from dovetail.features.serving import online_features as serving
 from dovetail.features.stream.collections import gather, pick
 from dovetail.features.stream.collections.entries import Entries
 from dovetail.features.stream.collections.rules import BEST, Collection, CollectionLayout
-from dovetail.features.stream.engine import Applied, StreamEngine
+from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.layout import Layout
 from dovetail.features.stream.prepare import PreparedRows
@@ -187,14 +187,14 @@ def ties_reversed(patch: pytest.MonkeyPatch) -> None:
 
 def filters_ignored(patch: pytest.MonkeyPatch) -> None:
     """Every row with a value counts, whatever its filter says."""
-    whole = StreamEngine.apply
+    whole = StreamEngine.apply_in_chunks
 
-    def apply(self: StreamEngine, blobs: Any, rows: Any) -> Applied:
+    def apply(self: StreamEngine, blobs: Any, rows: Any, read: Any) -> Any:
         for collected in rows.collected:
             collected.counts[:] = collected.not_null
-        return whole(self, blobs, rows)
+        return whole(self, blobs, rows, read)
 
-    patch.setattr(StreamEngine, "apply", apply)
+    patch.setattr(StreamEngine, "apply_in_chunks", apply)
 
 
 def partials_lost(patch: pytest.MonkeyPatch) -> None:
