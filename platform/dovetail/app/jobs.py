@@ -82,7 +82,7 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         columns=columns,
         requests=_requests(stores, features, asked, needed_fields(project, features, columns), project.request.arrow),
         events=events,
-        table_of=batch_versions(project, stores).table,
+        versions=batch_versions(project, stores),
         registry=stores.registry,
         out=OfflineStore(out),
         name=out,

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.features import Project
-from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span, earliest_read
+from dovetail.features.batch.one_view import earliest_read
+from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view

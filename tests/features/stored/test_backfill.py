@@ -16,6 +16,7 @@ from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.stored.backfill import Backfill
+from dovetail.features.stored.day_engine import LocalDays
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, DefinitionError, StoreError, WireError
 from tests.features.stored.stored_world import START, World, events, requests
@@ -77,7 +78,7 @@ def test_doing_it_twice_changes_nothing(asked: World) -> None:
 def test_no_cut_and_no_number_of_threads_changes_a_byte(asked: World, limits: Limits, span_rows: int) -> None:
     job(asked).run()
     other = job(asked, out="other", limits=limits)
-    object.__setattr__(other, "span_rows", span_rows)
+    object.__setattr__(other, "engine", LocalDays(span_rows))
     other.run()
     assert files_of(asked, "other") == files_of(asked)
 

@@ -12,30 +12,29 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.features.batch.one_view import (
+    ROW,
+    EventLog,
+    earliest_read,
+    evaluate_piece,
+    event_schema,
+    probe_rows,
+    view_parts,
+)
 from dovetail.features.batch.point_in_time import ColumnEvaluator
-from dovetail.features.batch.relation import cleaned_rows
-from dovetail.features.batch.streaming import Visibility, evaluate_rows, positions_read
+from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of
 from dovetail.features.duck.scratch import Buckets, Cursor, KeyHash
-from dovetail.features.language.named_columns import columns_read
-from dovetail.features.plan.definitions import (
-    BatchView,
-    Branch,
-    FeatureColumn,
-    FeatureSet,
-    StreamView,
-)
+from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, StreamView
 from dovetail.platform.duck.hermetic import Resources, resources
-from dovetail.platform.errors import WireError
-from dovetail.platform.rows.positions import own_position_columns, seen_column
 
-__all__ = ["EventLog", "Limits", "OnStep", "PieceEvaluator", "Rows", "Span", "earliest_read"]
+__all__ = ["KEY_FILTER", "Limits", "OnStep", "PieceEvaluator", "Rows", "Span"]
 
 #: Request rows, in parts, as often as asked, always the same.
 Rows = Callable[[], Iterator[pa.Table]]
@@ -43,11 +42,9 @@ Rows = Callable[[], Iterator[pa.Table]]
 #: Called with (what, done, of); ``of`` 0 when it is not known.
 OnStep = Callable[[str, int, int], None]
 
-_ROW = "_row"
-_SEEN = "_seen"
 _VALUES_AT_ONCE = 8_192
 #: Low bits of a key's hash by which events of keys that no probe has are left out.
-_FILTER = np.uint64((1 << 24) - 1)
+KEY_FILTER = np.uint64((1 << 24) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +65,12 @@ class Limits:
         return self.rows_per_piece if self.rows_per_piece is not None else max(1, self.memory_bytes >> 10)
 
 
-def earliest_read(view: StreamView, time_us: int) -> int | None:
-    """The earliest event time that a value of ``view`` at ``time_us`` depends on; None when there is no bound."""
-    if not all(window.bounded_us for window in view.windows):
-        return None
-    return min((window.lower_bound(time_us) for window in view.windows), default=time_us)
-
-
 class Span(NamedTuple):
     """A number of request rows, and the times between which they lie (µs, inclusive)."""
 
     rows: int
     low_us: int
     high_us: int
-
-
-class EventLog(Protocol):
-    """The events of a stream, by their time."""
-
-    def rows(self, low_us: int | None, high_us: int) -> int:
-        """At least as many rows as have their time in ``[low, high]``."""
-        ...
-
-    def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
-        """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named."""
-        ...
 
 
 class _Asked(NamedTuple):
@@ -225,7 +203,7 @@ class PieceEvaluator:
         for view, opened in cursors.items():
             if parts := [cursor.below(end) for cursor in opened.happened]:
                 values = _in_order(pa.concat_tables(parts))
-                found[view] = (values, values.column(_ROW).to_numpy() - start)
+                found[view] = (values, values.column(ROW).to_numpy() - start)
         again = np.unique(np.concatenate([places for _, places in found.values()])) if found else np.empty(0, np.int64)
         if not len(again):
             return served
@@ -245,12 +223,11 @@ class PieceEvaluator:
         """Every probe's values of ``view``, in files, by probe; by event time of those that had not seen an event."""
         reach = earliest_read(view, span.low_us)
         cut, probes, keys = asked
-        schema = _event_schema(view, self._visibility)
+        schema = event_schema(view, self._visibility)
         files = Buckets(self._scratch / view.name / "events", cut.buckets)
         for number, part in enumerate(self._parts(view, reach, span.high_us)):
             hashes = cut.of([part.column(column) for column in view.entity])
-            wanted = keys[hashes & _FILTER]  # a few others pass, too: they are nobody's events
-            part = part.select(schema.names).cast(schema)
+            wanted = keys[hashes & KEY_FILTER]  # a few others pass, too: they are nobody's events
             files.write(part.filter(pa.array(wanted)), cut.bucket(hashes[wanted]))
             self._on_step(f"{view.name}: events", number + 1, 0)
         files.close()
@@ -258,7 +235,14 @@ class PieceEvaluator:
         for bucket in range(cut.buckets):
             mine = probes.read(bucket, pa.schema([]))
             if mine.num_rows:
-                values, happened = self._piece(view, files.read(bucket, schema), mine)
+                values, happened = evaluate_piece(
+                    view,
+                    files.read(bucket, schema),
+                    mine,
+                    self._needed[view.name],
+                    self._visibility,
+                    self._limits.piece,
+                )
                 folder = self._scratch / view.name
                 cursors.values.append(_written(folder / f"values-{bucket:05d}.arrow", values))
                 if happened.num_rows:
@@ -271,11 +255,7 @@ class PieceEvaluator:
     def _parts(self, view: StreamView, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
         """The view's rows of that time, in bounded parts."""
         for number, branch in enumerate(view.reads):
-            columns = columns_read(view, branch)
-            given = _given_schema(view, branch, columns, self._visibility)
-            for part in self._events[branch.stream.name].read(given.names, low_us, high_us):
-                part = part.select(given.names).cast(given)
-                yield cleaned_rows(view, number, _with_all_columns(branch.stream.schema.arrow, part))
+            yield from view_parts(view, number, self._events[branch.stream.name], low_us, high_us, self._visibility)
 
     def _cut_probes(self, rows: Rows, span: Span) -> dict[str, _Asked]:
         """What each view is asked, of one reading of the rows, which the probes are numbered by."""
@@ -286,72 +266,29 @@ class PieceEvaluator:
             total = span.rows + sum(log.rows(reach, span.high_us) for log in logs)
             cut = KeyHash(view.entity_types, max(1, -(-total // self._limits.piece)))
             files = Buckets(self._scratch / name / "probes", cut.buckets)
-            asked[name] = _Asked(cut, files, np.zeros(int(_FILTER) + 1, dtype=np.bool_))
+            asked[name] = _Asked(cut, files, np.zeros(int(KEY_FILTER) + 1, dtype=np.bool_))
         start = 0
         for table in rows() if asked else ():
-            numbers = pa.array(np.arange(start, start + table.num_rows, dtype=np.int64))
+            numbers = np.arange(start, start + table.num_rows, dtype=np.int64)
             for name, (cut, files, keys) in asked.items():
                 hashes = cut.of([table.column(column) for column in self._stream[name].entity])
-                files.write(self._probes(self._stream[name], table).append_column(_ROW, numbers), cut.bucket(hashes))
-                keys[hashes & _FILTER] = True
+                files.write(probe_rows(self._stream[name], table, numbers, self._visibility), cut.bucket(hashes))
+                keys[hashes & KEY_FILTER] = True
             start += table.num_rows
         for _, files, _ in asked.values():
             files.close()
         return asked
-
-    def _probes(self, view: StreamView, table: pa.Table) -> pa.Table:
-        probes = table.select([*view.entity, "request_time"])
-        if self._visibility != "as_served":
-            return probes
-        seen = seen_column(view.name)
-        if seen not in table.column_names:
-            raise WireError(
-                f"as_served: the requests do not say what {view.name} had seen (no column {seen!r}); "
-                "take them from snapshots that read this view, or use event_time"
-            )
-        return probes.append_column(_SEEN, table.column(seen))
-
-    def _piece(self, view: StreamView, events: pa.Table, probes: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """The needed columns of ``view`` and ``_row``, in the order of ``probes``; and by event time where ``late``."""
-        halves = self._halves(view, events, probes)
-        if halves is not None:
-            (early, early_happened), (later, later_happened) = (self._piece(view, *half) for half in halves)
-            values, happened = pa.concat_tables([early, later]), pa.concat_tables([early_happened, later_happened])
-            return _in_order(values), _in_order(happened)
-        rows = _with_all_columns(view.stream.schema.arrow, events)
-        found = evaluate_rows(view, rows, probes, seen_column=_SEEN, visibility=self._visibility)
-        numbers = probes.column(_ROW)
-        values = found.values.select(self._needed[view.name]).append_column(_ROW, numbers)
-        late = numbers.filter(pa.array(found.late))
-        return values, found.happened.select(self._needed[view.name]).append_column(_ROW, late)
-
-    def _halves(self, view: StreamView, events: pa.Table, probes: pa.Table) -> list[tuple[pa.Table, pa.Table]] | None:
-        """The piece cut in two at the median request time; None when it fits, or a cut would not make it smaller."""
-        size = events.num_rows + probes.num_rows
-        if size <= 2 * self._limits.piece:
-            return None
-        asked, happened = _times(probes, "request_time"), _times(events, view.stream.event_time)
-        early = asked < np.median(asked)
-        halves = []
-        for mine in (early, ~early):
-            if not mine.any():
-                return None
-            low, high = earliest_read(view, int(asked[mine].min())), int(asked[mine].max())
-            inside = happened <= high if low is None else (happened >= low) & (happened <= high)
-            halves.append((events.filter(pa.array(inside)), probes.filter(pa.array(mine))))
-        largest = max(half[0].num_rows + half[1].num_rows for half in halves)
-        return halves if largest < 0.8 * size else None
 
 
 def _written(path: Path, values: pa.Table) -> Cursor:
     """``values`` in a file, to be read by row."""
     with pa.ipc.new_file(str(path), values.schema) as sink:
         sink.write_table(values, max_chunksize=_VALUES_AT_ONCE)
-    return Cursor(path, _ROW)
+    return Cursor(path, ROW)
 
 
 def _in_order(values: pa.Table) -> pa.Table:
-    return values.take(pa.array(np.argsort(values.column(_ROW).to_numpy(), kind="stable")))
+    return values.take(pa.array(np.argsort(values.column(ROW).to_numpy(), kind="stable")))
 
 
 def _replaced(table: pa.Table, rows: npt.NDArray[np.int64], by: pa.Table) -> pa.Table:
@@ -363,37 +300,3 @@ def _replaced(table: pa.Table, rows: npt.NDArray[np.int64], by: pa.Table) -> pa.
 
 def _silent(what: str, done: int, of: int) -> None:
     """Nobody wants to know."""
-
-
-def _given_schema(view: StreamView, branch: Branch, columns: Sequence[str], visibility: Visibility) -> pa.Schema:
-    """The columns read of the events of a branch."""
-    fields = [branch.stream.schema.arrow.field(name) for name in columns]
-    return _nullable([*fields, *_positions(view, visibility)])
-
-
-def _event_schema(view: StreamView, visibility: Visibility) -> pa.Schema:
-    """The columns kept of the view's rows: positions, too, where visibility or ties are decided by them."""
-    names = view.stream.schema.arrow.names if view.branches else columns_read(view)
-    fields = [view.stream.schema.arrow.field(name) for name in names]
-    return _nullable([*fields, *_positions(view, visibility)])
-
-
-def _positions(view: StreamView, visibility: Visibility) -> list[pa.Field]:
-    return own_position_columns()[: len(positions_read(view, visibility))]
-
-
-def _nullable(fields: Sequence[pa.Field]) -> pa.Schema:
-    return pa.schema([field.with_nullable(True) for field in fields])
-
-
-def _with_all_columns(schema: pa.Schema, events: pa.Table) -> pa.Table:
-    """``events`` with the columns that were not read, all NULL: no expression looks at them."""
-    for field in schema:
-        if field.name not in events.column_names:
-            events = events.append_column(field.name, pa.nulls(events.num_rows, field.type))
-    return events
-
-
-def _times(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
-    values = table.column(column).cast(pa.timestamp("us")).cast(pa.int64())
-    return np.asarray(values.to_numpy(), dtype=np.int64)

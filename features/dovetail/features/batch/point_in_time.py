@@ -14,12 +14,13 @@ from dovetail.features.plan.definitions import (
     Definitions,
     FeatureColumn,
     FeatureSet,
+    StreamView,
     Table,
 )
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import seen_column
 
-__all__ = ["ColumnEvaluator", "evaluate_feature_set"]
+__all__ = ["ColumnEvaluator", "RowAssembly", "evaluate_feature_set"]
 
 
 def evaluate_feature_set(
@@ -80,6 +81,55 @@ class ColumnEvaluator:
         except LaneError as error:
             raise WireError(f"{self._features.file}: {self._features.name} has no value: {error}") from error
         return pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+class RowAssembly:
+    """Puts ``columns`` of ``features`` together for request rows, of streaming views' values that are handed in.
+
+    Attributes:
+        stream, batch: the views that ``columns`` read, by name.
+        needed: the columns they read of each.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        columns: Sequence[FeatureColumn],
+        stream_views: Mapping[str, StreamView],
+        batch_views: Mapping[str, BatchView],
+        table_of: Callable[[str, int], pa.Table],
+    ) -> None:
+        """``table_of`` gives a batch view's result as of a version (µs)."""
+        self._features, self._columns, self._table_of = features, columns, table_of
+        needed: dict[str, list[str]] = {}
+        for column in columns:
+            for relation, name in column.references:
+                needed.setdefault(relation, []).append(name)
+        joined = [join.view for join in features.joins if join.view in needed]
+        self.stream = {v: stream_views[v] for v in joined if v in stream_views}
+        self.batch = {v: batch_views[v] for v in joined if v in batch_views}
+        self.needed = {view: list(dict.fromkeys(needed[view])) for view in joined}
+        self._lane: ColumnEvaluator | None = None
+
+    def assemble(self, requests: pa.Table, values: Mapping[str, pa.Table]) -> pa.Table:
+        """The columns for each of ``requests``; ``values`` has those of each streaming view, in the same order.
+
+        Raises:
+            WireError: an expression has no value on a row.
+        """
+        if not requests.num_rows:
+            return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
+        joined = requests
+        for view in self.stream:
+            for name in self.needed[view]:
+                joined = joined.append_column(f"{view}.{name}", values[view].column(name))
+        for name, batch_view in self.batch.items():
+            found = lookup_as_of(batch_view, requests, lambda version, name=name: self._table_of(name, version))  # type: ignore[misc]
+            for column in self.needed[name]:
+                joined = joined.append_column(f"{name}.{column}", found.column(column))
+        if self._lane is None:
+            self._lane = ColumnEvaluator(self._features, self._columns)
+        return self._lane.evaluate(joined)
 
 
 def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:

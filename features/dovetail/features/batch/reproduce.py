@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from dovetail.features.batch.by_hand import FINISHERS, finished_sql, type_name
 from dovetail.features.batch.explain import view_script
+from dovetail.features.batch.one_view import earliest_read
 from dovetail.features.batch.partials import row_windows
-from dovetail.features.batch.pieces import earliest_read
 from dovetail.features.batch.relation import given_table
 from dovetail.features.batch.streaming import Visibility, positions_read
 from dovetail.features.duck.connection import connect

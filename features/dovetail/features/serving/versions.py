@@ -8,7 +8,8 @@ late or twice gives the same. A request at T reads the newest version at or befo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -18,7 +19,7 @@ from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import BatchVersion, Registry
 
-__all__ = ["BatchVersions"]
+__all__ = ["BatchVersions", "StoredVersions"]
 
 _VERSIONS_IN_MEMORY = 32
 #: Requests come for the newest version or two of each view, samples for those a label window older.
@@ -62,6 +63,22 @@ class BatchVersions:
                     self._loaded.pop(next(iter(self._loaded)))
             return self._loaded[key]
 
+    def stored(self, needed: Iterable[tuple[str, int]]) -> StoredVersions:
+        """The ``needed`` versions of views, materialised, as a value that other processes can be sent.
+
+        Raises:
+            StoreError, DefinitionError: as :meth:`table`.
+        """
+        wanted = set(needed)
+        for view, version_us in sorted(wanted):
+            self.table(view, version_us)
+        found = {}
+        for view in sorted({view for view, _ in wanted}):
+            for version in self._registry.versions(view):
+                if (view, version.version_us) in wanted:
+                    found[view, version.version_us] = version.path
+        return StoredVersions(self._offline, found)
+
     def lookup(self, view: str, candidates: pa.Table, time_column: str = "request_time") -> pa.Table:
         """The view's feature columns for each candidate row, as of its ``time_column``; NULL for unknown entities."""
         return lookup_by_version(self._views[view], candidates, lambda version: self._index(view, version), time_column)
@@ -93,3 +110,21 @@ class BatchVersions:
         self._offline.write(path, result)
         self._registry.add_version(BatchVersion(view, version_us, path, result.num_rows))
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersions:
+    """Versions that are in the offline store, by view and version: what a process without a registry reads."""
+
+    offline: OfflineStore
+    paths: Mapping[tuple[str, int], str]
+
+    def table(self, view: str, version_us: int) -> pa.Table:
+        """The content of one version.
+
+        Raises:
+            StoreError: it is not there.
+        """
+        if (view, version_us) not in self.paths:
+            raise StoreError(f"batch view {view}: version {version_us} is not among those that were sent along")
+        return self.offline.read(self.paths[view, version_us])

@@ -14,14 +14,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from dovetail.features.batch.explain import explain_features
-from dovetail.features.batch.pieces import Limits, OnStep, PieceEvaluator, Span, earliest_read
+from dovetail.features.batch.one_view import earliest_read
+from dovetail.features.batch.pieces import Limits, OnStep
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import (
@@ -31,12 +31,12 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.project import Project
+from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Versions
 from dovetail.features.stored.fingerprints import former_fingerprint, record_of
 from dovetail.features.stored.past_requests import RequestLog, carried
 from dovetail.platform.archive.dayfiles import (
     DAY_US,
     DayFiles,
-    day_of,
     day_start_us,
 )
 from dovetail.platform.errors import ConfigError
@@ -90,7 +90,7 @@ class Backfill:
         out: the folder that gets ``day=YYYY-MM-DD/<inputs>.parquet``, a file a day, rows in the order of the requests.
         name: what the registry knows ``out`` by.
         columns: of :func:`chosen_columns`; with samples, those they already have must not be among them.
-        span_rows: how many events a span of days may have before a new one is begun.
+        engine: computes the days.
     """
 
     project: Project
@@ -98,14 +98,14 @@ class Backfill:
     columns: Sequence[FeatureColumn]
     requests: RequestLog
     events: Mapping[str, DayFiles]
-    table_of: Callable[[str, int], pa.Table]
+    versions: Versions
     registry: Registry
     out: OfflineStore
     name: str
     scratch: Path
     visibility: Visibility = "event_time"
     limits: Limits = field(default_factory=Limits)
-    span_rows: int = 32_000_000
+    engine: DayEngine = field(default_factory=LocalDays)
 
     def explain(self) -> str:
         """The SQL that will run, as a script with comments: views, batch views, expressions."""
@@ -216,10 +216,10 @@ class Backfill:
     # --- how -----------------------------------------------------------------------------------------------------
 
     def _spans(self, days: Sequence[str]) -> Iterator[list[str]]:
-        """Days in order, cut where their events, windows' reach included, become more than ``span_rows``."""
+        """Days in order, cut where their events, windows' reach included, become more than the engine takes at once."""
         span: list[str] = []
         for day in days:
-            if span and self._events_of(span[0], day) > self.span_rows:
+            if span and self._events_of(span[0], day) > self.engine.span_rows:
                 yield span
                 span = []
             span.append(day)
@@ -238,49 +238,34 @@ class Backfill:
         self, days: Sequence[str], inputs: Mapping[str, str], known: Mapping[str, BackfillDay], on_step: OnStep | None
     ) -> Iterator[tuple[str, int]]:
         """Write and commit the days one by one; gives each with its rows."""
-        evaluator = PieceEvaluator(
+        work = DayWork(
             self.features,
             self.columns,
             self.project.stream_views,
             self.project.batch_views,
             self.events,
-            self.table_of,
-            visibility=self.visibility,
-            limits=self.limits,
-            scratch=self.scratch,
-            on_step=on_step,
+            self.requests,
+            self.versions,
+            self.scratch,
+            self.visibility,
+            self.limits,
         )
-        count = sum(table.num_rows for table in self.requests.rows(days))
-        span = Span(count, day_start_us(days[0]), day_start_us(days[-1]) + DAY_US - 1)
-        missing = list(days)
-        evaluated = evaluator.evaluate(lambda: self.requests.rows(days), span)
-        for day, parts in groupby(evaluated, key=lambda part: _day(part[0])):
-            while missing[0] < day:  # days whose requests have no candidates
-                yield self._finish(missing.pop(0), iter(()), inputs, known)
-            missing.remove(day)
-            yield self._finish(day, parts, inputs, known)
-        for day in missing:
-            yield self._finish(day, iter(()), inputs, known)
+        paths = {day: f"day={day}/{inputs[day]}.parquet" for day in days}
+        added = [pa.field(column.name, column.type) for column in self._added()]
+        write = _DayWriter(self.out, paths, self._schema(), added, samples=self.requests.samples is not None)
+        for day, written in self.engine.days(work, days, write, on_step):
+            yield self._finish(day, written, paths[day], inputs, known)
 
     def _finish(
-        self,
-        day: str,
-        parts: Iterator[tuple[pa.Table, pa.Table]],
-        inputs: Mapping[str, str],
-        known: Mapping[str, BackfillDay],
+        self, day: str, written: _Written, path: str, inputs: Mapping[str, str], known: Mapping[str, BackfillDay]
     ) -> tuple[str, int]:
-        path = f"day={day}/{inputs[day]}.parquet"
-        rows = 0
-        schema = self._schema()
-        with self.out.writer(path, schema) as writer:
-            for requests, values in parts:
-                writer.write_table(self._output(requests, values).cast(schema))
-                rows += values.num_rows
+        """Put the day's file in place and register it."""
+        self.out.keep(written.draft, path)
         uses = [DefinitionUse(name, mark, f"backfill:{self.name}", day) for name, mark in self._uses().items()]
-        self.registry.finish_backfill_day(BackfillDay(self.name, day, path, rows, inputs[day]), uses)
+        self.registry.finish_backfill_day(BackfillDay(self.name, day, path, written.rows, inputs[day]), uses)
         if day in known and known[day].path != path:
             self.out.delete(known[day].path)
-        return day, rows
+        return day, written.rows
 
     def _schema(self) -> pa.Schema:
         own = [pa.field(column.name, column.type) for column in self._added()]
@@ -288,16 +273,37 @@ class Backfill:
             return pa.schema([*own[:2], pa.field("request_time", pa.timestamp("us")), *own[2:]])
         return pa.schema([*(self.requests.samples.schema() or pa.schema([])), *own])
 
+
+class _Written(NamedTuple):
+    """The draft of a day's file, complete and not yet in place, and its rows."""
+
+    draft: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _DayWriter:
+    """Writes a day's file as a draft of its own, wherever the day is computed: a draft that nobody keeps is no file."""
+
+    out: OfflineStore
+    paths: Mapping[str, str]
+    schema: pa.Schema
+    added: Sequence[pa.Field]
+    samples: bool
+
+    def __call__(self, day: str, parts: Iterator[tuple[pa.Table, pa.Table]]) -> _Written:
+        rows = 0
+        with self.out.drafting(self.paths[day], self.schema) as (draft, writer):
+            for requests, values in parts:
+                writer.write_table(self._output(requests, values).cast(self.schema))
+                rows += values.num_rows
+        return _Written(draft, rows)
+
     def _output(self, requests: pa.Table, values: pa.Table) -> pa.Table:
-        names = self._schema().names
-        if self.requests.samples is None:
+        if not self.samples:
             values = values.append_column("request_time", requests.column("request_time"))
-            return values.select(names)
+            return values.select(self.schema.names)
         both = carried(requests)
-        for column in self._added():
+        for column in self.added:
             both = both.append_column(column.name, values.column(column.name))
-        return both.select(names)
-
-
-def _day(table: pa.Table) -> str:
-    return day_of(int(table.column("request_time")[0].cast(pa.timestamp("us")).value))
+        return both.select(self.schema.names)

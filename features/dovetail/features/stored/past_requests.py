@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from dovetail.features.batch.keyed import match_rows
 from dovetail.features.plan.request import CANDIDATES, flatten_requests
+from dovetail.features.stored.keyed import match_rows
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows.positions import seen_columns
@@ -34,7 +34,7 @@ class RequestLog:
 
     Args:
         files: requests (or snapshots, with ``shape``) by ``request_time``.
-        needed: the flat request's fields that features read. Others need not be there.
+        needed: the flat request's fields that features read, which every row has. Others need not be there.
         shape: from rows of the files to flat request rows; by default nested requests are flattened.
         samples: when given, the rows are those of the samples, in their order.
     """
@@ -49,7 +49,7 @@ class RequestLog:
     ) -> None:
         self.files = files
         self.samples = samples
-        self._needed = needed
+        self.needed = needed
         self._shape = shape or _flat
 
     def days(self) -> list[str]:
@@ -69,27 +69,37 @@ class RequestLog:
             WireError: a needed column is missing, or a sample has no request.
         """
         for day in days:
-            yield from self._requests(day) if self.samples is None else self._sampled(day, self.samples)
+            yield from self._requests(day, self.files) if self.samples is None else self._sampled(day, self.samples)
 
-    def _requests(self, day: str) -> Iterator[pa.Table]:
-        for table in self.files.read(None, *_bounds(day)):
+    def splits(self, day: str) -> int:
+        """In how many parts :meth:`split` gives the day; samples are matched with all requests of their day."""
+        return len(self.files.touching(*_bounds(day))) if self.samples is None else 1
+
+    def split(self, day: str, number: int) -> Iterator[pa.Table]:
+        """The tables of one of the day's splits: one split after the other, they are those of :meth:`rows`."""
+        if self.samples is not None:
+            return self._sampled(day, self.samples)
+        return self._requests(day, self.files.alone(self.files.touching(*_bounds(day))[number]))
+
+    def _requests(self, day: str, files: DayFiles) -> Iterator[pa.Table]:
+        for table in files.read(None, *_bounds(day)):
             rows = self._shape(table)
-            missing = [field.name for field in self._needed if field.name not in rows.column_names]
+            missing = [field.name for field in self.needed if field.name not in rows.column_names]
             if missing:
                 raise WireError(
                     f"the requests of {day} have no column {missing[0]!r}, which the features read; "
                     f"they have {', '.join(rows.column_names)}"
                 )
             if rows.num_rows:
-                wanted = [rows.column(field.name).cast(field.type) for field in self._needed]
-                kept = pa.table(wanted, names=self._needed.names)
+                wanted = [rows.column(field.name).cast(field.type) for field in self.needed]
+                kept = pa.table(wanted, names=self.needed.names)
                 for name in seen_columns(rows.column_names):
                     kept = kept.append_column(name, rows.column(name))
                 yield kept
 
     def _sampled(self, day: str, samples: DayFiles) -> Iterator[pa.Table]:
-        parts = list(self._requests(day))
-        requests = pa.concat_tables(parts).combine_chunks() if parts else self._needed.empty_table()
+        parts = list(self._requests(day, self.files))
+        requests = pa.concat_tables(parts).combine_chunks() if parts else self.needed.empty_table()
         for table in samples.read(None, *_bounds(day)):
             found = match_rows(table, requests, _KEYS)
             lost = int((found < 0).sum())

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.batch.pieces import earliest_read
+from dovetail.features.batch.one_view import earliest_read
 from dovetail.features.batch.relation import cleaned_rows
 from dovetail.features.batch.streaming import evaluate_rows, positions_read
 from dovetail.features.plan.definitions import StreamView

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +54,8 @@ class DayFile(NamedTuple):
     path: str
     days: dict[str, int]
     stamp: str
+    #: Only the row groups from the first number to before the second.
+    groups: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ class DayFiles:
                     _require([name for name in fetched if name not in own], parquet.schema_arrow, path)
                     there = stored_as(fetched, parquet.schema_arrow.names)
                 spreader = Spreader()
-                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
+                groups = None if file.groups is None else list(range(*file.groups))
+                for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there, row_groups=groups):
                     for part in spreader.parts(pa.Table.from_batches([batch])):
                         whole = without_messages(part, self.refused)
                         table = _between(whole, self.time_column, low_us, high_us)
@@ -188,6 +191,29 @@ class DayFiles:
                                 read=self.struct_members,
                             )
                             yield table if wanted is None else table.select(wanted)
+
+    def alone(self, file: DayFile) -> DayFiles:
+        """The rows of one of the files."""
+        return replace(self, files=[file])
+
+    def parts(self, low_us: int | None, high_us: int, rows: int) -> Iterator[DayFiles]:
+        """The files of ``[low, high]`` one by one, those with more than ``rows`` by row groups; together they are all.
+
+        Not for files with columns that are stored once for several rows (``rows/encodings/shared.py``).
+        """
+        for file in self.touching(low_us, high_us):
+            if sum(file.days.values()) <= rows:
+                yield self.alone(file)
+                continue
+            with self.store.open(file.path) as parquet:
+                sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            first, held = 0, 0
+            for group, size in enumerate(sizes):
+                if held and held + size > rows:
+                    yield self.alone(file._replace(groups=(first, group)))
+                    first, held = group, 0
+                held += size
+            yield self.alone(file._replace(groups=(first, len(sizes))))
 
     def schemas(self, low_us: int | None, high_us: int) -> Iterator[pa.Schema]:
         """The columns of each file that may have rows of ``[low, high]``, as it is written."""

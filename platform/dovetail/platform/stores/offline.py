@@ -16,7 +16,6 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -57,8 +56,54 @@ class OfflineStore:
             StoreError: what was being written has been cleared away, by somebody who has gone further; or the store
                 refuses: no space, no permission, nobody there.
         """
-        with self._draft(relative) as sink:
-            pq.write_table(table, sink, compression="zstd")
+        with self.writer(relative, table.schema) as writer:
+            writer.write_table(table)
+
+    @contextmanager
+    def drafting(self, relative: str, schema: pa.Schema) -> Iterator[tuple[str, pq.ParquetWriter]]:
+        """Write a draft of the file ``relative`` row group by row group: its name, and the writer.
+
+        A draft is of this writer alone and is no file until it is kept (:meth:`keep`), by whoever has its name. It is
+        removed if the block raises.
+
+        Raises:
+            StoreError: the store refuses.
+        """
+        final = self.path(relative)
+        folder, name = posixpath.split(final)
+        # A name of this writer's own: one that was paused while it wrote must not go on in a file that its successor
+        # has meanwhile put in place.
+        draft = f"_{name}.{uuid.uuid4().hex}.partial"
+        with self._refusing(final):
+            self._filesystem.makedirs(folder, exist_ok=True)
+            try:
+                with (
+                    self._filesystem.open(f"{folder}/{draft}", "wb") as sink,
+                    pq.ParquetWriter(sink, schema, compression="zstd") as writer,
+                ):
+                    yield draft, writer
+            except BaseException:
+                with suppress(OSError):  # what it says of the draft, or of a store that is away, says less
+                    self._filesystem.rm(f"{folder}/{draft}")
+                raise
+
+    def keep(self, draft: str, relative: str) -> None:
+        """Put a draft of ``relative`` in place. A file of that name is replaced, and other drafts of it are removed.
+
+        Raises:
+            StoreError: the draft has been cleared away, by somebody who has gone further; or the store refuses.
+        """
+        folder, name = posixpath.split(relative)
+        final = self.path(relative)
+        there = posixpath.join(posixpath.dirname(final), draft)
+        with self._refusing(final):
+            try:
+                self._put(there, final)
+            except BaseException:
+                with suppress(OSError):
+                    self._filesystem.rm(there)
+                raise
+        self.clear(folder, lambda other: other == name)
 
     @contextmanager
     def writer(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
@@ -66,28 +111,9 @@ class OfflineStore:
 
         Otherwise as :meth:`write`.
         """
-        with self._draft(relative) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        with self.drafting(relative, schema) as (draft, writer):
             yield writer
-
-    @contextmanager
-    def _draft(self, relative: str) -> Iterator[BinaryIO]:
-        """A file to write into, which is put in place of ``relative`` when the block ends, and removed if it raises."""
-        final = self.path(relative)
-        folder, name = posixpath.split(final)
-        # A name of this writer's own: one that was paused while it wrote must not go on in a file that its successor
-        # has meanwhile put in place.
-        draft = f"{folder}/_{name}.{uuid.uuid4().hex}.partial"
-        with self._refusing(final):
-            self._filesystem.makedirs(folder, exist_ok=True)
-            try:
-                with self._filesystem.open(draft, "wb") as sink:
-                    yield sink
-                self._put(draft, final)
-            except BaseException:
-                with suppress(OSError):  # what it says of the draft, or of a store that is away, says less
-                    self._filesystem.rm(draft)
-                raise
-        self.clear(posixpath.dirname(relative), lambda other: other == name)
+        self.keep(draft, relative)
 
     @contextmanager
     def _refusing(self, path: str) -> Iterator[None]:
