@@ -9,7 +9,7 @@ SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --dura
 # Most modules of most packages nobody imports: Python compiles what is imported then, if it may keep it.
 LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
-.PHONY: demo test check kernels newest lowest torch-test wheel-test nightly bench services-test faults pictures docs notebooks format clean
+.PHONY: demo test check kernels newest lowest torch-test spark-test wheel-test nightly bench services-test faults pictures docs notebooks format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,11 @@ torch-test:  ## the tests of dovetail.torch with PyTorch, which is large, in .ve
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python $(PIP) --editable '.[dev,torch]'
 	$(call APART,.venv-torch) .venv-torch/bin/python -m pytest tests/torch $(ARGS)
+
+spark-test:  ## the tests of dovetail.spark with PySpark, which is large, in .venv-spark; needs Java 17
+	test -x .venv-spark/bin/python || $(PYTHON) -m venv .venv-spark
+	.venv-spark/bin/python $(PIP) --editable '.[dev,spark]'
+	$(call APART,.venv-spark) .venv-spark/bin/python -m pytest tests/spark $(ARGS)
 
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)
@@ -99,4 +104,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .venv-docs .venv-notebooks .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .venv-spark .venv-docs .venv-notebooks .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

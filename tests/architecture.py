@@ -17,6 +17,7 @@ SOURCE_ROOTS = ("platform", "features", "joiners", "trainer")
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"platform"}),
     frozenset({"features", "joiners", "onnx", "trainer"}),
+    frozenset({"spark"}),
     frozenset({"app"}),
     frozenset({"api", "samples"}),
     frozenset({"console", "embedded", "torch"}),
@@ -60,6 +61,8 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     ),
     "opentelemetry": ("dovetail/app/tracing/",),
     "onnxruntime": ("dovetail/onnx/",),
+    "pandas": (),
+    "pyspark": ("dovetail/spark/session.py",),
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),
     "sqlite3": ("dovetail/platform/transports/embedded/",),

@@ -21,11 +21,14 @@ from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: What more than the core needs is in one of these.
-EXTRAS = ("postgresql", "redis", "plots", "api", "console", "torch", "onnx", "otel")
+EXTRAS = ("postgresql", "redis", "plots", "api", "console", "torch", "onnx", "otel", "spark")
 #: Declared without being imported, and why.
 NOT_IMPORTED = {"cramjam": "aiokafka reads and writes snappy, lz4 and zstd with it"}
-#: Dovetail reaches into these, or proves what they mean: a newer one may differ without being wrong.
-BOUNDED_ABOVE = {"aiokafka", "duckdb", "faust-streaming", "mode-streaming", "sqlglot"}
+#: What tests of an extra import where it is installed, in an environment of its own.
+APART = ("spark",)
+#: Dovetail reaches into these, or proves what they mean: a newer one may differ without being wrong. PySpark warns of a
+#: newer pandas than it knows.
+BOUNDED_ABOVE = {"aiokafka", "duckdb", "faust-streaming", "mode-streaming", "pandas", "sqlglot"}
 #: The folders in which programs of this checkout look for modules of their own.
 OWN = {"dovetail", "tests", "scripts", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
 
@@ -64,7 +67,7 @@ def test_what_dovetail_imports_is_declared() -> None:
     undeclared = {name: where for name, where in found.items() if name not in declared(*EXTRAS)}
     assert not undeclared
     lazily = {Path(where.partition(":")[0]) for name, where in found.items() if name not in declared()}
-    rooms = ("api", "console", "onnx", "redis", "torch", "tracing")
+    rooms = ("api", "console", "onnx", "redis", "spark", "torch", "tracing")
     homes = {next((part for part in path.parts if part in rooms), path.name) for path in lazily}
     assert homes <= {"database.py", "plots.py", *rooms}, "an extra is imported where it is asked for, and nowhere else"
 
@@ -75,7 +78,7 @@ def test_what_is_declared_is_imported_or_has_a_reason() -> None:
 
 def test_what_tests_scripts_and_benchmarks_import_is_declared() -> None:
     found = imported(("tests", "scripts", "benchmarks"))
-    assert not {name: where for name, where in found.items() if name not in declared("dev", "bench")}
+    assert not {name: where for name, where in found.items() if name not in declared("dev", "bench", *APART)}
 
 
 def test_bounds_are_given() -> None:

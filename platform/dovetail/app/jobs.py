@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import FeatureSet
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.backfill import Backfill, chosen_columns, needed_fields
+from dovetail.features.stored.day_engine import DayEngine, LocalDays
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.features.stored.read_columns import struct_members
 from dovetail.features.stored.registration import register
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.config.features import BatchConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import seen_column
@@ -33,6 +36,7 @@ __all__ = [
     "BackfillRequest",
     "archived_events",
     "batch_versions",
+    "day_engine",
     "open_backfill",
     "scratch_folder",
     "served_rows",
@@ -148,3 +152,23 @@ def batch_versions(project: Project, stores: Stores) -> BatchVersions:
 def scratch_folder(project: Project, what: str) -> Path:
     """Where a job may write what it throws away."""
     return project.config.path(project.config.storage.state) / "scratch" / what
+
+
+@contextmanager
+def day_engine(config: BatchConfig, engine: str | None = None, master: str | None = None) -> Iterator[DayEngine]:
+    """The engine of ``[batch]``, or ``engine`` and ``master`` instead; what it starts is stopped when the block ends.
+
+    Raises:
+        ConfigError: Spark is not installed, or does not start.
+    """
+    if (engine or config.engine) == "local":
+        yield LocalDays()
+        return
+    from dovetail.spark import SparkDays  # a command that computes here need not know it
+    from dovetail.spark.session import open_cluster
+
+    cluster = open_cluster(master or config.master, config.spark)
+    try:
+        yield SparkDays(cluster, config.span_rows)
+    finally:
+        cluster.stop()

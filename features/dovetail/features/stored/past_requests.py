@@ -71,6 +71,11 @@ class RequestLog:
         for day in days:
             yield from self._requests(day, self.files) if self.samples is None else self._sampled(day, self.samples)
 
+    def portable(self) -> RequestLog:
+        """The same rows, as a value that other processes can be sent."""
+        samples = None if self.samples is None else self.samples.portable()
+        return RequestLog(self.files.portable(), self.needed, shape=self._shape, samples=samples)
+
     def splits(self, day: str) -> int:
         """In how many parts :meth:`split` gives the day; samples are matched with all requests of their day."""
         return len(self.files.touching(*_bounds(day))) if self.samples is None else 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.jobs import BackfillRequest, day_engine, open_backfill
 from dovetail.app.openlineage.emitting import lineage_run
 from dovetail.app.openlineage.named_datasets import dataset_at, of_backfill
 from dovetail.app.storage import open_stores
@@ -26,8 +27,10 @@ def run(
     last: str | None,
     explain: bool,
     as_json: bool,
+    engine: str | None = None,
+    master: str | None = None,
 ) -> int:
-    """Backfill, or show what would run."""
+    """Backfill, or show what would run; ``engine`` and ``master`` instead of those of ``[batch]``."""
     loaded = load(project)
     stores = open_stores(loaded.config)
     try:
@@ -39,10 +42,11 @@ def run(
         inputs, made = of_backfill(backfill, asked, stores.offline), [(c.name, c.type) for c in backfill.columns]
         job = f"backfill.{asked.features}"
         with (
+            day_engine(loaded.config.batch, engine, master) as days,
             DayProgress(console, asked.features) as show,
             lineage_run(loaded.config, job, "BACKFILL", inputs, backfill.features.sql) as told,
         ):
-            result = backfill.run(first, last, on_day=show.day, on_step=show.step)
+            result = replace(backfill, engine=days).run(first, last, on_day=show.day, on_step=show.step)
             told.outputs.append(dataset_at(backfill.name, pa.schema(made), result.rows))
         if as_json:
             done = {"out": backfill.name, "rows": result.rows, "written": result.written}

@@ -14,7 +14,7 @@ from dovetail.cli.options import ProjectOption
 from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["Visibility", "register"]
+__all__ = ["Engine", "Visibility", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +28,13 @@ class Visibility(StrEnum):
 
     event_time = "event_time"
     as_served = "as_served"
+
+
+class Engine(StrEnum):
+    """Where batch work is computed."""
+
+    local = "local"
+    spark = "spark"
 
 
 def backfill(
@@ -48,6 +55,12 @@ def backfill(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
     memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Where it is computed; as [batch] says if left out.", show_default=False)
+    ] = None,
+    master: Annotated[
+        str | None, typer.Option(help="Spark's master: local[2], spark://…, yarn, k8s://…, sc://….", show_default=False)
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the SQL that would run, and stop.")] = False,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -69,7 +82,9 @@ def backfill(
     )
     for option, day in (("--from", first), ("--to", last)):
         _require_day(option, day)
-    raise typer.Exit(run(project, asked, first=first, last=last, explain=explain, as_json=as_json))
+    where = None if engine is None else engine.value
+    code = run(project, asked, first=first, last=last, explain=explain, as_json=as_json, engine=where, master=master)
+    raise typer.Exit(code)
 
 
 def bootstrap(

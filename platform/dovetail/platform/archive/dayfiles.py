@@ -193,8 +193,12 @@ class DayFiles:
                             yield table if wanted is None else table.select(wanted)
 
     def alone(self, file: DayFile) -> DayFiles:
-        """The rows of one of the files."""
-        return replace(self, files=[file])
+        """The rows of one of the files, as a value that can be sent."""
+        return replace(self, files=[file], index=None)
+
+    def portable(self) -> DayFiles:
+        """The same rows, as a value that other processes can be sent: without what the registry knows of files."""
+        return replace(self, index=None)
 
     def parts(self, low_us: int | None, high_us: int, rows: int) -> Iterator[DayFiles]:
         """The files of ``[low, high]`` one by one, those with more than ``rows`` by row groups; together they are all.

@@ -1,11 +1,15 @@
-"""The sections of ``dovetail.toml`` about features: all definitions, tables, and the schedules of batch views."""
+"""The sections of ``dovetail.toml`` about features, tables, schedules of batch views, and where history is computed."""
 
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
 
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
 
-__all__ = ["BatchViewConfig", "FeaturesConfig", "TableConfig"]
+__all__ = ["BatchConfig", "BatchViewConfig", "FeaturesConfig", "TableConfig"]
 
 
 class FeaturesConfig(Section):
@@ -28,3 +32,16 @@ class BatchViewConfig(Section):
     """Schedule of a batch view: a version for every multiple of ``every`` since 1970-01-01 UTC."""
 
     every: DurationUs = 86_400_000_000
+
+
+class BatchConfig(Section):
+    """The engine of ``dovetail backfill``; no value depends on it."""
+
+    #: ``local`` is this process; ``spark`` needs the extra ``dovetail-samples[spark]``.
+    engine: Literal["local", "spark"] = "local"
+    #: Spark's master: ``local[4]``, ``spark://…``, ``yarn``, ``k8s://…``, or ``sc://…`` for Spark Connect.
+    master: str = Field(default="local[*]", min_length=1)
+    #: Spark's own settings, by name: ``"spark.executor.memory" = "8g"``.
+    spark: dict[str, str] = Field(default_factory=dict)
+    #: Events of the days that are one job of Spark's: the more, the fewer events are read twice.
+    span_rows: int = Field(default=1_000_000_000, ge=1)

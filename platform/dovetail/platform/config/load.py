@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
 from dovetail.platform.config.durations import DurationUs, parse_duration
-from dovetail.platform.config.features import BatchViewConfig, FeaturesConfig, TableConfig
+from dovetail.platform.config.features import BatchConfig, BatchViewConfig, FeaturesConfig, TableConfig
 from dovetail.platform.config.model import (
     EvaluationConfig,
     GateConfig,
@@ -44,6 +44,7 @@ from dovetail.platform.errors import ConfigError
 
 __all__ = [
     "ArchiveConfig",
+    "BatchConfig",
     "BatchViewConfig",
     "BrokerConfig",
     "Config",
@@ -122,6 +123,7 @@ class Config(Section):
     model: ModelConfig | None = None
     scorer: ScorerConfig | None = None
     archive: ArchiveConfig = ArchiveConfig()
+    batch: BatchConfig = BatchConfig()
     quality: QualityConfig = QualityConfig()
     openlineage: OpenLineageConfig = OpenLineageConfig()
     worker: WorkerConfig = WorkerConfig()
