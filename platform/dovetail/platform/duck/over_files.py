@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -19,11 +20,12 @@ __all__ = ["query_batches", "sort_parquet"]
 def query_batches(sql: str, rows: int) -> Iterator[pa.RecordBatchReader]:
     """The result of ``sql``, ``rows`` rows at a time. Paths in it are taken from the working directory; UTC.
 
+    What does not fit into 1 GiB is kept in a folder that is removed afterwards.
+
     Raises:
         ConfigError: DuckDB refuses it.
     """
-    settings: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": False}
-    with duckdb.connect(":memory:", config=settings) as connection:
+    with TemporaryDirectory() as scratch, _connected(Path(scratch)) as connection:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         connection.execute("SET lock_configuration = true")
         try:
@@ -34,12 +36,17 @@ def query_batches(sql: str, rows: int) -> Iterator[pa.RecordBatchReader]:
 
 def sort_parquet(source: Path, target: Path, by: Sequence[str], *, scratch: Path) -> None:
     """Write the rows of ``source`` to ``target``, sorted; what does not fit into 1 GiB is sorted in ``scratch``."""
+    with _connected(scratch) as connection:
+        order = ", ".join(map(identifier, by))
+        rows = connection.read_parquet(str(source)).order(order)
+        rows.write_parquet(str(target), compression="zstd")
+
+
+def _connected(scratch: Path) -> duckdb.DuckDBPyConnection:
+    """A database in at most 1 GiB of memory and a folder."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "memory_limit": "1GiB",
         "temp_directory": str(scratch),
     }
-    order = ", ".join(map(identifier, by))
-    with duckdb.connect(":memory:", config=settings) as connection:
-        rows = connection.read_parquet(str(source)).order(order)
-        rows.write_parquet(str(target), compression="zstd")
+    return duckdb.connect(":memory:", config=settings)
