@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def tree() -> Tree:
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_the_tree_keeps(rule: str, tree: Tree) -> None:
     assert RULES[rule](tree) == []
+
+
+def test_tests_are_in_small_files_and_folders_too() -> None:
+    lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert not {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES}
+    folders = Counter(path.parent for path in lengths)
+    assert not {str(folder): files for folder, files in folders.items() if files > MAX_FILES}
 
 
 def test_nothing_shadows_the_standard_library_or_closes_the_namespace() -> None:

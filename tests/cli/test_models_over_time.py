@@ -15,9 +15,7 @@ from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.store import DataFile
 from dovetail.trainer.models.checkpoint import CheckpointStore
-from tests.cli.test_training import PROJECT, archive, call, project, samples, show
-
-__all__ = ["project"]  # the fixture
+from tests.cli.trained_project import PROJECT, archive, call, samples, show
 
 
 def test_an_input_may_be_added_and_one_taken_away(project: Path) -> None:

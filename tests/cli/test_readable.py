@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.main import app
 from tests.app import small_project
-from tests.cli.test_training import PROJECT, samples
+from tests.cli.trained_project import PROJECT, samples
 
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 #: A line of progress, which a terminal gets as a bar.

@@ -23,7 +23,7 @@ from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import metric_rows
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.training import TrainerStage
-from tests.cli.test_training import call, samples
+from tests.cli.trained_project import call, samples
 
 LABELS = """
 name = "shop"

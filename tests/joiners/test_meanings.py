@@ -14,7 +14,7 @@ from dovetail.joiners.snapshots.shape import MEANING_COLUMN
 from dovetail.platform.config.policy import LabelConfig
 from dovetail.platform.errors import StoreError
 from dovetail.platform.stores.registry.store import Registry
-from tests.joiners.test_values import SCHEMAS
+from tests.joiners.values.value_worlds import SCHEMAS
 
 STREAMS: dict[str, Any] = {"exposure": {}, "order": {"values": {"amount": "sum", "note": "last"}}}
 

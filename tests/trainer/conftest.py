@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from tests.trainer.trainer_bench import UNIQUE, Bench
 
 
 @pytest.fixture
@@ -56,3 +58,8 @@ def new_learner(encoder: Encoder, ftrl: Ftrl) -> Callable[[], Learner]:
     return lambda: Learner(
         encoder, ftrl, label="clicked", weight="importance", evaluation=Evaluation(window=40, windows=3)
     )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, samples: Callable[[int], pa.Table], encoder: Encoder, ftrl: Ftrl) -> Bench:
+    return Bench(samples(UNIQUE), encoder, ftrl, tmp_path)

@@ -12,9 +12,7 @@ from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.training import TrainerStage
-from tests.trainer.test_training import MESSAGES, ROWS, Bench, bench, poll, polls, run
-
-__all__ = ["bench"]
+from tests.trainer.trainer_bench import MESSAGES, ROWS, Bench, poll, polls, run
 
 
 def test_a_version_is_published_when_its_first_sample_has_waited_long_enough(bench: Bench) -> None:

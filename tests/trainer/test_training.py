@@ -3,144 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dovetail.platform.clock import Clock
 from dovetail.platform.errors import ConfigError, ModelError, StaleCommit, WireError
 from dovetail.platform.rows.accounts import Account, balance
-from dovetail.platform.rows.positions import with_own_positions
 from dovetail.platform.stage import Poll, Work
 from dovetail.platform.testing import ManualClock
 from dovetail.trainer.metrics.groups import Groups
-from dovetail.trainer.metrics.progressive import Evaluation, Metrics
 from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
-from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.models.publish import ModelDirectory
-from dovetail.trainer.optimizers.ftrl import Ftrl
-from dovetail.trainer.optimizers.ogd import Ogd
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
-from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.slots import SlotPolicy
-from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
+from dovetail.trainer.training import TrainerStage
 from tests.generated import tries
-
-MESSAGES = 24
-#: Rows per message: two requests of three candidates.
-ROWS = 6
-#: Message 10 is message 4 published again.
-ORDER = [*range(10), 4, *range(10, MESSAGES - 1)]
-#: Rows that count once.
-UNIQUE = (MESSAGES - 1) * ROWS
-
-
-class Bench:
-    """A topic in memory and the stages that read it."""
-
-    def __init__(self, samples: pa.Table, encoder: Encoder, ftrl: Ftrl, directory: Path) -> None:
-        self.samples = samples
-        self.encoder = encoder
-        self.ftrl = ftrl
-        self.directory = directory
-        self.versions: list[int] = []
-        self.trained: list[Trained] = []
-
-    def decode(self, poll: Poll) -> pa.Table:
-        """A message is the number of a run of samples; requests are their source."""
-        runs = [int(value) for value in poll.values if value is not None]
-        table = pa.concat_tables([self.samples.slice(run * ROWS, ROWS) for run in runs])
-        source = np.concatenate([np.arange(run * ROWS, (run + 1) * ROWS) // 3 for run in runs])
-        for name, values in (("partition", source * 0), ("offset", source), ("row", source * 0)):
-            type_ = pa.int64() if name == "offset" else pa.int32()
-            table = table.append_column(f"_source_{name}", pa.array(values, type_))
-        rows = np.tile(np.arange(ROWS, dtype=np.int32), len(runs))
-        return with_own_positions(table, poll.partition, np.repeat(poll.offsets, ROWS), rows)
-
-    def stage(
-        self,
-        *,
-        label: str = "clicked",
-        weight: str = "importance",
-        rows: pa.Schema | None = None,
-        slots: SlotPolicy | None = None,
-        groups: Groups | None = None,
-        checkpoint_every: int = 35,
-        checkpoint_delay_us: int = 300_000_000,
-        publish_every: int = 10,
-        full_every: int = 1,
-        models_topic: str | None = None,
-        gate: Gate | None = None,
-        publish_delay_us: int | None = None,
-        clock: Clock | None = None,
-        on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
-    ) -> TrainerStage:
-        evaluation = Evaluation(window=16, windows=2)
-        directory = ModelDirectory(self.directory / "models", keep=100)
-        return TrainerStage(
-            SampleTopic("samples", self.decode, label, weight, rows),
-            Recipe(self.encoder, self.ftrl, slots or SlotPolicy(), evaluation, groups or Groups()),
-            Checkpointing(self.directory / "checkpoints", checkpoint_every, checkpoint_delay_us),
-            Publication(
-                directory, publish_every, full_every, models_topic, gate=gate or Gate(), delay_us=publish_delay_us
-            ),
-            listeners=TrainerListeners(self.versions.append, self.trained.append, on_evaluated),
-            clock=clock,
-        )
-
-    def models(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.directory / "models").iterdir()}
-
-
-@pytest.fixture
-def bench(tmp_path: Path, samples: Callable[[int], pa.Table], encoder: Encoder, ftrl: Ftrl) -> Bench:
-    return Bench(samples(UNIQUE), encoder, ftrl, tmp_path)
-
-
-def poll(first: int, end: int, partition: int = 0) -> Poll:
-    offsets = np.arange(first, end, dtype=np.int64)
-    values = [str(ORDER[offset]).encode() for offset in range(first, end)]
-    return Poll("samples", partition, offsets, offsets * 0, [None] * len(values), values, [()] * len(values))
-
-
-def polls(cuts: Sequence[int]) -> list[Poll]:
-    return [poll(a, b) for a, b in pairwise([0, *sorted(set(cuts) - {0, MESSAGES}), MESSAGES])]
-
-
-class Crash(Exception):
-    """Thrown in where a worker dies."""
-
-
-async def drive(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None = None, *, after: bool = False) -> None:
-    """What the runtime does; the worker dies at its ``crash_at``-th work, before or ``after`` the commit."""
-    await stage.start()
-    start = stage.resume("samples").get(0, 0)
-    count = 0
-    for each in todo:
-        part = each.since(start)
-        if len(part) == 0:
-            continue
-        async for work in stage.handle(part):
-            dies = count == crash_at
-            count += 1
-            if dies and not after:
-                raise Crash
-            assert work.commit is not None
-            await asyncio.to_thread(work.commit)
-            if dies:
-                raise Crash
-    await stage.stop()
-
-
-def run(stage: TrainerStage, todo: Sequence[Poll], crash_at: int | None = None, *, after: bool = False) -> None:
-    asyncio.run(drive(stage, todo, crash_at, after=after))
+from tests.trainer.trainer_bench import MESSAGES, ROWS, UNIQUE, Bench, Crash, drive, poll, polls, run
 
 
 def test_compiling_before_the_first_poll_leaves_the_model_as_it_was(bench: Bench) -> None:
@@ -389,83 +271,6 @@ def test_missing_label_and_weight_columns_are_named(bench: Bench) -> None:
         run(bench.stage(weight="w"), polls([]))
 
 
-@pytest.mark.parametrize("crash_at", [0, 3, 7, 12])
-@pytest.mark.parametrize("after", [False, True])
-def test_deltas_and_full_models_survive_a_crash(bench: Bench, crash_at: int, after: bool) -> None:
-    run(bench.stage(full_every=4), polls([3, 9]))
-    expected = bench.models()
-    assert [name for name in sorted(expected) if name.startswith("model")] == [
-        f"model-{version:012d}.npz" for version in (1, 4, 8, 12)
-    ]
-    directory = ModelDirectory(bench.directory / "models", keep=100)
-    assert directory.versions() == list(range(1, UNIQUE // 10 + 1))
-    plain = Bench(bench.samples, bench.encoder, bench.ftrl, bench.directory / "plain")
-    run(plain.stage(), polls([]))
-    full = ModelDirectory(plain.directory / "models", keep=100)
-    for version in directory.versions():
-        assert directory.load(version).dense().tobytes() == full.load(version).dense().tobytes()
-    other = Bench(bench.samples, bench.encoder, bench.ftrl, bench.directory / "other")
-    with pytest.raises(Crash):
-        run(other.stage(full_every=4), polls([5, 11]), crash_at, after=after)
-    run(other.stage(full_every=4), polls([7]))
-    assert other.models() == expected
-
-
-def test_a_refused_candidate_is_not_published_and_the_next_delta_spans_it(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    evaluated: list[tuple[int, list[str]]] = []
-    stage = bench.stage(
-        full_every=100,
-        gate=Gate(min_samples=25, max_log_loss=100.0),
-        groups=Groups(slices=["category"], values=2),
-        on_evaluated=lambda trained, metrics: evaluated.append((trained, [scope for scope, _ in metrics])),
-    )
-    run(stage, polls([]))
-    directory = ModelDirectory(bench.directory / "models", keep=100)
-    refused = directory.refused()
-    assert 1 in refused
-    assert refused[1] == ["only 10 recent samples, at least 25 are asked"]
-    assert "version 1 is not published: only 10 recent samples" in caplog.text
-    assert sorted({*refused, *directory.versions()}) == list(range(1, UNIQUE // 10 + 1))
-    first = directory.fulls()[0]
-    later = [version for version in directory.versions() if version > first]
-    assert directory.load_delta(later[-1]).base == later[-2]
-    assert evaluated[0][0] == 10
-    assert evaluated[0][1][:2] == ["total", "recent"]
-    assert evaluated[-1][1][-1] == "slice:category=(other)"
-    assert directory.load(later[-1]).trained == later[-1] * 10
-
-
-def test_models_go_to_the_topic_after_the_directory(bench: Bench) -> None:
-    works = work_of_all(bench.stage(full_every=2, models_topic="models"), poll(0, 5))
-    kinds = ["topic" if work.outgoing else "directory" for work in works]
-    assert kinds == ["directory", "topic"] * 3
-    assert works[1].outgoing[0].topic == "models"
-
-
-def work_of_all(stage: TrainerStage, each: Poll) -> list[Work]:
-    async def collect() -> list[Work]:
-        works = []
-        async for work in stage.handle(each):
-            if work.commit is not None:
-                work.commit()
-            works.append(work)
-        return works
-
-    return asyncio.run(collect())
-
-
-def test_a_diverging_model_is_neither_published_nor_checkpointed(bench: Bench) -> None:
-    bench.ftrl = Ogd(alpha=1e38, lr_power=0.0)  # type: ignore[assignment]
-    stage = bench.stage(publish_every=5)
-    with pytest.raises(ModelError, match=r"has diverged|not finite"):
-        run(stage, polls([]))
-    assert CheckpointStore(bench.directory / "checkpoints").latest() is None
-    directory = ModelDirectory(bench.directory / "models", keep=100)
-    assert all(np.isfinite(directory.load(version).weights).all() for version in directory.versions())
-
-
 def test_a_checkpoint_is_taken_when_the_oldest_poll_has_waited_long_enough(bench: Bench) -> None:
     clock = ManualClock()
     stage = bench.stage(checkpoint_every=10_000, checkpoint_delay_us=60_000_000, clock=clock)
@@ -507,20 +312,6 @@ def test_a_checkpoint_is_taken_when_the_oldest_poll_has_waited_long_enough(bench
 def test_a_number_below_one_is_refused(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="full_every >= 1 versions, got 0"):
         bench.stage(full_every=0)
-
-
-def test_where_the_last_version_cannot_be_built_the_next_is_full(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    stage = bench.stage(full_every=100, checkpoint_every=1000)
-    work_of_all(stage, poll(0, 6))
-    directory = ModelDirectory(bench.directory / "models", keep=100)
-    assert directory.fulls() == [1]
-    (bench.directory / "models" / "delta-000000000002.npz").unlink()
-    work_of_all(bench.stage(full_every=100), poll(0, 9))
-    assert "the next version is published in full" in caplog.text
-    assert directory.fulls() == [1, 4]
-    assert directory.load(5).trained == 50
 
 
 @pytest.mark.parametrize("crash_at", [1, 5, 9, 14])

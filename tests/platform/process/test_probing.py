@@ -15,7 +15,7 @@ from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.runtime.trial import Mark, Trial, TrialFile
 from dovetail.platform.stage import Poll
 from tests.platform.polls import poll_of
-from tests.platform.runtime.test_runner import Copier
+from tests.platform.runtime.copying import Copier
 
 #: What a child runs: a stage whose messages say what becomes of it.
 CHILD = [sys.executable, "-c", """

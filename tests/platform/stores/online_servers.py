@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.online_stores import open_online_store
-from tests.platform.stores.redis_cluster import running_cluster
+from tests.platform.stores.faults.redis_cluster import running_cluster
 
 #: Makes a store: an empty one, or with ``again`` a further connection to the one made last.
 OnlineFactory = Callable[..., OnlineStore]

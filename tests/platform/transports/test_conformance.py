@@ -3,103 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from faust.types import TP, StreamT
 
 from dovetail.platform.errors import StaleCommit, TransportError
 from dovetail.platform.runtime.runner import (
-    App,
-    Resume,
     Runtime,
-    create_app,
 )
-from dovetail.platform.stage import Outgoing, Poll, Stage, Work
+from dovetail.platform.stage import Outgoing, Poll, Work
 from dovetail.platform.transports.coalescing import PollSchema
-
-PARTITIONS = 4
-TIMEOUT = 60  # of a hanging test; nothing here waits for time to pass
-
-
-class Broker(Protocol):
-    url: str
-    max_message: int
-    settings: Mapping[str, Any]
-
-    def create(self, *topics: str) -> Mapping[str, int]: ...
-    def produce(self, messages: Sequence[Outgoing]) -> None: ...
-
-
-class Row(NamedTuple):
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-
-
-class Store(dict[tuple[str, int], int]):
-    """Positions that outlive the app."""
-
-
-class Recorder(Stage):
-    """Remembers what it was given; commits its position with each poll."""
-
-    def __init__(self, name: str, topics: Sequence[str], store: Store | None = None) -> None:
-        self.name = name
-        self.topics = topics
-        self.store = Store() if store is None else store
-        self.rows: defaultdict[str, list[Row]] = defaultdict(list)
-        self.polls: list[tuple[str, int, int, int]] = []
-
-    def resume(self, topic: str) -> Mapping[int, int]:
-        return {partition: offset for (name, partition), offset in self.store.items() if name == topic}
-
-    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        self.note(poll)
-        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
-
-    def note(self, poll: Poll) -> None:
-        self.polls.append((poll.topic, poll.partition, poll.first, poll.last))
-        for row in zip(
-            poll.offsets.tolist(), poll.timestamps_ms.tolist(), poll.keys, poll.values, poll.headers, strict=True
-        ):
-            self.rows[poll.topic].append(Row(poll.partition, *row[:4], tuple(row[4])))
-
-    def commit(self, poll: Poll) -> None:
-        self.store[poll.topic, poll.partition] = poll.last + 1
-
-    def count(self) -> int:
-        return sum(map(len, self.rows.values()))
-
-    def values(self, topic: str) -> list[bytes | None]:
-        return [row.value for row in self.rows[topic]]
-
-
-def numbered(topic: str, count: int, *, start: int = 0, partition: int | None = None) -> list[Outgoing]:
-    return [
-        Outgoing(topic, b"%d" % n, key=b"key-%d" % (n % 37), partition=partition) for n in range(start, start + count)
-    ]
-
-
-def app_for(broker: Broker, name: str, topics: Mapping[str, int], resume: Resume | None = None) -> App:
-    return create_app(name, broker.url, resume, topics, **broker.settings)
-
-
-async def until(runtime: Runtime, stage: Recorder, count: int) -> None:
-    await runtime.wait_for(lambda: stage.count() == count)
-
-
-def run(main: Callable[[], Any]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await main()
-
-    asyncio.run(limited())
+from tests.platform.transports.recording import (
+    PARTITIONS,
+    Broker,
+    Recorder,
+    Store,
+    app_for,
+    numbered,
+    run,
+)
 
 
 def test_messages_arrive_whole_and_in_order_of_their_partition(broker: Broker, topic: str) -> None:
@@ -313,90 +236,6 @@ def test_a_failure_is_not_acknowledged_and_the_poll_comes_again(
 
     run(failing)
     run(healed)
-
-
-class Hoarder(Recorder):
-    """Completes nothing until told to, then everything it was given, from a later poll."""
-
-    complete = False
-
-    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        self.note(poll)
-        yield Work(done=poll.last + 1 if self.complete else None)
-
-
-def test_what_a_later_poll_completes_is_acknowledged_then(broker: Broker, topic: str) -> None:
-    async def main() -> None:
-        hoarder, recorder = Hoarder("hoarder", [topic]), Recorder("recorder", [topic])
-        app = app_for(broker, topic, topics=broker.create(topic))
-        runtime = Runtime(app, [hoarder, recorder])
-        await runtime.start()
-        for n in range(10):  # more polls than may be handed out unhandled
-            await runtime.publish([Outgoing(topic, b"%d" % n, partition=0)])
-            await until(runtime, hoarder, n + 1)
-        await runtime.wait_for(lambda: runtime.completed["recorder", topic, 0] == 10)
-        assert runtime.handled["hoarder", topic, 0] == 10
-        assert runtime.completed["hoarder", topic, 0] == 0
-        assert app.consumer.committable(TP(topic, 0)) is None  # type: ignore[attr-defined]
-        hoarder.complete = True
-        await runtime.publish([Outgoing(topic, b"last", partition=0)])
-        await runtime.wait_for(lambda: min(runtime.completed[name, topic, 0] for name in ("hoarder", "recorder")) == 11)
-        assert app.consumer.committable(TP(topic, 0)) == 11  # type: ignore[attr-defined]
-        await runtime.stop()
-
-    run(main)
-
-
-class Gate(Recorder):
-    """Keeps its generator open until the gate opens."""
-
-    def __init__(self, topics: Sequence[str]) -> None:
-        super().__init__("gate", topics)
-        self.opened = asyncio.Event()
-        self.entered = asyncio.Event()
-
-    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
-        self.note(poll)
-        self.entered.set()
-        await self.opened.wait()
-        yield Work(commit=lambda: self.commit(poll), done=poll.last + 1)
-
-
-def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic: str) -> None:
-    held, free = f"{topic}-held", f"{topic}-free"
-
-    async def main() -> None:
-        gate, recorder = Gate([held]), Recorder("recorder", [free])
-        app = app_for(broker, topic, topics=broker.create(held, free))
-        runtime = Runtime(app, [gate, recorder])
-        await runtime.start()
-        for start in range(0, 5000, 100):
-            await runtime.publish(numbered(held, 100, start=start, partition=0))
-            await runtime.publish(numbered(free, 100, start=start))
-            await until(runtime, recorder, start + 100)
-            assert app.consumer._partitions[TP(held, 0)].acks.outstanding <= 2  # type: ignore[attr-defined]
-        assert len(gate.polls) == 1
-        assert gate.count() < 5000
-        gate.opened.set()
-        await runtime.wait_for(lambda: runtime.completed["gate", held, 0] == 5000)
-        await runtime.stop()
-        assert gate.values(held) == [b"%d" % n for n in range(5000)]
-
-    run(main)
-
-
-def test_a_stage_that_never_finishes_can_be_stopped(broker: Broker, topic: str) -> None:
-    async def main() -> None:
-        gate = Gate([topic])
-        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [gate], grace_s=0.01)
-        await runtime.start()
-        await runtime.publish(numbered(topic, 10, partition=0))
-        await gate.entered.wait()
-        await runtime.stop()
-        assert runtime.failure is None
-        assert gate.store == {}
-
-    run(main)
 
 
 def test_reading_starts_where_the_neediest_stage_is(broker: Broker, topic: str) -> None:

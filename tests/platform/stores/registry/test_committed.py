@@ -47,7 +47,7 @@ def test_another_process_is_seen(tmp_path: Path) -> None:
     move(store, "labels.click", 0, 0)
     assert store.progress("labels.click")[0].next_offset == 1
     program = (
-        "import sys; from tests.platform.stores.test_committed import SqlLabelStore, move; "
+        "import sys; from tests.platform.stores.registry.test_committed import SqlLabelStore, move; "
         "move(SqlLabelStore(sys.argv[1]), 'labels.click', 0, 1)"
     )
     subprocess.run([sys.executable, "-c", program, url], check=True)

@@ -11,7 +11,7 @@ from dovetail.joiners.batch.label_delays import label_delays
 from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.config.policy import PolicyConfig
 from tests.generated import tries
-from tests.joiners.test_values import (
+from tests.joiners.values.value_worlds import (
     SCHEMAS,
     Feedback,
     ValueWorld,

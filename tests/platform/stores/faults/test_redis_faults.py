@@ -17,7 +17,7 @@ from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.redis.online import RedisOnlineStore
-from tests.platform.stores.cutting_proxy import CuttingProxy
+from tests.platform.stores.faults.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.services
 

@@ -22,7 +22,7 @@ from dovetail.platform.stores.label_stores import open_label_store
 from dovetail.platform.stores.labels import LABEL_ROWS
 from dovetail.platform.stores.online import OnlineStore, ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
-from tests.platform.stores.redis_cluster import Cluster, running_cluster
+from tests.platform.stores.faults.redis_cluster import Cluster, running_cluster
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from dovetail.platform.rows.identity import NewEvents, RememberedEvent
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.answered_calls import AnsweredCall
 from dovetail.platform.stores.registry.store import Registry
-from tests.platform.stores.test_remembered import registry
+from tests.platform.stores.registry.test_remembered import registry
 
 __all__ = ["registry"]
 

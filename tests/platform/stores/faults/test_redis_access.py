@@ -17,7 +17,7 @@ from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import ViewCommit
 from dovetail.platform.stores.online_stores import open_online_store
-from tests.platform.stores.redis_cluster import free_port
+from tests.platform.stores.faults.redis_cluster import free_port
 
 
 def test_a_password_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
