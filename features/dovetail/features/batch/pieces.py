@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +28,8 @@ from dovetail.features.batch.one_view import (
     probe_rows,
     view_parts,
 )
-from dovetail.features.batch.point_in_time import ColumnEvaluator
+from dovetail.features.batch.point_in_time import RowAssembly
 from dovetail.features.batch.streaming import Visibility
-from dovetail.features.batch.views import lookup_as_of
 from dovetail.features.duck.scratch import Buckets, Cursor, KeyHash
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, StreamView
 from dovetail.platform.duck.hermetic import Resources, resources
@@ -112,17 +112,12 @@ class PieceEvaluator:
         scratch: Path,
         on_step: OnStep | None = None,
     ) -> None:
-        self._features, self._columns, self._events, self._table_of = features, columns, events, table_of
+        # A connection of DuckDB is of one evaluation, which grants it memory and threads.
+        self._assembly = partial(RowAssembly, features, columns, stream_views, batch_views, table_of)
+        reads = self._assembly()
+        self._stream, self._needed, self._events = reads.stream, reads.needed, events
         self._visibility, self._limits, self._scratch = visibility, limits or Limits(), scratch
         self._on_step = on_step or _silent
-        needed: dict[str, list[str]] = {}
-        for column in columns:
-            for relation, name in column.references:
-                needed.setdefault(relation, []).append(name)
-        joined = [join.view for join in features.joins if join.view in needed]
-        self._stream = {v: stream_views[v] for v in joined if v in stream_views}
-        self._batch = {v: batch_views[v] for v in joined if v in batch_views}
-        self._needed = {view: list(dict.fromkeys(needed[view])) for view in joined}
 
     def evaluate(self, rows: Rows, span: Span) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Each table that ``rows()`` gives, and its ``columns``; ``span`` says how many rows there are, and of when.
@@ -154,15 +149,14 @@ class PieceEvaluator:
             with resources(granted):
                 asked = self._cut_probes(rows, span)
                 cursors = {name: self._view(view, span, asked.pop(name)) for name, view in self._stream.items()}
-                lane = ColumnEvaluator(self._features, self._columns)
-            start = 0
+            assembly, start = self._assembly(), 0
             for table in rows():
                 end = start + table.num_rows
                 # A generator must not hold the grant while its caller runs.
                 with resources(granted):
-                    inputs = self._inputs(table, end, cursors)
-                    values = lane.evaluate(inputs) if table.num_rows else self._nothing()
-                    happened = self._happened(inputs, values, (start, end), cursors, lane) if both else values
+                    inputs = assembly.inputs(table, _values_below(end, cursors) if table.num_rows else {})
+                    values = assembly.evaluate(inputs)
+                    happened = self._happened(inputs, values, (start, end), cursors, assembly) if both else values
                 yield table, values, happened
                 start = end
             for opened in cursors.values():
@@ -171,31 +165,13 @@ class PieceEvaluator:
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _nothing(self) -> pa.Table:
-        return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
-
-    def _inputs(self, table: pa.Table, end: int, cursors: Mapping[str, _Cursors]) -> pa.Table:
-        """What the columns read: ``table``, and the values of the views, which are read up to row ``end``."""
-        joined = table
-        if not table.num_rows:
-            return joined
-        for view, opened in cursors.items():
-            values = _in_order(pa.concat_tables([cursor.below(end) for cursor in opened.values]))
-            for name in self._needed[view]:
-                joined = joined.append_column(f"{view}.{name}", values.column(name))
-        for name, batch_view in self._batch.items():
-            found = lookup_as_of(batch_view, table, lambda version, name=name: self._table_of(name, version))  # type: ignore[misc]
-            for column in self._needed[name]:
-                joined = joined.append_column(f"{name}.{column}", found.column(column))
-        return joined
-
     def _happened(
         self,
         inputs: pa.Table,
         served: pa.Table,
         rows: tuple[int, int],
         cursors: Mapping[str, _Cursors],
-        lane: ColumnEvaluator,
+        assembly: RowAssembly,
     ) -> pa.Table:
         """``served``, and by event time what had not seen an event; the rows are numbered from ``rows[0]`` on."""
         start, end = rows
@@ -215,7 +191,7 @@ class PieceEvaluator:
                 column = pa.table({name: others.column(index)})
                 merged = _replaced(column, where, values.select([name])).column(0)
                 others = others.set_column(index, others.field(index), merged)
-        return _replaced(served, again, lane.evaluate(others))
+        return _replaced(served, again, assembly.evaluate(others))
 
     # --- one view ------------------------------------------------------------------------------------------------
 
@@ -285,6 +261,14 @@ def _written(path: Path, values: pa.Table) -> Cursor:
     with pa.ipc.new_file(str(path), values.schema) as sink:
         sink.write_table(values, max_chunksize=_VALUES_AT_ONCE)
     return Cursor(path, ROW)
+
+
+def _values_below(end: int, cursors: Mapping[str, _Cursors]) -> dict[str, pa.Table]:
+    """Each view's values up to row ``end``, from where they were read last, in the order of the rows."""
+    return {
+        view: _in_order(pa.concat_tables([cursor.below(end) for cursor in opened.values]))
+        for view, opened in cursors.items()
+    }
 
 
 def _in_order(values: pa.Table) -> pa.Table:

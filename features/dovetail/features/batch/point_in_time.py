@@ -117,9 +117,13 @@ class RowAssembly:
         Raises:
             WireError: an expression has no value on a row.
         """
-        if not requests.num_rows:
-            return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
+        return self.evaluate(self.inputs(requests, values))
+
+    def inputs(self, requests: pa.Table, values: Mapping[str, pa.Table]) -> pa.Table:
+        """What the columns read: ``requests``, and beside each row the values of every view, ``view.column``."""
         joined = requests
+        if not requests.num_rows:
+            return joined
         for view in self.stream:
             for name in self.needed[view]:
                 joined = joined.append_column(f"{view}.{name}", values[view].column(name))
@@ -127,9 +131,19 @@ class RowAssembly:
             found = lookup_as_of(batch_view, requests, lambda version, name=name: self._table_of(name, version))  # type: ignore[misc]
             for column in self.needed[name]:
                 joined = joined.append_column(f"{name}.{column}", found.column(column))
+        return joined
+
+    def evaluate(self, inputs: pa.Table) -> pa.Table:
+        """The columns for each row of :meth:`inputs`.
+
+        Raises:
+            WireError: an expression has no value on a row.
+        """
+        if not inputs.num_rows:
+            return pa.schema([pa.field(c.name, c.type) for c in self._columns]).empty_table()
         if self._lane is None:
             self._lane = ColumnEvaluator(self._features, self._columns)
-        return self._lane.evaluate(joined)
+        return self._lane.evaluate(inputs)
 
 
 def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:
