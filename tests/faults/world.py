@@ -64,6 +64,8 @@ max_delay = "2s"
 [quality]
 live = true
 window = "1h"
+# More than the log has: no window is forgotten, so that every archived row can be counted.
+reference = 48
 
 [streams.behaviour]
 topic = "{name}-behaviour"
