@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from dovetail.app.datasets import label_intake, request_intake
+from dovetail.cli.main import app
 from dovetail.platform.rows.intake import LONGEST_ITEM, unfit_items
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.testing import MemoryLog
+from tests.app.small_project import request, run, write_project
 from tests.features.stored.stored_world import FILES, World
 
 NOON = 1_704_110_400_000
@@ -44,6 +47,17 @@ def test_a_candidate_that_is_null_is_told_by_its_place_and_one_of_no_item_is_ran
         4: "candidate 0 (from 0) is NULL; leave it out",
     }
     assert list(unfit_items(pa.table({"candidates": nested}).slice(1))) == [3]
+
+
+def test_what_has_no_item_is_ranked_and_audited(tmp_path: Path) -> None:
+    asked = request("n", "u", [1], 10)
+    asked["candidates"].append({"item_id": None})
+    write_project(tmp_path, messages={"behaviour": [], "requests": [asked], "exposure": [], "click": []})
+    run(tmp_path)
+    result = CliRunner().invoke(app, ["audit", "-p", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "n/1, n/NULL" in result.output
+    assert "audit holds" in result.output
 
 
 def test_items_that_are_no_text_have_no_length() -> None:

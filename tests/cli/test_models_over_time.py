@@ -60,6 +60,16 @@ def test_the_last_days_of_the_archive(project: Path) -> None:
         call("train", *where, "--last-days", 2, "--to-day", "2024-10-05")
 
 
+def test_days_without_samples_are_said(project: Path) -> None:
+    archive(project, "samples", samples())
+    where = ("-p", project, "--out", project / "m")
+    with pytest.raises(ConfigError, match="no sample is of the days that were chosen"):
+        call("train", *where, "--from-day", "2030-01-01")
+    with pytest.raises(ConfigError, match="--from-day 2024-10-06 is after --to-day 2024-10-04"):
+        call("train", *where, "--from-day", "2024-10-06", "--to-day", "2024-10-04")
+    assert not (project / "m").exists()
+
+
 def test_positions_of_an_ordered_topic_are_not_guessed(project: Path) -> None:
     ordered = '[labels.order]\nblock_rows = 64\nmax_delay = "1h"\n'
     (project / "dovetail.toml").write_text(PROJECT + ordered, encoding="utf-8")

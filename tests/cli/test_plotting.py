@@ -31,5 +31,5 @@ def test_what_a_plot_needs_is_looked_for_first(
     with pytest.raises(ConfigError, match=r"there is no folder"):
         asked(arguments, nowhere, nowhere / "x.svg")
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    with pytest.raises(ConfigError, match=r"x.svg: plots need vl-convert .* install dovetail\[plots\]"):
+    with pytest.raises(ConfigError, match=r"x.svg: a plot needs vl_convert.*dovetail-samples\[plots\]"):
         asked(arguments, nowhere, tmp_path / "x.svg")

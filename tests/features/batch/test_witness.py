@@ -98,6 +98,19 @@ def test_the_witness_agrees(project: Project, events: list[dict[str, Any]], aske
     assert found.compared == requests.num_rows * served.num_columns
 
 
+def test_of_a_request_without_a_key_the_witness_says_nothing(project: Project) -> None:
+    events = [{"user_id": 1, "item_id": 1, "kind": "a", "price": None, "n": 1, "event_time": 1_000_000}]
+    log, requests = log_of(project, events), requests_at((1, 9), (2, 9))
+    keys = pa.array([None, 2], pa.int64())
+    requests = requests.set_column(1, "user_id", keys)
+    served = project.evaluate(None, requests, {"events": log})
+    found = witnessed_for(project, log, requests, served)
+    assert found.examples == []
+    assert found.mismatched == 0
+    assert found.unwitnessed > 0
+    assert found.compared + found.unwitnessed == 2 * served.num_columns
+
+
 def test_the_witness_sees_what_both_engines_get_wrong(project: Project) -> None:
     """A plan, which both engines run, has another window than its text: they agree, and the witness does not."""
     events = [

@@ -109,13 +109,16 @@ def _fingerprints(snapshots: pa.Table, meanings: Meanings, target: str) -> np.nd
 def _heads(
     snapshots: pa.Table, of_row: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> tuple[pa.Table, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """The keys of snapshots, and the number of the meaning of the first row of each."""
+    """The keys of snapshots, and the number of the meaning of the first row of each.
+
+    Rows without an item share one: no label is theirs.
+    """
     here = pack(snapshots.column("_offset").to_numpy(), snapshots.column("_row").to_numpy())
     order = np.argsort(here, kind="stable")
     keys = pc.binary_join_element_wise(
         snapshots.column("request_id").cast(pa.string()), snapshots.column("item_id").cast(pa.string()), "\x1f"
     )
-    codes = keys.combine_chunks().dictionary_encode().indices.to_numpy() if len(keys) else np.zeros(0, dtype=np.int64)
+    codes = pc.dictionary_encode(keys.combine_chunks(), null_encoding="encode").indices.to_numpy()
     _, first = np.unique(codes[order], return_index=True)
     rows = order[first]
     return snapshots.select(["request_id", "item_id"]).take(pa.array(rows)), of_row[rows]

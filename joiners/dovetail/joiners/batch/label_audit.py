@@ -89,11 +89,12 @@ class Owners(NamedTuple):
 def lines_of(rows: pa.Table, examples: int = 3) -> list[Line]:
     """The lines of audited ``rows`` (AUDIT_ROWS), with as many keys as ``examples``."""
     connection = hermetic_connection()
+    key = "coalesce(request_id, 'NULL') || '/' || coalesce(item_id, 'NULL')"
     try:
         connection.register("rows_seen", rows)
         lines = connection.sql(
             f"""SELECT what, day, partition, outcome, count(*),
-                       list(DISTINCT request_id || '/' || item_id ORDER BY request_id || '/' || item_id)[:{examples}]
+                       list(DISTINCT {key} ORDER BY {key})[:{examples}]
                 FROM rows_seen GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
         ).fetchall()
         return [Line(*line) for line in lines]

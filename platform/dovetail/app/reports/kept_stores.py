@@ -54,7 +54,7 @@ def audit_stores(project: Project, stores: Stores) -> KeptStores:
         *_archive(project, stores, archived),
         *_online(project, stores, whole),
         *_labels(project, stores),
-        *_models(stores),
+        *_models(project, stores),
     ]
     checks = [part for part in parts if isinstance(part, Check)]
     return KeptStores(checks, [part for part in parts if isinstance(part, str)])
@@ -199,8 +199,9 @@ def _labels(project: Project, stores: Stores) -> Iterator[str]:
                 break
 
 
-def _models(stores: Stores) -> Iterator[str]:
-    """Requests were scored by a version: some version is there. The newest can be read."""
+def _models(project: Project, stores: Stores) -> Iterator[str]:
+    """Requests were scored by a version of this model: some version is there. The newest can be read."""
+    model = project.config.model
     newest = 0
     for file in stores.registry.files("snapshots"):
         try:
@@ -217,7 +218,8 @@ def _models(stores: Stores) -> Iterator[str]:
                 f"models: version {versions[-1]:,} cannot be read: {error}; restore the folder from a copy, or serve "
                 "an older one by `dovetail model rollback`"
             )
-    elif newest:
+    elif newest and model is not None and stores.registry.newest_metrics(model.name, "total", 1):
+        # Of another name it may have been: a model that was laid down under a new one has published nothing yet.
         yield (
             f"models: requests were scored by version {newest:,}, and {stores.models.path} has none: restore the "
             f"folder from a copy; or stop the workers, move {stores.checkpoints} away, too, and start one, which "

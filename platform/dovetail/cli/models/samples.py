@@ -93,6 +93,8 @@ def find_samples(
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
     days = _days(first, last)
+    if days[0] is not None and days[1] is not None and days[0] > days[1]:
+        raise ConfigError(f"--from-day {first} is after --to-day {last}")
     if newest is not None and (names or any(days)):
         raise ConfigError("--last-days counts back from the end of the project's archive; give no files and no days")
     if format_ != "parquet":

@@ -103,6 +103,8 @@ def _run(options: Options, config: Config | None) -> int:
     learner, carried = _learner(config, options, found)
     counted = _Positions()
     first, losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
+    if not first.samples and (options.first or options.last or options.newest):
+        raise ConfigError("no sample is of the days that were chosen")
     answer: dict[str, Any] = {
         "samples": first.samples, "passes": options.schedule.passes, "loss_by_pass": losses,
         "metrics": metrics_dict(first), "non_zero_weights": len(learner.weights().slots),
