@@ -30,6 +30,7 @@ from tests.joiners.worlds import (
     label_stage,
     micros,
     sample_stage,
+    shared,
     worlds,
 )
 
@@ -127,7 +128,7 @@ def test_a_week_at_once_gives_the_same_samples_as_the_week_trickled_in(tmp_path:
         log = MemoryLog(dict.fromkeys(KINDS, 2) | dict.fromkeys(("snapshots", "samples", "samples-held-1", "dead"), 1))
         store = SqlLabelStore(f"sqlite:///{tmp_path / name}.sqlite")
         for start in range(0, len(hours) + 24, span):
-            asked = [wire.encode(world.snapshot(hour)) for hour in hours if start <= hour < start + span]
+            asked = [wire.encode(shared(world.snapshot(hour))) for hour in hours if start <= hour < start + span]
             log.append([Outgoing("snapshots", value, partition=0) for value in asked])
             log.append([world.message(label) for label in arriving if start <= label.seconds < start + span])
             asyncio.run(catch_up(world, log, store, idle_us=10**15))
