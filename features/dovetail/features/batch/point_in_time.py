@@ -120,7 +120,7 @@ class RowAssembly:
         return self.evaluate(self.inputs(requests, values))
 
     def inputs(self, requests: pa.Table, values: Mapping[str, pa.Table]) -> pa.Table:
-        """What the columns read: ``requests``, and beside each row the values of every view, ``view.column``."""
+        """``requests``, and beside each row what the columns read of every view, as ``view.column``."""
         joined = requests
         if not requests.num_rows:
             return joined
