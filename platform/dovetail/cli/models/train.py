@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.app.datasets import samples_dataset
@@ -97,6 +98,7 @@ def _read(config: Config | None, options: Options) -> list[LineageDataset]:
 
 
 def _run(options: Options, config: Config | None) -> int:
+    unseeded = _unseeded(config) if options.seed_checkpoint and config is not None else None
     found = find_samples(
         config, options.samples, format_=options.format, first=options.first, last=options.last, newest=options.newest
     )
@@ -112,13 +114,13 @@ def _run(options: Options, config: Config | None) -> int:
     }  # fmt: skip
     if carried is not None:
         answer["started_with"] = {"kept": carried.kept, "added": carried.added, "removed": carried.removed}
+    if unseeded is not None and config is not None:  # refused before anything is published
+        answer["checkpoint"] = _lay_down(config, unseeded, learner, counted, found)
     if options.out is not None:
         directory = ModelDirectory(options.out)
         answer["version"] = directory.latest() + 1
         answer["published_to"] = str(options.out)
         directory.publish(answer["version"], Model.of(learner))
-    if options.seed_checkpoint and config is not None:
-        answer["checkpoint"] = _lay_down(config, learner, counted, found)
     if options.json:
         print_json(answer)
         return 0
@@ -218,13 +220,21 @@ class _Positions:
         self._done = True
 
     def _note(self, table: pa.Table) -> None:
-        partitions = table.column("_partition").to_numpy()
-        offsets = table.column("_offset").to_numpy()
-        for partition in np.unique(partitions).tolist():
-            mine = offsets[partitions == partition]
-            self.next[partition] = max(self.next.get(partition, 0), int(mine.max()) + 1)
-            self.rows[partition] += len(mine)
+        for partition, offsets in _offsets(table):
+            self.pass_over(partition, offsets)
+            self.rows[partition] += len(offsets)
         self.filter.admit(table)
+
+    def pass_over(self, partition: int, offsets: npt.NDArray[np.int64]) -> None:
+        """Go on behind rows at ``offsets``."""
+        self.next[partition] = max(self.next.get(partition, 0), int(offsets.max()) + 1)
+
+
+def _offsets(table: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """The offsets of the rows, by partition."""
+    partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
+    for partition in np.unique(partitions).tolist():
+        yield partition, offsets[partitions == partition]
 
 
 def _left_out(counted: _Positions, archive: DayFiles, until_us: int) -> Counter[int]:
@@ -235,38 +245,43 @@ def _left_out(counted: _Positions, archive: DayFiles, until_us: int) -> Counter[
     """
     left: Counter[int] = Counter()
     for table in archive.read(["_partition", "_offset"], None, until_us):
-        partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
-        for partition in np.unique(partitions).tolist():
-            last = int(offsets[partitions == partition].max())
-            counted.next[partition] = max(counted.next.get(partition, 0), last + 1)
+        for partition, offsets in _offsets(table):
+            counted.pass_over(partition, offsets)
     for table in archive.read(["_partition", "_offset"], None, NEVER_US):
-        partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
-        for partition in np.unique(partitions).tolist():
-            before = offsets[partitions == partition] < counted.next.get(partition, 0)
-            left[partition] += int(np.count_nonzero(before))
+        for partition, offsets in _offsets(table):
+            left[partition] += int(np.count_nonzero(offsets < counted.next.get(partition, 0)))
     left.subtract(counted.rows)
     return left
 
 
-def _lay_down(config: Config, learner: Learner, counted: _Positions, found: Samples) -> str:
-    """A checkpoint that the project's worker resumes from, behind the samples this model has seen."""
-    model = model_of(config)
-    topic = config.labels.samples_topic
-    if config.labels.order is not None:
+def _unseeded(config: Config) -> CheckpointStore:
+    """Where the project's trainer keeps its checkpoints, of which there are none yet.
+
+    Raises:
+        ConfigError: there are some, or the trainer reads another topic than the archive has the positions of.
+    """
+    model, labels = model_of(config), config.labels
+    if labels.order is not None:
         raise ConfigError(
-            f"--seed: with [labels.order] the worker trains on {config.labels.training_topic}, and the archive has the "
-            f"positions of {topic}; it would train on the same samples again"
-        )
-    if not counted.next:
-        raise ConfigError(
-            "--seed needs samples that know their positions (the project's archive has them): without, the worker "
-            "would train on the same samples again; use --out, and --start with the next training"
+            f"--seed: with [labels.order] the worker trains on {labels.training_topic}, and the archive has the "
+            f"positions of {labels.samples_topic}; it would train on the same samples again"
         )
     store = CheckpointStore(config.path(config.storage.state) / "checkpoints" / model.name)
     if store.latest() is not None:
         raise ConfigError(
             f"--seed: the trainer has checkpoints of {model.name} already and would go on from them; give the model "
             "another name, or move them away"
+        )
+    return store
+
+
+def _lay_down(config: Config, store: CheckpointStore, learner: Learner, counted: _Positions, found: Samples) -> str:
+    """A checkpoint that the project's worker resumes from, behind the samples this model has seen."""
+    topic = config.labels.samples_topic
+    if not counted.next:
+        raise ConfigError(
+            "--seed needs samples that know their positions (the project's archive has them): without, the worker "
+            "would train on the same samples again; use --out, and --start with the next training"
         )
     left = Counter[int]() if found.archive is None else _left_out(counted, found.archive, found.until_us)
     accounts = tuple(
@@ -279,7 +294,7 @@ def _lay_down(config: Config, learner: Learner, counted: _Positions, found: Samp
         )
         if rows
     )
-    settings: Mapping[str, Any] = {"topic": topic, "publish_every": model.publish_every}
+    settings: Mapping[str, Any] = {"topic": topic, "publish_every": model_of(config).publish_every}
     progress = TrainerProgress({topic: counted.next}, counted.filter.state, accounts)
     store.save(image(learner, progress, settings), after=0)
     older = f", and {left.total():,} that were left out" if left.total() else ""
