@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Pages without a request's id: their address, their heading, and the tables on them.
 PAGES = {
     "/flow": ("Flow", ["stages"]),
-    "/model": ("Model ranking", ["slices", "windows", "versions", "weights"]),
+    "/model": ("Model ranking", ["slices", "rankings", "windows", "versions", "weights"]),
     "/trust": ("Trust", ["features", "equations", "checks", "audits", "consistencies"]),
     "/definitions": ("Definitions", ["definitions", "streams"]),
     "/definition?name=user_activity": ("user_activity", ["columns"]),

@@ -40,6 +40,8 @@ CREATE TABLE "order" (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, even
                       amount DECIMAL(9,2));
 """
 ITEMS, REQUESTS = 3, 6
+#: Of what stands around a page's content.
+SHELL = {"tabs": (), "path": "/model", "project": "small"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _measure(chart: dict[str, Any]) -> str:
+    title: str = chart["title"]
+    return title.split(" by ")[0].split(",")[0].removesuffix(" (Σp / Σy)")
+
+
 @pytest.mark.parametrize(
     ("loss", "titles"),
     [("poisson", ["RMSE", "MAE", "Poisson deviance", "calibration"]), ("squared", ["RMSE", "MAE", "calibration"])],
@@ -73,16 +80,18 @@ def test_metrics_are_those_of_the_loss(folder: Path, loss: str, titles: list[str
         total = shown["total"]
         assert total.samples == ITEMS * REQUESTS
         assert total.positive == pytest.approx(REQUESTS * 3.5 + 7 * (REQUESTS // 2))
-        drawn = {chart["title"].split(" by ")[0].split(",")[0].removesuffix(" (Σp / Σy)") for chart in shown["charts"]}
-        assert drawn == set(titles)
+        drawn = {_measure(chart) for chart in shown["charts"]}
+        assert drawn == {*titles, "GAUC", "NDCG@10", "MRR", "hit rate@10"}
         assert shown["reliability"]["title"] == "mean order_amount over mean score"
-        text = page("model.html", {**shown, "tabs": (), "path": "/model", "project": "small"})
+        text = page("model.html", {**shown, **SHELL})
         for title in titles:
             assert f"<dt>{title}</dt>" in text
             assert f'<th class="number">{title}</th>' in text
         assert '<th class="number">mean label</th>' in text
         assert "order_amount, 0 if absent" in text
         assert f"<dd>{total.rmse:.6g}</dd>" in text
+        of_the_loss = [chart for chart in shown["charts"] if _measure(chart) in titles]
+        text = page("model.html", {**shown, **SHELL, "charts": of_the_loss, "ranked": {}})
         for word in ("log-loss", "AUC", "entropy", "positive", "observed rate"):
             assert word not in text, word
 

@@ -16,13 +16,14 @@ from dovetail.app.looking.model_history import (
     ModelMetricsHistory,
     metrics_history,
     moved_weights,
+    rankings_history,
     recent_reliability,
 )
 from dovetail.app.looking.shadow_scores import shadow_beside
 from dovetail.app.storage import open_stores
 from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
-from dovetail.console.pages.model_page import charts_of, model_page
+from dovetail.console.pages.model_page import charts_of, model_page, ranking_charts
 from dovetail.console.rendering import page
 from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project
@@ -32,6 +33,9 @@ from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 from dovetail.trainer.models.contributions import explain
 from dovetail.trainer.samples.encoding import Encoder
 from tests.console.shown_run import with_looked
+
+#: Of what stands around a page's content.
+SHELL = {"tabs": (), "path": "/model", "project": "demo"}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,26 @@ def test_metrics_are_those_of_the_registry(project: Project) -> None:
         assert newest == list(history.total)[-2:]
         assert looked.stores.registry.newest_metrics("ranking", "t%l", 9) == []
         assert metrics_history(looked.stores, "nothing") == ModelMetricsHistory([], [], {})
+
+    with_looked(project, look)
+
+
+def test_rankings_are_those_of_the_registry(project: Project) -> None:
+    async def look(looked: Looked) -> None:
+        every = looked.stores.registry.rankings("ranking")
+        history, shown = rankings_history(looked.stores, "ranking"), model_page(looked)
+        assert list(history.windows) == [row for row in every if row.scope.startswith("time:")]
+        assert list(history.total) == [row for row in every if row.scope == "total"]
+        assert list(shown["ranked"]) == ["all", "channel=app", "channel=mail", "channel=web"]
+        assert shown["ranked"]["all"] == history.total[-1]
+        assert 0 < shown["ranked"]["all"].gauc < 1
+        by_time = {each.title: each.lines[0].y for each in ranking_charts(history)}
+        assert list(by_time) == [
+            f"{measure}, by time of the request" for measure in ("GAUC", "NDCG@10", "MRR", "hit rate@10")
+        ]
+        assert by_time["NDCG@10, by time of the request"] == [row.ndcg for row in history.windows]
+        assert all(title in page("model.html", {**shown, **SHELL}) for title in by_time)
+        assert not any(rankings_history(looked.stores, "nothing"))
 
     with_looked(project, look)
 
@@ -87,7 +111,7 @@ def test_reliability_is_of_served_scores(project: Project) -> None:
         assert max(line.x) <= 1
         shown = model_page(looked)
         assert shown["total"].samples <= rows
-        assert len(shown["charts"]) == 8
+        assert len(shown["charts"]) == 12
 
     with_looked(project, look)
 
@@ -148,7 +172,9 @@ def test_names_of_slices_are_drawn_as_text(project: Project) -> None:
         assert "style=" not in drawn, "the console's policy takes no style in a page"
 
     async def look(looked: Looked) -> None:
-        shown = {**model_page(looked), "slices": {hostile: rows[-1]}, "tabs": (), "path": "/model", "project": hostile}
+        shown = {**model_page(looked), **SHELL, "slices": {hostile: rows[-1]}, "project": hostile}
+        ranked = shown["ranked"]
+        shown["ranked"] = {"all": ranked["all"], hostile: ranked["channel=app"]}
         assert "<script>" not in page("model.html", shown)
 
     with_looked(project, look)

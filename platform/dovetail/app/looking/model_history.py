@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.config.load import ModelConfig
 from dovetail.platform.rows.encodings.dictionaries import decoded
+from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
@@ -27,6 +28,7 @@ __all__ = [
     "MovedWeight",
     "metrics_history",
     "moved_weights",
+    "rankings_history",
     "recent_reliability",
     "recent_samples",
 ]
@@ -35,16 +37,18 @@ _WINDOWS, _POINTS, _SAMPLES, _NAMED = 500, 2_000, 50_000, 5_000
 #: Where files are small, so many are read at the most.
 _FILES = 40
 
+R = TypeVar("R", MetricRow, RankingRow)
 
-class ModelMetricsHistory(NamedTuple):
-    """Metrics as the trainer has stored them, oldest first.
+
+class ModelMetricsHistory(NamedTuple, Generic[R]):
+    """Metrics of one kind as the trainer has stored them, oldest first.
 
     ``windows`` are of event time; ``total`` by samples trained, and ``slices`` by scope the same.
     """
 
-    windows: Sequence[MetricRow]
-    total: Sequence[MetricRow]
-    slices: dict[str, list[MetricRow]]
+    windows: Sequence[R]
+    total: Sequence[R]
+    slices: dict[str, list[R]]
 
 
 class MovedWeight(NamedTuple):
@@ -65,10 +69,18 @@ class MovedWeight(NamedTuple):
         return self.after - self.before
 
 
-def metrics_history(stores: Stores, model: str) -> ModelMetricsHistory:
+def metrics_history(stores: Stores, model: str) -> ModelMetricsHistory[MetricRow]:
     """The newest metrics of ``model``, so many that a chart can show."""
-    read = stores.registry.newest_metrics
-    slices: dict[str, list[MetricRow]] = {}
+    return _history(stores.registry.newest_metrics, model)
+
+
+def rankings_history(stores: Stores, model: str) -> ModelMetricsHistory[RankingRow]:
+    """The newest ranking metrics of ``model``, as many."""
+    return _history(stores.registry.newest_rankings, model)
+
+
+def _history(read: Callable[[str, str, int], list[R]], model: str) -> ModelMetricsHistory[R]:
+    slices: dict[str, list[R]] = {}
     for row in read(model, "slice:", _POINTS):
         slices.setdefault(row.scope.removeprefix("slice:"), []).append(row)
     windows = sorted(read(model, "time:", _WINDOWS), key=lambda row: row.scope)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from markupsafe import Markup
 
 from dovetail.api.describing import models_of
-from dovetail.app.looking.model_history import ModelMetricsHistory, metrics_history, moved_weights, recent_reliability
+from dovetail.app.looking.model_history import (
+    ModelMetricsHistory,
+    metrics_history,
+    moved_weights,
+    rankings_history,
+    recent_reliability,
+)
 from dovetail.app.looking.shadow_scores import shadow_beside
 from dovetail.console.chart_picture import chart_svg
 from dovetail.console.looked import Looked
 from dovetail.platform.errors import ModelError
+from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.store import MetricRow
 from dovetail.trainer.losses import PRIORS, Loss
 from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 
-__all__ = ["charts_of", "model_page"]
+__all__ = ["charts_of", "model_page", "ranking_charts"]
 
 _CLASSES = (("log-loss", "log_loss"), ("AUC", "auc"), ("normalised entropy", "normalised_entropy"))
 _NUMBERS = (("RMSE", "rmse"), ("MAE", "mae"))
@@ -29,7 +36,13 @@ _MEASURES: dict[Loss, tuple[tuple[str, str], ...]] = {
     "squared": (*_NUMBERS, _CALIBRATION),
     "poisson": (*_NUMBERS, _DEVIANCE, _CALIBRATION),
 }
+#: Ranking metrics, means over requests: title, field of :class:`RankingRow`. k is the project's ``ranking_at``.
+_RANKINGS = (("GAUC", "gauc"), ("NDCG@k", "ndcg"), ("MRR", "mrr"), ("hit rate@k", "hit_rate"))
 _WEIGHTS, _VERSIONS, _SCORED = 30, 50, 50_000
+
+#: Titles and fields.
+Titled: TypeAlias = Sequence[tuple[str, str]]
+R = TypeVar("R", MetricRow, RankingRow)
 
 
 def model_page(looked: Looked) -> dict[str, Any]:
@@ -38,6 +51,7 @@ def model_page(looked: Looked) -> dict[str, Any]:
     if model is None:
         return {"model": None}
     history = metrics_history(looked.stores, model.name)
+    ranked = rankings_history(looked.stores, model.name)
     try:
         weights, before, after = moved_weights(looked.project, looked.stores, _WEIGHTS)
         unread = ""
@@ -60,8 +74,10 @@ def model_page(looked: Looked) -> dict[str, Any]:
         "refused": looked.stores.models.refused(),
         "total": history.total[-1] if history.total else None,
         "windows": list(history.windows)[::-1],
-        "slices": {name: rows[-1] for name, rows in sorted(history.slices.items())},
-        "charts": [_drawn(chart) for chart in charts_of(history, model.loss)],
+        "slices": _newest(history),
+        "charts": [_drawn(chart) for chart in (*charts_of(history, model.loss), *ranking_charts(ranked))],
+        "rankings": _RANKINGS,
+        "ranked": {**({"all": ranked.total[-1]} if ranked.total else {}), **_newest(ranked)},
         "reliability": curve,
         "scored": 0 if reliable is None else reliable[1],
         "weights": weights,
@@ -70,17 +86,36 @@ def model_page(looked: Looked) -> dict[str, Any]:
     }
 
 
-def charts_of(history: ModelMetricsHistory, loss: Loss) -> list[Chart]:
+def charts_of(history: ModelMetricsHistory[MetricRow], loss: Loss) -> list[Chart]:
     """Each metric of the loss over windows of event time, and over samples trained by slice, largest slices first."""
+    titled = [(title if name != "calibration" else f"{title} (Σp / Σy)", name) for title, name in _MEASURES[loss]]
+    return [*_by_time(history.windows, titled), *_by_slice(history.slices, titled)]
+
+
+def ranking_charts(history: ModelMetricsHistory[RankingRow]) -> list[Chart]:
+    """Each ranking metric over windows of event time."""
+    at = history.windows[-1].at if history.windows else 0
+    return _by_time(history.windows, [(title.replace("@k", f"@{at}"), name) for title, name in _RANKINGS])
+
+
+def _newest(history: ModelMetricsHistory[R]) -> dict[str, R]:
+    return {name: rows[-1] for name, rows in sorted(history.slices.items())}
+
+
+def _by_time(windows: Sequence[MetricRow] | Sequence[RankingRow], titled: Titled) -> list[Chart]:
+    if len(windows) < 2:
+        return []
+    ticks, x = _ticks(windows), [float(number) for number in range(len(windows))]
+    return [
+        Chart(f"{title}, by time of the request", [ChartLine("all", x, [getattr(row, name) for row in windows])], ticks)
+        for title, name in titled
+    ]
+
+
+def _by_slice(slices: dict[str, list[MetricRow]], titled: Titled) -> list[Chart]:
+    largest = sorted(slices.items(), key=lambda item: -item[1][-1].samples)[: len(COLOURS)]
     charts = []
-    ticks = _ticks(history.windows)
-    for title, measure in _titled(loss):
-        if len(history.windows) > 1:
-            x = [float(number) for number in range(len(history.windows))]
-            y = [getattr(row, measure) for row in history.windows]
-            charts.append(Chart(f"{title}, by time of the request", [ChartLine("all", x, y)], ticks))
-    largest = sorted(history.slices.items(), key=lambda item: -item[1][-1].samples)[: len(COLOURS)]
-    for title, measure in _titled(loss):
+    for title, measure in titled:
         lines = [
             ChartLine(name, [float(row.trained) for row in rows], [getattr(row, measure) for row in rows])
             for name, rows in largest
@@ -91,11 +126,7 @@ def charts_of(history: ModelMetricsHistory, loss: Loss) -> list[Chart]:
     return charts
 
 
-def _titled(loss: Loss) -> list[tuple[str, str]]:
-    return [(title if name != "calibration" else f"{title} (Σp / Σy)", name) for title, name in _MEASURES[loss]]
-
-
-def _ticks(rows: Sequence[MetricRow]) -> list[tuple[float, str]]:
+def _ticks(rows: Sequence[MetricRow] | Sequence[RankingRow]) -> list[tuple[float, str]]:
     step = max(1, len(rows) // 5)
     return [
         (float(at), rows[at].scope.removeprefix("time:")[5:16].replace("T", " ")) for at in range(0, len(rows), step)

@@ -11,7 +11,7 @@ from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.keys import storable, unescaped
 
-__all__ = ["SCOPE_KEYS", "put_by_scope", "read_by_scope", "scope_table"]
+__all__ = ["SCOPE_KEYS", "newest_by_scope", "put_by_scope", "read_by_scope", "scope_table"]
 
 #: The first fields of every row, and what they are.
 SCOPE_KEYS = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
@@ -41,3 +41,22 @@ def read_by_scope(connection: sa.Connection, database: Database, asked: sa.Selec
     """The rows that are ``asked`` for, as named tuples of ``kind``."""
     rows: list[Any] = [kind(*row) for row in connection.execute(asked)]
     return [row._replace(scope=unescaped(row.scope)) for row in rows] if database.postgresql else rows
+
+
+def newest_by_scope(
+    connection: sa.Connection,
+    database: Database,
+    of_model: sa.Select[Any],
+    table: sa.Table,
+    kind: type[R],
+    scopes: str,
+    most: int,
+) -> list[R]:
+    """The newest ``most`` rows of ``of_model``, a selection from ``table``, whose scope begins with ``scopes``.
+
+    They come oldest first, by samples trained on, then scope.
+    """
+    trained, scope = table.c.trained, table.c.scope
+    of_scopes = of_model.where(scope.startswith(scopes, autoescape=True))
+    newest = of_scopes.order_by(trained.desc(), scope.desc()).limit(most)
+    return read_by_scope(connection, database, newest, kind)[::-1]

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.registry.by_scope import SCOPE_KEYS, put_by_scope, read_by_scope, scope_table
+from dovetail.platform.stores.registry.by_scope import (
+    SCOPE_KEYS,
+    newest_by_scope,
+    put_by_scope,
+    read_by_scope,
+    scope_table,
+)
 from dovetail.platform.stores.sql.database import Database
 
 __all__ = ["MetricRow", "MetricTables"]
@@ -74,14 +80,8 @@ class MetricTables:
         self, connection: sa.Connection, database: Database, model: str, scopes: str, most: int
     ) -> list[MetricRow]:
         """The newest metrics of ``model`` whose scope begins with ``scopes``, ``most`` rows, by samples trained on."""
-        columns = self._metrics.c
-        newest = (
-            self._selected()
-            .where(columns.model == model, columns.scope.startswith(scopes, autoescape=True))
-            .order_by(columns.trained.desc(), columns.scope.desc())
-            .limit(most)
-        )
-        return read_by_scope(connection, database, newest, MetricRow)[::-1]
+        of_model = self._selected().where(self._metrics.c.model == model)
+        return newest_by_scope(connection, database, of_model, self._metrics, MetricRow, scopes, most)
 
     def _selected(self) -> sa.Select[Any]:
         columns, numbers = self._metrics.c, self._numbers.c

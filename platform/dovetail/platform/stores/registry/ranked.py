@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.registry.by_scope import put_by_scope, read_by_scope, scope_table
+from dovetail.platform.stores.registry.by_scope import newest_by_scope, put_by_scope, read_by_scope, scope_table
 from dovetail.platform.stores.sql.database import Database
 
 __all__ = ["RankingRow", "RankingTable"]
@@ -50,6 +50,15 @@ class RankingTable:
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[RankingRow]:
         """The rows of ``model``, by samples trained on, then scope."""
+        ordered = self._of(model).order_by(self._table.c.trained, self._table.c.scope)
+        return read_by_scope(connection, database, ordered, RankingRow)
+
+    def newest(
+        self, connection: sa.Connection, database: Database, model: str, scopes: str, most: int
+    ) -> list[RankingRow]:
+        """The newest rows of ``model`` whose scope begins with ``scopes``, ``most`` of them, by samples trained on."""
+        return newest_by_scope(connection, database, self._of(model), self._table, RankingRow, scopes, most)
+
+    def _of(self, model: str) -> sa.Select[Any]:
         columns = self._table.c
-        of_model = sa.select(*(columns[name] for name in RankingRow._fields)).where(columns.model == model)
-        return read_by_scope(connection, database, of_model.order_by(columns.trained, columns.scope), RankingRow)
+        return sa.select(*(columns[name] for name in RankingRow._fields)).where(columns.model == model)

@@ -353,6 +353,11 @@ class Registry:
         with self._database.read() as connection:
             return self._metrics.newest(connection, self._database, model, scopes, most)
 
+    def newest_rankings(self, model: str, scopes: str, most: int) -> list[RankingRow]:
+        """The newest ranking metrics of ``model`` whose scope begins with ``scopes``; order as in newest_metrics."""
+        with self._database.read() as connection:
+            return self._rankings.newest(connection, self._database, model, scopes, most)
+
     def accounts(self) -> list[Account]:
         """The accounts kept with this store."""
         with self._database.read() as connection:
