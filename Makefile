@@ -87,7 +87,9 @@ notebooks:  ## runs those of docs/notebooks, in .venv-notebooks; as .ipynb for J
 	.venv-notebooks/bin/python $(PIP) --editable '.[notebooks]'
 	for file in docs/notebooks/*.py; do echo "== $$file"; .venv-notebooks/bin/python $$file || exit 1; done
 	mkdir -p .dovetail/notebooks
-	.venv-notebooks/bin/jupytext --quiet --to ipynb --output-dir .dovetail/notebooks docs/notebooks/*.py
+	for file in docs/notebooks/*.py; do \
+		.venv-notebooks/bin/jupytext --quiet --to ipynb --output .dovetail/notebooks/$$(basename $$file .py).ipynb $$file || exit 1; \
+	done
 
 format: $(STAMP)
 	$(BIN)/ruff format .
