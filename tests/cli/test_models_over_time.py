@@ -84,9 +84,11 @@ def test_what_is_held_out_is_told_apart(project: Path) -> None:
     (project / "dovetail.toml").write_text(held, encoding="utf-8")
     trained = call("train", "-p", project, project / "s.parquet", "--out", project / "m")
     assert trained["samples"] == 600
+    of_training = {scope: one["samples"] for scope, one in trained["groups"].items() if "holdout" in scope}
     groups = call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")["groups"]
     parts = {scope: one["samples"] for scope, one in groups.items() if scope.startswith("slice:holdout=")}
     assert sum(parts.values()) == 600
+    assert of_training == parts
     assert 100 < parts["slice:holdout=held"] < 200
     (project / "dovetail.toml").write_text(held.replace('"tier"]', '"holdout"]'), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"makes a column holdout, and the model reads one"):

@@ -183,8 +183,21 @@ def test_a_state_is_for_the_reader_that_wrote_it(world: World) -> None:
     for options in ({"seed": 2}, {"seed": 1, "batch_rows": 7}, {"seed": 1, "shard": (0, 2)}):
         with Reader(world.project, **options) as other, pytest.raises(StateError, match="with the same arguments"):
             other.load_state_dict(state)
-    with Reader(world.project) as other, pytest.raises(StateError, match="has format 1, this says None"):
-        other.load_state_dict({})
+    with Reader(world.project, seed=1) as other:
+        others: list[Any] = [{}, [], None, "state"]
+        for none in others:
+            with pytest.raises(StateError, match=r"what its state_dict\(\) gave, of format 1; this is of"):
+                other.load_state_dict(none)
+        damages: list[dict[str, Any]] = [
+            {"cursors": []},
+            {"cursors": {"0": [1]}},
+            {"ends": {"x": 1}},
+            {"given": None},
+            {"number": "n"},
+        ]
+        for damage in damages:
+            with pytest.raises(StateError, match="is damaged"):
+                other.load_state_dict({**state, **damage})
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_training_does_not_depend_on_cuts(
     ]
     assert learners[0].records.tobytes() == learners[1].records.tobytes()
     assert answers[0] == answers[1]
-    assert answers[0][0].samples == 100
+    assert answers[0][0][0][1].samples == 100
     assert len(answers[0][1]) == schedule.passes
 
 
@@ -73,7 +73,7 @@ def test_more_passes_lower_the_loss_of_seen_samples(
     _, losses = train_passes(new_learner(), lambda: [table], Schedule(4))
     assert losses == sorted(losses, reverse=True)
     first, empty = train_passes(new_learner(), lambda: [table[:0]], Schedule())
-    assert first.samples == 0
+    assert first[0][1].samples == 0
     assert np.isnan(empty).all()
 
 

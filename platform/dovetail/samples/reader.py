@@ -159,26 +159,33 @@ class Reader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the reader was whose :meth:`state_dict` this is.
+        """Go on where the reader was whose :meth:`state_dict` this is; ``columns`` may be others.
 
         Raises:
-            StateError: it is another reader's, or none.
+            StateError: it is another reader's, damaged, or none; this reader is where it was.
         """
-        if state.get("format") != _FORMAT:
-            raise StateError(f"the state of a reader has format {_FORMAT}, this says {state.get('format')!r}")
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            said = state.get("format") if isinstance(state, Mapping) else state
+            raise StateError(
+                f"the state of a reader is what its state_dict() gave, of format {_FORMAT}; this is of {said!r}"
+            )
         for name, mine in self._identity.items():
             if state.get(name) != mine:
                 raise StateError(
                     f"the state is of a reader with {name} = {state.get(name)!r}, this one has {mine!r}: make it with "
                     "the same arguments"
                 )
-        self._cursors = {
-            int(number): Cursor(int(offset), int(day), {int(source): int(last) for source, last in sources.items()})
-            for number, (offset, day, sources) in state["cursors"].items()
-        }
-        self._number, self._given = int(state["number"]), int(state["given"])
-        self._ends = {int(number): int(end) for number, end in state["ends"].items()}
-        self._merge.go_to(self._cursors)
+        try:
+            cursors = {
+                int(number): Cursor(int(offset), int(day), {int(source): int(last) for source, last in sources.items()})
+                for number, (offset, day, sources) in state["cursors"].items()
+            }
+            number, given = int(state["number"]), int(state["given"])
+            ends = {int(number): int(end) for number, end in state["ends"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StateError(f"the state of the reader is damaged: {type(error).__name__}: {error}") from None
+        self._cursors, self._number, self._given, self._ends = cursors, number, given, ends
+        self._merge.go_to(cursors)
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 

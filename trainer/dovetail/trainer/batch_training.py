@@ -68,17 +68,17 @@ def train(
 
 def train_passes(
     learner: Learner, tables: Callable[[], Iterable[pa.Table]], schedule: Schedule
-) -> tuple[Metrics, list[float]]:
+) -> tuple[list[tuple[str, Metrics]], list[float]]:
     """Train ``learner`` in several passes; ``tables()`` begins one.
 
-    Returns the progressive metrics of the first pass, and the mean loss of each pass (:attr:`Metrics.mean_loss`). From
-    the second on, every label has been seen: such losses tell that training converges, not how good the model is. Each
-    pass has its own order, a function of ``seed`` and its number.
+    Returns the progressive metrics of the first pass (:meth:`Learner.metrics`: the first is the total), and the mean
+    loss of each pass (:attr:`Metrics.mean_loss`). From the second on, every label has been seen: such losses tell that
+    training converges, not how good the model is. Each pass has its own order, a function of ``seed`` and its number.
 
     :raises WireError: as :func:`train`.
     :raises ModelError: as :func:`train`.
     """
-    first: Metrics | None = None
+    first: list[tuple[str, Metrics]] = []
     losses = []
     before = learner.evaluation.total()
     for number in range(schedule.passes):
@@ -93,12 +93,12 @@ def train_passes(
                 else:
                     learner.learn(table)
         total = learner.evaluation.total()
-        first = first or learner.metrics()[0][1]
+        first = first or learner.metrics()
         weight = total.weight - before.weight
         loss = (total.mean_loss or 0.0) * total.weight - (before.mean_loss or 0.0) * before.weight
         losses.append(loss / weight if weight else float("nan"))
         before = total
-    return first or before, losses
+    return first, losses
 
 
 def shuffled(tables: Iterable[pa.Table], rows: int, *, seed: int | tuple[int, ...]) -> Iterator[pa.Table]:

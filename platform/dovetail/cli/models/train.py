@@ -104,12 +104,14 @@ def _run(options: Options, config: Config | None) -> int:
     )
     learner, carried = _learner(config, options, found)
     counted = _Positions()
-    first, losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
+    ((_, first), *scopes), losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
+    by_slice = [(scope, metrics) for scope, metrics in scopes if scope.startswith("slice:")]
     if not first.samples and (options.first or options.last or options.newest):
         raise ConfigError("no sample is of the days that were chosen")
     answer: dict[str, Any] = {
         "samples": first.samples, "passes": options.schedule.passes, "loss_by_pass": losses,
-        "metrics": metrics_dict(first), "non_zero_weights": len(learner.weights().slots),
+        "metrics": metrics_dict(first), "groups": {scope: metrics_dict(metrics) for scope, metrics in by_slice},
+        "non_zero_weights": len(learner.weights().slots),
         "optimizer": learner.optimizer.describe(),
     }  # fmt: skip
     if carried is not None:
@@ -125,7 +127,7 @@ def _run(options: Options, config: Config | None) -> int:
         print_json(answer)
         return 0
     console = terminal()
-    print_metrics(console, "predicted, then trained on; first pass", [("total", first)])
+    print_metrics(console, "predicted, then trained on; first pass", [("total", first), *by_slice])
     if len(losses) > 1:
         console.print(
             ("log-loss" if first.rmse is None else "loss") + " by pass: " + ", ".join(f"{loss:.4f}" for loss in losses)
