@@ -65,3 +65,13 @@ def test_settings_reach_faust() -> None:
         "broker_request_timeout": 120.0,
     }
     assert config().worker.faust_settings()["broker_request_timeout"] == 90.0
+
+
+def test_what_somebody_waits_for_is_gathered_nowhere() -> None:
+    given = config(worker={"gather": {"archive": "3s"}}).worker.gather
+    waits = {role: given.wait_us(role) for role in ROLES}
+    assert waits.pop("archive") == 3_000_000
+    assert (waits.pop("snapshots"), waits.pop("models")) == (0, 0)
+    # An event is seen within a tenth of a second, and a closed window is trained on within half a second.
+    assert waits["rekey"] + waits["features"] < 50_000
+    assert waits["labels"] + waits["samples"] + waits["trainer"] < 500_000

@@ -59,7 +59,8 @@ class Flow:
         while ends != before:  # a stage that re-keys feeds those behind it
             at, before = ends, ends
             await self._until(
-                lambda at=at: all(self._at_end(stage, at) or _holds_labels(stage) for stage in chosen)  # type: ignore[misc]
+                lambda at=at: all(self._at_end(stage, at) or _holds_labels(stage) for stage in chosen),  # type: ignore[misc]
+                chosen,
             )
             ends = await self.ends(read)
 
@@ -75,7 +76,7 @@ class Flow:
                 held = [until for stage in samples if (until := _held_until(stage)) is not None]
                 return self._quiet(samples, ends) and all(watermark is None or until >= watermark for until in held)
 
-            await self._until(released)
+            await self._until(released, samples)
             if await self.ends(read) == ends:  # a lane forwards to the next
                 break
         await self.handled(name for name in self._worker.stages if name.startswith("order."))
@@ -93,7 +94,7 @@ class Flow:
         read = self._read_by(stages)
         while True:
             ends = await self.ends(read)
-            await self._until(lambda ends=ends: self._quiet(stages, ends))  # type: ignore[misc]
+            await self._until(lambda ends=ends: self._quiet(stages, ends), stages)  # type: ignore[misc]
             if await self.ends(read) != ends:
                 continue
             held = {stage.name: until for stage in stages if (until := _held_until(stage)) is not None}
@@ -108,7 +109,7 @@ class Flow:
                 await self._runtime.publish(messages)
                 announced += len(messages)
             else:  # what holds is let go already, and has not looked yet
-                await self._until(lambda held=held: self._has_moved(held))  # type: ignore[misc]
+                await self._until(lambda held=held: self._has_moved(held), stages)  # type: ignore[misc]
 
     async def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The offset after the last message of each partition, asked from the broker now.
@@ -128,11 +129,13 @@ class Flow:
 
         return await compute(ask)
 
-    async def _until(self, predicate: Callable[[], bool]) -> None:
+    async def _until(self, predicate: Callable[[], bool], stages: Iterable[Stage]) -> None:
+        """Wait for something that ``stages`` do; only they have reason to hurry."""
+        hasten = [stage.name for stage in stages]
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await self._runtime.wait_for(predicate)
+                    await self._runtime.wait_for(predicate, hasten=hasten)
                 return
 
     def _read_by(self, stages: Iterable[Stage]) -> list[Partition]:

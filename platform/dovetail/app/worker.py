@@ -62,7 +62,7 @@ from dovetail.platform.rows.accounts import Account
 from dovetail.platform.runtime.runner import App, Runtime
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.runtime.trial import Trial
-from dovetail.platform.stage import Observer, Stage
+from dovetail.platform.stage import Gather, Observer, Stage
 from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.topic_reader import TopicReader
@@ -195,7 +195,10 @@ class _Parts:
             "models": self._models,
             "archive": self._archive,
         }
-        return makers[role]()
+        stages = makers[role]()
+        for stage in stages:
+            stage.gather = Gather(self.config.worker.gather.wait_us(role))
+        return stages
 
     def _rekey(self) -> list[Stage]:
         streams = self.project.streams

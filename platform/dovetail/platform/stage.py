@@ -27,7 +27,7 @@ import numpy.typing as npt
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.refusals import Refusals
 
-__all__ = ["Observer", "Outgoing", "Poll", "Stage", "Work", "check_stages"]
+__all__ = ["AT_ONCE", "Gather", "Observer", "Outgoing", "Poll", "Stage", "Work", "check_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,21 @@ class Poll:
         """Offset of the last message."""
         return int(self.offsets[-1])
 
+    @staticmethod
+    def joined(polls: Sequence[Poll]) -> Poll:
+        """Consecutive polls of one partition, at least one, as one poll. A single one is returned as it is."""
+        if len(polls) == 1:
+            return polls[0]
+        return Poll(
+            polls[0].topic,
+            polls[0].partition,
+            np.concatenate([poll.offsets for poll in polls]),
+            np.concatenate([poll.timestamps_ms for poll in polls]),
+            [key for poll in polls for key in poll.keys],
+            [value for poll in polls for value in poll.values],
+            [headers for poll in polls for headers in poll.headers],
+        )
+
     def since(self, offset: int) -> Poll:
         """The part of this poll at or after ``offset``; may be empty."""
         cut = int(np.searchsorted(self.offsets, offset))
@@ -85,6 +100,22 @@ class Poll:
             self.values[part],
             self.headers[part],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """How long a stage lets messages of a partition be gathered before it is given them, as one poll.
+
+    Until the first of them has waited for ``max_wait_us``, or there are ``max_messages`` or ``max_bytes`` of values.
+    """
+
+    max_wait_us: int = 0
+    max_messages: int = 1_000
+    max_bytes: int = 1 << 20
+
+
+#: Nothing is gathered: each poll is given as it was fetched, as soon as the stage is idle.
+AT_ONCE = Gather()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +159,8 @@ class Stage(ABC):
     #: Of a stage that reads from outside: where messages are refused that it cannot compute. None where it reads what
     #: Dovetail has made: what cannot be computed of that is no fault of a message, and ends the worker.
     refusals: Refusals | None = None
+    #: How long its messages may be gathered. Results do not depend on it: a stage may be given any cut of its log.
+    gather: Gather = AT_ONCE
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:

@@ -102,6 +102,14 @@ def test_a_worker_without_tracing_has_the_stages_themselves(tmp_path: Path) -> N
     assert {type(stage) for stage in worker.stages.values()} == {FeatureStage, SnapshotStage}
 
 
+def test_a_traced_stage_gathers_as_it_would_without(tmp_path: Path) -> None:
+    write_project(tmp_path, messages={})
+    worker = assemble(project_in(tmp_path), roles=("features", "snapshots"), spans=Exported().spans)
+    worker.stores.close()
+    waits = {name: stage.gather.max_wait_us for name, stage in worker.stages.items()}
+    assert waits == {"features.behaviour": 20_000, "snapshots": 0}
+
+
 class Works(Stage):
     """Yields two works, and fails behind the first if it is told to."""
 

@@ -100,6 +100,18 @@ WRONG = {
         r"the primary target makes samples at 2 times: what was sent at one cannot be taken back at the next",
     ),
     "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
+    "gathers for too long": (
+        MINIMAL + '[worker.gather]\narchive = "1m"\n',
+        r"worker\.gather: archive must be at most 10s, got 60s: what waits longer than that looks as if it stood still",
+    ),
+    "gathers for longer than the watchdog watches": (
+        MINIMAL + '[worker]\nwatchdog_timeout = "2s"\ngather = { archive = "2s" }\n',
+        r"worker: watchdog_timeout must be longer than anything is gathered for, got 2s and 2s",
+    ),
+    "gathers what is answered": (
+        MINIMAL + '[worker.gather]\nsnapshots = "1ms"\n',
+        r"worker\.gather\.snapshots: unknown key 'snapshots'",
+    ),
     "not toml": ("[labels", r"not valid TOML"),
     "model": (MINIMAL + "[model]\ninputs = []\n", r"model\.inputs: .*at least 1 item"),
     "name": (MINIMAL.replace("streams.behaviour", 'streams."be haviour"'), r"streams\.be haviour"),

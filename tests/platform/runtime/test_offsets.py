@@ -101,3 +101,13 @@ def test_a_partition_that_was_gone_goes_on_where_the_stores_are() -> None:
     offsets.forget({T0})
     offsets.give("a", poll(0, 1), T0)
     assert offsets.complete("a", T0, 1) is None  # a work of before, of a partition that is not here
+
+
+def test_what_a_stage_gathers_lets_more_be_read_and_is_neither_handled_nor_kept_through_a_rebalance() -> None:
+    offsets = two(0, 0)
+    offsets.give("b", poll(0, 10), T0)
+    assert offsets.release("a", T0, 10) == 0
+    assert offsets.handle("b", T0, 10) == 10
+    assert offsets.handled["a", "t", 0] == 0
+    assert offsets.resume(T0, stored(0, 0)) == 0
+    assert offsets.handle("b", T0, 12) == 0

@@ -10,9 +10,47 @@ from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Section
 from dovetail.platform.logs import Level
 
-__all__ = ["WorkerConfig"]
+__all__ = ["GatherConfig", "WorkerConfig"]
 
 _SECOND_US = 1_000_000
+#: Longer than this nothing may be gathered: a worker that waits should not be taken for one that stands still.
+_LONGEST_GATHERED_US = 10 * _SECOND_US
+
+
+class GatherConfig(Section):
+    """How long messages of a partition may wait for others before an agent is given them together, by role.
+
+    A role that is not here handles each message at once. No result depends on it, only how soon it is there, and what
+    the worker spends on it.
+    """
+
+    #: Agents that re-key streams; an event is seen by requests this and ``features`` later.
+    rekey: DurationUs = 10_000
+    #: Feature agents; an event is seen by requests this much later.
+    features: DurationUs = 20_000
+    #: Label agents; with ``samples`` and ``trainer``, how much later a closed label window is trained on.
+    labels: DurationUs = 100_000
+    #: Sample agents, and those that order samples.
+    samples: DurationUs = 100_000
+    #: The trainer.
+    trainer: DurationUs = 100_000
+    #: The archive, whose rows wait for a file in any case.
+    archive: DurationUs = 1_000_000
+
+    @model_validator(mode="after")
+    def _not_for_long(self) -> GatherConfig:
+        for role, wait_us in self:
+            if wait_us > _LONGEST_GATHERED_US:
+                raise ValueError(
+                    f"{role} must be at most {_LONGEST_GATHERED_US // _SECOND_US}s, got "
+                    f"{wait_us / _SECOND_US:g}s: what waits longer than that looks as if it stood still"
+                )
+        return self
+
+    def wait_us(self, role: str) -> int:
+        """The wait of a role in microseconds; 0 for those that handle each message at once."""
+        found: int = getattr(self, role, 0)
+        return found
 
 
 class WorkerConfig(Section):
@@ -29,6 +67,8 @@ class WorkerConfig(Section):
     session_timeout: DurationUs = 20 * _SECOND_US
     #: How often a worker is heard of.
     heartbeat: DurationUs = 3 * _SECOND_US
+    #: How long messages wait for others, to be handled together.
+    gather: GatherConfig = GatherConfig()
     #: The least grave lines of the log.
     log_level: Level = "info"
     #: Log in JSON, one object a line.
@@ -44,6 +84,12 @@ class WorkerConfig(Section):
             raise ValueError(
                 "heartbeat must be no more than a third of session_timeout, "
                 f"got {self.heartbeat / _SECOND_US:g}s and {self.session_timeout / _SECOND_US:g}s"
+            )
+        if 0 < self.watchdog_timeout <= (longest := max(wait_us for _, wait_us in self.gather)):
+            raise ValueError(
+                f"watchdog_timeout must be longer than anything is gathered for, got "
+                f"{self.watchdog_timeout / _SECOND_US:g}s and {longest / _SECOND_US:g}s: messages that wait for others "
+                "would be taken for a worker that stands still"
             )
         return self
 

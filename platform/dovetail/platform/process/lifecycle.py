@@ -181,7 +181,7 @@ async def _work(
     await runtime.start()
     await on_started()
     watching = asyncio.ensure_future(watch())
-    failing = asyncio.create_task(runtime.wait_for(lambda: False))
+    failing = asyncio.create_task(runtime.wait_for(lambda: False, hasten=()))
     try:
         done, _ = await asyncio.wait({watching, failing}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

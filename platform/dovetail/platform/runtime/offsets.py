@@ -1,8 +1,9 @@
-"""Tracks how far each stage has come in each partition that is assigned here, by four offsets.
+"""Tracks how far each stage has come in each partition that is assigned here, by five offsets.
 
 =============  ======================================================================================
 ``stored``     the next offset to read, by the stage's store, when the partition was last assigned
 ``given``      after the last poll that the stage was given
+``released``   after the last poll that is handled, or gathered while more may be read of its partition
 ``handled``    after the last poll whose ``handle`` has ended; not durable
 ``completed``  everything below it is completed, durably
 =============  ======================================================================================
@@ -35,6 +36,7 @@ class Offsets(Generic[P]):
         #: The offset below which everything is completed, durably.
         self.completed: Progress = {}
         self._stored: Progress = {}
+        self._released: Progress = {}
         # The offset after the last poll a stage was given; while its partition stays here, that is where it goes on.
         self._given: Progress = {}
         self._readers: dict[str, list[str]] = {}
@@ -59,6 +61,7 @@ class Offsets(Generic[P]):
             self._stored[key] = position
             self.handled.setdefault(key, position)
             self.completed.setdefault(key, position)
+            self._released.pop(key, None)  # what was gathered is read again
             # A partition kept through a rebalance goes on where its stage is, which may be ahead of the store.
             needed.append(self._given.get(key, position))
         return min(needed)
@@ -76,7 +79,7 @@ class Offsets(Generic[P]):
 
     def forget(self, gone: Collection[P]) -> None:
         """Drop the offsets of partitions that have gone to another worker."""
-        for progress in (self._given, self._stored, self.handled, self.completed):
+        for progress in (self._given, self._stored, self._released, self.handled, self.completed):
             for key in [key for key in progress if key[1:] in gone]:
                 del progress[key]
 
@@ -92,9 +95,18 @@ class Offsets(Generic[P]):
         return todo
 
     def handle(self, stage: str, partition: P, after: int) -> int:
-        """Note that the stage has handled all below ``after``; returns the offset below which all stages have."""
+        """Note that the stage has handled all below ``after``; returns the offset below which all have released."""
         self.handled[stage, *partition] = max(after, self.handled[stage, *partition])
-        return self._least(self.handled, partition)
+        return self.release(stage, partition, after)
+
+    def release(self, stage: str, partition: P, after: int) -> int:
+        """Note that what is below ``after`` keeps no more from being read; returns the offset below which none does."""
+        key = (stage, *partition)
+        self._released[key] = max(after, self._released.get(key, 0))
+        return min(
+            max(self._released.get((reader, *partition), 0), self.handled.get((reader, *partition), 0))
+            for reader in self._readers[partition[0]]
+        )
 
     def complete(self, stage: str, partition: P, done: int) -> int | None:
         """Note that the stage has completed all below ``done``; returns the offset below which all stages have.

@@ -3,7 +3,8 @@
 Guarantees:
 
 - Polls of a partition reach a stage in order, each message once per life of the runtime; the part of a poll the
-  stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once.
+  stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once. A stage that
+  lets its messages be gathered (``Stage.gather``) is given several polls as one (``gathering.py``).
 - A stage does one thing at a time: it handles a poll, or settles (:meth:`Stage.settle`), which it is asked to every
   ``tick_s`` seconds for each partition it has here, between two polls and by the same four steps. While its ``handle``
   generator is open, up to ``max_unhandled_polls`` further polls of that partition wait; other partitions and stages go
@@ -12,7 +13,8 @@ Guarantees:
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
 - A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
-  its poll), gives no further poll, and commits what is owed (:meth:`Stage.settle`). What waits for labels does not.
+  its poll), gives it what is gathered for it and no further poll, and commits what is owed (:meth:`Stage.settle`). What
+  waits for labels does not.
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0. But for what a message from
   outside raises while it is computed: that is this message's fate alone (``refusing.py``).
@@ -22,8 +24,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import cast
 
 from faust.types import TP, EventT, Message, StreamT
@@ -31,9 +33,11 @@ from faust.types import TP, EventT, Message, StreamT
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.computing import Computing
+from dovetail.platform.runtime.gathering import Gathering
 from dovetail.platform.runtime.journal import Journal
-from dovetail.platform.runtime.offsets import Offsets, Progress, Stored
+from dovetail.platform.runtime.offsets import Offsets, Progress
 from dovetail.platform.runtime.refusing import tried
+from dovetail.platform.runtime.resuming import Resuming
 from dovetail.platform.runtime.started import StartedStages
 from dovetail.platform.runtime.steps import Steps
 from dovetail.platform.runtime.tenure import Gone, Tenure
@@ -94,6 +98,10 @@ class Runtime:
         self._started = StartedStages(self.stages, Computing(local=local))
         self._waiters = Waiters()
         self._journal = Journal()
+        self._resuming = Resuming(self._readers, self.tenure, self._offsets, self._turns, self._journal)
+        self._gathering: dict[str, Gathering[TP, Message]] = {
+            stage.name: Gathering(stage.gather) for stage in self.stages
+        }
         check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
@@ -129,13 +137,17 @@ class Runtime:
         self._journal.published(outgoing)
         return places
 
-    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+    async def wait_for(self, predicate: Callable[[], bool], *, hasten: Iterable[str] | None = None) -> None:
         """Wait until ``predicate()``, which is tried now, after every progress and after :meth:`notify`.
 
-        It runs in the event loop and must be quick. Raises :attr:`failure` when the runtime has failed.
+        It runs in the event loop and must be quick. Meanwhile the stages called ``hasten``, all if it is left out,
+        gather nothing. Raises :attr:`failure` when the runtime has failed.
         """
         self._raise_failure()
-        await self._waiters.wait_for(predicate)
+        with ExitStack() as stack:
+            for name in self._gathering if hasten is None else hasten:
+                stack.enter_context(self._gathering[name].hastened())
+            await self._waiters.wait_for(predicate)
 
     def end_offset(self, topic: str, partition: int) -> int | None:
         """The offset the next message will get, as far as is known here; None when nothing is. From any thread."""
@@ -180,7 +192,7 @@ class Runtime:
             self._ticking = [asyncio.create_task(self._tick_on(stage)) for stage in self.stages]
 
     async def before_stop(self) -> None:
-        """Give no further poll; return when what is being handled has ended and stages have settled all they owe.
+        """Read no further poll; return when what is here has been handled and stages have settled all they owe.
 
         After ``grace_s`` in any case. After a failure there is no waiting and nothing is settled.
         """
@@ -190,6 +202,7 @@ class Runtime:
             try:
                 with suppress(TimeoutError):  # what is not done by then is done again by the next start
                     async with asyncio.timeout(self._grace_s):
+                        await asyncio.gather(*(self._drain(stage) for stage in self.stages))
                         await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
                         # Now, while the partitions are ours: a commit after the group was left would be a zombie's.
                         for stage in self.stages:
@@ -206,7 +219,7 @@ class Runtime:
     async def on_reassigned(self, assigned: set[TP]) -> None:
         """A rebalance is over while the app stops: what is still here is settled, the rest is given up."""
         closing = await self.tenure.close()
-        self._forget(await self.tenure.change(self.tenure.partitions & assigned))
+        self._resuming.forget(await self.tenure.change(self.tenure.partitions & assigned))
         await self.tenure.open(closing)
 
     @property
@@ -259,7 +272,7 @@ class Runtime:
         for ticking in self._ticking:
             ticking.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
-        self._forget(await self.tenure.change(()))
+        self._resuming.forget(await self.tenure.change(()))
         self._journal.stopped()
         await self._started.stop()
 
@@ -289,49 +302,11 @@ class Runtime:
         self.notify()
 
     async def _positions(self, tps: set[TP]) -> Mapping[TP, int]:
-        """For each assigned partition, the least of what its stages need. The consumer asks once at a time."""
-        closing = await self.tenure.close()
-        gone = await self.tenure.change(tps)
-        await self._give_up(gone)
-        stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        if moved := self._moved(stored):
-            await self.tenure.renew(moved)
-            await self._give_up(moved)
-            stored = await asyncio.to_thread(self._read_stored, {tp.topic for tp in tps})
-        positions = {tp: self._offsets.resume(tp, stored) for tp in tps}
-        await self.tenure.open(closing)
-        self._journal.assigned(tps, gone)
+        for gathering in self._gathering.values():
+            gathering.clear()  # it is read again
+        positions = await self._resuming.positions(tps)
         self.notify()
         return positions
-
-    def _moved(self, stored: Stored) -> set[TP]:
-        """The partitions that are not where we left them, although we were never told that they had gone.
-
-        Somebody else has had it while this worker was paused for longer than its session. Or the store has lost its
-        last commits: to go on from memory would leave a gap. What is held here belongs to a state that is not there any
-        more, of all partitions of the topic: some stages have one state for all.
-        """
-        moved = self._offsets.moved(stored)
-        return {tp for tp in self.tenure.partitions if tp.topic in moved}
-
-    def _forget(self, gone: Collection[TP]) -> None:
-        for topic in {tp.topic for tp in gone}:
-            for stage in self._readers[topic]:
-                stage.forget(topic, {tp.partition for tp in gone if tp.topic == topic})
-
-    async def _give_up(self, gone: Collection[TP]) -> None:
-        """Let the stages forget these, and return when none is at work on them."""
-        self._forget(gone)
-        # A stage that still computes on what has gone must not be asked to resume meanwhile.
-        await self._turns.wait_for(lambda at_work: all(self.tenure.number(tp) == number for tp, number in at_work))
-        self._offsets.forget(gone)
-
-    def _read_stored(self, topics: set[str]) -> Stored:
-        for topic in topics:
-            for stage in self._readers[topic]:
-                if stage.refusals is not None:
-                    stage.refusals.forget(topic)
-        return {(stage.name, topic): stage.resume(topic) for topic in topics for stage in self._readers[topic]}
 
     # --- agents -----------------------------------------------------------------------------------------------------
 
@@ -341,24 +316,50 @@ class Runtime:
         async def agent(stream: StreamT[Poll]) -> None:
             # Acks are ours: Faust acks at the end of the loop body, also when it was left by an exception.
             stream.enable_acks = False
-            async for poll in stream:
-                if self.failure is not None:
-                    return
-                try:
+            serving = asyncio.create_task(self._serve(stage))
+            try:
+                async for poll in stream:
+                    if self.failure is not None:
+                        return
                     event = cast("EventT[Poll]", stream.current_event)
-                    async with self._turns.turn(stage.name):
-                        await self._take(stage, poll, event.message)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
-                    await self._fail(error)
-                    return
+                    self._gather(stage, poll, event.message)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
+                await self._fail(error)
+            finally:
+                serving.cancel()
+                await asyncio.wait({serving})
 
         self.app.agent(topic, name=stage.name)(agent)
 
-    async def _take(self, stage: Stage, poll: Poll, message: Message) -> None:
+    def _gather(self, stage: Stage, poll: Poll, message: Message) -> None:
+        tp = TP(poll.topic, poll.partition)
+        if self.tenure.number(tp) is None or self._stopping or not self.consumer.current(message):
+            return  # somebody else reads it, the next start does, or it is handed out once more
+        if self._gathering[stage.name].add(tp, poll, message):
+            self.consumer.release(tp, self._offsets.release(stage.name, tp, poll.last + 1))
+
+    async def _serve(self, stage: Stage) -> None:
+        try:
+            while self.failure is None:
+                _, poll, message = await self._gathering[stage.name].next()
+                async with self._turns.turn(stage.name):
+                    await self._take(stage, poll, message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
+            await self._fail(error)
+
+    async def _drain(self, stage: Stage) -> None:
+        """Give the stage what is gathered for it already, although the worker stops."""
+        gathering = self._gathering[stage.name]
+        with gathering.hastened():
+            while self.failure is None and (found := gathering.take()) is not None:
+                async with self._turns.turn(stage.name):
+                    await self._take(stage, *found[1:], last=True)
+
+    async def _take(self, stage: Stage, poll: Poll, message: Message, *, last: bool = False) -> None:
         tp = TP(poll.topic, poll.partition)
         tenure = self.tenure.number(tp)
-        if tenure is None or self._stopping or not self.consumer.current(message):
-            return  # somebody else reads it, the next start does, or it is handed out once more
+        if tenure is None or (self._stopping and not last) or not self.consumer.current(message):
+            return  # as above; it may have waited since
         after = poll.last + 1
         if after <= self._offsets.stored(stage.name, tp):
             self._complete(stage, tp, after)
