@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
@@ -53,6 +53,8 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         # These belong to the thread's own loop.
         self._visible: VisibleEnds[TP] = VisibleEnds()
         self._back = LookingBack(self._consumer_aside)
+        # The assignment in which a partition was last sought: each rebalance brings a new one, with no position in it.
+        self._sought: dict[TP, object] = {}
 
     async def on_thread_stop(self) -> None:
         """Stop answering, then stop aiokafka.
@@ -149,10 +151,30 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
                 # Loses nothing: getmany takes records out of aiokafka's buffer and returns them in one go.
                 fetch.cancel()
         await asyncio.wait({fetch})
-        records = {} if fetch.cancelled() else fetch.result()
+        try:
+            records = {} if fetch.cancelled() else fetch.result()
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            if not self._before_seek(error):
+                raise
+            await asyncio.sleep(_FETCH_WAIT_MS / 1000)  # the seek waits for this poll to end
+            return []
         polls = [coalesced(batch) for batch in records.values()]
         self._visible.read({TP(poll.topic, poll.partition): poll.last + 1 for poll in polls})
         return polls
+
+    def _before_seek(self, error: NoOffsetForPartitionError | OffsetOutOfRangeError) -> bool:
+        """Whether an error is about a position that aiokafka looked for itself, before it was told ours.
+
+        After a rebalance it begins with the group's committed offsets, and a poll may be under way. They are a hint:
+        that there is none, or that the broker no longer has it, is no error where the stores know the position.
+        """
+        if isinstance(error, NoOffsetForPartitionError):
+            return True  # what has been sought has a position
+        return any(self._sought.get(TP(*tp)) is not self._assignment for tp in error.args[0])
+
+    @property
+    def _assignment(self) -> Any:
+        return getattr(self._ensure_consumer()._subscription.subscription, "assignment", None)  # noqa: SLF001
 
     async def touch(self) -> None:
         """Count as having polled: who polls nothing for ``broker_max_poll_interval`` is taken out of the group."""
@@ -185,7 +207,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         except KafkaError as error:
             self.log.warning("the broker does not say where topics end: %r", error)
             return {}
-        assignment = getattr(self._ensure_consumer()._subscription.subscription, "assignment", None)  # noqa: SLF001
+        assignment = self._assignment
         at = assignment.all_consumed_offsets() if assignment is not None else {}
         positions = {TP(*tp): position.offset for tp, position in at.items()}
         return self._visible.ends({TP(*tp): end for tp, end in found.items()}, positions)
@@ -218,6 +240,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     async def _seek_all(self, positions: Mapping[TP, int]) -> None:
         self._visible.sought(positions)
+        self._sought = dict.fromkeys(positions, self._assignment)
         for tp, offset in positions.items():
             self._ensure_consumer().seek(stock.ensure_aiokafka_TP(tp), offset)
 
