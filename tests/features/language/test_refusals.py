@@ -176,7 +176,10 @@ STREAMING = [
         "2: OVER (w …) extends a named window; name every window in full",
     ),
     (framed(""), "4: a window without frame, which is unbounded; write RANGE BETWEEN UNBOUNDED"),
-    (framed("ROWS BETWEEN 3000 PRECEDING AND CURRENT ROW"), "4: ROWS 3000 PRECEDING; write a number of rows from 1 to"),
+    (
+        framed("ROWS BETWEEN 100001 PRECEDING AND CURRENT ROW"),
+        "4: ROWS 100001 PRECEDING; write a number of rows from 1 to 100000",
+    ),
     (
         framed("ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"),
         "4: ROWS UNBOUNDED PRECEDING; write RANGE BETWEEN UNBO",

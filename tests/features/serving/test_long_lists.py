@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,39 +13,32 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dovetail.features.batch.streaming import evaluate_view
+from dovetail.features.batch import streaming
 from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import StreamView
-from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.stored_states import read_states, stored_keys
 from dovetail.features.stream.collections import chunks, rules
-from dovetail.features.stream.engine import StreamEngine, Values
+from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys, is_entity
 from dovetail.features.stream.prepare import NO_WATERMARK
-from dovetail.features.stream.rerun import ViewReplay
 from dovetail.platform.errors import DamagedState, DefinitionError
-from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.rows.intake import Intake
-from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
 from dovetail.platform.stores.sql.online import SqlOnlineStore
-from dovetail.platform.testing import MemoryLog, run_stage
-from tests.features.parity.replay import bits
-from tests.features.parity.strategies import ORIGIN, Schema, view_of
+from tests.features.parity.strategies import view_of
+from tests.features.serving.long_list_worlds import (
+    FRAMES,
+    LATENESS,
+    SCHEMA,
+    World,
+    events_of,
+    in_order,
+    long_view,
+    probes_at,
+    some_log,
+)
 from tests.generated import tries
 from tests.platform.stores.online_servers import OnlineFactory
-
-SECOND = 1_000_000
-LATENESS = 20
-PARTITIONS = 2
-SCHEMA = Schema({"c0": "BIGINT", "c1": "VARCHAR"})
-FRAMES = {
-    "ever": "UNBOUNDED",
-    "minutes": "INTERVAL 2 MINUTE",
-    "hop": "hop(event_time, INTERVAL 2 MINUTE, INTERVAL 7 SECOND)",
-}
-NO_KEYS: list[bytes] = []
 
 
 @pytest.fixture(autouse=True)
@@ -56,110 +48,13 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "EACH", 4)
 
 
-def long_view(k: int, frame: str, lateness: int = LATENESS) -> StreamView:
-    text = f"""
-        SELECT user_id, arg_max({{'n': c0, 'text': c1}}, event_time, {k}) OVER w AS history,
-               arg_max(c1, event_time, {k}) OVER w AS texts, newest(list(c0) OVER w, {k + 2}) AS newest,
-               arg_max(c0, event_time, {k + 3}) FILTER (WHERE c0 > 2) OVER w AS some,
-               count(*) OVER w AS n, histogram(c0) OVER w AS counts
-        FROM events WINDOW w AS (PARTITION BY user_id ORDER BY event_time
-                                 RANGE BETWEEN {FRAMES[frame]} PRECEDING AND CURRENT ROW)"""
-    return view_of(text, SCHEMA, lateness * SECOND)
-
-
-def events_of(rows: Sequence[tuple[int, int, int | None, str | None]], partitions: int = PARTITIONS) -> pa.Table:
-    """Events of ``(user, seconds, number, text)`` in order of arrival, a message each, dealt to partitions."""
-    table = {
-        "user_id": pa.array([row[0] for row in rows], pa.int64()),
-        "shop": pa.array(["a"] * len(rows)),
-        "event_time": pa.array([ORIGIN + row[1] * SECOND for row in rows], pa.timestamp("us")),
-        "c0": pa.array([row[2] for row in rows], pa.int64()),
-        "c1": pa.array([row[3] for row in rows], pa.string()),
-    }
-    made = pa.table({field.name: table[field.name].cast(field.type) for field in SCHEMA.arrow})
-    at = np.arange(len(rows))
-    places = {"_partition": pa.array(at % partitions, pa.int32()), "_offset": pa.array(at // partitions, pa.int64())}
-    for name, column in {**places, "_row": pa.array(np.zeros(len(rows)), pa.int32())}.items():
-        made = made.append_column(name, column)
-    return made
-
-
-def probes_at(seconds: Sequence[int]) -> pa.Table:
-    users = [user for _ in seconds for user in (1, 2, 3)]
-    times = [ORIGIN + each * SECOND for each in seconds for _ in range(3)]
-    return pa.table({"user_id": pa.array(users, pa.int64()), "request_time": pa.array(times, pa.timestamp("us"))})
-
-
-class World:
-    """A view in an online store, fed message by message, with a worker that starts anew whenever asked."""
-
-    def __init__(self, view: StreamView, store: OnlineStore) -> None:
-        self.view, self.store = view, store
-        self.log = MemoryLog({"events": PARTITIONS, "dead": 1})
-        self.sent: list[pa.Table] = []
-
-    def send(self, events: pa.Table) -> None:
-        self.sent.append(events)
-        for row in range(events.num_rows):
-            one = events.slice(row, 1)
-            message = wire.encode(one.select(SCHEMA.arrow.names))
-            self.log.append([Outgoing("events", message, partition=one.column("_partition")[0].as_py())])
-
-    def work(self, records: int) -> None:
-        """A worker starts, reads what there is in polls of so many messages, and ends."""
-        stream = self.view.stream
-        intake = Intake(stream.schema, stream.event_time, None)
-        stage = FeatureStage(stream, [self.view], intake, self.store, dead_letter_topic="dead")
-        asyncio.run(run_stage(stage, self.log, max_records=lambda: records))
-
-    def values(self, probes: pa.Table) -> Values:
-        engine = StreamEngine(self.view)
-        keys, codes = encode_keys([probes.column("user_id")])
-        state = read_states(self.store, {"view": engine}, {"view": keys})["view"]
-        marks = [at.watermark_us for at in state.progress.values() if at.watermark_us is not None]
-        times = np.asarray(probes.column("request_time").cast(pa.int64()).to_numpy(), dtype=np.int64)
-        return engine.values(state.blobs, state.key_index, codes, times, max(marks, default=NO_WATERMARK))
-
-    def check(self, probes: pa.Table) -> None:
-        """The values are those of whole states, and of DuckDB."""
-        events = pa.concat_tables(self.sent)
-        replay = ViewReplay(self.view)
-        for partition in range(PARTITIONS):
-            replay.apply(events.filter(pa.array(events.column("_partition").to_numpy() == partition)))
-        got, whole = self.values(probes), replay.values(probes)
-        assert got.answerable.tolist() == whole.answerable.tolist()
-        batch = evaluate_view(self.view, events, probes).values
-        there = np.flatnonzero(got.answerable)
-        for name in self.view.output_schema.names:
-            found = bits(got.table.column(name))
-            assert found == bits(whole.values.column(name)), name
-            mine = bits(batch.column(name))
-            assert [found[row] for row in there] == [mine[row] for row in there], name
-
-
-def some_log(seed: int, step: int) -> list[tuple[int, int, int | None, str | None]]:
-    """A log of two users in which a third of the events is late, some by more than anybody waits for."""
-    random = np.random.default_rng(seed)
-    rows = int(random.integers(60, 220))
-    users = np.where(random.random(rows) < 0.8, 1, 2)
-    kinds = random.choice(3, rows, p=(0.65, 0.25, 0.1))
-    late = np.choose(
-        kinds, [random.integers(0, 2, rows), random.integers(0, LATENESS, rows), random.integers(0, 150, rows)]
-    )
-    times, numbers = np.arange(rows) * step - late, random.integers(-2, 6, rows)
-    texts = (None, "", "a", "bc", "\u00e4" * 9)
-    picked = random.integers(0, len(texts), rows)
-    return [
-        (user, at, None if n < 0 else n, texts[text])
-        for user, at, n, text in zip(users.tolist(), times.tolist(), numbers.tolist(), picked.tolist(), strict=True)
-    ]
-
-
 @given(
     seed=st.integers(0, 2**32), k=st.sampled_from((3, 4, 5, 8, 13, 40)), frame=st.sampled_from(sorted(FRAMES)),
     cuts=st.lists(st.integers(1, 30), max_size=3), step=st.integers(0, 3), lateness=st.sampled_from((0, LATENESS)),
 )  # fmt: skip
 @example(seed=0, k=3, frame="ever", cuts=[], step=0, lateness=20)  # a late cut before all that was before the first
+@example(seed=1, k=13, frame="rows", cuts=[5, 2], step=1, lateness=20)
+@example(seed=2, k=4, frame="rows", cuts=[], step=2, lateness=0)
 @settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_values_are_those_of_whole_states_and_of_duckdb(
     seed: int, k: int, frame: str, cuts: list[int], step: int, lateness: int
@@ -178,10 +73,6 @@ def test_values_are_those_of_whole_states_and_of_duckdb(
     finally:
         store.close()
         folder.cleanup()
-
-
-def in_order(count: int, user: int = 1, start: int = 0) -> pa.Table:
-    return events_of([(user, start + at, at % 7 if at % 5 else None, f"t{at}") for at in range(count)])
 
 
 def test_every_store_keeps_chunks_and_lets_them_go(new_online_store: OnlineFactory) -> None:
@@ -248,6 +139,22 @@ def test_lists_of_real_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     world.send(events_of([(1, at, number % 7 or None, f"t{number}") for number, at in enumerate(moved.tolist())]))
     world.work(400)
     world.check(probes_at([4_490, 4_600]))
+    store.close()
+
+
+def test_frames_of_real_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of more than 1,000 events, which batch joins with a bounded number of probes at once."""
+    monkeypatch.setattr(rules, "MAX_LISTED", MAX_LISTED)
+    monkeypatch.setattr(chunks, "EACH", 128)
+    monkeypatch.setattr(streaming, "_PAIRS", 3_000)
+    store = SqlOnlineStore(f"sqlite:///{tmp_path / 'online.sqlite'}")
+    world = World(long_view(1_500, "rows"), store)
+    random = np.random.default_rng(20240229)
+    moved = np.arange(4_500) - np.where(random.random(4_500) < 0.02, random.integers(0, 4_000, 4_500), 0)
+    world.send(events_of([(1, at, number % 7 or None, f"t{number % 40}") for number, at in enumerate(moved.tolist())]))
+    world.work(400)
+    world.check(probes_at([4_490, 4_600, 9_000]))
+    assert len(stored_keys(store, StreamEngine(world.view), 100)) == 1 < len(store.keys("view", 100))
     store.close()
 
 
@@ -331,14 +238,15 @@ class _Counting(_Meanwhile):
         super().commit(partition, commits, accounts)
 
 
+@pytest.mark.parametrize("frame", ["ever", "rows"])
 def test_what_an_event_writes_does_not_grow_with_k(
-    new_online_store: OnlineFactory, monkeypatch: pytest.MonkeyPatch
+    frame: str, new_online_store: OnlineFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "EACH", 16)
     written = {}
     for k in (30, 300):
         store = _Counting(new_online_store())
-        world = World(long_view(k, "ever", 0), store)
+        world = World(long_view(k, frame, 0), store)
         world.send(in_order(800))
         world.work(100)
         store.sizes.clear()

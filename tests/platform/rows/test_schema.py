@@ -36,6 +36,11 @@ def test_every_supported_type() -> None:
 
 
 WRONG = {
+    "CREATE TABLE t (a BIGINT,\n  b DECIMAL(9,4)[3])": (
+        r"sql/x\.sql:2: column b has type DECIMAL\(9, 4\)\[3\], an array of a fixed size; .*; "
+        r"declare DECIMAL\(9, 4\)\[\]; a definition that needs the size writes CAST\(b AS DECIMAL\(9, 4\)\[3\]\)"
+    ),
+    "CREATE TABLE t (a STRUCT(b INTEGER[4]))": r"column a has type INT\[4\], .*; declare INT\[\]",
     "CREATE TABLE t (a BIGINT,\n  b UUID)": r"sql/x\.sql:2: column b has type UUID, which is not supported; use one of",
     "CREATE TABLE t (a DECIMAL(30,2))": r"sql/x\.sql:1: column a is DECIMAL\(30,2\); more than 18 digits",
     "CREATE TABLE t": r"sql/x\.sql:1: CREATE TABLE without a column list",

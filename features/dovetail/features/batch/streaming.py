@@ -30,6 +30,7 @@ from dovetail.features.batch.visibility import recompute_as_served
 from dovetail.features.duck.connection import connect
 from dovetail.features.duck.lane import DuckLane, LaneError
 from dovetail.features.language.source import quoted
+from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import order_columns
 from dovetail.platform.errors import WireError
@@ -39,6 +40,8 @@ __all__ = ["EvaluatedView", "Visibility", "evaluate_rows", "evaluate_view", "pos
 
 #: ``event_time``: every event up to T, whenever it arrived. ``as_served``: those that had been applied by then.
 Visibility = Literal["event_time", "as_served"]
+#: Probes times rows of their frames that are joined at once, where frames are long.
+_PAIRS = 20_000_000
 
 
 class EvaluatedView(NamedTuple):
@@ -241,10 +244,12 @@ def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, e
     """``exact`` with the parts of the aggregates over ROWS windows.
 
     Events of a key are numbered in total order. A probe with c events up to the window's end reads the numbers
-    c - n + 1 … c, less those that are left out: a join of equals, whatever the length of the history.
+    c - n + 1 … c, less those that are left out: a join of equals, whatever the length of the history. Of long frames a
+    bounded number of probes is joined at once.
     """
     keys = [quoted(column) for column in view.entity]
     time = quoted(view.stream.event_time)
+    named = ", ".join(f"k{i} AS {key}" for i, key in enumerate(keys))
     for number in row_windows(view):
         window = view.windows[number]
         wanted = [(i, a) for i, a in enumerate(view.aggregates) if a.window == number]
@@ -255,31 +260,49 @@ def _with_row_windows(connection: duckdb.DuckDBPyConnection, view: StreamView, e
             argument, by, filter_ = input_sql(view, aggregate)
             over = f"FILTER (WHERE _number IS NOT NULL AND ({filter_}\n))"
             calls.append(parts_sql(view, index, argument, by, over, _position(view)))
-        named = ", ".join(f"k{i} AS {key}" for i, key in enumerate(keys))
-        query = f"""
-            WITH numbered AS (
-                SELECT *, row_number() OVER (PARTITION BY {", ".join(keys)} ORDER BY {_position(view)}) AS _number
-                FROM events
-            ), counted AS (
-                SELECT *, count(*) FILTER (WHERE NOT _probe) OVER (
-                    PARTITION BY {", ".join(keys)} ORDER BY {time}
-                    RANGE BETWEEN UNBOUNDED PRECEDING AND {until}) AS _last
-                FROM (SELECT {", ".join(keys)}, {time}, false AS _probe, NULL::BIGINT AS _id FROM events
-                      UNION ALL BY NAME
-                      SELECT {named}, t AS {time}, true AS _probe, id AS _id FROM probes)
-            ), wanted AS (
-                SELECT _id, {", ".join(keys)}, unnest({numbers}) AS _number FROM counted WHERE _probe
-            ), found AS (
-                SELECT _id AS _of, _e.* EXCLUDE (_number), _e._number FROM wanted AS _w
-                JOIN numbered AS _e USING ({", ".join(keys)}, _number)
-            )
-            SELECT _id, {", ".join(calls)}
-            FROM (SELECT id AS _id FROM probes) AS _p LEFT JOIN found AS _f ON _of = _id GROUP BY _id ORDER BY _id
+        numbered = f"""
+            SELECT *, row_number() OVER (PARTITION BY {", ".join(keys)} ORDER BY {_position(view)}) AS _number
+            FROM events
         """
-        found = connection.sql(query).to_arrow_table()
-        for name in found.column_names[1:]:
-            exact = exact.append_column(name, found.column(name))
+        counted = f"""
+            SELECT *, count(*) FILTER (WHERE NOT _probe) OVER (
+                PARTITION BY {", ".join(keys)} ORDER BY {time}
+                RANGE BETWEEN UNBOUNDED PRECEDING AND {until}) AS _last
+            FROM (SELECT {", ".join(keys)}, {time}, false AS _probe, NULL::BIGINT AS _id FROM events
+                  UNION ALL BY NAME
+                  SELECT {named}, t AS {time}, true AS _probe, id AS _id FROM probes)
+        """
+        parts = _probes_at_once(exact.num_rows, window.rows or 1)
+        common = f"numbered AS ({numbered}), counted AS (SELECT * FROM ({counted}) WHERE _probe), "
+        if len(parts) > 1:
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE numbered AS {numbered}")
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE counted AS SELECT * FROM ({counted}) WHERE _probe")
+            common = ""
+        found = []
+        for first, end in parts:
+            mine = f"BETWEEN {first} AND {end - 1}"
+            query = f"""
+                WITH {common}wanted AS (
+                    SELECT _id, {", ".join(keys)}, unnest({numbers}) AS _number FROM counted WHERE _id {mine}
+                ), found AS (
+                    SELECT _id AS _of, _e.* EXCLUDE (_number), _e._number FROM wanted AS _w
+                    JOIN numbered AS _e USING ({", ".join(keys)}, _number)
+                )
+                SELECT _id, {", ".join(calls)}
+                FROM (SELECT id AS _id FROM probes WHERE id {mine}) AS _p LEFT JOIN found AS _f ON _of = _id
+                GROUP BY _id ORDER BY _id
+            """
+            found.append(connection.sql(query).to_arrow_table())
+        of_window = pa.concat_tables(found)
+        for name in of_window.column_names[1:]:
+            exact = exact.append_column(name, of_window.column(name))
     return exact
+
+
+def _probes_at_once(probes: int, rows: int) -> list[tuple[int, int]]:
+    """Runs of probes, from an id to before another, that are joined with their ``rows`` at once."""
+    step = max(1, _PAIRS // rows) if rows > MAX_LISTED else max(1, probes)
+    return [(first, min(first + step, probes)) for first in range(0, max(1, probes), step)]
 
 
 def _position(view: StreamView) -> str:

@@ -9,7 +9,7 @@ from sqlglot import exp
 from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.parsing import BindError
 from dovetail.features.language.source import Source
-from dovetail.features.plan.aggregates import MAX_LISTED
+from dovetail.features.plan.aggregates import MAX_SEQUENCE
 from dovetail.features.plan.definitions import Stream, Window
 
 __all__ = ["read_window"]
@@ -120,12 +120,12 @@ def _rows(source: Source, window: exp.Window, name: str, start: exp.Expr | str, 
 
 def _number(source: Source, window: exp.Window, bound: exp.Expr | str) -> int:
     text = bound if isinstance(bound, str) else bound.sql(dialect="duckdb")
-    if not text.isdigit() or not 1 <= int(text) <= MAX_LISTED:
+    if not text.isdigit() or not 1 <= int(text) <= MAX_SEQUENCE:
         raise source.refuse(
             window,
             f"ROWS {text} PRECEDING",
-            f"write a number of rows from 1 to {MAX_LISTED}, as each is kept and written again with every event; "
-            "for more, write a RANGE frame",
+            f"write a number of rows from 1 to {MAX_SEQUENCE}: each is kept, and read by every request; for more, "
+            "write a RANGE frame, UNBOUNDED or by time",
         )
     return int(text)
 

@@ -8,6 +8,7 @@ starts; a wrong key or value is refused with its place and, for a misspelt key, 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -300,10 +301,33 @@ def _explain(file: Path, problem: Any) -> str:
         return f"{file}: {where}: unknown key {location[-1]!r}; {hint}"
     if problem["type"] == "missing":
         return f"{file}:{_line(file, location)}: {where}: required, but missing; {_addition(location)}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = _in_words(problem, where) or str(problem["msg"]).removeprefix("Value error, ")
     if not location:
         return f"{file}: {message}"
     return f"{file}: {where}: {message}{_quoted(where, problem['input'])}"
+
+
+def _in_words(problem: Any, where: str) -> str | None:
+    """What is wanted instead of a value of another kind, for who writes TOML; None where the check says it itself."""
+    kind, given = problem["type"], problem["input"]
+    if kind in ("tuple_type", "list_type", "frozenset_type"):
+        plain = isinstance(given, str | int | float | bool) and not _SECRET.search(where)
+        example = f"[{json.dumps(given)}]" if plain else '["…"]'
+        return f"a list is wanted; write {example}"
+    wanted = {
+        "string_type": 'a text is wanted, in quotes like "name"',
+        "string_pattern_mismatch": "a name is wanted: letters, digits and _, and no digit in front",
+        "dict_type": "a section is wanted, with keys of its own",
+        "model_type": "a section is wanted, with keys of its own",
+        "bool_type": "true or false is wanted, without quotes",
+        "bool_parsing": "true or false is wanted, without quotes",
+        "int_type": "a whole number is wanted, without quotes",
+        "int_parsing": "a whole number is wanted, without quotes",
+        "int_from_float": "a whole number is wanted",
+        "float_type": "a number is wanted, without quotes",
+        "float_parsing": "a number is wanted, without quotes",
+    }
+    return wanted.get(kind)
 
 
 def _quoted(where: str, given: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
@@ -59,6 +59,14 @@ class RekeyedConfig(Section):
     enrich: tuple[Name, ...] = ()
     #: As of a stream. None: that of ``stream``.
     allowed_lateness: DurationUs | None = None
+
+    @field_validator("enrich")
+    @classmethod
+    def _each_view_once(cls, enrich: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((view for view in enrich if enrich.count(view) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} stands twice in enrich; keep one, a row gets its columns once")
+        return enrich
 
 
 class LabelStreamConfig(EventIdsConfig):

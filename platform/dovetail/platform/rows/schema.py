@@ -153,6 +153,15 @@ def _arrow_type(kind: exp.DataType, column: exp.ColumnDef, file: Path) -> pa.Dat
             remedy="declare DECIMAL(18,s) or less",
         )
     if kind.this in (exp.DataType.Type.ARRAY, exp.DataType.Type.LIST):
+        if kind.args.get("values"):
+            element, sized = (each.sql(dialect="duckdb") for each in (kind.expressions[0], kind))
+            raise DefinitionError(
+                f"column {column.name} has type {sized}, an array of a fixed size; columns are lists, of any length",
+                file=file,
+                line=line_of(column),
+                remedy=f"declare {element}[]; a definition that needs the size writes CAST({column.name} AS {sized}), "
+                "and an event with another length is a dead letter",
+            )
         return pa.list_(_arrow_type(kind.expressions[0], column, file))
     if kind.this == exp.DataType.Type.STRUCT:
         members = [

@@ -120,9 +120,9 @@ class CollectionLayout:
             merged[key] = replace(one, k=max(one.k, other.k), reach_us=max(one.reach_us, other.reach_us))
             self._key_of[aggregate.output] = key
         self.collections = tuple(merged.values())
-        #: The collections whose older entries stand in chunks (``chunks.py``), by index: those of long lists.
+        #: The collections whose older entries stand in chunks (``chunks.py``), by index: long lists and frames.
         self.chunked = tuple(
-            index for index, one in enumerate(self.collections) if one.rule == BEST and one.k > MAX_LISTED
+            index for index, one in enumerate(self.collections) if one.rule in (BEST, ROWS) and one.k > MAX_LISTED
         )
         self._keys = list(merged)
         self.fingerprint = layout.fingerprint
