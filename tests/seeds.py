@@ -1,7 +1,7 @@
 """How many crashes a test of crashes tries.
 
-``DOVETAIL_KILL_SEEDS`` is how many of each kind, 2 if not said; `make nightly` tries 40, which for most kinds is all
-there are. No kind is ever left out.
+``DOVETAIL_KILL_SEEDS`` is how many of each kind: 2 if not said, 1 in `.ci/run`, 40 in `make nightly`, which for most
+kinds is all there are. No kind is ever left out.
 """
 
 from __future__ import annotations
