@@ -14,6 +14,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import pyarrow.compute as pc
 from dovetail.app.storage import resolved
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
-from dovetail.demo.replay import Replay
+from dovetail.demo.replay import LABELS_EVERY_US, Replay
 from dovetail.demo.run import _project
 from dovetail.demo.shipped import project_folder
 from dovetail.features import Project
@@ -93,8 +94,8 @@ class Script:
         self._snapshots = self._samples = 0
         self.kept: list[pa.Table] = []
 
-    def slice(self, log: RecordedLog, before: int, end: int) -> None:
-        """Take what arrived in ``[before, end)`` µs: events, then requests, then labels and what they release."""
+    def slice(self, log: RecordedLog, before: int, end: int, *, released: bool) -> None:
+        """Take what arrived in ``[before, end)`` µs: events, requests, labels and, if ``released``, their samples."""
         duck = self._duck
         for name, rows in (
             ("events", log.events),
@@ -130,7 +131,7 @@ class Script:
                 else "INSERT INTO snapshots SELECT * FROM made"
             )
             self._snapshots += made.num_rows
-        if self._snapshots:
+        if self._snapshots and released:
             ripe = f"epoch_us(request_time) + {self._window_us} < {end}"
             within = f"BETWEEN request_time AND request_time + to_microseconds({self._window_us})"
             made_now = duck.execute(
@@ -156,14 +157,14 @@ def _arrived(rows: pa.Table, before: int, end: int) -> pa.Table:
     return rows.slice(int(first), int(last - first))
 
 
-def plain(log: RecordedLog, project: Project, ends: list[int]) -> tuple[float, Script]:
-    """Processor seconds of the script over slices that end there, and the script."""
+def plain(log: RecordedLog, project: Project, ends: Sequence[tuple[int, bool]]) -> tuple[float, Script]:
+    """Processor seconds of the script over slices that end there, samples released after some, and the script."""
     script = Script(log, project.config.labels.window)
     began, before = time.process_time(), 0
-    for end in ends:
-        script.slice(log, before, end)
+    for end, released in ends:
+        script.slice(log, before, end, released=released)
         before = end
-    script.slice(log, before, 1 << 62)
+    script.slice(log, before, 1 << 62, released=True)
     return time.process_time() - began, script
 
 
@@ -212,7 +213,8 @@ def compare(requests: int) -> Compared:
         keep = Path(folder) / "phased"
         keep.mkdir()
         project = _project(keep, log, {})
-        slices = Replay(log, project.config).ends.tolist()
+        replay = Replay(log, project.config, labels_every_us=LABELS_EVERY_US)
+        slices = list(zip(replay.ends.tolist(), replay.labelled.tolist(), strict=True))
         in_slices, sliced = plain(log, project, slices)
         in_one_go, whole = plain(log, project, [])
         for flow in ("phased", "backlog"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.demo.logs.recorded import HOUR_US
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
 from dovetail.demo.replay import Replay, slice_ends
 from dovetail.demo.shipped import project_folder
 from dovetail.platform.config.load import load_config
 from dovetail.platform.rows.intake import WATERMARK_HEADER
+from dovetail.platform.stage import Outgoing
 
 
 def ends_of(events: list[tuple[int, int]], requests: list[int], slice_us: int) -> list[int]:
@@ -88,3 +92,23 @@ def test_each_slice_announces_its_end_to_every_label_partition_and_the_last_one_
             announced += [(end, int(dict(m.headers)[WATERMARK_HEADER])) for m in marks]
     assert all(mark == end for end, mark in announced[:-6])
     assert {mark for _, mark in announced[-6:]} == {replay.end_of_time_us}
+
+
+def in_topics(replay: Replay) -> dict[str, list[Outgoing]]:
+    topics: dict[str, list[Outgoing]] = {}
+    for _, phases in replay.phases():
+        for batch in (batch for phase in phases for batch in phase):
+            assert batch.first == len(topics.setdefault(batch.topic, []))
+            topics[batch.topic] += batch.messages
+    return topics
+
+
+def test_labels_of_an_hour_sent_together_are_in_their_topics_what_they_are_slice_by_slice(replay: Replay) -> None:
+    log, config = simulate(SimulatorConfig(requests=40, days=1)), load_config(project_folder())
+    hourly = Replay(log, config, labels_every_us=HOUR_US)
+    labelled = [end for end, phases in hourly.phases() if phases[2]]
+    assert labelled == hourly.ends[hourly.labelled].tolist()
+    assert len(labelled) < len(replay) == len(hourly)
+    assert all(later - earlier >= HOUR_US for earlier, later in pairwise(labelled[:-1]))
+    assert labelled[-1] == hourly.ends[-1]
+    assert in_topics(hourly) == in_topics(replay)

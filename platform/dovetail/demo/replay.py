@@ -1,9 +1,11 @@
 """A recorded log sent to the broker in event time, as fast as the stages follow.
 
 The replay goes in slices. Of each slice it sends the events and waits until the features have them, then the requests
-and waits until they are answered, then the labels (and, for each label partition, the watermark the slice ends at) and
-waits until what they release is trained on. So a request at T is answered from the events that arrived before it, by
-the model that the labels before it had made: what a live system would do, in a sequence that is always the same.
+and waits until they are answered. Labels follow at most once in ``labels_every_us`` of arrival time, those of all
+slices since (and, for each slice and label partition, the watermark the slice ends at); then it waits until what they
+release is trained on. So a request at T is answered from the events that arrived before it, by the model that the
+labels sent before it had made, in a sequence that is always the same. What the label topics hold, and so what samples
+there are and in which order, does not depend on ``labels_every_us``; which version of the model scored a request does.
 
 Sending a slice's events before its requests is the same as sending everything in the order it arrived, because a slice
 ends before an event that a request of the slice would see although it arrived later.
@@ -20,13 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.demo.logs.recorded import ARRIVAL, RecordedLog
+from dovetail.demo.logs.recorded import ARRIVAL, HOUR_US, RecordedLog
 from dovetail.platform.config.load import Config
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.intake import WATERMARK_HEADER, time_us
 from dovetail.platform.stage import Outgoing
 
-__all__ = ["Batch", "Replay", "slice_ends"]
+__all__ = ["LABELS_EVERY_US", "Batch", "Replay", "slice_ends"]
+
+#: How far the demo's labels follow behind (µs): half of what the simulator's log takes for a version of the model.
+LABELS_EVERY_US = HOUR_US
 
 _REQUESTS_PER_MESSAGE = 64
 
@@ -85,8 +90,12 @@ class Replay:
     last event is in.
     """
 
-    def __init__(self, log: RecordedLog, config: Config, *, skew_us: int = 0) -> None:
-        """``skew_us`` delays events against requests: features then lag by that much, as they would in production."""
+    def __init__(self, log: RecordedLog, config: Config, *, skew_us: int = 0, labels_every_us: int = 0) -> None:
+        """``skew_us`` delays events against requests: features then lag by that much, as they would in production.
+
+        ``labels_every_us``: labels go with the first slice that ends so long after the slice of the last ones; 0: with
+        every slice.
+        """
         self._config = config
         (self._stream_name, stream), *others = config.streams.items()
         if others:
@@ -106,6 +115,8 @@ class Replay:
         # Slices without events and requests until the last label is in, and one announcement past every window.
         tail = np.arange(int(ends[-1]), last_label + log.slice_us, log.slice_us) + log.slice_us if len(ends) else ends
         self.ends = np.concatenate((ends, tail))
+        #: Whether a slice has a phase of labels, bool [slices].
+        self.labelled = _labelled(self.ends, labels_every_us)
         self.end_of_time_us = int(self.ends[-1]) + 2 * config.labels.window + config.labels.allowed_lateness
 
     def __len__(self) -> int:
@@ -114,18 +125,18 @@ class Replay:
     def phases(self) -> Iterator[tuple[int, list[list[Batch]]]]:
         """For each slice: its end (arrival µs) and three phases (events, requests, labels), each a list of batches."""
         sent: dict[str, int] = {}
+        waiting: dict[str, list[Outgoing]] = {kind: [] for kind in self._labels}
         for number, end in enumerate(self.ends.tolist()):
             is_last = number == len(self.ends) - 1
+            for kind, messages in waiting.items():
+                messages += self._label_messages(kind, end, self.end_of_time_us if is_last else end)
             events = [self._batch(sent, self._stream.topic or self._stream_name, self._event_messages(end))]
             requests = [self._batch(sent, self._config.request.topic, self._request_messages(end))]
-            labels = [
-                self._batch(
-                    sent,
-                    self._config.labels.streams[kind].topic or kind,
-                    self._label_messages(kind, end, self.end_of_time_us if is_last else end),
-                )
-                for kind in self._labels
-            ]
+            labels: list[Batch] = []
+            if self.labelled[number]:
+                topics = {kind: self._config.labels.streams[kind].topic or kind for kind in waiting}
+                labels = [self._batch(sent, topics[kind], messages) for kind, messages in waiting.items()]
+                waiting = {kind: [] for kind in waiting}
             yield end, [[b for b in phase if b.messages] for phase in (events, requests, labels)]
 
     @staticmethod
@@ -178,6 +189,15 @@ class Replay:
             for partition in range(declared.partitions)
         ]
         return messages
+
+
+def _labelled(ends: npt.NDArray[np.int64], every_us: int) -> npt.NDArray[np.bool_]:
+    """Which slices end ``every_us`` or more after the one before that is chosen; the first and the last are, too."""
+    chosen, last = np.zeros(len(ends), dtype=np.bool_), None
+    for number, end in enumerate(ends.tolist()):
+        if last is None or number == len(ends) - 1 or end - last >= every_us:
+            chosen[number], last = True, end
+    return chosen
 
 
 class _Source:

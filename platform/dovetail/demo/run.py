@@ -17,7 +17,7 @@ from dovetail.app.reports.verdict_log import log_audit, log_consistency
 from dovetail.app.worker import Worker, assemble
 from dovetail.demo.kept_run import project_of_run, write_settings
 from dovetail.demo.logs.recorded import RecordedLog
-from dovetail.demo.replay import Batch, Replay
+from dovetail.demo.replay import LABELS_EVERY_US, Batch, Replay
 from dovetail.demo.shipped import project_folder
 from dovetail.features import Project
 from dovetail.features.batch.witness import Witnessed
@@ -144,7 +144,7 @@ class _Conductor:
         self._runtime = worker.runtime
         self._flow = Flow(worker)
         self._config = worker.project.config
-        self._replay = Replay(log, self._config)
+        self._replay = Replay(log, self._config, labels_every_us=LABELS_EVERY_US)
         self._partitions = self._config.topics()
         self._on_progress = on_progress
         self._last = last
