@@ -50,6 +50,31 @@ def test_train_evaluate_and_compare(project: Path) -> None:
     assert batch["optimizer"]["name"] == "delay_compensated"
 
 
+def test_shards_are_one_process_until_they_are_stale(project: Path) -> None:
+    pq.write_table(samples(), project / "s.parquet")
+    given = ("train", "-p", project, project / "s.parquet", "--batch", 32)
+    one = call(*given, "--out", project / "one")
+    four = call(*given, "--out", project / "four", "--shards", 4)
+    stored = [ModelDirectory(project / name).load(1) for name in ("one", "four")]
+    assert stored[0].content(1) == stored[1].content(1)
+    assert one["metrics"] == four["metrics"]
+    assert four["staleness"] == {"0": 19}
+    late = call(*given, "--out", project / "late", "--shards", 3, "--staleness", 2, "--passes", 2)
+    assert late["staleness"] == {"0": 2, "1": 2, "2": 34}
+    free = call(*given, "--out", project / "free", "--shards", 3, "--staleness", "async", "--compensation", 0.1)
+    assert sum(free["staleness"].values()) == 19
+    assert "on 4 shards; weights lacked 0.0 batches" in show(*given, "--out", project / "four", "--shards", 4)
+    for wrong, told in (
+        ("-1", "write a number of batches"),
+        ("soon", "or async"),
+        ("2", "staleness is between shards"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            call(*given, "--out", project / "none", f"--staleness={wrong}")
+    with pytest.raises(ConfigError, match="shards train in mini-batches"):
+        call(*given[:4], "--out", project / "none", "--shards", 2)
+
+
 def test_a_training_is_told_as_a_run(project: Path) -> None:
     toml = project / "dovetail.toml"
     toml.write_text(toml.read_text() + '\n[openlineage]\nfile = "lineage.jsonl"\n')

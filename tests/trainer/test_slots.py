@@ -24,6 +24,7 @@ from dovetail.trainer.models.checkpoint import (
 )
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
+from dovetail.trainer.sharded.one_process import ShardedTrainer
 from dovetail.trainer.slots import SlotPolicy
 
 DAY = 86_400_000_000
@@ -147,3 +148,20 @@ def test_wrong_rules_are_refused() -> None:
         SlotPolicy(expire_days=3, time="")
     with pytest.raises(WireError, match="lacks the time column 'request_time'"):
         learner(SlotPolicy(expire_days=3)).learn(rows([1]).drop_columns(["request_time"]))
+
+
+@pytest.mark.parametrize("policy", [SlotPolicy(admit_after=2, expire_days=3), SlotPolicy(admit_probability=0.5)])
+def test_admission_and_expiry_are_the_same_on_shards(policy: SlotPolicy) -> None:
+    rng = np.random.default_rng(2)
+    ids, days = rng.integers(0, 30, 400), np.sort(rng.uniform(100.0, 115.0, 400))
+    table = rows(ids.tolist(), days.tolist())
+    one, other = learner(policy), learner(policy)
+    sharded = ShardedTrainer(other.records, other.optimizer, shards=5)
+    for start in range(0, 400, 25):
+        one.learn_batch(table.slice(start, 25))
+        other.learn_batch(table.slice(start, 25), sharded)
+    sharded.finish()
+    assert one.records.tobytes() == other.records.tobytes()
+    assert one.metrics() == other.metrics()
+    assert one.slots.expired == other.slots.expired
+    assert (one.slots.expired > 0) == (policy.expire_days > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoder
+from dovetail.trainer.sharded.one_process import ShardedTrainer
 
 __all__ = ["Schedule", "batches", "shuffled", "train", "train_passes"]
 
@@ -34,12 +36,20 @@ class Schedule:
     batch: int = 0
     #: Threads without locks, not deterministic; 0 trains in this one.
     threads: int = 0
+    #: Shards that mini-batches are trained on, by a :class:`~dovetail.trainer.sharded.one_process.ShardedTrainer`.
+    shards: int = 0
+    #: Batches before a batch that its weights may lack; None is no bound.
+    staleness: int | None = 0
 
     def __post_init__(self) -> None:
         if self.passes < 1 or min(self.shuffle_rows, self.batch, self.threads) < 0:
             raise ConfigError(f"training needs passes >= 1 and no negative numbers, got {self}")
         if self.batch and self.threads:
             raise ConfigError("training in mini-batches has one thread; give either batch or threads")
+        if self.shards and not self.batch:
+            raise ConfigError("shards train in mini-batches; say how many rows one has: --batch 1024")
+        if not self.shards and self.staleness != 0:
+            raise ConfigError("staleness is between shards; say how many there are: --shards 4")
 
 
 def train(
@@ -67,9 +77,15 @@ def train(
 
 
 def train_passes(
-    learner: Learner, tables: Callable[[], Iterable[pa.Table]], schedule: Schedule
+    learner: Learner,
+    tables: Callable[[], Iterable[pa.Table]],
+    schedule: Schedule,
+    staleness_seen: Counter[int] | None = None,
 ) -> tuple[list[tuple[str, Metrics]], list[float]]:
     """Train ``learner`` in several passes; ``tables()`` begins one.
+
+    With shards, the next pass begins when all errors of the last one are applied, and how many batches were predicted
+    that many behind is added to ``staleness_seen``.
 
     Returns the progressive metrics of the first pass (:meth:`Learner.metrics`: the first is the total), and the mean
     loss of each pass (:attr:`Metrics.mean_loss`). From the second on, every label has been seen: such losses tell that
@@ -84,8 +100,13 @@ def train_passes(
     for number in range(schedule.passes):
         rows = shuffled(tables(), schedule.shuffle_rows, seed=(schedule.seed, number))
         if schedule.batch:
+            sharded = _sharded(learner, schedule, number)
             for table in batches(rows, schedule.batch):
-                learner.learn_batch(table)
+                learner.learn_batch(table, sharded)
+            if sharded is not None:
+                sharded.finish()
+                if staleness_seen is not None:
+                    staleness_seen.update(sharded.staleness_seen)
         else:
             for table in rows:
                 if schedule.threads:
@@ -99,6 +120,15 @@ def train_passes(
         losses.append(loss / weight if weight else float("nan"))
         before = total
     return first, losses
+
+
+def _sharded(learner: Learner, schedule: Schedule, number: int) -> ShardedTrainer | None:
+    if not schedule.shards:
+        return None
+    return ShardedTrainer(
+        learner.records, learner.optimizer, shards=schedule.shards, staleness=schedule.staleness,
+        loss=learner.encoder.loss_code, seed=(schedule.seed, number),
+    )  # fmt: skip
 
 
 def shuffled(tables: Iterable[pa.Table], rows: int, *, seed: int | tuple[int, ...]) -> Iterator[pa.Table]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.platform.rows.positions import OWN_COLUMNS
-from dovetail.trainer.arithmetic import Float32, Float64
+from dovetail.trainer.arithmetic import Float32, Float64, UInt32
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
@@ -23,7 +24,7 @@ from dovetail.trainer.samples.encoding import Encoded, Encoder, Room
 from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
 from dovetail.trainer.slots import SlotPolicy, SlotState
 
-__all__ = ["Absent", "Learner", "Weights", "column_of_numbers", "labels_and_weights", "with_labels"]
+__all__ = ["Absent", "BatchTrainer", "Learner", "Weights", "column_of_numbers", "labels_and_weights", "with_labels"]
 
 #: What becomes of a row whose label is NULL.
 Absent = Literal["refuse", "zero", "skip"]
@@ -39,6 +40,16 @@ class Weights(NamedTuple):
 
     slots: np.ndarray[tuple[int], np.dtype[np.uint32]]
     weights: np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+class BatchTrainer(Protocol):
+    """A trainer of mini-batches that keeps the records itself, such as one that has them on shards."""
+
+    def forget(self, slots: UInt32) -> None:
+        """Forget the records of ``slots`` before the next batch."""
+
+    def train(self, encoded: Encoded, labels: Float32, weights: Float32) -> Float32:
+        """Predict a mini-batch and train on it, now or later; returns the predictions, float32 [n]."""
 
 
 class Learner:
@@ -105,15 +116,22 @@ class Learner:
             weight or time is NULL.
         :raises ModelError: an example was refused, see :meth:`Optimizer.train`. The learner must then be thrown away.
         """
-        return self._learn(table, threads=0, batch=False)
+        return self._learn(table, partial(self.optimizer.train, self.records, loss=self.encoder.loss_code))
 
-    def learn_batch(self, table: pa.Table) -> Float32:
-        """All of ``table`` as one mini-batch, see :func:`~dovetail.trainer.modes.train_batch`."""
-        return self._learn(table, threads=0, batch=True)
+    def learn_batch(self, table: pa.Table, trainer: BatchTrainer | None = None) -> Float32:
+        """All of ``table`` as one mini-batch, see :func:`~dovetail.trainer.modes.train_batch`.
+
+        With a ``trainer`` it is the one that trains, and :attr:`records` are its to bring back.
+        """
+        train = partial(train_batch, self.optimizer, self.records, loss=self.encoder.loss_code)
+        if trainer is not None:
+            return self._learn(table, trainer.train, forget=trainer.forget, whole=True)
+        return self._learn(table, train, whole=True)
 
     def learn_hogwild(self, table: pa.Table, threads: int) -> Float32:
         """In ``threads`` threads and not deterministic, see :func:`~dovetail.trainer.modes.train_hogwild`."""
-        return self._learn(table, threads=threads, batch=False)
+        loss = self.encoder.loss_code
+        return self._learn(table, partial(train_hogwild, self.optimizer, self.records, threads=threads, loss=loss))
 
     def predict(self, table: pa.Table) -> Float32:
         """Predictions without training, float32 [n].
@@ -131,12 +149,22 @@ class Learner:
         slots = np.flatnonzero(column)
         return Weights(slots.astype(np.uint32), column[slots])
 
-    def _learn(self, table: pa.Table, *, threads: int, batch: bool) -> Float32:
+    def _forget(self, slots: UInt32) -> None:
+        self.records[slots] = self.optimizer.blank()
+
+    def _learn(
+        self,
+        table: pa.Table,
+        train: Callable[[Encoded, Float32, Float32], Float32],
+        *,
+        forget: Callable[[UInt32], None] | None = None,
+        whole: bool = False,
+    ) -> Float32:
         every_label, every_weight = labels_and_weights(table, self.label, self.weight, self.absent)
         table, held = self.holdout.mark(table)
         learnt_weight = np.where(held, np.float32(0), every_weight)
         predictions = np.empty(table.num_rows, np.float32)
-        for rows, day in self._parts(table, whole=batch):
+        for rows, day in self._parts(table, forget or self._forget, whole=whole):
             cut = slice(rows.start, rows.stop)
             part, labels, weights = table.slice(rows.start, len(rows)), every_label[cut], every_weight[cut]
             learnt = learnt_weight[cut]
@@ -144,7 +172,7 @@ class Learner:
             if not self.slots.policy.idle:
                 self.slots.admit(encoded, learnt, self.trained, day)
             try:
-                predicted = self._train(encoded, labels, learnt, threads=threads, batch=batch)
+                predicted = train(encoded, labels, learnt)
             except ModelError as error:
                 raise ModelError(f"rows {rows.start} to {rows.stop - 1} of the table: {error}") from error
             first = self.trained
@@ -154,17 +182,9 @@ class Learner:
             predictions[cut] = predicted
         return predictions
 
-    def _train(self, encoded: Encoded, labels: Float32, weights: Float32, *, threads: int, batch: bool) -> Float32:
-        examples, loss = (self.records, encoded, labels, weights), self.encoder.loss_code
-        if batch:
-            return train_batch(self.optimizer, *examples, loss)
-        if threads:
-            return train_hogwild(self.optimizer, *examples, threads=threads, loss=loss)
-        return self.optimizer.train(*examples, loss)
-
-    def _parts(self, table: pa.Table, *, whole: bool) -> Iterator[tuple[range, int]]:
+    def _parts(self, table: pa.Table, forget: Callable[[UInt32], None], *, whole: bool) -> Iterator[tuple[range, int]]:
         """The rows of ``table`` by days, see :meth:`_days`, and unless ``whole`` in blocks."""
-        for rows, day in self._days(table):
+        for rows, day in self._days(table, forget):
             step = max(1, len(rows) if whole else _BLOCK)
             for start in range(rows.start, max(rows.start + 1, rows.stop), step):
                 yield range(start, min(start + step, rows.stop)), day
@@ -176,7 +196,7 @@ class Learner:
             self._room = self.encoder.room(min(_BLOCK, 2 * rows))
         return self._room
 
-    def _days(self, table: pa.Table) -> Iterator[tuple[range, int]]:
+    def _days(self, table: pa.Table, forget: Callable[[UInt32], None]) -> Iterator[tuple[range, int]]:
         """Rows cut where a new newest day begins, with that day; all, with day 1, when nothing expires."""
         policy = self.slots.policy
         if not policy.expire_days:
@@ -186,7 +206,7 @@ class Learner:
         starts = self.slots.boundaries(days)
         for start, end in pairwise(sorted({0, *starts, table.num_rows})):
             if start in starts:
-                self.slots.sweep(int(days[start]), self.optimizer, self.records)
+                forget(self.slots.sweep(int(days[start])))
             yield range(start, end), self.slots.newest_day
 
 

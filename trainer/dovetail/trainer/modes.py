@@ -37,7 +37,7 @@ def train_batch(
     gradients = np.empty(slots.shape, np.float32)
     done = _gradients(records, slots, values, labels, weights, predictions, gradients, loss)
     if done < len(labels):
-        raise optimizer.refusal(records, encoded, labels, weights, done, loss)
+        raise optimizer.refusal(len(records), encoded, labels, weights, done, loss)
     if len(labels):
         optimizer.apply_stale(records, slots.ravel(), gradients.ravel())
     return predictions

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dovetail.platform.compiling import compiled_as_ieee
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.arithmetic import Bool, Float32, Int64, UInt32
-from dovetail.trainer.optimizers.optimizer import WEIGHT, Optimizer
+from dovetail.trainer.optimizers.optimizer import WEIGHT
 from dovetail.trainer.samples.encoding import Encoded
 from dovetail.trainer.samples.hashing import hash_pairs
 
@@ -116,15 +116,17 @@ class SlotState:
         newest = np.maximum.accumulate(np.concatenate(([self._newest], days)))
         return [int(row) for row in np.flatnonzero(np.diff(newest) > 0)]
 
-    def sweep(self, day: int, optimizer: Optimizer, records: Float32) -> int:
-        """Make ``day`` the newest and forget what was not trained for too long; returns how many slots."""
+    def sweep(self, day: int) -> UInt32:
+        """Make ``day`` the newest and forget the admission of what was not trained for too long.
+
+        Returns the slots whose records are to be forgotten, too, ascending: uint32 [n].
+        """
         self._newest = max(self._newest, day)
         stale = (self._days != _NEVER) & (self._newest - self._days.astype(np.int64) > self.policy.expire_days)
         self._counts[stale] = 0
         self._days[stale] = _NEVER
-        records[stale] = optimizer.blank()
-        forgotten = int(stale.sum())
-        self.expired += forgotten
+        forgotten: UInt32 = np.flatnonzero(stale).astype(np.uint32)
+        self.expired += len(forgotten)
         return forgotten
 
     def admit(self, encoded: Encoded, weights: Float32, first_row: int, day: int) -> None:

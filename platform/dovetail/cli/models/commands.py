@@ -56,6 +56,10 @@ def train(
     random_seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
     batch: Annotated[int, typer.Option(help="Rows per mini-batch; 0 trains example by example.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads without locks: faster, not deterministic.")] = 0,
+    shards: Annotated[int, typer.Option(help="Train mini-batches on so many shards, in this process; 0 is off.")] = 0,
+    staleness: Annotated[
+        str, typer.Option(help="Batches before a batch that its weights lack on shards; async is no bound.")
+    ] = "0",
     start: Annotated[
         str | None,
         typer.Option(
@@ -67,19 +71,27 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="ftrl, ogd, adagrad or adamom; the project's.")] = None,
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
     bits: Annotated[int, typer.Option(help="libsvm and vw: 2^bits slots.")] = 22,
-    compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches; 0 is off.")] = 0.0,
+    compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches and shards; 0 is off.")] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Train on stored samples; every sample is predicted before it is trained on."""
     from dovetail.cli.models.train import Options, run
     from dovetail.trainer.batch_training import Schedule
 
-    schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads)
+    schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads, shards, _staleness_of(staleness))
     options = Options(
         project, samples or [], sample_format, from_day, to_day, last_days, schedule, start, out, seed, optimizer,
         hyperparameters or [], bits, compensation, as_json,
     )  # fmt: skip
     raise typer.Exit(run(options))
+
+
+def _staleness_of(text: str) -> int | None:
+    if text == "async":
+        return None
+    if not text.isdecimal():
+        raise ConfigError(f"--staleness {text}: write a number of batches, 0 or more, or async")
+    return int(text)
 
 
 def evaluate(

@@ -104,7 +104,8 @@ def _run(options: Options, config: Config | None) -> int:
     )
     learner, carried = _learner(config, options, found)
     counted = _Positions()
-    ((_, first), *scopes), losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule)
+    seen = Counter[int]()
+    ((_, first), *scopes), losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule, seen)
     by_slice = [(scope, metrics) for scope, metrics in scopes if scope.startswith("slice:")]
     if not first.samples and (options.first or options.last or options.newest):
         raise ConfigError("no sample is of the days that were chosen")
@@ -114,6 +115,8 @@ def _run(options: Options, config: Config | None) -> int:
         "non_zero_weights": len(learner.weights().slots),
         "optimizer": learner.optimizer.describe(),
     }  # fmt: skip
+    if options.schedule.shards:
+        answer["staleness"] = {str(lacked): batches for lacked, batches in sorted(seen.items())}
     if carried is not None:
         answer["started_with"] = {"kept": carried.kept, "added": carried.added, "removed": carried.removed}
     if unseeded is not None and config is not None:  # refused before anything is published
@@ -133,6 +136,9 @@ def _run(options: Options, config: Config | None) -> int:
             ("log-loss" if first.rmse is None else "loss") + " by pass: " + ", ".join(f"{loss:.4f}" for loss in losses)
         )
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
+    if seen:
+        lacked = sum(number * batches for number, batches in seen.items()) / seen.total()
+        console.print(f"on {options.schedule.shards} shards; weights lacked {lacked:.1f} batches on average")
     if carried is not None:
         named = {"kept": carried.kept, "new": carried.added, "gone": carried.removed}
         told = "; ".join(f"{what} {', '.join(inputs)}" for what, inputs in named.items() if inputs)

@@ -33,8 +33,8 @@ class DelayCompensated(Optimizer):
     Descent with Delay Compensation", ICML 2017).
 
     Only :meth:`apply_stale` differs, so it matters where gradients are stale: in mini-batches, where the examples of a
-    batch are all predicted at the weights the batch began with. Example by example there is no delay, and it trains as
-    ``optimizer`` does, bit for bit.
+    batch are all predicted at the weights the batch began with, or, on shards, at those of some batches before.
+    Example by example there is no delay, and it trains as ``optimizer`` does, bit for bit.
 
     :raises ConfigError: ``strength`` is not finite or negative, or ``optimizer`` is itself a wrapper.
     """
@@ -64,13 +64,14 @@ class DelayCompensated(Optimizer):
     def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
         self.optimizer.apply_gradients(records, slots, gradients)
 
-    def apply_stale(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
+    def apply_stale(self, records: Float32, slots: UInt32, gradients: Float32, pulled: Float32 | None = None) -> None:
         """One update per occurrence, in order, each compensated for what those before it have moved.
 
         Slots do not touch each other, so the first occurrences of all slots go in one step, then the second ones, and
         so on: the same result, in as many steps as the most frequent slot has occurrences.
         """
-        pulled = records[slots, WEIGHT].copy()
+        if pulled is None:
+            pulled = records[slots, WEIGHT].copy()
         order = np.argsort(slots, kind="stable")
         ranked = slots[order]
         firsts = np.flatnonzero(np.concatenate((ranked[:1] == ranked[:1], ranked[1:] != ranked[:-1])))

@@ -94,10 +94,11 @@ class Optimizer(ABC):
     def apply_gradients(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
         """One plain update per (slot, gradient) of two [n] arrays, in order, in place."""
 
-    def apply_stale(self, records: Float32, slots: UInt32, gradients: Float32) -> None:
-        """Apply gradients that were all computed at the weights as they are now: one update per slot, of their sum.
+    def apply_stale(self, records: Float32, slots: UInt32, gradients: Float32, pulled: Float32 | None = None) -> None:
+        """Apply gradients that were all computed at the same weights: one update per slot, of their sum.
 
-        Sums run in float64, in the order given.
+        ``pulled`` are those weights, one per gradient; without, they are as they are now. Sums run in float64, in the
+        order given.
         """
         distinct, inverse = np.unique(slots, return_inverse=True)
         # A sum beyond float32 becomes infinite, and is refused where every diverged model is.
@@ -139,7 +140,7 @@ class Optimizer(ABC):
         predictions = np.empty(len(labels), np.float32)
         done = self.progressive(records, slots, values, labels, weights, predictions, loss)
         if done < len(labels):
-            raise self.refusal(records, encoded, labels, weights, done, loss)
+            raise self.refusal(len(records), encoded, labels, weights, done, loss)
         return predictions
 
     @staticmethod
@@ -167,12 +168,12 @@ class Optimizer(ABC):
 
     @staticmethod
     def refusal(
-        records: Float32, encoded: Encoded, labels: Float32, weights: Float32, row: int, loss: int = LOGISTIC
+        size: int, encoded: Encoded, labels: Float32, weights: Float32, row: int, loss: int = LOGISTIC
     ) -> ModelError:
-        """The error that says why example ``row`` was refused."""
+        """The error that says why example ``row`` was refused, of a model of ``size`` records."""
         slots, values, label, weight = encoded.slots[row], encoded.values[row], labels[row], weights[row]
-        if int(slots.max()) >= len(records):
-            why = f"slot {slots.max()} is outside the {len(records)} records; encoder and model differ in bits"
+        if int(slots.max()) >= size:
+            why = f"slot {slots.max()} is outside the {size} records; encoder and model differ in bits"
         elif not is_label(label, loss):
             why = f"its label is {label}; labels must be {labels_of(loss)}"
         elif not 0.0 <= weight < np.inf:

@@ -1,0 +1,217 @@
+"""A model on many workers: processor time by role, bytes by message, and what is lost to staleness.
+
+**Cost.** Examples of 39 Zipf-distributed categorical inputs, 2^22 slots, batches of 1,024. Every role runs here, in
+turns, with its messages as Arrow bytes; the processor time of each is its own, so that the slowest says what a pipeline
+of machines would do (staleness above 0), and reducer and slowest shard together what it would do when each batch waits
+for the one before (staleness 0). The time of networks is not in it.
+
+**Loss.** Progressive log-loss of exposures in order, batches of 32 on 4 shards, as late as the bound allows: of the
+simulator's shop, and of logs that ``dovetail demo`` can read, if their folders are given.
+
+Run: ``python benchmarks/sharded_training.py [LOG…] [--plot FILE]``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dovetail.demo.logs.find import find_log
+from dovetail.demo.logs.recorded import RecordedLog
+from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.metrics.charts import Chart, ChartLine
+from dovetail.trainer.metrics.plots import write_plots
+from dovetail.trainer.modes import train_batch
+from dovetail.trainer.optimizers import DelayCompensated, Ftrl, Optimizer
+from dovetail.trainer.samples.encoding import Encoded, Encoder, InputSpec
+from dovetail.trainer.sharded.assembly import records_of
+from dovetail.trainer.sharded.batch_messages import BatchErrors, BatchHeader, BatchPart, PartWeights, decode, encode
+from dovetail.trainer.sharded.one_process import ShardedTrainer
+from dovetail.trainer.sharded.reducer import Reducer
+from dovetail.trainer.sharded.ring import Ring
+from dovetail.trainer.sharded.shard import Shard
+from dovetail.trainer.sharded.splitter import Splitter
+
+INPUTS, BITS, ROWS, BATCHES = 39, 22, 1_024, 60
+#: Batches that compile and fill caches, and are not counted.
+WARM = 5
+#: Batches that a batch's weights lack; None is no bound.
+STALENESS = (0, 1, 4, 16, None)
+SHARDS = (1, 2, 4, 7, 20)
+SMALL_BITS, SMALL_ROWS = 18, 32
+PLAIN = Ftrl(l1=0.01)
+LOG_INPUTS = [
+    *(InputSpec(name) for name in ("item_id", "category", "brand", "segment", "channel", "user_id")),
+    InputSpec("position", "bucketed", tuple(float(position) for position in range(1, 11))),
+    InputSpec(kind="cross", columns=("segment", "category")),
+    InputSpec(kind="cross", columns=("segment", "item_id")),
+]
+
+
+class Clock:
+    """Processor seconds by role."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, role: str) -> Iterator[None]:
+        """Count what is done inside as ``role``'s."""
+        start = time.process_time()
+        yield
+        self.seconds[role] = self.seconds.get(role, 0.0) + time.process_time() - start
+
+
+def examples(rows: int, seed: int) -> tuple[Encoded, Float32, Float32]:
+    """Examples whose inputs are values of 39 columns, the frequent ones far more often."""
+    rng = np.random.default_rng(seed)
+    values = rng.zipf(1.2, (rows, INPUTS)).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    slots = ((values ^ (np.arange(INPUTS, dtype=np.uint64) << np.uint64(40))) >> np.uint64(20)).astype(np.uint32)
+    labels = (rng.random(rows) < 0.2).astype(np.float32)
+    return Encoded(slots & np.uint32((1 << BITS) - 1), np.ones((rows, INPUTS), np.float32)), labels, labels * 0 + 1
+
+
+def cost(shards: int, batches: list[tuple[Encoded, Float32, Float32]]) -> dict[str, float]:
+    """Nanoseconds of processor time per example by role, and bytes per example by message."""
+    optimizer, ring = Ftrl(l1=0.01), Ring(shards, BITS)
+    blank = optimizer.new_records(BITS)
+    members = [Shard(ring, number, optimizer, 0, records_of(ring, number, blank)) for number in range(shards)]
+    splitter, reducer = Splitter(ring), Reducer()
+    clock, sent = Clock(), Counter[str]()
+    for number, batch in enumerate(batches):
+        if number == WARM:
+            clock, sent = Clock(), Counter[str]()
+        with clock.of("splitter"):
+            split = splitter.split(*batch)
+            header, parts = encode(split.header), [encode(part) for part in split.parts]
+        with clock.of("reducer"):
+            done = reducer.take(_for_reducer(header))
+        sent["header"] += len(header)
+        for shard, part in zip(members, parts, strict=True):
+            with clock.of(f"shard {shard.number}"):
+                answers = [encode(message) for message in shard.take(_for_shard(part))]
+            with clock.of("reducer"):
+                for answer in answers:
+                    done += reducer.take(_for_reducer(answer))
+            sent["parts"] += len(part)
+            sent["weights"] += sum(map(len, answers))
+        with clock.of("reducer"):
+            errors = encode(done[0].errors)
+        sent["errors"] += len(errors) * shards
+        for shard in members:
+            with clock.of(f"shard {shard.number}"):
+                shard.take(_for_shard(errors))
+    trained = (len(batches) - WARM) * ROWS
+    per = {role: seconds / trained * 1e9 for role, seconds in clock.seconds.items()}
+    slowest = max(value for role, value in per.items() if role.startswith("shard"))
+    return {
+        "splitter": per["splitter"], "slowest shard": slowest, "reducer": per["reducer"],
+        "s = 0": 1e9 / (slowest + per["reducer"]), "s > 0": 1e9 / max(slowest, per["reducer"], per["splitter"]),
+        **{f"{name} B": count / trained for name, count in sent.items()}, "B": sent.total() / trained,
+    }  # fmt: skip
+
+
+def _for_reducer(data: bytes) -> BatchHeader | PartWeights:
+    message = decode(data)
+    assert isinstance(message, BatchHeader | PartWeights)
+    return message
+
+
+def _for_shard(data: bytes) -> BatchPart | BatchErrors:
+    message = decode(data)
+    assert isinstance(message, BatchPart | BatchErrors)
+    return message
+
+
+def one_process(batches: list[tuple[Encoded, Float32, Float32]]) -> float:
+    """Nanoseconds of processor time per example of the same batches without shards."""
+    optimizer = Ftrl(l1=0.01)
+    records = optimizer.new_records(BITS)
+    clock = Clock()
+    for number, batch in enumerate(batches):
+        if number == WARM:
+            clock = Clock()
+        with clock.of("all"):
+            train_batch(optimizer, records, *batch)
+    return clock.seconds["all"] / ((len(batches) - WARM) * ROWS) * 1e9
+
+
+def exposures(log: RecordedLog) -> tuple[Encoded, Float32]:
+    """Exposures in order of time, encoded, and whether each was clicked."""
+    keys = ["request_id", "item_id"]
+    nested = log.requests.column("candidates").combine_chunks()
+    shown = log.requests.select(["request_id", "user_id", "segment", "channel"]).take(pc.list_parent_indices(nested))
+    for name in ("item_id", "position"):
+        shown = shown.append_column(name, pc.struct_field(nested.flatten(), name))
+    first = {kind: log.labels[kind].group_by(keys).aggregate([("event_time", "min")]) for kind in ("exposure", "click")}
+    clicks = first["click"].rename_columns([*keys, "click_at"])
+    table = first["exposure"].join(shown, keys).join(clicks, keys)
+    items = log.items.group_by("item_id").aggregate([("category", "min"), ("brand", "min")])
+    table = table.join(items, "item_id")
+    table = table.rename_columns([name.removesuffix("_min") for name in table.column_names])
+    table = table.sort_by([(name, "ascending") for name in ("event_time", *keys)])
+    clicked = pc.is_valid(table.column("click_at")).combine_chunks()
+    return Encoder(LOG_INPUTS, SMALL_BITS).encode(table), clicked.cast(pa.float32()).to_numpy().copy()
+
+
+def progressive_loss(
+    encoded: Encoded, labels: Float32, optimizer: Optimizer, staleness: int | None
+) -> tuple[float, float]:
+    """Log-loss of every exposure, predicted before it was trained on, and the mean staleness of a batch."""
+    records = optimizer.new_records(SMALL_BITS)
+    trainer = ShardedTrainer(records, optimizer, shards=4, staleness=staleness, seed=1)
+    weights = np.ones(len(labels), np.float32)
+    predicted = []
+    for start in range(0, len(labels), SMALL_ROWS):
+        rows = slice(start, start + SMALL_ROWS)
+        part = Encoded(encoded.slots[rows], encoded.values[rows])
+        predicted.append(trainer.train(part, labels[rows], weights[rows]))
+    p = np.concatenate(predicted).astype(np.float64)
+    seen = trainer.staleness_seen
+    mean = sum(lacked * batches for lacked, batches in seen.items()) / seen.total()
+    return float(-np.where(labels > 0, np.log(p), np.log1p(-p)).mean()), mean
+
+
+def main() -> None:
+    """Print both tables; draw the losses if asked to."""
+    arguments = sys.argv[1:]
+    plot = arguments[arguments.index("--plot") + 1] if "--plot" in arguments else None
+    folders = [name for name in arguments if name not in ("--plot", plot)]
+    batches = [examples(ROWS, seed) for seed in range(BATCHES)]
+    print(f"one process: {one_process(batches):,.0f} ns per example")
+    for shards in SHARDS:
+        found = cost(shards, batches)
+        print(f"{shards:2} shards: " + ", ".join(f"{name} {value:,.0f}" for name, value in found.items()))
+    logs = {"simulator": simulate(SimulatorConfig(seed=5, days=3, requests=20_000, users=2_000, items=400))}
+    logs |= {Path(folder).name: find_log(folder) for folder in folders}
+    charts = []
+    ticks = [(float(at), "async" if bound is None else f"s = {bound}") for at, bound in enumerate(STALENESS)]
+    for name, log in logs.items():
+        encoded, labels = exposures(log)
+        print(f"{name}: {len(labels):,} exposures, {labels.mean():.4f} clicked")
+        lines = []
+        for called, optimizer in (("plain", PLAIN), ("compensated", DelayCompensated(PLAIN))):
+            losses: list[float] = []
+            for staleness in STALENESS:
+                loss, mean = progressive_loss(encoded, labels, optimizer, staleness)
+                losses.append(loss)
+                told = "async" if staleness is None else f"s = {staleness}"
+                print(f"  {called:12} {told:7} {loss:.6f} {100 * (loss / losses[0] - 1):+.3f} %  mean lag {mean:.1f}")
+            more = [100 * (loss / losses[0] - 1) for loss in losses]
+            lines.append(ChartLine(called, [at for at, _ in ticks], more))
+        charts.append(Chart(f"{name}: log-loss above that of s = 0, in %", lines, ticks))
+    if plot is not None:
+        write_plots(Path(plot), "what staleness costs", charts)
+
+
+if __name__ == "__main__":
+    main()
