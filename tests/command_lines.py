@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -27,4 +28,14 @@ def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     if not names:
         assert rest[0] in ("--version", "--help", "--install-completion", "--show-completion"), rest
         return "", {}
-    return " ".join(names), dict(command.make_context(names[-1], rest).params)
+    # Before 0.29, Typer made paths of texts only when it called the command; its parameters said their types.
+    typed = {each.name: each.type.name for each in command.params if hasattr(each, "type")}
+    paths = {name for name, kind in typed.items() if kind in ("path", "file", "directory")}
+    given = command.make_context(names[-1], rest).params
+    return " ".join(names), {name: _path(value) if name in paths else value for name, value in given.items()}
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_path(each) for each in value]
+    return Path(value) if isinstance(value, str) else value

@@ -131,7 +131,7 @@ def _named(annotation: Any) -> str:
 def _default(field: Any) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or value in ("", (), {}, frozenset()):
         return ""
     if isinstance(value, bool):
