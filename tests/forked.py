@@ -14,6 +14,7 @@ go of the pid only when this side has been told, so that a signal never meets an
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -290,6 +291,10 @@ def _main(descriptor: str, *modules: str) -> None:
 
     unsigned_less(1, 2)  # numba sets itself up at its first call
     assert threading.active_count() == 1, "a parent with threads cannot be forked"
+    # What has been imported is nobody's garbage: a process that looked for some in it, as each does when it ends, would
+    # write to every page of it, and so copy it.
+    gc.collect()
+    gc.freeze()
     # From Python 3.12 on each fork says that there are threads: those of libraries, which prepare for it.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     with socket.socket(fileno=int(descriptor)) as channel:

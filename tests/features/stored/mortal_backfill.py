@@ -8,6 +8,7 @@ batch view ``profile``, which is run alone. With DIE_AT 0 the run lives. It answ
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -85,6 +86,7 @@ def one(project: str, what: str | int, die_at: int, answer: int) -> None:
 
 
 def main() -> None:
+    gc.freeze()  # what has been imported is nobody's garbage: to look for some in it copies its pages
     for line in sys.stdin:
         answers, answer = os.pipe()
         child = os.fork()
