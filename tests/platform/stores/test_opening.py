@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +28,24 @@ def test_what_stores_of_one_database_account_for_counts_once(tmp_path: Path) -> 
     stores.registry.commit("archive.x", 0, expected=0, progress=Progress(1), accounts=accounts[1:])
     assert sorted(stores.accounts()) == sorted(accounts)
     stores.close()
+
+
+def test_tables_and_their_indexes_that_are_missing_are_made_when_a_database_is_opened(tmp_path: Path) -> None:
+    """Nothing else is shared by the stores of two databases that are open at once."""
+    first, second = (load_config(ROOT, storage={"state": str(tmp_path / name)}) for name in ("first", "second"))
+    stores, other = open_stores(first), open_stores(second)
+    stores.registry.commit("archive.x", 0, expected=0, progress=Progress(1), accounts=[])
+    assert other.registry.progress("archive.x") == {}
+    stores.close()
+    file = tmp_path / "first" / "label_store.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        made = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
+        connection.execute("DROP TABLE label_events")
+        assert len(connection.execute("SELECT type, name FROM sqlite_master").fetchall()) < len(made)
+    open_stores(first).close()
+    with closing(sqlite3.connect(file)) as connection:
+        assert set(connection.execute("SELECT type, name FROM sqlite_master").fetchall()) == set(made)
+    other.close()
 
 
 @pytest.mark.services

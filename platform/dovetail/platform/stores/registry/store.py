@@ -15,29 +15,27 @@ import sqlalchemy as sa
 
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.positions import Progress
-from dovetail.platform.stores.registry.answered_calls import AnsweredCalls, AnsweredCallTable
-from dovetail.platform.stores.registry.archived.file_marks import FileMarks, FileMarksTables
+from dovetail.platform.stores.registry.answered_calls import AnsweredCalls
+from dovetail.platform.stores.registry.archived.file_marks import FileMarks
 from dovetail.platform.stores.registry.archived.window_log import WindowLog
-from dovetail.platform.stores.registry.archived.window_sketches import WindowChange, WindowSketchTables
-from dovetail.platform.stores.registry.asked import ASKED, AskedTable
+from dovetail.platform.stores.registry.archived.window_sketches import WindowChange
+from dovetail.platform.stores.registry.asked import ASKED
 from dovetail.platform.stores.registry.definition_log import (
     BackfillDay,
     DefinitionRecord,
-    DefinitionTables,
     DefinitionUse,
 )
-from dovetail.platform.stores.registry.event_ids import EventIdTables, RegistryEvents
-from dovetail.platform.stores.registry.given_verdicts import Verdict, VerdictTable
-from dovetail.platform.stores.registry.label_settings import LabelSettings, LabelSettingsTables
-from dovetail.platform.stores.registry.model_metrics import MetricRow, MetricTables
-from dovetail.platform.stores.registry.ranked import RankingRow, RankingTable
-from dovetail.platform.stores.registry.refused import RefusedTable
-from dovetail.platform.stores.registry.remembered import RememberedRequest, RememberedTable, RequestMemory
-from dovetail.platform.stores.registry.resent import Resent, ResentTable
+from dovetail.platform.stores.registry.event_ids import RegistryEvents
+from dovetail.platform.stores.registry.given_verdicts import Verdict
+from dovetail.platform.stores.registry.label_settings import LabelSettings
+from dovetail.platform.stores.registry.model_metrics import MetricRow
+from dovetail.platform.stores.registry.ranked import RankingRow
+from dovetail.platform.stores.registry.remembered import RememberedRequest, RequestMemory
+from dovetail.platform.stores.registry.resent import Resent
+from dovetail.platform.stores.registry.tables import registry_tables
 from dovetail.platform.stores.sql.alone import alone
 from dovetail.platform.stores.sql.committed import Committed
-from dovetail.platform.stores.sql.database import Database
-from dovetail.platform.stores.sql.ledger import Ledger
+from dovetail.platform.stores.sql.database import Database, scheme_of
 
 __all__ = ["BatchVersion", "DataFile", "MetricRow", "Registry"]
 
@@ -68,46 +66,20 @@ class Registry:
 
     def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
         """At a SQLAlchemy URL; ``owner`` is the project that it belongs to, ``read_only`` as in :class:`Database`."""
-        metadata = sa.MetaData()
-        self._ledger = Ledger(metadata)
-        self._definitions = DefinitionTables(metadata)
-        self._label_settings = LabelSettingsTables(metadata)
-        self._asked = AskedTable(metadata)
-        self._refused = RefusedTable(metadata)
-        self._remembered = RememberedTable(metadata)
-        self._resent = ResentTable(metadata)
-        self._rankings = RankingTable(metadata)
-        event_ids, calls = EventIdTables(metadata), AnsweredCallTable(metadata)
-        self._verdicts = VerdictTable(metadata)
-        self._files = sa.Table(
-            "data_files",
-            metadata,
-            sa.Column("dataset", sa.Text, primary_key=True),
-            sa.Column("path", sa.Text, primary_key=True),
-            sa.Column("day", sa.Text, nullable=False),
-            sa.Column("rows", sa.BigInteger, nullable=False),
-            sa.Column("partition", sa.Integer, nullable=False),
-            sa.Column("first_offset", sa.BigInteger, nullable=False),
-            sa.Column("last_offset", sa.BigInteger, nullable=False),
-        )
-        self._marks, self._sketches = FileMarksTables(metadata), WindowSketchTables(metadata)
-        self._versions = sa.Table(
-            "batch_versions",
-            metadata,
-            sa.Column("view", sa.Text, primary_key=True),
-            sa.Column("version_us", sa.BigInteger, primary_key=True),
-            sa.Column("path", sa.Text, nullable=False),
-            sa.Column("rows", sa.BigInteger, nullable=False),
-        )
-        self._metrics = MetricTables(metadata)
-        self._database = Database(url, metadata, owner, read_only=read_only)
+        tables = registry_tables(scheme_of(url))
+        self._ledger, self._definitions, self._label_settings = tables.ledger, tables.definitions, tables.label_settings
+        self._asked, self._refused, self._remembered = tables.asked, tables.refused, tables.remembered
+        self._resent, self._rankings, self._verdicts = tables.resent, tables.rankings, tables.verdicts
+        self._files, self._marks, self._sketches = tables.files, tables.marks, tables.sketches
+        self._versions, self._metrics = tables.versions, tables.metrics
+        self._database = Database(url, tables.metadata, owner, read_only=read_only)
         self._committed = Committed(self._database, self._ledger)
         #: The ids of events within their windows, and which rows repeat others.
-        self.events = RegistryEvents(event_ids, self._database, self._committed)
+        self.events = RegistryEvents(tables.event_ids, self._database, self._committed)
         #: Archived rows by window, sketched.
         self.windows = WindowLog(self._sketches, self._database)
         #: Answers of the HTTP API to calls with a key.
-        self.calls = AnsweredCalls(calls, self._database)
+        self.calls = AnsweredCalls(tables.calls, self._database)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         """How far the reader ``scope`` has come, by partition."""

@@ -25,7 +25,7 @@ class Upsert:
     """
 
     def __init__(self, database: Database, table: sa.Table) -> None:
-        self._database = database
+        self._postgresql = database.postgresql
         self._table = table
         self._insert = database.insert(table)
         if database.postgresql:
@@ -45,7 +45,7 @@ class Upsert:
         """Put the rows, no key twice; returns how many were written."""
         if not next(iter(columns.values())):
             return 0
-        if self._database.postgresql:
+        if self._postgresql:
             arrays = {name: list(values) for name, values in columns.items()}
             return self._statement.run(connection, arrays)
         return self._statement.run_columns(connection, columns)

@@ -17,7 +17,7 @@ from dovetail.platform.extras import DISTRIBUTION
 from dovetail.platform.owned import owned_file
 from dovetail.platform.stores.sql.sqlite import SqliteFile
 
-__all__ = ["Database"]
+__all__ = ["Database", "scheme_of"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,11 @@ _CREATING_TABLES = 0x646F7665
 #: Of SQLite: the file is none of its own, or parts of it are lost.
 _DAMAGED = ("not a database", "malformed")
 _OWNER = sa.Table("owner", sa.MetaData(), sa.Column("project", sa.Text, primary_key=True))
+
+
+def scheme_of(url: str) -> str:
+    """The part of a store URL that names the kind of database and its driver, whatever follows it."""
+    return url.partition("://")[0]
 
 
 class Database:
@@ -86,7 +91,7 @@ class Database:
             with self._write() as connection:
                 if self.postgresql:  # CREATE TABLE IF NOT EXISTS fails when two workers start at once
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING_TABLES)))
-                metadata.create_all(connection)
+                self._create(connection, metadata)
                 if owner:
                     self._own(connection, owner)
         except (exc.SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
@@ -99,6 +104,14 @@ class Database:
         except ConfigError:
             self.close()
             raise
+
+    def _create(self, connection: sa.Connection, metadata: sa.MetaData) -> None:
+        """Create what is missing; on SQLite by one question, where SQLAlchemy asks for each table."""
+        if self.engine.dialect.name != "sqlite":
+            return metadata.create_all(connection)
+        there = set(connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+        missing = [table for table in metadata.sorted_tables if table.name not in there]
+        return metadata.create_all(connection, missing, checkfirst=False) if missing else None
 
     def _own(self, connection: sa.Connection, owner: str) -> None:
         _OWNER.metadata.create_all(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from dovetail.platform.stores.labels import (
 )
 from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
 from dovetail.platform.stores.sql.committed import Committed
-from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.database import Database, scheme_of
 from dovetail.platform.stores.sql.keys import by_stored, storable
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
@@ -43,13 +44,13 @@ __all__ = ["SqlLabelStore"]
 _TEXTS = ("request_id", "item_id")
 
 
-class SqlLabelStore(LabelStore):
-    """The label store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
+class _Tables:
+    """The store's tables, of no database."""
 
-    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
-        metadata = sa.MetaData()
-        self._ledger = Ledger(metadata)
-        self._labels = sa.Table(
+    def __init__(self) -> None:
+        self.metadata = metadata = sa.MetaData()
+        self.ledger = Ledger(metadata)
+        self.labels = sa.Table(
             "labels",
             metadata,
             *(sa.Column(name, sa.Text, primary_key=True) for name in KEY),
@@ -58,7 +59,7 @@ class SqlLabelStore(LabelStore):
             sa.Index("labels_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
-        self._events = sa.Table(
+        self.events = sa.Table(
             "label_events",
             metadata,
             *(sa.Column(name, sa.Text, primary_key=True) for name in KEY),
@@ -69,7 +70,22 @@ class SqlLabelStore(LabelStore):
             sa.Index("label_events_by_effect", "effective_us"),
             sqlite_with_rowid=False,
         )
-        self._database = Database(url, metadata, owner, read_only=read_only)
+
+
+@cache
+def _tables(scheme: str) -> _Tables:
+    """Declared once for all databases of a kind."""
+    del scheme
+    return _Tables()
+
+
+class SqlLabelStore(LabelStore):
+    """The label store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
+
+    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
+        tables = _tables(scheme_of(url))
+        self._ledger, self._labels, self._events = tables.ledger, tables.labels, tables.events
+        self._database = Database(url, tables.metadata, owner, read_only=read_only)
         self._committed = Committed(self._database, self._ledger)
         columns = self._labels.c
         selected = [columns[name] for name in (*KEY, *ORDER)]

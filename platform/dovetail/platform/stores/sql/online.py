@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dovetail.platform.rows.accounts import Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit, scope_of
 from dovetail.platform.stores.sql.bulk import Upsert
-from dovetail.platform.stores.sql.database import Database
+from dovetail.platform.stores.sql.database import Database, scheme_of
 from dovetail.platform.stores.sql.keys import storable_bytes
 from dovetail.platform.stores.sql.ledger import Ledger
 from dovetail.platform.stores.sql.lookup import Lookup
@@ -21,13 +22,13 @@ from dovetail.platform.stores.sql.prepared import Prepared
 __all__ = ["SqlOnlineStore"]
 
 
-class SqlOnlineStore(OnlineStore):
-    """The online store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
+class _Tables:
+    """The store's tables, of no database."""
 
-    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
-        metadata = sa.MetaData()
-        self._ledger = Ledger(metadata)
-        self._state = sa.Table(
+    def __init__(self) -> None:
+        self.metadata = metadata = sa.MetaData()
+        self.ledger = Ledger(metadata)
+        self.state = sa.Table(
             "feature_state",
             metadata,
             sa.Column("view", sa.Text, primary_key=True),
@@ -37,13 +38,29 @@ class SqlOnlineStore(OnlineStore):
             sa.Column("age_us", sa.BigInteger),
             sqlite_with_rowid=False,
         )
-        columns = self._state.c
+        columns = self.state.c
         aged = columns.age_us.is_not(None)
         sa.Index(
             "feature_state_by_age", columns.view, columns.partition, columns.age_us,
             sqlite_where=aged, postgresql_where=aged,
         )  # fmt: skip
-        self._database = Database(url, metadata, owner, read_only=read_only)
+
+
+@cache
+def _tables(scheme: str) -> _Tables:
+    """Declared once for all databases of a kind."""
+    del scheme
+    return _Tables()
+
+
+class SqlOnlineStore(OnlineStore):
+    """The online store on a SQL database: SQLite when embedded, PostgreSQL otherwise."""
+
+    def __init__(self, url: str, owner: str = "", *, read_only: bool = False) -> None:
+        tables = _tables(scheme_of(url))
+        self._ledger, self._state = tables.ledger, tables.state
+        columns = self._state.c
+        self._database = Database(url, tables.metadata, owner, read_only=read_only)
         self._read_progress = self._ledger.reader(self._database)
         wanted = [columns.key, columns.partition, columns.state]
         self._by_keys = Lookup(self._database, wanted, among=columns.key, fixed=columns.view)
