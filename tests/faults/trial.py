@@ -96,19 +96,17 @@ class Trial:
         self.load.finish()
         with Stored(self) as stored:
             until(lambda: not stored.behind(buffering=False), "everything is read", say=stored.say)
-        until(self.fleet.ready, "the workers are ready again", say=self.fleet.logs)
-        codes = self.fleet.stop()
-        for _ in range(3):
-            # Told to stop before the last poll had come: it is read by the next who starts, as always.
-            with Stored(self) as stored:
+            until(self.fleet.ready, "the workers are ready again", say=self.fleet.logs)
+            codes = self.fleet.stop()
+            for _ in range(3):
+                # Told to stop before the last poll had come: it is read by the next who starts, as always.
                 if not stored.behind():
                     break
                 with Fleet(self.world.folder, 1) as again:
                     until(again.ready, "the last worker is ready")
                     until(lambda: not stored.behind(buffering=False), "everything is read again", say=stored.say)
                     codes += again.stop()
-        verdict = judge(self.world, self.broker)
-        with Stored(self) as stored:
+            verdict = judge(self.world, self.broker)
             verdict.expect("behind at the end", stored.behind(), {})
         verdict.expect("exit codes of the workers when told to stop", codes, [0] * len(codes))
         return verdict
