@@ -27,6 +27,7 @@ from tests.features.parity.strategies import Case, cases
 from tests.features.stored.stored_world import World, events, requests
 from tests.features.stored.test_backfill import files_of, job
 from tests.generated import tries
+from tests.seeds import SEEDS
 from tests.spark.given_work import assert_same, made_by, work_of_case, work_of_project
 from tests.spark.in_process import InProcess
 
@@ -77,7 +78,7 @@ def backfilled(world: World, out: str, engine: DayEngine, **options: Any) -> Non
     replace(job(world, out, **options), engine=engine).run()
 
 
-@pytest.mark.parametrize("seed", [None, 0, 1])
+@pytest.mark.parametrize("seed", [None, *range(SEEDS)])
 def test_the_files_of_a_backfill_are_the_same_bytes(asked: World, seed: int | None) -> None:
     job(asked).run()
     backfilled(asked, "cluster", SparkDays(InProcess(seed)), limits=Limits(rows_per_piece=20))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from dovetail.features import load
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.identity import EVENT_ID_HEADER
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests import forked
 from tests.app.doors.news import make_log, write_project
-from tests.cli.test_worker import WORKER
+
+COMMAND = Path(sys.executable).parent / "dovetail"
 
 
 @pytest.fixture
@@ -141,9 +142,7 @@ def test_sent_and_worked_until_idle_all_samples_are_there(project: Path, dovetai
         pq.write_table(table, project / f"{name}.parquet")
         assert dovetail("send", name, str(project / f"{name}.parquet"))[0] == 0
     for _ in range(2):  # the second one finds that all is done
-        ended = subprocess.run(
-            [*WORKER, "-p", str(project), "--until-idle"], capture_output=True, text=True, timeout=300
-        )
+        ended = forked.run([COMMAND, "worker", "-p", project, "--until-idle"], timeout=300)
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
     loaded = load(project)
     worker = assemble(loaded)
