@@ -102,7 +102,9 @@ def test_partitions_are_given_in_the_order_they_are_due() -> None:
 
 def test_who_waits_for_the_stage_hastens_it() -> None:
     gathering: Gathering[int, str] = Gathering(WAIT, Times())
+    assert not gathering.waits
     gathering.add(0, poll(0), "")
+    assert gathering.waits
     with gathering.hastened():
         with gathering.hastened():
             pass

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import cast
 
 import pytest
 from faust.types import TP
 
 from dovetail.platform.runtime.runner import Runtime
-from dovetail.platform.stage import Gather, Outgoing
+from dovetail.platform.stage import Gather, Outgoing, Poll, Work
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from tests.platform.transports.recording import Broker, Recorder, app_for, run, until
+from tests.platform.transports.recording import Broker, Recorder, Row, Store, app_for, run, until
 
 # So long that what is handled here has not waited for it.
 LONG = Gather(max_wait_us=3_600_000_000, max_messages=25)
@@ -115,3 +117,57 @@ def test_what_was_gathered_when_partitions_are_assigned_anew_is_handled_once(
         await runtime.stop()
 
     run(main)
+
+
+class Hurried(Recorder):
+    """Commits each message by itself, and waits behind the first until it is told to hurry."""
+
+    gather = Gather(max_wait_us=3_600_000_000, max_messages=3)
+
+    def __init__(self, topic: str, store: Store | None = None) -> None:
+        super().__init__("hurried", [topic], store)
+        self.hurries = asyncio.Event()
+        self.entered = asyncio.Event()
+
+    async def handle(self, poll: Poll) -> AsyncIterator[Work]:
+        for offset, value in zip(poll.offsets.tolist(), poll.values, strict=True):
+            yield Work(commit=partial(self.one, poll.topic, offset, value), done=offset + 1)
+            self.entered.set()
+            await self.hurries.wait()
+
+    def one(self, topic: str, offset: int, value: bytes | None) -> None:
+        assert self.store.get((topic, 0), 0) == offset, "a message was passed over"
+        self.store[topic, 0] = offset + 1
+        self.rows[topic].append(Row(0, offset, 0, None, value, ()))
+
+    def hurry(self) -> None:
+        self.hurries.set()
+
+
+def test_behind_a_poll_that_a_stop_has_left_undone_nothing_gathered_is_given(broker: Broker, topic: str) -> None:
+    topics = broker.create(topic)
+
+    async def first(stage: Hurried) -> None:
+        recorder = Recorder("recorder", [topic])
+        runtime = Runtime(app_for(broker, topic, topics=topics), [stage, recorder], grace_s=0.2)
+        await runtime.start()
+        await sent_one_by_one(runtime, topic, recorder, 3)
+        await stage.entered.wait()
+        await sent_one_by_one(runtime, topic, recorder, 4, start=3)
+        await runtime.stop()
+        assert runtime.failure is None
+        assert stage.store[topic, 0] == 2
+
+    async def second(stage: Hurried) -> None:
+        stage.hurries.set()
+        runtime = Runtime(app_for(broker, topic, topics=topics), [stage])
+        await runtime.start()
+        await until(runtime, stage, 5)
+        await runtime.stop()
+        assert runtime.failure is None
+
+    stopped = Hurried(topic)
+    run(lambda: first(stopped))
+    again = Hurried(topic, stopped.store)
+    run(lambda: second(again))
+    assert stopped.values(topic) + again.values(topic) == [b"%d" % n for n in range(7)]

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Generic, TypeVar
 
 from dovetail.platform.stage import Gather, Poll
 
-__all__ = ["Gathering"]
+__all__ = ["Gathering", "taken"]
+
+# How often one looks whether what is gathered has been taken, in seconds.
+_LOOK_S = 0.01
 
 P = TypeVar("P", bound=Hashable)
 M = TypeVar("M")
@@ -103,6 +106,11 @@ class Gathering(Generic[P, M]):
                     await self._changed.wait()
         return found
 
+    @property
+    def waits(self) -> bool:
+        """Whether a poll waits that came to wait for others."""
+        return bool(self._waiting and self._gather.max_wait_us)
+
     @contextmanager
     def hastened(self) -> Iterator[None]:
         """In here nothing waits for others."""
@@ -127,6 +135,16 @@ class Gathering(Generic[P, M]):
     def _due_in(self) -> float | None:
         due = min((waiting.entries[0][2] for waiting in self._waiting.values()), default=None)
         return None if due is None else due - self._seconds()
+
+
+async def taken(gatherings: Iterable[Gathering[Any, Any]], owed: Callable[[], bool], patience_s: float) -> None:
+    """Hasten all, and return when nothing is ``owed`` any more, or after ``patience_s``."""
+    with ExitStack() as stack, suppress(TimeoutError):
+        for gathering in gatherings:
+            stack.enter_context(gathering.hastened())
+        async with asyncio.timeout(patience_s):
+            while owed():  # noqa: ASYNC110 - it depends on stages, too, which tell nobody
+                await asyncio.sleep(_LOOK_S)
 
 
 def _size(poll: Poll) -> int:

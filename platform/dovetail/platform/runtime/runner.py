@@ -33,7 +33,7 @@ from faust.types import TP, EventT, Message, StreamT
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.computing import Computing
-from dovetail.platform.runtime.gathering import Gathering
+from dovetail.platform.runtime.gathering import Gathering, taken
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress
 from dovetail.platform.runtime.refusing import tried
@@ -59,6 +59,7 @@ class Runtime:
 
     ``tick_s``: how often stages are asked to settle; 0: never, but by :meth:`tick`.
     ``grace_s``: how long a stop waits for what is being handled; then it is cancelled, and read again after the stop.
+    Before that it waits half as long for what is gathered.
     ``trial``: where polls from outside are written down before they are computed; what ended a process is refused.
     ``local``: no stage waits for a server, so that short work may be done in the event loop (``computing.py``).
     ``on_step(stage, step)`` is called after each step, in the event loop; what it raises fails the stage there.
@@ -99,9 +100,7 @@ class Runtime:
         self._waiters = Waiters()
         self._journal = Journal()
         self._resuming = Resuming(self._readers, self.tenure, self._offsets, self._turns, self._journal)
-        self._gathering: dict[str, Gathering[TP, Message]] = {
-            stage.name: Gathering(stage.gather) for stage in self.stages
-        }
+        self._gathering = {stage.name: Gathering[TP, Message](stage.gather) for stage in self.stages}
         check_stages(self.stages, app.declared)
         for stage in self.stages:
             for topic in stage.topics:
@@ -194,15 +193,16 @@ class Runtime:
     async def before_stop(self) -> None:
         """Read no further poll; return when what is here has been handled and stages have settled all they owe.
 
-        After ``grace_s`` in any case. After a failure there is no waiting and nothing is settled.
+        After one and a half ``grace_s`` in any case. After a failure there is no waiting and nothing is settled.
         """
+        # Before any stage is told to hurry: one that leaves a poll undone must not be given what comes behind it.
+        await taken(self._gathering.values(), lambda: self.failure is None and self._owed(), self._grace_s / 2)
         self._stopping = True
         if self.failure is None:
             self._started.hurry()
             try:
                 with suppress(TimeoutError):  # what is not done by then is done again by the next start
                     async with asyncio.timeout(self._grace_s):
-                        await asyncio.gather(*(self._drain(stage) for stage in self.stages))
                         await self._turns.wait_for(lambda at_work: self.failure is not None or not at_work)
                         # Now, while the partitions are ours: a commit after the group was left would be a zombie's.
                         for stage in self.stages:
@@ -276,6 +276,10 @@ class Runtime:
         self._journal.stopped()
         await self._started.stop()
 
+    def _owed(self) -> bool:
+        """Whether something is gathered for a stage that waits for nothing from outside."""
+        return any(stage.waiting is None and self._gathering[stage.name].waits for stage in self.stages)
+
     async def _settle(self, stage: Stage, may: Callable[[], bool], *, stopping: bool = False) -> None:
         for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
             async with self._turns.turn(stage.name):
@@ -347,18 +351,10 @@ class Runtime:
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
             await self._fail(error)
 
-    async def _drain(self, stage: Stage) -> None:
-        """Give the stage what is gathered for it already, although the worker stops."""
-        gathering = self._gathering[stage.name]
-        with gathering.hastened():
-            while self.failure is None and (found := gathering.take()) is not None:
-                async with self._turns.turn(stage.name):
-                    await self._take(stage, *found[1:], last=True)
-
-    async def _take(self, stage: Stage, poll: Poll, message: Message, *, last: bool = False) -> None:
+    async def _take(self, stage: Stage, poll: Poll, message: Message) -> None:
         tp = TP(poll.topic, poll.partition)
         tenure = self.tenure.number(tp)
-        if tenure is None or (self._stopping and not last) or not self.consumer.current(message):
+        if tenure is None or self._stopping or not self.consumer.current(message):
             return  # as above; it may have waited since
         after = poll.last + 1
         if after <= self._offsets.stored(stage.name, tp):
