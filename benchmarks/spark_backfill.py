@@ -27,7 +27,7 @@ from backfill import NAMES, write_log, write_project
 
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays
+from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Part
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.spark import SparkDays
@@ -52,14 +52,14 @@ class Written:
 
     folder: Path
 
-    def __call__(self, day: str, parts: Iterator[tuple[pa.Table, pa.Table]]) -> int:
+    def __call__(self, day: str, parts: Iterator[Part]) -> int:
         rows = 0
         writer = None
-        for _, values in parts:
+        for part in parts:
             if writer is None:
-                writer = pq.ParquetWriter(self.folder / f"{day}.parquet", values.schema, compression="zstd")
-            writer.write_table(values)
-            rows += values.num_rows
+                writer = pq.ParquetWriter(self.folder / f"{day}.parquet", part.values.schema, compression="zstd")
+            writer.write_table(part.values)
+            rows += part.values.num_rows
         if writer is not None:
             writer.close()
         return rows

@@ -17,7 +17,7 @@ from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, JoinedView, Table
-from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays
+from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Part
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.errors import DovetailError
@@ -70,7 +70,10 @@ def work_of_project(project: Project, events: pa.Table, requests: pa.Table, fold
 
 
 def work_of_case(case: Case, folder: Path, visibility: Visibility, seen: int) -> DayWork:
-    """The work that a generated view is for what is asked, each request having seen the first ``seen`` offsets."""
+    """The work that a generated view is for what is asked, each request having seen the first ``seen`` offsets.
+
+    What is asked ``as_served`` is asked by event time as well.
+    """
     view = case.view
     columns = tuple(
         FeatureColumn(name, f"view.{name}", 1, (("view", name),), "streaming", "duckdb", type_, quoted(f"view.{name}"))
@@ -100,15 +103,17 @@ def work_of_case(case: Case, folder: Path, visibility: Visibility, seen: int) ->
         folder / "scratch",
         visibility,
         Limits(rows_per_piece=7),
+        both=visibility == "as_served",
     )
 
 
-def collected(_day: str, parts: Iterator[tuple[pa.Table, pa.Table]]) -> list[dict[str, Any]]:
-    """The consumer: bits by column of each part, requests' columns before features."""
+def collected(_day: str, parts: Iterator[Part]) -> list[dict[str, Any]]:
+    """The consumer: bits by column of each part, those by event time beside the others."""
     return [
-        {"rows": requests.num_rows, **{name: bits(values.column(name)) for name in values.column_names}}
-        | {"schema": str(values.schema)}
-        for requests, values in parts
+        {"rows": part.requests.num_rows, "schema": str(part.values.schema)}
+        | {name: bits(part.values.column(name)) for name in part.values.column_names}
+        | {f"{name}, happened": bits(part.happened.column(name)) for name in part.happened.column_names}
+        for part in parts
     ]
 
 

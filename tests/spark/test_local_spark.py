@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dovetail.app.jobs import BackfillRequest, open_backfill
+from dovetail.app.reports import consistency_of
 from dovetail.app.storage import open_stores
 from dovetail.cli.stored.backfill import run
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
@@ -24,11 +25,13 @@ from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.stored.day_engine import LocalDays
+from dovetail.features.stream.engine import StreamEngine
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.positions import own_position_columns
 from dovetail.spark import SparkDays
 from tests.features.stored.stored_world import START, World, events, requests
 from tests.features.stored.test_backfill import files_of, job
+from tests.features.stored.test_consistency import adds_one
 from tests.spark.given_work import assert_same, work_of_case
 from tests.spark.spark_cases import drawn_cases
 
@@ -134,6 +137,26 @@ def test_a_key_with_a_third_of_all_events(spark: SparkDays, world: World, caplog
     replace(job(world, "spark", limits=limits), engine=spark).run()
     assert files_of(world, "spark") == files_of(world)
     assert "stays in one task" not in caplog.text, "its window is a day, of four"
+
+
+def test_what_the_demo_served_is_recomputed(spark: SparkDays, demo: Path) -> None:
+    project = load(project_folder(), storage={"state": str(demo)})
+    stores = open_stores(project.config)
+    found, expected = (consistency_of(project, stores, engine=engine) for engine in (spark, LocalDays()))
+    stores.close()
+    assert found == expected
+    assert found.compared > 0
+
+
+def test_what_was_served_wrong_is_found(spark: SparkDays, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamEngine, "values", adds_one(StreamEngine.values))
+        world.live(60)
+    expected = consistency_of(world.project, world.stores)
+    assert expected.mismatched > 0
+    assert expected.late > 0
+    found = consistency_of(world.project, world.stores, limits=Limits(rows_per_piece=16), engine=spark)
+    assert found.to_json() == expected.to_json()
 
 
 def test_the_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.features.batch.pieces import Limits
-from dovetail.features.stored.day_engine import Consumer
+from dovetail.features.stored.day_engine import Consumer, Part
 from dovetail.spark import SparkDays, Stage
 from dovetail.spark.frames import Frame
 from tests.features.stored.stored_world import World, events, requests
@@ -92,10 +92,10 @@ class LethalWriter:
     consume: Consumer
     trap: Trap
 
-    def __call__(self, day: str, parts: Iterator[tuple[pa.Table, pa.Table]]) -> Any:
+    def __call__(self, day: str, parts: Iterator[Part]) -> Any:
         return self.consume(day, self._parts(parts))
 
-    def _parts(self, parts: Iterator[tuple[pa.Table, pa.Table]]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    def _parts(self, parts: Iterator[Part]) -> Iterator[Part]:
         yield from parts
         self.trap()
 

@@ -21,6 +21,7 @@ __all__ = [
     "ERROR",
     "EVENTS",
     "FRAME",
+    "HAPPENED",
     "MARK",
     "PROBES",
     "RESULT",
@@ -46,7 +47,7 @@ FRAME = pa.schema(
     ]
 )
 
-PROBES, EVENTS, VALUES, MARK, RESULT, ERROR = range(6)
+PROBES, EVENTS, VALUES, HAPPENED, MARK, RESULT, ERROR = range(7)
 
 #: Rows of a frame at most, and bytes of frames that are handed over at once.
 _ROWS = 65_536

@@ -60,6 +60,7 @@ class SentWork:
     days: Sequence[str]
     visibility: Visibility
     limits: Limits
+    both: bool
 
     @property
     def low_us(self) -> int:
@@ -107,6 +108,7 @@ def sent_work(work: DayWork, days: Sequence[str]) -> SentWork:
         days,
         work.visibility,
         work.limits,
+        work.both,
     )
 
 

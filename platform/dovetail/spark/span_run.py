@@ -13,11 +13,12 @@ from dovetail.features.batch.one_view import earliest_read
 from dovetail.features.batch.pieces import OnStep
 from dovetail.features.stored.day_engine import Consumer, DayWork
 from dovetail.spark.cluster import Cluster, Stage
+from dovetail.spark.day_assembly import Finish
 from dovetail.spark.frames import ERROR, RESULT, Frame
 from dovetail.spark.routing import Route, routed
 from dovetail.spark.sent import EventPart, RequestPart, SentWork, raised, sent_work
 from dovetail.spark.survey import Survey, found_of
-from dovetail.spark.tasks import Evaluate, Finish, Ship
+from dovetail.spark.tasks import Evaluate, Ship
 
 __all__ = ["SparkDays"]
 

@@ -156,7 +156,8 @@ class PieceEvaluator:
                 with resources(granted):
                     inputs = assembly.inputs(table, _values_below(end, cursors) if table.num_rows else {})
                     values = assembly.evaluate(inputs)
-                    happened = self._happened(inputs, values, (start, end), cursors, assembly) if both else values
+                    late = _late_below(start, end, cursors) if both else {}
+                    happened = assembly.evaluate_again(inputs, values, late)
                 yield table, values, happened
                 start = end
             for opened in cursors.values():
@@ -164,34 +165,6 @@ class PieceEvaluator:
                     cursor.close()
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _happened(
-        self,
-        inputs: pa.Table,
-        served: pa.Table,
-        rows: tuple[int, int],
-        cursors: Mapping[str, _Cursors],
-        assembly: RowAssembly,
-    ) -> pa.Table:
-        """``served``, and by event time what had not seen an event; the rows are numbered from ``rows[0]`` on."""
-        start, end = rows
-        found = {}
-        for view, opened in cursors.items():
-            if parts := [cursor.below(end) for cursor in opened.happened]:
-                values = _in_order(pa.concat_tables(parts))
-                found[view] = (values, values.column(ROW).to_numpy() - start)
-        again = np.unique(np.concatenate([places for _, places in found.values()])) if found else np.empty(0, np.int64)
-        if not len(again):
-            return served
-        others = inputs.take(pa.array(again))
-        for view, (values, places) in found.items():
-            where = np.searchsorted(again, places)
-            for name in self._needed[view]:
-                index = others.schema.get_field_index(f"{view}.{name}")
-                column = pa.table({name: others.column(index)})
-                merged = _replaced(column, where, values.select([name])).column(0)
-                others = others.set_column(index, others.field(index), merged)
-        return _replaced(served, again, assembly.evaluate(others))
 
     # --- one view ------------------------------------------------------------------------------------------------
 
@@ -271,15 +244,20 @@ def _values_below(end: int, cursors: Mapping[str, _Cursors]) -> dict[str, pa.Tab
     }
 
 
+def _late_below(
+    start: int, end: int, cursors: Mapping[str, _Cursors]
+) -> dict[str, tuple[pa.Table, npt.NDArray[np.int64]]]:
+    """Each view's values by event time up to row ``end``, and how far behind row ``start`` each belongs."""
+    found = {}
+    for view, opened in cursors.items():
+        if parts := [cursor.below(end) for cursor in opened.happened]:
+            values = _in_order(pa.concat_tables(parts))
+            found[view] = (values, values.column(ROW).to_numpy() - start)
+    return found
+
+
 def _in_order(values: pa.Table) -> pa.Table:
     return values.take(pa.array(np.argsort(values.column(ROW).to_numpy(), kind="stable")))
-
-
-def _replaced(table: pa.Table, rows: npt.NDArray[np.int64], by: pa.Table) -> pa.Table:
-    """``table`` with the rows of ``by`` in the place of ``rows``."""
-    source = np.arange(table.num_rows)
-    source[rows] = table.num_rows + np.arange(by.num_rows)
-    return pa.concat_tables([table, by]).take(pa.array(source))
 
 
 def _silent(what: str, done: int, of: int) -> None:

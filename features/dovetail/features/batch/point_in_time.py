@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.batch.streaming import Visibility, evaluate_view
@@ -144,6 +146,40 @@ class RowAssembly:
         if self._lane is None:
             self._lane = ColumnEvaluator(self._features, self._columns)
         return self._lane.evaluate(inputs)
+
+    def evaluate_again(
+        self,
+        inputs: pa.Table,
+        evaluated: pa.Table,
+        others: Mapping[str, tuple[pa.Table, npt.NDArray[np.int64]]],
+    ) -> pa.Table:
+        """``evaluated``, made of ``inputs``, where some rows have other values of streaming views.
+
+        ``others``, by view: values and the rows they belong to, int64 ``[n]``, ascending. Only those rows are
+        evaluated; without any, the table given is given back.
+
+        Raises:
+            WireError: an expression has no value on a row.
+        """
+        again = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in others.values())]))
+        if not len(again):
+            return evaluated
+        taken = inputs.take(pa.array(again))
+        for view, (values, rows) in others.items():
+            where = np.searchsorted(again, rows)
+            for name in self.needed[view]:
+                index = taken.schema.get_field_index(f"{view}.{name}")
+                column = pa.table({name: taken.column(index)})
+                merged = _replaced(column, where, values.select([name])).column(0)
+                taken = taken.set_column(index, taken.field(index), merged)
+        return _replaced(evaluated, again, self.evaluate(taken))
+
+
+def _replaced(table: pa.Table, rows: npt.NDArray[np.int64], by: pa.Table) -> pa.Table:
+    """``table`` with the rows of ``by`` in the place of ``rows``."""
+    source = np.arange(table.num_rows)
+    source[rows] = table.num_rows + np.arange(by.num_rows)
+    return pa.concat_tables([table, by]).take(pa.array(source))
 
 
 def _batch_values(view: BatchView, requests: pa.Table, load_table: Callable[[Table], pa.Table]) -> pa.Table:

@@ -31,7 +31,7 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.project import Project
-from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Versions
+from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Part, Versions
 from dovetail.features.stored.fingerprints import former_fingerprint, record_of
 from dovetail.features.stored.past_requests import RequestLog, carried
 from dovetail.platform.archive.dayfiles import (
@@ -140,8 +140,9 @@ class Backfill:
         ]
         written: list[str] = []
         rows = 0
-        for span in self._spans([day for day in days if day not in set(done)]):
-            for day, count in self._span(span, inputs, known, on_step):
+        work = self._work()
+        for span in work.spans([day for day in days if day not in set(done)], self.engine.span_rows):
+            for day, count in self._span(work, span, inputs, known, on_step):
                 written.append(day)
                 rows += count
                 if on_day is not None:
@@ -215,30 +216,8 @@ class Backfill:
 
     # --- how -----------------------------------------------------------------------------------------------------
 
-    def _spans(self, days: Sequence[str]) -> Iterator[list[str]]:
-        """Days in order, cut where their events, windows' reach included, become more than the engine takes at once."""
-        span: list[str] = []
-        for day in days:
-            if span and self._events_of(span[0], day) > self.engine.span_rows:
-                yield span
-                span = []
-            span.append(day)
-        if span:
-            yield span
-
-    def _events_of(self, first: str, last: str) -> int:
-        start, end = day_start_us(first), day_start_us(last) + DAY_US - 1
-        return sum(
-            self.events[branch.stream.name].rows(earliest_read(view, start), end)
-            for view in self._views()
-            for branch in view.reads
-        )
-
-    def _span(
-        self, days: Sequence[str], inputs: Mapping[str, str], known: Mapping[str, BackfillDay], on_step: OnStep | None
-    ) -> Iterator[tuple[str, int]]:
-        """Write and commit the days one by one; gives each with its rows."""
-        work = DayWork(
+    def _work(self) -> DayWork:
+        return DayWork(
             self.features,
             self.columns,
             self.project.stream_views,
@@ -250,6 +229,16 @@ class Backfill:
             self.visibility,
             self.limits,
         )
+
+    def _span(
+        self,
+        work: DayWork,
+        days: Sequence[str],
+        inputs: Mapping[str, str],
+        known: Mapping[str, BackfillDay],
+        on_step: OnStep | None,
+    ) -> Iterator[tuple[str, int]]:
+        """Write and commit the days one by one; gives each with its rows."""
         paths = {day: f"day={day}/{inputs[day]}.parquet" for day in days}
         added = [pa.field(column.name, column.type) for column in self._added()]
         write = _DayWriter(self.out, paths, self._schema(), added, samples=self.requests.samples is not None)
@@ -291,12 +280,12 @@ class _DayWriter:
     added: Sequence[pa.Field]
     samples: bool
 
-    def __call__(self, day: str, parts: Iterator[tuple[pa.Table, pa.Table]]) -> _Written:
+    def __call__(self, day: str, parts: Iterator[Part]) -> _Written:
         rows = 0
         with self.out.drafting(self.paths[day], self.schema) as (draft, writer):
-            for requests, values in parts:
-                writer.write_table(self._output(requests, values).cast(self.schema))
-                rows += values.num_rows
+            for part in parts:
+                writer.write_table(self._output(part.requests, part.values).cast(self.schema))
+                rows += part.values.num_rows
         return _Written(draft, rows)
 
     def _output(self, requests: pa.Table, values: pa.Table) -> pa.Table:

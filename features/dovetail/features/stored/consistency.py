@@ -8,8 +8,9 @@ may differ where the log itself was late, and such differences are counted as la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Mismatch:
     """One value that differs: where, what was served, what the recomputation says, and SQL that computes it by hand.
 
     ``distance`` orders mismatches: the difference of numbers, infinite where only one of the two is NULL or NaN and for
-    everything that is not a number.
+    everything that is not a number. ``request`` is the request's row, of which the SQL is written in the end.
     """
 
     request_id: str
@@ -37,11 +38,11 @@ class Mismatch:
     recomputed: str
     distance: float = math.inf
     sql: str = ""
-    script: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    request: pa.Table | None = field(default=None, repr=False, compare=False)
 
-    def written(self) -> Mismatch:
-        """With its ``sql``, which ``script`` writes: only for what is shown in the end."""
-        return self if self.script is None else replace(self, sql=self.script(), script=None)
+    def written(self, write: Callable[[pa.Table], str]) -> Mismatch:
+        """With its ``sql``, which ``write`` makes of the request's row: only for what is shown in the end."""
+        return self if self.request is None else replace(self, sql=write(self.request), request=None)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -88,9 +89,12 @@ class Consistency:
         """Values that were right when served and would be others had every row arrived in time."""
         return sum(feature.late for feature in self.features)
 
-    def written(self) -> Consistency:
-        """With the SQL of every example."""
-        features = [replace(f, examples=[example.written() for example in f.examples]) for f in self.features]
+    def written(self, write: Callable[[str, pa.Table], str]) -> Consistency:
+        """With the SQL of every example, which ``write`` makes of a feature's name and a request's row."""
+        features = [
+            replace(f, examples=[example.written(partial(write, f.feature)) for example in f.examples])
+            for f in self.features
+        ]
         return Consistency(tuple(features))
 
     def to_json(self) -> dict[str, Any]:
@@ -192,18 +196,15 @@ def compare(
     as_served: pa.Table,
     event_time: pa.Table | None,
     features: Sequence[str],
-    reproduce: Callable[[str, int], Callable[[], str]] | None = None,
+    requests: pa.Table | None = None,
 ) -> Consistency:
     """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length).
 
-    Where ``event_time`` is None or the table ``as_served`` itself, no row was late.
-
-    ``reproduce(feature, row)`` gives what writes the SQL of an example; see :meth:`Consistency.written`.
+    Where ``event_time`` is None or the table ``as_served`` itself, no row was late. ``requests``, row by row, are those
+    that the SQL of an example is made of (:meth:`Consistency.written`).
     """
     results = []
-    keys: Mapping[str, pa.ChunkedArray] = {
-        name: snapshots.column(name).cast(pa.string()) for name in ("request_id", "item_id", "request_time")
-    }
+    ids = [snapshots.column(name).cast(pa.string()) for name in ("request_id", "item_id", "request_time")]
     for name in features:
         served, recomputed = snapshots.column(name), as_served.column(name)
         equal = equal_bits(served, recomputed)
@@ -214,13 +215,13 @@ def compare(
         worst = wrong[np.argsort(-_distances(served, recomputed, wrong), kind="stable")][:_WORST].tolist()
         examples = [
             Mismatch(
-                keys["request_id"][row].as_py(),
-                keys["item_id"][row].as_py(),
-                keys["request_time"][row].as_py(),
+                ids[0][row].as_py(),
+                ids[1][row].as_py(),
+                ids[2][row].as_py(),
                 repr(served[row].as_py()),
                 repr(recomputed[row].as_py()),
                 float(_distances(served, recomputed, np.array([row]))[0]),
-                script=reproduce(name, row) if reproduce is not None else None,
+                request=None if requests is None else requests.take([row]),
             )
             for row in worst
         ]

@@ -10,21 +10,36 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from dovetail.features.batch.one_view import earliest_read
 from dovetail.features.batch.pieces import Limits, OnStep, PieceEvaluator, Span
+from dovetail.features.batch.point_in_time import RowAssembly
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, StreamView
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_of, day_start_us
 
-__all__ = ["Consumer", "DayEngine", "DayWork", "LocalDays", "VersionTables", "Versions"]
+__all__ = ["Consumer", "DayEngine", "DayWork", "LocalDays", "Part", "VersionTables", "Versions"]
+
+
+class Part(NamedTuple):
+    """Some request rows of a day, and their features.
+
+    ``happened`` has them by event time where the work asks for ``both``; it is the table ``values`` itself where it
+    does not, and where every row had seen all events of its windows.
+    """
+
+    requests: pa.Table
+    values: pa.Table
+    happened: pa.Table
+
 
 #: Takes a day, and its request rows with their features, part by part; its result travels. It may be called more than
 #: once for a day, also at the same time and on several machines; the result of one of the calls is given back.
-Consumer = Callable[[str, Iterator[tuple[pa.Table, pa.Table]]], Any]
+Consumer = Callable[[str, Iterator[Part]], Any]
 
 
 class VersionTables(Protocol):
@@ -47,7 +62,8 @@ class Versions(VersionTables, Protocol):
 class DayWork:
     """An evaluation by days: ``columns`` of ``features`` for ``requests``, from ``events`` by stream.
 
-    All of it but ``versions`` and ``scratch`` can be sent to other processes.
+    All of it but ``versions`` and ``scratch`` can be sent to other processes. ``both``: by event time, too, which needs
+    the visibility ``as_served``.
     """
 
     features: FeatureSet
@@ -60,6 +76,27 @@ class DayWork:
     scratch: Path
     visibility: Visibility = "event_time"
     limits: Limits = field(default_factory=Limits)
+    both: bool = False
+
+    def spans(self, days: Sequence[str], rows: int) -> Iterator[list[str]]:
+        """``days`` in order, cut where their events, windows' reach included, become more than ``rows``."""
+        span: list[str] = []
+        for day in days:
+            if span and self._events_of(span[0], day) > rows:
+                yield span
+                span = []
+            span.append(day)
+        if span:
+            yield span
+
+    def _events_of(self, first: str, last: str) -> int:
+        start, end = day_start_us(first), day_start_us(last) + DAY_US - 1
+        reads = RowAssembly(self.features, self.columns, self.stream_views, self.batch_views, self.versions.table)
+        return sum(
+            self.events[branch.stream.name].rows(earliest_read(view, start), end)
+            for view in reads.stream.values()
+            for branch in view.reads
+        )
 
 
 class DayEngine(Protocol):
@@ -103,17 +140,25 @@ class LocalDays:
             scratch=work.scratch,
             on_step=on_step,
         )
-        count = sum(table.num_rows for table in work.requests.rows(days))
-        span = Span(count, day_start_us(days[0]), day_start_us(days[-1]) + DAY_US - 1)
+        span = Span(work.requests.at_most(days), day_start_us(days[0]), day_start_us(days[-1]) + DAY_US - 1)
         missing = list(days)
-        evaluated = evaluator.evaluate(lambda: work.requests.rows(days), span)
-        for day, parts in groupby(evaluated, key=lambda part: _day(part[0])):
+        for day, parts in groupby(_parts(evaluator, work, days, span), key=lambda part: _day(part.requests)):
             while missing[0] < day:  # days whose requests have no candidates
                 yield missing[0], consume(missing.pop(0), iter(()))
             missing.remove(day)
             yield day, consume(day, parts)
         for day in missing:
             yield day, consume(day, iter(()))
+
+
+def _parts(evaluator: PieceEvaluator, work: DayWork, days: Sequence[str], span: Span) -> Iterator[Part]:
+    def rows() -> Iterator[pa.Table]:
+        return work.requests.rows(days)
+
+    if work.both:
+        yield from (Part(*found) for found in evaluator.evaluate_both(rows, span))
+    else:
+        yield from (Part(table, values, values) for table, values in evaluator.evaluate(rows, span))
 
 
 def _day(table: pa.Table) -> str:

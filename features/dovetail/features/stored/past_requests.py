@@ -35,7 +35,8 @@ class RequestLog:
     Args:
         files: requests (or snapshots, with ``shape``) by ``request_time``.
         needed: the flat request's fields that features read, which every row has. Others need not be there.
-        shape: from rows of the files to flat request rows; by default nested requests are flattened.
+        shape: from rows of the files to flat request rows, at most one of each; by default nested requests are
+            flattened.
         samples: when given, the rows are those of the samples, in their order.
     """
 
@@ -50,7 +51,7 @@ class RequestLog:
         self.files = files
         self.samples = samples
         self.needed = needed
-        self._shape = shape or _flat
+        self._shape = shape
 
     def days(self) -> list[str]:
         """The days that have rows."""
@@ -71,6 +72,13 @@ class RequestLog:
         for day in days:
             yield from self._requests(day, self.files) if self.samples is None else self._sampled(day, self.samples)
 
+    def at_most(self, days: Sequence[str]) -> int:
+        """At least as many rows as :meth:`rows` gives. Requests that may be nested are read for it."""
+        if self.samples is None and self._shape is None:
+            return sum(table.num_rows for table in self.rows(days))
+        known = (self.samples or self.files).days()
+        return sum(known.get(day, 0) for day in days)
+
     def portable(self) -> RequestLog:
         """The same rows, as a value that other processes can be sent."""
         samples = None if self.samples is None else self.samples.portable()
@@ -88,7 +96,7 @@ class RequestLog:
 
     def _requests(self, day: str, files: DayFiles) -> Iterator[pa.Table]:
         for table in files.read(None, *_bounds(day)):
-            rows = self._shape(table)
+            rows = _flat(table) if self._shape is None else self._shape(table)
             missing = [field.name for field in self.needed if field.name not in rows.column_names]
             if missing:
                 raise WireError(

@@ -1,42 +1,21 @@
-"""Verdicts over a worker's stores: the audit, and served against recomputed."""
+"""The verdict over a worker's accounts: the audit."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from dovetail.app.jobs import (
-    archived_events,
-    batch_versions,
-    scratch_folder,
-    served_rows,
-)
 from dovetail.app.storage import Stores
 from dovetail.app.worker import Worker
 from dovetail.features import Project
-from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
-from dovetail.features.batch.reproduce import reproduce
-from dovetail.features.plan.definitions import FeatureColumn, FeatureSet
 from dovetail.features.plan.rekeyed import stage_name
-from dovetail.features.stored.consistency import Consistency, compare, merged
-from dovetail.features.stored.registration import refuse_changed
 from dovetail.joiners.meanings.registered import known_meanings
 from dovetail.joiners.sample_agent import Lane, lanes_of
-from dovetail.joiners.snapshots.shape import SET_COLUMN
-from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
-from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
-from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.stores.labels import let_go_scope, repeated_scope
 
-__all__ = ["audit_books", "audit_worker", "consistency_of"]
+__all__ = ["audit_books", "audit_worker"]
 
 
 def audit_worker(worker: Worker, *, settled: bool = True) -> Audit:
@@ -152,105 +131,3 @@ def _totals(accounts: list[Account]) -> dict[tuple[str, str], int]:
         key = (account.stage, account.outcome)
         totals[key] = totals.get(key, 0) + account.rows
     return totals
-
-
-def consistency_of(
-    project: Project,
-    stores: Stores,
-    *,
-    days: Sequence[str] | None = None,
-    limits: Limits | None = None,
-    on_day: Callable[[str, int, int], None] | None = None,
-) -> Consistency:
-    """Every archived snapshot value against its recomputation in DuckDB from the archived events, day by day.
-
-    Each snapshot is recomputed by the feature set that made it. ``days`` chooses some; ``on_day(day, days done, of)``
-    is called after each. Memory is bounded by ``limits``, not by the number of snapshots or events.
-
-    Raises:
-        ConfigError: a feature set that made snapshots is not there any more.
-        DefinitionError: a definition that has data means something else now.
-    """
-    refuse_changed(project, stores.registry, stores.online)
-    snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
-    chosen = [day for day in snapshots.days() if days is None or day in days]
-    compared = _Compared(project, stores, snapshots, limits or Limits())
-    results: list[Consistency] = []
-    for number, day in enumerate(chosen, start=1):
-        results.append(merged([*results[-1:], *compared.day(day)]))
-        if on_day is not None:
-            on_day(day, number, len(chosen))
-    return results[-1].written() if results else Consistency()
-
-
-class _Compared:
-    """Compares snapshots of a day at a time, those of each feature set by itself."""
-
-    def __init__(self, project: Project, stores: Stores, snapshots: DayFiles, limits: Limits) -> None:
-        self._project, self._snapshots, self._limits = project, snapshots, limits
-        self._events = archived_events(project, stores)
-        self._table_of = batch_versions(project, stores).table
-
-    def day(self, day: str) -> Iterator[Consistency]:
-        """The verdict on each part of the day's snapshots."""
-        low = day_start_us(day)
-        span = Span(self._snapshots.days()[day], low, low + DAY_US - 1)
-        made_by: set[str] = set()
-        # Files from before there was such a column are read whole.
-        named = all(SET_COLUMN in schema.names for schema in self._snapshots.schemas(span.low_us, span.high_us))
-        for part in self._snapshots.read([SET_COLUMN] if named else None, span.low_us, span.high_us):
-            made_by.update(pc.unique(self._made_by(part)).to_pylist())
-        for name in sorted(made_by):
-            if name not in self._project.feature_sets:
-                raise ConfigError(
-                    f"snapshots of {day} were made by feature set {name!r}, which is gone; put {name}.sql back"
-                )
-            yield from self._of_set(self._project.feature_sets[name], span)
-
-    def _made_by(self, snapshots: pa.Table) -> pa.ChunkedArray:
-        if SET_COLUMN in snapshots.column_names:
-            return snapshots.column(SET_COLUMN)
-        return pa.chunked_array([pa.repeat(pa.scalar(self._project.feature_set.name), snapshots.num_rows)])
-
-    def _of_set(self, features: FeatureSet, span: Span) -> Iterator[Consistency]:
-        columns = {c.name: c for c in features.columns_of("request", "streaming")}
-        given = pa.schema([pa.field(column.name, column.type) for column in columns.values()])
-
-        def snapshots() -> Iterator[pa.Table]:
-            for part in self._snapshots.read(None, span.low_us, span.high_us):
-                mine = part.filter(pc.equal(self._made_by(part), features.name))
-                if mine.num_rows:  # those of before a column became wider have the same values
-                    yield conformed(mine, given, called="the snapshots", strict=False)
-
-        def requests() -> Iterator[pa.Table]:
-            return (served_rows(features, part) for part in snapshots())
-
-        evaluated = self._evaluator(features, columns).evaluate_both(requests, span)
-        for part, (rows, then, all_) in zip(snapshots(), evaluated, strict=True):
-            reproduced = partial(self._reproduce, columns, rows)
-            yield self._named(features, compare(part, then, all_, list(columns), reproduced))
-
-    def _named(self, features: FeatureSet, found: Consistency) -> Consistency:
-        """Features of a set that does not serve any more are shown with its name."""
-        if features.name == self._project.feature_set.name:
-            return found
-        return Consistency(tuple(replace(f, feature=f"{features.name}.{f.feature}") for f in found.features))
-
-    def _evaluator(self, features: FeatureSet, columns: Mapping[str, FeatureColumn]) -> PieceEvaluator:
-        return PieceEvaluator(
-            features,
-            list(columns.values()),
-            self._project.stream_views,
-            self._project.batch_views,
-            self._events,
-            self._table_of,
-            visibility="as_served",
-            limits=self._limits,
-            scratch=scratch_folder(self._project, f"consistency-{os.getpid()}"),
-        )
-
-    def _reproduce(
-        self, columns: Mapping[str, FeatureColumn], requests: pa.Table, feature: str, row: int
-    ) -> Callable[[], str]:
-        """A function that writes the script for one value; it holds on to that request alone."""
-        return partial(reproduce, self._project, columns[feature], requests.take([row]), self._events)

@@ -37,6 +37,14 @@ class Engine(StrEnum):
     spark = "spark"
 
 
+EngineOption = Annotated[
+    Engine | None, typer.Option(help="Where it is computed; as [batch] says if left out.", show_default=False)
+]
+MasterOption = Annotated[
+    str | None, typer.Option(help="Spark's master: local[2], spark://…, yarn, k8s://…, sc://….", show_default=False)
+]
+
+
 def backfill(
     features: Annotated[str, typer.Argument(help="The feature set: a file of sql/, without .sql.")],
     out: Annotated[str, typer.Option(help="Folder (or fsspec URL) that gets day=YYYY-MM-DD/….parquet.")],
@@ -55,12 +63,8 @@ def backfill(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
     memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
-    engine: Annotated[
-        Engine | None, typer.Option(help="Where it is computed; as [batch] says if left out.", show_default=False)
-    ] = None,
-    master: Annotated[
-        str | None, typer.Option(help="Spark's master: local[2], spark://…, yarn, k8s://…, sc://….", show_default=False)
-    ] = None,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the SQL that would run, and stop.")] = False,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -106,6 +110,8 @@ def consistency(
     witness: Annotated[
         int, typer.Option(help="Served rows to compute by the definitions' own text, too, in plain DuckDB.", min=0)
     ] = 0,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -116,7 +122,9 @@ def consistency(
     for day in days or []:
         _require_day("--day", day)
     limits = Limits(memory_bytes=memory << 20, threads=threads)
-    raise typer.Exit(run(project, days, limits, witness=witness, as_json=as_json))
+    where = None if engine is None else engine.value
+    code = run(project, days, limits, witness=witness, as_json=as_json, engine=where, master=master)
+    raise typer.Exit(code)
 
 
 def labels(

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from dovetail.app.jobs import day_engine
 from dovetail.app.reports import consistency_of, witness_of
 from dovetail.app.reports.verdict_log import log_consistency
 from dovetail.app.storage import open_stores
@@ -23,14 +24,28 @@ from dovetail.platform.clock import SystemClock
 __all__ = ["run", "summary", "witnessed"]
 
 
-def run(project: Path, days: Sequence[str] | None, limits: Limits, *, witness: int, as_json: bool) -> int:
-    """0 when every value is the one that was served, 1 when one is not; ``witness`` rows are witnessed, too."""
+def run(
+    project: Path,
+    days: Sequence[str] | None,
+    limits: Limits,
+    *,
+    witness: int,
+    as_json: bool,
+    engine: str | None = None,
+    master: str | None = None,
+) -> int:
+    """0 when every value is the one that was served, 1 when one is not; ``witness`` rows are witnessed, too.
+
+    ``engine`` and ``master`` instead of those of ``[batch]``; the witness is this process.
+    """
     loaded = load(project)
     stores = open_stores(loaded.config)
     console = terminal(stderr=as_json)
     try:
-        with DayProgress(console, "consistency") as show:
-            found = consistency_of(loaded, stores, days=days, limits=limits, on_day=show.day)
+        with day_engine(loaded.config.batch, engine, master) as where, DayProgress(console, "consistency") as show:
+            found = consistency_of(
+                loaded, stores, days=days, limits=limits, engine=where, on_day=show.day, on_step=show.step
+            )
         testimony = witness_of(loaded, stores, witness) if witness else None
         log_consistency(stores.registry, SystemClock(), found, testimony, None if days is None else len(days))
     finally:

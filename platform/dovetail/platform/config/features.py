@@ -35,7 +35,7 @@ class BatchViewConfig(Section):
 
 
 class BatchConfig(Section):
-    """The engine of ``dovetail backfill``; no value depends on it."""
+    """The engine of ``dovetail backfill`` and ``consistency``; no value depends on it."""
 
     #: ``local`` is this process; ``spark`` needs the extra ``dovetail-samples[spark]``.
     engine: Literal["local", "spark"] = "local"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dovetail.app.jobs import BackfillRequest, archived_events, open_backfill, served_rows
-from dovetail.app.reports.verdicts import consistency_of
+from dovetail.app.reports import consistency_of
 from dovetail.app.reports.witnessed import witness_of
 from dovetail.features import Project
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
