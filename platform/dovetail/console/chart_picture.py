@@ -12,6 +12,8 @@ from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 __all__ = ["chart_svg"]
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 260, 48
+#: Beside the vertical axis stand numbers of up to ten characters, like -1.234e-05.
+_LEFT = 68
 
 
 def chart_svg(chart: Chart) -> str:
@@ -25,7 +27,7 @@ def chart_svg(chart: Chart) -> str:
     left, right, low, high = *_range(xs), *_range(ys)
 
     def across(x: float) -> str:
-        return f"{_MARGIN + (x - left) / (right - left) * (_WIDTH - 2 * _MARGIN):.1f}"
+        return f"{_LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - _MARGIN):.1f}"
 
     def down(y: float) -> str:
         return f"{_HEIGHT - _MARGIN - (y - low) / (high - low) * (_HEIGHT - 2 * _MARGIN):.1f}"
@@ -37,7 +39,7 @@ def chart_svg(chart: Chart) -> str:
     for number in range(5):
         y = low + (high - low) * number / 4
         parts.append(f'<path d="M{at(left, y)}L{at(right, y)}" stroke="#ddd"/>')
-        place = f'x="{_MARGIN - 4}" y="{down(y)}" text-anchor="end" dominant-baseline="middle"'
+        place = f'x="{_LEFT - 4}" y="{down(y)}" text-anchor="end" dominant-baseline="middle"'
         parts.append(f"<text {place}>{y:.4g}</text>")
     ticks = chart.ticks or [(x, f"{x:.3g}") for x in np.linspace(left, right, 5).tolist()]
     for x, label in ticks:
@@ -49,7 +51,7 @@ def chart_svg(chart: Chart) -> str:
     for number, line in enumerate(chart.lines):
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<path d="{_path(line, at)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        left_of = _MARGIN + min(150, (_WIDTH - 2 * _MARGIN) // len(chart.lines)) * number
+        left_of = _LEFT + min(150, (_WIDTH - _LEFT - _MARGIN) // len(chart.lines)) * number
         parts.append(f'<text x="{left_of}" y="16" fill="{colour}">{html.escape(line.name)}</text>')
     return "".join([*parts, "</svg>"])
 
