@@ -56,7 +56,7 @@ def test_an_event_that_takes_too_much_is_turned_away_alone(load_project: LoadPro
         [{"user_id": 1, "shop": "a", "quantity": number, "event_time": 0} for number in numbers],
         schema=stream.schema.arrow,
     )
-    found = vet_events(stream, [project.stream_views["x"]])(events)
+    found = vet_events(stream, [project.stream_views["x"]])(events).refused
     assert list(found) == [1]
     assert "it takes more than 1024 MiB of memory" in found[1]
 

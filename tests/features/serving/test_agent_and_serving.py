@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dovetail.features import Project, load
+from dovetail.features.expressions.execute import PreparedColumns, StreamPreparer
 from dovetail.features.plan.definitions import Table
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.versions import BatchVersions
-from dovetail.features.stream.vetting import vet_events
+from dovetail.features.stream.vetting import prepared_when_vetted, vet_events
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.accounts import balance
 from dovetail.platform.rows.intake import Intake
@@ -26,6 +27,7 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.stores.sql.online import SqlOnlineStore
 from dovetail.platform.testing import MemoryLog, run_stage
+from tests.platform.polls import poll_of
 
 TOML = """
 [streams.event]
@@ -116,6 +118,45 @@ def feed(project: Project, store: SqlOnlineStore, events: list[Outgoing], polls:
     log.append(events)
     asyncio.run(run_stage(feature_stage(project, store), log, max_records=lambda: polls))
     return log
+
+
+def test_events_are_evaluated_once_to_be_vetted_and_folded_in(
+    project: Project, store: SqlOnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[int] = []
+    prepare = StreamPreparer.prepare
+
+    def counting(self: StreamPreparer, events: pa.Table) -> PreparedColumns:
+        evaluated.append(events.num_rows)
+        return prepare(self, events)
+
+    monkeypatch.setattr(StreamPreparer, "prepare", counting)
+    feed(project, store, [event("u", 0, 1), event("u", 30, 10), event("v", 40, 5)])
+    views = len(project.stream_views)
+    assert evaluated == [3] * views
+    feed(project, store, [event("u", 0, 1), event("u", 30, 10), event("v", 40, 5), event("v", 50, 6)])
+    assert evaluated == [3] * views + [1] * views
+
+
+def test_what_was_vetted_is_what_the_view_reads_of_the_rows_and_nothing_where_one_was_turned_away(
+    project: Project,
+) -> None:
+    stream, views = project.streams["event"], list(project.stream_views.values())
+    intake = Intake(stream.schema, stream.event_time, None, vet_events(stream, views))
+    received = intake.read(poll_of([event("u", 0, 1).value, event("v", 40, None).value]))
+    for view in views:
+        known, expected = prepared_when_vetted(received, view, 0), StreamPreparer(view).prepare(received.table)
+        assert known is not None
+        assert known.kept.tolist() == expected.kept.tolist()
+        assert known.event_time.tolist() == expected.event_time.tolist()
+        assert (known.entity, known.arguments, known.filters) == (
+            expected.entity,
+            expected.arguments,
+            expected.filters,
+        )
+    some = intake.read(poll_of([event("u", 0, 1).value, event("v", 40, 0).value]))
+    assert some.table.num_rows == 1
+    assert all(prepared_when_vetted(some, view, 0) is None for view in views)
 
 
 def test_features_are_as_of_each_request(project: Project, store: SqlOnlineStore, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, spoken_ms
+from dovetail.platform.rows.intake import WATERMARK_HEADER, Intake, Vetted, spoken_ms
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.rows.schema import parse_statements, parse_table
 from dovetail.platform.testing import ManualClock
@@ -134,6 +134,18 @@ def test_whatever_the_vet_raises_it_stops_no_row_but_the_one_that_did_it() -> No
     received = Intake(SCHEMA, "event_time", None, brittle).read(poll_of([event("2024-01-01", u) for u in "acbac"]))
     assert received.table.column("_offset").to_pylist() == [0, 3]
     assert [(letter.offset, letter.reason) for letter in received.dead] == [(1, "c"), (2, "KeyError: 'b'"), (4, "c")]
+
+
+def test_what_a_vet_has_made_of_all_rows_is_there_for_their_readers_where_none_is_turned_away() -> None:
+    def users(table: pa.Table) -> Vetted:
+        found = table.column("user_id").to_pylist()
+        return Vetted({row: "b" for row, user in enumerate(found) if user == "b"}, {"users": found})
+
+    intake = Intake(SCHEMA, "event_time", None, users)
+    assert intake.read(poll_of([event("2024-01-01", user) for user in "ac"])).shared == {"users": ["a", "c"]}
+    some = intake.read(poll_of([event("2024-01-01", user) for user in "abc"]))
+    assert some.table.column("user_id").to_pylist() == ["a", "c"]
+    assert some.shared == {}
 
 
 def test_rows_that_the_vet_turns_away_are_dead_letters_with_its_reason() -> None:

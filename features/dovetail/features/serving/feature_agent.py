@@ -20,6 +20,7 @@ from dovetail.features.stream.collections.chunks import ChunkPlace
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK, RowOrigin, positions_of, prepare_rows, running_watermark
+from dovetail.features.stream.vetting import prepared_when_vetted
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.intake import Intake, Received, spoken_ms
@@ -130,14 +131,16 @@ class FeatureStage(Stage):
         events = _since(received.table, before.next_offset)
         read, seen = events.num_rows, SourceFilter(before.sources)
         if self._rekeyed and read:
-            events = events.filter(pa.array(seen.admit(events)))
+            fresh = seen.admit(events)
+            events = events if fresh.all() else events.filter(pa.array(fresh))
         dead = sum(letter.rows for letter in received.dead if letter.offset >= before.next_offset)
         changed: dict[bytes, bytes] = {}
         watermark = NO_WATERMARK if before.watermark_us is None else before.watermark_us
         repeated = int((received.repeated >= before.next_offset).sum())
         counts = {READ: read + dead + repeated, "dead_letter": dead, "duplicate": repeated + read - events.num_rows}
         if events.num_rows:
-            prepared = view.preparer.prepare(events)
+            known = prepared_when_vetted(received, view.plan, view.branch) if events is received.table else None
+            prepared = known or view.preparer.prepare(events)
             watermark_before, watermark = running_watermark(prepared.event_time, watermark)
             keys, codes = encode_keys(prepared.entity)
             source = view.source(poll.partition)

@@ -33,6 +33,7 @@ __all__ = [
     "Intake",
     "Received",
     "Vet",
+    "Vetted",
     "announcement",
     "believable",
     "spoken_ms",
@@ -41,8 +42,20 @@ __all__ = [
     "watermark_headers",
 ]
 
-#: Rows of a table (by index) that must not pass, with the reason.
-Vet = Callable[[pa.Table], Mapping[int, str]]
+
+@dataclass(frozen=True, slots=True)
+class Vetted:
+    """The rows of a table (by index) that must not pass, with the reason, and what was made of all rows to find them.
+
+    Where all rows of a poll pass, readers find what is ``made`` in :attr:`Received.shared`.
+    """
+
+    refused: Mapping[int, str]
+    made: Mapping[object, Any] = field(default_factory=dict)
+
+
+#: Says which rows of a table must not pass; their indices and reasons alone, where it makes nothing that others need.
+Vet = Callable[[pa.Table], Mapping[int, str] | Vetted]
 
 #: A message with this header and no value says: nothing older than this (decimal microseconds since 1970-01-01 UTC)
 #: will follow in this partition. Sources of sparse streams send it so that time goes on where nothing happens.
@@ -270,9 +283,10 @@ class Intake:
         decoded = wire.decode(poll, self.schema)
         table, dead = decoded.table, [*outside, *decoded.dead]
         table = self._believed(poll, table, decoded.message_index, dead)
-        if self._vet is not None and table.num_rows:
-            table = _kept(poll, table, _vetted(self._vet, table), dead)
-        return Received(table, sorted(dead, key=lambda letter: letter.offset), watermarks, refusals.keys())
+        vetted = _vetted(self._vet, table) if self._vet is not None and table.num_rows else Vetted({})
+        table = _kept(poll, table, vetted.refused, dead)
+        dead.sort(key=lambda letter: letter.offset)
+        return Received(table, dead, watermarks, refusals.keys(), shared=dict(vetted.made))
 
     def _refused(self, poll: Poll) -> dict[int, str]:
         """The refusals of ``poll``, by offset."""
@@ -313,11 +327,17 @@ def _without_time(poll: Poll) -> dict[int, str]:
     return {at: f"the message's timestamp, {ms} ms, is outside of the years 0001 to 9999" for at, ms in stamps.items()}
 
 
-def _vetted(vet: Vet, table: pa.Table) -> dict[int, str]:
-    """What ``vet`` says, also of rows on which it fails."""
-    said, failed = halved(range(table.num_rows), lambda rows: vet(table.slice(rows[0], len(rows))))
-    refused = {rows[0] + row: why for rows, found in said for row, why in found.items()}
-    return refused | {row: reason_of(error) for row, error in failed}
+def _vetted(vet: Vet, table: pa.Table) -> Vetted:
+    """What ``vet`` says, also of rows on which it fails; what it made, where it is of all rows."""
+
+    def look(rows: Sequence[int]) -> Vetted:
+        found = vet(table.slice(rows[0], len(rows)))
+        return found if isinstance(found, Vetted) else Vetted(found)
+
+    said, failed = halved(range(table.num_rows), look)
+    refused = {rows[0] + row: why for rows, found in said for row, why in found.refused.items()}
+    refused |= {row: reason_of(error) for row, error in failed}
+    return Vetted(refused, {} if refused else said[0][1].made)
 
 
 def _kept(poll: Poll, table: pa.Table, refused: Mapping[int, str], dead: list[DeadLetter]) -> pa.Table:
