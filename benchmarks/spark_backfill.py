@@ -4,8 +4,8 @@
 
 Each runs in a process tree of its own and writes a Parquet file a day. Spark is measured beyond its start-up: its
 session is there, and a small job has started its Python. CPU is that of all processes of the tree, the better measure
-where other work runs on the machine. Shuffled bytes are those that Spark's own event log says were written. The log is
-that of ``backfill.py``.
+where other work runs on the machine. Shuffled bytes are those that Spark's own event log says were written; memory is
+what the kernel says a process has had at most. The log is that of ``backfill.py``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NoBatchViews:
     def table(self, view: str, version_us: int) -> pa.Table:
         raise AssertionError(view)
 
-    def stored(self, needed: object) -> NoBatchViews:
+    def stored(self, needed: object, each: object = None) -> NoBatchViews:
         return self
 
 
@@ -82,8 +82,8 @@ def work_of(folder: Path, threads: int) -> DayWork:
     )
 
 
-def cpu_of_tree() -> float:
-    """CPU seconds that this process and all below it have used, those that have ended and were waited for included."""
+def tree() -> dict[int, int]:
+    """This process and all below it, with the ticks of CPU each has used, its ended and waited for children's, too."""
     parents, used = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -93,10 +93,32 @@ def cpu_of_tree() -> float:
                 continue
             parents[int(entry.name)] = int(fields[1])
             used[int(entry.name)] = sum(map(int, fields[11:15]))
-    tree = {os.getpid()}
-    while grown := {pid for pid, parent in parents.items() if parent in tree} - tree:
-        tree |= grown
-    return sum(used.get(pid, 0) for pid in tree) / _TICKS
+    found = {os.getpid()}
+    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return {pid: used.get(pid, 0) for pid in found}
+
+
+def cpu_of_tree() -> float:
+    """CPU seconds that this process and all below it have used."""
+    return sum(tree().values()) / _TICKS
+
+
+def below() -> dict[str, float]:
+    """The most MiB that a JVM, and another process, below this one has had in memory; and CPU seconds of JVMs."""
+    found = {"jvm": 0.0, "python": 0.0, "jvm_cpu": 0.0}
+    for pid, ticks in tree().items():
+        try:
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        kind = "jvm" if fields["Name"].strip() == "java" else "python"
+        if kind == "jvm":
+            found["jvm_cpu"] += ticks / _TICKS
+        if pid != os.getpid():
+            found[kind] = max(found[kind], int(fields.get("VmHWM", "0 kB").split()[0]) / 1024)
+    return found
 
 
 def timed(engine: DayEngine, work: DayWork, out: Path) -> dict[str, float]:
@@ -138,7 +160,9 @@ def one(what: str, folder: Path) -> dict[str, float]:
     small = work_of(folder / "small", 1)
     list(SparkDays(cluster).days(small, small.requests.days(), Written(folder / "small"), None))
     start = {"start": time.perf_counter() - began}
-    found = timed(SparkDays(cluster), work_of(folder, 1), folder / "spark")
+    jvm = below()["jvm_cpu"]
+    found = timed(SparkDays(cluster), work_of(folder, 1), folder / "spark") | below()
+    found["jvm_cpu"] -= jvm
     cluster.stop()
     return found | start | {"shuffled": shuffled(log)}
 
@@ -166,6 +190,8 @@ def main(events: int, requests: int) -> None:
         start, bytes_ = taken["spark"]["start"], taken["spark"]["shuffled"] / rows
         print(f"  spark / local: {ratio['seconds']:.2f} wall, {ratio['cpu']:.2f} CPU; Spark started in {start:.0f} s")
         print(f"  shuffled: {bytes_:.1f} bytes/row; equal files: {same}")
+        print("  of Spark's CPU s, the JVM's: {jvm_cpu:.1f}".format(**taken["spark"]))
+        print("  most memory: JVM {jvm:,.0f} MiB, a Python worker {python:,.0f} MiB".format(**taken["spark"]))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import run_batch_view
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, JoinedView, Table
+from dovetail.features.serving.versions import ForEach
 from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Part
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.platform.archive.dayfiles import DayFiles
@@ -39,7 +40,7 @@ class ItemVersions:
     def table(self, view: str, version_us: int) -> pa.Table:
         return run_batch_view(self.views[view], version_us, _items)
 
-    def stored(self, needed: Iterable[tuple[str, int]]) -> ItemVersions:
+    def stored(self, needed: Iterable[tuple[str, int]], each: ForEach = map) -> ItemVersions:
         return self
 
 

@@ -165,11 +165,14 @@ def test_the_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.ask(requests(4))
     world.archive()
     asked = BackfillRequest("ranking", str(world.folder / "spark"))
-    job(world).run()
     code = run(
         world.folder, asked, first=None, last=None, explain=False, as_json=True, engine="spark", master="local[2]"
     )
     assert (code, json.loads(capsys.readouterr().out)["rows"]) == (0, 60)
+    made = world.stores.registry.versions("profile")
+    assert made, "by Spark's tasks, which the next reads"
+    job(world).run()
+    assert world.stores.registry.versions("profile") == made
     assert files_of(world, "spark") == files_of(world)
     assert ds.dataset(world.folder / "spark", format="parquet").count_rows() == 60
 

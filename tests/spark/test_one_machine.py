@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +17,9 @@ from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.stored.day_engine import DayEngine, LocalDays
-from dovetail.platform.errors import DefinitionError, DovetailError, StateError, WireError
-from dovetail.spark import SparkDays
-from dovetail.spark.frames import VALUES, opened
+from dovetail.platform.errors import DefinitionError, DovetailError, StateError, StoreError, WireError
+from dovetail.spark import SparkDays, Stage
+from dovetail.spark.frames import VALUES, Frame, opened
 from dovetail.spark.sent import raised, told
 from tests.features.batch.test_pieces import EVENT, ORIGIN, REQUEST, event_table, request_table
 from tests.features.parity.strategies import Case, cases
@@ -68,6 +68,10 @@ def test_definitions_from_the_whole_language(case: Case, visibility: Visibility,
 
 @pytest.fixture
 def asked(world: World) -> World:
+    return lived(world)
+
+
+def lived(world: World) -> World:
     world.send(events(90))
     world.ask(requests(4))
     world.archive()
@@ -100,6 +104,38 @@ def test_columns_that_read_no_view_need_no_task(asked: World) -> None:
     job(asked, columns=["hour"]).run()
     backfilled(asked, "cluster", SparkDays(InProcess()), columns=["hour"])
     assert files_of(asked, "cluster") == files_of(asked)
+
+
+def test_versions_of_batch_views_are_made_by_tasks(tmp_path: Path) -> None:
+    class Noting(InProcess):
+        def run(self, items: int, stages: Sequence[Stage]) -> list[Frame]:
+            ran.append((type(stages[0].function).__name__, items))
+            return super().run(items, stages)
+
+    ran: list[tuple[str, int]] = []
+    made = []
+    for name, engine in (("local", LocalDays()), ("cluster", SparkDays(Noting(0)))):
+        world = lived(World(tmp_path / name))
+        backfilled(world, "out", engine)
+        backfilled(world, "again", engine)
+        versions = world.stores.registry.versions("profile")
+        files = {path: world.stores.offline.read(path) for path in (version.path for version in versions)}
+        made.append((versions, files, files_of(world), files_of(world, "again")))
+        drafts = list(Path(world.stores.offline.path("batch")).rglob("*.partial"))
+        assert not drafts
+    assert made[0] == made[1]
+    assert [what for what, _ in ran] == ["Survey", "Each", "Ship", "Survey", "Ship"]
+    assert ran[1][1] == len(made[0][0]) > 1
+
+
+def test_a_batch_view_without_its_table_is_told_of_as_here(asked: World) -> None:
+    (asked.folder / "items.parquet").unlink()
+    told = []
+    for engine in (LocalDays(), SparkDays(InProcess())):
+        with pytest.raises(StoreError, match=r"batch view profile cannot be computed: offline table items: ") as error:
+            backfilled(asked, "out", engine)
+        told.append(str(error.value))
+    assert told[0] == told[1]
 
 
 def test_what_was_served_is_recomputed_from_snapshots(asked: World) -> None:

@@ -145,8 +145,9 @@ def archived_events(project: Project, stores: Stores) -> dict[str, DayFiles]:
 
 
 def batch_versions(project: Project, stores: Stores) -> BatchVersions:
-    """The batch views' versions, as the worker reads them."""
-    return BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, project.config))
+    """The batch views' versions, as the worker reads them. Tables are found from any folder, on whichever machine."""
+    config = project.config.model_copy(update={"root": project.config.root.absolute()})
+    return BatchVersions(project.batch_views, stores.registry, stores.offline, partial(load_table, config))
 
 
 def scratch_folder(project: Project, what: str) -> Path:

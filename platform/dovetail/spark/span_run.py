@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dovetail.features.batch.pieces import OnStep
 from dovetail.features.stored.day_engine import Consumer, DayWork
 from dovetail.spark.cluster import Cluster, Stage
 from dovetail.spark.day_assembly import Finish
+from dovetail.spark.each import Each
 from dovetail.spark.frames import ERROR, RESULT, Frame
 from dovetail.spark.routing import Route, routed
 from dovetail.spark.sent import EventPart, RequestPart, SentWork, raised, sent_work
@@ -74,7 +75,7 @@ class SparkDays:
         stages = [
             Stage(ship, self._partitions(len(ship.items))),
             Stage(Evaluate(sent, routes), tasks),
-            Stage(Finish(sent, routes, work.versions.stored(found.versions), consume), len(days)),
+            Stage(Finish(sent, routes, work.versions.stored(found.versions, self._each), consume), len(days)),
         ]
         frames = self.cluster.run(len(ship.items), stages)
         results = {frame.to: frame.value() for frame in frames if frame.kind == RESULT}
@@ -82,6 +83,12 @@ class SparkDays:
         for number in sorted(results):
             yield days[number], results[number]
         _checked(frames)
+
+    def _each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """The results of ``function`` for ``items``, one a task (``serving/versions.py``)."""
+        frames = _checked(self.cluster.run(len(items), [Stage(Each(function, items), len(items))]))
+        results = {frame.a: frame.value() for frame in frames}
+        return [results[number] for number in range(len(items))]
 
     def _partitions(self, items: int) -> int:
         """As many as there are items, but no more than the cluster has use for."""

@@ -8,8 +8,9 @@ late or twice gives the same. A request at T reads the newest version at or befo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -19,11 +20,16 @@ from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import BatchVersion, Registry
 
-__all__ = ["BatchVersions", "StoredVersions"]
+__all__ = ["BatchVersions", "ForEach", "StoredVersions"]
 
 _VERSIONS_IN_MEMORY = 32
 #: Requests come for the newest version or two of each view, samples for those a label window older.
 _INDICES_IN_MEMORY = 16
+
+
+#: The results of a function for some items, in their order, wherever it is called for each. Function, items and results
+#: can be sent; it may be called more than once for an item, and the result of one of the calls is given.
+ForEach = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 class BatchVersions:
@@ -63,21 +69,25 @@ class BatchVersions:
                     self._loaded.pop(next(iter(self._loaded)))
             return self._loaded[key]
 
-    def stored(self, needed: Iterable[tuple[str, int]]) -> StoredVersions:
+    def stored(self, needed: Iterable[tuple[str, int]], each: ForEach = map) -> StoredVersions:
         """The ``needed`` versions of views, materialised, as a value that other processes can be sent.
+
+        Those that are missing are made by ``each``, as drafts: what it gives back is kept and registered here.
 
         Raises:
             StoreError, DefinitionError: as :meth:`table`.
         """
-        wanted = set(needed)
-        for view, version_us in sorted(wanted):
-            self.table(view, version_us)
+        wanted = sorted(set(needed))
         found = {}
         for view in sorted({view for view, _ in wanted}):
             for version in self._registry.versions(view):
-                if (view, version.version_us) in wanted:
-                    found[view, version.version_us] = version.path
-        return StoredVersions(self._offline, found)
+                found[view, version.version_us] = version.path
+        missing = [which for which in wanted if which not in found]
+        for which, made in zip(missing, each(self._making(missing), missing) if missing else (), strict=True):
+            self._offline.keep(made.draft, _path(*which))
+            self._registry.add_version(BatchVersion(*which, _path(*which), made.rows))
+            found[which] = _path(*which)
+        return StoredVersions(self._offline, {which: found[which] for which in wanted})
 
     def lookup(self, view: str, candidates: pa.Table, time_column: str = "request_time") -> pa.Table:
         """The view's feature columns for each candidate row, as of its ``time_column``; NULL for unknown entities."""
@@ -100,16 +110,48 @@ class BatchVersions:
         return None
 
     def _run(self, view: str, version_us: int) -> pa.Table:
+        result = self._making([(view, version_us)]).table(view, version_us)
+        self._offline.write(_path(view, version_us), result)
+        self._registry.add_version(BatchVersion(view, version_us, _path(view, version_us), result.num_rows))
+        return result
+
+    def _making(self, missing: Sequence[tuple[str, int]]) -> _Making:
         if self._load_table is None:
+            view, version_us = missing[0]
             raise StoreError(f"batch view {view} has no version {version_us} yet; a worker makes it when it needs it")
+        return _Making(self._views, self._offline, self._load_table)
+
+
+class _Made(NamedTuple):
+    """The draft of a version's file, complete and not yet in place, and its rows."""
+
+    draft: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """Makes versions, wherever it is called: a draft that nobody keeps is no version."""
+
+    views: Mapping[str, BatchView]
+    offline: OfflineStore
+    load_table: Callable[[Table], pa.Table]
+
+    def table(self, view: str, version_us: int) -> pa.Table:
         try:
-            result = run_batch_view(self._views[view], version_us, self._load_table)
+            return run_batch_view(self.views[view], version_us, self.load_table)
         except WireError as error:
             raise StoreError(f"batch view {view} cannot be computed: {error}") from error
-        path = f"batch/{view}/{version_us}.parquet"
-        self._offline.write(path, result)
-        self._registry.add_version(BatchVersion(view, version_us, path, result.num_rows))
-        return result
+
+    def __call__(self, which: tuple[str, int]) -> _Made:
+        result = self.table(*which)
+        with self.offline.drafting(_path(*which), result.schema) as (draft, writer):
+            writer.write_table(result)
+        return _Made(draft, result.num_rows)
+
+
+def _path(view: str, version_us: int) -> str:
+    return f"batch/{view}/{version_us}.parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from dovetail.features.batch.pieces import Limits, OnStep, PieceEvaluator, Span
 from dovetail.features.batch.point_in_time import RowAssembly
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, StreamView
+from dovetail.features.serving.versions import ForEach
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_of, day_start_us
 
@@ -53,8 +54,8 @@ class VersionTables(Protocol):
 class Versions(VersionTables, Protocol):
     """Versions that are made where they are missing (``serving/versions.py``)."""
 
-    def stored(self, needed: Iterable[tuple[str, int]]) -> VersionTables:
-        """The ``needed`` versions, made, as a value that can be sent."""
+    def stored(self, needed: Iterable[tuple[str, int]], each: ForEach = map) -> VersionTables:
+        """The ``needed`` versions as a value that can be sent; those that are missing are made by ``each``."""
         ...
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dovetail.app.jobs import batch_versions
+from dovetail.features import load
 from dovetail.platform.errors import StoreError
 from tests.features.stored.stored_world import START, World
 
@@ -22,6 +25,13 @@ def test_a_version_waits_for_its_tables(world: World) -> None:
     away.rename(items)
     assert versions.table("profile", START).num_rows == 3
     assert [version.version_us for version in world.stores.registry.versions("profile")] == [START]
+
+
+def test_tables_are_found_from_any_folder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.folder)
+    versions = batch_versions(load(Path(), name="shop"), world.stores)
+    monkeypatch.chdir(tmp_path)
+    assert versions.table("profile", START).num_rows == 3
 
 
 def test_a_version_without_value_says_of_which_view(world: World) -> None:
