@@ -19,6 +19,7 @@ from dovetail.trainer import optimizers
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.modes import train_batch, train_hogwild
 from dovetail.trainer.optimizers import OPTIMIZERS, AdaGrad, AdaMom, DelayCompensated, Ftrl, Optimizer, optimizer_named
+from dovetail.trainer.optimizers.sums import sums_by_slot
 from dovetail.trainer.samples.encoding import Encoded
 from tests.generated import tries
 from tests.trainer.optimizers.reference import reference_of
@@ -260,3 +261,24 @@ def test_wrong_optimizers_are_refused() -> None:
 def test_what_an_optimizer_is_goes_into_checkpoints() -> None:
     described = [str(made(kind).describe()) for kind in KINDS]
     assert len(set(described)) == len(KINDS)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 40) | st.integers(0, 2**32 - 1) | st.integers(0, 40).map(lambda n: n << 20),
+            st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0]),
+        ),
+        max_size=120,
+    )
+)
+def test_gradients_are_summed_by_slot_in_their_order(pairs: list[tuple[int, float]]) -> None:
+    slots = np.array([slot for slot, _ in pairs], np.uint32)
+    gradients = np.array([gradient for _, gradient in pairs], np.float32)
+    distinct, sums = sums_by_slot(slots, gradients)
+    expected: dict[int, float] = {}
+    for slot, gradient in zip(slots.tolist(), gradients.tolist(), strict=True):
+        expected[slot] = expected.get(slot, 0.0) + gradient
+    assert distinct.tolist() == list(expected)
+    with np.errstate(over="ignore"):
+        assert sums.tobytes() == np.array(list(expected.values()), np.float64).astype(np.float32).tobytes()

@@ -12,6 +12,7 @@ import numpy as np
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import MARGIN_LIMIT, Float32, UInt32
 from dovetail.trainer.losses import LOGISTIC, is_label, labels_of
+from dovetail.trainer.optimizers.sums import sums_by_slot
 from dovetail.trainer.samples.encoding import Encoded
 
 __all__ = ["RECORD_WIDTH", "WEIGHT", "Optimizer", "Range"]
@@ -100,11 +101,8 @@ class Optimizer(ABC):
         ``pulled`` are those weights, one per gradient; without, they are as they are now. Sums run in float64, in the
         order given.
         """
-        distinct, inverse = np.unique(slots, return_inverse=True)
         # A sum beyond float32 becomes infinite, and is refused where every diverged model is.
-        with np.errstate(over="ignore"):
-            sums = np.bincount(inverse, weights=gradients, minlength=len(distinct)).astype(np.float32)
-        self.apply_gradients(records, distinct, sums)
+        self.apply_gradients(records, *sums_by_slot(slots, gradients))
 
     @abstractmethod
     def progressive(
