@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -22,8 +21,6 @@ __all__ = ["ApiProcess", "Fleet", "WorkerProcess", "until"]
 
 _MORTAL = Path(__file__).parent / "mortal_worker.py"
 _COMMAND = Path(__file__).parents[1] / "api" / "command.py"
-#: Faults of what modules are made of when they are imported: a process forked from one that has them is too late.
-_BEFORE_IMPORTS = frozenset({"no-cas"})
 #: Waiting is for a condition; this is when a condition that does not come is a failure.
 PATIENCE_S = 150.0
 
@@ -62,17 +59,7 @@ class WorkerProcess:
             command = self.command(project, faults)
             # One thread is enough for a small world; the machine has other workers and three servers.
             env = {**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-            self.process: forked.Forked | subprocess.Popen[bytes]
-            if _BEFORE_IMPORTS.isdisjoint(faults):
-                self.process = forked.start(command, stdout=output, stderr=subprocess.STDOUT, env=env)
-            else:
-                self.process = subprocess.Popen(
-                    [sys.executable, *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=env,
-                )
+            self.process = forked.start(command, stdout=output, stderr=subprocess.STDOUT, env=env)
 
     @property
     def alive(self) -> bool:
