@@ -25,6 +25,7 @@ from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.assignment import Assignor
 from dovetail.platform.transports.kafka.fetched import coalesced
 from dovetail.platform.transports.kafka.looking_back import LookingBack, answer_of
+from dovetail.platform.transports.kafka.prefetched import Prefetched
 from dovetail.platform.transports.kafka.producer import Producer
 from dovetail.platform.transports.kafka.security import client_settings
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
@@ -55,6 +56,12 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         self._back = LookingBack(self._consumer_aside)
         # The assignment in which a partition was last sought: each rebalance brings a new one, with no position in it.
         self._sought: dict[TP, object] = {}
+        self._prefetched = Prefetched()
+
+    async def on_start(self) -> None:
+        """Start aiokafka."""
+        await super().on_start()
+        self._ensure_consumer()._fetcher._records = self._prefetched  # noqa: SLF001 - nothing is fetched yet
 
     async def on_thread_stop(self) -> None:
         """Stop answering, then stop aiokafka.
@@ -140,6 +147,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     async def _poll(self, tps: set[TP]) -> list[Poll]:
         consumer = self._ensure_consumer()
         partitions = stock.ensure_aiokafka_TPset(tps)
+        if self._prefetched.hold(consumer.assignment() - set(partitions)):
+            fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
+            fetcher._notify(fetcher._wait_consume_future)  # noqa: SLF001
         fetch = asyncio.ensure_future(consumer.getmany(*partitions, timeout_ms=_POLL_TIMEOUT_MS))
         woken = asyncio.ensure_future(self._wakeup.wait())
         try:
