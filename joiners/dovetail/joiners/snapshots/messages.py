@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 
@@ -83,6 +84,8 @@ class Replies:
         self._asked: dict[int, _Asked] = {}
         #: By offset: why nothing is sent there, where a header names a topic that is not declared.
         self.wrong: dict[int, str] = {}
+        # Asked for twice: for its size, and to be sent.
+        self._made: dict[Request, Outgoing] = {}
         for index, headers in enumerate(poll.headers):
             if not headers:
                 continue
@@ -106,7 +109,9 @@ class Replies:
             mine = snapshots.slice(start, end - start)
             (request,) = requests_of(mine, SOURCE_COLUMNS)
             if request[0] in self._asked:
-                made[request] = _reply(self._asked[request[0]], mine)
+                if request not in self._made:
+                    self._made[request] = _reply(self._asked[request[0]], mine)
+                made[request] = self._made[request]
         return made
 
     def part_of(self, snapshots: pa.Table) -> pa.Table:
@@ -200,14 +205,22 @@ def _reply(asked: _Asked, snapshot: pa.Table) -> Outgoing:
     if asked.whole:
         kept = spread(snapshot.drop_columns([name for name in OWN_COLUMNS if name in snapshot.column_names]))
         return asked.outgoing(wire.encode(kept), key)
-    rows: Sequence[Mapping[str, object]] = snapshot.select(REPLY_COLUMNS).to_pylist()
     answer = {
-        "request_id": rows[0]["request_id"],
-        "model_version": rows[0]["model_version"],
-        "items": [item["item_id"] for item in rows],
-        "scores": [item["score"] for item in rows],
+        "request_id": snapshot.column("request_id")[0].as_py(),
+        "model_version": snapshot.column("model_version")[0].as_py(),
+        "items": _values(snapshot.column("item_id")),
+        "scores": _values(snapshot.column("score")),
     }
     return asked.outgoing(json.dumps(answer).encode(), key)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column as :meth:`pyarrow.ChunkedArray.to_pylist` gives it; numbers in a tenth of the time."""
+    if column.null_count == 0 and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        numbers: list[Any] = column.to_numpy().tolist()
+        return numbers
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _too_large(what: str, size: int, limit: int) -> str:
