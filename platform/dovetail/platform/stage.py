@@ -161,6 +161,9 @@ class Stage(ABC):
     refusals: Refusals | None = None
     #: How long its messages may be gathered. Results do not depend on it: a stage may be given any cut of its log.
     gather: Gather = AT_ONCE
+    #: Whether its partitions are handled each by itself: while the works of one are published and committed, another
+    #: one's poll is computed. Computing still is one after the other, where it is done by ``compute``.
+    by_partition: bool = False
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:

@@ -163,7 +163,7 @@ def test_all_readers_of_what_a_process_died_at_wait_for_one_look(tmp_path: Path,
                 await trial.begin(reader, poll, lambda: None)
 
         await asyncio.gather(*map(read, readers))
-        trial.end(readers[0])
+        trial.end(readers[0], polls[-1])
         trial.close(keep=True)
 
     asyncio.run(main())

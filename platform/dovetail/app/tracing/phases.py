@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
@@ -25,26 +26,27 @@ class Phase(NamedTuple):
 
 
 class Phases:
-    """The phases of the poll that a stage has in hand: it has one at a time. Notes nothing unless it is asked to."""
+    """The phases of the poll that a stage has in hand: one in each task. Notes nothing unless it is asked to."""
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.now_ns = now_ns
-        self._noted: list[Phase] | None = None
+        # What is computed in a thread for a task has its context.
+        self._noted: ContextVar[list[Phase] | None] = ContextVar("noted", default=None)
 
     @contextmanager
     def noting(self) -> Iterator[list[Phase]]:
         """The phases of this block, as they end."""
         noted: list[Phase] = []
-        self._noted = noted
+        self._noted.set(noted)
         try:
             yield noted
         finally:
-            self._noted = None
+            self._noted.set(None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """The block as a phase."""
-        noted = self._noted
+        noted = self._noted.get()
         if noted is None:
             yield
             return

@@ -29,11 +29,11 @@ class GatherConfig(Section):
     #: Feature agents; an event is seen by requests this much later.
     features: DurationUs = 20_000
     #: Label agents; with ``samples`` and ``trainer``, how much later a closed label window is trained on.
-    labels: DurationUs = 100_000
+    labels: DurationUs = 200_000
     #: Sample agents, and those that order samples.
-    samples: DurationUs = 100_000
+    samples: DurationUs = 200_000
     #: The trainer.
-    trainer: DurationUs = 100_000
+    trainer: DurationUs = 200_000
     #: The archive, whose rows wait for a file in any case.
     archive: DurationUs = 1_000_000
 

@@ -113,7 +113,7 @@ class Monitor:
                 key = (stage.name, *tp)
                 done = runtime.handled.get(key, handed)
                 mark: tuple[Any, ...] = (done, runtime.given(stage.name, tp), runtime.steps[key])
-                busy = runtime.at_work(stage.name)
+                busy = None if stage.by_partition else runtime.at_work(stage.name)
                 if busy is not None and busy != tp:
                     # It takes one poll at a time: what it does with the other one is movement too.
                     mark = (*mark, busy, runtime.given(stage.name, busy), runtime.steps[stage.name, *busy])

@@ -3,21 +3,25 @@
 Handing a job to a thread costs more than most jobs of a stage do: two threads that compute Python at the same time take
 the interpreter's lock from each other, thousands of times a second. So a job runs in the event loop as long as jobs of
 its kind have been short, if the worker's stores and broker are files. With servers, which a job may wait for, jobs run
-in one thread, one after the other; commits, which wait far more than they compute, in threads of their own.
+in one thread, one after the other and those that somebody waits for first; commits, which wait far more than they
+compute, in threads of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import Executor, Future
+from contextvars import ContextVar, copy_context
 from functools import partial
+from itertools import count
+from queue import PriorityQueue
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["SHORT_S", "Computing", "compute", "finish", "install"]
+__all__ = ["SHORT_S", "URGENT", "Computing", "UrgentFirst", "compute", "finish", "install"]
 
 #: Seconds that a job may keep the event loop.
 SHORT_S = 0.02
@@ -26,6 +30,61 @@ _FORGIVEN = 0.9
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+#: Whether somebody waits for what is submitted in this context.
+URGENT: ContextVar[bool] = ContextVar("urgent", default=True)
+
+
+class UrgentFirst(Executor):
+    """Does jobs in a thread of its own, one after the other: the urgent ones first, else in the order they came.
+
+    A job that has begun is done to its end. Whether one is urgent says :data:`URGENT` where it is submitted.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._numbers = count()
+        self._jobs: PriorityQueue[tuple[int, int, Callable[[], None] | None]] = PriorityQueue()
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+        self._closed = False
+
+    def submit(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
+        """Let ``fn`` be called. Raises RuntimeError after :meth:`shutdown`."""
+        future: Future[_R] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                done = fn(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - belongs to whoever submitted it
+                future.set_exception(error)
+            else:
+                future.set_result(done)
+
+        with self._guard:
+            if self._closed:
+                raise RuntimeError("jobs cannot be submitted any more: it is shut down")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._jobs.put((0 if URGENT.get() else 1, next(self._numbers), job))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; those submitted are done. ``wait`` until they are."""
+        with self._guard:
+            self._closed = True
+            self._jobs.put((2, next(self._numbers), None))
+            thread = self._thread
+        if wait and thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()[2]) is not None:
+            job()
+            del job  # and what it refers to, while waiting for the next
 
 
 class Computing:
@@ -40,7 +99,7 @@ class Computing:
         self._local = local
         self._seconds = seconds
         self._lasts: dict[str, float] = {}
-        self._thread = ThreadPoolExecutor(1, "computing")
+        self._thread = UrgentFirst("computing")
 
     async def run(self, job: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Return what ``job`` returns, and raise what it raises. Other tasks of the loop get a turn, too."""

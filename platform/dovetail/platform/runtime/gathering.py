@@ -68,17 +68,17 @@ class Gathering(Generic[P, M]):
         waiting.messages += len(poll)
         waiting.size += size
         ripe = self._ripe(waiting, now)
-        if ripe or first:
+        if ripe or first:  # else who waits for it knows when it is due
             self._changed.set()
         return gathering and not ripe
 
-    def take(self) -> tuple[P, Poll, M] | None:
+    def take(self, only: P | None = None) -> tuple[P, Poll, M] | None:
         """The polls of the partition that is due for longest, as one, and the item of the first.
 
-        None where none is due.
+        None where none is due. With ``only``, no other partition is looked at.
         """
         now = self._seconds()
-        ripe = [(each.entries[0][2], partition) for partition, each in self._waiting.items() if self._ripe(each, now)]
+        ripe = [(each.entries[0][2], partition) for partition, each in self._of(only) if self._ripe(each, now)]
         if not ripe:
             return None
         partition = min(ripe, key=lambda found: found[0])[1]
@@ -97,12 +97,12 @@ class Gathering(Generic[P, M]):
             del self._waiting[partition]
         return partition, Poll.joined(polls), first
 
-    async def next(self) -> tuple[P, Poll, M]:
-        """As :meth:`take`, as soon as some are due."""
-        while (found := self.take()) is None:
+    async def next(self, only: P | None = None) -> tuple[P, Poll, M]:
+        """As :meth:`take`, as soon as some are due. Several may wait, each for a partition of its own."""
+        while (found := self.take(only)) is None:
             self._changed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._due_in()):
+                async with asyncio.timeout(self._due_in(only)):
                     await self._changed.wait()
         return found
 
@@ -132,8 +132,13 @@ class Gathering(Generic[P, M]):
         gather = self._gather
         return not gather.max_wait_us or messages >= gather.max_messages or size >= gather.max_bytes
 
-    def _due_in(self) -> float | None:
-        due = min((waiting.entries[0][2] for waiting in self._waiting.values()), default=None)
+    def _of(self, only: P | None) -> Iterable[tuple[P, _Waiting[M]]]:
+        if only is None:
+            return self._waiting.items()
+        return [(only, self._waiting[only])] if only in self._waiting else []
+
+    def _due_in(self, only: P | None) -> float | None:
+        due = min((waiting.entries[0][2] for _, waiting in self._of(only)), default=None)
         return None if due is None else due - self._seconds()
 
 

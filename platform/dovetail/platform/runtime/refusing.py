@@ -20,6 +20,7 @@ from typing import cast
 
 from dovetail.platform.errors import blameless, reason_of
 from dovetail.platform.rows.halving import halved
+from dovetail.platform.runtime.computing import compute
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Poll, Stage, Work
 
@@ -37,7 +38,7 @@ async def tried(stage: Stage, poll: Poll, trial: Trial | None, beat: Callable[[]
         async for work in works:
             yield work
     if watched is not None:
-        watched.end(stage)
+        watched.end(stage, poll)
 
 
 async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
@@ -56,7 +57,9 @@ async def refusing(stage: Stage, poll: Poll) -> AsyncGenerator[Work]:
             except Exception as error:
                 if stage.refusals is None or effect or blameless(error):
                     raise
-                reasons = await asyncio.to_thread(_culprits, stage, poll)
+                # Beside another partition's poll nothing of a stage is computed.
+                run = compute if stage.by_partition else asyncio.to_thread
+                reasons = await run(_culprits, stage, poll)
                 if reasons:
                     _log.exception(
                         "%s cannot compute %d messages of %s, partition %d (offset %d is the first): dead letters",

@@ -5,16 +5,16 @@ Guarantees:
 - Polls of a partition reach a stage in order, each message once per life of the runtime; the part of a poll the
   stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once. A stage that
   lets its messages be gathered (``Stage.gather``) is given several polls as one (``gathering.py``).
-- A stage does one thing at a time: it handles a poll, or settles (:meth:`Stage.settle`), which it is asked to every
-  ``tick_s`` seconds for each partition it has here, between two polls and by the same four steps. While its ``handle``
-  generator is open, up to ``max_unhandled_polls`` further polls of that partition wait; other partitions and stages go
-  on. A poll whose generator has ended but which no work has completed holds nothing back: what a stage keeps for later
-  is the stage's to bound, and it stays unacknowledged.
+- A stage does one thing at a time, in all or in each partition (``Stage.by_partition``): it handles a poll, or
+  settles (:meth:`Stage.settle`), which it is asked to every ``tick_s`` seconds for each partition it has here,
+  between two polls and by the same four steps. While its ``handle`` generator is open, up to ``max_unhandled_polls``
+  further polls of that partition wait; other partitions and stages go on. A poll whose generator has ended but which
+  no work has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays
+  unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
-- A stop in good order lets each stage go on to the next point it can resume from (a work with ``done``, or the end of
-  its poll), gives it what is gathered for it and no further poll, and commits what is owed (:meth:`Stage.settle`). What
-  waits for labels does not.
+- A stop in good order has what is gathered handled first. Then it lets each stage go on to the next point it can resume
+  from (a work with ``done``, or the end of its poll), and commits what is owed (:meth:`Stage.settle`).
 - Any exception (of a stage, of publishing, of a commit, of the broker) ends the worker: no further step is taken by
   any stage, nothing more is acknowledged, and the process exits with a code other than 0. But for what a message from
   outside raises while it is computed: that is this message's fate alone (``refusing.py``).
@@ -32,7 +32,7 @@ from faust.types import TP, EventT, Message, StreamT
 
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
-from dovetail.platform.runtime.computing import Computing
+from dovetail.platform.runtime.computing import URGENT, Computing
 from dovetail.platform.runtime.gathering import Gathering, taken
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress
@@ -108,8 +108,6 @@ class Runtime:
             self._attach(stage)
         app.positions = self._positions
         app.attached = self
-
-    # --- in one's own process -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start the app; returns when polls are flowing. Raises what kept it from starting, after a stop."""
@@ -238,7 +236,7 @@ class Runtime:
         return cast("CoalescingConsumer", self.app.consumer)
 
     def at_work(self, stage: str) -> TP | None:
-        """The partition a stage is at work on, None while it is idle."""
+        """A partition a stage is at work on, None while it is idle."""
         return self._turns.partition(stage)
 
     @property
@@ -282,7 +280,7 @@ class Runtime:
 
     async def _settle(self, stage: Stage, may: Callable[[], bool], *, stopping: bool = False) -> None:
         for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
-            async with self._turns.turn(stage.name):
+            async with self._turns.turn(stage.name, self._key(stage, tp)):
                 tenure = self.tenure.number(tp)
                 if tenure is None or self.failure is not None or not may():
                     continue
@@ -312,26 +310,28 @@ class Runtime:
         self.notify()
         return positions
 
-    # --- agents -----------------------------------------------------------------------------------------------------
-
     def _attach(self, stage: Stage) -> None:
         topic = self.app.topic(*stage.topics, schema=PollSchema(), acks=False)
 
         async def agent(stream: StreamT[Poll]) -> None:
             # Acks are ours: Faust acks at the end of the loop body, also when it was left by an exception.
             stream.enable_acks = False
-            serving = asyncio.create_task(self._serve(stage))
+            # By partition, or one for all.
+            serving: dict[TP | None, asyncio.Task[None]] = {}
             try:
                 async for poll in stream:
                     if self.failure is not None:
                         return
-                    event = cast("EventT[Poll]", stream.current_event)
-                    self._gather(stage, poll, event.message)
+                    self._gather(stage, poll, cast("EventT[Poll]", stream.current_event).message)
+                    key = self._key(stage, TP(poll.topic, poll.partition))
+                    if key not in serving:
+                        serving[key] = asyncio.create_task(self._serve(stage, key))
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
                 await self._fail(error)
             finally:
-                serving.cancel()
-                await asyncio.wait({serving})
+                for task in serving.values():
+                    task.cancel()
+                await asyncio.gather(*serving.values(), return_exceptions=True)
 
         self.app.agent(topic, name=stage.name)(agent)
 
@@ -342,11 +342,15 @@ class Runtime:
         if self._gathering[stage.name].add(tp, poll, message):
             self.consumer.release(tp, self._offsets.release(stage.name, tp, poll.last + 1))
 
-    async def _serve(self, stage: Stage) -> None:
+    def _key(self, stage: Stage, tp: TP) -> TP | None:
+        return tp if stage.by_partition else None
+
+    async def _serve(self, stage: Stage, only: TP | None) -> None:
+        URGENT.set(not stage.gather.max_wait_us)  # in this task
         try:
             while self.failure is None:
-                _, poll, message = await self._gathering[stage.name].next()
-                async with self._turns.turn(stage.name):
+                _, poll, message = await self._gathering[stage.name].next(only)
+                async with self._turns.turn(stage.name, only):
                     await self._take(stage, poll, message)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
             await self._fail(error)

@@ -59,18 +59,18 @@ class TrialFile:
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.trial"
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
-        self._slots: dict[str, int] = {}
+        self._slots: dict[tuple[str, int | None], int] = {}
 
-    def write(self, mark: Mark) -> None:
-        """The stage of ``mark`` begins to compute."""
-        self._put(mark.stage, json.dumps(mark).encode())
+    def write(self, mark: Mark, *, by_partition: bool = False) -> None:
+        """The stage of ``mark`` begins to compute; beside other polls, where it handles partitions each by itself."""
+        self._put(mark.stage, mark.partition if by_partition else None, json.dumps(mark).encode())
 
-    def clear(self, stage: str) -> None:
-        """The stage has computed what it had."""
-        self._put(stage, b"")
+    def clear(self, stage: str, partition: int | None = None) -> None:
+        """The stage has computed what it had, of one partition where it handles each by itself."""
+        self._put(stage, partition, b"")
 
-    def _put(self, stage: str, said: bytes) -> None:
-        slot = self._slots.setdefault(stage, len(self._slots))
+    def _put(self, stage: str, partition: int | None, said: bytes) -> None:
+        slot = self._slots.setdefault((stage, partition), len(self._slots))
         os.pwrite(self._handle, said[:_SLOT_BYTES].ljust(_SLOT_BYTES), slot * _SLOT_BYTES)
 
     def close(self, *, keep: bool) -> None:
@@ -144,12 +144,13 @@ class Trial:
                     self._looks[key] = asyncio.create_task(self._look_at(by, stage.refusals, suspects, beat))
                 await asyncio.shield(self._looks[key])
         if self._file is not None:
-            self._file.write(Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last))
+            mark = Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last)
+            self._file.write(mark, by_partition=stage.by_partition)
 
-    def end(self, stage: Stage) -> None:
+    def end(self, stage: Stage, poll: Poll) -> None:
         """``stage`` has computed what it began with."""
         if self._file is not None:
-            self._file.clear(stage.name)
+            self._file.clear(stage.name, poll.partition if stage.by_partition else None)
 
     def close(self, *, keep: bool) -> None:
         """The runtime stops. ``keep`` what is being computed for the next start to look at."""
