@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import load_config
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from tests import forked
 from tests.app.small_project import NOON_MS, at, project_in, write_project
 from tests.places import ROOT
 
@@ -65,12 +64,12 @@ def project_with(folder: Path, *users: str) -> None:
 
 def life(folder: Path) -> int:
     """The exit code of one life of a worker, to the end of everything."""
-    (folder / "hook").mkdir(exist_ok=True)
-    (folder / "hook" / "sitecustomize.py").write_text(DEADLY)
-    environment = {**os.environ, "PYTHONPATH": str(folder / "hook"), "REAPED": str(folder / "reaped")}
-    return subprocess.run(
-        [sys.executable, "-c", LIFE, str(folder)], cwd=ROOT, env=environment, timeout=240, check=False
-    ).returncode
+    hook = folder / "hook"
+    hook.mkdir(exist_ok=True)
+    (hook / "sitecustomize.py").write_text(DEADLY)  # of its children
+    (hook / "life.py").write_text(DEADLY + LIFE)
+    environment = {**os.environ, "PYTHONPATH": str(hook), "REAPED": str(folder / "reaped")}
+    return forked.start([hook / "life.py", folder], cwd=ROOT, env=environment).wait(240)
 
 
 def judge(folder: Path, users: list[str], letters: dict[int, str]) -> None:
