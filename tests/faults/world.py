@@ -75,12 +75,13 @@ event_time = "event_time"
 # A request that waits for as long as the whole log takes is still answered exactly.
 allowed_lateness = "48h"
 
-# An item's events, which are spread over the partitions of users, brought together.
+# An item's events, which are spread over the partitions of users, brought together, with what their users had done.
 [rekeyed.behaviour_by_item]
 topic = "{name}-behaviour-by-item"
 stream = "behaviour"
 key = "item_id"
 partitions = 2
+enrich = ["visitor"]
 
 [tables.item]
 path = "item.parquet"

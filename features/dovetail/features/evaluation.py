@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.features.at_events.recomputed import recomputed_values
+from dovetail.features.at_events.streamed import values_by_replay
 from dovetail.features.batch.point_in_time import evaluate_feature_set
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.batch.views import lookup_as_of, run_batch_view
@@ -17,10 +19,10 @@ from dovetail.features.expressions.feature_rows import FeatureSetEvaluator
 from dovetail.features.language.source import nearest
 from dovetail.features.plan.definitions import BatchView, Definitions, FeatureSet, Stream, Table
 from dovetail.features.plan.request import CANDIDATES, flatten_requests
-from dovetail.features.serving.enriched import enriched
+from dovetail.features.serving.enriched import ValuesOf, enriched
 from dovetail.features.stream.rerun import replay_view, with_positions
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.rows.positions import seen_column
+from dovetail.platform.rows.positions import OWN_COLUMNS, seen_column
 
 __all__ = ["Engine", "evaluate"]
 
@@ -52,11 +54,23 @@ def evaluate(
             raise ConfigError(f"feature set {name} reads table {table.schema.name}; give it in tables=")
         return tables[table.schema.name]
 
+    at_events = recomputed_values if engine == "batch" else values_by_replay
+
+    def arrive(stream: str) -> bool:
+        """Make a re-keyed stream of the one that it is declared from; False where neither is given."""
+        declared = definitions.streams[stream]
+        source = declared.rekeyed_from
+        if stream in arrived or (source is not None and not arrive(source)):
+            return stream in arrived
+        if source is not None:
+            # Rows that were made here have no places in a topic: they come as the table has them.
+            given = arrived[source] if source in events else _renumbered(arrived[source])
+            arrived[stream] = _rekeyed(declared, given, load_table, at_events)
+        return stream in arrived
+
     views = [definitions.stream_views[join.view] for join in features.joins if join.kind == "streaming"]
     for stream in dict.fromkeys(name for view in views for name in view.stream_names):
-        if stream not in arrived and definitions.streams[stream].rekeyed_from in arrived:
-            arrived[stream] = _rekeyed(definitions.streams[stream], arrived, load_table)
-        if stream not in arrived:
+        if not arrive(stream):
             raise ConfigError(f"feature set {name} reads stream {stream}; give events = {{{stream!r}: table}}")
 
     if engine == "batch":
@@ -64,13 +78,18 @@ def evaluate(
     return _streamed(definitions, known[name], flat, arrived, load_table, visibility)
 
 
-def _rekeyed(stream: Stream, arrived: Mapping[str, pa.Table], load_table: Callable[[Table], pa.Table]) -> pa.Table:
+def _renumbered(rows: pa.Table) -> pa.Table:
+    """``rows`` as one partition, in the order of the table."""
+    return with_positions(rows.drop_columns([name for name in OWN_COLUMNS if name in rows.column_names]))
+
+
+def _rekeyed(stream: Stream, rows: pa.Table, load_table: Callable[[Table], pa.Table], at_events: ValuesOf) -> pa.Table:
     """The rows of a re-keyed stream, of those that it is made of, in their order of arrival."""
 
     def lookup(view: BatchView, rows: pa.Table, time_column: str) -> pa.Table:
         return lookup_as_of(view, rows, partial(run_batch_view, view, load_table=load_table), time_column)
 
-    return enriched(stream, arrived[stream.rekeyed_from or ""], lookup)
+    return enriched(stream, rows, lookup, at_events)
 
 
 def _streamed(

@@ -25,12 +25,14 @@ from dovetail.app.tracing.phases import Phases, TimedFeatures, TimedModel
 from dovetail.app.tracing.spans import Spans
 from dovetail.app.tracing.traced_stage import TracedStage
 from dovetail.app.trainer_stage import kept_metrics, trainer_of
-from dovetail.features.plan.definitions import StreamView
+from dovetail.features.at_events.kept_views import KeptViews
+from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.request import flatten_requests
 from dovetail.features.project import Project, load
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.rekeying import RekeyStage
+from dovetail.features.stored.fingerprints import mark_of
 from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
 from dovetail.joiners.contracts import FeatureServer
@@ -214,9 +216,15 @@ class _Parts:
                 # One stage speaks for a stream: its feature agent, or else the first that re-keys it.
                 dead_letter_topic=self.config.dead_letter_topic if name == self._speaker(declared.stream) else None,
                 versions=batch_versions(self.project, self.stores) if declared.enrich else None,
+                kept=self._kept_views(streams[name]),
+                again=declared.stream in self.config.rekeyed,
             )
             for name, declared in self.config.rekeyed.items()
         ]
+
+    def _kept_views(self, rekeyed: Stream) -> KeptViews | None:
+        views = [view for view in rekeyed.enriched if isinstance(view, StreamView)]
+        return KeptViews(rekeyed, self.stores.online, {v.name: mark_of(v) for v in views}) if views else None
 
     def _speaker(self, stream: str) -> str:
         """The stream whose agent sends the dead letters of ``stream``: itself, or one re-keyed from it."""

@@ -10,6 +10,8 @@ SELECT request_id, item_id,
        item_stats.clicks_1d / nullif(item_stats.views_1d, 0)    AS item_ctr_1d,
        item_stats.avg_price_1d                                  AS item_price,
        item_stats.last_user                                     AS item_last_user,
+       item_stats.activity_1d                                   AS item_activity,
+       item_stats.after_click_1d                                AS item_after_click,
        item_profile.category,
        item_profile.score                                       AS item_score
 FROM request

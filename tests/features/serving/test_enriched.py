@@ -244,7 +244,7 @@ def test_other_views_to_enrich_from_are_another_stream(shop: Shop) -> None:
             ('["item"]', '["items"]'),
             None,
             DefinitionError,
-            "enrich names items, which is no batch view; did you mean item",
+            "enrich names items, which is no batch view or streaming view; did you mean item",
         ),
         (('key = "category"', 'key = "kind"'), None, DefinitionError, "the key of re-keyed stream event_by_category"),
         (("enrich", "enriched"), None, ConfigError, "did you mean 'enrich'"),
@@ -257,12 +257,17 @@ def test_other_views_to_enrich_from_are_another_stream(shop: Shop) -> None:
             DefinitionError,
             "item_id is int64 in stream event and int32 in batch view item",
         ),
-        (None, ("AS price FROM", "AS N FROM"), DefinitionError, "two columns named n: of the stream and of the batch"),
+        (
+            None,
+            ("AS price FROM", "AS N FROM"),
+            DefinitionError,
+            "two columns named n: of the stream and of the views",
+        ),
         (
             None,
             ("AS price FROM", "AS price, sum(price) AS total FROM"),
             DefinitionError,
-            "total of batch view item is decimal128",
+            "total of view item is decimal128",
         ),
         (
             None,

@@ -81,8 +81,11 @@ class Witness:
         stream_views: Mapping[str, StreamView],
         batch_views: Mapping[str, BatchView],
         events_of: Callable[[str, int, Mapping[str, pa.Scalar]], pa.Table],
+        *,
+        errors_are_null: bool = False,
     ) -> None:
-        self._features, self._events_of = features, events_of
+        """``errors_are_null``: where a text raises, NULL is served, and the witness says nothing."""
+        self._features, self._events_of, self._errors_are_null = features, events_of, errors_are_null
         self._stream, self._batch = stream_views, batch_views
         self._connection = hermetic_connection(threads=1, prepared=MACROS)
 
@@ -105,6 +108,10 @@ class Witness:
                 else:
                     missing.add(view.name)
             except _Unwitnessed:
+                missing.add(view.name)
+            except duckdb.Error:
+                if not self._errors_are_null:
+                    raise
                 missing.add(view.name)
         found = connection.execute(self._features.sql.strip().rstrip(";"))
         names = [column[0] for column in found.description]

@@ -7,7 +7,6 @@ SELECT is, is read off it: FROM a stream → streaming view; FROM request → fe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from dovetail.features.duck.parsing import BindError, functions_called
 from dovetail.features.duck.stability import unstable_functions
 from dovetail.features.language.batch_views import parse_batch_view
 from dovetail.features.language.feature_sets import is_feature_set, parse_feature_set
+from dovetail.features.language.rekeyed_streams import with_rekeyed
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import Source, nearest
 from dovetail.features.language.streaming_views import is_streaming, parse_stream_view
@@ -29,7 +29,6 @@ from dovetail.features.plan.definitions import (
 )
 from dovetail.features.plan.id_columns import check_event_id
 from dovetail.features.plan.label_values import check_value
-from dovetail.features.plan.rekeyed import carried
 from dovetail.features.plan.request import (
     CANDIDATES,
     REQUEST,
@@ -76,12 +75,13 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         if name not in over_streams and name not in sets
     }
     declared.refuse_unknown_batch_views(batch_views)
-    streams |= declared.rekeyed(streams, batch_views)
+    of_streams = {name: source for name, source in sources.items() if name in over_streams}
+    streams, enriching = with_rekeyed(config, streams, batch_views, of_streams, declared.wrong)
     stream_binder = Binder({name: stream.schema.arrow for name, stream in streams.items()})
+    before = config.features.strictly_before
     stream_views = {
-        name: parse_stream_view(name, source, streams, stream_binder, strictly_before=config.features.strictly_before)
-        for name, source in sources.items()
-        if name in over_streams
+        name: enriching.get(name) or parse_stream_view(name, source, streams, stream_binder, strictly_before=before)
+        for name, source in of_streams.items()
     }
     reserved = reserved_outputs(labels, config.labels.value_columns)
     feature_sets = {
@@ -175,10 +175,6 @@ class _Declared:
                 )
         return {name: self._stream(name) for name in self._config.streams}
 
-    def rekeyed(self, streams: Mapping[str, Stream], batch_views: Mapping[str, BatchView]) -> dict[str, Stream]:
-        """The streams that Dovetail makes of ``streams``, with the columns of the batch views in ``enrich``."""
-        return {name: self._rekeyed(name, streams, batch_views) for name in self._config.rekeyed}
-
     def _stream(self, name: str) -> Stream:
         declared, schema = self._config.streams[name], self._schema(name, f"streams.{name}")
         self._timestamp(schema, declared.event_time, f"stream {name}")
@@ -192,68 +188,6 @@ class _Declared:
             allowed_lateness_us=declared.allowed_lateness,
             max_ahead_us=declared.max_ahead,
         )
-
-    def _rekeyed(self, name: str, streams: Mapping[str, Stream], batch_views: Mapping[str, BatchView]) -> Stream:
-        declared = self._config.rekeyed[name]
-        source = streams[declared.stream]
-        views = tuple(self._enriching(name, source, view, batch_views) for view in declared.enrich)
-        made = [field.with_nullable(True) for view in views for field in view.output_schema]
-        schema = replace(source.schema, name=name, arrow=pa.schema([*source.schema.arrow, *made]))
-        self._refuse_taken(name, schema)
-        key = schema.field(declared.key, wanted_by=f"the key of re-keyed stream {name}")
-        if pa.types.is_nested(key.type):
-            raise DefinitionError(
-                f"column {key.name}, the key of re-keyed stream {name}, is {key.type}, which makes no key",
-                file=source.schema.file,
-                line=source.schema.line,
-                remedy=f"name a column that is no list or struct as key of [rekeyed.{name}] in {self._toml.name}",
-            )
-        lateness = declared.allowed_lateness
-        return Stream(
-            schema=schema,
-            topic=declared.topic or name,
-            event_time=source.event_time,
-            key=declared.key,
-            allowed_lateness_us=source.allowed_lateness_us if lateness is None else lateness,
-            max_ahead_us=source.max_ahead_us,
-            rekeyed_from=declared.stream,
-            enriched=views,
-        )
-
-    def _enriching(self, name: str, stream: Stream, view: str, batch_views: Mapping[str, BatchView]) -> BatchView:
-        """The batch view ``view``, which re-keyed stream ``name`` is enriched from, by columns of ``stream``."""
-        if view not in batch_views:
-            what = f"enrich names {view}, which is no batch view"
-            remedy = f"{nearest(view, list(batch_views))}; a batch view is a SELECT over [tables.*]"
-            raise self._wrong(f"rekeyed.{name}", what, remedy)
-        found = batch_views[view]
-        for column, type_ in zip(found.entity, found.entity_types, strict=True):
-            field = stream.schema.field(column, wanted_by=f"batch view {view}, which enriches {name},")
-            if field.type != type_:
-                raise self._wrong(
-                    f"rekeyed.{name}",
-                    f"{column} is {field.type} in stream {stream.name} and {type_} in batch view {view}",
-                    f"CAST it in {found.file}, or declare the same type",
-                )
-        for made in found.output_schema:
-            if not carried(made.type):
-                raise self._wrong(
-                    f"rekeyed.{name}",
-                    f"{made.name} of batch view {view} is {made.type}, which no column of a stream can be",
-                    f"CAST it in {found.file} to a type that columns are declared with, like BIGINT or DECIMAL(18,2)",
-                )
-        return found
-
-    def _refuse_taken(self, name: str, schema: TableSchema) -> None:
-        """Refuse a re-keyed stream with two columns of one name."""
-        lowered = [column.lower() for column in schema.arrow.names]
-        for column in schema.arrow.names:
-            if lowered.count(column.lower()) > 1:
-                raise self._wrong(
-                    f"rekeyed.{name}",
-                    f"two columns named {column}: of the stream and of the batch views in enrich",
-                    "rename the batch view's with AS",
-                )
 
     def tables(self) -> dict[str, Table]:
         found = {}
@@ -317,17 +251,17 @@ class _Declared:
     def refuse_unknown_batch_views(self, batch_views: Mapping[str, BatchView]) -> None:
         for name, declared in self._config.batch_views.items():
             if name not in batch_views:
-                raise self._wrong(
+                raise self.wrong(
                     f"batch_views.{name}",
                     f"there is no batch view {name}",
                     f"{nearest(name, list(batch_views))}; a batch view is {self._sql_dir / (name + '.sql')}",
                 )
             if declared.every <= 0:
-                raise self._wrong(f"batch_views.{name}", "every is 0", 'write a period like every = "1d"')
+                raise self.wrong(f"batch_views.{name}", "every is 0", 'write a period like every = "1d"')
 
     def _schema(self, name: str, section: str) -> TableSchema:
         if name not in self._schemas:
-            raise self._wrong(section, f"no CREATE TABLE {name} in {self._sql_dir}", nearest(name, list(self._schemas)))
+            raise self.wrong(section, f"no CREATE TABLE {name} in {self._sql_dir}", nearest(name, list(self._schemas)))
         return self._schemas[name]
 
     def _timestamp(self, schema: TableSchema, column: str, wanted_by: str) -> None:
@@ -340,7 +274,7 @@ class _Declared:
                 remedy=f"declare {column} TIMESTAMP NOT NULL",
             )
 
-    def _wrong(self, section: str, what: str, remedy: str) -> DefinitionError:
+    def wrong(self, section: str, what: str, remedy: str) -> DefinitionError:
         """An error at the section's line of ``dovetail.toml``."""
         text = self._toml.read_text(encoding="utf-8") if self._toml.is_file() else ""
         lines = enumerate(text.splitlines(), 1)

@@ -79,7 +79,8 @@ class Stream:
 
     A view's own relation, which is no declared stream, has no topic and no key. ``rekeyed_from`` names the stream that
     a re-keyed one is made of; its rows carry source positions and may be published again (``rekeying.py``).
-    They have the columns of the batch views ``enriched``, too, as of their event time.
+    They have the columns of the views ``enriched``, too: of batch views as of their event time, of streaming views over
+    the stream they are made of as of themselves (``at_events/``).
     """
 
     schema: TableSchema
@@ -89,7 +90,7 @@ class Stream:
     allowed_lateness_us: int
     max_ahead_us: int
     rekeyed_from: str | None = None
-    enriched: tuple[BatchView, ...] = ()
+    enriched: tuple[BatchView | StreamView, ...] = ()
 
     @property
     def name(self) -> str:

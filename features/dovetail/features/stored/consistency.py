@@ -197,14 +197,17 @@ def compare(
     event_time: pa.Table | None,
     features: Sequence[str],
     requests: pa.Table | None = None,
+    *,
+    keys: tuple[str, str, str] = ("request_id", "item_id", "request_time"),
 ) -> Consistency:
     """Compare the named columns of ``snapshots`` with both recomputations, row by row (same order, same length).
 
     Where ``event_time`` is None or the table ``as_served`` itself, no row was late. ``requests``, row by row, are those
-    that the SQL of an example is made of (:meth:`Consistency.written`).
+    that the SQL of an example is made of (:meth:`Consistency.written`). ``keys`` are the columns of ``snapshots`` that
+    say of an example which it is.
     """
     results = []
-    ids = [snapshots.column(name).cast(pa.string()) for name in ("request_id", "item_id", "request_time")]
+    ids = [snapshots.column(name).cast(pa.string()) for name in keys]
     for name in features:
         served, recomputed = snapshots.column(name), as_served.column(name)
         equal = equal_bits(served, recomputed)

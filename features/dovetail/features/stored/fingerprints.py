@@ -28,7 +28,7 @@ from dovetail.features.stream.layout import Layout
 from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
 
-__all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "former_fingerprint", "record_of", "records_of"]
+__all__ = ["REKEYED", "REKEYED_PREFIX", "family_of", "former_fingerprint", "mark_of", "record_of", "records_of"]
 
 #: The kind of a re-keyed stream's record.
 REKEYED = "re-keyed stream"
@@ -62,8 +62,16 @@ def _rekeyed(project: Project, name: str) -> DefinitionRecord:
     parts = {"stream": declared.stream, "key": declared.key, "partitions": str(declared.partitions)}
     if declared.enrich:
         parts["enrich"] = ",".join(declared.enrich)
+    for view in project.streams[name].enriched:
+        if isinstance(view, StreamView):  # its meaning, and how late a row may be that has a value of it
+            parts[f"view {view.name}"] = f"{record_of(view).fingerprint} {view.stream.allowed_lateness_us}"
     said = "\n".join(f"{part} {value}" for part, value in {**parts, "topic": project.streams[name].topic}.items())
     return DefinitionRecord(REKEYED_PREFIX + name, REKEYED, 1, _hash([REKEYED, said]), "", said, said)
+
+
+def mark_of(view: StreamView) -> int:
+    """The mark of the view's layout with every type as narrow as can be: the same however wide it is declared."""
+    return Layout(_narrowest(view)).fingerprint
 
 
 def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionRecord:
@@ -80,7 +88,7 @@ def record_of(definition: StreamView | BatchView | FeatureSet) -> DefinitionReco
         for branch, kept in zip(definition.reads, kept_branches(definition) or definition.reads, strict=True):
             made = [[list(cleaning.columns), cleaning.where] for cleaning in kept.cleanings]
             parts.append(json.dumps([branch.stream.name, branch.stream.event_time, made]))
-        state = f"{Layout(_narrowest(definition)).fingerprint:x}"
+        state = f"{mark_of(definition):x}"
         mark = _own_mark(definition)
         parts += _STRICTLY_BEFORE if definition.strictly_before else []
     elif isinstance(definition, BatchView):

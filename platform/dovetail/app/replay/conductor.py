@@ -133,7 +133,7 @@ def _source(folder: Path, given: ReplayInput, config: Config) -> Source:
     door = given.door
     if door.kind == "stream":
         own = config.streams[door.name].allowed_lateness
-        rekeyed = [each.allowed_lateness for each in config.rekeyed.values() if each.stream == door.name]
+        rekeyed = [each.allowed_lateness for each in config.made_of(door.name)]
         allowed = min([own, *(each for each in rekeyed if each is not None)])
     else:
         allowed = (config.request if door.kind == "requests" else config.labels).allowed_lateness

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.app.datasets import ANNOUNCED, DEAD_LETTERS, samples_dataset
 from dovetail.app.storage import Stores
@@ -14,6 +15,7 @@ from dovetail.joiners.batch.attributed import attribute_labels
 from dovetail.joiners.meanings.known import Meanings
 from dovetail.joiners.sample_agent import lanes_of
 from dovetail.joiners.snapshots.shape import flat_snapshots
+from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import PolicyConfig
 from dovetail.platform.errors import ConfigError
@@ -25,6 +27,7 @@ __all__ = [
     "archived_letters",
     "archived_samples",
     "archived_snapshots",
+    "events_until",
     "released_positions",
     "target_of",
 ]
@@ -126,3 +129,18 @@ def released_positions(project: Project, stores: Stores, target: str) -> dict[tu
             else:  # it has seen every row forwarded up to its last source; what was not forwarded gives no sample
                 bounds |= {(lane.number, source): last + 1 for source, last in progress.sources.items()}
     return bounds
+
+
+def events_until(logs: Mapping[str, DayFiles], stream: str, until_us: int, keys: Mapping[str, pa.Scalar]) -> pa.Table:
+    """The archived rows of a stream up to a time, of the keys given."""
+    parts = []
+    for part in logs[stream].read(None, None, until_us):
+        for column, key in keys.items():
+            part = part.filter(pc.equal(part.column(column), key))
+        types = {field.name: field.type for field in logs[stream].declared or part.schema}
+        # A column that was declared otherwise then is none of what the view reads.
+        parts.append(part.select([f.name for f in part.schema if types.get(f.name, f.type) == f.type]))
+    if not parts:
+        schema = logs[stream].schema()
+        return pa.table({}) if schema is None else schema.empty_table()
+    return pa.concat_tables(parts, promote_options="permissive")

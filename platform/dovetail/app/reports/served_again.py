@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.app.jobs import archived_events, batch_versions, scratch_folder, served_rows
+from dovetail.app.reports.rekeyed_rows import RekeyedRows, rekeyed_from_views
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.batch.pieces import Limits, OnStep
@@ -42,9 +43,11 @@ def consistency_of(
 ) -> Consistency:
     """Every archived snapshot value against its recomputation in DuckDB from the archived events, day by day.
 
-    Each snapshot is recomputed by the feature set that made it. ``days`` chooses some; ``on_day(day, days done, of)``
-    is called after each. Memory is bounded by ``limits``, not by the number of snapshots or events; neither those nor
-    the ``engine``, this process if left out, change the verdict.
+    Each snapshot is recomputed by the feature set that made it. So is, in this process, what rows of re-keyed streams
+    have of streaming views, from the stream that they are made of; a feature is called ``stream.column`` there.
+    ``days`` chooses some; ``on_day(day, days done, of)`` is called after each day of snapshots. Memory is bounded by
+    ``limits``, not by the number of snapshots or events; neither those nor the ``engine``, this process if left out,
+    change the verdict.
 
     Raises:
         ConfigError: a feature set that made snapshots is not there any more.
@@ -69,7 +72,11 @@ def consistency_of(
                     on_day(day, sum(not count for count in left.values()), len(chosen))
     events = archived_events(project, stores)
     columns = {shown: column for one in compared.values() for shown, column in one.shown().items()}
-    whole = merged(found[day][name] for day in chosen for name in sorted(found[day]))
+    verdicts = [found[day][name] for day in chosen for name in sorted(found[day])]
+    for stream in rekeyed_from_views(project):
+        rows = RekeyedRows(project, stores, stream, limits or Limits())
+        verdicts += [merged(rows.day(day)) for day in rows.days() if days is None or day in days]
+    whole = merged(verdicts)
     return whole.written(lambda feature, request: reproduce(project, columns[feature], request, events))
 
 

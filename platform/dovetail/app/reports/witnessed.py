@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dovetail.app.jobs import archived_events, served_rows
+from dovetail.app.reports.archived import events_until
+from dovetail.app.reports.rekeyed_rows import RekeyedRows, rekeyed_from_views
 from dovetail.app.storage import Stores
 from dovetail.features import Project
+from dovetail.features.batch.pieces import Limits
 from dovetail.features.batch.witness import Witness, Witnessed
 from dovetail.joiners.snapshots.shape import SET_COLUMN
 from dovetail.platform.archive.dayfiles import DayFiles
@@ -25,11 +27,12 @@ def witness_of(project: Project, stores: Stores, requests: int) -> Witnessed:
 
     Each is computed by the text of its definitions in plain DuckDB (:mod:`dovetail.features.batch.witness`), which
     reads the archived events of its keys. Only features that snapshots hold are; of views over a UNION ALL and of
-    features of batch views the witness says nothing.
+    features of batch views the witness says nothing. As many rows of each re-keyed stream that is enriched from
+    streaming views are computed in the same way.
     """
     snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
     verdict, witnesses = Witnessed(), dict[str, Witness]()
-    events_of = partial(_events, archived_events(project, stores))
+    events_of = partial(events_until, archived_events(project, stores))
     for row in _sample(snapshots, requests):
         made_by = row.column(SET_COLUMN)[0].as_py() if SET_COLUMN in row.column_names else project.feature_set.name
         features = project.feature_sets.get(made_by)
@@ -47,6 +50,8 @@ def witness_of(project: Project, stores: Stores, requests: int) -> Witnessed:
         names = [column.name for column in features.columns_of("request", "streaming")]
         served = {name: row.column(name)[0].as_py() for name in names if name in row.column_names}
         verdict.add(str(row.column("request_id")[0].as_py()), served, found)
+    for stream in rekeyed_from_views(project):
+        RekeyedRows(project, stores, stream, Limits()).witness(requests, verdict)
     return verdict
 
 
@@ -60,18 +65,3 @@ def _sample(snapshots: DayFiles, count: int) -> Iterator[pa.Table]:
     for part in snapshots.read(None, None, np.iinfo(np.int64).max):
         yield from (part.slice(at - start, 1) for at in wanted if start <= at < start + part.num_rows)
         start += part.num_rows
-
-
-def _events(logs: Mapping[str, DayFiles], stream: str, until_us: int, keys: Mapping[str, pa.Scalar]) -> pa.Table:
-    """The archived rows of a stream up to a time, of the keys given."""
-    parts = []
-    for part in logs[stream].read(None, None, until_us):
-        for column, key in keys.items():
-            part = part.filter(pc.equal(part.column(column), key))
-        types = {field.name: field.type for field in logs[stream].declared or part.schema}
-        # A column that was declared otherwise then is none of what the view reads.
-        parts.append(part.select([f.name for f in part.schema if types.get(f.name, f.type) == f.type]))
-    if not parts:
-        schema = logs[stream].schema()
-        return pa.table({}) if schema is None else schema.empty_table()
-    return pa.concat_tables(parts, promote_options="permissive")

@@ -137,14 +137,20 @@ class Config(Section):
         for name, declared in self.rekeyed.items():
             if name in self.streams:
                 raise ValueError(f"rekeyed.{name}: there is a stream of this name; choose another one")
-            if declared.stream not in self.streams:
-                raise ValueError(f"rekeyed.{name}: stream = {declared.stream!r} is not one of {sorted(self.streams)}")
+            known = sorted({*self.streams, *self.rekeyed} - {name})
+            if declared.stream not in known:
+                raise ValueError(f"rekeyed.{name}: stream = {declared.stream!r} is not one of {known}")
         return self
 
     @model_validator(mode="after")
     def _topics_are_distinct(self) -> Config:
         self.topics()
         return self
+
+    def made_of(self, stream: str) -> list[RekeyedConfig]:
+        """The streams that are re-keyed from ``stream``, and from these."""
+        first = {name: declared for name, declared in self.rekeyed.items() if declared.stream == stream}
+        return [*first.values(), *(more for name in first for more in self.made_of(name))]
 
     def topics(self) -> dict[str, int]:
         """Every topic and its number of partitions; derived topics have as many as what they derive from.

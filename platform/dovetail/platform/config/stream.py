@@ -45,9 +45,9 @@ class StreamConfig(EventIdsConfig):
 
 
 class RekeyedConfig(Section):
-    """A stream made by Dovetail: the events of ``stream``, partitioned by another column.
+    """A stream made by Dovetail: the events of ``stream``, which may be re-keyed itself, partitioned by another column.
 
-    Definitions read it by its name, like any stream; its columns are those of ``stream``, and of the batch views in
+    Definitions read it by its name, like any stream; its columns are those of ``stream``, and of the views in
     ``enrich``.
     """
 
@@ -55,7 +55,8 @@ class RekeyedConfig(Section):
     key: Name
     topic: str = ""
     partitions: int = Field(default=1, ge=1, le=10_000)
-    #: Batch views whose columns each row gets, in the version in force at its event time.
+    #: Views whose columns each row gets: batch views in the version in force at its event time, streaming views over
+    #: ``stream`` as of the row.
     enrich: tuple[Name, ...] = ()
     #: As of a stream. None: that of ``stream``.
     allowed_lateness: DurationUs | None = None
