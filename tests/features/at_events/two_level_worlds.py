@@ -212,8 +212,8 @@ def by_hand(visits: pa.Table) -> dict[tuple[int, int, int], tuple[Any, ...]]:
     rows = visits.to_pylist()
     found: dict[tuple[int, int, int], tuple[Any, ...]] = {}
     for row in rows:
-        mine = [r for r in rows if r["_partition"] == row["_partition"] and r["_offset"] <= row["_offset"]]
         place = (row["_partition"], row["_offset"], row["_row"])
+        mine = [r for r in rows if r["_partition"] == place[0] and (r["_offset"], r["_row"]) <= place[1:]]
         now = row["event_time"]
         if now < max(r["event_time"] for r in mine) - dt.timedelta(minutes=LATENESS):
             found[place] = (None,) * 5

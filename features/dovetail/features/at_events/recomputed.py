@@ -10,9 +10,9 @@ from dovetail.features.at_events.rounds import too_old
 from dovetail.features.batch.streaming import evaluate_view
 from dovetail.features.kernels.words import Words
 from dovetail.features.plan.definitions import StreamView
-from dovetail.platform.rows.positions import seen_column
+from dovetail.platform.rows.positions import pack, seen_column
 
-__all__ = ["recomputed_values", "seen_at"]
+__all__ = ["by_place", "recomputed_values", "seen_at"]
 
 
 def recomputed_values(view: StreamView, events: pa.Table) -> pa.Table:
@@ -22,9 +22,10 @@ def recomputed_values(view: StreamView, events: pa.Table) -> pa.Table:
         WireError, StateError: as :func:`~dovetail.features.batch.streaming.evaluate_view`.
     """
     seen = seen_column(view.name)
-    probes = _probes(view, events, seen)
+    placed = by_place(events)
+    probes = _probes(view, placed, seen)
     values = evaluate_view(
-        view, events, probes, time_column=view.stream.event_time, seen_column=seen, visibility="as_served"
+        view, placed, probes, time_column=view.stream.event_time, seen_column=seen, visibility="as_served"
     ).values
     kept = np.arange(events.num_rows)
     return values.take(pa.array(kept, mask=_old_rows(view, events)))
@@ -37,11 +38,21 @@ def _probes(view: StreamView, events: pa.Table, seen: str) -> pa.Table:
     return events.select(names).append_column(seen, seen_at(partitions, offsets))
 
 
-def seen_at(partitions: Words, offsets: Words) -> pa.ListArray:
-    """For rows of messages at these places, the first offset by partition that is not visible to them: list<int64>."""
+def by_place(events: pa.Table) -> pa.Table:
+    """``events`` with each row's place in its partition (:func:`~dovetail.platform.rows.positions.pack`) as its offset.
+
+    Then what is said of messages, such as what is visible of a partition, is said of rows.
+    """
+    offsets, rows = (np.asarray(events.column(c).to_numpy()) for c in ("_offset", "_row"))
+    places = pack(offsets.astype(np.int64), rows.astype(np.int32))
+    return events.set_column(events.column_names.index("_offset"), "_offset", pa.array(places))
+
+
+def seen_at(partitions: Words, places: Words) -> pa.ListArray:
+    """For rows at these places, the first place of each partition that is not visible to them: list<int64>."""
     ends = np.cumsum(partitions + 1)
     visible = np.zeros(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
-    visible[ends - 1] = offsets + 1
+    visible[ends - 1] = places + 1
     return pa.ListArray.from_arrays(np.concatenate(([0], ends)).astype(np.int32), pa.array(visible))
 
 
@@ -56,5 +67,5 @@ def _old_rows(view: StreamView, events: pa.Table) -> npt.NDArray[np.bool_]:
     for mine in np.split(order, np.flatnonzero(np.diff(partitions[order])) + 1):
         if len(mine):
             newest = np.maximum.accumulate(times[mine])
-            found[mine] = too_old(offsets[mine], times[mine], newest, view.stream.allowed_lateness_us)
+            found[mine] = too_old(times[mine], newest, view.stream.allowed_lateness_us)
     return found

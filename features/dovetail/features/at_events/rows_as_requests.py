@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dovetail.features.at_events.recomputed import seen_at
+from dovetail.features.at_events.recomputed import by_place, seen_at
 from dovetail.features.batch.one_view import EventLog
 from dovetail.features.kernels.words import Words
 from dovetail.features.language.source import quoted
 from dovetail.features.plan.definitions import FeatureColumn, FeatureSet, JoinedView, Stream, StreamView
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, seen_column
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, pack, seen_column
 
 __all__ = ["Newest", "Since", "as_feature_set", "as_requests", "views_at_events"]
 
@@ -66,7 +66,7 @@ def as_requests(stream: Stream, rows: pa.Table) -> pa.Table:
     views = views_at_events(stream)
     partitions, offsets, numbers = (np.asarray(rows.column(c).to_numpy(), dtype=np.int64) for c in SOURCE_COLUMNS)
     places = [f"{p}/{o}/{n}" for p, o, n in zip(partitions.tolist(), offsets.tolist(), numbers.tolist(), strict=True)]
-    seen = seen_at(partitions, offsets)
+    seen = seen_at(partitions, pack(offsets, numbers.astype(np.int32)))
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         name: rows.column(name) for view in views.values() for name in view.entity
     }
@@ -78,7 +78,10 @@ def as_requests(stream: Stream, rows: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """The events of a log from an offset on, by partition: those that the states of a re-keyed stream know."""
+    """The events of a log from an offset on, by partition: those that the states of a re-keyed stream know.
+
+    Each has its place in its partition as its offset (:func:`by_place`).
+    """
 
     log: EventLog
     begins: Mapping[int, int]
@@ -89,7 +92,7 @@ class Since:
 
     def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
         """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named."""
-        own = ["_partition", "_offset"]
+        own = ["_partition", "_offset", "_row"]
         wanted = None if columns is None else list(dict.fromkeys([*columns, *own]))
         for part in self.log.read(wanted, low_us, high_us):
             kept = self.known(part)
@@ -97,18 +100,18 @@ class Since:
                 yield kept if columns is None else kept.select(list(dict.fromkeys(columns)))
 
     def known(self, events: pa.Table) -> pa.Table:
-        """Those of the ``events``, which have positions, that are from their partition's beginning on."""
+        """Those of the ``events``, which have positions, that are from their partition's beginning on, by place."""
         if not events.num_rows:
             return events
         partitions, offsets = (np.asarray(events.column(name).to_numpy()) for name in ("_partition", "_offset"))
         begins = np.array([self.begins.get(p, 0) for p in range(int(partitions.max()) + 1)])
-        return events.filter(pa.array(offsets >= begins[partitions]))
+        return by_place(events.filter(pa.array(offsets >= begins[partitions])))
 
 
 class Newest:
-    """The newest event time of each partition up to an offset, of events from ``low_us`` to ``high_us``.
+    """The newest event time of each partition up to a place, of ``events`` that have their places as offsets.
 
-    ``later`` is the first offset at which a partition has an event after that, by partition.
+    ``later`` is the first place at which a partition has an event that is not among them, by partition.
     """
 
     def __init__(self, events: Iterable[pa.Table], time_column: str, later: Mapping[int, int]) -> None:
@@ -127,14 +130,14 @@ class Newest:
             mine = mine[np.argsort(offsets[mine], kind="stable")]
             self._times[partition] = offsets[mine], np.maximum.accumulate(times[mine])
 
-    def too_old(self, partitions: Words, offsets: Words, times: Words, lateness_us: int) -> npt.NDArray[np.bool_]:
+    def too_old(self, partitions: Words, places: Words, times: Words, lateness_us: int) -> npt.NDArray[np.bool_]:
         """A mask of rows, at these places, that are too old to have a value."""
         old = np.zeros(len(times), dtype=np.bool_)
         for partition in np.unique(partitions).tolist():
             mine = np.flatnonzero(partitions == partition)
-            old[mine] = offsets[mine] >= self._later.get(partition, _NEVER)
+            old[mine] = places[mine] >= self._later.get(partition, _NEVER)
             if partition in self._times:
                 known, newest = self._times[partition]
-                at = np.searchsorted(known, offsets[mine], side="right") - 1
+                at = np.searchsorted(known, places[mine], side="right") - 1
                 old[mine] |= (at >= 0) & (times[mine] < newest[at] - lateness_us)
         return old

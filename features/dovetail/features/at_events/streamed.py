@@ -46,7 +46,7 @@ class ValuesAtEvents:
         self._engine.warm_apply()
         self._engine.warm_values()
         one = np.zeros(1, dtype=np.int64)
-        rounds_of(one, one, one, one, one, np.zeros(1, dtype=np.bool_), 0)
+        rounds_of(one, one, one, one, np.zeros(1, dtype=np.bool_), 0)
 
     def take_in(self, events: pa.Table, partition: int, watermark: int, read: ReadStates) -> TakenIn:
         """The values at ``events``, rows of a partition with their positions, in its order; none was taken in before.
@@ -63,13 +63,12 @@ class ValuesAtEvents:
         keys, codes = encode_keys([events.column(column) for column in self.view.entity])
         before, after = running_watermark(prepared.event_time, watermark)
         newest = np.maximum(before, prepared.event_time)
-        messages = np.asarray(events.column("_offset").to_numpy(), dtype=np.int64)
         lateness = self.view.stream.allowed_lateness_us
-        old = too_old(messages, prepared.event_time, newest, lateness)
+        old = too_old(prepared.event_time, newest, lateness)
         of_key = codes.astype(np.int64)
         order = np.argsort(of_key, kind="stable")
         order = order[of_key[order] >= 0]
-        rounds = rounds_of(order, of_key, messages, prepared.event_time, newest, old, lateness)
+        rounds = rounds_of(order, of_key, prepared.event_time, newest, old, lateness)
         states: dict[int, bytes | None] = dict(enumerate(read(keys)))
         first = dict(states)
         parts, places = [], []

@@ -22,7 +22,7 @@ from dovetail.features.batch.witness import Witness, Witnessed
 from dovetail.features.plan.definitions import Stream
 from dovetail.features.stored.consistency import Consistency, compare
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, day_of, day_start_us
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, seen_column
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, pack, seen_column
 
 __all__ = ["RekeyedRows", "rekeyed_from_views"]
 
@@ -132,8 +132,8 @@ class RekeyedRows:
             begin = events.begins.get(file.partition, 0)
             if day_start_us(file.day) <= end or file.last_offset < begin:
                 continue
-            first = file.first_offset
-            if first < begin:
+            first = _place(file.first_offset)
+            if file.first_offset < begin:
                 low = day_start_us(file.day)
                 parts = events.read([time, "_partition", "_offset"], low, low + DAY_US - 1)
                 mine = [part.filter(pc.equal(part.column("_partition"), file.partition)) for part in parts]
@@ -143,10 +143,16 @@ class RekeyedRows:
         return Newest(events.read([time, "_partition", "_offset"], span.low_us, end), time, later)
 
     def _old(self, rows: pa.Table, newest: Newest) -> npt.NDArray[np.bool_]:
-        partitions, offsets = (np.asarray(rows.column(name).to_numpy(), dtype=np.int64) for name in SOURCE_COLUMNS[:2])
+        partitions, offsets, numbers = (np.asarray(rows.column(c).to_numpy(), dtype=np.int64) for c in SOURCE_COLUMNS)
+        places = pack(offsets, numbers.astype(np.int32))
         times = rows.column(self._stream.event_time).cast(pa.timestamp("us")).cast(pa.int64())
         lateness = self._project.streams[self._source].allowed_lateness_us
-        return newest.too_old(partitions, offsets, np.asarray(times.to_numpy(), dtype=np.int64), lateness)
+        return newest.too_old(partitions, places, np.asarray(times.to_numpy(), dtype=np.int64), lateness)
+
+
+def _place(offset: int) -> int:
+    """The place of the first row of a message."""
+    return int(pack(np.array([offset], dtype=np.int64), np.zeros(1, dtype=np.int32))[0])
 
 
 def _no_table(view: str, version_us: int) -> pa.Table:
