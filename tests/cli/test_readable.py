@@ -11,9 +11,11 @@ import termios
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -115,6 +117,17 @@ def _require_whole(arguments: Sequence[str]) -> None:
         assert max(cell_len(line.rstrip()) for line in shown.splitlines()) <= columns
         if "--out" not in arguments:  # the next version has another number
             assert not words - Counter(word.rstrip(",") for word in shown.split()), shown
+
+
+def test_help_has_nothing_that_would_be_taken_for_markup() -> None:
+    """Rich leaves out what stands in brackets, as a tag."""
+    texts, waiting = list[str](), [typer.main.get_command(app)]
+    while waiting:
+        command: Any = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        texts += [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]
+    assert len(texts) > 100
+    assert not [text for text in texts if re.search(r"\[[a-z/@#]", text)]
 
 
 def test_evaluate_keeps_its_first_column(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

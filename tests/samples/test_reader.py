@@ -188,16 +188,33 @@ def test_a_state_is_for_the_reader_that_wrote_it(world: World) -> None:
         for none in others:
             with pytest.raises(StateError, match=r"what its state_dict\(\) gave, of format 1; this is of"):
                 other.load_state_dict(none)
+        (partition, *_), ends = sorted(state["cursors"]), dict.fromkeys(state["cursors"], -1)
+        places: list[Any] = [[1], [1.5, 0, {}], [True, 0, {}], [-1, 0, {}], [0, 10**30, {}], [0, 0, {"x": 1}], None]
         damages: list[dict[str, Any]] = [
+            *({"cursors": {**state["cursors"], partition: place}} for place in places),
+            {"cursors": {}},
             {"cursors": []},
-            {"cursors": {"0": [1]}},
-            {"ends": {"x": 1}},
-            {"given": None},
-            {"number": "n"},
+            {"cursors": {"7": state["cursors"][partition]}},
+            *({name: value} for name in ("given", "number") for value in (None, "n", -1, 1.5, 10**30)),
+            *({"ends": ends} for ends in (ends, {"x": 1}, {partition: 1.5}, {"7": 1}, None)),
+            {"cursors": {**state["cursors"], partition: [9, 0, {}]}, "ends": {partition: 8}},
         ]
         for damage in damages:
             with pytest.raises(StateError, match="is damaged"):
                 other.load_state_dict({**state, **damage})
+        assert other.state_dict() == state
+
+
+def test_a_state_from_behind_the_end_is_of_another_topic(world: World) -> None:
+    world.send([(0, 1, False)] * 3)
+    with Reader(world.project) as reader:
+        list(reader)
+        state = reader.state_dict()
+    beyond = {number: [offset + 1, day, sources] for number, (offset, day, sources) in state["cursors"].items()}
+    with Reader(world.project) as reader:
+        reader.load_state_dict({**state, "cursors": beyond, "ends": {}})
+        with pytest.raises(StateError, match="it is not the topic that the state is of"):
+            list(reader)
 
 
 @pytest.mark.parametrize(

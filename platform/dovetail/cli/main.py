@@ -139,7 +139,7 @@ def worker(
         typer.Option("--until-idle", help="Release what waits for later labels, and end when everything is done."),
     ] = False,
     serve_api: Annotated[
-        bool, typer.Option("--api/--no-api", help="Serve the HTTP API of a project with [api].")
+        bool, typer.Option("--api/--no-api", help="Serve the HTTP API of a project that has an api section.")
     ] = True,
 ) -> None:
     """Run a worker until it is told to stop (SIGINT or SIGTERM). Options replace those of the worker section."""

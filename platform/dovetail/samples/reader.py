@@ -18,7 +18,8 @@ from dovetail.features import Project, load
 from dovetail.platform.errors import ConfigError, StateError
 from dovetail.platform.rows.encodings.dictionaries import compacted, decoded
 from dovetail.platform.rows.encodings.shared import as_dictionaries
-from dovetail.samples.merge import Cursor, Merge
+from dovetail.samples.merge import Merge
+from dovetail.samples.reader_state import SavedPlace
 from dovetail.samples.sample_log import SampleLog
 
 __all__ = ["Reader"]
@@ -175,17 +176,10 @@ class Reader:
                     f"the state is of a reader with {name} = {state.get(name)!r}, this one has {mine!r}: make it with "
                     "the same arguments"
                 )
-        try:
-            cursors = {
-                int(number): Cursor(int(offset), int(day), {int(source): int(last) for source, last in sources.items()})
-                for number, (offset, day, sources) in state["cursors"].items()
-            }
-            number, given = int(state["number"]), int(state["given"])
-            ends = {int(number): int(end) for number, end in state["ends"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StateError(f"the state of the reader is damaged: {type(error).__name__}: {error}") from None
-        self._cursors, self._number, self._given, self._ends = cursors, number, given, ends
-        self._merge.go_to(cursors)
+        place = SavedPlace.of(state, self._log.partitions)
+        self._cursors, self._ends = place.block_begins(self._log.partitions), place.block_ends()
+        self._number, self._given = place.number, place.given
+        self._merge.go_to(self._cursors)
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 

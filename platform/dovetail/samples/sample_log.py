@@ -86,15 +86,20 @@ class SampleLog:
         """Some rows from ``offset`` on; None when there are no more now.
 
         Raises:
-            StateError: what stood at ``offset`` is neither archived nor in its topic any more.
+            StateError: what stood at ``offset`` is neither archived nor in its topic any more, or was never in it.
         """
         if offset < self._archived_to(partition):
             return self._from_files(partition, offset)
         if self._live is None:
             return None
         bounds = self._live.bounds(self._topic).get(partition)
-        if bounds is None or offset >= bounds[1]:
+        if bounds is None or offset == bounds[1]:
             return None
+        if offset > bounds[1]:
+            raise StateError(
+                f"partition {partition} of the topic {self._topic} ends at {bounds[1]}, before offset {offset} where "
+                "reading was to go on: it is not the topic that the state is of; start the reader anew"
+            )
         if offset < bounds[0]:
             self.look()
             if offset < self._archived_to(partition):

@@ -25,7 +25,7 @@ _First = Annotated[str | None, typer.Option("--from-day", help="First day of req
 _Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
 _Plot = Annotated[
     Path | None,
-    typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs dovetail-samples[plots]."),
+    typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs the extra plots."),
 ]
 _Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
 

@@ -38,7 +38,7 @@ class Engine(StrEnum):
 
 
 EngineOption = Annotated[
-    Engine | None, typer.Option(help="Where it is computed; as [batch] says if left out.", show_default=False)
+    Engine | None, typer.Option(help="Where it is computed; as the batch section says if left out.", show_default=False)
 ]
 MasterOption = Annotated[
     str | None, typer.Option(help="Spark's master: local[2], spark://…, yarn, k8s://…, sc://….", show_default=False)
@@ -163,7 +163,7 @@ def quality(
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Judge the archived data, window by window, by [quality]; exit code 1 when an alert is an error."""
+    """Judge the archived data, window by window, by the quality section; exit code 1 when an alert is an error."""
     from dovetail.cli.stored.quality import run
 
     _require_day("--from-day", first)
