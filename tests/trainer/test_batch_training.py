@@ -105,7 +105,7 @@ def test_a_step_size_that_never_decays_follows_a_world_that_turns(encoder: Encod
 
 
 def test_wrong_schedules_are_refused() -> None:
-    with pytest.raises(ConfigError, match="passes >= 1 and no negative numbers"):
+    with pytest.raises(ConfigError, match=r"passes >= 1"):
         Schedule(0)
     with pytest.raises(ConfigError, match="give either batch or threads"):
         Schedule(batch=8, threads=2)

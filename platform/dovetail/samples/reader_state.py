@@ -28,7 +28,7 @@ class SavedPlace(BaseModel):
 
     @classmethod
     def of(cls, state: Mapping[str, Any], partitions: Collection[int]) -> SavedPlace:
-        """What ``state`` says of a log that has ``partitions``; those that it has got since begin at their beginnings.
+        """The place that ``state`` names in a log that has ``partitions``, or had the first of them when it was saved.
 
         Raises:
             StateError: it is damaged, or of another log.
@@ -50,7 +50,7 @@ class SavedPlace(BaseModel):
         return place
 
     def block_begins(self, partitions: Collection[int]) -> dict[int, Cursor]:
-        """The cursor of each partition."""
+        """The cursor of each of the ``partitions``; those that the state does not know begin at their beginnings."""
         found = {
             int(number): Cursor(offset, day, {int(source): last for source, last in sources.items()})
             for number, (offset, day, sources) in self.cursors.items()

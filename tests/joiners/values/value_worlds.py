@@ -272,7 +272,7 @@ def audit(world: ValueWorld, log: MemoryLog, store: LabelStore, samples: pa.Tabl
         for outcome in ("early", "retracted"):
             assert told.get((kind, outcome)) == kept.get((kind, outcome))
     if len(world.lanes) == 1:
-        assert told == kept
+        assert told == kept, (told, kept)
 
 
 def world_of(*feedback: Feedback, config: LabelConfig | None = None, early: int = 0) -> ValueWorld:

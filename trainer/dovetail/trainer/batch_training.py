@@ -42,8 +42,11 @@ class Schedule:
     staleness: int | None = 0
 
     def __post_init__(self) -> None:
-        if self.passes < 1 or min(self.shuffle_rows, self.batch, self.threads) < 0:
-            raise ConfigError(f"training needs passes >= 1 and no negative numbers, got {self}")
+        if self.passes < 1:
+            raise ConfigError(f"passes = {self.passes}: training needs passes >= 1")
+        for name, number in (("shuffle_rows", self.shuffle_rows), ("batch", self.batch), ("threads", self.threads)):
+            if number < 0:
+                raise ConfigError(f"{name} = {number}: give a number from 0 up")
         if self.batch and self.threads:
             raise ConfigError("training in mini-batches has one thread; give either batch or threads")
         if self.shards and not self.batch:

@@ -72,7 +72,7 @@ def _print(console: Console, found: Consistency) -> None:
         for example in f.examples:
             console.print(f"{f.feature}, request {example.request_id}, item {example.item_id}", style="bold")
             console.print(f"at {example.request_time}: served {example.served}, recomputed {example.recomputed}")
-        if f.examples:
+        if f.examples and f.examples[-1].sql:
             console.print("the last one by hand:")
             console.print(f.examples[-1].sql, soft_wrap=True)
     console.print(summary(found))
