@@ -104,12 +104,25 @@ class Flow:
                 continue
             if not release:
                 await self.settled()
-                return announced
+                if await self.ends(read) == ends:
+                    return announced
+                continue
             if messages := await compute(self._release, held):
                 await self._runtime.publish(messages)
                 announced += len(messages)
             else:  # what holds is let go already, and has not looked yet
                 await self._until(lambda held=held: self._has_moved(held), stages)  # type: ignore[misc]
+
+    async def finish(self, *, release: bool) -> None:
+        """Wait as :meth:`until_idle` does, then stop the worker.
+
+        After that, all stages have settled what they owe: who is to judge what is stored may do so. Raises what kept
+        them from it, also in the stop.
+        """
+        await self.until_idle(release=release)
+        await self._runtime.stop()
+        if self._runtime.failure is not None:
+            raise self._runtime.failure
 
     async def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The offset after the last message of each partition, asked from the broker now.

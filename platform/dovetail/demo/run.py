@@ -90,7 +90,8 @@ async def run_demo(
     try:
         await worker.runtime.start()
         await _Conductor(worker, log, on_progress, last).run()
-        await worker.runtime.stop()
+        # With the archives, which no slice waits for: an earlier run may have died when only they were behind.
+        await Flow(worker).finish(release=False)
         accounts = audit_worker(worker)
         consistency = consistency_of(worker.project, worker.stores)
         witness = witness_of(worker.project, worker.stores, _WITNESSED)

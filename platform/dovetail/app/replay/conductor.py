@@ -103,8 +103,8 @@ async def replay(
             dead = _dead(worker)
             await worker.runtime.start()
             conductor = _Conductor(worker, known, sources, plan, sent)
-            slices = await conductor.run(on_slice, until_idle=until_idle)
-            await worker.runtime.stop()
+            slices = await conductor.run(on_slice)
+            await Flow(worker).finish(release=until_idle)
             dead = _dead(worker) - dead
         finally:
             await worker.runtime.stop()
@@ -194,7 +194,7 @@ class _Conductor:
             [name for name in names if name.startswith("labels.")],
         )
 
-    async def run(self, on_slice: Callable[[int, int, int], None], *, until_idle: bool) -> int:
+    async def run(self, on_slice: Callable[[int, int, int], None]) -> int:
         """Send everything; returns how many slices that were."""
         self._flow.require_all()
         of, done, slices = sum(each.rows for each in self._plan.inputs), 0, 0
@@ -212,7 +212,6 @@ class _Conductor:
                 await self._flow.settled()
             slices, done = slices + 1, done + rows
             on_slice(done, of, end)
-        await self._flow.until_idle(release=until_idle)
         return slices
 
     def _next_end(self) -> int | None:
