@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import math
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,7 +26,9 @@ def chart_svg(chart: Chart) -> str:
         return "<p>nothing to draw</p>"
     if chart.diagonal:
         xs, ys = [0.0, *xs, *ys], [0.0, *xs, *ys]
-    left, right, low, high = *_range(xs), *_range(ys)
+    left, right = _range(xs)
+    marks = _marks(ys)
+    low, high = marks[0], marks[-1]
 
     def across(x: float) -> str:
         return f"{_LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - _MARGIN):.1f}"
@@ -36,8 +40,7 @@ def chart_svg(chart: Chart) -> str:
         return f"{across(x)},{down(y)}"
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(chart.title)}">']
-    for number in range(5):
-        y = low + (high - low) * number / 4
+    for y in marks:
         parts.append(f'<path d="M{at(left, y)}L{at(right, y)}" stroke="#ddd"/>')
         place = f'x="{_LEFT - 4}" y="{down(y)}" text-anchor="end" dominant-baseline="middle"'
         parts.append(f"<text {place}>{y:.4g}</text>")
@@ -47,7 +50,8 @@ def chart_svg(chart: Chart) -> str:
             f'<text x="{across(x)}" y="{_HEIGHT - _MARGIN + 16}" text-anchor="middle">{html.escape(label)}</text>'
         )
     if chart.diagonal:
-        parts.append(f'<path d="M{at(left, left)}L{at(right, right)}" stroke="#999" stroke-dasharray="4 4"/>')
+        begin, end = max(left, low), min(right, high)
+        parts.append(f'<path d="M{at(begin, begin)}L{at(end, end)}" stroke="#999" stroke-dasharray="4 4"/>')
     for number, line in enumerate(chart.lines):
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<path d="{_path(line, at)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
@@ -65,6 +69,19 @@ def _path(line: ChartLine, at: Callable[[float, float], str]) -> str:
         pieces.append(f"{pen}{at(x, y)}")
         pen = "L"
     return "".join(pieces)
+
+
+def _marks(values: Sequence[float]) -> list[float]:
+    """Three to seven round numbers in even steps of 1, 2 or 5 times a power of ten, which ``values`` lie between."""
+    low, high = min(values), max(values)
+    if high - low < max(abs(low), abs(high)) * 1e-12 or high - low < sys.float_info.min * 10:  # one, but for rounding
+        room = abs(low) * 0.05 if abs(low) > sys.float_info.min * 1e3 else 1.0
+        low, high = low - room, high + room
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
