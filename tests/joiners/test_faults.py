@@ -14,7 +14,7 @@ from dovetail.platform.rows.accounts import Account, balance
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
-from tests.joiners.batch.test_join import oracle, samples_of
+from tests.joiners.batch.lives import oracle, samples_of
 from tests.joiners.worlds import KINDS, Label, World, delayed, label_stage, sample_stage
 from tests.seeds import some
 

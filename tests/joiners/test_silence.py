@@ -19,7 +19,7 @@ from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.sql.labels import SqlLabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
-from tests.joiners.batch.test_join import audit_of, oracle, published, samples_of
+from tests.joiners.batch.lives import audit_of, oracle, published, samples_of
 from tests.joiners.worlds import (
     KINDS,
     SECOND,

@@ -202,16 +202,17 @@ class SampleStage(Stage):
         read, newest_us = rows.num_rows, int(time_us(rows, "request_time").max())
         fresh = sources.admit(rows)
         rows = rows if fresh.all() else some_rows(rows, np.flatnonzero(fresh))
-        labels = self._store.lookup(pc.unique(rows.column("request_id")).to_pylist())
+        labels, events = self._store.lookup_both(pc.unique(rows.column("request_id")).to_pylist())
         outgoing: list[Outgoing] = []
-        decisions, outcomes = [], [NO_OUTCOMES]
+        decisions, outcomes, stood_in = [], [NO_OUTCOMES], 0
         for run, rule in self._runs(rows):
-            judged = judge(run, labels, partial(self._events, run), rule, self._lane.number)
+            judged = judge(run, labels, events, rule, self._lane.number)
             outgoing += self._outgoing(poll.partition, run, judged)
             decisions.append(judged.decision)
+            stood_in += judged.stood_in
             if not self._lane.target:
                 outcomes.append(judged.outcomes)
-        accounts = self._accounts(poll, read, decisions)
+        accounts = self._accounts(poll, read, decisions, stood_in)
         before = self._progress.get(poll.partition, Progress())
         progress = Progress(next_offset, max(newest_us, before.watermark_us or newest_us), sources=sources.state)
 
@@ -244,9 +245,6 @@ class SampleStage(Stage):
             index = np.arange(start, end)
             yield rows if len(index) == len(marks) else some_rows(rows, index), self._target.rule_of(int(marks[start]))
 
-    def _events(self, rows: pa.Table) -> pa.Table:
-        return self._store.lookup_events(pc.unique(rows.column("request_id")).to_pylist())
-
     def _outgoing(self, partition: int, rows: pa.Table, judged: Judged) -> list[Outgoing]:
         decision = judged.decision
         outgoing = []
@@ -272,8 +270,8 @@ class SampleStage(Stage):
         """``rows`` with the positions of their snapshots as source: their own in lane 0, carried along after it."""
         return with_source_positions(rows) if self._lane.number == 0 else rows
 
-    def _accounts(self, poll: Poll, read: int, decisions: Sequence[Decision]) -> list[Account]:
-        """Rows by outcome; samples by emission; rows forwarded to the next lane."""
+    def _accounts(self, poll: Poll, read: int, decisions: Sequence[Decision], stood_in: int) -> list[Account]:
+        """Rows by outcome; samples by emission; rows forwarded to the next lane; those that no first label exposed."""
         rows = _counts(OUTCOMES, [decision.outcome for decision in decisions])
         made = _counts(EMISSIONS, [decision.emission for decision in decisions])
         forwards = self._lane.held_topic is not None
@@ -283,6 +281,8 @@ class SampleStage(Stage):
             f"{self.name}.made": {READ: sum(made.values()), **made},
             f"{self.name}.held": {READ: held, "forwarded": held},
         }
+        if stood_in:
+            books[f"{self.name}.stood_in"] = {READ: stood_in, "stood_in": stood_in}
         return [
             Account(stage, poll.topic, poll.partition, what, n)
             for stage, counts in books.items()

@@ -39,7 +39,7 @@ def delays(world: ValueWorld, kind: str, since: str | None = None) -> Delays:
     found = label_delays(
         snapshots.append_column("mark", marks), logs_of(world), kind,
         exposure="exposure", since=since, slices=["mark"], allowed_lateness_us=world.base.lateness * SECOND,
-        early_us=config.early_us, rules=rules_of(config, SCHEMAS),
+        early_us=config.early_us,
     )  # fmt: skip
     starts = found.column("since").cast(pa.int64()).to_pylist()
     marked = [int(mark) for mark in found.column("mark").to_pylist()]
@@ -78,17 +78,14 @@ def check(world: ValueWorld) -> None:
         assert since == {row: time for row, time in whole.items() if time is not None}
 
 
-def test_the_first_that_is_not_early_counts_where_every_label_is_kept() -> None:
+def test_the_first_that_is_not_early_counts() -> None:
     early = [bought(2, request=1), bought(7, request=1), bought(9, request=1)]
     took = {2: (micros(5), 2 * SECOND), 3: (micros(5), None)}
-    for config in (labels_config(max_early="2s"), labels_config(max_early="2s", values={}, retracted=True)):
+    configs = [labels_config(max_early="2s", values={}, retracted=retracted) for retracted in (True, False)]
+    for config in (labels_config(max_early="2s"), *configs):
         world = world_of(*shown, *early, config=config)
         assert {row: each for row, each in delays(world, "order").items() if row > 1} == took
         check(world)
-    first_alone = labels_config(max_early="2s", values={}, retracted=False)
-    world = world_of(*shown, *early, config=first_alone)
-    assert delays(world, "order")[2] == (micros(5), None)
-    check(world)
 
 
 def test_a_label_that_is_taken_back_has_come() -> None:

@@ -89,6 +89,10 @@ def test_any_order_repetition_and_split_gives_the_same_rows(
     assert accounts.get("inserted", 0) == expected.num_rows
     assert accounts.get("duplicate", 0) == len(repeated) - expected.num_rows
     assert not any(balance(store.accounts()).values())
+    for bound in {happened for *_, happened, _, _, _ in rows}:  # any row may be the first that is not early
+        kept = [*store.lookup(REQUESTS).to_pylist(), *store.lookup_events(REQUESTS).drop_columns("payload").to_pylist()]
+        found = earliest_per_key(pa.Table.from_pylist([r for r in kept if r["event_time_us"] >= bound], LABEL_ROWS))
+        assert found.to_pylist() == earliest_per_key(table([r for r in rows if r[4] >= bound])).to_pylist()
 
 
 def test_progress_comes_back_as_it_was_stored(new_store: Factory) -> None:
@@ -254,6 +258,46 @@ def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
 def test_a_redis_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Redis does not answer"):
         open_label_store(f"unix://{tmp_path}/nobody.sock", "x")
+
+
+def test_what_may_stand_in_for_the_first_of_a_key_is_kept_and_nothing_else(new_store: Factory) -> None:
+    store = new_store()
+    first = ("r", "a\x1f,b", "click", 10, 10, 0, 0, 0)
+    same, older = (*first[:3], 12, 10, 0, 1, 0), (*first[:3], 13, 4, 0, 2, 0)
+    later, before = (*first[:3], 14, 14, 0, 3, 0), (*first[:3], 7, 7, 1, 0, 0)
+    insert(store, [first, same, older, row("s")], 0)
+    insert(store, [same, older], 1)
+    assert store.events() == {}
+    insert(store, [later], 2)
+    insert(store, [later], 3)
+    assert [tuple(one.values()) for one in store.lookup_events(["r", "s"]).to_pylist()] == [(*later, None)]
+    insert(store, [before], 4)  # what was the first may stand in for it
+    kept = store.lookup_events(["r"]).sort_by("effective_us").to_pylist()
+    assert [tuple(one.values()) for one in kept] == [(*first, None), (*later, None)]
+    assert held(store, ["r"])[0]["effective_us"] == 7
+    assert store.events() == {"click": 2}
+    books = {(one.stage, one.outcome): one.rows for one in store.accounts() if one.stage != SCOPE}
+    assert books == {("labels.click.kept", "kept"): 2, ("labels.click.kept", "read"): 2}
+    store.retire(12)
+    assert store.events() == {"click": 1}
+    assert not any(balance(store.accounts()).values())
+
+
+def test_of_many_writers_none_loses_what_may_stand_in(new_store: Factory) -> None:
+    """Partitions of a kind are committed side by side, and labels of one key stand in several."""
+    store, n = new_store(), 12
+    rows = [("r", str(item), "click", 10 + k, 10 + k, k, 0, 0) for k in range(n) for item in range(3)]
+
+    def commit(partition: int) -> None:
+        insert(store, [one for one in rows if one[5] == partition], 0, partition)
+
+    with ThreadPoolExecutor(n) as pool:
+        list(pool.map(commit, np.random.default_rng(0).permutation(n).tolist()))
+    kept = store.lookup_events(["r"]).select(["item_id", "effective_us"]).to_pylist()
+    assert len(held(store, ["r"])) == 3
+    assert sorted((one["item_id"], one["effective_us"]) for one in kept) == [
+        (str(item), 10 + k) for item in range(3) for k in range(1, n)
+    ]
 
 
 def test_labels_kept_by_themselves_are_counted_until_they_are_let_go(new_store: Factory) -> None:

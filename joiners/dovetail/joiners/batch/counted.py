@@ -1,11 +1,11 @@
-"""The labels that count where all of a kind are kept, and what their columns come to, in SQL.
+"""The labels that count: of each kind the first that is not early; of some all, and what their columns come to; in SQL.
 
 It shares no code with ``values/counting.py``, which must agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -29,28 +29,28 @@ def counted(rule: KindRule, lane: int) -> str:
     return f"{rule.kind}_counted_{lane}"
 
 
-def met_kinds(rules: Mapping[str, KindRule]) -> list[KindRule]:
-    """The kinds of which a later label may stand for one that was early: all are kept, and none is taken back."""
-    return [rule for rule in rules.values() if rule.whole and not rule.taken_back_by]
+def met_kinds(kinds: Iterable[str], rules: Mapping[str, KindRule]) -> list[str]:
+    """The kinds of which the first label that was not early counts: those that none takes back."""
+    return [kind for kind in kinds if kind not in rules or not rules[kind].taken_back_by]
 
 
-def not_early(rule: KindRule) -> str:
+def not_early(kind: str) -> str:
     """The name of the table expression with the first label of a kind that was not early, by ``_at``."""
-    return f"{rule.kind}_not_early"
+    return f"{kind}_not_early"
 
 
-def first_not_early(rule: KindRule, early_us: int) -> str:
+def first_not_early(kind: str, early_us: int) -> str:
     """SQL: the table expression :func:`not_early`, over ``candidates`` (with ``_at``) and ``<kind>_clocked``.
 
     Its columns are ``_at``, ``<kind>_effective`` and ``<kind>_event_time``.
     """
     return f"""
-        {not_early(rule)} AS (
-            SELECT _at, head.effective AS {rule.kind}_effective, head.event_time AS {rule.kind}_event_time
+        {not_early(kind)} AS (
+            SELECT _at, head.effective AS {kind}_effective, head.event_time AS {kind}_event_time
             FROM (
                 SELECT c._at, arg_min({{'effective': {_EFFECT}, 'event_time': l.event_time}}, {_ORDER}) AS head
                 FROM candidates c
-                JOIN {rule.kind}_clocked l ON l.request_id = c.request_id AND l.item_id = c.item_id
+                JOIN {kind}_clocked l ON l.request_id = c.request_id AND l.item_id = c.item_id
                 WHERE l.event_time >= c.request_time - to_microseconds({early_us})
                 GROUP BY c._at
             )

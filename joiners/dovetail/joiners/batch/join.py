@@ -27,11 +27,11 @@ __all__ = [
     "CANDIDATE_COLUMNS",
     "CHANCE_MACROS",
     "clocked",
+    "clocked_log",
     "early",
     "first_label",
     "join_samples",
     "joined_rows",
-    "label_joined",
     "within",
 ]
 
@@ -106,8 +106,8 @@ def _query(
     early_us: int,
     rules: Mapping[str, KindRule],
 ) -> str:
-    parts = [first_label(kind, allowed_lateness_us) for kind in kinds]
-    parts += [first_not_early(rule, early_us) for rule in met_kinds(rules)]
+    parts = [clocked_log(kind, allowed_lateness_us) for kind in kinds]
+    parts += [first_not_early(kind, early_us) for kind in met_kinds(kinds, rules)]
     parts += [
         first_counted(rule, lane, horizon, early_us)
         for rule in counted_kinds(rules)
@@ -118,7 +118,7 @@ def _query(
     samples = "\nUNION ALL\n".join(_samples(e, kinds, policy, rules) for e in emissions)
     return f"""
         WITH {first},
-        joined AS ({joined_rows(kinds, early_us, rules)})
+        joined AS ({joined_rows(kinds, rules)})
         SELECT * EXCLUDE (_turn) FROM ({samples}) ORDER BY _lane, _at, _turn
     """
 
@@ -128,28 +128,16 @@ def early(label: str, kind: str, request: str, early_us: int) -> str:
     return f"{label}.{kind}_event_time < {request}.request_time - to_microseconds({early_us})"
 
 
-def joined_rows(kinds: tuple[str, ...], early_us: int, rules: Mapping[str, KindRule]) -> str:
-    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``, NULL where it was early.
+def joined_rows(kinds: tuple[str, ...], rules: Mapping[str, KindRule]) -> str:
+    """SQL: the candidates with, per kind, ``<kind>_effective`` and ``<kind>_event_time``; NULL without a label.
 
-    Of a kind of which every label is kept they are those of the first that was not early; of one that is taken back,
-    of the first that counts in lane 0, NULL without one.
+    They are those of the first that was not early; of a kind that is taken back, of the first that counts in lane 0.
     """
-    of = {kind: f"{kind}_first" for kind in kinds}
-    of |= {rule.kind: not_early(rule) for rule in met_kinds(rules)}
+    of = {kind: not_early(kind) for kind in met_kinds(kinds, rules)}
     of |= {rule.kind: counted(rule, 0) for rule in rules.values() if rule.taken_back_by}
     times = "".join(f", {of[kind]}.{kind}_effective, {of[kind]}.{kind}_event_time" for kind in kinds)
-    joins = " ".join(f"LEFT JOIN {label_joined(kind, of[kind], early_us)}" for kind in kinds)
+    joins = " ".join(f"LEFT JOIN {of[kind]} ON {of[kind]}._at = candidates._at" for kind in kinds)
     return f"SELECT candidates.*{times} FROM candidates {joins}"
-
-
-def label_joined(kind: str, relation: str, early_us: int) -> str:
-    """SQL: ``relation`` with the label of ``kind`` that stands for a candidate, and on what it is joined to that."""
-    if relation != f"{kind}_first":
-        return f"{relation} ON {relation}._at = candidates._at"
-    return (
-        f"{relation} ON {relation}.request_id = candidates.request_id AND {relation}.item_id = candidates.item_id "
-        f"AND NOT ({early(relation, kind, 'candidates', early_us)})"
-    )
 
 
 def _samples(e: _Emission, kinds: tuple[str, ...], policy: PolicyConfig, rules: Mapping[str, KindRule]) -> str:
@@ -244,10 +232,18 @@ def clocked(log: str, time: str, allowed_lateness_us: int) -> str:
             FROM {log}"""
 
 
-def first_label(kind: str, allowed_lateness_us: int) -> str:
-    """SQL: table expression ``<kind>_first``, the label of each key that counts, with its effective time."""
+def clocked_log(kind: str, allowed_lateness_us: int) -> str:
+    """SQL: table expression ``<kind>_clocked``, the log of a kind as :func:`clocked` gives it."""
     return f"""
-        {kind}_clocked AS ({clocked(f"log_{kind}", "event_time", allowed_lateness_us)}),
+        {kind}_clocked AS ({clocked(f"log_{kind}", "event_time", allowed_lateness_us)})"""
+
+
+def first_label(kind: str) -> str:
+    """SQL: table expression ``<kind>_first``, the first label of each key, early or not, with its effective time.
+
+    It is over ``<kind>_clocked``.
+    """
+    return f"""
         {kind}_first AS (
             SELECT request_id, item_id, event_time AS {kind}_event_time,
                    greatest(event_time, clock) AS {kind}_effective, _partition, _offset, _row

@@ -18,6 +18,7 @@ from dovetail.joiners.batch.attributed import UNATTRIBUTED
 from dovetail.joiners.batch.counted import first_counted, first_not_early, met_kinds
 from dovetail.joiners.batch.join import (
     CHANCE_MACROS,
+    clocked_log,
     early,
     first_label,
     joined_rows,
@@ -180,8 +181,9 @@ class _AuditSql:
     def query(self, allowed_lateness_us: int) -> str:
         """One row per label, snapshot and wrong sample."""
         horizon = self.policy.horizons_us[0]
-        parts = [first_label(kind, allowed_lateness_us) for kind in self.kinds]
-        parts += [first_not_early(rule, self.early_us) for rule in met_kinds(self.rules)]
+        parts = [clocked_log(kind, allowed_lateness_us) for kind in self.kinds]
+        parts += [first_label(kind) for kind in self.kinds]
+        parts += [first_not_early(kind, self.early_us) for kind in met_kinds(self.kinds, self.rules)]
         parts += [first_counted(rule, 0, horizon, self.early_us) for rule in self.taken_back]
         firsts = ",\n".join(parts)
         clock = " UNION ALL ".join(
@@ -203,7 +205,7 @@ class _AuditSql:
                             max(label) AS positive, bool_or(emission = 'correction') AS corrected
                      FROM samples GROUP BY ALL),
             met AS (SELECT *, {free} FROM (SELECT *, _offset * 1048576 + _row AS here
-                    FROM ({joined_rows(self.kinds, self.early_us, self.rules)}))),
+                    FROM ({joined_rows(self.kinds, self.rules)}))),
             known AS (SELECT met.*, made.positive IS NOT NULL AS has_sample,
                              coalesce(made.positive, 0) = 1 AS has_positive,
                              coalesce(made.corrected, false) AS has_correction

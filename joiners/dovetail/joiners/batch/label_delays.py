@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dovetail.joiners.batch.counted import first_not_early, not_early
-from dovetail.joiners.batch.join import first_label, label_joined
-from dovetail.joiners.values.kind_rules import KindRule
+from dovetail.joiners.batch.join import clocked_log
 from dovetail.platform.duck.hermetic import hermetic_connection
 from dovetail.platform.duck.quoting import identifier
 
@@ -40,7 +39,6 @@ def label_delays(
     slices: Sequence[str] = (),
     allowed_lateness_us: int,
     early_us: int,
-    rules: Mapping[str, KindRule] | None = None,
 ) -> pa.Table:
     """A row per snapshot row that may get a label of ``kind``, with how long that took.
 
@@ -62,13 +60,10 @@ def label_delays(
         connection.register("candidates", rows.append_column("_at", pa.array(range(len(rows)), pa.int64())))
         for name in kinds:
             connection.register(f"log_{name}", labels[name])
-        whole = {name: rule for name, rule in (rules or {}).items() if name in kinds and rule.whole}
-        parts = [first_label(name, allowed_lateness_us) for name in kinds]
-        first = ",\n".join([*parts, *(first_not_early(rule, early_us) for rule in whole.values())])
-        of = {name: not_early(whole[name]) if name in whole else f"{name}_first" for name in kinds}
+        parts = [clocked_log(name, allowed_lateness_us) for name in kinds]
+        first = ",\n".join([*parts, *(first_not_early(name, early_us) for name in kinds)])
         joins = "".join(
-            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {label_joined(name, of[name], early_us)}"
-            for name in kinds
+            f" {'LEFT JOIN' if name == kind != exposure else 'JOIN'} {not_early(name)} USING (_at)" for name in kinds
         )
         start = "request_time" if since is None else f"{since}_event_time"
         sliced = "".join(f", candidates.{identifier(name)}::VARCHAR AS {identifier(name)}" for name in slices)

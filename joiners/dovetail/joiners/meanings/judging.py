@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dovetail.joiners.assemble import known_times
 from dovetail.joiners.matching import Matched, chance, keys_of, match_labels, meet_events, without_early
 from dovetail.joiners.meanings.known import Meanings
 from dovetail.joiners.outcomes import label_outcomes
 from dovetail.joiners.policies import NEVER, Candidates, Decision, Policy, policy_of
+from dovetail.joiners.policies.policy import SAMPLED
 from dovetail.joiners.values.counting import Counted, Met, count_labels, first_met
 from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.rows.intake import time_us
@@ -36,22 +38,19 @@ class SampleRule:
     early_us: int
     rules: Mapping[str, KindRule] = field(default_factory=dict)
 
-    @property
-    def whole(self) -> bool:
-        """Whether it needs every label of some kind, and not the first of its key alone."""
-        return any(rule.whole for rule in self.rules.values())
-
 
 class Judged(NamedTuple):
     """Rows judged: the decision, the outcomes of their labels (as the store's ``mark`` takes them).
 
     ``times``, by kind, int64 µs, NEVER for none, and ``values`` are of the samples that the decision makes.
+    ``stood_in``: how many rows are sampled by an exposure that stands for the first of its key.
     """
 
     decision: Decision
     outcomes: pa.Table
     times: Mapping[str, npt.NDArray[np.int64]]
     values: Mapping[str, pa.Array]
+    stood_in: int
 
 
 def rules_for(meanings: Meanings, target: str) -> Callable[[int], SampleRule]:
@@ -68,11 +67,10 @@ def rules_for(meanings: Meanings, target: str) -> Callable[[int], SampleRule]:
     return rule_of
 
 
-def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule: SampleRule, lane: int) -> Judged:
+def judge(rows: pa.Table, labels: pa.Table, events: pa.Table, rule: SampleRule, lane: int) -> Judged:
     """Judge snapshot ``rows`` that the lane's horizon has passed.
 
-    ``labels`` (LABEL_ROWS) are those of their requests, ``events`` gives those that are kept by themselves
-    (LABEL_EVENTS).
+    ``labels`` (LABEL_ROWS) are those of their requests, ``events`` (LABEL_EVENTS) those that are kept by themselves.
     """
     keys, request_us = keys_of(rows), time_us(rows, "request_time")
     horizon_us = rule.policy.horizons_us[lane]
@@ -84,10 +82,9 @@ def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule
         rows.column("score").to_numpy(),
         partial(chance, keys),
     )
-    met: dict[str, Met] = {}
-    if rule.whole:
-        kept = events()
-        met = {kind: meet_events(keys, kept, kind) for kind, one in rule.rules.items() if one.whole}
+    kept = set(pc.unique(events.column("kind")).to_pylist()) & set(rule.kinds)
+    kept |= {kind for kind, one in rule.rules.items() if one.whole}
+    met = {kind: meet_events(keys, events, kind) for kind in sorted(kept)}
     counted = {
         kind: count_labels(one, met, request_us, horizon_us=horizon_us, early_us=rule.early_us)
         for kind, one in rule.rules.items()
@@ -100,17 +97,22 @@ def judge(rows: pa.Table, labels: pa.Table, events: Callable[[], pa.Table], rule
     taken_back = {kind: one.taken_back for kind, one in retracted.items()}
     outcomes = label_outcomes(rows, first, early, taken_back, decision, rule.policy, lane)
     times = {kind: known_times(matched.get(kind), decision.rows, request_us, horizon_us) for kind in rule.kinds}
-    return Judged(decision, outcomes, times, _values_of(counted, times, decision.rows))
+    known = first.effective_us.get(rule.policy.exposure)
+    stood_in = (decision.outcome == SAMPLED) & (True if known is None else known == NEVER)
+    return Judged(decision, outcomes, times, _values_of(counted, times, decision.rows), int(stood_in.sum()))
 
 
 def _with_later(matched: Matched, met: Mapping[str, Met], request_us: npt.NDArray[np.int64], early_us: int) -> Matched:
-    """``matched`` with, of the kinds ``met``, the first label that was not early, where the first of its key was."""
+    """``matched`` with, of the kinds ``met``, the first label that was not early, where the first of its key was.
+
+    It may also precede the one that is known as the first of its key, where that which was has left.
+    """
     mine = dict(matched)
     none = np.full(len(request_us), NEVER, dtype=np.int64)
     for kind, one in met.items():
-        later, known = first_met(one, request_us, early_us), matched.get(kind, (none, none))
-        found = later[0] != NEVER
-        mine[kind] = np.where(found, later[0], known[0]), np.where(found, later[1], known[1])
+        first, later = matched.get(kind, (none, none)), first_met(one, request_us, early_us)
+        known = (first[0] < later[0]) | ((first[0] == later[0]) & (first[1] <= later[1]))
+        mine[kind] = np.where(known, first[0], later[0]), np.where(known, first[1], later[1])
     return mine
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "EMISSIONS",
     "NEVER",
     "OUTCOMES",
+    "SAMPLED",
     "UNEXPOSED",
     "UNEXPOSED_SAMPLED",
     "Bools",

@@ -17,7 +17,6 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.batch.label_delays import known_until_us, label_delays, sample_waits
 from dovetail.joiners.batch.survival import Curve, kaplan_meier
-from dovetail.joiners.values.kind_rules import rules_of
 from dovetail.platform.config.durations import parse_duration
 from dovetail.platform.errors import ConfigError
 
@@ -157,7 +156,7 @@ def measured_delays(
     _require(snapshots, logs, since, slices, wanted, horizon_us)
     until = known_until_us(snapshots, logs, config.allowed_lateness)
     known = _Known(project, snapshots, logs, since, until, wanted, horizon_us)
-    rules, kinds = rules_of(config, project.label_schemas), list[KindDelays]()
+    kinds: list[KindDelays] = []
     for kind in logs:
         if kind == since:
             continue
@@ -165,7 +164,7 @@ def measured_delays(
             snapshots, logs, kind,
             exposure=None if kind == policy.exposure else policy.exposure,
             since=None if since == "request" else since,
-            slices=slices, allowed_lateness_us=config.allowed_lateness, early_us=config.early_us, rules=rules,
+            slices=slices, allowed_lateness_us=config.allowed_lateness, early_us=config.early_us,
         )  # fmt: skip
         kinds += known.kind(kind, rows, slices, windows_us, policy.horizons_us)
     return LabelDelays(since, wanted, until, policy.horizons_us, policy.positive, tuple(kinds))

@@ -73,8 +73,9 @@ def audit_books(
             sampled = totals.get(("samples", "sampled"), 0)
             marked = labels.get((primary.exposure, "sampled"), 0)
             again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)
-            what = "exposed rows: sampled, and exposures marked as sampled or met again"
-            checks.append(Check(what, sampled, marked + again))
+            stood_in = totals.get(("samples.stood_in", "stood_in"), 0)
+            what = "exposed rows: sampled, and exposures marked as sampled, met again or standing in for an early one"
+            checks.append(Check(what, sampled, marked + again + stood_in))
     if "trainer" in stages:
         what, given = "made", made  # those that a seeded model was not to be trained on are left out
         if primary.order is not None:

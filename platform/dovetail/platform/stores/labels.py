@@ -5,6 +5,10 @@ effective time of a label is when the stream knew of it: its event time, or, whe
 clock allowed, just after that clock. A label counts for a request when its effective time is within the window, which
 depends on the log alone and not on who read what first; and a minimum does not mind order or repetition.
 
+A label that happened too long before its request counts for none, and when that was is not known when the label comes.
+So what took effect after the first event of a key and also happened after it is kept beside the row: it stands in where
+the first turns out to be early. Others are not kept: where such a one is not early, the first is not either.
+
 A row leaves when no snapshot that is still to come can ask for it (see ``dovetail.joiners.retention``). What it ended
 as stays in the accounts.
 """
@@ -16,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,6 +44,7 @@ __all__ = [
     "repeated_accounts",
     "repeated_scope",
     "retired_accounts",
+    "stand_ins",
     "with_retired",
 ]
 
@@ -55,7 +61,7 @@ LABEL_ROWS = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
     ]
 )
-#: A label of a kind of which every one is kept: its row, and its own columns as a text, NULL without any.
+#: A label that is kept by itself: its row, and its own columns as a text, NULL without any.
 LABEL_EVENTS = LABEL_ROWS.append(pa.field("payload", pa.string()))
 #: What identifies a label that is kept by itself.
 EVENT_KEY = ["request_id", "item_id", "kind", "partition", "offset", "row"]
@@ -88,13 +94,34 @@ def earliest_per_key(rows: pa.Table) -> pa.Table:
     """One row per key of ``rows`` (LABEL_ROWS): the first by effective time, event time and position."""
     if rows.num_rows < 2:
         return rows
+    ordered, first = _by_key(rows)
+    return ordered.filter(pa.array(first))
+
+
+def stand_ins(rows: pa.Table) -> pa.Table:
+    """The rows (LABEL_EVENTS, without payload) that may stand for the first of their key, where that is early.
+
+    These are the rows of ``rows`` (LABEL_ROWS) that follow the first of their key, see :func:`earliest_per_key`, and
+    happened after it.
+    """
+    if rows.num_rows < 2:
+        return LABEL_EVENTS.empty_table()
+    ordered, first = _by_key(rows)
+    happened = ordered.column("event_time_us").to_numpy()
+    later = happened > happened[np.flatnonzero(first)][np.cumsum(first) - 1]
+    found = ordered.filter(pa.array(later))
+    return pa.table([*found.columns, pa.nulls(found.num_rows, pa.string())], schema=LABEL_EVENTS)
+
+
+def _by_key(rows: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """``rows``, at least one, by key and then in their order; and which of them are the first of their key."""
     ordered = rows.sort_by([(name, "ascending") for name in (*KEY, *ORDER)]).combine_chunks()
-    changes = np.zeros(ordered.num_rows, dtype=np.bool_)
-    changes[0] = True
+    first = np.zeros(ordered.num_rows, dtype=np.bool_)
+    first[0] = True
     for name in KEY:
         column = ordered.column(name).chunk(0)
-        changes[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
-    return ordered.filter(pa.array(changes))
+        first[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
+    return ordered, first
 
 
 def first_per_key(marks: pa.Table) -> pa.Table:
@@ -166,7 +193,14 @@ class LabelStore(ABC):
 
     @abstractmethod
     def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
-        """The labels (LABEL_EVENTS) that are kept by themselves of these requests, in no particular order."""
+        """The labels (LABEL_EVENTS) that are kept by themselves of these requests, in no particular order.
+
+        The first label of a key may have left before those that stand in for it.
+        """
+
+    @abstractmethod
+    def lookup_both(self, request_ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        """The rows of :meth:`lookup` and of :meth:`lookup_events`, as of one time."""
 
     @abstractmethod
     def insert(
@@ -186,8 +220,9 @@ class LabelStore(ABC):
     ) -> None:
         """Insert or merge label rows and move the reader's position, all or nothing; credit the accounts.
 
-        ``events`` (LABEL_EVENTS) are those of ``rows`` that are kept by themselves, too, once each; the new ones are
-        credited to ``labels.<kind>.kept``.
+        ``events`` (LABEL_EVENTS) are those of ``rows`` that are kept by themselves, too, once each. Without them, those
+        are kept that may stand for the first of their key (:func:`stand_ins`), of these rows and of the one that was
+        there. The new ones are credited to ``labels.<kind>.kept``.
 
         A row whose key is already known, from this call or an earlier one, is a ``duplicate``; the first of its key is
         ``inserted``; ``dead`` messages could not be read; ``late`` rows came after every window, ``unattributed``

@@ -21,7 +21,7 @@ key                            holds
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ from dovetail.platform.stores.labels import (
     LabelStore,
     as_table,
     earliest_per_key,
+    stand_ins,
     with_retired,
 )
 from dovetail.platform.stores.redis import ledger as ledger
@@ -73,20 +74,19 @@ class RedisLabelStore(LabelStore):
         return ledger.progress_of(found)
 
     def lookup(self, request_ids: Sequence[str]) -> pa.Table:
-        return self._found(request_ids, _label_rows)
+        return self.lookup_both(request_ids)[0]
 
     def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
-        return self._found(request_ids, _label_events)
+        return self.lookup_both(request_ids)[1]
 
-    def _found(
-        self, request_ids: Sequence[str], read: Callable[[Sequence[str], Sequence[Mapping[str, str]]], pa.Table]
-    ) -> pa.Table:
-        parts = [read((), ())]
+    def lookup_both(self, request_ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        rows, events = [LABEL_ROWS.empty_table()], [LABEL_EVENTS.empty_table()]
         for start in range(0, len(request_ids), _REQUESTS_PER_PIPELINE):
             part = list(request_ids[start : start + _REQUESTS_PER_PIPELINE])
-            keys = [self._key("request", request_id) for request_id in part]
-            parts.append(read(part, self._hashes(keys, together=False)))
-        return pa.concat_tables(parts)
+            found = self._hashes([self._key("request", request_id) for request_id in part], together=False)
+            rows.append(_label_rows(part, found))
+            events.append(_label_events(part, found))
+        return pa.concat_tables(rows), pa.concat_tables(events)
 
     def insert(
         self,
@@ -104,7 +104,8 @@ class RedisLabelStore(LabelStore):
         events: pa.Table | None = None,
     ) -> None:
         first = earliest_per_key(rows)
-        kept = LABEL_EVENTS.empty_table() if events is None else events
+        # Of the rows given; the script compares the first of each key with the one that is there.
+        kept = stand_ins(rows) if events is None else events
         requests, numbers = _numbered(
             pa.chunked_array([*first["request_id"].chunks, *kept["request_id"].chunks], pa.string())
         )
@@ -119,7 +120,7 @@ class RedisLabelStore(LabelStore):
         counters += [ledger.account_field(f"{scope}.kept", topic, partition, what) for what in (READ, "kept")]
         move = ledger.Move(scope, expected, progress)
         alone = [of_events, *_event_fields(kept), kept.column("effective_us").to_pylist()]
-        arguments = [*counters, kept.num_rows, *_flat(alone), *_flat(columns)]
+        arguments = [*counters, kept.num_rows, *_flat(alone), int(events is None), *_flat(columns)]
         self._run(self._insert, partition, move, accounts, requests, arguments)
 
     def mark(

@@ -19,15 +19,15 @@ end
 """
 
 #: Four fields of accounts, the number of labels that are kept by themselves, and each of these as: request number,
-#: field, value, effective time. Then rows as: request number, field, kind, and the five numbers that order events of a
-#: key.
+#: field, value, effective time. Then whether a row that follows the first of its key and happened after it is kept by
+#: itself (1), and rows as: request number, field, kind, and the five numbers that order events of a key.
 INSERT = (
     _SPLIT
     + ADVANCE
     + r"""
 local inserted, duplicate = ARGV[at], ARGV[at + 1]
-local new, kept, rows = 0, 0, at + 5 + 4 * tonumber(ARGV[at + 4])
-for i = at + 5, rows - 1, 4 do
+local new, kept, rows = 0, 0, at + 6 + 4 * tonumber(ARGV[at + 4])
+for i = at + 5, rows - 2, 4 do
   local key = KEYS[4 + tonumber(ARGV[i])]
   kept = kept + redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2])
   redis.call('ZADD', KEYS[4], 'LT', ARGV[i + 3], string.match(key, ':request:(.*)$'))
@@ -41,6 +41,14 @@ for i = rows, #ARGV, 8 do
     for k = 1, 5 do
       local mine, theirs = tonumber(ARGV[i + 2 + k]), tonumber(known[k])
       if mine ~= theirs then earlier = mine < theirs break end
+    end
+    local given = {ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]}
+    local first, second = known, given
+    if earlier then first, second = given, known end
+    if ARGV[rows - 1] == '1' and tonumber(second[2]) > tonumber(first[2]) then
+      local alone = '\31' .. field .. '\31' .. table.concat(second, ',', 3, 5)
+      kept = kept + redis.call('HSET', key, alone, second[1] .. ',' .. second[2] .. ',')
+      redis.call('ZADD', KEYS[4], 'LT', second[1], string.match(key, ':request:(.*)$'))
     end
   else
     new = new + 1

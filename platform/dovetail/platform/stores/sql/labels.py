@@ -28,6 +28,7 @@ from dovetail.platform.stores.labels import (
     let_go_accounts,
     repeated_accounts,
     retired_accounts,
+    stand_ins,
     with_retired,
 )
 from dovetail.platform.stores.sql.bulk import Upsert, rows_as_arrays
@@ -101,6 +102,7 @@ class SqlLabelStore(LabelStore):
             columns.kind, columns.outcome
         )
         self._mark = Prepared(self._marking())
+        self._lock = Prepared(self._locking() if self._database.postgresql else None)
 
     def progress(self, scope: str) -> Mapping[int, Progress]:
         return self._committed.progress(scope)
@@ -111,7 +113,11 @@ class SqlLabelStore(LabelStore):
 
     def lookup_events(self, request_ids: Sequence[str]) -> pa.Table:
         with self._database.read() as connection:
-            return as_table(self._found(connection, self._lookup_events, request_ids), LABEL_EVENTS)
+            return self._select_events(connection, request_ids)
+
+    def lookup_both(self, request_ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        with self._database.read() as connection:
+            return self._select(connection, request_ids), self._select_events(connection, request_ids)
 
     def insert(
         self,
@@ -131,10 +137,11 @@ class SqlLabelStore(LabelStore):
         first = earliest_per_key(rows)
 
         def work(connection: sa.Connection) -> None:
-            new = self._put(connection, first) if first.num_rows else 0
+            new, known = self._put(connection, first, keep_known=events is None)
+            alone = stand_ins(pa.concat_tables([rows.cast(LABEL_ROWS), known])) if events is None else events
             kept = []
-            if events is not None and events.num_rows:
-                put = self._keep.execute(connection, self._stored_columns(events, LABEL_EVENTS.names))
+            if alone.num_rows:
+                put = self._keep.execute(connection, self._stored_columns(alone, LABEL_EVENTS.names))
                 kept = [Account(f"{scope}.kept", topic, partition, outcome, put) for outcome in (READ, "kept")]
             counts = {
                 READ: rows.num_rows + dead + late + unattributed + repeated,
@@ -207,15 +214,41 @@ class SqlLabelStore(LabelStore):
     def close(self) -> None:
         self._database.close()
 
-    def _put(self, connection: sa.Connection, first: pa.Table) -> int:
-        """Insert or merge rows of different keys; returns how many keys are new."""
+    def _put(self, connection: sa.Connection, first: pa.Table, *, keep_known: bool) -> tuple[int, pa.Table]:
+        """Insert or merge rows of different keys; how many keys are new.
+
+        And, if wanted, the rows of those that are not, as they were before, among others of the same requests.
+        """
+        none = LABEL_ROWS.empty_table()
+        if not first.num_rows:
+            return 0, none
         columns = self._stored_columns(first, (*KEY, *ORDER))
         columns["outcome"] = [PENDING] * first.num_rows
         # On PostgreSQL others insert meanwhile: only the INSERT itself knows what was new.
         new = self._insert.execute(connection, columns)
-        if new < first.num_rows:
-            self._merge.execute(connection, columns)
-        return new
+        if new == first.num_rows:
+            return new, none
+        known = self._known(connection, first, columns) if keep_known else none
+        self._merge.execute(connection, columns)
+        return new, known
+
+    def _known(self, connection: sa.Connection, rows: pa.Table, columns: Mapping[str, list[Any]]) -> pa.Table:
+        """The stored rows of the requests of ``rows``; those with its keys change no more but in this transaction."""
+        if self._database.postgresql:
+            self._lock.rows(connection, {f"at_{name}": columns[name] for name in KEY})
+        return self._select(connection, pc.unique(rows.column("request_id")).to_pylist())
+
+    def _locking(self) -> Any:
+        """PostgreSQL: lock the rows of ``at_`` keys, in their order: of two that lock the same, one waits."""
+        keys = [self._labels.c[name] for name in KEY]
+        given = rows_as_arrays(keys, "at_")
+        same = sa.and_(*(key == given.c[f"at_{key.name}"] for key in keys))
+        return (
+            sa.select(sa.literal(1))
+            .select_from(self._labels.join(given, same))
+            .order_by(*keys)
+            .with_for_update(of=self._labels)
+        )
 
     def _stored_columns(self, rows: pa.Table, names: Sequence[str]) -> dict[str, list[Any]]:
         columns = {name: rows.column(name).to_pylist() for name in names}
@@ -279,6 +312,9 @@ class SqlLabelStore(LabelStore):
 
     def _select(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
         return as_table(self._found(connection, self._lookup, request_ids), LABEL_ROWS)
+
+    def _select_events(self, connection: sa.Connection, request_ids: Sequence[str]) -> pa.Table:
+        return as_table(self._found(connection, self._lookup_events, request_ids), LABEL_EVENTS)
 
     def _found(self, connection: sa.Connection, lookup: Lookup, request_ids: Sequence[str]) -> Sequence[Any]:
         """The rows of requests; on PostgreSQL their ids are stored otherwise where they are long or hold U+0000."""
