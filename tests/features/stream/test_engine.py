@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.features.kernels.ordered import from_words, to_words
+from dovetail.features.kernels.packed import MOST, SPARE, count_words, pack_words, unpack_words
 from dovetail.features.plan.definitions import Input, Window
 from dovetail.features.stream import blobs
 from dovetail.features.stream.blobs import decode, decode_runs, encode
@@ -51,6 +52,53 @@ def _state() -> bytes:
 def _values(blob: bytes, hours: int = 5, watermark: int = NO_WATERMARK) -> Any:
     zero = np.zeros(1, dtype=np.int32)
     return StreamEngine(_VIEW).values([blob], zero, zero, np.array([hours * _HOUR]), watermark)
+
+
+def _one_word_more(blob: bytes) -> tuple[Any, Any]:
+    words, starts = decode(StreamEngine(_VIEW).layout, [blob])
+    return np.append(words, 0), starts + np.array([0, 1])
+
+
+def _unpacked(blob: bytes) -> bytes:
+    """A state as version 1 kept it: its words."""
+    return decode(StreamEngine(_VIEW).layout, [blob])[0].tobytes()
+
+
+def test_states_of_version_1_are_read_and_are_packed_when_they_change() -> None:
+    layout = StreamEngine(_VIEW).layout
+    state = _state()
+    before = _unpacked(state)
+    assert len(state) < len(before) / 2
+    for mine, theirs in zip(decode(layout, [before, b"", state]), decode(layout, [state, None, before]), strict=True):
+        assert mine.tolist() == theirs.tolist()
+    assert encode(*decode(layout, [before])) == [state]
+    assert _values(before).table.equals(_values(state).table)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 200) | st.sampled_from([2**63 - 1, 0]), max_size=40))
+def test_words_survive_being_packed(words: list[int]) -> None:
+    room = np.full(MOST * (len(words) + 2), 255, dtype=np.uint8)
+    end = pack_words(np.array([7, *words, 7], dtype=np.int64), 1, 1 + len(words), room, 0)
+    assert end <= MOST * (len(words) + 1)
+    room[end:] = 255
+    assert count_words(room, 0, end) == len(words)
+    back = np.full(len(words) + 1, 7, dtype=np.int64)
+    unpack_words(np.append(room, np.zeros(SPARE, dtype=np.uint8)), 0, len(words), back, 0)
+    assert back.tolist() == [*words, 7]
+
+
+def test_bytes_that_are_no_packed_words_are_told() -> None:
+    def counted(*octets: int) -> int:
+        return count_words(np.array(octets, dtype=np.uint8), 0, len(octets))
+
+    assert counted(0, 0, 0, 0) == 0
+    assert counted(1, 0, 0, 0, 2, 5, 6) == 1
+    assert counted(2, 0, 0, 0, 0x12, 5, 6, 7) == 2
+    assert counted(0, 0, 0) == -1  # shorter than its count
+    assert counted(3, 0, 0, 0, 0) == -1  # than its widths
+    assert counted(1, 0, 0, 0, 2, 5) == counted(1, 0, 0, 0, 1, 5, 6) == -1  # than its words, and longer
+    assert counted(1, 0, 0, 0, 9, *range(9)) == -1
+    assert counted(1, 0, 0, 0, 0x11, 5, 6) == -1
 
 
 def test_decode_and_encode_are_inverse() -> None:
@@ -122,7 +170,7 @@ def test_a_damaged_state_in_a_later_run_is_named_by_its_number(monkeypatch: pyte
 def test_states_of_another_version_are_refused() -> None:
     blob = _state()
     newer = blob[:6] + (2).to_bytes(2, "little") + blob[8:]
-    with pytest.raises(StateError, match=r"state 0 .* not a version-1 feature state .*DVTLST.x02.*bootstrap"):
+    with pytest.raises(StateError, match=r"state 0 .* not a feature state of version 1 or 3 .*DVTLST.x02.*bootstrap"):
         _values(newer)
 
 
@@ -135,10 +183,21 @@ def test_states_of_another_definition_are_refused() -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lambda blob: blob[:-1], "not a multiple of 8"),
-        (lambda blob: blob[:24], "shorter than its header"),
-        (lambda blob: blob[:-8], "its length and its counts disagree"),
-        (lambda blob: blob[:24] + (-1).to_bytes(8, "little", signed=True) + blob[32:], "its counts disagree"),
+        (lambda blob: _unpacked(blob)[:-1], "not a multiple of 8"),
+        (lambda blob: blob[:5], "not a multiple of 8"),
+        (lambda blob: _unpacked(blob)[:24], "shorter than its header"),
+        (lambda blob: blob[:17], "the widths of its words disagree"),
+        (lambda blob: blob[:15], "shorter than its header"),
+        (lambda blob: _unpacked(blob)[:-8], "its length and its counts disagree"),
+        (lambda blob: blob + b"\0", "the widths of its words disagree"),
+        (lambda blob: blob[:16] + bytes(4), "shorter than its header"),
+        (lambda blob: encode(*_one_word_more(blob))[0], "its length and its counts disagree"),
+        (lambda blob: blob + b"\x80", "the widths of its words disagree"),
+        (lambda blob: blob[:16] + b"\xff" * 11 + blob[27:], "the widths of its words disagree"),
+        (
+            lambda blob: _unpacked(blob)[:24] + (-1).to_bytes(8, "little", signed=True) + _unpacked(blob)[32:],
+            "its counts disagree",
+        ),
     ],
 )
 def test_damaged_states_are_refused(damage: Any, why: str) -> None:
@@ -196,10 +255,10 @@ def test_expired_rows_are_dropped_and_counted() -> None:
 def test_what_expired_leaves_the_state_when_its_key_is_touched() -> None:
     store = Store(_VIEW)
     store.apply(0, [_row(0), _row(0.5), _row(3)])
-    before = len(next(iter(store.states.values())))
+    before = len(_unpacked(next(iter(store.states.values()))))
     store.apply(0, [_row(1000)])
     (blob,) = store.states.values()
-    assert len(blob) < before
+    assert len(_unpacked(blob)) < before
     assert _one(store, 1000) == [1, Decimal(1), 1.0]
     store.apply(0, [_row(5000, user_id=2)])
     applied = store.apply(0, [_row(4)])

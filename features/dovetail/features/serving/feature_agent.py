@@ -7,7 +7,7 @@ stream that were published again are dropped by the positions they were made fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 from dovetail.features.expressions.execute import StreamPreparer
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
+from dovetail.features.serving.committed_states import CommittedStates
 from dovetail.features.stream.collections.chunks import ChunkPlace
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
@@ -74,6 +75,7 @@ class FeatureStage(Stage):
         self._intake = intake
         self.refusals = intake.refusals
         self._store = store
+        self._states = CommittedStates(store)
         self._dead_letter_topic = dead_letter_topic
         self._views = [
             _View(view, number, StreamPreparer(view, number), StreamEngine(view), {})
@@ -86,7 +88,11 @@ class FeatureStage(Stage):
         for view in self._views:
             await asyncio.to_thread(view.engine.warm_apply)
 
+    def forget(self, topic: str, partitions: Collection[int]) -> None:
+        self._states.forget()
+
     def resume(self, topic: str) -> Mapping[int, int]:
+        self._states.forget()
         for view in self._views:
             stored = self._store.progress(view.plan.name).items()
             places = [(place_of(view.plan, source), progress) for source, progress in stored]
@@ -119,6 +125,8 @@ class FeatureStage(Stage):
         def commit() -> None:
             for source, (commits, accounts) in changes.items():
                 self._store.commit(source, commits, accounts)
+                for change in commits:
+                    self._states.committed(source, change)
             for view, progress in after:
                 view.progress[poll.partition] = progress
 
@@ -154,11 +162,11 @@ class FeatureStage(Stage):
                 view.engine.collections,
                 RowOrigin(source, positions_of(events)[prepared.kept]),
             )
-            states = self._store.read_partition(view.plan.name, source, keys)
+            states = self._states.read(view.plan.name, source, before.next_offset, keys)
 
             def chunks(places: Sequence[ChunkPlace]) -> Sequence[bytes | None]:
                 asked = [keys[key] + suffix for key, suffix in places]
-                return self._store.read_partition(view.plan.name, source, asked)
+                return self._states.read(view.plan.name, source, before.next_offset, asked)
 
             applied, changed_chunks = view.engine.apply_in_chunks(states, rows, chunks)
             changed = {
