@@ -63,7 +63,9 @@ def test_shards_are_one_process_until_they_are_stale(project: Path) -> None:
     assert late["staleness"] == {"0": 2, "1": 2, "2": 34}
     free = call(*given, "--out", project / "free", "--shards", 3, "--staleness", "async", "--compensation", 0.1)
     assert sum(free["staleness"].values()) == 19
-    assert "on 4 shards; weights lacked 0.0 batches" in show(*given, "--out", project / "four", "--shards", 4)
+    assert "on 4 shards; the weights of the slowest lacked 0.0 batches" in show(
+        *given, "--out", project / "four", "--shards", 4
+    )
     for wrong, told in (
         ("-1", "write a number of batches"),
         ("soon", "or async"),
@@ -308,7 +310,11 @@ def test_samples_may_be_archived_at_any_url(project: Path, scheme: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train x.parquet", "nothing would remain of this training"),
+        ("train s.parquet", "nothing would remain of this training"),
+        ("train x.parquet y", "x.parquet, y: there is no such file or folder of samples"),
+        ("train s.parquet --set l1=1", "adagrad has no hyperparameter 'l1'"),
+        ("train s.parquet --out m --compensation 0.1", "--compensation 0.1 is of mini-batches; say how many rows"),
+        ("evaluate x.parquet -m good", "x.parquet: there is no such file or folder of samples"),
         ("train --out m", "the project has no archived samples yet"),
         ("train x.svm --format csv --out m", "there is no format 'csv'"),
         ("train --format vw --out m", "--format vw needs files"),
@@ -340,6 +346,14 @@ def test_misuse_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, argumen
         call("train", "x.svm", "--format", "libsvm", "--out", "other")
     with pytest.raises(DovetailError, match=message):
         show(*arguments.split())
+
+
+def test_slices_that_samples_do_not_have_are_named(project: Path) -> None:
+    pq.write_table(samples(20), project / "s.parquet")
+    toml = project / "dovetail.toml"
+    toml.write_text(toml.read_text().replace('slices = ["city"]', 'slices = ["citty"]'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"slices: the samples have no column citty; they have .*city, "):
+        call("train", "-p", project, project / "s.parquet", "--out", project / "m")
 
 
 def test_no_project_and_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

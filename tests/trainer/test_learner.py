@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dovetail.platform.errors import ModelError, WireError
-from dovetail.trainer import learner as learner_module
+from dovetail.trainer import preparing as preparing_module
 from dovetail.trainer.learner import Learner
 
 
@@ -65,7 +65,7 @@ def test_the_size_of_blocks_changes_no_bit(
     table = samples(300)
     whole, blocks = new_learner(), new_learner()
     together = whole.learn(table)
-    monkeypatch.setattr(learner_module, "_BLOCK", 7)
+    monkeypatch.setattr(preparing_module, "_BLOCK", 7)
     assert blocks.learn(table).tobytes() == together.tobytes()
     assert blocks.records.tobytes() == whole.records.tobytes()
     assert blocks.evaluation.total() == whole.evaluation.total()
@@ -77,7 +77,7 @@ def test_a_refused_example_is_named_with_its_block(
     table = samples(30)
     weights = pa.array([1.0] * 22 + [-1.0] + [1.0] * 7)
     table = table.set_column(table.column_names.index("importance"), "importance", weights)
-    monkeypatch.setattr(learner_module, "_BLOCK", 10)
+    monkeypatch.setattr(preparing_module, "_BLOCK", 10)
     with pytest.raises(ModelError, match=r"rows 20 to 29 of the table: example 2 of this batch was refused: .* -1.0"):
         new_learner().learn(table)
 
@@ -94,3 +94,19 @@ def test_what_is_encoded_in_a_room_equals_what_is_encoded_without(
         assert (own.values == shared.values).all()
         assert shared.slots.flags.c_contiguous
         assert shared.values.flags.c_contiguous
+
+
+def test_the_halves_are_the_learner(samples: Callable[[int], pa.Table], new_learner: Callable[[], Learner]) -> None:
+    table, whole, halves = samples(300), new_learner(), new_learner()
+    whole.learn(table)
+    preparation, evaluator = halves.preparation, halves.evaluator
+    for at in range(0, 300, 70):
+        for part in preparation.prepare(table.slice(at, 70)):
+            predicted = halves.optimizer.train(halves.records, part.encoded, part.labels, part.learnt)
+            evaluator.add(part.table, predicted, part.labels, part.weights)
+    resumed = evaluator.resumed(evaluator.state())
+    assert halves.records.tobytes() == whole.records.tobytes()
+    assert preparation.moments.tobytes() == whole.moments.tobytes()
+    assert preparation.prepared == whole.trained == 300
+    assert resumed.metrics() == whole.metrics()
+    assert evaluator.columns <= set(table.column_names)

@@ -94,7 +94,7 @@ def test_what_is_not_seen_for_days_is_forgotten() -> None:
 
 def test_rows_of_weight_zero_count_nothing() -> None:
     model = learner(SlotPolicy(admit_after=2, expire_days=9))
-    model.weight = "w"
+    model.preparation.weight = "w"
     silent = rows([1, 1, 1]).append_column("w", pa.array([0.0, 0.0, 0.0]))
     model.learn(silent)
     assert model.slots.state()["slots"].tolist() == []

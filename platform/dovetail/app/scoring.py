@@ -16,11 +16,11 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.contracts import ServingModel
 from dovetail.platform.config.load import ScorerConfig
-from dovetail.trainer.learner import column_of_numbers
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import ModelMetrics
 from dovetail.trainer.models.beside import LoadedBeside
 from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.samples.label_columns import column_of_numbers
 
 __all__ = ["NoModel", "Scoring", "scoring_of"]
 

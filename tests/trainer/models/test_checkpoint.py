@@ -20,7 +20,7 @@ from dovetail.trainer.batch_training import train
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
-from dovetail.trainer.models import checkpoint as checkpoint_module
+from dovetail.trainer.models import state_files as state_files_module
 from dovetail.trainer.models.checkpoint import (
     CheckpointStore,
     TrainerProgress,
@@ -211,7 +211,7 @@ def test_a_writer_that_loses_the_race_is_told(
     # has even been pruned: creating it succeeds.
     content = image(new_learner(), PROGRESS, {})
     rival = CheckpointStore(tmp_path, keep=1)
-    target = (checkpoint_module, "create") if moment == "before the draft" else (os, "link")
+    target = (state_files_module, "create") if moment == "before the draft" else (os, "link")
     original = getattr(*target)
 
     def rival_first(*arguments: object) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dovetail.platform.rows.encodings.shared import as_dictionaries
 from dovetail.platform.rows.wire import decode_arrow
 from dovetail.platform.stage import Poll
-from dovetail.trainer.learner import Absent, Learner
+from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
@@ -21,6 +21,7 @@ from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
+from dovetail.trainer.samples.label_columns import Absent
 from dovetail.trainer.slots import SlotPolicy
 
 __all__ = ["Checkpointing", "Publication", "Recipe", "SampleTopic"]

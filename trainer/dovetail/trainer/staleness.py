@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError
 from dovetail.trainer.arithmetic import Int64
-from dovetail.trainer.learner import Learner, column_of_numbers, labels_and_weights
+from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
+from dovetail.trainer.samples.label_columns import column_of_numbers, labels_and_weights
 
 __all__ = ["AgeLoss", "Staleness", "losses_by_age"]
 
@@ -176,7 +177,8 @@ class _Judge:
             return -1
         learner, before = self._learner, self.samples
         predictions = learner.predict(part)
-        labels, weights = labels_and_weights(part, learner.label, learner.weight, learner.absent)
+        asked = learner.preparation
+        labels, weights = labels_and_weights(part, asked.label, asked.weight, asked.absent)
         self._evaluation.add(predictions, labels, weights)
         self._rankings.add(part, before, predictions, labels, Places())
         self._ages += int((times - version).sum())

@@ -18,10 +18,10 @@ from dovetail.platform.config.load import ModelConfig
 from dovetail.platform.rows.encodings.dictionaries import decoded
 from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.store import MetricRow
-from dovetail.trainer.learner import column_of_numbers, with_labels
 from dovetail.trainer.metrics.charts import ChartLine, reliability
 from dovetail.trainer.models.contributions import BIAS, explain
 from dovetail.trainer.models.publish import Model
+from dovetail.trainer.samples.label_columns import column_of_numbers, with_labels
 
 __all__ = [
     "ModelMetricsHistory",

@@ -13,13 +13,13 @@ from dovetail.app.looking.model_history import recent_samples
 from dovetail.app.storage import Stores
 from dovetail.platform.config.load import ModelConfig
 from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.learner import Absent, with_labels
 from dovetail.trainer.losses import Loss
 from dovetail.trainer.metrics.charts import ChartLine, reliability
 from dovetail.trainer.metrics.groups import Groups, Places
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings
+from dovetail.trainer.samples.label_columns import Absent, with_labels
 
 __all__ = ["Beside", "Measured", "measured_beside", "scored_twice", "shadow_beside"]
 

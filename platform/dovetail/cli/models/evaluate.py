@@ -13,7 +13,6 @@ from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, find_samples, label_of, project_config
 from dovetail.cli.output import print_json, terminal
 from dovetail.trainer.arithmetic import Float32
-from dovetail.trainer.learner import labels_and_weights
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics, exact_auc
@@ -23,6 +22,7 @@ from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_me
 from dovetail.trainer.models.scorer import predict_with
 from dovetail.trainer.samples.holdout import COLUMN as HELD_OUT
 from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
+from dovetail.trainer.samples.label_columns import labels_and_weights
 
 __all__ = ["Evaluated", "evaluate_model", "run"]
 

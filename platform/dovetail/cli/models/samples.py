@@ -17,7 +17,6 @@ from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.rows.encodings.shared import Spreader
 from dovetail.platform.stores.offline import OfflineStore
-from dovetail.trainer.learner import Absent
 from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.samples.importing import (
@@ -26,6 +25,7 @@ from dovetail.trainer.samples.importing import (
     read_parquet,
     read_vw,
 )
+from dovetail.trainer.samples.label_columns import Absent
 
 __all__ = [
     "FORMATS",
@@ -86,12 +86,14 @@ def find_samples(
     days up to the last that is archived.
 
     Raises:
-        ConfigError: an unknown format, a day that is none, or neither paths nor a project.
+        ConfigError: an unknown format, a path that is not there, a day that is none, or neither paths nor a project.
         StoreError: a URL cannot be used, or an archived file is gone.
         WireError: a file cannot be read.
     """
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
+    if gone := [name for name in names if "://" not in name and not Path(name).exists()]:
+        raise ConfigError(f"{', '.join(gone)}: there is no such file or folder of samples")
     days = _days(first, last)
     if days[0] is not None and days[1] is not None and days[0] > days[1]:
         raise ConfigError(f"--from-day {first} is after --to-day {last}")

@@ -48,7 +48,6 @@ from dovetail.trainer.training import TRAINED
 
 __all__ = ["Options", "run"]
 
-_NONE = pa.table({})
 #: Outcome, in the trainer's accounts, of rows before the chosen ones: the worker is not to train on them.
 _LEFT_OUT = "left_out"
 
@@ -76,8 +75,10 @@ class Options:
 
 def run(options: Options) -> int:
     """Train, publish or lay down, and show the metrics."""
-    if options.out is None and not options.seed_checkpoint:
-        raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
+    if options.compensation and not options.schedule.batch:
+        raise ConfigError(
+            f"--compensation {options.compensation:g} is of mini-batches; say how many rows one has: --batch 1024"
+        )
     config = project_config(options.project, needed=options.seed_checkpoint)
     name = config.model.name if config is not None and config.model is not None else "model"
     with lineage_run(config, f"train.{name}", "TRAIN", _read(config, options)) as told:
@@ -103,6 +104,7 @@ def _run(options: Options, config: Config | None) -> int:
         config, options.samples, format_=options.format, first=options.first, last=options.last, newest=options.newest
     )
     learner, carried = _learner(config, options, found)
+    _require_a_place(options)
     counted = _Positions()
     seen = Counter[int]()
     ((_, first), *scopes), losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule, seen)
@@ -138,7 +140,9 @@ def _run(options: Options, config: Config | None) -> int:
     console.print(f"{answer['non_zero_weights']:,} weights that are not zero")
     if seen:
         lacked = sum(number * batches for number, batches in seen.items()) / seen.total()
-        console.print(f"on {options.schedule.shards} shards; weights lacked {lacked:.1f} batches on average")
+        console.print(
+            f"on {options.schedule.shards} shards; the weights of the slowest lacked {lacked:.1f} batches on average"
+        )
     if carried is not None:
         named = {"kept": carried.kept, "new": carried.added, "gone": carried.removed}
         told = "; ".join(f"{what} {', '.join(inputs)}" for what, inputs in named.items() if inputs)
@@ -147,6 +151,12 @@ def _run(options: Options, config: Config | None) -> int:
         if what in answer:
             console.print(f"{what.replace('_', ' ')}: {answer[what]}")
     return 0
+
+
+def _require_a_place(options: Options) -> None:
+    """Refuse a training that nothing would remain of; last, so that it hides no other wrong argument."""
+    if options.out is None and not options.seed_checkpoint:
+        raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
 
 
 def _learner(config: Config | None, options: Options, found: Samples) -> tuple[Learner, Carried | None]:
@@ -159,7 +169,13 @@ def _learner(config: Config | None, options: Options, found: Samples) -> tuple[L
     if model is not None and found.inputs is None:
         # Text formats know nothing of the project's columns; neither do its rules about them.
         recipe = replace(recipe_of(model), encoder=encoder, optimizer=optimizer)
-        columns = next(iter(found.tables()), _NONE).column_names
+        first = next(iter(found.tables()), None)
+        columns = [] if first is None else first.column_names
+        if first is not None and (lost := sorted({*model.evaluation.slices} - {*columns})):
+            raise ConfigError(
+                f"[model.evaluation] slices: the samples have no column {', '.join(lost)}; they have "
+                f"{', '.join(sorted(columns))}"
+            )
         known = "request_id" if "request_id" in columns else None
         reach = max(recipe.ranking.reach, options.schedule.shuffle_rows)
         recipe = replace(recipe, ranking=replace(recipe.ranking, request=known, reach=reach))

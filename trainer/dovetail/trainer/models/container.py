@@ -11,16 +11,16 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dovetail.platform.errors import ModelError
 
-__all__ = ["Container", "Damaged", "create", "pack", "parse", "unpack"]
+__all__ = ["Container", "Damaged", "create", "head", "pack", "parse", "unpack"]
 
 _HEADER = "header.json"
 _MEMBERS = "arrays"
@@ -29,6 +29,9 @@ _LOCAL = struct.Struct("<4s22xHH")
 _LONGEST_HEAD = 1 << 16
 # Fixed, so that equal content is equal bytes whenever it is written.
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+T = TypeVar("T")
 
 
 class Damaged(ModelError):
@@ -74,7 +77,17 @@ def unpack(path: Path) -> Container:
             f"{path}: no readable model file: {error.strerror}; move away what is there, or give this user access"
         ) from error
     with file:
-        return _read(path, file)
+        return _read(path, file, _parse)
+
+
+def head(path: Path) -> dict[str, Any]:
+    """The header of a model file, whose checksum is right; its arrays are not read.
+
+    :raises Damaged: the file is torn or corrupt.
+    :raises FileNotFoundError: there is no such file.
+    """
+    with path.open("rb", buffering=0) as file:
+        return _read(path, file, _parse_header)
 
 
 def parse(where: object, content: bytes) -> Container:
@@ -82,12 +95,12 @@ def parse(where: object, content: bytes) -> Container:
 
     :raises Damaged: it is torn or corrupt.
     """
-    return _read(where, io.BytesIO(content))
+    return _read(where, io.BytesIO(content), _parse)
 
 
-def _read(where: object, source: _Source) -> Container:
+def _read(where: object, source: _Source, parse: Callable[[_Source], T]) -> T:
     try:
-        return _parse(source)
+        return parse(source)
     # NotImplementedError and RuntimeError are zipfile's words for flag bits that pack never sets.
     except (
         zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, OSError, NotImplementedError,
@@ -124,6 +137,13 @@ def create(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _parse_header(source: _Source) -> dict[str, Any]:
+    with zipfile.ZipFile(source) as archive:
+        header: dict[str, Any] = json.loads(archive.read(_HEADER))
+    del header[_MEMBERS]
+    return header
 
 
 def _parse(source: _Source) -> Container:
