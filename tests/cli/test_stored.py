@@ -6,11 +6,13 @@ import json
 import sys
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from dovetail.cli import main
-from tests.features.stored.stored_world import FILES, World, events, requests
+from tests.features.stored.stored_world import FILES, HOUR, World, events, requests
 
 
 class Ran:
@@ -128,3 +130,22 @@ def test_the_witness_of_nothing_holds(dovetail: Any) -> None:
     assert json.loads(ran.out)["witness"] == {
         "requests": 0, "compared": 0, "mismatched": 0, "unwitnessed": 0, "examples": []
     }  # fmt: skip
+
+
+def test_bootstrap_takes_the_past_of_a_stream_from_files(dovetail: Any, world: World) -> None:
+    declared = world.project.streams["events"].schema.arrow
+    past = [{**row, "event_time": row["event_time"] - 200 * HOUR} for row in events(12)]
+    pq.write_table(pa.Table.from_pylist(past, schema=declared), world.folder / "past.parquet")
+    given = f"events={world.folder / 'past.parquet'}"
+    assert dovetail("bootstrap", "users", "--before", "2024-01-01").code == 2
+    unread = dovetail("bootstrap", "users", "--events", "clicks=past.parquet")
+    assert unread.code == 2
+    assert "users does not read a stream 'clicks'" in unread.error
+    done = json.loads(dovetail("bootstrap", "users", "--events", given, "--replace", "--json").out)
+    assert done["rows"] == 72
+    assert done["pasts"] == {"events": {"source": given.removeprefix("events="), "partition": 16, "rows": 12}}
+    shown = " ".join(dovetail("bootstrap", "users", "--replace").out.split())
+    assert "72 rows; with 12 rows of the past of events from" in shown
+    assert "the stream goes on at offset" in shown
+    assert "of partition 16" not in shown
+    assert dovetail("audit").code == 0

@@ -1,7 +1,7 @@
 """Online state for a view from the archived event log: what ``dovetail bootstrap`` does.
 
-The archives of the streams that the view reads go through the feature stage itself, partition by partition in the
-order of their offsets, into a
+The archives of the streams that the view reads, a past from files (``history.py``) among them, go through the feature
+stage itself, partition by partition in the order of their offsets, into a
 *staged* view beside the real one, with its own positions. When every partition has been read up to where the archive
 was at the start, the staged state takes the real one's place, positions included, in one transaction. Until then the
 real view is as it was; after it the stream goes on at exactly the first row the state does not have. A crash leaves
@@ -23,6 +23,7 @@ from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.sources import Place, place_of, source_of
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stored.history import require_whole
 from dovetail.features.stored.read_columns import struct_members
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import Account
@@ -63,7 +64,7 @@ def bootstrap(
 
     Raises:
         StateError: the view has state and ``replace_existing`` is False, or the archives are empty, or a file is not
-            as it was archived.
+            as it was archived, or a past from files is archived in part.
         StaleCommit: the view's state changed meanwhile (a worker runs); nothing was replaced.
     """
     before = {partition: progress.next_offset for partition, progress in online.progress(view.name).items()}
@@ -71,13 +72,18 @@ def bootstrap(
         raise StateError(
             f"view {view.name} has state (up to {_shown(view, before)}); --replace builds it again from the archive"
         )
+    for name in view.stream_names:
+        require_whole(registry, name)
     ends = {
         name: {partition: progress.next_offset for partition, progress in registry.progress(f"archive.{name}").items()}
         for name in view.stream_names
     }
     if not any(ends.values()):
         names = ", ".join(view.stream_names)
-        raise StateError(f"nothing is archived of stream {names}; run a worker with the archive agent first")
+        raise StateError(
+            f"nothing is archived of stream {names}; run a worker with the archive agent first, or take its past from "
+            "files with --events"
+        )
     staged = _Staged(online, view.name, f"{view.name}#{record_of(view).fingerprint}")
     files = {name: registry.files(name) for name in view.stream_names}
     total, read = sum(file.rows for mine in files.values() for file in mine), 0

@@ -27,6 +27,7 @@ from dovetail.features.stored.fingerprints import (
     former_fingerprint,
     records_of,
 )
+from dovetail.features.stored.history import refuse_grown
 from dovetail.features.stored.read_columns import changed
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.stores.online import OnlineStore
@@ -145,9 +146,11 @@ def register(project: Project, registry: Registry, online: OnlineStore) -> None:
     Two workers may do so at once: with the same meaning both are fine, else the second is refused.
 
     Raises:
+        ConfigError: a topic has grown into the past that was taken from files.
         DefinitionError: one does, or another worker registered it with another meaning meanwhile; nothing was
             registered.
     """
+    refuse_grown(project, registry)
     known = registry.definitions()
     refuse_changed(project, registry, online, known)
     _put(project, registry, records_of(project), known)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dovetail.cli.options import ProjectOption
-from dovetail.cli.times import duration_us_of
+from dovetail.cli.times import duration_us_of, time_us_of
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Engine", "Visibility", "register"]
@@ -94,13 +94,24 @@ def backfill(
 def bootstrap(
     view: Annotated[str, typer.Argument(help="The streaming view: a file of sql/, without .sql.")],
     replace: Annotated[bool, typer.Option("--replace", help="Build the state again where the view has some.")] = False,
+    events: Annotated[
+        list[str] | None,
+        typer.Option(help="STREAM=PATH: archive a stream's past from there first, of before its own rows."),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help="With --events: leave out its rows from this time on, like 2024-02-29T12:00:00Z.")
+    ] = None,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fill a view's online state from the archived event log; the stream then goes on from there."""
     from dovetail.cli.stored.bootstrap import run
 
-    raise typer.Exit(run(project, view, replace=replace, as_json=as_json))
+    if before is not None and not events:
+        raise ConfigError("--before: it cuts the rows of --events STREAM=PATH; give those, or leave it out")
+    before_us = None if before is None else time_us_of("--before", before)
+    code = run(project, view, _pairs("--events", events or []), before_us, replace=replace, as_json=as_json)
+    raise typer.Exit(code)
 
 
 def consistency(
