@@ -50,6 +50,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "faust": _FAUST,
     "mode": _FAUST,
     "aiokafka": ("dovetail/platform/transports/",),
+    "deltalake": ("dovetail/platform/lake/delta.py",),
     "duckdb": (
         "dovetail/platform/duck/",
         "dovetail/features/duck/",
@@ -62,6 +63,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "opentelemetry": ("dovetail/app/tracing/",),
     "onnxruntime": ("dovetail/onnx/",),
     "pandas": (),
+    "pyiceberg": ("dovetail/platform/lake/iceberg.py",),
     "pyspark": ("dovetail/spark/session.py",),
     "redis": ("dovetail/platform/stores/redis/",),
     "sqlalchemy": ("dovetail/platform/stores/",),

@@ -21,7 +21,7 @@ from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: What more than the core needs is in one of these.
-EXTRAS = ("postgresql", "redis", "plots", "api", "console", "torch", "onnx", "otel", "spark")
+EXTRAS = ("postgresql", "redis", "plots", "api", "console", "torch", "onnx", "otel", "spark", "lake")
 #: Declared without being imported, and why.
 NOT_IMPORTED = {"cramjam": "aiokafka reads and writes snappy, lz4 and zstd with it"}
 #: What tests of an extra import where it is installed, in an environment of its own.
@@ -67,7 +67,7 @@ def test_what_dovetail_imports_is_declared() -> None:
     undeclared = {name: where for name, where in found.items() if name not in declared(*EXTRAS)}
     assert not undeclared
     lazily = {Path(where.partition(":")[0]) for name, where in found.items() if name not in declared()}
-    rooms = ("api", "console", "onnx", "redis", "spark", "torch", "tracing")
+    rooms = ("api", "console", "lake", "onnx", "redis", "spark", "torch", "tracing")
     homes = {next((part for part in path.parts if part in rooms), path.name) for path in lazily}
     assert homes <= {"database.py", "plots.py", *rooms}, "an extra is imported where it is asked for, and nowhere else"
 

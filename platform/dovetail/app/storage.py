@@ -12,6 +12,7 @@ import pyarrow as pa
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import StoreError, WireError
+from dovetail.platform.lake.opened_table import lake_table
 from dovetail.platform.owned import owned_folder
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.stores.label_stores import open_label_store
@@ -22,7 +23,7 @@ from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.trainer.models.publish import ModelDirectory
 
-__all__ = ["Stores", "load_table", "open_stores", "resolved", "unopened"]
+__all__ = ["Stores", "load_table", "open_stores", "place_of_table", "resolved", "unopened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,20 @@ def resolved(config: Config, url: str) -> str:
     return url if "://" in url else str(config.path(url).absolute())
 
 
+def place_of_table(config: Config, table: Table) -> str:
+    """Where an offline table is: a path from the project's folder on, or a URL."""
+    return table.path if "://" in table.path else str(config.path(table.path))
+
+
 def load_table(config: Config, table: Table) -> pa.Table:
-    """An offline table: a Parquet file or a folder of them.
+    """An offline table: a Parquet file or a folder of them, or a table of Iceberg or Delta as it is now.
 
     Raises:
         WireError: it cannot be read, or lacks a declared column.
+        ConfigError: it is a table of a format whose library is not installed, or that cannot be read.
     """
+    if (found := lake_table(place_of_table(config, table))) is not None:
+        return found.read(table.schema.arrow.names)
     import pyarrow.dataset as ds  # a tenth of a second, which opening the stores need not take
 
     path = config.path(table.path)

@@ -18,6 +18,7 @@ from dovetail.app.quality.alert_metrics import AlertMetrics
 from dovetail.app.quality.live import LiveQuality, sketched
 from dovetail.app.quality.webhook import webhook_of
 from dovetail.app.roles import roles_of
+from dovetail.app.storage import place_of_table
 from dovetail.app.tracing.spans import spans_of
 from dovetail.app.worker import Worker, assemble, label_watermark
 from dovetail.cli.console import console_of
@@ -25,6 +26,7 @@ from dovetail.features import Project, load
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.errors import ConfigError, DovetailError, StaleCommit
 from dovetail.platform.extras import needs_extra
+from dovetail.platform.lake.opened_table import lake_table
 from dovetail.platform.logs import Event, set_up_logs
 from dovetail.platform.masking import masked
 from dovetail.platform.process.health import HealthServer
@@ -61,12 +63,13 @@ def _require_tables(project: Project) -> None:
     """Find out now, and not at the first request, that batch features have nothing to be computed from.
 
     Raises:
-        ConfigError: an offline table that a batch view reads is not there.
+        ConfigError: an offline table that a batch view reads is not there, or cannot be read by what is installed.
     """
     for view in project.batch_views.values():
         for table in view.tables:
+            where = place_of_table(project.config, table)
             path = project.config.path(table.path)
-            if not path.exists():
+            if lake_table(where) is None and not path.exists():
                 raise ConfigError(
                     f"offline table {table.schema.name}, which {view.file} reads: {path} does not exist; write it, "
                     f"Parquet with the columns of {table.schema.file}, or correct [tables.{table.schema.name}] path"

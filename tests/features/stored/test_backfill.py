@@ -189,7 +189,7 @@ def test_files_that_do_not_fit_are_named(asked: World) -> None:
     with pytest.raises(WireError, match=r"bad\.parquet: no column 'request_time'; it has request_id"):
         job(asked, requests=str(path))
     pq.write_table(pa.table({"request_time": pa.array([START, None], pa.timestamp("us"))}), path)
-    with pytest.raises(WireError, match="row group 0 has 1 rows without request_time"):
+    with pytest.raises(WireError, match="has 1 rows or more without request_time"):
         job(asked, requests=str(path))
     pq.write_table(pa.table({"request_time": pa.array([START], pa.timestamp("us"))}), path)
     with pytest.raises(WireError, match="have no column 'request_id', which the features read"):

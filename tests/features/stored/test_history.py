@@ -19,6 +19,7 @@ from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import ConfigError, DovetailError, StateError, WireError
 from dovetail.platform.stores.registry.store import Registry
 from tests.features.stored.stored_world import HOUR, START, World, events
+from tests.platform.lake.lakes import LAKES
 
 PAST = 60
 """Events of before the stream."""
@@ -192,3 +193,16 @@ def test_a_topic_does_not_grow_into_its_past(world: World) -> None:
     (world.folder / "dovetail.toml").write_text(toml.replace("partitions = 2", "partitions = 17"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"partitions = 17: partition 16 of its archive is the past"):
         refuse_grown(world.load(), world.stores.registry)
+
+
+@pytest.mark.parametrize("form", LAKES)
+def test_a_table_of_a_lake_is_a_past_as_files_are(world: World, tmp_path: Path, form: str) -> None:
+    rows = pa.Table.from_pylist(events(PAST), schema=world.project.streams["events"].schema.arrow)
+    columns = [
+        column.cast(pa.timestamp("us", "UTC")) if pa.types.is_timestamp(column.type) else column for column in rows
+    ]
+    where = LAKES[form](tmp_path / "lake", pa.table(columns, names=rows.column_names))
+    assert take(world, Path(where)) == PAST
+    assert fill(world) == PAST
+    log = archived_events(world.project, world.stores)["events"]
+    assert pa.concat_tables(log.read(rows.column_names, None, 2 * START)).equals(rows.sort_by("event_time"))

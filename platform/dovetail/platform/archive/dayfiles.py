@@ -1,8 +1,9 @@
 """Rows over many Parquet files, read by time and in parts: what batch work reads, however much there is.
 
-Two kinds of places have the same face: an archived dataset, whose files the registry names by day, and any file or
-folder of Parquet. Rows come in the order of the files' names (an archive: day, partition, offset) and within a file as
-they stand there, so reading twice gives the same.
+Three kinds of places have the same face: an archived dataset, whose files the registry names by day, any file or folder
+of Parquet, and a table of Iceberg or Delta, in the version that is current when it is looked at. Rows come in the order
+of the files' names (an archive: day, partition, offset) and within a file as they stand there, so reading twice gives
+the same.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dovetail.platform.archive.file_index import FileIndex
 from dovetail.platform.errors import ConfigError, WireError
+from dovetail.platform.lake.opened_table import LakeTable, lake_table
 from dovetail.platform.rows.encodings.shared import Spreader, shared_names, spread_schema, stored_as
 from dovetail.platform.rows.evolution import conformed, fits
 from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
@@ -67,7 +68,7 @@ class DayFiles:
     STRUCT that was declared otherwise there are the ``struct_members`` that are read, the others NULL.
     """
 
-    store: OfflineStore
+    store: OfflineStore | LakeTable
     files: Sequence[DayFile]
     time_column: str
     refused: Sequence[tuple[int, int]] = ()
@@ -102,13 +103,18 @@ class DayFiles:
 
     @classmethod
     def at(cls, path: str | Path, time_column: str) -> DayFiles:
-        """The Parquet file, or every Parquet file in the folder, at ``path`` (or an fsspec URL).
+        """The Parquet file, or every Parquet file in the folder, at ``path`` (or an fsspec URL); or the table there.
+
+        Tables are named as :func:`~dovetail.platform.lake.opened_table.lake_table` takes them.
 
         Raises:
             ConfigError: there is none.
             WireError: a file has no such column, or not as a timestamp.
         """
         name = str(path)
+        if (table := lake_table(name)) is not None:
+            rows = [DayFile(p, _days(table, p, time_column), stamp) for p, stamp in table.find()]
+            return cls(table, rows, time_column)
         folder, _, leaf = name.rpartition("/")
         store = OfflineStore((folder or ".") if leaf.endswith(".parquet") else name)
         found = [(p, stamp) for p, stamp in store.find() if not leaf.endswith(".parquet") or p == leaf]
@@ -206,7 +212,7 @@ class DayFiles:
         Not for files with columns that are stored once for several rows (``rows/encodings/shared.py``).
         """
         for file in self.touching(low_us, high_us):
-            if sum(file.days.values()) <= rows:
+            if sum(file.days.values()) <= rows or not isinstance(self.store, OfflineStore):
                 yield self.alone(file)
                 continue
             with self.store.open(file.path) as parquet:
@@ -274,7 +280,7 @@ def _require(columns: Sequence[str], schema: pa.Schema, path: str) -> None:
         raise WireError(f"{path}: no column {missing[0]!r}; it has {', '.join(schema.names)}")
 
 
-def _days(store: OfflineStore, path: str, time_column: str) -> dict[str, int]:
+def _days(store: OfflineStore | LakeTable, path: str, time_column: str) -> dict[str, int]:
     """Rows by day."""
     counts: Counter[str] = Counter()
     with store.open(path) as parquet:
@@ -282,16 +288,15 @@ def _days(store: OfflineStore, path: str, time_column: str) -> dict[str, int]:
         if not pa.types.is_timestamp(parquet.schema_arrow.field(time_column).type):
             found = parquet.schema_arrow.field(time_column).type
             raise WireError(f"{store.path(path)}: {time_column} is {found}, not a timestamp; write it as TIMESTAMP")
-        for group in range(parquet.num_row_groups):
-            for day, rows in _group_days(parquet, group, time_column, store.path(path)):
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=[time_column]):
+            for day, rows in _batch_days(batch.column(0), time_column, store.path(path)):
                 counts[day] += rows
     return dict(counts)
 
 
-def _group_days(parquet: pq.ParquetFile, group: int, time_column: str, path: str) -> Iterator[tuple[str, int]]:
-    days = parquet.read_row_group(group, columns=[time_column]).column(time_column).cast(pa.timestamp("us"))
-    if days.null_count:
-        raise WireError(f"{path}: row group {group} has {days.null_count} rows without {time_column}; leave them out")
-    counted = pc.value_counts(days.cast(pa.date32(), safe=False))
-    for entry in counted.to_pylist():
+def _batch_days(times: pa.Array, time_column: str, path: str) -> Iterator[tuple[str, int]]:
+    if times.null_count:
+        raise WireError(f"{path} has {times.null_count} rows or more without {time_column}; leave them out")
+    days = times.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+    for entry in pc.value_counts(days).to_pylist():
         yield entry["values"].isoformat(), entry["counts"]

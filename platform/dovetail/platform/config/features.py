@@ -21,7 +21,7 @@ class FeaturesConfig(Section):
 
 
 class TableConfig(Section):
-    """An offline table (Parquet file or folder) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
+    """An offline table (Parquet, Iceberg, Delta) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
 
     path: str
     #: When a row became known. A run as of V sees rows with ``available_at <= V`` and nothing later.

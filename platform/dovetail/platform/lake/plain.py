@@ -1,0 +1,37 @@
+"""Rows as plain Parquet would have them: times without a zone, in UTC, and no large, viewed or encoded types."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+__all__ = ["plain_schema", "plain_table"]
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns as :func:`plain_table` gives them."""
+    return pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in schema])
+
+
+def plain_table(rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """``rows`` cast to ``schema``, which is plain.
+
+    Raises:
+        ArrowInvalid: a time is between two microseconds.
+    """
+    return pa.Table.from_batches([rows]).cast(schema)
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp("us")
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_):
+        return pa.binary()
+    if pa.types.is_dictionary(type_):
+        return _plain(type_.value_type)
+    if pa.types.is_struct(type_):
+        return pa.struct([pa.field(member.name, _plain(member.type), member.nullable) for member in type_])
+    if pa.types.is_large_list(type_) or pa.types.is_list(type_):
+        return pa.list_(_plain(type_.value_type))
+    return type_
