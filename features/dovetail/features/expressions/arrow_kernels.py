@@ -142,7 +142,10 @@ _FLOATING: Mapping[str, Kernel] = {
 
 def is_in(value: Value, members: pa.Array) -> Value:
     """``value IN (members)`` for members without NULL: NULL only where ``value`` is."""
-    return pc.if_else(pc.is_valid(value), pc.is_in(value, value_set=members), pa.scalar(None, pa.bool_()))
+    found = pc.is_in(value, value_set=members)
+    if isinstance(value, pa.Array) and not value.null_count:
+        return found
+    return pc.if_else(pc.is_valid(value), found, pa.scalar(None, pa.bool_()))
 
 
 def cast(source: pa.DataType, target: pa.DataType, *, narrowing: bool) -> Kernel | None:

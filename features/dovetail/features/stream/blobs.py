@@ -19,6 +19,7 @@ and a state that was kept so is packed when it changes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -99,6 +100,7 @@ def _unpacked(layout: Layout, data: Octets, edges: Words, starts: Words, first: 
     return words, mine
 
 
+@lru_cache(maxsize=256)
 def _words_per_item(layout: Layout) -> Words:
     return np.array([layout.row_words, *(step.words for step in layout.steps)], dtype=np.int64)
 

@@ -134,17 +134,21 @@ def prepare_rows(
         filters: the booleans of ``layout.filters``, in that order; NULL counts as false.
         collections, source: of a view with collections.
     """
-    not_null = [_flags(a.is_valid()) for a in arguments]
-    passed = [_flags(f.fill_null(False)) for f in filters]
-    valid = np.zeros(len(event_time), dtype=np.uint64)
-    for i, (argument, filter_) in enumerate(zip(layout.argument_of_input, layout.filter_of_input, strict=True)):
-        counts = np.ones(len(event_time), dtype=np.bool_) if argument is None else not_null[argument]
-        if filter_ is not None:
-            counts = counts & passed[filter_]
-        valid |= counts.astype(np.uint64) << np.uint64(i)
+    # What inputs ask of a row: first nothing, then that an argument is not NULL, then that a filter passes.
+    asked = np.ones((1 + len(arguments) + len(filters), len(event_time)), dtype=np.bool_)
+    for at, argument in enumerate(arguments, start=1):
+        if argument.null_count:
+            asked[at] = _flags(argument.is_valid())
+    for at, each in enumerate(filters, start=1 + len(arguments)):
+        asked[at] = _flags(each.fill_null(False) if each.null_count else each)
+    passed = list(asked[1 + len(arguments) :])
+    of_arguments = [0 if argument is None else 1 + argument for argument in layout.argument_of_input]
+    of_filters = [0 if filter_ is None else 1 + len(arguments) + filter_ for filter_ in layout.filter_of_input]
+    bits = np.uint64(1) << np.arange(len(of_arguments), dtype=np.uint64)
+    valid = np.bitwise_or.reduce(np.where(asked[of_arguments] & asked[of_filters], bits[:, None], np.uint64(0)), axis=0)
     values = np.zeros((len(event_time), len(layout.value_arguments)), dtype=np.int64)
-    for column, argument in enumerate(layout.value_arguments):
-        values[:, column] = to_words(arguments[argument])
+    for column, number in enumerate(layout.value_arguments):
+        values[:, column] = to_words(arguments[number])
     collected = () if collections is None else _collected(layout, collections, arguments, passed, len(event_time))
     return PreparedRows(codes, event_time, watermark_before, valid, values, collected, source)
 

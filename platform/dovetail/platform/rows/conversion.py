@@ -388,9 +388,12 @@ def _check_times(array: pa.Array) -> None:
             _check_times(member)
     elif kind in ("timestamp", "date"):
         days = kind == "date"
-        ends = pc.min_max(array.view(pa.int32() if days else pa.int64())).as_py()
-        if ends["min"] is None:
+        numbers = array.view(pa.int32() if days else pa.int64())
+        if numbers.null_count:
+            numbers = numbers.drop_null()
+        if len(numbers) == 0:
             return
+        found = numbers.to_numpy()
         scale = _DAY_US if days else 1
-        if ends["min"] * scale < MIN_TIME_US or ends["max"] * scale > MAX_TIME_US:
+        if int(found.min()) * scale < MIN_TIME_US or int(found.max()) * scale > MAX_TIME_US:
             raise WireError(f"a {kind} is outside of the years 0001 to 9999")
