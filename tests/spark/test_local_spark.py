@@ -29,11 +29,13 @@ from dovetail.features.stream.engine import StreamEngine
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.positions import own_position_columns
 from dovetail.spark import SparkDays
+from tests.cli.trained_project import samples
 from tests.features.stored.stored_world import START, World, events, requests
 from tests.features.stored.test_backfill import files_of, job
 from tests.features.stored.test_consistency import adds_one
 from tests.spark.given_work import assert_same, work_of_case
 from tests.spark.spark_cases import drawn_cases
+from tests.spark.test_evaluated import evaluated, same, trained
 
 pytest.importorskip(
     "pyspark", reason="PySpark is not installed: pip install 'dovetail-samples[spark]', or make spark-test"
@@ -182,3 +184,12 @@ def test_a_master_that_is_none_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"\[batch\] master = 'nowhere': Spark does not start: "):
         open_cluster("nowhere")
+
+
+def test_a_model_is_evaluated(spark: SparkDays, tmp_path: Path) -> None:
+    project = trained(tmp_path)
+    (tmp_path / "samples").mkdir()
+    for number in range(3):
+        pq.write_table(samples().slice(number * 200, 200), tmp_path / "samples" / f"{number}.parquet")
+    names = [str(tmp_path / "samples")]
+    assert same(evaluated(project, names, spark, slices=["city"]), evaluated(project, names, slices=["city"]))

@@ -75,7 +75,7 @@ class SparkDays:
         stages = [
             Stage(ship, self._partitions(len(ship.items))),
             Stage(Evaluate(sent, routes), tasks),
-            Stage(Finish(sent, routes, work.versions.stored(found.versions, self._each), consume), len(days)),
+            Stage(Finish(sent, routes, work.versions.stored(found.versions, self.each), consume), len(days)),
         ]
         frames = self.cluster.run(len(ship.items), stages)
         results = {frame.to: frame.value() for frame in frames if frame.kind == RESULT}
@@ -84,8 +84,10 @@ class SparkDays:
             yield days[number], results[number]
         _checked(frames)
 
-    def _each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """The results of ``function`` for ``items``, one a task (``serving/versions.py``)."""
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """As :class:`~dovetail.features.stored.day_engine.DayEngine`, an item a task."""
+        if not items:
+            return []
         frames = _checked(self.cluster.run(len(items), [Stage(Each(function, items), len(items))]))
         results = {frame.a: frame.value() for frame in frames}
         return [results[number] for number in range(len(items))]

@@ -118,12 +118,20 @@ class DayEngine(Protocol):
         """
         ...
 
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+        """The results of ``function`` for ``items``, in their order. Both can be sent to other processes."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalDays:
     """This process, its cores and its scratch folder."""
 
     span_rows: int = 32_000_000
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+        """As :class:`DayEngine`, one after the other, when it is asked for."""
+        return map(function, items)
 
     def days(
         self, work: DayWork, days: Sequence[str], consume: Consumer, on_step: OnStep | None

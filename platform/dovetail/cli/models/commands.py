@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import JsonOption, ProjectOption
+from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption
 from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
@@ -104,6 +104,8 @@ def evaluate(
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, repeatable.")] = None,
     window: Annotated[str, typer.Option(help="Length of the event-time windows.")] = "1h",
     at: Annotated[int, typer.Option(min=1, help="The k of NDCG@k and hit rate@k.")] = 10,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     plot: _Plot = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,7 +116,7 @@ def evaluate(
     window_us = duration_us_of("--window", window)
     choices = {
         "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
-        "at": at,
+        "at": at, "engine": None if engine is None else engine.value, "master": master,
     }  # fmt: skip
     raise typer.Exit(run(project, model, samples or [], as_json=as_json, plot=plot, **choices))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from dovetail.app.jobs import day_engine
 from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, find_samples, label_of, project_config
 from dovetail.cli.output import print_json, terminal
-from dovetail.trainer.arithmetic import Float32
+from dovetail.platform.config.features import BatchConfig
+from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.measures import Metrics, exact_auc
@@ -20,6 +23,7 @@ from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy, Rankings, scoped_metrics
 from dovetail.trainer.models.scorer import predict_with
+from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.samples.holdout import COLUMN as HELD_OUT
 from dovetail.trainer.samples.holdout import NOTHING_HELD_OUT, Holdout
 from dovetail.trainer.samples.label_columns import labels_and_weights
@@ -29,6 +33,8 @@ __all__ = ["Evaluated", "evaluate_model", "run"]
 
 # Farther than any two samples are apart.
 _EVERYWHERE = 2**62
+#: Columns that predictions are judged by, beside the label.
+_JUDGED_BY = ("weight", "request_id", "request_time")
 
 
 class Evaluated(NamedTuple):
@@ -42,6 +48,25 @@ class Evaluated(NamedTuple):
     weights: Float32
 
 
+@dataclass(frozen=True, slots=True)
+class _Predict:
+    """Predicts the tables of a part of samples, wherever it is called; of their columns it keeps those named."""
+
+    encoder: Encoder
+    weights: Float32
+    moments: Float64
+    kept: Sequence[str]
+
+    def __call__(self, part: Callable[[], Iterable[pa.Table]]) -> list[tuple[pa.Table, Float32]]:
+        return [
+            (
+                table.select([name for name in table.column_names if name in self.kept]),
+                predict_with(self.encoder, self.weights, self.moments, table),
+            )
+            for table in part()
+        ]
+
+
 def evaluate_model(
     project: Path,
     name: str | None,
@@ -53,9 +78,13 @@ def evaluate_model(
     first: str | None = None,
     last: str | None = None,
     at: int = 10,
+    engine: str | None = None,
+    master: str | None = None,
 ) -> Evaluated:
     """Predict all samples with one model; AUC in ``total`` is exact.
 
+    ``engine`` and ``master`` instead of those of ``[batch]``: where rows are read and predicted, a file at a time. What
+    they are judged by is brought here, and added up in the order of the files, so that no number depends on it.
     Where samples have a ``request_id``, all samples of a request are ranked, wherever they stand; k is ``at``.
 
     Raises:
@@ -70,24 +99,27 @@ def evaluate_model(
     columns: list[tuple[Float32, Float32, Float32]] = []
     dense = model.dense()
     holdout = NOTHING_HELD_OUT
-    for given in found.tables():
-        if not columns:
-            known = "request_id" if "request_id" in given.column_names else None
-            if known is not None and config is not None and config.model is not None:
-                holdout = Holdout.of(config.model.evaluation.holdout)
-            timed = "request_time" if "request_time" in given.column_names else None
-            by = list(dict.fromkeys([*slices, *([HELD_OUT] if holdout.share else [])]))
-            groups = Groups(time=timed, window_us=window_us, windows=1000, slices=by, loss=encoder.loss)
-            rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
-        table, _ = holdout.mark(given)
-        predictions = predict_with(encoder, dense, model.moments, table)
-        weight = "weight" if "weight" in table.column_names else None
-        labels, weights = labels_and_weights(table, label, weight, absent)
-        first_row = evaluation.samples
-        evaluation.add(predictions, labels, weights)
-        places = groups.add(table, predictions, labels, weights)
-        rankings.add(table, first_row, predictions, labels, places)
-        columns.append((predictions, labels, weights))
+    predict = _Predict(encoder, dense, model.moments, (label, *_JUDGED_BY, *slices))
+    batch = BatchConfig() if config is None else config.batch
+    with day_engine(batch, engine, master) as work:
+        for file in work.each(predict, found.parts()):
+            for given, predictions in file:
+                if not columns:
+                    known = "request_id" if "request_id" in given.column_names else None
+                    if known is not None and config is not None and config.model is not None:
+                        holdout = Holdout.of(config.model.evaluation.holdout)
+                    timed = "request_time" if "request_time" in given.column_names else None
+                    by = list(dict.fromkeys([*slices, *([HELD_OUT] if holdout.share else [])]))
+                    groups = Groups(time=timed, window_us=window_us, windows=1000, slices=by, loss=encoder.loss)
+                    rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
+                table, _ = holdout.mark(given)
+                weight = "weight" if "weight" in table.column_names else None
+                labels, weights = labels_and_weights(table, label, weight, absent)
+                first_row = evaluation.samples
+                evaluation.add(predictions, labels, weights)
+                places = groups.add(table, predictions, labels, weights)
+                rankings.add(table, first_row, predictions, labels, places)
+                columns.append((predictions, labels, weights))
     empty = np.empty(0, np.float32)
     arrays = [np.concatenate([empty, *parts]) for parts in zip(*columns, strict=True)] or [empty] * 3
     (_, total), _, *by_scope = scoped_metrics(evaluation, groups, rankings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,14 +56,22 @@ def project_config(project: Path, *, needed: bool = False) -> Config | None:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Stored samples, read anew by every call of ``tables``."""
+    """Stored samples, read anew by every call of ``tables``.
 
-    tables: Callable[[], Iterable[pa.Table]]
+    ``parts`` give the same tables, part by part, each where it is called: they can be sent to other processes.
+    """
+
+    parts: Callable[[], Sequence[Callable[[], Iterable[pa.Table]]]]
     #: The inputs they have, when the format decides them.
     inputs: Sequence[InputSpec] | None = None
     #: The project's archive that they are in, and the last ``request_time`` that was chosen of it.
     archive: DayFiles | None = None
     until_us: int = NEVER_US
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The samples, in order."""
+        for part in self.parts():
+            yield from part()
 
 
 def label_of(config: Config | None) -> tuple[str, Absent]:
@@ -107,14 +116,18 @@ def find_samples(
         longest = max(
             (pc.max(pc.list_value_length(table.column(FEATURES))).as_py() or 0 for table in tables), default=0
         )
-        return Samples(lambda: tables, [InputSpec(FEATURES, "list", length=max(1, min(longest, 1024)))])
+        parts: list[Callable[[], Iterable[pa.Table]]] = [partial(read, Path(name)) for name in names]
+        return Samples(lambda: parts, [InputSpec(FEATURES, "list", length=max(1, min(longest, 1024)))])
     if names:
-        return Samples(lambda: _named(names, *days))
+        return Samples(lambda: [part for name in names for part in _named(name, *days)])
     if config is None:
         raise ConfigError("no samples: name files or folders, or run in a project whose worker has archived some")
     archived = archived_days(config)
     low_us, high_us = _microseconds(*days) if newest is None else _newest(archived, newest)
-    return Samples(lambda: archived.read(None, low_us, high_us), archive=archived, until_us=high_us)
+    files = [archived.alone(file) for file in archived.touching(low_us, high_us)]
+    return Samples(
+        lambda: [partial(file.read, None, low_us, high_us) for file in files], archive=archived, until_us=high_us
+    )
 
 
 def _newest(archived: DayFiles, days: int) -> tuple[int, int]:
@@ -122,25 +135,32 @@ def _newest(archived: DayFiles, days: int) -> tuple[int, int]:
     return last_us - (days - 1) * DAY_US, last_us + DAY_US - 1
 
 
-def _named(names: Sequence[str], first: date | None, last: date | None) -> Iterator[pa.Table]:
-    for name in names:
-        for table in _read_url(name) if "://" in name else read_parquet([Path(name)]):
-            yield _between(table, first, last)
-
-
-def _read_url(url: str) -> Iterator[pa.Table]:
-    """A Parquet file, or every one in a folder, wherever fsspec has a driver for."""
-    folder, _, leaf = url.rpartition("/")
+def _named(name: str, first: date | None, last: date | None) -> Sequence[Callable[[], Iterable[pa.Table]]]:
+    """A part for each file at a path or fsspec URL, a Parquet file or a folder of them."""
+    if "://" not in name:
+        path = Path(name)
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else []
+        return [partial(_of_file, file.absolute(), first, last) for file in files or [path]]
+    folder, _, leaf = name.rpartition("/")
     alone = leaf.endswith(".parquet")
-    store = OfflineStore(folder if alone else url)
-    found = [path for path, _ in store.find() if not alone or path == leaf]
+    root = folder if alone else name
+    found = [path for path, _ in OfflineStore(root).find() if not alone or path == leaf]
     if not found:
-        raise ConfigError(f"{url}: no Parquet file there; name a .parquet file or a folder that holds some")
-    for path in found:
-        with store.open(path) as file:
-            spreader = Spreader()
-            for batch in file.iter_batches(100_000):
-                yield from spreader.parts(pa.table(batch))
+        raise ConfigError(f"{name}: no Parquet file there; name a .parquet file or a folder that holds some")
+    return [partial(_of_url, root, path, first, last) for path in found]
+
+
+def _of_file(path: Path, first: date | None, last: date | None) -> Iterator[pa.Table]:
+    for table in read_parquet([path]):
+        yield _between(table, first, last)
+
+
+def _of_url(root: str, path: str, first: date | None, last: date | None) -> Iterator[pa.Table]:
+    with OfflineStore(root).open(path) as file:
+        spreader = Spreader()
+        for batch in file.iter_batches(100_000):
+            for table in spreader.parts(pa.table(batch)):
+                yield _between(table, first, last)
 
 
 def microseconds_of(first: str | None, last: str | None) -> tuple[int | None, int]:

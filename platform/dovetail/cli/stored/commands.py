@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import ProjectOption
+from dovetail.cli.options import EngineOption, MasterOption, ProjectOption
 from dovetail.cli.times import duration_us_of, time_us_of
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["Engine", "Visibility", "register"]
+__all__ = ["Visibility", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,21 +28,6 @@ class Visibility(StrEnum):
 
     event_time = "event_time"
     as_served = "as_served"
-
-
-class Engine(StrEnum):
-    """Where batch work is computed."""
-
-    local = "local"
-    spark = "spark"
-
-
-EngineOption = Annotated[
-    Engine | None, typer.Option(help="Where it is computed; as the batch section says if left out.", show_default=False)
-]
-MasterOption = Annotated[
-    str | None, typer.Option(help="Spark's master: local[2], spark://…, yarn, k8s://…, sc://….", show_default=False)
-]
 
 
 def backfill(
