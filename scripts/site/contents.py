@@ -28,6 +28,7 @@ _HOW_TO = (
     "docs/samples.md",
     "docs/training.md",
     "docs/scoring.md",
+    "docs/experiments.md",
     "docs/backfill.md",
     "docs/spark.md",
     "docs/quality.md",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import pyarrow as pa
 from dovetail.joiners.contracts import BatchFeatures
 from dovetail.joiners.policies import EMISSIONS
 from dovetail.joiners.policies.policy import NEVER, Int64
+from dovetail.joiners.snapshots.arms import ARM_COLUMNS
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.rows.positions import SOURCE_COLUMNS
 
@@ -43,7 +44,8 @@ def assemble_samples(
     Columns: request_id, item_id, request_time; the feature set's columns, of which those that candidates of a request
     share are in the row of the first, as in ``chosen``; label int8, weight float32, emission
     (string, one of EMISSIONS); the policy's own int16 columns; ``<kind>_time`` per kind; ``values``, the columns of
-    labels; score, model_version; source positions. ``times`` int64 µs, NEVER for NULL.
+    labels; score, model_version; of snapshots of an experiment, experiment, arm and arm_draw; source positions.
+    ``times`` int64 µs, NEVER for NULL.
     """
     complete = features.complete(request_rows(chosen), chosen)
     columns = {name: chosen.column(name) for name in ("request_id", "item_id", "request_time")}
@@ -57,6 +59,9 @@ def assemble_samples(
         none = event == NEVER
         columns[f"{kind}_time"] = pa.array(np.where(none, 0, event), pa.int64(), mask=none).cast(pa.timestamp("us"))
     columns |= values
-    trailing: Sequence[str] = ("score", "model_version", *SOURCE_COLUMNS)
-    columns |= {name: chosen.column(name) for name in trailing}
+    columns |= {name: chosen.column(name) for name in ("score", "model_version")}
+    for name in ARM_COLUMNS:  # as recorded: what the split says today is not what it said then
+        if name in chosen.column_names:
+            columns.setdefault(name.removeprefix("_"), chosen.column(name))
+    columns |= {name: chosen.column(name) for name in SOURCE_COLUMNS}
     return pa.table(columns)

@@ -3,7 +3,7 @@
 A snapshot row keeps, per candidate: the request's own columns (a struct, ``_request``), the streaming and request-time
 features, per streaming view the positions its values include (``_seen_<view>``), the score, the model version, the
 feature set's name and the mark of the label meaning (``meanings/``); with a shadow scorer, its score and version too,
-NULL while it has no model.
+NULL while it has no model; with an experiment, its name, the arm and the user's draw (``snapshots/arms.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import TOO_OLD, FeatureServer, Served, ServingModel
+from dovetail.joiners.snapshots.arms import Experiment
 from dovetail.joiners.snapshots.composing import ServingModels, snapshot_rows
 from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
 from dovetail.joiners.snapshots.messages import Answers, Fitted, Replies, fitted
@@ -68,7 +69,7 @@ class RequestTopic:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The parts that answer a request: features, the serving model and, if there is one, the shadow beside it.
+    """The parts that answer a request: features, the serving model, the shadow beside it and the running experiment.
 
     ``feature_set`` is the name that snapshots carry, ``meaning`` the mark of the label meaning in force. ``warm`` are
     called once, in a thread, before the first poll: they compile what serving and scoring run.
@@ -77,9 +78,15 @@ class Ranking:
     features: FeatureServer
     scorer: ServingModel
     shadow: ServingModel | None = None
+    experiment: Experiment | None = None
     feature_set: str = ""
     meaning: int | None = None
     warm: Sequence[Callable[[], None]] = ()
+
+    @property
+    def models(self) -> ServingModels:
+        """All that score."""
+        return ServingModels(self.scorer, self.shadow, self.experiment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,9 +347,7 @@ class SnapshotStage(Stage):
             candidates = without(candidates, misled, OWN_COLUMNS)
         made = Fitted([], None, {})
         if candidates.num_rows:
-            self._ranking.scorer.refresh()
-            if self._ranking.shadow is not None:
-                self._ranking.shadow.refresh()
+            self._ranking.models.refresh()
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
@@ -381,5 +386,4 @@ class SnapshotStage(Stage):
 
     def _snapshot(self, candidates: pa.Table, served: Served, answerable: npt.NDArray[np.bool_]) -> pa.Table:
         ranking = self._ranking
-        models = ServingModels(ranking.scorer, ranking.shadow)
-        return snapshot_rows(candidates, served, answerable, models, ranking.feature_set, ranking.meaning)
+        return snapshot_rows(candidates, served, answerable, ranking.models, ranking.feature_set, ranking.meaning)

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.app.datasets import newest_samples
+from dovetail.app.experiments.arm_scorers import experiment_of
 from dovetail.app.modelling import scorers_of, trained_rows, warm_scorer
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.contracts import ServingModel
+from dovetail.joiners.snapshots.arms import Experiment
 from dovetail.platform.config.load import ScorerConfig
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import ModelMetrics
@@ -40,19 +42,33 @@ class NoModel:
 
 
 class Scoring(NamedTuple):
-    """The model that serves, the one scored beside it, and what prepares both before the first request."""
+    """The model that serves, the one scored beside it, the running experiment, and what prepares them all."""
 
     serving: ServingModel
     shadow: ServingModel | None
     warm: tuple[Callable[[], None], ...]
+    experiment: Experiment | None = None
+
+    def each(self, wrapped: Callable[[ServingModel], ServingModel]) -> Scoring:
+        """The same with another model in the place of each that answers requests."""
+        experiment = self.experiment
+        if experiment is not None:
+            experiment = experiment._replace(models=[wrapped(model) for model in experiment.models])
+        return self._replace(serving=wrapped(self.serving), experiment=experiment)
 
 
 def scoring_of(project: Project, stores: Stores, *, beside: bool) -> Scoring:
     """The scoring of a project; ``beside``: models are loaded beside serving.
 
     Raises:
-        ConfigError: a library that a model needs is not installed.
+        ConfigError: a library that a model needs is not installed, or an arm of the experiment has no model.
     """
+    scoring = _without_experiment(project, stores, beside=beside)
+    arms = experiment_of(project, stores, scoring.serving, beside=beside)
+    return scoring if arms is None else scoring._replace(experiment=arms[0], warm=(*scoring.warm, *arms[1]))
+
+
+def _without_experiment(project: Project, stores: Stores, *, beside: bool) -> Scoring:
     features, model = project.feature_set.schema, project.config.model
     if project.config.scorer is not None:
         return _from_elsewhere(project, project.config.scorer, stores, beside=beside)

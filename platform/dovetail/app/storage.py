@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dovetail.features.plan.definitions import Table
 from dovetail.platform.config.load import Config
+from dovetail.platform.config.served.experiments import own_versions
 from dovetail.platform.errors import StoreError, WireError
 from dovetail.platform.lake.opened_table import lake_table
 from dovetail.platform.owned import owned_folder
@@ -68,7 +69,7 @@ def open_stores(config: Config, *, read_only: bool = False) -> Stores:
         open_label_store(resolved(config, urls.url("label_store")), config.name, redis, read_only=read_only),
         Registry(resolved(config, urls.url("registry")), config.name, read_only=read_only),
         OfflineStore(resolved(config, urls.url("offline_store"))),
-        ModelDirectory(state / "models" / model),
+        ModelDirectory(state / "models" / model, used=own_versions(config.experiments)),
         state / "checkpoints" / model,
     )
 

@@ -252,15 +252,15 @@ class _Parts:
         request = self.config.request
         attributed, phases = bool(self.config.labels.attributed), Phases()
         features: FeatureServer = self.features
-        scorer = scoring.serving
         if self.spans is not None:
-            features, scorer = TimedFeatures(features, phases), TimedModel(scorer, phases)
+            features, scoring = TimedFeatures(features, phases), scoring.each(lambda model: TimedModel(model, phases))
         stage = SnapshotStage(
             RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
             Ranking(
                 features,
-                scorer,
+                scoring.serving,
                 scoring.shadow,
+                scoring.experiment,
                 feature_set=self.project.feature_set.name,
                 meaning=self.labels.current.fingerprint,
                 warm=warm,

@@ -83,7 +83,7 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
         name: enriching.get(name) or parse_stream_view(name, source, streams, stream_binder, strictly_before=before)
         for name, source in of_streams.items()
     }
-    reserved = reserved_outputs(labels, config.labels.value_columns)
+    reserved = reserved_outputs(labels, config.labels.value_columns, experiments=bool(config.experiments))
     feature_sets = {
         name: parse_feature_set(name, source, request, stream_views, batch_views, reserved)
         for name, source in sets.items()
@@ -200,7 +200,20 @@ class _Declared:
     def request(self) -> TableSchema:
         schema = self._schema(REQUEST, "request")
         check_request(schema)
+        for name, experiment in self._config.experiments.items():
+            self._check_split(f"experiments.{name}", schema, experiment.by)
         return schema
+
+    def _check_split(self, section: str, request: TableSchema, column: str) -> None:
+        outside = [name for name in request.arrow.names if name not in (CANDIDATES, "request_id", "request_time")]
+        if column not in outside:
+            known = ", ".join(outside) or "none yet"
+            raise self.wrong(section, f"by = {column!r} is no column of a request that users can be split by",
+                             f"{nearest(column, outside)}; outside the candidates there are: {known}")  # fmt: skip
+        type_ = request.arrow.field(column).type
+        if not (pa.types.is_string(type_) or pa.types.is_integer(type_)):
+            raise self.wrong(section, f"by = {column!r} is {type_}, and a user is split by a text or a whole number",
+                             "name another column")  # fmt: skip
 
     def labels(self, request: TableSchema) -> dict[str, TableSchema]:
         item = request.arrow.field(CANDIDATES).type.value_type.field("item_id").type

@@ -11,12 +11,17 @@ _RESERVED = (
     *("request_time", "score", "model_version", "shadow_score", "shadow_version"),
     *("label", "weight", "emission", "elapsed_days", "return_day"),
 )
+#: Of projects with an experiment.
+_OF_EXPERIMENTS = ("experiment", "arm", "arm_draw")
 
 
-def reserved_outputs(label_kinds: Iterable[str], values: Iterable[str] = ()) -> frozenset[str]:
+def reserved_outputs(
+    label_kinds: Iterable[str], values: Iterable[str] = (), *, experiments: bool = False
+) -> frozenset[str]:
     """The names, in lower case, of the columns that a snapshot or a sample has beside its features.
 
     ``<kind>_time`` is when the label of a kind came; ``values`` come from labels' own columns.
-    ``request_time`` may be selected as the request has it.
+    ``request_time`` may be selected as the request has it. With ``experiments``, those that say the arm are taken, too.
     """
-    return frozenset(name.lower() for name in (*_RESERVED, *(f"{kind}_time" for kind in label_kinds), *values))
+    arms = _OF_EXPERIMENTS if experiments else ()
+    return frozenset(name.lower() for name in (*_RESERVED, *arms, *(f"{kind}_time" for kind in label_kinds), *values))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.joiners.contracts import Served, ServingModel
+from dovetail.joiners.snapshots.arms import Experiment
 from dovetail.joiners.snapshots.shape import KEYS, MEANING_COLUMN, REQUEST_COLUMN, SET_COLUMN
 from dovetail.platform.rows.encodings.shared import share
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, seen_column, with_source_positions
@@ -17,10 +18,17 @@ __all__ = ["ServingModels", "snapshot_rows"]
 
 
 class ServingModels(NamedTuple):
-    """The model that scores, and the shadow beside it if there is one."""
+    """The model that scores, the shadow beside it if there is one, and the experiment that requests are split by."""
 
     scorer: ServingModel
     shadow: ServingModel | None
+    experiment: Experiment | None = None
+
+    def refresh(self) -> None:
+        """See that each is the newest that it is to serve."""
+        for one in (self.scorer, self.shadow, self.experiment):
+            if one is not None:
+                one.refresh()
 
 
 def snapshot_rows(
@@ -38,15 +46,13 @@ def snapshot_rows(
     in the row of its first (``rows/encodings/shared.py``).
     """
     encoded = served.encoded if answerable.all() else served.encoded.filter(pa.array(answerable))
-    version, scores = models.scorer.score(encoded)
     own = [name for name in candidates.column_names if name not in (*KEYS, *OWN_COLUMNS, *SOURCE_COLUMNS)]
     struct = pa.StructArray.from_arrays([candidates.column(name).combine_chunks() for name in own], names=own)
     columns = {name: candidates.column(name) for name in KEYS}
     columns[REQUEST_COLUMN] = pa.chunked_array([struct])
     features = share(encoded.select([name for name in served.snapshot_columns if name not in columns]))
     columns |= {name: features.column(name) for name in features.column_names}
-    columns["score"] = pa.chunked_array([pa.array(scores, pa.float32())])
-    columns["model_version"] = _constant(pa.scalar(version, pa.int64()), len(candidates))
+    columns |= _scores(candidates, encoded, models)
     if models.shadow is not None:
         version, scores = models.shadow.score(encoded)
         none = np.full(len(candidates), version == 0)
@@ -61,6 +67,19 @@ def snapshot_rows(
         columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
     columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
     return with_source_positions(pa.table(columns))
+
+
+def _scores(candidates: pa.Table, encoded: pa.Table, models: ServingModels) -> dict[str, pa.ChunkedArray]:
+    """Score and version; of a running experiment those of each row's arm, and which arm that is."""
+    if models.experiment is None:
+        version, scores = models.scorer.score(encoded)
+        versions = _constant(pa.scalar(version, pa.int64()), len(candidates))
+        arms: dict[str, pa.ChunkedArray] = {}
+    else:
+        users = candidates.column(models.experiment.split.by)
+        each, scores, arms = models.experiment.score(encoded, users, models.scorer)
+        versions = pa.chunked_array([pa.array(each, pa.int64())])
+    return {"score": pa.chunked_array([pa.array(scores, pa.float32())]), "model_version": versions, **arms}
 
 
 def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:

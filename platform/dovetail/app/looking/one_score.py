@@ -16,6 +16,7 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.versions import BatchVersions
+from dovetail.joiners.snapshots.arms import ARM_COLUMNS
 from dovetail.joiners.snapshots.shape import request_rows
 from dovetail.platform.errors import ModelError, StoreError
 from dovetail.trainer.arithmetic import Float32
@@ -73,6 +74,8 @@ class Scores:
         """The parts of the score in ``snapshot``, one row, whose features are ``row``."""
         version, score = (snapshot.column(name)[0].as_py() for name in ("model_version", "score"))
         bare = ScoreParts(version, math.nan if score is None else score)
+        if elsewhere := self._elsewhere(snapshot):
+            return bare._replace(why_not=elsewhere)
         if self._project.config.model is None or version == 0:
             return bare._replace(why_not="no model had been published yet: every candidate got the same score")
         try:
@@ -85,6 +88,19 @@ class Scores:
         prediction = float(predict_with(encoder, weights, model.moments, row)[0])
         margin = math.fsum(each["contribution"] for each in inputs)
         return bare._replace(inputs=inputs, margin=margin, prediction=prediction)
+
+    def _elsewhere(self, snapshot: pa.Table) -> str:
+        """Why a score of an experiment's arm is not one of the project's own model; empty where it is."""
+        if ARM_COLUMNS[0] not in snapshot.column_names or snapshot.column(ARM_COLUMNS[0])[0].as_py() is None:
+            return ""
+        name, arm = (snapshot.column(column)[0].as_py() for column in ARM_COLUMNS[:2])
+        experiment = self._project.config.experiments.get(name)
+        declared = None if experiment is None else experiment.arms.get(arm)
+        if declared is None:
+            return f"it was scored in the arm {arm} of {name}, and which model that had is not declared any more"
+        if declared.model == "serving" or declared.model.startswith("@"):
+            return ""
+        return f"it was scored in the arm {arm} of {name}, by {declared.model}"
 
     def _completing(self) -> OnlineFeatures:
         with self._lock:

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
     app.command()(staleness)
+    app.command()(experiment)
     app.add_typer(_model, name="model")
 
 
@@ -143,6 +144,17 @@ def staleness(
     raise typer.Exit(run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, **chosen))
 
 
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="The experiment; the only one if left out.")] = None,
+    project: ProjectOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """The arms of an experiment, their metrics on archived samples, and how they differ from the control."""
+    from dovetail.cli.models.experiment import run
+
+    raise typer.Exit(run(project, name, as_json=as_json))
+
+
 def _check_plot(plot: Path | None) -> None:
     from dovetail.trainer.metrics.plots import check_plot
 
@@ -191,6 +203,20 @@ def rollback(
     from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.rollback(project, model, release=release, as_json=as_json))
+
+
+@_model.command()
+def promote(
+    experiment: Annotated[str, typer.Argument(help="The experiment.")],
+    arm: Annotated[str, typer.Argument(help="The arm whose model is to serve everybody.")],
+    project: ProjectOption = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Whatever the verdict is.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the model of an experiment's arm, if the verdict is that it is better than the control."""
+    from dovetail.cli.models.experiment import promote as promoted
+
+    raise typer.Exit(promoted(project, experiment, arm, force=force, as_json=as_json))
 
 
 @_model.command()

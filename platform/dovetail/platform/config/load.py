@@ -39,6 +39,7 @@ from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.config.served.console import ConsoleConfig
+from dovetail.platform.config.served.experiments import Experiments
 from dovetail.platform.config.stream import LabelStreamConfig, RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
@@ -123,6 +124,7 @@ class Config(Section):
     labels: LabelConfig
     model: ModelConfig | None = None
     scorer: ScorerConfig | None = None
+    experiments: Experiments = Field(default_factory=dict)
     archive: ArchiveConfig = ArchiveConfig()
     batch: BatchConfig = BatchConfig()
     quality: QualityConfig = QualityConfig()

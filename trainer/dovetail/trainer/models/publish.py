@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,16 +156,18 @@ class ModelDirectory:
     """Published versions in a directory of their own: full models, and deltas that lead from one to the next.
 
     Versions count up from 1. A version once published never changes, and a reader sees it whole or not at all. The
-    last ``keep`` full models are kept, with the deltas after the oldest of them; pinned and shadowed versions stay.
+    last ``keep`` full models are kept, with the deltas after the oldest of them; pinned and shadowed versions stay, and
+    those of ``used``, which are scored with for another reason.
     ``serving.json`` holds what was decided by hand: the version to serve instead of the newest (*pin*, a rollback), and
     the candidate to score beside it (*shadow*).
     """
 
-    def __init__(self, path: Path, *, keep: int = 5) -> None:
+    def __init__(self, path: Path, *, keep: int = 5, used: Collection[int] = ()) -> None:
         if keep < 1:
             raise ConfigError(f"models in {path}: keep must be at least 1, got {keep}")
         self.path = path
         self._keep = keep
+        self._used = frozenset(used)
         self._files = NumberedFiles(path, "model")
         self._deltas = NumberedFiles(path, "delta")
 
@@ -331,7 +333,8 @@ class ModelDirectory:
         fulls = self.fulls()
         oldest = fulls[-self._keep :][0] if fulls else 0
         needed = set(fulls[-self._keep :]) | {version for version in self._deltas.numbers() if version > oldest}
-        for version in {self.pinned, self.shadow} - {None, *needed}:
+        there = {*self._files.numbers(), *self._deltas.numbers()}
+        for version in {self.pinned, self.shadow, *(self._used & there)} - {None, *needed}:
             needed |= set(self._chain(int(version or 0)))
         self._files.keep_only(needed)
         self._deltas.keep_only(needed)

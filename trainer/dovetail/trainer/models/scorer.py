@@ -47,6 +47,8 @@ class Scorer:
     old one serves while the new one is being loaded. Before the first model, version 0 predicts ``prior`` for every
     row (a margin of 0 without one): use the base rate if it is known.
 
+    With a ``version`` it scores with that one, whatever serves.
+
     With ``role`` ``"shadow"`` it scores with the directory's shadow version instead, if there is one.
 
     A damaged file is said once, in the log and to ``on_damaged`` (the number of damaged files that are known), and is
@@ -62,6 +64,7 @@ class Scorer:
         *,
         prior: float | None = None,
         role: Literal["serving", "shadow"] = "serving",
+        version: int | None = None,
         on_damaged: Callable[[int], None] | None = None,
     ) -> None:
         prior = PRIORS[encoder.loss] if prior is None else prior
@@ -71,6 +74,7 @@ class Scorer:
         self._encoder = encoder
         self._prior = np.float32(prior)
         self._role = role
+        self._fixed = version
         self._current: _Serving | None = None
         self._on_damaged = on_damaged
         #: Damaged versions, and what their files looked like.
@@ -107,7 +111,7 @@ class Scorer:
 
     def _refresh(self) -> bool:
         directory = self._directory
-        wanted = directory.shadow if self._role == "shadow" else directory.pinned
+        wanted = self._fixed or (directory.shadow if self._role == "shadow" else directory.pinned)
         if wanted is None and self._role == "shadow":
             changed = self._current is not None
             self._current = None

@@ -1,0 +1,1 @@
+"""Experiments: the models of their arms, and what the samples say of them."""

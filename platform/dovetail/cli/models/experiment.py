@@ -1,0 +1,107 @@
+"""``dovetail experiment`` and ``dovetail model promote``: the arms, the verdict, and what follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dovetail.app.experiments.arm_metrics import METRICS, Difference, ExperimentReport, experiment_report
+from dovetail.app.storage import open_stores
+from dovetail.cli.listing import Column, Listing
+from dovetail.cli.models.report import number_text
+from dovetail.cli.output import print_json, terminal
+from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.config.served.experiments import ExperimentConfig
+from dovetail.platform.errors import ConfigError
+
+__all__ = ["promote", "run"]
+
+
+def run(project: Path, name: str | None, *, as_json: bool) -> int:
+    """Measure the arms on the archived samples, and show them."""
+    report = _report(load_config(project), name)
+    if as_json:
+        arms = [arm._asdict() for arm in report.arms]
+        differences = [each._asdict() for each in report.differences]
+        print_json({**report._asdict(), "arms": arms, "differences": differences})
+        return 0
+    console = terminal()
+    numbers = ("users", "requests", "samples", *(metric.replace("_", " ") for metric in METRICS))
+    columns = [Column("arm"), *(Column(number, "number") for number in numbers), Column("versions", "prose")]
+    moved = f"{report.moved:,} users were in more than one arm" if report.moved else ""
+    table = Listing(f"experiment {report.name}", columns, note=moved)
+    for arm in report.arms:
+        counts = [f"{n:,}" for n in (arm.users, arm.requests, arm.samples)]
+        rates = [number_text(arm.metrics[metric]) for metric in METRICS]
+        table.add(arm.arm, *counts, *rates, ", ".join(map(str, arm.versions)))
+    table.print(console)
+    about = report.metric.replace("_", " ")
+    note = f"the verdict is that of {about}; a line holds at all times at once, with chance {1 - report.level:.4g}"
+    compared = Listing(
+        f"less {report.control}",
+        [Column("arm"), Column("metric"), Column("difference", "number"), Column("between"), Column("", "prose")],
+        note=note,
+    )
+    for each in report.differences:
+        apart = "-" if each.difference is None else f"{each.difference:+.5f}"
+        compared.add(each.arm, each.metric.replace("_", " "), apart, _bounds(each), each.verdict)
+    compared.print(console)
+    return 0
+
+
+def promote(project: Path, name: str, arm: str, *, force: bool, as_json: bool) -> int:
+    """Pin the version that an arm is scored with, if the verdict is for it."""
+    config = load_config(project)
+    name, declared = _declared(config, name)
+    if arm not in declared.arms:
+        raise ConfigError(f"{name} has no arm {arm}; its arms are {', '.join(declared.arms)}")
+    model = declared.arms[arm].model
+    if model == "serving":
+        raise ConfigError(f"the arm {arm} is scored by the model that serves: there is nothing to promote")
+    if not model.startswith("@"):
+        raise ConfigError(
+            f"the arm {arm} is scored by {model}, which is no version of the project's own model; to serve it, "
+            "declare it in [model] or [scorer], or publish it there"
+        )
+    report = _report(config, name)
+    if report.verdict(arm) != "better" and not force:
+        found = next(d for d in report.differences if (d.arm, d.metric) == (arm, report.metric)) if (
+            arm != report.control
+        ) else None  # fmt: skip
+        why = "it is the control" if found is None else f"{found.verdict}, {report.metric} {_bounds(found)}"
+        raise ConfigError(f"{name} has no verdict for {arm} ({why}); wait for one, or promote it with --force")
+    version = int(model[1:])
+    stores = open_stores(config)
+    try:
+        stores.models.pin(version)
+    finally:
+        stores.close()
+    if as_json:
+        print_json({"serving": version, "pinned": True, "verdict": report.verdict(arm), "forced": force})
+    else:
+        terminal().print(
+            f"scorers take up version {version} with their next request; end the experiment by active = false"
+        )
+    return 0
+
+
+def _report(config: Config, name: str | None) -> ExperimentReport:
+    name, declared = _declared(config, name)
+    stores = open_stores(config, read_only=True)
+    try:
+        return experiment_report(stores, name, declared)
+    finally:
+        stores.close()
+
+
+def _declared(config: Config, name: str | None) -> tuple[str, ExperimentConfig]:
+    known = ", ".join(config.experiments) or "none"
+    if name is None and len(config.experiments) == 1:
+        return next(iter(config.experiments.items()))
+    if name is None or name not in config.experiments:
+        what = "which experiment?" if name is None else f"there is no experiment {name};"
+        raise ConfigError(f"{what} dovetail.toml declares: {known}")
+    return name, config.experiments[name]
+
+
+def _bounds(each: Difference) -> str:
+    return "-" if each.low is None or each.high is None else f"{each.low:+.5f} … {each.high:+.5f}"
