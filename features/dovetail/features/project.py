@@ -19,6 +19,7 @@ from dovetail.features.plan.definitions import (
     StreamView,
 )
 from dovetail.features.plan.request import request_schema
+from dovetail.features.plan.reserved import OF_EXPERIMENTS
 from dovetail.features.stream.footprint import state_of
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.config.model import EvaluationConfig, ModelConfig
@@ -140,11 +141,9 @@ def _check_inputs(file: Path, model: ModelConfig, features: FeatureSet) -> None:
 def _check_slices(file: Path, config: Config, evaluation: EvaluationConfig, features: FeatureSet) -> None:
     """Refuse to slice by a column that no sample has, or by one whose values are no names."""
     schema = features.schema
-    known = list(
-        dict.fromkeys(
-            [*schema.names, *config.labels.sample_columns(config.labels.streams, config.labels.value_columns)]
-        )
-    )
+    own = config.labels.sample_columns(config.labels.streams, config.labels.value_columns)
+    arms = OF_EXPERIMENTS if config.experiments else ()
+    known = list(dict.fromkeys([*schema.names, *own, *arms]))
     for column in evaluation.slices:
         where = f"{file}: model.evaluation.slices"
         if column not in known:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dovetail.features.plan.reserved import OF_EXPERIMENTS
 from dovetail.platform.config.load import Config, ModelConfig
 from dovetail.platform.errors import ModelError
 from dovetail.trainer.metrics.groups import Groups
@@ -113,6 +114,7 @@ def recipe_of(model: ModelConfig, *, mixed: int = 0) -> Recipe:
             slices=(*evaluation.slices, *((HELD_OUT,) if evaluation.holdout else ())),
             values=evaluation.slice_values,
             loss=model.loss,
+            optional=OF_EXPERIMENTS,
         ),
         ranking=RankingPolicy("request_id", evaluation.ranking_at, max(evaluation.ranking_reach, mixed)),
         holdout=Holdout.of(evaluation.holdout),

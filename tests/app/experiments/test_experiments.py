@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from dovetail.app.experiments.arm_metrics import experiment_report, report_of, request_aucs
-from dovetail.app.modelling import encoder_of
+from dovetail.app.modelling import encoder_of, recipe_of
 from dovetail.app.reports.archived import archived_samples, archived_snapshots
 from dovetail.app.reports.rejoin import difference, join_archived
 from dovetail.app.scoring import scoring_of
@@ -163,6 +163,24 @@ def test_a_feature_of_a_name_that_samples_need_is_refused(tmp_path: Path) -> Non
         load(tmp_path / "project")
     (tmp_path / "project" / "dovetail.toml").write_text(TOML)
     assert "arm" in load(tmp_path / "project").feature_set.schema.names
+
+
+def test_progressive_metrics_are_told_by_arm_also_of_samples_from_before(tmp_path: Path) -> None:
+    sliced = MODEL + 'evaluation = { slices = ["arm"] }\n'
+    write_project(tmp_path / "project", TOML + sliced + EXPERIMENT, messages={})
+    project = project_in(tmp_path / "project")
+    assert project.config.model is not None
+    groups = recipe_of(project.config.model).groups.anew(time=None)
+    one, half = np.ones(2, np.float32), np.full(2, 0.5, np.float32)
+    for rows in (pa.table({"events": [1, 2]}), pa.table({"arm": ["new", "control"]})):
+        groups.anew().add(rows, half, one, one)
+        groups.add(rows, half, one, one)
+    assert [(scope, metrics.samples) for scope, metrics in groups.report()] == [
+        ("slice:arm=(null)", 2), ("slice:arm=new", 1), ("slice:arm=control", 1),
+    ]  # fmt: skip
+    (tmp_path / "project" / "dovetail.toml").write_text(TOML + sliced)
+    with pytest.raises(ConfigError, match="'arm' is neither an output of feature set"):
+        load(tmp_path / "project")
 
 
 def declared(**more: object) -> ExperimentConfig:

@@ -77,7 +77,7 @@ class Evaluator:
 
     def resumed(self, state: Mapping[str, npt.NDArray[Any]]) -> Evaluator:
         """The one that goes on from ``state``, with the same groups; rankings begin anew where it has none."""
-        groups = Groups(**self.groups.describe())
+        groups = self.groups.anew()
         groups.restore(part_of(state, "groups"))
         evaluation = Evaluation.restore(part_of(state, "evaluation"))
         evaluator = Evaluator(groups.loss, evaluation, groups, self.rankings.policy)

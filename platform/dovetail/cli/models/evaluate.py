@@ -14,6 +14,7 @@ from dovetail.app.jobs import day_engine
 from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, find_samples, label_of, project_config
 from dovetail.cli.output import print_json, terminal
+from dovetail.features.plan.reserved import OF_EXPERIMENTS
 from dovetail.platform.config.features import BatchConfig
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.metrics.charts import Chart, reliability, windows_charts
@@ -110,7 +111,14 @@ def evaluate_model(
                         holdout = Holdout.of(config.model.evaluation.holdout)
                     timed = "request_time" if "request_time" in given.column_names else None
                     by = list(dict.fromkeys([*slices, *([HELD_OUT] if holdout.share else [])]))
-                    groups = Groups(time=timed, window_us=window_us, windows=1000, slices=by, loss=encoder.loss)
+                    groups = Groups(
+                        time=timed,
+                        window_us=window_us,
+                        windows=1000,
+                        slices=by,
+                        loss=encoder.loss,
+                        optional=OF_EXPERIMENTS,
+                    )
                     rankings = Rankings(RankingPolicy(known, at, _EVERYWHERE), evaluation, groups)
                 table, _ = holdout.mark(given)
                 weight = "weight" if "weight" in table.column_names else None

@@ -36,7 +36,6 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.models.carrying import Carried, carry
 from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.exporting import import_weights
@@ -180,7 +179,7 @@ def _learner(config: Config | None, options: Options, found: Samples) -> tuple[L
         reach = max(recipe.ranking.reach, options.schedule.shuffle_rows)
         recipe = replace(recipe, ranking=replace(recipe.ranking, request=known, reach=reach))
         if "request_time" not in columns:
-            recipe = replace(recipe, groups=Groups(**{**recipe.groups.describe(), "time": None}))
+            recipe = replace(recipe, groups=recipe.groups.anew(time=None))
     records = carried = None
     if options.start is not None:
         start, theirs = _start(config, options.start)

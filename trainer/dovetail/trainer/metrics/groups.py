@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -41,7 +41,8 @@ class Groups:
 
     Event-time windows are aligned to 1970-01-01 UTC. A row older than every window kept counts as :attr:`late` and
     into no window. A column's first ``values`` distinct values, in order of appearance, are slices of their own; all
-    others share one. Sums run example by example, so metrics do not depend on how examples are cut into calls.
+    others share one. A slice column that is ``optional`` counts as NULL where rows lack it. Sums run example by
+    example, so metrics do not depend on how examples are cut into calls.
 
     :raises ConfigError: a number is below 1, or a column is named twice.
     """
@@ -55,6 +56,7 @@ class Groups:
         slices: Sequence[str] = (),
         values: int = 20,
         loss: Loss = "logistic",
+        optional: Collection[str] = (),
     ) -> None:
         if min(window_us, windows, values) < 1 or len(set(slices)) != len(slices):
             raise ConfigError(
@@ -66,6 +68,7 @@ class Groups:
         self.windows = windows
         self.slices = tuple(slices)
         self.values = values
+        self.optional = frozenset(optional)
         self.loss: Loss = loss
         self._code = loss_code(loss)
         #: Rows older than every window kept.
@@ -85,6 +88,10 @@ class Groups:
             "values": self.values, **of_loss,
         }  # fmt: skip
 
+    def anew(self, **changes: Any) -> Groups:
+        """The same groups with nothing in them; ``changes`` are arguments that differ."""
+        return Groups(**{**self.describe(), "optional": self.optional, **changes})
+
     def add(self, table: pa.Table, predictions: Float32, labels: Float32, weights: Float32) -> Places:
         """Account for the rows of ``table``, see :meth:`Evaluation.add`; returns where they were counted.
 
@@ -94,6 +101,8 @@ class Groups:
         if not self.time and not self.slices:
             return Places()
         require(predictions, labels, weights, self._code)
+        for column in self.optional.intersection(self.slices).difference(table.column_names):
+            table = table.append_column(column, pa.nulls(table.num_rows, pa.string()))
         absent = sorted({self.time or "", *self.slices} - {"", *table.column_names})
         if absent:
             raise WireError(f"the table lacks the columns {absent} that metrics are grouped by; it has "

@@ -14,7 +14,6 @@ from dovetail.platform.rows.accounts import Account
 from dovetail.trainer.arithmetic import Float32, Float64
 from dovetail.trainer.evaluating import part_of
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.models.container import Container, pack
 from dovetail.trainer.models.state_files import StateFiles, require_same
@@ -112,7 +111,7 @@ def resume(checkpoint: Checkpoint, learner: Learner, settings: Mapping[str, Any]
         del configured["ranking"]
     require_same(f"checkpoint {checkpoint.sequence}", checkpoint.configuration, configured)
     given = learner.preparation
-    groups = Groups(**learner.groups.describe())
+    groups = learner.groups.anew()
     groups.restore(checkpoint.groups)
     resumed = Learner(
         learner.encoder,
