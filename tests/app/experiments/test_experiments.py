@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pytest
 
 from dovetail.app.experiments.arm_metrics import experiment_report, report_of, request_aucs
+from dovetail.app.experiments.arm_scorers import split_of
 from dovetail.app.modelling import encoder_of, recipe_of
+from dovetail.app.reports import consistency_of
 from dovetail.app.reports.archived import archived_samples, archived_snapshots
 from dovetail.app.reports.rejoin import difference, join_archived
 from dovetail.app.scoring import scoring_of
@@ -22,7 +24,17 @@ from dovetail.platform.config.served.experiments import ArmConfig, ExperimentCon
 from dovetail.platform.errors import ConfigError, DefinitionError
 from dovetail.sdk import EmbeddedFlow
 from dovetail.trainer.models.publish import Model, ModelDirectory
-from tests.app.small_project import TOML, click, exposure, project_in, request, write_project
+from tests.app.small_project import (
+    TOML,
+    Messages,
+    click,
+    exposure,
+    project_in,
+    request,
+    run,
+    stores_of,
+    write_project,
+)
 
 MODEL = """
 [model]
@@ -42,8 +54,8 @@ model = "@1"
 USERS = [f"u{number}" for number in range(8)]
 
 
-def folder_with(folder: Path, toml: str = EXPERIMENT, versions: int = 2) -> Path:
-    write_project(folder, TOML + MODEL + toml, messages={})
+def folder_with(folder: Path, toml: str = EXPERIMENT, versions: int = 2, messages: Messages | None = None) -> Path:
+    write_project(folder, TOML + MODEL + toml, messages={} if messages is None else messages)
     model = load_config(folder).model
     assert model is not None
     encoder = encoder_of(model)
@@ -81,6 +93,38 @@ def test_arms_are_served_side_by_side_and_recorded_up_to_the_sample(tmp_path: Pa
     assert sum(arm.users for arm in report.arms) == len(USERS)
     assert {arm.arm: list(arm.versions) for arm in report.arms} == {"control": [2], "new": [1]}
     assert {each.verdict for each in report.differences} == {"too few users"}
+    stores.close()
+
+
+def test_a_split_that_changes_while_a_worker_is_dead_leaves_what_was_recorded(tmp_path: Path) -> None:
+    """It dies when snapshots are published and not committed, and comes back to shares and a salt that are others."""
+    sent: Messages = {
+        "requests": [request(f"r{user}", user, [1, 2], 10) for user in USERS],
+        "exposure": [exposure(f"r{user}", 1, 12) for user in USERS],
+        "click": [click(USERS[0], 1, 20)],
+    }
+    folder = folder_with(tmp_path / "project", messages=sent)
+    before = split_of("trial", load_config(folder).experiments["trial"])
+
+    def die(stage: str, step: str) -> None:
+        if (stage, step) == ("snapshots", "published"):
+            raise RuntimeError("died")
+
+    with pytest.raises(RuntimeError, match="died"):
+        run(folder, die)
+    changed = EXPERIMENT.replace("0.5", "0.1", 1).replace("0.5", "0.9").replace('"user_id"', '"user_id"\nsalt = "new"')
+    (folder / "dovetail.toml").write_text(TOML + MODEL + changed)
+    run(folder)
+    project, stores = project_in(folder), stores_of(folder)
+    arms = [before.arms[place] for place in before.places(before.draws(pa.chunked_array([USERS]))).tolist()]
+    recorded = {f"r{user}": arm for user, arm in zip(USERS, arms, strict=True)}
+    for rows, column in ((archived_snapshots(stores), "_arm"), (archived_samples(stores, ""), "arm")):
+        found = set(zip(rows.column("request_id").to_pylist(), rows.column(column).to_pylist(), strict=True))
+        assert found == set(recorded.items())
+    assert archived_snapshots(stores).num_rows == 2 * len(USERS)
+    batch = join_archived(project, stores, features_of(project, stores))
+    assert difference(stores, batch).equal
+    assert consistency_of(project, stores).mismatched == 0
     stores.close()
 
 
