@@ -35,6 +35,7 @@ from tests.features.stored.test_backfill import files_of, job
 from tests.features.stored.test_consistency import adds_one
 from tests.spark.given_work import assert_same, work_of_case
 from tests.spark.spark_cases import drawn_cases
+from tests.spark.test_bootstrapped import fill
 from tests.spark.test_evaluated import evaluated, same, trained
 
 pytest.importorskip(
@@ -193,3 +194,12 @@ def test_a_model_is_evaluated(spark: SparkDays, tmp_path: Path) -> None:
         pq.write_table(samples().slice(number * 200, 200), tmp_path / "samples" / f"{number}.parquet")
     names = [str(tmp_path / "samples")]
     assert same(evaluated(project, names, spark, slices=["city"]), evaluated(project, names, slices=["city"]))
+
+
+def test_the_command_fills_state(spark: SparkDays, tmp_path: Path) -> None:
+    world = World(tmp_path / "shop")
+    world.send(events(60))
+    world.archive("events")
+    expected = fill(world, "users")
+    assert fill(world, "users", spark) == expected
+    world.stores.close()

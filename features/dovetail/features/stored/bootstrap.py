@@ -10,34 +10,24 @@ the staged state and its positions, and the next run goes on from them.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
-import numpy as np
-import pyarrow as pa
-
-from dovetail.features.language.named_columns import columns_read
-from dovetail.features.plan.definitions import Stream, StreamView
-from dovetail.features.plan.sources import Place, place_of, source_of
-from dovetail.features.serving.feature_agent import FeatureStage
+from dovetail.features.plan.definitions import StreamView
+from dovetail.features.plan.sources import place_of
+from dovetail.features.serving.versions import ForEach
 from dovetail.features.stored.fingerprints import record_of
+from dovetail.features.stored.folding.in_tasks import fold_in_tasks
+from dovetail.features.stored.folding.partition_log import PartitionLog
 from dovetail.features.stored.history import require_whole
-from dovetail.features.stored.read_columns import struct_members
 from dovetail.platform.errors import StateError
 from dovetail.platform.rows.accounts import Account
-from dovetail.platform.rows.evolution import conformed
-from dovetail.platform.rows.intake import Intake, Received
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress
-from dovetail.platform.stage import Poll
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
-from dovetail.platform.stores.registry.store import DataFile, Registry
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["BootstrapResult", "bootstrap"]
-
-_ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +47,12 @@ def bootstrap(
     *,
     replace_existing: bool = False,
     on_rows: Callable[[int, int], None] | None = None,
+    each: ForEach | None = None,
 ) -> BootstrapResult:
     """Fill the state of ``view`` from the archives of its streams. ``on_rows(rows read, of)`` is called as it goes.
 
+    ``each`` may fold the partitions on other machines, an item each; what counts is put in place here. Values are the
+    same; a state that ``each`` made may stay for as long again as it is needed.
     A stream of which nothing is archived is read by the worker from its first message.
 
     Raises:
@@ -86,103 +79,30 @@ def bootstrap(
         )
     staged = _Staged(online, view.name, f"{view.name}#{record_of(view).fingerprint}")
     files = {name: registry.files(name) for name in view.stream_names}
-    total, read = sum(file.rows for mine in files.values() for file in mine), 0
-    for stream in {branch.stream.name: branch.stream for branch in view.reads}.values():
-        rows = _ArchivedRows(stream)
-        branches = [branch for branch in view.reads if branch.stream.name == stream.name]
-        read_of = {name for branch in branches for name in columns_read(view, branch)}
-        declared = pa.schema([field for field in stream.schema.arrow if field.name in read_of])
-        members = struct_members([view], stream)
-        stage = FeatureStage(stream, [view], rows, staged, dead_letter_topic="")
-        stage.resume(stream.topic)
-        for partition, end in sorted(ends[stream.name].items()):
-            mine = [file for file in files[stream.name] if file.partition == partition]
-            for part in _in_order(offline, mine, staged.start(view, stream, partition), end, declared, members):
-                part = conformed(part, stream.schema.arrow, called="the archive")  # what nobody reads is NULL
-                asyncio.run(_apply(stage, rows.poll(partition, part, int(part.column("_offset")[-1].as_py()))))
-                read += part.num_rows
-                if on_rows is not None:
-                    on_rows(read, total)
-            staged.finish(view, stream, partition, end)
+    parts = [
+        PartitionLog(view, stream, partition, [f for f in files[stream.name] if f.partition == partition], end)
+        for stream in {branch.stream.name: branch.stream for branch in view.reads}.values()
+        for partition, end in sorted(ends[stream.name].items())
+    ]
+    read, total = 0, sum(file.rows for part in parts for file in part.files)
+
+    def say(rows: int) -> None:
+        nonlocal read
+        read += rows
+        if on_rows is not None:
+            on_rows(read, total)
+
+    if each is not None:
+        cluster = _Staged(online, view.name, f"{staged.name}#cluster")
+        fold_in_tasks(cluster, cluster.name, offline, parts, each, say)
+        online.promote(cluster.name, view.name, expected=before)
+        return BootstrapResult(view.name, read, ends)
+    for part in parts:
+        for rows in part.fold(offline, staged):
+            say(rows)
+        staged.finish(part.sources, part.end)
     online.promote(staged.name, view.name, expected=before)
     return BootstrapResult(view.name, read, ends)
-
-
-def _sources(view: StreamView, stream: Stream, partition: int) -> list[int]:
-    """The sources of ``view`` that are a partition of ``stream``: one for each branch that reads it."""
-    branches = [number for number, branch in enumerate(view.reads) if branch.stream.name == stream.name]
-    return [source_of(view, Place(branch, partition)) for branch in branches]
-
-
-async def _apply(stage: FeatureStage, poll: Poll) -> None:
-    async for work in stage.handle(poll):
-        if work.commit is not None:
-            work.commit()
-
-
-def _in_order(
-    offline: OfflineStore,
-    files: Sequence[DataFile],
-    start: int,
-    end: int,
-    declared: pa.Schema,
-    members: Mapping[str, pa.DataType],
-) -> Iterator[pa.Table]:
-    """The rows of one partition with ``start <= offset < end``, by offset; no offset is in two tables.
-
-    They have the columns ``declared``, which files from before they were lack, or have narrower; of STRUCT columns that
-    were declared otherwise, the ``members`` that are read.
-
-    A file has the rows of one day, so files written together interleave: those whose offsets overlap are read
-    together.
-    """
-    wanted = sorted((f for f in files if f.last_offset >= start and f.first_offset < end), key=lambda f: f.first_offset)
-    last = np.maximum.accumulate(np.array([-1, *(f.last_offset for f in wanted)], dtype=np.int64))
-    groups = np.cumsum([file.first_offset > last[i] for i, file in enumerate(wanted)])
-    for _, numbered in groupby(enumerate(wanted), key=lambda pair: int(groups[pair[0]])):
-        own = [*declared.names, *OWN_COLUMNS, *SOURCE_COLUMNS]
-        tables = [_whole(offline, file) for _, file in numbered]
-        tables = [table.select([name for name in table.column_names if name in own]) for table in tables]
-        tables = [conformed(table, declared, called="the archive", read=members) for table in tables]
-        rows = pa.concat_tables(tables, promote_options="permissive")
-        offsets = rows.column("_offset").to_numpy()
-        rows = rows.filter(pa.array((offsets >= start) & (offsets < end)))
-        rows = rows.sort_by([("_offset", "ascending"), ("_row", "ascending")]).combine_chunks()
-        offsets = rows.column("_offset").to_numpy()
-        at = 0
-        while at < len(offsets):
-            stop = min(at + _ROWS_AT_ONCE, len(offsets))
-            stop = int(np.searchsorted(offsets, offsets[stop - 1], side="right"))
-            yield rows.slice(at, stop - at)
-            at = stop
-
-
-def _whole(offline: OfflineStore, file: DataFile) -> pa.Table:
-    table = offline.read(file.path)
-    if table.num_rows != file.rows:
-        raise StateError(
-            f"{offline.path(file.path)} has {table.num_rows:,} rows instead of {file.rows:,}: restore it from a copy; "
-            "the state that is there stays as it is"
-        )
-    return table
-
-
-class _ArchivedRows(Intake):
-    """Gives the stage what it would have got had it read the topic: rows that passed the intake when archived."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(stream.schema, stream.event_time, None)
-        self._topic = stream.topic
-        self._rows = stream.schema.arrow.empty_table()
-
-    def poll(self, partition: int, rows: pa.Table, last_offset: int) -> Poll:
-        """A poll that stands for ``rows``; :meth:`read` answers with them."""
-        self._rows = rows
-        nothing = np.zeros(1, dtype=np.int64)
-        return Poll(self._topic, partition, np.array([last_offset], dtype=np.int64), nothing, [None], [None], [()])
-
-    def read(self, poll: Poll) -> Received:
-        return Received(self._rows, [], [])
 
 
 class _Staged(OnlineStore):
@@ -211,15 +131,10 @@ class _Staged(OnlineStore):
         staged = [replace(c, view=self.name, progress=replace(c.progress, timestamp_ms=None)) for c in commits]
         self._store.commit(partition, staged, mine)
 
-    def start(self, view: StreamView, stream: Stream, partition: int) -> int:
-        """The first offset of a partition that some branch has not read."""
+    def finish(self, sources: Sequence[int], end: int) -> None:
+        """Move the positions of a partition's sources to ``end``: what is not archived before it was dead."""
         found = self.progress(self._view)
-        return min(found.get(source, Progress()).next_offset for source in _sources(view, stream, partition))
-
-    def finish(self, view: StreamView, stream: Stream, partition: int, end: int) -> None:
-        """Move the partition's position to ``end``: what is not archived before it was dead."""
-        found = self.progress(self._view)
-        for source in _sources(view, stream, partition):
+        for source in sources:
             now = found.get(source, Progress())
             if now.next_offset < end:
                 commit = ViewCommit(self.name, now.next_offset, replace(now, next_offset=end), {})

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dovetail.app.jobs import day_engine
 from dovetail.app.storage import Stores, open_stores
 from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import Project, load
 from dovetail.features.language.source import nearest
 from dovetail.features.stored.bootstrap import BootstrapResult, bootstrap
+from dovetail.features.stored.day_engine import LocalDays
 from dovetail.features.stored.history import History, HistorySource, archive_history, history_of
 from dovetail.features.stored.registration import register_rebuilt
 from dovetail.platform.archive.dayfiles import DayFiles
@@ -20,9 +22,20 @@ __all__ = ["run"]
 
 
 def run(
-    project: Path, view: str, events: Mapping[str, str], before_us: int | None, *, replace: bool, as_json: bool
+    project: Path,
+    view: str,
+    events: Mapping[str, str],
+    before_us: int | None,
+    *,
+    replace: bool,
+    as_json: bool,
+    engine: str | None = None,
+    master: str | None = None,
 ) -> int:
-    """Archive the past of streams from ``events``, paths by stream, and fill the state of ``view``."""
+    """Archive the past of streams from ``events``, paths by stream, and fill the state of ``view``.
+
+    ``engine`` and ``master`` instead of those of ``[batch]``.
+    """
     loaded = load(project)
     if view not in loaded.stream_views:
         raise ConfigError(f"VIEW: there is no streaming view {view!r}; {nearest(view, list(loaded.stream_views))}")
@@ -34,7 +47,7 @@ def run(
         with register_rebuilt(loaded, stores.registry, stores.online, view):
             for name, source in sources:
                 _take_past(loaded, stores, name, source, DayProgress(console, f"past of {name}"))
-            with DayProgress(console, view) as show:
+            with day_engine(loaded.config.batch, engine, master) as work, DayProgress(console, view) as show:
                 result = bootstrap(
                     plan,
                     stores.registry,
@@ -42,6 +55,7 @@ def run(
                     stores.online,
                     replace_existing=replace,
                     on_rows=show.rows,
+                    each=None if isinstance(work, LocalDays) else work.each,
                 )
         pasts = {name: found for name in plan.stream_names if (found := history_of(stores.registry, name)) is not None}
     finally:

@@ -86,6 +86,8 @@ def bootstrap(
     before: Annotated[
         str | None, typer.Option(help="With --events: leave out its rows from this time on, like 2024-02-29T12:00:00Z.")
     ] = None,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -95,7 +97,8 @@ def bootstrap(
     if before is not None and not events:
         raise ConfigError("--before: it cuts the rows of --events STREAM=PATH; give those, or leave it out")
     before_us = None if before is None else time_us_of("--before", before)
-    code = run(project, view, _pairs("--events", events or []), before_us, replace=replace, as_json=as_json)
+    past, where = _pairs("--events", events or []), None if engine is None else engine.value
+    code = run(project, view, past, before_us, replace=replace, as_json=as_json, engine=where, master=master)
     raise typer.Exit(code)
 
 

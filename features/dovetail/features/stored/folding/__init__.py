@@ -1,0 +1,1 @@
+"""State from archived partitions, made here or in tasks of a cluster."""
