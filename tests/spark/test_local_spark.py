@@ -33,6 +33,8 @@ from tests.cli.trained_project import samples
 from tests.features.stored.stored_world import START, World, events, requests
 from tests.features.stored.test_backfill import files_of, job
 from tests.features.stored.test_consistency import adds_one
+from tests.features.stored.test_lake_inputs import backfilled
+from tests.platform.lake.lakes import delta_table, iceberg_table
 from tests.spark.given_work import assert_same, work_of_case
 from tests.spark.spark_cases import drawn_cases
 from tests.spark.test_bootstrapped import fill
@@ -202,4 +204,13 @@ def test_the_command_fills_state(spark: SparkDays, tmp_path: Path) -> None:
     world.archive("events")
     expected = fill(world, "users")
     assert fill(world, "users", spark) == expected
+    world.stores.close()
+
+
+def test_tables_of_a_lake_are_read_by_tasks(spark: SparkDays, tmp_path: Path) -> None:
+    world = World(tmp_path / "shop")
+    log = pa.Table.from_pylist(events(60), schema=world.project.streams["events"].schema.arrow)
+    asked = pa.Table.from_pylist(requests(2), schema=world.project.request.arrow)
+    places = iceberg_table(tmp_path / "iceberg", log), delta_table(tmp_path / "delta", asked)
+    assert backfilled(world, "spark", *places, spark) == backfilled(world, "local", *places)
     world.stores.close()
