@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,11 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from scripts.servers import processes
+from scripts.servers.ports import nobody_listens, release
 
-__all__ = ["Server", "ServiceError", "free_ports", "run", "unprivileged_user"]
+__all__ = ["PortTaken", "Server", "ServiceError", "run", "unprivileged_user"]
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
+#: What a server writes whose port somebody has taken since it was looked at.
+_PORT_TAKEN = "address already in use"
 
 # Servers that are children of this process, whichever handle started them: a dead child keeps its number until its
 # exit code is taken.
@@ -29,6 +30,10 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 class ServiceError(Exception):
     """A server cannot be started; the message says what is missing or where its log is."""
+
+
+class PortTaken(ServiceError):
+    """A server cannot be started because another one listens on one of its ports."""
 
 
 class Server(ABC):
@@ -105,10 +110,20 @@ class Server(ABC):
         self.format()
 
     def start(self) -> None:
-        """Start it on its data. Raises ServiceError, with the end of its log, when it does not come up."""
+        """Start it on its data.
+
+        Raises:
+            PortTaken: another server listens on one of its ports.
+            ServiceError: it does not come up; the message has the end of its log.
+        """
         if self.pid is not None:
             return
+        # Asked first: whoever listens there might answer in its place, before it has found out.
+        for name, port in self.ports.items():
+            if not nobody_listens(port):
+                raise PortTaken(f"{self.name} cannot start: its port {port} ({name}) is in use by another process")
         with self.log.open("ab") as log:
+            begun = log.tell()
             child = subprocess.Popen(
                 [str(part) for part in self.command()],
                 stdin=subprocess.DEVNULL,
@@ -123,8 +138,10 @@ class Server(ABC):
         ready = processes.wait_until(lambda: self.pid is None or self.answers(), READY_SECONDS)
         if self.pid is None or not ready:
             self.kill()
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-            raise ServiceError(f"{self.name} on port {self.port} did not start; its log {self.log} ends:\n{tail}")
+            told = self.log.read_bytes()[begun:].decode(errors="replace")
+            tail = "\n".join(told.splitlines()[-20:])
+            failure = PortTaken if _PORT_TAKEN in told.lower() else ServiceError
+            raise failure(f"{self.name} on port {self.port} did not start; its log {self.log} ends:\n{tail}")
 
     @property
     def pid(self) -> int | None:
@@ -157,8 +174,11 @@ class Server(ABC):
             processes.send(processes.family(pid), signal.SIGCONT)
 
     def remove(self) -> None:
-        """Kill it and delete its folder."""
+        """Kill it, delete its folder and give its ports up."""
         self.kill()
+        ports = self.folder / "ports.json"
+        if ports.exists():
+            release(json.loads(ports.read_text()).values())
         shutil.rmtree(self.folder)
 
     def _end(self, how: signal.Signals) -> None:
@@ -184,26 +204,6 @@ class Server(ABC):
 
 def _any_alive(births: Mapping[int, str | None]) -> bool:
     return any(birth is not None and processes.alive(pid, birth) for pid, birth in births.items())
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on.
-
-    Not from the range the kernel gives to outgoing connections: while a server is down, a client that keeps trying
-    could be given the server's port as its own, connect to itself, and keep the server from coming back.
-    """
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(15_000, 30_000)
-        with socket.socket() as attempt:
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                attempt.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
 
 
 def run(command: Sequence[str | Path], *, user: str | None = None, cwd: Path | None = None) -> None:

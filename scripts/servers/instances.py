@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.servers.base import Server, ServiceError, free_ports
+from scripts.servers.base import PortTaken, Server, ServiceError
 from scripts.servers.kafka import Kafka
+from scripts.servers.ports import reserve
 from scripts.servers.postgresql import PostgreSQL
 from scripts.servers.redis import Redis
 
@@ -19,6 +20,9 @@ NAMES: tuple[str, ...] = tuple(KINDS)
 
 #: Of the instance with the fixed ports. Not below the repository: PostgreSQL's user may not be let in there.
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / f"dovetail-services-{os.getuid()}"
+
+#: How often a server with ports of no matter which number is made before its failure to get them is told.
+_ATTEMPTS = 5
 
 
 def existing(folder: Path, names: Sequence[str] = NAMES) -> list[Server]:
@@ -31,7 +35,8 @@ def start(folder: Path, names: Sequence[str] = NAMES, ports: Mapping[str, int] |
     """Have these servers running in ``folder``: made where they are missing, started where they are down.
 
     ``ports`` are the main ports wanted, by name of server. Without them :data:`DEFAULT_FOLDER` has the fixed ports and
-    another folder has free ones. When one fails, those made here are removed, and ServiceError is raised.
+    another folder has free ones, and others when somebody takes one before its server does. When one fails, those made
+    here are removed, and ServiceError is raised.
     """
     if folder.exists() and folder.stat().st_uid != os.getuid():
         raise ServiceError(f"{folder} belongs to somebody else; choose another folder with --dir")
@@ -45,8 +50,9 @@ def start(folder: Path, names: Sequence[str] = NAMES, ports: Mapping[str, int] |
             servers.append(server)
             if not (server.folder / "ports.json").exists():
                 made.append(server)
-                server.create(_ports(server, folder, (ports or {}).get(name)))
-            server.start()
+                _make(server, folder, (ports or {}).get(name))
+            else:
+                server.start()
     except BaseException:
         _remove(made, folder)
         raise
@@ -78,13 +84,28 @@ def _state(server: Server | None) -> str:
     return "ready" if server.answers() else "running"
 
 
+def _make(server: Server, folder: Path, wanted: int | None) -> None:
+    """Make it and start it; on other ports when one is taken, if nobody has said which."""
+    attempts = 1 if wanted is not None or folder == DEFAULT_FOLDER else _ATTEMPTS
+    for left in reversed(range(attempts)):
+        server.create(_ports(server, folder, wanted))
+        try:
+            server.start()
+        except PortTaken:
+            if not left:
+                raise
+            server.remove()
+        else:
+            return
+
+
 def _ports(server: Server, folder: Path, wanted: int | None) -> dict[str, int]:
     names = list(server.fixed_ports)
     if wanted is not None:
         return dict(zip(names, range(wanted, wanted + len(names)), strict=True))
     if folder == DEFAULT_FOLDER:
         return dict(server.fixed_ports)
-    return dict(zip(names, free_ports(len(names)), strict=True))
+    return dict(zip(names, reserve(len(names)), strict=True))
 
 
 def _remove(servers: Sequence[Server], folder: Path) -> None:

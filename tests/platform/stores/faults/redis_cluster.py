@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +14,8 @@ from typing import Any
 import pytest
 import redis
 from redis.crc import key_slot
+
+from scripts.servers.ports import reserve
 
 __all__ = ["Cluster", "Node", "running_cluster"]
 
@@ -85,19 +85,8 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, nor on the port of the cluster bus, 10,000 higher.
-
-    Both are below what the kernel gives to outgoing connections, which would take them while a server is down.
-    """
-    while True:
-        port = random.randrange(10_000, 22_000)
-        with socket.socket() as server, socket.socket() as bus:
-            try:
-                server.bind(("127.0.0.1", port))
-                bus.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-        return port
+    """A port that nobody has, nor the one of the cluster bus, 10,000 higher: this process's to its end."""
+    return reserve(offsets=(0, 10_000))[0]
 
 
 @contextmanager
