@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from decimal import Decimal
 from functools import partial
@@ -18,10 +19,13 @@ from tests.generated import tries
 from tests.joiners.values.value_worlds import (
     Feedback,
     ValueWorld,
+    audit,
     bought,
     check,
     labels_config,
+    live_through,
     shown,
+    streamed,
     value_worlds,
     world_of,
 )
@@ -134,6 +138,20 @@ def test_labels_kept_by_themselves_retire(store: SqlLabelStore) -> None:
     while store.retire(micros(100), limit=1):
         pass
     assert store.lookup_events(["r0"]).num_rows == 0
+
+
+def test_books_cannot_know_a_label_that_came_after_its_sample_and_the_audit_calls_it_late(store: SqlLabelStore) -> None:
+    world = world_of(*shown, bought(1), bought(14, request=1))
+    log = world.log()
+    asyncio.run(live_through(world, log, store, seed=0, crashes=0))
+    assert store.outcomes()["order", "sampled"] == 2
+    log.append([bought(20, item=1).message(world.base.step)])  # its partition has told that all others have come
+    asyncio.run(live_through(world, log, store, seed=0, crashes=0))
+    assert {what: rows for (kind, what), rows in store.outcomes().items() if kind == "order"} == {
+        "sampled": 2, "pending": 1,
+    }  # fmt: skip
+    told = audit(world, log, store, streamed(log))
+    assert {line.outcome: line.rows for line in told.lines if line.what == "order"} == {"sampled": 2, "late": 1}
 
 
 LIVES = {"world": value_worlds(), "seed": st.integers(0, 2**31), "crashes": st.integers(0, 2)}

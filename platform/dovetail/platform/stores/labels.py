@@ -273,7 +273,11 @@ class LabelStore(ABC):
 
     @abstractmethod
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """Label rows ever inserted by (kind, outcome); ``pending`` is one not met by its snapshot, retired or not."""
+        """Label rows ever inserted by (kind, outcome); ``pending`` is one not met by its snapshot, retired or not.
+
+        Of the labels that took effect after every window, those are pending that were stored after their snapshot row
+        had been judged: how many depends on who was faster.
+        """
 
     @abstractmethod
     def accounts(self) -> list[Account]:
