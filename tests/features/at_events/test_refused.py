@@ -60,10 +60,23 @@ REFUSED: dict[str, tuple[tuple[str, str] | None, dict[str, tuple[str, str]], str
         {},
         "by_item, by_visitor are made of each other; let one of them be of a stream in",
     ),
+    "each other, beside one that is made of them": (
+        (
+            '[rekeyed.by_item]\nstream = "visits"',
+            '[rekeyed.a_leaf]\nstream = "by_visitor"\nkey = "user_id"\n[rekeyed.by_item]\nstream = "by_visitor"',
+        ),
+        {},
+        r"\[rekeyed.by_\w+\] by_item, by_visitor are made of each other",
+    ),
     "itself": (
         None,
         {"visitor.sql": ("FROM visits", "FROM by_item")},
-        "by_item, by_visitor are made of each other",
+        r"rekeyed.by_item\] by_item is made of itself; let it be of a stream in",
+    ),
+    "a double of its own": (
+        None,
+        {"taste.sql": ("last(activity)", "avg(activity)")},
+        r"avg\(activity\) over DOUBLE .*; write CAST\(… AS DECIMAL\(12,2\)\) AS activity in .*popularity.sql, whose",
     ),
 }
 

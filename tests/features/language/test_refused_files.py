@@ -16,7 +16,7 @@ TIMES = "event_time TIMESTAMP NOT NULL"
 LABELS = f"CREATE TABLE click (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, {TIMES});"
 EXPOSURE = f"CREATE TABLE exposure (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, {TIMES});"
 
-FILES = [
+FILES: list[tuple[dict[str, str | None], str]] = [
     ({"sql/x.sql": "SELECT 1; SELECT 2"}, "sql/x.sql:1: expected one SELECT, found 2 statements; a file holds either"),
     ({"sql/x.sql": "DROP TABLE items"}, "sql/x.sql:1: expected one SELECT, found DROP; a file holds either"),
     ({"sql/x.sql": "-- nothing"}, "sql/x.sql:1: expected one SELECT, found 0 statements"),

@@ -364,8 +364,11 @@ class AggregateReader:
             node = source.parse(written.by or written.argument or call.aggregate)
             remedy = "make the argument DECIMAL(p,s) or BIGINT"
             if isinstance(node, exp.Column):
+                made_in = dict(self.stream.made_in).get(node.name.lower())
                 remedy = f"declare {node.name} DECIMAL(12,2) in {self.stream.schema.file}"
-                if self.stream.schema.file == source.file:
+                if made_in is not None:
+                    remedy = f"write CAST(… AS DECIMAL(12,2)) AS {node.name} in {made_in}, whose view has it"
+                elif self.stream.schema.file == source.file:
                     remedy = f"write CAST({node.name} AS DECIMAL(12,2)) AS {node.name} in every SELECT of the UNION ALL"
         name = written.function if written.function != "count_distinct" else "count DISTINCT "
         return source.refuse(call.line, f"{name}({', '.join(shown)}) over {types}{why[0]}", remedy)

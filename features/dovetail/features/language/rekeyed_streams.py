@@ -19,6 +19,7 @@ from dovetail.features.plan.aggregates import MAX_LISTED
 from dovetail.features.plan.definitions import BatchView, Stream, StreamView
 from dovetail.features.plan.rekeyed import carried
 from dovetail.platform.config.load import Config
+from dovetail.platform.config.stream import RekeyedConfig
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.schema import TableSchema
 
@@ -54,11 +55,17 @@ def with_rekeyed(
             and not any(is_streaming(over_streams[view], left) for view in declared.enrich if view in over_streams)
         ]
         if not ready:
-            name = next(iter(left))
+            circle = _circle(left, over_streams)
+            others = (
+                f"{', '.join(sorted(circle))} are made of each other"
+                if circle[1:]
+                else f"{circle[0]} is made of itself"
+            )
             raise wrong(
-                f"rekeyed.{name}",
-                f"{', '.join(sorted(left))} are made of each other",
-                "let one of them be of a stream in [streams.*], enriched from views over that stream",
+                f"rekeyed.{circle[0]}",
+                others,
+                f"let {'one of them' if circle[1:] else 'it'} be of a stream in [streams.*], enriched from views over "
+                "that stream",
             )
         binder = Binder({name: stream.schema.arrow for name, stream in made.items()})
         for name in ready:
@@ -69,6 +76,22 @@ def with_rekeyed(
             }
             made[name] = _Reader(config, made, {**batch_views, **views}, over_streams, wrong).stream(name)
     return made, views
+
+
+def _circle(left: Mapping[str, RekeyedConfig], over_streams: Mapping[str, Source]) -> list[str]:
+    """Re-keyed streams that are made of each other, of some that each wait for another one of them."""
+    path = [next(iter(left))]
+    while True:
+        declared = left[path[-1]]
+        read = [declared.stream, *(name for name in left if _enriched_from(declared, name, over_streams))]
+        following = next(name for name in read if name in left)
+        if following in path:
+            return path[path.index(following) :]
+        path.append(following)
+
+
+def _enriched_from(declared: RekeyedConfig, name: str, over_streams: Mapping[str, Source]) -> bool:
+    return any(is_streaming(over_streams[view], {name}) for view in declared.enrich if view in over_streams)
 
 
 class _Reader:
@@ -108,6 +131,10 @@ class _Reader:
             max_ahead_us=source.max_ahead_us,
             rekeyed_from=declared.stream,
             enriched=views,
+            made_in=(
+                *source.made_in,
+                *((made.name.lower(), view.file) for view in views for made in view.output_schema),
+            ),
         )
 
     def _enriching(self, name: str, stream: Stream, view: str) -> BatchView | StreamView:

@@ -112,8 +112,6 @@ class _RelationReader:
         more = [name for name, value in target.args.items() if value and name not in _PLAIN]
         alias = target.args.get("alias")
         if more or (alias is not None and alias.args.get("columns")):
-            if "joins" in more:
-                raise select.refuse(target, "JOIN in FROM", JOINED)
             raise select.refuse(
                 target,
                 f"{more[0].upper() if more else 'a list of column names'} after what FROM reads",
@@ -150,11 +148,11 @@ class _RelationReader:
         if parts.tables or parts.queries[0] != span:
             return self._query(parts.queries[0], scope, names)
         if self._source.words(span)[0] != "SELECT":
-            raise self._source.refuse(
-                self._source.line_at(span),
-                f"{self._source.words(span)[0]} where rows of a stream are read",
-                "write SELECT … FROM a stream",
-            )
+            words = self._source.words(span)
+            what, remedy = f"{words[0]} where rows of a stream are read", "write SELECT … FROM a stream"
+            if "JOIN" in words:
+                what, remedy = "JOIN in FROM", JOINED
+            raise self._source.refuse(self._source.line_at(span), what, remedy)
         select = self._source.statement(span)
         target = _from(select)
         below = self._read(select, scope)

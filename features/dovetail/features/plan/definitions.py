@@ -80,7 +80,8 @@ class Stream:
     A view's own relation, which is no declared stream, has no topic and no key. ``rekeyed_from`` names the stream that
     a re-keyed one is made of; its rows carry source positions and may be published again (``rekeying.py``).
     They have the columns of the views ``enriched``, too: of batch views as of their event time, of streaming views over
-    the stream they are made of as of themselves (``at_events/``).
+    the stream they are made of as of themselves (``at_events/``). ``made_in``: the files of the views that columns are
+    of, of those that the stream it is made of has, too.
     """
 
     schema: TableSchema
@@ -91,6 +92,7 @@ class Stream:
     max_ahead_us: int
     rekeyed_from: str | None = None
     enriched: tuple[BatchView | StreamView, ...] = ()
+    made_in: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:

@@ -94,10 +94,10 @@ def parse_statements(file: Path, text: str, tokens: Sequence[Token] | None = Non
     except sqlglot.errors.ParseError as error:
         details = error.errors[0] if error.errors else {}
         raise DefinitionError(
-            f"not valid SQL: {details.get('description') or error} near {details.get('highlight')!r}",
+            f"not valid SQL at {details.get('highlight') or 'its end'}",
             file=file,
             line=int(details.get("line") or 1),
-            remedy="complete what stands before it, in DuckDB's dialect",
+            remedy="complete what stands before it, in DuckDB's dialect; a name that is a keyword needs double quotes",
         ) from error
     return [statement for statement in parsed if statement is not None and not isinstance(statement, exp.Semicolon)]
 
