@@ -83,8 +83,11 @@ def test_a_view_of_items_by_what_their_visitors_did(tmp_path: Path) -> None:
         at_ = rows.column_names.index("clicks")
         changed = pa.array([number + 1 for number in rows.column("clicks").to_pylist()], pa.int64())
         stores.offline.write(file.path, rows.set_column(at_, rows.schema.field(at_), changed))
-        wrong = {feature.feature: feature.mismatched for feature in consistency_of(project, stores).features}
-        assert wrong["by_item.clicks"] == 5
+        wrong = {feature.feature: feature for feature in consistency_of(project, stores).features}
+        assert wrong["by_item.clicks"].mismatched == 5
+        assert {example.where.partition(" (")[2] for example in wrong["by_item.clicks"].examples} == {
+            f"partition/offset/row) of behaviour, key {item}" for item in (1, 2)
+        }
         assert witness_of(project, stores, 5).mismatched >= 5
     finally:
         worker.stores.close()

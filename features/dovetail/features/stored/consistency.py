@@ -28,7 +28,9 @@ class Mismatch:
     """One value that differs: where, what was served, what the recomputation says, and SQL that computes it by hand.
 
     ``distance`` orders mismatches: the difference of numbers, infinite where only one of the two is NULL or NaN and for
-    everything that is not a number. ``request`` is the request's row, of which the SQL is written in the end.
+    everything that is not a number. ``request`` is the request's row, of which the SQL is written in the end. Where
+    ``row_of`` names a stream, it is what a row of that was enriched with, ``request_id`` is the row's place in it and
+    ``item_id`` its key in the re-keyed stream.
     """
 
     request_id: str
@@ -38,6 +40,7 @@ class Mismatch:
     recomputed: str
     distance: float = math.inf
     sql: str = ""
+    row_of: str = ""
     request: pa.Table | None = field(default=None, repr=False, compare=False)
 
     def written(self, write: Callable[[pa.Table], str]) -> Mismatch:
@@ -49,7 +52,15 @@ class Mismatch:
         shown = {
             name: getattr(self, name) for name in ("request_id", "item_id", "request_time", "served", "recomputed")
         }
-        return {**shown, "distance": str(self.distance), "sql": self.sql}
+        of = {"row_of": self.row_of} if self.row_of else {}
+        return {**shown, **of, "distance": str(self.distance), "sql": self.sql}
+
+    @property
+    def where(self) -> str:
+        """The request and item, or the row, that has the value."""
+        if self.row_of:
+            return f"row {self.request_id} (partition/offset/row) of {self.row_of}, key {self.item_id}"
+        return f"request {self.request_id}, item {self.item_id}"
 
 
 @dataclass(frozen=True, slots=True)

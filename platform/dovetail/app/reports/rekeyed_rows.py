@@ -20,7 +20,7 @@ from dovetail.features.at_events.rows_as_requests import Newest, Since, as_featu
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
 from dovetail.features.batch.witness import Witness, Witnessed
 from dovetail.features.plan.definitions import Stream
-from dovetail.features.stored.consistency import Consistency, compare
+from dovetail.features.stored.consistency import Consistency, FeatureConsistency, compare
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, day_of, day_start_us
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, pack, seen_column
 
@@ -84,7 +84,12 @@ class RekeyedRows:
             found = compare(
                 given, values.take(kept), None, list(columns), keys=("_request_id", "_item_id", "_request_time")
             )
-            yield Consistency(tuple(replace(f, feature=f"{self._stream.name}.{f.feature}") for f in found.features))
+            yield Consistency(tuple(map(self._of_rows, found.features)))
+
+    def _of_rows(self, found: FeatureConsistency) -> FeatureConsistency:
+        """What was found of a column, named as one of the stream, its examples as rows."""
+        examples = [replace(example, row_of=self._source) for example in found.examples]
+        return replace(found, feature=f"{self._stream.name}.{found.feature}", examples=examples)
 
     def witness(self, count: int, verdict: Witnessed) -> None:
         """Add what the witness says of ``count`` rows, spread evenly over the archive."""

@@ -70,7 +70,7 @@ def _print(console: Console, found: Consistency) -> None:
     table.print(console)
     for f in found.features:
         for example in f.examples:
-            console.print(f"{f.feature}, request {example.request_id}, item {example.item_id}", style="bold")
+            console.print(f"{f.feature}, {example.where}", style="bold")
             console.print(f"at {example.request_time}: served {example.served}, recomputed {example.recomputed}")
         if f.examples and f.examples[-1].sql:
             console.print("the last one by hand:")
