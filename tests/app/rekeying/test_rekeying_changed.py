@@ -12,6 +12,7 @@ from dovetail.features import load
 from dovetail.features.stored.registration import changes
 from dovetail.platform.errors import DefinitionError
 from dovetail.platform.rows.positions import Progress
+from dovetail.platform.stores.online import ViewCommit
 from tests.app.small_project import TOML, VIEW, write_project
 
 REKEYED = """
@@ -76,3 +77,24 @@ def test_the_difference_is_shown_by_what_was_declared(tmp_path: Path) -> None:
     stores.close()
     assert list(found["rekeyed.again"].columns) == ["~ partitions 2 -> 3"]
     assert not found["rekeyed.again"].refused
+
+
+def test_the_lateness_of_what_enriches_it_is_said_in_words_and_with_a_way_that_is_there(tmp_path: Path) -> None:
+    folder, late = tmp_path / "project", '[streams.behaviour]\nallowed_lateness = "7m"\n'
+    enriched = REKEYED.replace('topic = "again"', 'topic = "again"\nenrich = ["seen"]')
+    declare(folder, enriched)
+    (folder / "sql" / "seen.sql").write_text(VIEW.replace("AS events", "AS seen_events"))
+    start(folder)
+    stores = open_stores(load(folder).config)
+    stores.registry.commit("rekey.again", 1, expected=0, progress=Progress(7), accounts=[])
+    stores.online.commit(0, [ViewCommit("seen", 0, Progress(1), {})], [])
+    (folder / "dovetail.toml").write_text(TOML.replace("[streams.behaviour]\n", late) + enriched)
+    found = {change.name: change for change in changes(load(folder), stores.registry, stores.online)}
+    stores.close()
+    assert list(found["rekeyed.again"].columns) == ["~ allowed_lateness of the stream of view seen 1 h -> 7 min"]
+    with pytest.raises(DefinitionError) as refused:
+        start(folder)
+    assert "allowed_lateness: 1 h -> 7 min" in str(refused.value)
+    assert "; set [streams.behaviour] allowed_lateness back, and write the new one to seen_v2.sql" in str(refused.value)
+    assert "again has its values in every row that is there" in str(refused.value)
+    assert "--replace" not in str(refused.value)

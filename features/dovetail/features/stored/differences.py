@@ -10,7 +10,7 @@ from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.stored.read_columns import SETTING
 from dovetail.platform.stores.registry.definition_log import DefinitionRecord
 
-__all__ = ["differences", "settings_of"]
+__all__ = ["differences", "rekeyed_parts", "settings_of"]
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -63,3 +63,36 @@ def _columns(record: DefinitionRecord) -> Mapping[str, str]:
 def _duration(microseconds: int) -> str:
     unit, size = next((unit, size) for unit, size in _UNITS if microseconds % size == 0)
     return f"{microseconds // size} {unit}"
+
+
+def rekeyed_parts(known: DefinitionRecord, record: DefinitionRecord) -> list[str]:
+    """Differences between two declarations of a re-keyed stream: settings, and of views what rows have of them."""
+    before, after = _parts(known), _parts(record)
+    found = []
+    for part in dict.fromkeys([*after, *before]):
+        old, new = before.get(part), after.get(part)
+        if old is None or new is None:
+            found.append(
+                f"{'+' if old is None else '-'} {part}" + ("" if part.startswith("view ") else f" {old or new}")
+            )
+        elif old != new and part.startswith("view "):
+            (meant, late), (means, lateness) = old.split(" "), new.split(" ")
+            found.append(
+                f"~ {part} means something else"
+                if meant != means
+                else f"~ allowed_lateness of the stream of {part} {_duration(int(late))} -> {_duration(int(lateness))}"
+            )
+        elif old != new:
+            found.append(f"~ {part} {old} -> {new}")
+    return found
+
+
+def _parts(record: DefinitionRecord) -> dict[str, str]:
+    found = {}
+    for line in record.outputs.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "view":
+            view, _, value = value.partition(" ")
+            name = f"view {view}"
+        found[name] = value
+    return found

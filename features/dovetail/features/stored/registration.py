@@ -19,7 +19,7 @@ from typing import Any
 from dovetail.features.plan.definitions import BatchView, FeatureSet, StreamView
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.project import Project
-from dovetail.features.stored.differences import differences
+from dovetail.features.stored.differences import differences, rekeyed_parts
 from dovetail.features.stored.fingerprints import (
     REKEYED,
     REKEYED_PREFIX,
@@ -254,7 +254,7 @@ def _change(
         record.name,
         record.kind,
         "changed",
-        _columns(_outputs(known), _outputs(record)),
+        _columns(_outputs(known), _outputs(record)) if record.kind != REKEYED else rekeyed_parts(known, record),
         state,
         data,
         retyped,
@@ -282,6 +282,7 @@ def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionE
     both = _definitions(project)
     definition = both[change.name]
     kind = change.kind if change.kind == "feature set" else f"{change.kind} view"
+    enriched = [each.name for each in project.streams.values() if change.name in {view.name for view in each.enriched}]
     why = f": it reads {', '.join(change.retyped)}" if change.retyped else ""
     if not why and change.differences:
         shown = "; ".join(change.differences[:_SHOWN])
@@ -290,7 +291,7 @@ def _refusal(project: Project, change: Change, *, than: str = "") -> DefinitionE
         f"{kind} {change.name} means something else than {than or 'the one that made ' + ', '.join(change.data)}{why}",
         file=definition.file,
         line=definition.line,
-        remedy=_ways(change, _following(change.name, both)),
+        remedy=_ways(change, _following(change.name, both), enriched),
     )
 
 
@@ -301,8 +302,8 @@ def _following(name: str, taken_by: Iterable[str]) -> str:
     return f"{family}_v{max([version, *taken]) + 1}"
 
 
-def _ways(change: Change, following: str) -> str:
-    """The ways in which what is meant now can be had."""
+def _ways(change: Change, following: str, enriched: Sequence[str]) -> str:
+    """The ways in which what is meant now can be had; ``enriched`` are re-keyed streams that have its values."""
     back = "put it back as it was"
     setting = next((each for each in change.differences if each.startswith("[")), None)
     if setting is not None:
@@ -315,7 +316,10 @@ def _ways(change: Change, following: str) -> str:
     if setting is not None and "strictly_before" in setting:
         new += "; EXCLUDE GROUP in its frames says strictly before for one view"
     ways = f"{back}, and {new}"
-    if change.rebuilds:
+    if enriched and change.kind == "streaming":
+        have = f"{', '.join(enriched)} {'have' if enriched[1:] else 'has'} its values in every row that is there"
+        ways = f"{ways}; {have}: what shall have the new ones is a [rekeyed.NEW] that is enriched from {following}"
+    elif change.rebuilds:
         rebuilt = f"`dovetail bootstrap {change.name} --replace`, which builds its state again from the archive"
         ways = f"stop the workers and run {rebuilt}; or {ways}"
     if change.in_full:
