@@ -21,7 +21,6 @@ from dovetail.platform.rows.examples import example_rows
 from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.runtime.computing import compute
 from dovetail.platform.stage import Poll, Stage, Work
-from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Metrics
 from dovetail.trainer.models.checkpoint import (
@@ -31,12 +30,8 @@ from dovetail.trainer.models.checkpoint import (
     image,
     resume,
 )
-from dovetail.trainer.models.mirror import messages
-from dovetail.trainer.models.publish import (
-    Delta,
-    Model,
-    delta_between,
-)
+from dovetail.trainer.models.publish import Model
+from dovetail.trainer.publisher import Publisher
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 
 __all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerListeners", "TrainerStage"]
@@ -139,14 +134,7 @@ class TrainerStage(Stage):
     def _restore(self) -> None:
         """Go on from the last checkpoint, whoever wrote it."""
         # Replayed rows pass versions that serving already has.
-        self._published = self._models.latest()
-        # What serving has: a delta is the difference to it.
-        self._base: Float32 | None = None
-        if self._publication.full_every > 1 and self._published:
-            try:
-                self._base = self._models.load(self._published).dense()
-            except ModelError as error:
-                _log.warning("the next version is published in full: %s", error)
+        self._publisher = Publisher(self._publication)
         # False inside a poll. A poll that fails leaves it so: model and positions disagree, nothing may be stored.
         self._whole = True
         # True while another worker has the topic: what is in memory here is of the past.
@@ -246,7 +234,7 @@ class TrainerStage(Stage):
                 if self._publication.delay_us is not None:
                     version = self._learner.trained
                     self._wait_for_version(version)
-                if rest == 0 and version > self._published:
+                if rest == 0 and version > self._publisher.published:
                     async for work in self._offer(version):
                         yield work
             if self._is_overdue():
@@ -280,7 +268,7 @@ class TrainerStage(Stage):
 
     def _wait_for_version(self, trained: int) -> None:
         """Note when the first row came that is in no version."""
-        if trained > self._published and self._unpublished_us is None:
+        if trained > self._publisher.published and self._unpublished_us is None:
             self._unpublished_us = self._clock.now_us()
 
     def _is_overdue(self) -> bool:
@@ -337,46 +325,10 @@ class TrainerStage(Stage):
         metrics = self._learner.metrics()
         reasons = self._publication.gate.reasons(dict(metrics)["recent"])
         evaluated = partial(self._evaluated, self._learner.trained, metrics)
-        if reasons:
-            _log.warning("%s: version %d is not published: %s", self._models.path, version, "; ".join(reasons))
-            yield Work(commit=partial(self._refuse, version, reasons, evaluated))
-            return
-        model = await compute(Model.of, self._learner)
-        publication: Model | Delta = model
-        if self._base is not None and not self._is_full(version):
-            publication = await compute(delta_between, self._published, self._base, model)
-        yield Work(commit=partial(self._publish, version, model, publication, evaluated))
-        if self._publication.topic is not None:
-            # After the directory: a delta on the topic is always one to what the directory has. A crash in between
-            # leaves a gap on the topic, which its readers reject until the next full model.
-            content = await compute(publication.content, version)
-            limit = self._publication.max_message_bytes
-            yield Work(outgoing=messages(self._publication.topic, version, content, limit=limit))
-        if self._listeners.on_publish is not None:
+        async for work in self._publisher.offer(version, partial(Model.of, self._learner), reasons, evaluated):
+            yield work
+        if not reasons and self._listeners.on_publish is not None:
             self._listeners.on_publish(version)
-
-    def _is_full(self, version: int) -> bool:
-        """Whether it is the turn of a full model: by number, or, where samples are the numbers, by the deltas since."""
-        if self._publication.delay_us is None:
-            return version % self._publication.full_every == 0
-        last = max(self._models.fulls(), default=0)
-        return sum(number > last for number in self._models.deltas()) + 1 >= self._publication.full_every
-
-    def _publish(self, version: int, model: Model, publication: Model | Delta, evaluated: Callable[[], None]) -> None:
-        evaluated()
-        if isinstance(publication, Delta):
-            self._models.publish_delta(version, publication)
-        else:
-            self._models.publish(version, publication)
-        self._published = version
-        self._base = model.dense() if self._publication.full_every > 1 else None
-        kind = "delta" if isinstance(publication, Delta) else "full"
-        sizes = {"trained": model.trained, "weights": len(publication.slots)}
-        _log.info(Event("model published", model=self._models.path.name, version=version, kind=kind, **sizes))
-
-    def _refuse(self, version: int, reasons: Sequence[str], evaluated: Callable[[], None]) -> None:
-        evaluated()
-        self._models.refuse(version, reasons)
 
     def _evaluated(self, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> None:
         if self._listeners.on_evaluated is not None:

@@ -14,6 +14,14 @@ import pyarrow as pa
 
 from dovetail.platform.errors import WireError
 from dovetail.trainer.arithmetic import Float32, Int32, UInt8, UInt32
+from dovetail.trainer.sharded.evaluated_rows import (
+    BatchRows,
+    Verdict,
+    read_rows,
+    read_verdict,
+    rows_batch,
+    verdict_batch,
+)
 
 __all__ = [
     "NO_SHARD", "BatchErrors", "BatchHeader", "BatchMessage", "BatchPart", "ModelPiece", "PartWeights", "decode",
@@ -97,13 +105,13 @@ class ModelPiece(NamedTuple):
     weights: Float32
 
 
-BatchMessage = BatchPart | BatchHeader | PartWeights | BatchErrors | ModelPiece
+BatchMessage = BatchPart | BatchHeader | BatchRows | PartWeights | BatchErrors | ModelPiece | Verdict
 
 
 def encode(message: BatchMessage) -> bytes:
     """``message`` as one Arrow IPC stream; :func:`decode` gives it back, bit for bit."""
     columns: dict[str, pa.Array] = {}
-    told: dict[str, int] = {}
+    told: dict[str, int | str] = {}
     match message:
         case BatchPart():
             columns["slots"] = _lists(message.offsets, message.slots)
@@ -129,6 +137,10 @@ def encode(message: BatchMessage) -> bytes:
         case ModelPiece():
             columns = {"slots": pa.array(message.slots), "weights": pa.array(message.weights)}
             told = {"version": message.version, "shard": message.shard}
+        case BatchRows():
+            columns, told = rows_batch(message)
+        case Verdict():
+            columns, told = verdict_batch(message)
     metadata = {"kind": type(message).__name__, **{name: str(number) for name, number in told.items()}}
     batch = pa.record_batch(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
@@ -147,24 +159,24 @@ def decode(data: bytes) -> BatchMessage:
             batch = reader.read_next_batch()
         metadata = batch.schema.metadata or {}
         kind = metadata[b"kind"].decode()
-        told = {name.decode(): int(text) for name, text in metadata.items() if name != b"kind"}
+        told = {name.decode(): text.decode() for name, text in metadata.items() if name != b"kind"}
         return _READERS[kind](batch, told)
     except (pa.ArrowException, KeyError, StopIteration, ValueError) as error:
         raise WireError(f"a message of {len(data)} bytes is none of a sharded model's: {error}") from error
 
 
-def _part(batch: pa.RecordBatch, told: Mapping[str, int]) -> BatchPart:
+def _part(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchPart:
     slots = batch.column("slots")
     names = batch.schema.names
     values = batch.column("values").values.to_numpy() if "values" in names else None
     forgotten = batch.column("forgotten").values.to_numpy() if "forgotten" in names else _NONE
     return BatchPart(
-        told["number"], told["shard"], slots.offsets.to_numpy(), slots.values.to_numpy(), values, forgotten,
-        told["version"],
+        int(told["number"]), int(told["shard"]), slots.offsets.to_numpy(), slots.values.to_numpy(), values, forgotten,
+        int(told["version"]),
     )  # fmt: skip
 
 
-def _header(batch: pa.RecordBatch, told: Mapping[str, int]) -> BatchHeader:
+def _header(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchHeader:
     labels, weights, owners = (batch.column(name) for name in ("labels", "weights", "owners"))
     valued = [name for name in batch.schema.names if name.startswith("value ")]
     columns = np.array([int(name.removeprefix("value ")) for name in valued], np.int32)
@@ -173,26 +185,29 @@ def _header(batch: pa.RecordBatch, told: Mapping[str, int]) -> BatchHeader:
         values[:, at] = batch.column(name).to_numpy()
     shape = len(labels), owners.type.list_size
     return BatchHeader(
-        told["number"], labels.to_numpy(), weights.to_numpy(), owners.values.to_numpy().reshape(shape), columns, values,
-        told["shards"],
+        int(told["number"]), labels.to_numpy(), weights.to_numpy(), owners.values.to_numpy().reshape(shape), columns,
+        values, int(told["shards"]),
     )  # fmt: skip
 
 
-def _weights(batch: pa.RecordBatch, told: Mapping[str, int]) -> PartWeights:
-    return PartWeights(told["number"], told["shard"], batch.column("weights").to_numpy(), told["applied"])
+def _weights(batch: pa.RecordBatch, told: Mapping[str, str]) -> PartWeights:
+    return PartWeights(
+        int(told["number"]), int(told["shard"]), batch.column("weights").to_numpy(), int(told["applied"])
+    )
 
 
-def _errors(batch: pa.RecordBatch, told: Mapping[str, int]) -> BatchErrors:
-    return BatchErrors(told["number"], batch.column("errors").to_numpy())
+def _errors(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchErrors:
+    return BatchErrors(int(told["number"]), batch.column("errors").to_numpy())
 
 
-def _piece(batch: pa.RecordBatch, told: Mapping[str, int]) -> ModelPiece:
+def _piece(batch: pa.RecordBatch, told: Mapping[str, str]) -> ModelPiece:
     slots, weights = batch.column("slots").to_numpy(), batch.column("weights").to_numpy()
-    return ModelPiece(told["version"], told["shard"], slots, weights)
+    return ModelPiece(int(told["version"]), int(told["shard"]), slots, weights)
 
 
-_READERS: dict[str, Callable[[pa.RecordBatch, Mapping[str, int]], BatchMessage]] = {
+_READERS: dict[str, Callable[[pa.RecordBatch, Mapping[str, str]], BatchMessage]] = {
     "BatchPart": _part, "BatchHeader": _header, "PartWeights": _weights, "BatchErrors": _errors, "ModelPiece": _piece,
+    "BatchRows": read_rows, "Verdict": read_verdict,
 }  # fmt: skip
 
 

@@ -91,8 +91,12 @@ class Shard:
 
     def state(self) -> ShardState:
         """The shard as it is; a copy."""
-        pending = tuple(self._pending[number] for number in sorted(self._pending))
-        return ShardState(self.records.copy(), self.answered, self.applied, pending)
+        return ShardState(self.records.copy(), self.answered, self.applied, self.pending)
+
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        """Batches ``applied`` + 1 … ``answered``, ascending."""
+        return tuple(self._pending[number] for number in sorted(self._pending))
 
     def take(self, message: BatchPart | BatchErrors) -> list[PartWeights | ModelPiece]:
         """Take one message in and do all that can be done now; returns what is to be sent, in order.

@@ -1,0 +1,137 @@
+"""The reducer as a stage: it predicts, evaluates, sends the errors to all shards, and judges versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dovetail.platform.clock import Clock
+from dovetail.platform.errors import ModelError
+from dovetail.platform.stage import Outgoing, Poll
+from dovetail.trainer.arithmetic import Float32
+from dovetail.trainer.evaluating import Evaluator
+from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.models.container import Container
+from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.settings import Checkpointing
+from dovetail.trainer.sharded.batch_messages import BatchHeader, PartWeights
+from dovetail.trainer.sharded.evaluated_rows import BatchRows, Verdict
+from dovetail.trainer.sharded.mailbox import Identity, Mailbox, posted
+from dovetail.trainer.sharded.reducer import Reduced, Reducer
+from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
+from dovetail.trainer.sharded.stages.shard_topics import Sharding
+from dovetail.trainer.sharded.stages.sharded_recipe import ShardedRecipe
+
+__all__ = ["ReduceStage", "ReduceState"]
+
+#: Called with rows trained on and metrics by scope, as ``TrainerListeners.on_evaluated`` is.
+Evaluated = Callable[[int, Sequence[tuple[str, Metrics]]], None]
+
+
+class ReduceState:
+    """The evaluation of the batches up to the one numbered ``reducer.reduced``."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        reducer: Reducer,
+        sharding: Sharding,
+        gate: Gate,
+        on_evaluated: Evaluated | None,
+        next_offset: int = 0,
+    ) -> None:
+        self.evaluator = evaluator
+        self.reducer = reducer
+        self._sharding = sharding
+        self._gate = gate
+        self._on_evaluated = on_evaluated
+        self._mailbox = Mailbox(next_offset, self._is_done)
+        self._rows: dict[int, BatchRows] = {}
+        self._labels: dict[int, Float32] = {}
+
+    @property
+    def next(self) -> int:
+        """The offset after the last message taken."""
+        return self._mailbox.next
+
+    @property
+    def position(self) -> int:
+        """The offset to read on from."""
+        return self._mailbox.position
+
+    def take(self, poll: Poll) -> Done:
+        """Predict every batch that is complete.
+
+        :raises ModelError: an example was refused, or a message is none of the reducer's.
+        """
+        done, before = Done(), self.reducer.reduced
+        for message in self._mailbox.take(poll):
+            if isinstance(message, BatchRows):
+                self._rows.setdefault(message.number, message)
+                continue
+            if not isinstance(message, BatchHeader | PartWeights):
+                raise ModelError(f"the reducer was sent a {type(message).__name__}")
+            if isinstance(message, BatchHeader):
+                self._labels.setdefault(message.number, message.labels)
+            for reduced in self.reducer.take(message):
+                self._judge(reduced, done)
+        if self.reducer.reduced > before:
+            done.outgoing.append(Outgoing(self._sharding.topics.credits, b"%d" % self.reducer.reduced, partition=0))
+        return done
+
+    def _judge(self, reduced: Reduced, done: Done) -> None:
+        topics, limit, number = self._sharding.topics, self._sharding.max_message_bytes, reduced.errors.number
+        rows, labels = self._rows.pop(number), self._labels.pop(number)
+        self.evaluator.add(rows.table, reduced.predictions, labels, rows.weights)
+        done.samples += len(labels)
+        for shard in range(self._sharding.shards):
+            done.outgoing += posted(topics.parts, shard, reduced.errors, limit)
+        if rows.version:
+            metrics, trained = self.evaluator.metrics(), self.evaluator.evaluation.samples
+            reasons = tuple(self._gate.reasons(dict(metrics)["recent"]))
+            done.outgoing += posted(topics.versions, 0, Verdict(rows.version, trained, rows.moments, reasons), limit)
+            if self._on_evaluated is not None:
+                done.commits.append(partial(self._on_evaluated, trained, metrics))
+
+    def image(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The state as values and arrays."""
+        return {"reduced": self.reducer.reduced}, self.evaluator.state()
+
+    def _is_done(self, identity: Identity) -> bool:
+        return identity.number <= self.reducer.reduced
+
+
+class ReduceStage(KeptStage[ReduceState]):
+    """Predicts in the order of batches, from one partition, and evaluates as one process does."""
+
+    def __init__(
+        self,
+        recipe: ShardedRecipe,
+        sharding: Sharding,
+        gate: Gate,
+        checkpoints: Checkpointing,
+        *,
+        on_evaluated: Evaluated | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        evaluator = recipe.evaluator()
+        configuration = {**evaluator.describe(), "loss": recipe.recipe.encoder.loss, "shards": sharding.shards}
+        super().__init__("reducer", sharding.topics.margins, checkpoints, configuration, clock)
+        self._recipe = recipe
+        self._given = (sharding, gate, on_evaluated)
+
+    def partitions(self) -> Collection[int]:
+        return (0,)
+
+    def folder(self, partition: int) -> Path:
+        return self._checkpoints.folder / "reducer"
+
+    def fresh(self, partition: int) -> ReduceState:
+        return ReduceState(self._recipe.evaluator(), Reducer(self._recipe.recipe.encoder.loss_code), *self._given)
+
+    def loaded(self, partition: int, stored: Container) -> ReduceState:
+        evaluator = self._recipe.evaluator().resumed(stored.arrays)
+        reducer = Reducer(self._recipe.recipe.encoder.loss_code, stored.header["state"]["reduced"])
+        return ReduceState(evaluator, reducer, *self._given, stored.header["position"])
