@@ -37,6 +37,14 @@ REKEYED = '[rekeyed.by_item]\nstream = "behaviour"\nkey = "item_id"\n'
 ROWS = "PARTITION BY user_id ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND CURRENT ROW"
 COUNT = view("count(*) OVER w AS s")
 CLICK = "[labels.streams.click]"
+SPLIT = """[experiments.e]
+by = "{}"
+[experiments.e.arms.control]
+share = 0.5
+[experiments.e.arms.other]
+share = 0.5
+model = "models/other@7"
+"""
 
 
 def enriched(*views: str) -> dict[str, str | None]:
@@ -88,6 +96,8 @@ MORE: list[dict[str, str | None]] = [
     },
     {"dovetail.toml": TOML.replace('every = "6h"', 'every = "0s"') + MODEL},
     dict.fromkeys(PROJECT),
+    {"dovetail.toml": TOML + MODEL + SPLIT.format("usr_id")},
+    {"dovetail.toml": TOML + MODEL + SPLIT.format("tags")},
     {"sql/x.sql": str(PROJECT["sql/items.sql"]), "sql/items.sql": "SELECT item_id FROM items"},
 ]  # fmt: skip
 
