@@ -351,16 +351,22 @@ class SnapshotStage(Stage):
             candidates, served, failed = self._serve(candidates)
             refused |= failed
             if served is not None:
-                old = requests_of(candidates.filter(pa.array(~served.answerable)))
                 undone = {request for request in requests_of(candidates) if request <= (kept.decided or _NOBODY)}
-                refused |= dict.fromkeys(undone, _REFUSED_BEFORE) | dict.fromkeys(old, TOO_OLD)
+                refused |= dict.fromkeys(undone, _REFUSED_BEFORE)
                 answerable = served.answerable & ~among(candidates, undone, OWN_COLUMNS)
-                if answerable.any():
-                    snapshots = self._snapshot(candidates.filter(pa.array(answerable)), served, answerable)
+                if not answerable.all():  # else nothing is copied
+                    old = requests_of(candidates.filter(pa.array(~served.answerable)))
+                    refused |= dict.fromkeys(old, TOO_OLD)
+                    candidates = candidates.filter(pa.array(answerable))
+                if candidates.num_rows:
+                    snapshots = self._snapshot(candidates, served, answerable)
                     made = fitted(partition, snapshots, self._answers, replies)
                     refused |= made.large
         scored = [replies.part_of(rows) for rows in (kept.rows, made.snapshots) if rows is not None and rows.num_rows]
-        together = pa.concat_tables(scored, promote_options="permissive").combine_chunks() if scored else None
+        together = scored[0] if len(scored) == 1 else None
+        if len(scored) > 1:
+            together = pa.concat_tables(scored, promote_options="permissive")
+        together = None if together is None else together.combine_chunks()
         return _Answered(made.messages, together, refused, everyone.num_rows)
 
     def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[Request, str]]:

@@ -22,6 +22,8 @@ Request = tuple[int, int]
 
 def request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
     """The index in ``rows`` (not empty) at which each request begins."""
+    if _of_one(rows, position):
+        return [0]
     at = _packed(rows, position)
     changes = np.concatenate(([True], at[1:] != at[:-1]))
     return [int(i) for i in np.flatnonzero(changes)]
@@ -29,6 +31,8 @@ def request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
 
 def requests_of(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[Request]:
     """The requests that ``rows`` (of one partition) belong to."""
+    if rows.num_rows and _of_one(rows, position):
+        return {(_at(rows, position[1], 0), _at(rows, position[2], 0))}
     _, first = np.unique(_packed(rows, position), return_index=True)
     offset, row = (rows.column(name).to_numpy()[first] for name in position[1:])
     return set(zip(offset.tolist(), row.tolist(), strict=True))
@@ -36,6 +40,8 @@ def requests_of(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[Re
 
 def among(rows: pa.Table, requests: Collection[Request], position: Sequence[str]) -> npt.NDArray[np.bool_]:
     """A mask over ``rows``: those of ``requests``."""
+    if not requests:
+        return np.zeros(rows.num_rows, dtype=np.bool_)
     offsets, numbers = np.array(sorted(requests), dtype=np.int64).reshape(-1, 2).T
     return np.isin(_packed(rows, position), pack(offsets, numbers.astype(np.int32)))
 
@@ -54,6 +60,16 @@ def by_row(requests: pa.Table, reasons: Mapping[Request, str]) -> dict[int, str]
     """``reasons`` by the row in ``requests``, which has own positions."""
     at = zip(*(requests.column(name).to_pylist() for name in OWN_COLUMNS[1:]), strict=True)
     return {row: reasons[request] for row, request in enumerate(at) if request in reasons} if reasons else {}
+
+
+def _of_one(rows: pa.Table, position: Sequence[str]) -> bool:
+    """Whether ``rows`` (not empty) are of one request, as in most polls: the last is then of the first one's."""
+    return all(_at(rows, name, 0) == _at(rows, name, rows.num_rows - 1) for name in position[1:])
+
+
+def _at(rows: pa.Table, name: str, row: int) -> int:
+    value: int = rows.column(name)[row].as_py()
+    return value
 
 
 def _packed(rows: pa.Table, position: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -221,14 +221,16 @@ def _run(script: Any, keys: Sequence[str], arguments: Sequence[Any], client: Any
 
 
 def _key_states(states: Mapping[int, list[bytes | None]], progress: Mapping[int, Progress]) -> KeyStates:
-    found = sorted(
-        (index, partition, state)
-        for partition, blobs in states.items()
-        for index, state in enumerate(blobs)
+    """The states of each key by ascending partition, and whose each is."""
+    found = [
+        (partition, index, state)
+        for partition in sorted(states)
+        for index, state in enumerate(states[partition])
         if state is not None
-    )
-    indices = np.fromiter((index for index, _, _ in found), dtype=np.int32, count=len(found))
-    return KeyStates(indices, [state for _, _, state in found], dict(sorted(progress.items())))
+    ]
+    owners = np.fromiter((index for _, index, _ in found), dtype=np.int32, count=len(found))
+    order = np.argsort(owners, kind="stable")
+    return KeyStates(owners[order], [found[at][2] for at in order.tolist()], dict(sorted(progress.items())))
 
 
 def _packed(changed: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
