@@ -184,16 +184,17 @@ def test_the_same_is_stored_whether_committed_states_are_kept_or_not(
 
 def test_a_worker_does_not_read_what_it_has_committed(project: Project, tmp_path: Path) -> None:
     world = _World(project, tmp_path, 1 << 20)
-    log = _log([(0, user, minute, 1) for minute, user in enumerate("aabab")])
+    log = _log([(0, user, minute, 1) for minute, user in enumerate("abcabcabdefg")])
     asked = []
-    for _ in range(5):
+    for _ in range(4):
         world.store.asked.clear()
-        assert world.step(log, 0, 0, 1, "goes on") == "committed"
+        assert world.step(log, 0, 0, 3, "goes on") == "committed"
         asked.append(len(world.store.asked))
-    assert asked == [2, 0, 2, 0, 0]  # of two views: each key when it is first met
-    again = _log([(0, "a", minute, 1) for minute in range(7)])
-    world.step(again, 0, 0, 1, "assigned")
-    assert len(world.store.asked) == 2
+    assert asked == [6, 2, 4, 6]  # of two views: each key when it is first met, and one beside those that are known
+    world.store.asked.clear()
+    again = _log([(0, user, minute, 1) for minute, user in enumerate("abcabcabdefgefg")])
+    assert world.step(again, 0, 0, 3, "assigned") == "committed"
+    assert len(world.store.asked) == 6
     world.store.close()
 
 
@@ -209,10 +210,10 @@ def test_states_are_given_out_at_the_position_they_belong_to_and_before_they_may
 
     commit(0, 100, {b"a": b"1", b"b": b"2"})
     assert states.read("v", 0, 1, [b"b", b"a"]) == [b"2", b"1"]
-    assert store.asked == []
+    assert store.asked == [b"b"]  # to see that the store has it, too
     commit(1, 110, {b"a": b""})
     assert states.read("v", 0, 2, [b"b", b"a"]) == [b"2", None]
-    assert store.asked == [b"a"]
+    assert store.asked == [b"b", b"a", b"b"]
     commit(2, 280, {})  # b was remembered by 100: it has left the store, or may have
     assert states.read("v", 0, 3, [b"b"]) == store.read_partition("v", 0, [b"b"])
     commit(3, 281, {b"c": b"3"})
@@ -231,6 +232,20 @@ def test_memory_is_bounded_and_keeps_what_was_committed_last(tmp_path: Path) -> 
         states.committed(0, one)
     keys = [b"key %d" % at for at in range(100)]
     assert states.read("v", 0, 100, keys) == [bytes(200)] * 100
-    assert 75 <= len(store.asked) < 100
-    assert store.asked == keys[: len(store.asked)]
+    *missing, probe = store.asked
+    assert 75 <= len(missing) < 100
+    assert missing == keys[: len(missing)]
+    assert probe == keys[len(missing)]
+    store.close()
+
+
+def test_a_view_that_was_built_again_at_the_same_position_is_read_anew(tmp_path: Path) -> None:
+    store = _Counting(tmp_path)
+    states = CommittedStates(store)
+    live = ViewCommit("v", 0, Progress(1), {b"a": b"of before", b"b": b"of before"})
+    store.commit(0, [live], [])
+    states.committed(0, live)
+    store.commit(0, [ViewCommit("again", 0, Progress(1), {b"a": b"new", b"b": b"new", b"c": b"new"})], [])
+    store.promote("again", "v", expected={0: 1})
+    assert states.read("v", 0, 1, [b"c", b"a", b"b"]) == [b"new"] * 3
     store.close()

@@ -4,6 +4,10 @@ What is kept is a view of the store, never ahead of it: a state is taken in when
 out while the reader stands at exactly the position that commit moved to. Anybody else's commit would have moved the
 position on, and the compare-and-set lets no commit pass that computed with an older one. A state that may have left
 the store by its age is not given out either, so that with and without this the same states are computed with.
+
+A view may be built again beside its worker and put in place at just the position where the worker stands
+(:meth:`OnlineStore.promote`). So with each read one state that is known is read, too: if the store has another, nothing
+is known any more. Of another definition each state is another.
 """
 
 from __future__ import annotations
@@ -68,10 +72,15 @@ class CommittedStates:
                 found.append(None)
             else:
                 found.append(known[1])
-        if missing:
-            read = self._store.read_partition(view, source, [keys[at] for at in missing])
-            for at, state in zip(missing, read, strict=True):
-                found[at] = state
+        probe = next((at for at, state in enumerate(found) if state is not None), None)
+        asked = missing if probe is None else [*missing, probe]
+        read = self._store.read_partition(view, source, [keys[at] for at in asked]) if asked else []
+        if probe is not None and read[-1] != found[probe]:
+            with self._lock:
+                self._parts.pop((view, source), None)
+            return self._store.read_partition(view, source, keys)
+        for at, state in zip(missing, read, strict=False):
+            found[at] = state
         return found
 
     def committed(self, source: int, commit: ViewCommit) -> None:
