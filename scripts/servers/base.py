@@ -195,6 +195,8 @@ class Server(ABC):
             if not gone:
                 processes.send([m for m, birth in births.items() if processes.start_time(m) == birth], signal.SIGKILL)
                 processes.wait_until(lambda: self.pid is None, STOP_SECONDS)
+            # Of a process whose first thread has ended, others may still be ending, and have its sockets open.
+            processes.wait_until(lambda: all(map(nobody_listens, self.ports.values())), STOP_SECONDS)
         (self.folder / "pid").unlink(missing_ok=True)
 
     def _user(self) -> str | None:
