@@ -11,6 +11,9 @@ from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.errors import ConfigError
 from tests.places import ROOT
 
+#: What only some projects have something for.
+OPTIONAL = ("rekey", "shards", "models")
+
 
 def config(**overrides: Any) -> Config:
     return load_config(ROOT, **overrides)
@@ -18,13 +21,11 @@ def config(**overrides: Any) -> Config:
 
 def test_the_group_is_named_after_the_roles_unless_they_are_all() -> None:
     rekeyed = {"by_item": {"stream": "behaviour", "key": "item_id"}}
-    plain, mirrored = config(), config(model={"topic": "models"}, rekeyed=rekeyed)
-    assert roles_of(plain, []) == tuple(role for role in ROLES if role not in ("rekey", "models"))
+    plain, mirrored = config(), config(model={"topic": "models"}, rekeyed=rekeyed, trainer={"shards": 2})
+    assert roles_of(plain, []) == tuple(role for role in ROLES if role not in OPTIONAL)
     assert roles_of(mirrored, []) == ROLES
     assert group_of(plain, roles_of(plain, [])) == "dovetail-demo"
-    assert (
-        group_of(plain, roles_of(plain, [role for role in ROLES if role not in ("rekey", "models")])) == "dovetail-demo"
-    )
+    assert group_of(plain, roles_of(plain, [role for role in ROLES if role not in OPTIONAL])) == "dovetail-demo"
     assert group_of(plain, roles_of(plain, ["labels", "features"])) == "dovetail-demo.features+labels"
     assert group_of(mirrored, roles_of(mirrored, ["models"])) == "dovetail-demo.models"
 
@@ -36,6 +37,8 @@ def test_roles_that_are_not_there_are_refused() -> None:
         roles_of(config(), ["feature"])
     with pytest.raises(ConfigError, match=r"--agents: rekey needs a \[rekeyed.NAME\] section"):
         roles_of(config(), ["rekey"])
+    with pytest.raises(ConfigError, match=r"--agents: shards needs \[trainer\] shards"):
+        roles_of(config(), ["shards"])
     with pytest.raises(ConfigError, match="--agents: trainer needs a \\[model\\] section"):
         roles_of(config().model_copy(update={"model": None}), ["trainer"])
 

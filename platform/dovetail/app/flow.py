@@ -80,7 +80,8 @@ class Flow:
             if await self.ends(read) == ends:  # a lane forwards to the next
                 break
         await self.handled(name for name in self._worker.stages if name.startswith("order."))
-        await self.handled(name for name in ("trainer",) if name in self._worker.stages)
+        training = ("trainer", "splitter", "shards", "reducer", "versions")
+        await self.handled(name for name in training if name in self._worker.stages)
 
     async def until_idle(self, *, release: bool = True) -> int:
         """Wait until all that the topics hold is handled, by every stage; returns how many watermarks were announced.

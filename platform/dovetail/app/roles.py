@@ -10,7 +10,7 @@ from dovetail.platform.errors import ConfigError
 __all__ = ["ROLES", "all_roles", "group_of", "roles_of"]
 
 #: What ``--agents`` chooses from.
-ROLES = ("rekey", "features", "snapshots", "labels", "samples", "trainer", "models", "archive")
+ROLES = ("rekey", "features", "snapshots", "labels", "samples", "trainer", "shards", "models", "archive")
 
 
 def all_roles(config: Config) -> tuple[str, ...]:
@@ -18,6 +18,7 @@ def all_roles(config: Config) -> tuple[str, ...]:
     model = config.model
     without = {"trainer", "models"} if model is None else set() if model.topic else {"models"}
     without |= set() if config.rekeyed else {"rekey"}
+    without |= set() if config.trainer.sharded else {"shards"}
     return tuple(role for role in ROLES if role not in without)
 
 
@@ -32,6 +33,8 @@ def roles_of(config: Config, agents: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")
     if "trainer" in agents and config.model is None:
         raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
+    if "shards" in agents and not config.trainer.sharded:
+        raise ConfigError("--agents: shards needs [trainer] shards in dovetail.toml, and there is none")
     if "rekey" in agents and not config.rekeyed:
         raise ConfigError("--agents: rekey needs a [rekeyed.NAME] section in dovetail.toml, and there is none")
     there = all_roles(config)

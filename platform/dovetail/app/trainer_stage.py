@@ -1,18 +1,47 @@
-"""The trainer of a project: the stage that a worker runs, and whether it would go on from the last checkpoint."""
+"""The trainer of a project: the stages that a worker runs, and whether it would go on from the last checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from dovetail.app.modelling import checkpointing_of, publication_of, recipe_of, sample_topic_of
+from dovetail.app.modelling import (
+    checkpointing_of,
+    encoder_of,
+    optimizer_of,
+    publication_of,
+    recipe_of,
+    sample_topic_of,
+)
 from dovetail.app.storage import Stores
 from dovetail.features import Project
+from dovetail.platform.config.load import Config, ModelConfig
 from dovetail.platform.errors import ModelError
+from dovetail.platform.stage import Stage
 from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
+from dovetail.trainer.models.checkpoint import CheckpointStore
+from dovetail.trainer.models.state_files import StateFiles
+from dovetail.trainer.sharded.stages.gather_stage import GatherStage
+from dovetail.trainer.sharded.stages.kept_stage import KeptStage
+from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
+from dovetail.trainer.sharded.stages.shard_stage import ShardStage
+from dovetail.trainer.sharded.stages.shard_topics import Sharding, ShardTopics
+from dovetail.trainer.sharded.stages.sharded_recipe import ShardedRecipe
+from dovetail.trainer.sharded.stages.split_stage import SplitStage
+from dovetail.trainer.sharded.stages.version_stage import VersionStage
 from dovetail.trainer.training import TrainerListeners, TrainerStage
 
-__all__ = ["checkpoint_refusal", "kept_metrics", "trainer_of"]
+__all__ = [
+    "checkpoint_refusal",
+    "evaluation_of",
+    "kept_metrics",
+    "shard_stages",
+    "sharding_of",
+    "trainer_of",
+    "trainer_stages",
+]
 
 
 def trainer_of(project: Project, stores: Stores, listeners: TrainerListeners | None = None) -> TrainerStage | None:
@@ -34,6 +63,82 @@ def trainer_of(project: Project, stores: Stores, listeners: TrainerListeners | N
     )
 
 
+def sharding_of(config: Config, model: ModelConfig) -> Sharding:
+    """The shards that the configured model is on, and the topics between them."""
+    trainer = config.trainer
+    staleness = None if isinstance(trainer.staleness, str) else trainer.staleness
+    batches, parts, margins, credits_, versions = trainer.topics(model.name)
+    topics = ShardTopics(batches, parts, margins, credits_, versions)
+    return Sharding(topics, trainer.shards or 1, staleness, trainer.batch_rows, config.broker.max_message_bytes)
+
+
+def trainer_stages(project: Project, stores: Stores, listeners: TrainerListeners) -> list[Stage]:
+    """The stages of the role ``trainer``: one that trains, or those around the shards of a model that is on some.
+
+    Raises:
+        ModelError: a checkpoint is corrupt, or was written under another configuration, or with shards and without.
+    """
+    config, model = project.config, project.config.model
+    if model is None:
+        return []
+    kept = checkpointing_of(model, stores.checkpoints)
+    if not config.trainer.sharded:
+        if StateFiles(kept.folder / "splitter").newest():
+            raise ModelError(
+                f"{kept.folder} has checkpoints of a model on shards, from which one without does not go on; say "
+                "[trainer] shards as before, or give the model another name"
+            )
+        stage = trainer_of(project, stores, listeners)
+        return [] if stage is None else [stage]
+    if CheckpointStore(kept.folder).newest():
+        raise ModelError(
+            f"{kept.folder} has checkpoints of a trainer without shards, from which shards do not go on; remove "
+            "[trainer] shards, or give the model another name"
+        )
+    sharding = sharding_of(config, model)
+    samples = sample_topic_of(config, model, project.feature_set.schema)
+    order = config.labels.order
+    recipe = ShardedRecipe(recipe_of(model, mixed=order.block_rows if order else 0), samples)
+    publication = publication_of(model, stores.models, config.broker.max_message_bytes)
+    return [
+        GatherStage(samples, sharding, stores.registry),
+        *_resumable(
+            SplitStage(recipe, sharding, samples, publication.every, kept),
+            ReduceStage(recipe, sharding, publication.gate, kept, on_evaluated=listeners.on_evaluated),
+            VersionStage(encoder_of(model), sharding, publication, kept, on_publish=listeners.on_publish),
+        ),
+    ]
+
+
+def shard_stages(project: Project, stores: Stores) -> list[Stage]:
+    """The stage of the role ``shards``; none for a model that is on none.
+
+    Raises:
+        ModelError: a checkpoint is corrupt, or was written under another configuration.
+    """
+    config, model = project.config, project.config.model
+    if model is None or not config.trainer.sharded:
+        return []
+    kept = checkpointing_of(model, stores.checkpoints)
+    return _resumable(ShardStage(encoder_of(model), optimizer_of(model), sharding_of(config, model), kept))
+
+
+def evaluation_of(stages: Mapping[str, Stage]) -> Evaluation | None:
+    """The evaluation of all that these stages of a stopped worker predicted before they trained on it."""
+    for stage in stages.values():
+        if isinstance(stage, TrainerStage):
+            return stage.learner.evaluation
+        if isinstance(stage, ReduceStage):
+            return stage.stored_evaluation()
+    return None
+
+
+def _resumable(*stages: KeptStage[Any]) -> list[Stage]:
+    for stage in stages:
+        stage.resume(stage.topic)
+    return list(stages)
+
+
 def kept_metrics(name: str, stores: Stores) -> Callable[[int, Sequence[tuple[str, Metrics]]], None]:
     """A listener that keeps the metrics of model ``name`` in the registry, and exposes the newest."""
     gauges = ModelMetrics(name)
@@ -47,9 +152,10 @@ def kept_metrics(name: str, stores: Stores) -> Callable[[int, Sequence[tuple[str
 
 
 def checkpoint_refusal(project: Project, stores: Stores) -> str | None:
-    """Why the trainer would not go on from its last checkpoint; None where it would, or there is none."""
+    """Why trainer or shards would not go on from their last checkpoints; None where they would, or there are none."""
     try:
-        trainer_of(project, stores)
+        trainer_stages(project, stores, TrainerListeners())
+        shard_stages(project, stores)
     except ModelError as error:
         return str(error)
     return None

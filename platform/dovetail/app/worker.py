@@ -24,7 +24,7 @@ from dovetail.app.storage import Stores, open_stores
 from dovetail.app.tracing.phases import Phases, TimedFeatures, TimedModel
 from dovetail.app.tracing.spans import Spans
 from dovetail.app.tracing.traced_stage import TracedStage
-from dovetail.app.trainer_stage import kept_metrics, trainer_of
+from dovetail.app.trainer_stage import kept_metrics, shard_stages, sharding_of, trainer_stages
 from dovetail.features.at_events.kept_views import KeptViews
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -69,6 +69,7 @@ from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.topic_reader import TopicReader
 from dovetail.trainer.models.mirror import ModelMirror
+from dovetail.trainer.sharded.stages.kept_stage import KeptStage
 from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
 
 __all__ = [
@@ -145,7 +146,10 @@ def assemble(
     if config.model is not None:
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
         app.shared |= frozenset({config.model.topic} - {""})
-        app.whole = frozenset({config.labels.training_topic} if "trainer" in roles else ())
+        one = "trainer" in roles and not config.trainer.sharded
+        app.whole = frozenset({config.labels.training_topic} if one else ())
+        if config.trainer.sharded:
+            app.shared |= {sharding_of(config, config.model).topics.credits}
     parts = _Parts(
         project, stores, app, labels, on_trained, clock or SystemClock(), load_beside=load_beside, spans=spans
     )
@@ -194,14 +198,17 @@ class _Parts:
             "labels": self._labels,
             "samples": self._samples,
             "trainer": self._trainer,
+            "shards": lambda: shard_stages(self.project, self.stores),
             "models": self._models,
             "archive": self._archive,
         }
         stages = makers[role]()
         for stage in stages:
-            stage.gather = Gather(self.config.worker.gather.wait_us(role))
-            # Embedded nothing waits for servers, and a run is the same each time.
-            stage.by_partition = role == "snapshots" and not self.config.storage.local
+            # What is between the shards of a model is on its way already.
+            if not isinstance(stage, KeptStage):
+                stage.gather = Gather(self.config.worker.gather.wait_us(role))
+            if role == "snapshots":  # embedded nothing waits for servers, and a run is the same each time
+                stage.by_partition = not self.config.storage.local
         return stages
 
     def _rekey(self) -> list[Stage]:
@@ -353,8 +360,9 @@ class _Parts:
         if self.config.model is None:
             return []
         keep = kept_metrics(self.config.model.name, self.stores)
-        stage = trainer_of(self.project, self.stores, TrainerListeners(on_trained=self.on_trained, on_evaluated=keep))
-        return [] if stage is None else [stage]
+        return trainer_stages(
+            self.project, self.stores, TrainerListeners(on_trained=self.on_trained, on_evaluated=keep)
+        )
 
     def _models(self) -> list[Stage]:
         model = self.config.model

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from dovetail.app.flow import Flow
 from dovetail.app.reports import audit_worker, consistency_of, witness_of
 from dovetail.app.reports.verdict_log import log_audit, log_consistency
+from dovetail.app.trainer_stage import evaluation_of
 from dovetail.app.worker import Worker, assemble
 from dovetail.demo.kept_run import project_of_run, write_settings
 from dovetail.demo.logs.recorded import RecordedLog
@@ -187,7 +188,8 @@ def _summary(worker: Worker, audit: Audit, consistency: Consistency, seconds: fl
     outcomes = {stage.stage: {READ: stage.read, **stage.outcomes} for stage in audit.stages}
     streams = [f"archive.{name}" for name in worker.project.config.streams]
     kinds = [f"labels.{kind}" for kind in worker.project.config.labels.streams]
-    metrics = worker.trainer.learner.evaluation.total() if worker.trainer is not None else None
+    evaluation = evaluation_of(worker.stages)
+    metrics = evaluation.total() if evaluation is not None else None
     return {
         "events": sum(outcomes.get(name, {}).get("archived", 0) for name in streams),
         "requests": outcomes.get("snapshots", {}).get("snapshotted", 0),

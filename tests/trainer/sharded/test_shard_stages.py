@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ModelError, StaleCommit, WireError
-from dovetail.platform.stage import Poll
+from dovetail.platform.stage import Outgoing, Poll
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.optimizers import AdaGrad, AdaMom, DelayCompensated, Ftrl, Ogd, Optimizer
 from dovetail.trainer.settings import Checkpointing
@@ -125,6 +125,28 @@ def test_the_splitter_is_no_further_ahead_than_its_window() -> None:
     ahead = asyncio.run(run())
     assert there.sharding.window == 16
     assert there.sharding.window <= ahead <= there.sharding.window + 2
+
+
+def test_a_splitter_that_comes_back_needs_no_credit_that_is_kept() -> None:
+    there = world(8, AdaGrad(), 2)
+    live(there, deaths=0.0, rows=400)
+    asyncio.run(there.settle())
+    (said,) = {message.value for message in there.topics["c", 0][-1:]}
+    there.topics["c", 0].clear()
+    for member in there.members.values():
+        member.start()
+    reducer = there.members["reducer"].stage
+
+    async def told() -> list[Outgoing]:
+        return [message async for work in reducer.settle("m", 0) for message in work.outgoing]
+
+    assert asyncio.run(told()) == [Outgoing("c", said, partition=0)]
+    assert asyncio.run(told()) == []  # not before a minute has passed
+    there.topics["c", 0].append(Outgoing("c", said, partition=0))
+    there.feed(400)
+    asyncio.run(there.run())
+    learner, _ = there.expected()
+    assert records_of_all(there, AdaGrad()).tobytes() == learner.records.tobytes()
 
 
 def test_deltas_and_refusals_are_as_in_one_process() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from dovetail.app.storage import Stores
+from dovetail.app.trainer_stage import sharding_of
 from dovetail.app.worker import Worker
 from dovetail.features import Project
 from dovetail.features.plan.rekeyed import stage_name
@@ -80,7 +81,8 @@ def audit_books(
         what, given = "made", made  # those that a seeded model was not to be trained on are left out
         if primary.order is not None:
             what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
-        trained = totals.get(("trainer", "trained"), 0) + totals.get(("trainer", "left_out"), 0)
+        name = _trainer_books(project)
+        trained = totals.get((name, "trained"), 0) + totals.get((name, "left_out"), 0)
         checks.append(Check(f"samples: {what}, and trained on", given, trained, not settled))
     if "archive.samples" in stages:
         checks += [
@@ -91,6 +93,11 @@ def audit_books(
             _rekeyed(totals, name, declared.stream, settled) for name, declared in project.config.rekeyed.items()
         ]
     return audit(accounts, checks)
+
+
+def _trainer_books(project: Project) -> str:
+    config = project.config
+    return sharding_of(config, config.model).books if config.model and config.trainer.sharded else "trainer"
 
 
 def _kept_by_themselves(stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:

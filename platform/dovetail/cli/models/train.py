@@ -289,6 +289,11 @@ def _unseeded(config: Config) -> CheckpointStore:
             f"--seed: with [labels.order] the worker trains on {labels.training_topic}, and the archive has the "
             f"positions of {labels.samples_topic}; it would train on the same samples again"
         )
+    if config.trainer.sharded:
+        raise ConfigError(
+            "--seed: the project's model is on shards ([trainer] shards), which do not go on from a checkpoint of one "
+            "process; remove [trainer], or let the shards train on the samples from the beginning"
+        )
     store = CheckpointStore(config.path(config.storage.state) / "checkpoints" / model.name)
     if store.latest() is not None:
         raise ConfigError(

@@ -29,6 +29,7 @@ from dovetail.platform.config.model import (
     OptimizerConfig,
     ScorerConfig,
     SlotConfig,
+    TrainerConfig,
 )
 from dovetail.platform.config.openlineage import OpenLineageConfig
 from dovetail.platform.config.order import OrderConfig
@@ -69,6 +70,7 @@ __all__ = [
     "StorageConfig",
     "StreamConfig",
     "TableConfig",
+    "TrainerConfig",
     "WorkerConfig",
     "load_config",
     "parse_duration",
@@ -123,6 +125,7 @@ class Config(Section):
     request: RequestConfig = RequestConfig()
     labels: LabelConfig
     model: ModelConfig | None = None
+    trainer: TrainerConfig = TrainerConfig()
     scorer: ScorerConfig | None = None
     experiments: Experiments = Field(default_factory=dict)
     archive: ArchiveConfig = ArchiveConfig()
@@ -146,6 +149,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _topics_are_distinct(self) -> Config:
+        self.trainer.require_fit(self.model)
         self.topics()
         return self
 
@@ -176,6 +180,8 @@ class Config(Section):
             declared += held
         if self.model is not None and self.model.topic:
             declared.append(("[model] topic", self.model.topic, 1))
+        if self.model is not None:
+            declared += [("[trainer] shards", *topic) for topic in self.trainer.topics(self.model.name).items()]
         if self.api is not None:
             declared.append(("[api] reply_topic", self.api.reply_topic, 1))
         if labels.order is not None:
@@ -248,6 +254,8 @@ class Config(Section):
         kinds[self.labels.training_topic] = Retention(kept.samples)
         if self.model is not None and self.model.topic:
             kinds[self.model.topic] = Retention(kept.models)
+        if self.model is not None:
+            kinds |= self.trainer.retention(self.model.name, kept.samples)
         return kinds
 
     @property

@@ -1,4 +1,4 @@
-"""``[model]`` and ``[scorer]`` of ``dovetail.toml``: the embedded model, and one that was trained elsewhere."""
+"""``[model]``, ``[trainer]`` and ``[scorer]`` of ``dovetail.toml``: the embedded model, and one trained elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dovetail.platform.config.broker import Retention
 from dovetail.platform.config.durations import DurationUs
 from dovetail.platform.config.section import Name, Section
 
@@ -19,6 +20,7 @@ __all__ = [
     "OptimizerConfig",
     "ScorerConfig",
     "SlotConfig",
+    "TrainerConfig",
 ]
 
 
@@ -142,6 +144,64 @@ class ModelConfig(Section):
                 f'label = "{self.label}" is absent where no label came: say absent_label = "zero" or "skip"'
             )
         return self
+
+
+# Many times as long as the reducer is silent about how far it is.
+_CREDITS_MS = 3_600_000
+
+
+class TrainerConfig(Section):
+    """How many shards the model is trained on, in mini-batches; without it a trainer trains sample by sample."""
+
+    shards: int | None = Field(default=None, ge=1, le=255)
+    #: Batches before a batch that its weights may lack; ``async`` is no bound.
+    staleness: int | Literal["async"] = 0
+    #: Samples in a batch at most; it waits for them as long as ``worker.gather.trainer`` says.
+    batch_rows: int = Field(default=1_024, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _fits_one_shard(self) -> TrainerConfig:
+        if isinstance(self.staleness, int) and self.staleness < 0:
+            raise ValueError('staleness is a number of batches, 0 or more, or "async"')
+        if self.shards is None and (given := sorted(self.model_fields_set - {"shards"})):
+            raise ValueError(
+                f"{', '.join(given)}: without shards the model is trained sample by sample; say shards, too"
+            )
+        return self
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the model is on shards."""
+        return self.shards is not None
+
+    def topics(self, model: str) -> dict[str, int]:
+        """The topics between the shards of ``model``, and their partitions: batches, parts, margins, credits, versions.
+
+        That of the parts has the number of shards in its name: a partition is a shard.
+        """
+        names = (f"{model}-batches", f"{model}-parts-{self.shards}", f"{model}-margins", f"{model}-credits")
+        partitions = (1, self.shards or 0, 1, 1, 1)
+        return dict(zip((*names, f"{model}-versions"), partitions, strict=True)) if self.sharded else {}
+
+    def retention(self, model: str, samples_ms: int | None) -> dict[str, Retention]:
+        """How long each of :meth:`topics` is kept: as samples are, but for credits, which are said again and again."""
+        kept = dict.fromkeys(self.topics(model), Retention(samples_ms))
+        return kept | {topic: Retention(_CREDITS_MS) for topic in kept if topic == f"{model}-credits"}
+
+    def require_fit(self, model: ModelConfig | None) -> None:
+        """Refuse shards of a model that cannot be on them.
+
+        Raises:
+            ValueError: there is no model, or it is published by time.
+        """
+        if not self.sharded:
+            return
+        if model is None:
+            raise ValueError("trainer.shards: there is no [model] to be trained; declare one, or remove [trainer]")
+        if model.publish_delay is not None:
+            raise ValueError(
+                "model.publish_delay: a model on shards is published by samples; remove it, or trainer.shards"
+            )
 
 
 class ScorerConfig(Section):

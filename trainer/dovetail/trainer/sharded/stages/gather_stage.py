@@ -40,7 +40,7 @@ class GatherStage(Stage):
         self._known: dict[int, Progress] = {}
 
     def resume(self, topic: str) -> Mapping[int, int]:
-        self._known = dict(self._registry.progress(self.name))
+        self._known = dict(self._registry.progress(self._sharding.books))
         return {partition: progress.next_offset for partition, progress in self._known.items()}
 
     def forget(self, topic: str, partitions: Collection[int]) -> None:
@@ -59,7 +59,11 @@ class GatherStage(Stage):
 
             def commit() -> None:
                 self._registry.commit(
-                    self.name, poll.partition, expected=stored.next_offset, progress=progress, accounts=accounts
+                    self._sharding.books,
+                    poll.partition,
+                    expected=stored.next_offset,
+                    progress=progress,
+                    accounts=accounts,
                 )
                 self._known[poll.partition] = progress
 
@@ -77,7 +81,9 @@ class GatherStage(Stage):
             for start, end in pairwise(ends)
         ]
         counts = {READ: rows.num_rows, TRAINED: count, DUPLICATE: rows.num_rows - count}
-        accounts = [Account(self.name, poll.topic, poll.partition, outcome, n) for outcome, n in counts.items()]
+        accounts = [
+            Account(self._sharding.books, poll.topic, poll.partition, outcome, n) for outcome, n in counts.items()
+        ]
         return outgoing, Progress(poll.last + 1, sources=sources.state), accounts
 
     def _needed(self, rows: pa.Table) -> pa.Table:

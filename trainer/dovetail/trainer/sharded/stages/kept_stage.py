@@ -135,6 +135,17 @@ class KeptStage(Stage, Generic[S]):
         kept = self._kept.get(partition)
         return None if kept is None else kept.state
 
+    def stored(self, partition: int) -> S:
+        """The state of a partition as in its last checkpoint.
+
+        :raises ModelError: it is corrupt or was written under another configuration.
+        """
+        return self._load(partition).state
+
+    async def here(self, partition: int) -> S:
+        """The state of a partition, in memory from now on."""
+        return (await self._here(partition)).state
+
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Take ``poll`` in; yields what is sent because of it, and a checkpoint if one is due.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dovetail.platform.clock import Clock
 from dovetail.platform.errors import ModelError
-from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.stage import Outgoing, Poll, Work
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.evaluating import Evaluator
 from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.models.container import Container
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.settings import Checkpointing
@@ -21,7 +22,7 @@ from dovetail.trainer.sharded.evaluated_rows import BatchRows, Verdict
 from dovetail.trainer.sharded.mailbox import Identity, Mailbox, posted
 from dovetail.trainer.sharded.reducer import Reduced, Reducer
 from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
-from dovetail.trainer.sharded.stages.shard_topics import Sharding
+from dovetail.trainer.sharded.stages.shard_topics import CREDIT_EVERY_US, Sharding
 from dovetail.trainer.sharded.stages.sharded_recipe import ShardedRecipe
 
 __all__ = ["ReduceStage", "ReduceState"]
@@ -78,8 +79,12 @@ class ReduceState:
             for reduced in self.reducer.take(message):
                 self._judge(reduced, done)
         if self.reducer.reduced > before:
-            done.outgoing.append(Outgoing(self._sharding.topics.credits, b"%d" % self.reducer.reduced, partition=0))
+            done.outgoing.append(self.credit())
         return done
+
+    def credit(self) -> Outgoing:
+        """The number of the last batch predicted, to the splitter."""
+        return Outgoing(self._sharding.topics.credits, b"%d" % self.reducer.reduced, partition=0)
 
     def _judge(self, reduced: Reduced, done: Done) -> None:
         topics, limit, number = self._sharding.topics, self._sharding.max_message_bytes, reduced.errors.number
@@ -121,6 +126,26 @@ class ReduceStage(KeptStage[ReduceState]):
         super().__init__("reducer", sharding.topics.margins, checkpoints, configuration, clock)
         self._recipe = recipe
         self._given = (sharding, gate, on_evaluated)
+        self._said_us: int | None = None
+
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        """A checkpoint if one is due; and the credit once more, first of all and now and then, however old the last is.
+
+        So a splitter that comes back does not wait for what the broker has removed.
+        """
+        async for work in super().settle(topic, partition, stopping=stopping):
+            yield work
+        now = self._clock.now_us()
+        if not stopping and (self._said_us is None or not 0 <= now - self._said_us < CREDIT_EVERY_US):
+            self._said_us = now
+            yield Work(outgoing=[(await self.here(partition)).credit()])
+
+    def stored_evaluation(self) -> Evaluation:
+        """The evaluation in the last checkpoint; an empty one when there is none.
+
+        :raises ModelError: it is corrupt.
+        """
+        return self.stored(0).evaluator.evaluation
 
     def partitions(self) -> Collection[int]:
         return (0,)

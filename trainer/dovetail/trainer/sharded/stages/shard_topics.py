@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AHEAD", "ShardTopics", "Sharding"]
+__all__ = ["AHEAD", "CREDIT_EVERY_US", "ShardTopics", "Sharding"]
 
 #: Batches that the splitter may be ahead of the last predicted one beyond the staleness: what keeps shards at work.
 AHEAD = 16
+#: How often the reducer says how far it is although nothing has changed: credits need not be kept for much longer.
+CREDIT_EVERY_US = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Sharding:
     staleness: int | None = 0
     batch_rows: int = 1024
     max_message_bytes: int = 1 << 20
+
+    @property
+    def books(self) -> str:
+        """The name of the gatherer's position and accounts: another model's is none of this one's."""
+        return f"trainer.{self.topics.batches}"
 
     @property
     def window(self) -> int:

@@ -1,0 +1,252 @@
+"""A worker that trains a model on shards: one process' model bit for bit, also when it has died in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from dovetail.app.flow import Flow
+from dovetail.app.modelling import recipe_of, sample_topic_of
+from dovetail.app.reports import audit_worker
+from dovetail.app.storage import open_stores
+from dovetail.app.trainer_stage import checkpoint_refusal, evaluation_of, shard_stages
+from dovetail.app.worker import Worker, assemble
+from dovetail.cli.main import app
+from dovetail.features import load
+from dovetail.platform.config.broker import Retention
+from dovetail.platform.config.load import load_config
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.stage import Poll
+from dovetail.platform.transports.embedded.log import EmbeddedLog
+from dovetail.trainer.learner import Learner
+from dovetail.trainer.models.publish import Model
+from dovetail.trainer.sharded.assembly import gather_records
+from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
+from dovetail.trainer.sharded.stages.shard_stage import ShardStage
+from tests.app.small_project import SQL, TOML, Messages, at, exposure, request, write_project
+
+MODEL = """
+[model]
+name = "first"
+bits = 8
+inputs = [{ column = "item_id" }, { column = "events", kind = "standardised" }]
+publish_every = 40
+checkpoint_every = 30
+"""
+#: Labels say which request they are of, and nothing is corrected.
+PLAIN = TOML.replace('attribute = "latest_request"\nattribute_within = "10m"\n', "").replace(
+    'corrections = "15m"\n', ""
+)
+TABLES = SQL.replace("click (user_id", "click (request_id VARCHAR NOT NULL, user_id")
+REQUESTS, PUBLISH_EVERY = 60, 40
+
+
+def declared(trainer: str) -> str:
+    return PLAIN + MODEL + trainer
+
+
+def on_shards(shards: int) -> str:
+    return declared(f"[trainer]\nshards = {shards}\nbatch_rows = 16\n")
+
+
+def messages() -> Messages:
+    users = ("u", "v", "w")
+    return {
+        "behaviour": [{"user_id": users[n % 3], "event_time": at(1 + n)} for n in range(20)],
+        "requests": [request(f"r{n}", users[n % 3], [1, n % 7 + 2, n % 5 + 10], 30 + n) for n in range(REQUESTS)],
+        "exposure": [exposure(f"r{n}", item, 31 + n) for n in range(REQUESTS) for item in (1, n % 7 + 2, n % 5 + 10)],
+        "click": [
+            {"request_id": f"r{n}", "user_id": users[n % 3], "item_id": n % 7 + 2, "event_time": at(40 + n)}
+            for n in range(0, REQUESTS, 3)
+        ],
+    }
+
+
+def small_project(folder: Path, toml: str) -> None:
+    write_project(folder, toml, messages())
+    (folder / "sql" / "tables.sql").write_text(TABLES)
+
+
+class Killed(Exception):
+    """Raised by a step that a worker did not survive."""
+
+
+def one_life(folder: Path, dies_at: tuple[str, str, int] | None = None) -> Worker:
+    """A worker until all is handled, stopped in good order; or until the n-th time that a stage takes a step."""
+    times = 0
+
+    def on_step(stage: str, step: str) -> None:
+        nonlocal times
+        times += dies_at is not None and (stage, step) == dies_at[:2]
+        if dies_at is not None and times == dies_at[2]:
+            raise Killed
+
+    async def life() -> Worker:
+        worker = assemble(load(folder), on_step=on_step)
+        try:
+            async with asyncio.timeout(100):
+                await worker.runtime.start()
+                flow = Flow(worker)
+                for stages in (["features.behaviour"], ["snapshots"], ["labels.exposure", "labels.click"]):
+                    await flow.handled(stages)
+                await flow.settled()
+                if isinstance(reducer := worker.stages.get("reducer"), ReduceStage):
+                    state = reducer.state(0) or reducer.stored(0)  # what an earlier life has done is not done again
+                    assert state.evaluator.evaluation.samples == REQUESTS * 3
+                await flow.finish(release=False)
+            assert audit_worker(worker).balanced
+            trained = Counter[str]()
+            for account in worker.accounts():
+                trained[account.stage] += account.rows if account.outcome == "trained" else 0
+            assert set((+trained).values()) == {REQUESTS * 3}
+        finally:
+            await worker.runtime.stop()
+            worker.stores.close()
+        return worker
+
+    return asyncio.run(life())
+
+
+def one_process(folder: Path) -> tuple[Learner, dict[int, Model]]:
+    """The trainer of mini-batches in one process, of the batches that the log has; and its versions."""
+    project = load(folder)
+    config, model = project.config, project.config.model
+    assert model is not None
+    assert config.labels.order is not None
+    samples = sample_topic_of(config, model, project.feature_set.schema)
+    learner = recipe_of(model, mixed=config.labels.order.block_rows).untrained(samples)
+    seen, versions = SourceFilter(), dict[int, Model]()
+    with EmbeddedLog.open(folder / "state" / "log.sqlite") as log:
+        (end,) = log.end_offsets("first-batches").values()
+        for offset in range(end):
+            poll = log.read("first-batches", 0, offset, max_records=1)
+            assert isinstance(poll, Poll)
+            rows = samples.decode(poll)
+            rows = rows.filter(pa.array(seen.admit(rows)))
+            while rows.num_rows:
+                room = PUBLISH_EVERY - learner.trained % PUBLISH_EVERY
+                learner.learn_batch(rows.slice(0, room))
+                rows = rows.slice(room)
+                if learner.trained % PUBLISH_EVERY == 0:
+                    versions[learner.trained // PUBLISH_EVERY] = Model.of(learner)
+    return learner, versions
+
+
+@pytest.mark.parametrize(
+    ("shards", "dies_at"),
+    [(1, ("shards", "published", 3)), (2, ("reducer", "published", 3)), (2, ("splitter", "published", 4))],
+)
+def test_a_worker_trains_what_one_process_would(tmp_path: Path, shards: int, dies_at: tuple[str, str, int]) -> None:
+    folder = tmp_path / "project"
+    small_project(folder, on_shards(shards))
+    with pytest.raises(Killed):
+        one_life(folder, dies_at)
+    worker = one_life(folder)
+    learner, versions = one_process(folder)
+    assert learner.trained == REQUESTS * 3
+    project = load(folder)
+    with closing(open_stores(project.config)) as stores:
+        (stage,) = shard_stages(project, stores)
+        assert isinstance(stage, ShardStage)
+        kept = learner.optimizer.new_records(8)
+        for number in range(shards):
+            shard = stage.stored(number).shard
+            gather_records(shard.ring, number, shard.records, kept)
+        assert np.count_nonzero(kept)
+        assert kept.tobytes() == learner.records.tobytes()
+        assert stores.models.versions() == sorted(versions) == [1, 2, 3, 4]
+        for version, model in versions.items():
+            assert stores.models.load_full(version).content(version) == model.content(version)
+        rows = [row for row in stores.registry.metrics("first") if row.scope == "total"]
+        assert {row.trained for row in rows} == {40, 80, 120, 160}
+        assert checkpoint_refusal(project, stores) is None
+    evaluation = evaluation_of(worker.stages)
+    assert evaluation is not None
+    assert evaluation.total() == learner.evaluation.total()
+    answer = CliRunner().invoke(app, ["model", "show", "--project", str(folder)], catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    assert "total" in answer.output
+
+
+def refusal(folder: Path, toml: str) -> str:
+    (folder / "dovetail.toml").write_text(toml)
+    with pytest.raises(ModelError) as refused:
+        assemble(load(folder))
+    with closing(open_stores(load(folder).config)) as stores:
+        assert checkpoint_refusal(load(folder), stores) == str(refused.value)
+    return str(refused.value)
+
+
+def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    small_project(folder, on_shards(2))
+    one_life(folder)
+    assert "shards: stored 2, configured 3" in refusal(folder, on_shards(3))
+    assert "has checkpoints of a model on shards, from which one without does not go on" in refusal(
+        folder, declared("")
+    )
+    # Another model begins anew, not from another one's position.
+    (folder / "dovetail.toml").write_text(on_shards(3).replace('"first"', '"second"'))
+    evaluation = evaluation_of(one_life(folder).stages)
+    assert evaluation is not None
+    assert evaluation.samples == REQUESTS * 3
+
+
+def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    small_project(folder, declared(""))
+    one_life(folder)
+    assert "has checkpoints of a trainer without shards, from which shards do not go on" in refusal(
+        folder, on_shards(2)
+    )
+    (folder / "dovetail.toml").write_text(on_shards(2).replace("[labels.order]\nblock_rows = 2\n", ""))
+    result = CliRunner().invoke(app, ["train", "--project", str(folder), "--seed"])
+    assert "--seed: the project's model is on shards" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        (declared("[trainer]\nshards = 0\n"), "trainer.shards"),
+        (declared("[trainer]\nstaleness = 2\n"), "staleness: without shards the model is trained sample by sample"),
+        (declared("[trainer]\nshards = 2\nstaleness = -1\n"), "staleness is a number of batches, 0 or more"),
+        (declared('[trainer]\nshards = 2\nstaleness = "soon"\n'), "trainer.staleness"),
+        (TOML + "[trainer]\nshards = 2\n", r"trainer.shards: there is no [model] to be trained"),
+        (
+            declared('[trainer]\nshards = 2\n').replace("publish_every", 'publish_delay = "10s"\npublish_every'),
+            "model.publish_delay: a model on shards is published by samples",
+        ),
+        (
+            declared('[trainer]\nshards = 2\n').replace("[labels]\n", '[labels]\nsamples_topic = "first-margins"\n'),
+            "topic 'first-margins' is declared twice, by [labels] samples_topic and by [trainer] shards",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(tmp_path: Path, toml: str, said: str) -> None:
+    (tmp_path / "dovetail.toml").write_text(toml)
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path)
+    assert said in str(refused.value)
+
+
+def test_topics_between_shards(tmp_path: Path) -> None:
+    (tmp_path / "dovetail.toml").write_text(declared(""))
+    without: dict[str, Any] = load_config(tmp_path).topics()
+    (tmp_path / "dovetail.toml").write_text(
+        declared('[trainer]\nshards = 5\nstaleness = "async"\n[broker.retention]\nsamples = "7d"\n')
+    )
+    config = load_config(tmp_path)
+    more = {"first-batches": 1, "first-parts-5": 5, "first-margins": 1, "first-credits": 1, "first-versions": 1}
+    assert config.topics() == without | more
+    kept = {topic: config.retention()[topic] for topic in more}
+    assert kept.pop("first-credits") == Retention(3_600_000)
+    assert set(kept.values()) == {Retention(7 * 86_400_000)}
