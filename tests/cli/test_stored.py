@@ -141,6 +141,7 @@ def test_bootstrap_takes_the_past_of_a_stream_from_files(dovetail: Any, world: W
     unread = dovetail("bootstrap", "users", "--events", "clicks=past.parquet")
     assert unread.code == 2
     assert "users does not read a stream 'clicks'" in unread.error
+    assert "--replace builds it again" in dovetail("bootstrap", "users", "--events", given).error  # and takes no past
     done = json.loads(dovetail("bootstrap", "users", "--events", given, "--replace", "--json").out)
     assert done["rows"] == 72
     assert done["pasts"] == {"events": {"source": given.removeprefix("events="), "partition": 16, "rows": 12}}

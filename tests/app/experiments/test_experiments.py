@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from dovetail.app.experiments.arm_metrics import experiment_report, report_of, request_aucs
@@ -35,6 +37,7 @@ from tests.app.small_project import (
     stores_of,
     write_project,
 )
+from tests.cli.trained_project import show
 
 MODEL = """
 [model]
@@ -225,6 +228,26 @@ def test_progressive_metrics_are_told_by_arm_also_of_samples_from_before(tmp_pat
     (tmp_path / "project" / "dovetail.toml").write_text(TOML + sliced)
     with pytest.raises(ConfigError, match="'arm' is neither an output of feature set"):
         load(tmp_path / "project")
+
+
+def test_what_was_made_before_an_experiment_is_shown_with_its_columns_too(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "project", toml="")
+    with EmbeddedFlow(folder) as flow:
+        flow.rank([request("before", USERS[0], [1, 2], 10)])
+    declared = (folder / "dovetail.toml").read_text()
+    (folder / "dovetail.toml").write_text(declared + EXPERIMENT)
+    with EmbeddedFlow(folder) as flow:
+        flow.rank([request(f"r{user}", user, [1, 2], 20) for user in USERS])
+    show("snapshots", "--out", tmp_path / "all.parquet", "--project", folder)
+    every = pq.read_table(tmp_path / "all.parquet")
+    told = dict(zip(every["request_id"].to_pylist(), every["_arm"].to_pylist(), strict=True))
+    assert told.pop("before") is None
+    assert set(told.values()) == {"control", "new"}
+    show("snapshots", "--where", "_arm = 'new'", "--out", tmp_path / "new.parquet", "--project", folder)
+    new = pq.read_table(tmp_path / "new.parquet")
+    assert set(new["request_id"].to_pylist()) == {name for name, arm in told.items() if arm == "new"}
+    shutil.rmtree(folder / "state" / "models")  # an audit needs no model
+    assert "trial" not in show("audit", "--project", folder)
 
 
 def declared(**more: object) -> ExperimentConfig:

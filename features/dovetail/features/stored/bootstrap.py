@@ -27,7 +27,7 @@ from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.online import KeyStates, OnlineStore, ViewCommit
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["BootstrapResult", "bootstrap"]
+__all__ = ["BootstrapResult", "bootstrap", "require_replaceable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,7 @@ def bootstrap(
             as it was archived, or a past from files is archived in part.
         StaleCommit: the view's state changed meanwhile (a worker runs); nothing was replaced.
     """
-    before = {partition: progress.next_offset for partition, progress in online.progress(view.name).items()}
-    if before and not replace_existing:
-        raise StateError(
-            f"view {view.name} has state (up to {_shown(view, before)}); --replace builds it again from the archive"
-        )
+    before = require_replaceable(view, online, replace_existing=replace_existing)
     for name in view.stream_names:
         require_whole(registry, name)
     ends = {
@@ -148,6 +144,20 @@ class _Staged(OnlineStore):
 
     def close(self) -> None:
         self._store.close()
+
+
+def require_replaceable(view: StreamView, online: OnlineStore, *, replace_existing: bool) -> dict[int, int]:
+    """The next offset that the view's state has, by source partition; empty where it has none.
+
+    Raises:
+        StateError: the view has state, and ``replace_existing`` is False.
+    """
+    before = {partition: progress.next_offset for partition, progress in online.progress(view.name).items()}
+    if before and not replace_existing:
+        raise StateError(
+            f"view {view.name} has state (up to {_shown(view, before)}); --replace builds it again from the archive"
+        )
+    return before
 
 
 def _shown(view: StreamView, positions: Mapping[int, int]) -> str:

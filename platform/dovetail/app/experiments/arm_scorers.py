@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,12 @@ from dovetail.trainer.models.beside import Loadable, LoadedBeside
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
 
-__all__ = ["experiment_of", "split_of"]
+__all__ = ["experiment_of", "split_of", "without_experiments"]
+
+
+def without_experiments(project: Project) -> Project:
+    """The project for a reader of what is stored, who scores nothing: the models of arms need not be there any more."""
+    return replace(project, config=project.config.model_copy(update={"experiments": {}}))
 
 
 def split_of(name: str, declared: ExperimentConfig) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ async def made_rows(
 ) -> AsyncIterator[pa.Table]:
     """The rows of a dataset that Dovetail makes, each once: by file of the archive, then by poll of the topic.
 
+    Where definitions have changed, rows from before have the columns of the newest rows, too, as NULL.
     ``following``: only rows that come from now on, and it does not end.
     """
     archived = stores.registry.progress(f"archive.{dataset}")
@@ -31,20 +33,46 @@ async def made_rows(
         polls = follow(view, topic, since)
     else:
         refused = stores.registry.refused_rows(dataset)
+        known = await _newest_columns(stores, view, dataset, topic)
         # Files that were registered since the progress was read are left out: their rows are read from the topic.
         for file in stores.registry.files(dataset):
             if file.last_offset < archived.get(file.partition, Progress()).next_offset:
                 for part in Spreader().parts(stores.offline.read(file.path)):
-                    yield without_messages(part, refused)
+                    yield _completed(without_messages(part, refused), known)
         polls = _unarchived(view, topic, archived)
     async for part in _rows(polls, archived):
-        yield part
+        yield part if following else _completed(part, known)
 
 
 async def unarchived_rows(view: TopicView, topic: str, archived: Mapping[int, Progress]) -> AsyncIterator[pa.Table]:
     """The rows of a topic that Dovetail makes behind what of it is ``archived``, each once, by poll."""
     async for part in _rows(_unarchived(view, topic, archived), archived):
         yield part
+
+
+async def _newest_columns(stores: Stores, view: TopicView, dataset: str, topic: str) -> dict[str, pa.DataType]:
+    """The columns, with their types, of the newest rows of each partition, in the archive and in the topic."""
+    newest = {file.partition: file.path for file in stores.registry.files(dataset)}
+    known: dict[str, pa.DataType] = {}
+    for path in newest.values():
+        with stores.offline.open(path) as opened:
+            for batch in islice(opened.iter_batches(batch_size=1), 1):
+                for part in Spreader().parts(pa.Table.from_batches([batch])):
+                    known |= {field.name: field.type for field in part.schema}
+    last = {number: end - 1 for number, (begin, end) in (await view.bounds(topic)).items() if end > begin}
+    async for part in _rows(read_all(view, topic, last), {}):
+        known |= {field.name: field.type for field in part.schema}
+    return known
+
+
+def _completed(table: pa.Table, known: dict[str, pa.DataType]) -> pa.Table:
+    """``table`` with the columns that it lacks of those ``known``, which its own join."""
+    for name, type_ in known.items():
+        if name not in table.column_names:
+            table = table.append_column(pa.field(name, type_), pa.nulls(table.num_rows, type_))
+    for field in table.schema:
+        known.setdefault(field.name, field.type)
+    return table
 
 
 def _unarchived(view: TopicView, topic: str, archived: Mapping[int, Progress]) -> AsyncIterator[Poll]:

@@ -65,6 +65,11 @@ async def print_rows(title: str, tables: AsyncIterator[pa.Table], shape: Shape, 
                 shown.append(table)
             elif draft is not None:
                 writer = writer or stack.enter_context(pq.ParquetWriter(draft, table.schema, compression="zstd"))
+                if further := [name for name in table.column_names if name not in writer.schema.names]:
+                    raise ConfigError(
+                        f"--out {out}: rows that have come meanwhile have columns that those before have not: "
+                        f"{', '.join(further)}; run it again, it is not written"
+                    )
                 writer.write_table(table.select(writer.schema.names).cast(writer.schema))
     if shape is Shape.table:
         _print_table(title, shown)

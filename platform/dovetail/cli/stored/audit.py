@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dovetail.app.experiments.arm_scorers import without_experiments
 from dovetail.app.reports import audit_all
 from dovetail.app.reports.verdict_log import log_audit
 from dovetail.app.storage import unopened
@@ -27,7 +28,7 @@ __all__ = ["run"]
 
 def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
     """Audit a stopped worker's stores; 1 when something does not balance. ``outcome``: list every key that has it."""
-    loaded = load(folder)
+    loaded = without_experiments(load(folder))
     try:
         worker = assemble(loaded)
     except StoreError:

@@ -11,7 +11,7 @@ from dovetail.cli.output import print_json, terminal
 from dovetail.cli.stored.progress_bar import DayProgress
 from dovetail.features import Project, load
 from dovetail.features.language.source import nearest
-from dovetail.features.stored.bootstrap import BootstrapResult, bootstrap
+from dovetail.features.stored.bootstrap import BootstrapResult, bootstrap, require_replaceable
 from dovetail.features.stored.day_engine import LocalDays
 from dovetail.features.stored.history import History, HistorySource, archive_history, history_of
 from dovetail.features.stored.registration import register_rebuilt
@@ -44,6 +44,7 @@ def run(
     stores = open_stores(loaded.config)
     console = terminal(stderr=as_json)
     try:
+        require_replaceable(plan, stores.online, replace_existing=replace)  # before a past is archived, which stays
         with register_rebuilt(loaded, stores.registry, stores.online, view):
             for name, source in sources:
                 _take_past(loaded, stores, name, source, DayProgress(console, f"past of {name}"))
