@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.platform.rows.positions import SourceFilter, with_own_positions, with_source_positions
+from dovetail.platform.rows.positions import SourceFilter, lacking, with_own_positions, with_source_positions
 
 
 def derived(positions: list[tuple[int, int, int]], messages: list[int] | None = None) -> pa.Table:
@@ -81,3 +81,12 @@ def test_each_source_position_passes_once_whatever_is_published_again(
         if data.draw(st.booleans()):
             filter_ = SourceFilter(filter_.state)
     assert passed == log
+
+
+def test_a_file_without_positions_is_refused_with_what_to_write() -> None:
+    assert str(lacking("f.parquet", "price", ["a", "b"])) == "f.parquet: no column 'price'; it has a, b"
+    said = str(lacking("f.parquet", "_partition", ["a"]))
+    assert said.startswith(
+        "f.parquet: no column '_partition'; it has a. _partition, _offset, _row say where a row stood"
+    )
+    assert "bootstrap VIEW --events" in said

@@ -26,7 +26,7 @@ from dovetail.platform.errors import ConfigError, WireError
 from dovetail.platform.lake.opened_table import LakeTable, lake_table
 from dovetail.platform.rows.encodings.shared import Spreader, shared_names, spread_schema, stored_as
 from dovetail.platform.rows.evolution import conformed, fits
-from dovetail.platform.rows.positions import OWN_COLUMNS, without_messages
+from dovetail.platform.rows.positions import OWN_COLUMNS, lacking, without_messages
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import Registry
 
@@ -277,7 +277,7 @@ def _require(columns: Sequence[str], schema: pa.Schema, path: str) -> None:
     known = {*schema.names, *shared_names(schema.names)}
     missing = [name for name in columns if name not in known]
     if missing:
-        raise WireError(f"{path}: no column {missing[0]!r}; it has {', '.join(schema.names)}")
+        raise lacking(path, missing[0], schema.names)
 
 
 def _days(store: OfflineStore | LakeTable, path: str, time_column: str) -> dict[str, int]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from dovetail.platform.errors import ConfigError, StoreError, WireError
+from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.extras import needs_extra
 from dovetail.platform.lake.plain import plain_schema, plain_table
+from dovetail.platform.rows.positions import lacking
 
 __all__ = ["DeltaVersion", "open_delta"]
 
@@ -79,7 +80,7 @@ class DeltaVersion:
         schema = _version(self).schema
         missing = [name for name in columns if name not in schema.names]
         if missing:
-            raise WireError(f"{self.where}: no column {missing[0]!r}; it has {', '.join(schema.names)}")
+            raise lacking(self.where, missing[0], schema.names)
         schema = pa.schema([schema.field(name) for name in columns])
         parts = [schema.empty_table()]
         for path, _ in self.find():

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dovetail.platform.errors import WireError
+
 __all__ = [
     "LANE",
     "OWN_COLUMNS",
@@ -30,6 +32,7 @@ __all__ = [
     "Progress",
     "SourceFilter",
     "in_lane",
+    "lacking",
     "own_position_columns",
     "pack",
     "seen_column",
@@ -48,6 +51,18 @@ LANE = 1 << 16
 _SEEN = "_seen_"
 _TYPES = (pa.int32(), pa.int64(), pa.int32())
 _OWN_FIELDS = tuple(pa.field(name, type_, nullable=False) for name, type_ in zip(OWN_COLUMNS, _TYPES, strict=True))
+
+
+def lacking(where: str, name: str, names: Sequence[str]) -> WireError:
+    """The refusal of a file or table that has ``names`` and no column ``name``, with what to do about it."""
+    remedy = ""
+    if name in OWN_COLUMNS:
+        remedy = (
+            f". {', '.join(OWN_COLUMNS)} say where a row stood in its topic, which decides between rows of one time "
+            "(for `last`, lists, ROWS and the like): give each row numbers of its own, as 0, its number in order of "
+            "arrival, and 0, or take the files as the stream's past by `dovetail bootstrap VIEW --events`, which does"
+        )
+    return WireError(f"{where}: no column {name!r}; it has {', '.join(names)}{remedy}")
 
 
 def own_position_columns() -> list[pa.Field]:
