@@ -59,9 +59,7 @@ class CommittedStates:
         """As :meth:`OnlineStore.read_partition`, for a reader that has come to ``next_offset``."""
         part = self._parts.get((view, source))
         if part is None or part.next_offset != next_offset:
-            with self._lock:
-                self._parts.pop((view, source), None)
-            return self._store.read_partition(view, source, keys)
+            return self._read_anew(view, source, keys)
         recent, older, before = part.recent, part.older, part.leaving_before_us
         found: list[bytes | None] = []
         missing: list[int] = []
@@ -76,9 +74,7 @@ class CommittedStates:
         asked = missing if probe is None else [*missing, probe]
         read = self._store.read_partition(view, source, [keys[at] for at in asked]) if asked else []
         if probe is not None and read[-1] != found[probe]:
-            with self._lock:
-                self._parts.pop((view, source), None)
-            return self._store.read_partition(view, source, keys)
+            return self._read_anew(view, source, keys)
         for at, state in zip(missing, read, strict=False):
             found[at] = state
         return found
@@ -110,3 +106,9 @@ class CommittedStates:
         with self._lock:
             self._parts.clear()
             self._recent_bytes = 0
+
+    def _read_anew(self, view: str, source: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Forget what is known, and read."""
+        with self._lock:
+            self._parts.pop((view, source), None)
+        return self._store.read_partition(view, source, keys)

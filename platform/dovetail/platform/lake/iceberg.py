@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.extras import needs_extra
-from dovetail.platform.lake.plain import plain_schema, plain_table
-from dovetail.platform.rows.positions import lacking
+from dovetail.platform.lake.plain import plain_schema, plain_table, whole_table
 
 if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
@@ -90,16 +89,8 @@ class IcebergVersion:
             WireError: there is no such column.
             StoreError: a file cannot be read.
         """
-        schema = _version(self).schema
-        missing = [name for name in columns if name not in schema.names]
-        if missing:
-            raise lacking(self.where, missing[0], schema.names)
-        schema = pa.schema([schema.field(name) for name in columns])
-        parts = [schema.empty_table()]
-        for path, _ in self.find():
-            with self.open(path) as file:
-                parts += [pa.Table.from_batches([batch]) for batch in file.iter_batches(columns=columns)]
-        return pa.concat_tables(parts)
+        files = (self.open(path) for path, _ in self.find())
+        return whole_table(self.where, _version(self).schema, columns, files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
 import pyarrow as pa
 
-__all__ = ["plain_schema", "plain_table"]
+from dovetail.platform.rows.positions import lacking
+
+__all__ = ["plain_schema", "plain_table", "whole_table"]
+
+
+class _Rows(Protocol):
+    def iter_batches(self, *, columns: Sequence[str]) -> Iterator[pa.RecordBatch]: ...
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -19,6 +29,25 @@ def plain_table(rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
         ArrowInvalid: a time is between two microseconds.
     """
     return pa.Table.from_batches([rows]).cast(schema)
+
+
+def whole_table(
+    where: str, schema: pa.Schema, columns: Sequence[str], files: Iterable[AbstractContextManager[_Rows]]
+) -> pa.Table:
+    """All rows of the data ``files`` of the table at ``where``, whose columns are ``schema``, with ``columns`` of it.
+
+    Raises:
+        WireError: there is no such column.
+        StoreError: a file cannot be read.
+    """
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise lacking(where, missing[0], schema.names)
+    parts = [pa.schema([schema.field(name) for name in columns]).empty_table()]
+    for opened in files:
+        with opened as file:
+            parts += [pa.Table.from_batches([batch]) for batch in file.iter_batches(columns=columns)]
+    return pa.concat_tables(parts)
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:

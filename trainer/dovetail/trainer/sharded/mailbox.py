@@ -11,7 +11,7 @@ from dovetail.platform.stage import Outgoing, Poll
 from dovetail.trainer.sharded.batch_messages import BatchMessage, ModelPiece, decode, encode
 from dovetail.trainer.sharded.evaluated_rows import Verdict
 
-__all__ = ["Identity", "Mailbox", "posted"]
+__all__ = ["Identity", "Mailbox", "MailboxReader", "posted"]
 
 _PART, _PARTS = "dovetail-part", "dovetail-parts"
 _LARGEST = 900_000
@@ -87,6 +87,22 @@ class Mailbox:
                     del self._parts[identity, parts]
                     yield decode(b"".join(collected[part] for part in range(parts)))
             self.next = offset + 1
+
+
+class MailboxReader:
+    """State made of the messages of a mailbox, which a subclass makes; it says how far it has read."""
+
+    _mailbox: Mailbox
+
+    @property
+    def next(self) -> int:
+        """The offset after the last message taken."""
+        return self._mailbox.next
+
+    @property
+    def position(self) -> int:
+        """The offset to read on from."""
+        return self._mailbox.position
 
 
 def _place(where: str, key: bytes | None, headers: dict[str, bytes]) -> tuple[Identity, int, int]:

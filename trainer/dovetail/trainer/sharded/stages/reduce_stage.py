@@ -19,7 +19,7 @@ from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.settings import Checkpointing
 from dovetail.trainer.sharded.batch_messages import BatchHeader, PartWeights
 from dovetail.trainer.sharded.evaluated_rows import BatchRows, Verdict
-from dovetail.trainer.sharded.mailbox import Identity, Mailbox, posted
+from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader, posted
 from dovetail.trainer.sharded.reducer import Reduced, Reducer
 from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
 from dovetail.trainer.sharded.stages.shard_topics import CREDIT_EVERY_US, Sharding
@@ -31,7 +31,7 @@ __all__ = ["ReduceStage", "ReduceState"]
 Evaluated = Callable[[int, Sequence[tuple[str, Metrics]]], None]
 
 
-class ReduceState:
+class ReduceState(MailboxReader):
     """The evaluation of the batches up to the one numbered ``reducer.reduced``."""
 
     def __init__(
@@ -51,16 +51,6 @@ class ReduceState:
         self._mailbox = Mailbox(next_offset, self._is_done)
         self._rows: dict[int, BatchRows] = {}
         self._labels: dict[int, Float32] = {}
-
-    @property
-    def next(self) -> int:
-        """The offset after the last message taken."""
-        return self._mailbox.next
-
-    @property
-    def position(self) -> int:
-        """The offset to read on from."""
-        return self._mailbox.position
 
     def take(self, poll: Poll) -> Done:
         """Predict every batch that is complete.

@@ -18,7 +18,7 @@ from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.settings import Checkpointing
 from dovetail.trainer.sharded.batch_messages import BatchErrors, BatchPart, ModelPiece, decode, encode
-from dovetail.trainer.sharded.mailbox import Identity, Mailbox, posted
+from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader, posted
 from dovetail.trainer.sharded.ring import Ring
 from dovetail.trainer.sharded.shard import Pending, Shard, ShardState
 from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
@@ -27,23 +27,13 @@ from dovetail.trainer.sharded.stages.shard_topics import Sharding
 __all__ = ["KeptShard", "ShardStage"]
 
 
-class KeptShard:
+class KeptShard(MailboxReader):
     """A shard and its mailbox: after the same messages it has sent the same answers, however stale they may be."""
 
     def __init__(self, shard: Shard, sharding: Sharding, next_offset: int = 0) -> None:
         self.shard = shard
         self._sharding = sharding
         self._mailbox = Mailbox(next_offset, self._is_done)
-
-    @property
-    def next(self) -> int:
-        """The offset after the last message taken."""
-        return self._mailbox.next
-
-    @property
-    def position(self) -> int:
-        """The offset to read on from."""
-        return self._mailbox.position
 
     def take(self, poll: Poll) -> Done:
         """Answer and apply all that can be.

@@ -20,14 +20,14 @@ from dovetail.trainer.settings import Checkpointing, Publication
 from dovetail.trainer.sharded.assembly import Assembly
 from dovetail.trainer.sharded.batch_messages import ModelPiece
 from dovetail.trainer.sharded.evaluated_rows import Verdict
-from dovetail.trainer.sharded.mailbox import Identity, Mailbox
+from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader
 from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
 from dovetail.trainer.sharded.stages.shard_topics import Sharding
 
 __all__ = ["VersionStage", "VersionState"]
 
 
-class VersionState:
+class VersionState(MailboxReader):
     """Pieces and verdicts of the versions above ``given``, the last that was whole and judged."""
 
     def __init__(self, shards: int, given: int = 0, next_offset: int = 0) -> None:
@@ -37,16 +37,6 @@ class VersionState:
         self._weights: dict[int, Weights] = {}
         self._verdicts: dict[int, Verdict] = {}
         self._ready: list[tuple[Verdict, Weights]] = []
-
-    @property
-    def next(self) -> int:
-        """The offset after the last message taken."""
-        return self._mailbox.next
-
-    @property
-    def position(self) -> int:
-        """The offset to read on from."""
-        return self._mailbox.position
 
     def take(self, poll: Poll) -> Done:
         """Take pieces and verdicts in; :meth:`ready` gives what they complete.
