@@ -33,6 +33,7 @@ from dovetail.trainer.sharded.assembly import gather_records
 from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
 from dovetail.trainer.sharded.stages.shard_stage import ShardStage
 from tests.app.small_project import SQL, TOML, Messages, at, exposure, request, write_project
+from tests.trainer.sharded.stage_world import learned
 
 MODEL = """
 [model]
@@ -131,13 +132,7 @@ def one_process(folder: Path) -> tuple[Learner, dict[int, Model]]:
             poll = log.read("first-batches", 0, offset, max_records=1)
             assert isinstance(poll, Poll)
             rows = samples.decode(poll)
-            rows = rows.filter(pa.array(seen.admit(rows)))
-            while rows.num_rows:
-                room = PUBLISH_EVERY - learner.trained % PUBLISH_EVERY
-                learner.learn_batch(rows.slice(0, room))
-                rows = rows.slice(room)
-                if learner.trained % PUBLISH_EVERY == 0:
-                    versions[learner.trained // PUBLISH_EVERY] = Model.of(learner)
+            versions |= learned(learner, rows.filter(pa.array(seen.admit(rows))), PUBLISH_EVERY)
     return learner, versions
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -370,3 +371,12 @@ def worlds(draw: st.DrawFn) -> World:
         doubled["ids"] = tuple(draw(st.integers(0, number)) for number in range(len(times)))
         doubled["numbers"] = tuple(draw(st.integers(0, number)) for number in range(items))
     return World(times, items, labels, policy, lateness, step, early, **doubled)
+
+
+async def cut_short(run: Sequence[asyncio.Task[None]], random: np.random.Generator) -> None:
+    """Let stages run for some turns of the event loop, and end them wherever they are."""
+    for _ in range(int(random.integers(0, 30))):
+        await asyncio.sleep(0)
+    for task in run:
+        task.cancel()
+    await asyncio.gather(*run, return_exceptions=True)

@@ -23,6 +23,7 @@ from tests.joiners.worlds import (
     KINDS,
     SECOND,
     World,
+    cut_short,
     label_stage,
     sample_stage,
 )
@@ -84,11 +85,7 @@ async def live_through(
         lanes = [sample_stage(world, store, moved, log, k, retention_us=retention_us) for k in range(len(world.lanes))]
         run = [asyncio.create_task(run_stage(stage, log, max_records=some_records)) for stage in [*stages, *lanes]]
         if life < crashes:
-            for _ in range(int(random.integers(0, 30))):
-                await asyncio.sleep(0)
-            for task in run:
-                task.cancel()
-            await asyncio.gather(*run, return_exceptions=True)
+            await cut_short(run, random)
         else:
             await asyncio.gather(*run)
             for lane in lanes:  # what was forwarded after a lane had come to the end of its topic

@@ -33,7 +33,7 @@ from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.labels import PENDING, LabelStore
 from dovetail.platform.testing import MemoryLog, run_stage
-from tests.joiners.worlds import PARTITIONS, SECOND, OwnFeatures, World, at, clock_of, micros
+from tests.joiners.worlds import PARTITIONS, SECOND, OwnFeatures, World, at, clock_of, cut_short, micros
 
 KEYS = "request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, event_time TIMESTAMP NOT NULL"
 TABLES = {
@@ -189,11 +189,7 @@ async def live_through(world: ValueWorld, log: MemoryLog, store: LabelStore, see
         labels, samples = world.stages(store, log)
         run = [asyncio.create_task(run_stage(stage, log, max_records=some)) for stage in [*labels, *samples]]
         if life < crashes:
-            for _ in range(int(random.integers(0, 30))):
-                await asyncio.sleep(0)
-            for task in run:
-                task.cancel()
-            await asyncio.gather(*run, return_exceptions=True)
+            await cut_short(run, random)
         else:
             await asyncio.gather(*run)
             for stage in samples:

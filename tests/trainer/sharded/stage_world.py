@@ -205,11 +205,17 @@ class World:
             message = self.topics["b", 0][offset : offset + 1]
             poll = Poll("b", 0, np.array([offset]), np.array([0]), [None], [message[0].value], [()])
             rows = SAMPLES.decode(poll)
-            rows = rows.filter(pa.array(seen.admit(rows)))
-            while rows.num_rows:
-                room = PUBLISH_EVERY - learner.trained % PUBLISH_EVERY
-                learner.learn_batch(rows.slice(0, room))
-                rows = rows.slice(room)
-                if learner.trained % PUBLISH_EVERY == 0:
-                    versions[learner.trained // PUBLISH_EVERY] = Model.of(learner)
+            versions |= learned(learner, rows.filter(pa.array(seen.admit(rows))), PUBLISH_EVERY)
         return learner, versions
+
+
+def learned(learner: Learner, rows: pa.Table, every: int) -> dict[int, Model]:
+    """Train on a batch, cut where versions are due, which are each ``every`` rows; returns those that were."""
+    versions = {}
+    while rows.num_rows:
+        room = every - learner.trained % every
+        learner.learn_batch(rows.slice(0, room))
+        rows = rows.slice(room)
+        if learner.trained % every == 0:
+            versions[learner.trained // every] = Model.of(learner)
+    return versions
