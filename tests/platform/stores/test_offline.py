@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import uuid
+import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from dovetail.platform.errors import StoreError
 from dovetail.platform.stores.offline import OfflineStore
@@ -142,3 +145,27 @@ def test_two_that_clear_at_once_do_not_disturb_each_other(tmp_path: Path, monkey
     assert len(removed) == 1
     assert files(str(tmp_path)) == []
     writing.close()
+
+
+@pytest.mark.parametrize("way", ["read", "open"])
+def test_a_file_that_was_read_is_let_go_of_at_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of Arrow that lets go of one of Python's files later aborts a process that is ending by then."""
+    store = OfflineStore(f"memory://{uuid.uuid4().hex}")
+    store.write("wide.parquet", pa.table({f"c{number}": range(50) for number in range(12)}))
+    opened: list[weakref.ref[io.BytesIO]] = []
+    plain = MemoryFileSystem.open
+
+    def watched(self: MemoryFileSystem, path: str, mode: str = "rb") -> io.BytesIO:
+        file = io.BytesIO(plain(self, path, mode).read())
+        opened.append(weakref.ref(file))
+        return file
+
+    monkeypatch.setattr(MemoryFileSystem, "open", watched)
+    for _ in range(200):
+        if way == "read":
+            store.read("wide.parquet")
+        else:
+            with store.open("wide.parquet") as file:
+                next(file.iter_batches(batch_size=1))
+            del file
+        assert opened[-1]() is None

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from dovetail.platform.errors import ConfigError, StoreError
 from dovetail.platform.extras import needs_extra
@@ -93,7 +94,10 @@ class _Version:
 def _version(of: DeltaVersion) -> _Version:
     from deltalake import DeltaTable
 
-    dataset = DeltaTable(of.where, version=of.version).to_pyarrow_dataset()
+    # Files on this machine are read without those of Python: a thread of Arrow that lets go of one late, when the
+    # process is ending, aborts it.
+    local = None if "://" in of.where else SubTreeFileSystem(of.where, LocalFileSystem())
+    dataset = DeltaTable(of.where, version=of.version).to_pyarrow_dataset(filesystem=local)
     fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
     return _Version(dataset.schema, plain_schema(dataset.schema), fragments)
 
