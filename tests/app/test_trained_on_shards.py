@@ -213,7 +213,7 @@ def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
     [
         (declared("[trainer]\nshards = 0\n"), "trainer.shards"),
         (declared("[trainer]\nstaleness = 2\n"), "staleness: without shards the model is trained sample by sample"),
-        (declared("[trainer]\nshards = 2\nstaleness = -1\n"), "staleness is a number of batches, 0 or more"),
+        (declared("[trainer]\nshards = 2\nstaleness = -1\n"), "trainer.staleness: it is no number of batches (got -1)"),
         (declared('[trainer]\nshards = 2\nstaleness = "soon"\n'), "trainer.staleness"),
         (TOML + "[trainer]\nshards = 2\n", r"trainer.shards: there is no [model] to be trained"),
         (

@@ -65,17 +65,17 @@ def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"policy": "fast_emit"}, "fast_emit needs emit_after"),
+        ({"policy": "fast_emit"}, "emit_after: policy fast_emit needs it; add one"),
         ({"policy": "fast_emit", "emit_after": ["2h"]}, "would look at 2h, 1h after"),
-        ({"policy": "fast_emit", "negative_fraction": 0.5}, "negative_fraction belongs to policy 'delayed'"),
-        ({"policy": "fast_emit", "corrections": "1h"}, "corrections belongs to policy 'delayed'"),
-        ({"policy": "return_days"}, "return_days needs days"),
+        ({"policy": "fast_emit", "negative_fraction": 0.5}, "negative_fraction: it belongs to policy 'delayed'"),
+        ({"policy": "fast_emit", "corrections": "1h"}, "corrections: it belongs to policy 'delayed'"),
+        ({"policy": "return_days"}, "days: policy return_days needs them"),
         ({"policy": "return_days", "days": [3, 1]}, "would look at 1h, 3d, 1d after"),
-        ({"policy": "return_days", "days": [1], "unexposed_fraction": 0.1}, "unexposed_fraction belongs"),
-        ({"days": [1]}, "days belongs to policy 'return_days'"),
-        ({"emit_after": ["1s"]}, "emit_after belongs to policy 'fast_emit'"),
+        ({"policy": "return_days", "days": [1], "unexposed_fraction": 0.1}, "unexposed_fraction: it belongs"),
+        ({"days": [1]}, "days: it belongs to policy 'return_days'"),
+        ({"emit_after": ["1s"]}, "emit_after: it belongs to policy 'fast_emit'"),
         ({"corrections": "0s"}, "would look at 1h, 1h after"),
-        ({"window": "0s"}, "window is 0"),
+        ({"window": "0s"}, "window: it is 0"),
         ({"positive": "exposure"}, "every sample would be positive"),
     ],
 )
@@ -99,7 +99,10 @@ def test_targets_have_topics_and_roles_of_their_own() -> None:
         ConfigError, match=r"declared twice, by \[labels\] samples_topic and by \[labels\.targets\.buy\]"
     ):
         load_config(ROOT, labels={"targets": {"buy": conversion}})
-    with pytest.raises(ConfigError, match=r"targets\.buy: positive = 'sale' is not one of the label streams"):
+    with pytest.raises(
+        ConfigError,
+        match=r"labels\.targets\.buy\.positive: 'sale' is no label stream; write one of click, conversion, exposure",
+    ):
         load_config(ROOT, labels={"targets": {"buy": {**conversion, "positive": "sale", "samples_topic": "buys"}}})
 
 

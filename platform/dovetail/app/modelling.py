@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from dovetail.features.plan.reserved import OF_EXPERIMENTS
 from dovetail.platform.config.load import Config, ModelConfig
-from dovetail.platform.errors import ModelError
+from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.rankings import RankingPolicy
@@ -66,7 +66,10 @@ def optimizer_of(model: ModelConfig) -> Optimizer:
         ConfigError: it does not have one of the hyperparameters given.
     """
     given = model.optimizer.model_dump(exclude_none=True)
-    return optimizer_named(given.pop("name"), given)
+    try:
+        return optimizer_named(given.pop("name"), given)
+    except ConfigError as error:
+        raise ConfigError(f"[model.optimizer]: {error}") from error
 
 
 def trained_rows(model: ModelConfig, features: pa.Schema) -> pa.Schema:

@@ -162,7 +162,7 @@ def test_an_arm_may_be_a_model_of_other_inputs_from_another_folder(tmp_path: Pat
     ("change", "words"),
     [
         (("share = 0.5\nmodel", "share = 0.6\nmodel"), "0.5 + 0.6 = 1.1; make them add up to 1"),
-        (("@1", "@x"), "model = '@x' names none; write serving, @VERSION"),
+        (("@1", "@x"), "model: '@x' names none; write serving, @VERSION"),
         (("@1", "@0"), "names none"),
         (("by =", "bye ="), "did you mean 'by'"),
     ],

@@ -151,7 +151,7 @@ def test_without_a_place_nobody_is_told_and_a_wrong_one_is_refused(
     monkeypatch.delenv("LINEAGE_TO", raising=False)
     with pytest.raises(ConfigError, match="environment variable LINEAGE_TO holds no address"):
         emitter_of(config_of(tmp_path / "b", 'url_env = "LINEAGE_TO"'))
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="remove all but one of them"):
         config_of(tmp_path / "c", 'url_env = "LINEAGE_TO"\nfile = "x"')
     with pytest.raises(ConfigError, match="begins with http"):
         config_of(tmp_path / "d", 'url = "no address"')

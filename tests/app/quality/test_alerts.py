@@ -196,9 +196,9 @@ def test_rules_of_the_project_come_first(clean: Week) -> None:
     assert config.rule("null_share", "snapshots", "price_band").severity == "off"
     assert config.rule("null_share", "snapshots", "brand").limit == 0.1
     assert config.rule("psi", "snapshots", "price_band").severity == "warning"
-    with pytest.raises(ValueError, match="warmup = 9 is more windows than the reference has"):
+    with pytest.raises(ValueError, match="warmup: 9 is more windows than the reference has"):
         QualityConfig(warmup=9)
-    with pytest.raises(ValueError, match="window is below a minute"):
+    with pytest.raises(ValueError, match="window: it is below a minute"):
         QualityConfig(window="1s")  # type: ignore[arg-type]
 
 

@@ -140,7 +140,9 @@ def test_every_alert_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> N
 def test_an_address_that_is_none_is_refused_unsaid(tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = given.format(SECRET)
     (tmp_path / "dovetail.toml").write_text(f'{TOML}[quality]\nwebhook = "{url}"\n')
-    with pytest.raises(ConfigError, match=r"quality\.webhook: write an address that begins with http") as caught:
+    with pytest.raises(
+        ConfigError, match=r"quality\.webhook: it is no address; write one that begins with http"
+    ) as caught:
         load_config(tmp_path)
     assert SECRET not in str(caught.value)
     monkeypatch.setenv("ALERTS_TO", url)

@@ -91,5 +91,5 @@ def test_what_has_no_one_value_at_an_event_is_refused(tmp_path: Path, case: str)
 
 
 def test_a_stream_that_nobody_declares_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"stream = 'visit' is not one of \['by_visitor', 'visits'\]"):
+    with pytest.raises(ConfigError, match=r"by_item\.stream: 'visit' is not declared; write one of by_visitor, visits"):
         World(tmp_path, TOML.replace('stream = "visits"', 'stream = "visit"'))

@@ -239,7 +239,7 @@ def _serving(shop: Shop) -> OnlineFeatures:
             'stream = "event"',
             'stream = "events"',
             ConfigError,
-            "rekeyed.event_by_item: stream = 'events' is not one of",
+            "rekeyed.event_by_item.stream: 'events' is not declared; write one of event",
         ),
         ("[rekeyed.event_by_item]", "[rekeyed.event]", ConfigError, "rekeyed.event: there is a stream of this name"),
         ('key = "item_id"', 'key = "thing"', DefinitionError, "the key of re-keyed stream event_by_item needs column"),

@@ -19,16 +19,16 @@ def broker(**settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"user": "u"}, "user needs its password: give one of password_env and password_file"),
+        ({"user": "u"}, "broker.user: it needs one password; give one of password_env and password_file"),
         ({"user": "u", "password_env": "A", "password_file": "b"}, "give one of password_env and password_file"),
-        ({"password_env": "A"}, "password_env is the password of a user: give user"),
-        ({"ca_file": "ca.pem"}, "ca_file is used with TLS: set tls = true"),
+        ({"password_env": "A"}, "password_env: it is the password of a user, and there is none; give user"),
+        ({"ca_file": "ca.pem"}, "ca_file: it is used with TLS alone; set tls = true"),
         ({"tls": True, "cert_file": "c.pem"}, "cert_file and key_file belong together"),
         ({"password": "p"}, "unknown key 'password'; did you mean 'password_env'?"),
         ({"retention": {"inputs": "a week"}}, "is not a duration"),
         (
             {"retention": {"snapshots": "1h"}},
-            "snapshots wait in their topic for their labels, 88500000 ms",
+            "snapshots: it is 1h, but snapshots wait in their topic for their labels, 1475m; make it as long",
         ),
     ],
 )

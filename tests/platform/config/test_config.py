@@ -66,18 +66,21 @@ WRONG = {
     ),
     "missing": (MINIMAL.replace('key = "user_id"', ""), r"streams\.behaviour\.key: required, but missing"),
     "duration": (MINIMAL.replace("30m", "30"), r"labels\.window: '30' is not a duration"),
-    "range": (MINIMAL + "[request]\npartitions = 0\n", r"request\.partitions: .*greater than or equal to 1 \(got 0\)"),
+    "range": (
+        MINIMAL + "[request]\npartitions = 0\n",
+        r"dovetail\.toml:9: request\.partitions: 0 is out of bounds; write at least 1",
+    ),
     "role": (
         MINIMAL.replace("[labels]", '[labels]\npositive = "buy"'),
-        r"positive = 'buy' is not one of the label streams \['click', 'exposure'\]",
+        r"labels\.positive: 'buy' is no label stream; write one of click, exposure, or declare it",
     ),
     "within": (
         MINIMAL + '[labels.streams.buy]\nattribute_within = "1h"\n',
-        r'labels\.streams\.buy: attribute_within needs attribute = "latest_request"; add it or remove attribute_within',
+        r'labels\.streams\.buy\.attribute_within: it needs attribute = "latest_request"; add that, or remove',
     ),
     "ids without a window": (
         MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nevent_id = "id"'),
-        r"labels\.streams\.click: event_id needs unique_within",
+        r"labels\.streams\.click\.event_id: ids are remembered for unique_within, which is missing; add it",
     ),
     "no such aggregate": (
         MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { dwell = "mean" }'),
@@ -85,35 +88,35 @@ WRONG = {
     ),
     "a value of a name that is taken": (
         MINIMAL.replace("[labels.streams.click]", '[labels.streams.click]\nvalues = { time = "last" }'),
-        r"streams\.click\.values: samples have a column 'click_time' already; rename time",
+        r"streams\.click\.values: samples have a column 'click_time' already; give time another name",
     ),
     "takes back nothing": (
         MINIMAL + '[labels.streams.undo]\nretracts = "clik"\n',
-        r"streams\.undo\.retracts = 'clik' is not one of the label streams \['click', 'exposure', 'undo'\]",
+        r"streams\.undo\.retracts: 'clik': there is no such label stream; write one of click, exposure, undo",
     ),
     "takes back itself": (
         MINIMAL + '[labels.streams.undo]\nretracts = "undo"\n',
-        r"retracts = 'undo': a label that takes back cannot be taken back",
+        r"retracts: 'undo': a label that takes back cannot be taken back",
     ),
     "takes back what was sent": (
         MINIMAL.replace("[labels]", '[labels]\ncorrections = "1h"') + '[labels.streams.undo]\nretracts = "click"\n',
-        r"the primary target makes samples at 2 times: what was sent at one cannot be taken back at the next",
+        r"the primary target makes samples at 2 times by it, and what was sent at one cannot be taken back at the next",
     ),
     "same topic": (MINIMAL + '[request]\ntopic = "click"\n', r"topic 'click' is declared twice"),
     "gathers for too long": (
         MINIMAL + '[worker.gather]\narchive = "1m"\n',
-        r"worker\.gather: archive must be at most 10s, got 60s: what waits longer than that looks as if it stood still",
+        r"worker\.gather\.archive: what waits for 1m looks as if it stood still; make it at most 10s",
     ),
     "gathers for longer than the watchdog watches": (
         MINIMAL + '[worker]\nwatchdog_timeout = "2s"\ngather = { archive = "2s" }\n',
-        r"worker: watchdog_timeout must be longer than anything is gathered for, got 2s and 2s",
+        r"worker\.watchdog_timeout: 2s is no longer than messages wait for others, 2s, .*; make it longer",
     ),
     "gathers what is answered": (
         MINIMAL + '[worker.gather]\nsnapshots = "1ms"\n',
         r"worker\.gather\.snapshots: unknown key 'snapshots'",
     ),
     "not toml": ("[labels", r"not valid TOML"),
-    "model": (MINIMAL + "[model]\ninputs = []\n", r"model\.inputs: .*at least 1 item"),
+    "model": (MINIMAL + "[model]\ninputs = []\n", r"model\.inputs: it is empty; give at least 1"),
     "name": (MINIMAL.replace("streams.behaviour", 'streams."be haviour"'), r"streams\.be haviour"),
 }
 
@@ -194,7 +197,7 @@ def test_embedded_urls_are_below_the_state_folder() -> None:
         ({"passwort_env": "X"}, "unknown key 'passwort_env'; did you mean 'password_env'"),
         ({"password_env": "X", "password_file": "y"}, "two places for one password"),
         ({"certificate": "c.pem"}, "certificate and key go together"),
-        ({"retries": -1}, "greater than or equal to 0"),
+        ({"retries": -1}, "retries: -1 is out of bounds; write at least 0"),
     ],
 )
 def test_how_redis_is_reached_is_checked(section: dict[str, object], message: str, tmp_path: Path) -> None:

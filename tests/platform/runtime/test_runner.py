@@ -257,7 +257,7 @@ def test_stages_that_cannot_be_told_apart_or_read_nothing_known_are_refused(path
 
 @pytest.mark.parametrize("url", ["redis://x", "embedded://", "kafka://", "localhost:9092"])
 def test_a_broker_of_another_kind_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="use kafka://HOST:PORT or embedded://PATH"):
+    with pytest.raises(ConfigError, match="is no broker; write kafka://HOST:PORT or embedded://PATH"):
         create_app("test", url)
 
 

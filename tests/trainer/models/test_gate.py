@@ -34,7 +34,7 @@ def test_every_bound_has_its_reason() -> None:
 
 
 def test_wrong_bounds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="bounds must be finite"):
+    with pytest.raises(ConfigError, match="a bound is not finite"):
         Gate(min_auc=float("nan"))
     with pytest.raises(ConfigError, match=r"min_calibration 2 is above max_calibration 1"):
         Gate(min_calibration=2, max_calibration=1)

@@ -256,11 +256,11 @@ def test_misshapen_arrays_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"alpha": 0.0}, "ftrl: alpha must be finite and above 0, got 0.0"),
-        ({"beta": -1.0}, r"ftrl: beta must be finite and in 0…inf, got -1.0"),
-        ({"l1": math.nan}, "ftrl: l1 must be finite"),
-        ({"l2": math.inf}, "ftrl: l2 must be finite"),
-        ({"lr_power": 0.1}, "ftrl: lr_power must be finite and in -0.5…0, got 0.1"),
+        ({"alpha": 0.0}, "ftrl: alpha = 0.0 is out of bounds; make it finite and above 0"),
+        ({"beta": -1.0}, r"ftrl: beta = -1.0 is out of bounds; make it finite and in 0…inf"),
+        ({"l1": math.nan}, "ftrl: l1 = nan is out of bounds"),
+        ({"l2": math.inf}, "ftrl: l2 = inf is out of bounds"),
+        ({"lr_power": 0.1}, "ftrl: lr_power = 0.1 is out of bounds; make it finite and in -0.5…0"),
     ],
 )
 def test_hyperparameters_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:

@@ -55,14 +55,15 @@ class SlotPolicy:
     def __post_init__(self) -> None:
         if not 0 <= self.admit_after <= _MOST or not 0.0 <= self.admit_probability <= 1.0:
             raise ConfigError(
-                f"slots: admit_after must be 0…{_MOST} and admit_probability 0…1, got {self.admit_after} and "
-                f"{self.admit_probability}"
+                f"slots: admit_after = {self.admit_after} or admit_probability = {self.admit_probability} is out of "
+                f"bounds; write 0…{_MOST} and 0…1"
             )
         if self.admit_after > 1 and self.admit_probability:
-            raise ConfigError("slots: admit_after and admit_probability are two ways of admission; give one")
+            raise ConfigError("slots: admit_after and admit_probability are two ways of admission; remove one")
         if not 0 <= self.expire_days <= 10_000 or (self.expire_days and not self.time):
             raise ConfigError(
-                f"slots: expire_days must be 0…10000 and needs a time column, got {self.expire_days} and {self.time!r}"
+                f"slots: expire_days = {self.expire_days} is out of bounds, or without a time column ({self.time!r}); "
+                "write 0…10000"
             )
 
     @property

@@ -81,14 +81,14 @@ class BrokerConfig(Section):
     def _complete(self) -> BrokerConfig:
         passwords = [name for name in ("password_env", "password_file") if getattr(self, name)]
         if self.user and len(passwords) != 1:
-            raise ValueError("user needs its password: give one of password_env and password_file")
+            raise ValueError("user: it needs one password; give one of password_env and password_file")
         if passwords and not self.user:
-            raise ValueError(f"{passwords[0]} is the password of a user: give user")
+            raise ValueError(f"{passwords[0]}: it is the password of a user, and there is none; give user")
         files = self._tls_files()
         if files and not self.tls:
-            raise ValueError(f"{files[0]} is used with TLS: set tls = true")
+            raise ValueError(f"{files[0]}: it is used with TLS alone; set tls = true")
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together")
+            raise ValueError("cert_file and key_file belong together; give both, or neither")
         return self
 
     def _tls_files(self) -> Sequence[str]:

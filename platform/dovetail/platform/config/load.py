@@ -7,19 +7,17 @@ starts; a wrong key or value is refused with its place and, for a misspelt key, 
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
-from dovetail.platform.config.durations import DurationUs, parse_duration
+from dovetail.platform.config.durations import DurationUs, parse_duration, render_duration
 from dovetail.platform.config.features import BatchConfig, BatchViewConfig, FeaturesConfig, TableConfig
 from dovetail.platform.config.model import (
     EvaluationConfig,
@@ -36,6 +34,7 @@ from dovetail.platform.config.order import OrderConfig
 from dovetail.platform.config.policy import LabelConfig, PolicyConfig
 from dovetail.platform.config.quality.rules import QualityConfig
 from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.config.refusals.wording import explained
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.served.api import ApiConfig
@@ -75,10 +74,6 @@ __all__ = [
     "load_config",
     "parse_duration",
 ]
-
-
-#: Options that say where a secret is; somebody may write the secret itself there.
-_SECRET = re.compile(r"password|secret|token|credential|webhook", re.IGNORECASE)
 
 
 class StorageConfig(Section):
@@ -141,10 +136,12 @@ class Config(Section):
     def _rekeyed_are_of_streams(self) -> Config:
         for name, declared in self.rekeyed.items():
             if name in self.streams:
-                raise ValueError(f"rekeyed.{name}: there is a stream of this name; choose another one")
+                raise ValueError(f"rekeyed.{name}: there is a stream of this name; give it another name")
             known = sorted({*self.streams, *self.rekeyed} - {name})
             if declared.stream not in known:
-                raise ValueError(f"rekeyed.{name}: stream = {declared.stream!r} is not one of {known}")
+                raise ValueError(
+                    f"rekeyed.{name}.stream: {declared.stream!r} is not declared; write one of {', '.join(known)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -191,8 +188,8 @@ class Config(Section):
         for where, topic, partitions in declared:
             if topic in topics:
                 raise ValueError(
-                    f"topic {topic!r} is declared twice, by {owners[topic]} and by {where}: each needs a topic of its "
-                    f"own, so give {where} another one"
+                    f"topic {topic!r} is declared twice, by {owners[topic]} and by {where}, and each needs one of "
+                    f"its own; give {where} another"
                 )
             topics[topic], owners[topic] = partitions, where
         return topics
@@ -205,15 +202,15 @@ class Config(Section):
         known = ("label", *labels.value_columns)
         if model.label not in known:
             raise ValueError(
-                f"model.label = {model.label!r} is no number of a sample; known are {', '.join(known)} "
-                "([labels.streams.KIND] values)"
+                f"model.label: {model.label!r} is no number of a sample; write one of {', '.join(known)}, or declare "
+                "it in values of [labels.streams.KIND]"
             )
         if labels.policy != "delayed" or labels.corrections is not None:
             how = "delayed with corrections" if labels.policy == "delayed" else labels.policy
             raise ValueError(
-                f"model: policy {how} sends a sample several times, with weights that correct the rate of "
-                f'{labels.positive}; a model of {model.label} by {model.loss} loss needs policy = "delayed" without '
-                "corrections"
+                f"model.loss: {model.loss} of {model.label} needs each sample once, and policy {how} sends some "
+                f"several times, with weights that correct the rate of {labels.positive}; write policy = "
+                '"delayed" without corrections'
             )
         return self
 
@@ -228,7 +225,8 @@ class Config(Section):
         ):
             if keep < needed:
                 raise ValueError(
-                    f"broker.retention.snapshots is {keep} ms, but snapshots {why}, {needed} ms: lengthen it"
+                    f"broker.retention.snapshots: it is {render_duration(keep * 1_000)}, but snapshots {why}, "
+                    f"{render_duration(needed * 1_000)}; make it as long"
                 )
         return self
 
@@ -279,24 +277,44 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
     ``overrides`` replace values of the file, section by section: ``labels={"window": "1h"}`` leaves other keys alone.
 
     Raises:
-        ConfigError: missing file, bad TOML, unknown key (naming the nearest known one) or bad value.
+        ConfigError: missing file, bad TOML, unknown key (naming the nearest known one) or bad value; all that is
+            wrong, a line each: file and line, section and key, what, and what to write.
     """
     file = Path(path)
     if file.is_dir():
         file = file / "dovetail.toml"
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; run `dovetail init DIR` for a new project") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    text, data = _read(file)
     data = _merged(data, overrides)
     data["root"] = file.parent
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(file, problem) for problem in error.errors())) from error
+        raise ConfigError("\n".join(explained(Config, file, text, problem) for problem in error.errors())) from error
     return config
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """The text of ``file``, and its sections.
+
+    Raises:
+        ConfigError: it is not there, cannot be read, or is not TOML.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; run `dovetail init DIR` for a new project") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: it cannot be read: {error.strerror}; make it a file that may be read") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}: not valid TOML: it is not UTF-8; write it as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in a thousand lists
+        where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        what = str(error).replace(where[0], "") if where else str(error)
+        at = f"{file}:{where[1] or text.count(chr(10)) + 1}" if where else f"{file}"
+        remedy = 'write sections as [name] and settings as key = value, texts in "quotes"'
+        raise ConfigError(f"{at}: not valid TOML: {what}; {remedy}") from error
 
 
 def _merged(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,91 +323,3 @@ def _merged(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
         before = merged.get(key)
         merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, Mapping) else value
     return merged
-
-
-def _explain(file: Path, problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    where = ".".join(location) or "the file"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-        return f"{file}: {where}: unknown key {location[-1]!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{file}:{_line(file, location)}: {where}: required, but missing; {_addition(location)}"
-    message = _in_words(problem, where) or str(problem["msg"]).removeprefix("Value error, ")
-    if not location:
-        return f"{file}: {message}"
-    return f"{file}: {where}: {message}{_quoted(where, problem['input'])}"
-
-
-def _in_words(problem: Any, where: str) -> str | None:
-    """What is wanted instead of a value of another kind, for who writes TOML; None where the check says it itself."""
-    kind, given = problem["type"], problem["input"]
-    if kind in ("tuple_type", "list_type", "frozenset_type"):
-        plain = isinstance(given, str | int | float | bool) and not _SECRET.search(where)
-        example = f"[{json.dumps(given)}]" if plain else '["…"]'
-        return f"a list is wanted; write {example}"
-    wanted = {
-        "string_type": 'a text is wanted, in quotes like "name"',
-        "string_pattern_mismatch": "a name is wanted: letters, digits and _, and no digit in front",
-        "dict_type": "a section is wanted, with keys of its own",
-        "model_type": "a section is wanted, with keys of its own",
-        "bool_type": "true or false is wanted, without quotes",
-        "bool_parsing": "true or false is wanted, without quotes",
-        "int_type": "a whole number is wanted, without quotes",
-        "int_parsing": "a whole number is wanted, without quotes",
-        "int_from_float": "a whole number is wanted",
-        "float_type": "a number is wanted, without quotes",
-        "float_parsing": "a number is wanted, without quotes",
-    }
-    return wanted.get(kind)
-
-
-def _quoted(where: str, given: object) -> str:
-    """The value given, as an error may show it: no section as a whole, and nothing where a secret may stand."""
-    if isinstance(given, Mapping) or _SECRET.search(where):
-        return ""
-    return f" (got {given!r})"
-
-
-def _line(file: Path, location: list[str]) -> int:
-    """The line of the innermost section of ``location`` that the file has; 1 where it has none."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    for depth in range(len(location) - 1, 0, -1):
-        header = f"[{'.'.join(location[:depth])}"
-        found = next((n for n, line in enumerate(lines, 1) if line.startswith((f"{header}]", f"{header}."))), None)
-        if found is not None:
-            return found
-    return 1
-
-
-def _addition(location: list[str]) -> str:
-    """What to write for a key or section that is missing."""
-    *parents, key = location
-    examples = {
-        ("streams",): 'add a section for each stream of events, like [streams.behaviour] with key = "user_id"',
-        ("labels",): 'add [labels] with window = "15m", and [labels.streams.exposure] and [labels.streams.click]',
-        ("labels", "streams"): "add a section for each kind of feedback, like [labels.streams.click]",
-    }
-    return examples.get(tuple(location), f"add {key} = … to {'[' + '.'.join(parents) + ']' if parents else 'the top'}")
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys allowed in the section at ``location``."""
-    section: Any = Config
-    for part in location:
-        section = _section_below(section, part)
-    return [name for name in section.model_fields if name != "root"] if section is not None else []
-
-
-def _section_below(section: Any, part: str) -> Any:
-    if section is None or not (isinstance(section, type) and issubclass(section, BaseModel)):
-        return section
-    if part not in section.model_fields:
-        return section
-    annotation = section.model_fields[part].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None

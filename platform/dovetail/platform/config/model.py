@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dovetail.platform.config.broker import Retention
 from dovetail.platform.config.durations import DurationUs
-from dovetail.platform.config.section import Name, Section
+from dovetail.platform.config.section import AnyNumber, Name, Section
 
 __all__ = [
     "EvaluationConfig",
@@ -63,17 +63,17 @@ class EvaluationConfig(Section):
     """How the predictions made before training are evaluated."""
 
     #: Samples per window by count; the gate looks at the last one to two of them.
-    window: int = Field(default=100_000, ge=1)
-    windows: int = Field(default=10, ge=1)
-    time_window: DurationUs = 3_600_000_000
-    time_windows: int = Field(default=24, ge=1)
+    window: int = Field(default=100_000, ge=1, le=1_000_000_000)
+    windows: int = Field(default=10, ge=1, le=10_000)
+    time_window: DurationUs = Field(default=3_600_000_000, gt=0)
+    time_windows: int = Field(default=24, ge=1, le=100_000)
     #: Columns of the sample whose values get metrics of their own, the first ``slice_values`` of each.
     slices: tuple[str, ...] = ()
-    slice_values: int = Field(default=20, ge=1)
+    slice_values: int = Field(default=20, ge=1, le=10_000)
     #: The k of NDCG@k and hit rate@k.
-    ranking_at: int = Field(default=10, ge=1)
+    ranking_at: int = Field(default=10, ge=1, le=10_000)
     #: A request is ranked when so many samples in a row are of others; with ``[labels.order]``, at least a block.
-    ranking_reach: int = Field(default=4096, ge=1)
+    ranking_reach: int = Field(default=4096, ge=1, le=10_000_000)
     #: The share of requests, by the hash of their id, that is predicted and never trained on; metrics by ``holdout``.
     holdout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -133,16 +133,16 @@ class ModelConfig(Section):
             wrong = (*wrong, "max_poisson_deviance")
         for bound in wrong:
             if getattr(self.gate, bound) is not None:
-                raise ValueError(f"gate.{bound}: a model of {self.loss} loss has no such metric; remove it")
+                raise ValueError(f"gate.{bound}: a model of {self.loss} loss has no such metric; remove this bound")
         read = {name for one in self.inputs for name in (one.column, *one.columns)} | {*self.evaluation.slices}
         if self.evaluation.holdout and "holdout" in read:
-            raise ValueError("evaluation.holdout makes a column holdout, and the model reads one; name that otherwise")
-        if self.label == "label" and self.absent_label is not None:
-            raise ValueError("absent_label: every sample has a label; name the column that may be absent as label")
-        if self.label != "label" and self.absent_label is None:
             raise ValueError(
-                f'label = "{self.label}" is absent where no label came: say absent_label = "zero" or "skip"'
+                "evaluation.holdout: it makes a column holdout, and the model reads one; give that another name"
             )
+        if self.label == "label" and self.absent_label is not None:
+            raise ValueError("absent_label: every sample has a label; remove it, or name another column as label")
+        if self.label != "label" and self.absent_label is None:
+            raise ValueError(f'label: {self.label} is absent where no label came; add absent_label = "zero" or "skip"')
         return self
 
 
@@ -150,22 +150,31 @@ class ModelConfig(Section):
 _CREDITS_MS = 3_600_000
 
 
+def _batches(given: object) -> int | str:
+    if given == "async" or (type(given) is int and 0 <= given <= _MOST_BATCHES):
+        return given
+    raise ValueError(f'it is no number of batches; write one from 0 to {_MOST_BATCHES}, or "async"')
+
+
+_MOST_BATCHES = 1_000_000
+#: How many batches; ``async`` is no bound.
+Staleness = Annotated[int | Literal["async"], BeforeValidator(_batches)]
+
+
 class TrainerConfig(Section):
     """How many shards the model is trained on, in mini-batches; without it a trainer trains sample by sample."""
 
     shards: int | None = Field(default=None, ge=1, le=255)
     #: Batches before a batch that its weights may lack; ``async`` is no bound.
-    staleness: int | Literal["async"] = 0
+    staleness: Staleness = 0
     #: Samples in a batch at most; it waits for them as long as ``worker.gather.trainer`` says.
     batch_rows: int = Field(default=1_024, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _fits_one_shard(self) -> TrainerConfig:
-        if isinstance(self.staleness, int) and self.staleness < 0:
-            raise ValueError('staleness is a number of batches, 0 or more, or "async"')
         if self.shards is None and (given := sorted(self.model_fields_set - {"shards"})):
             raise ValueError(
-                f"{', '.join(given)}: without shards the model is trained sample by sample; say shards, too"
+                f"{given[0]}: without shards the model is trained sample by sample; add shards, or remove it"
             )
         return self
 
@@ -197,7 +206,7 @@ class TrainerConfig(Section):
         if not self.sharded:
             return
         if model is None:
-            raise ValueError("trainer.shards: there is no [model] to be trained; declare one, or remove [trainer]")
+            raise ValueError("trainer.shards: there is no [model] to be trained; add one, or remove [trainer]")
         if model.publish_delay is not None:
             raise ValueError(
                 "model.publish_delay: a model on shards is published by samples; remove it, or trainer.shards"
@@ -216,14 +225,14 @@ class ScorerConfig(Section):
     #: The output that has the scores; the first one if empty.
     output: str = ""
     #: What a NULL is in inputs of floats. A model that says NaN for it is not taken up.
-    missing: float = math.nan
+    missing: Annotated[float, AnyNumber] = math.nan
     #: Bounds that a new file must keep on the newest archived samples before it serves.
     gate: GateConfig = GateConfig()
-    gate_samples: int = Field(default=10_000, ge=1)
+    gate_samples: int = Field(default=10_000, ge=1, le=10_000_000)
 
     @model_validator(mode="after")
     def _gate_is_of_probabilities(self) -> ScorerConfig:
         for bound in _OF_NUMBERS:
             if getattr(self.gate, bound) is not None:
-                raise ValueError(f"gate.{bound}: scores are judged as probabilities of `label`; remove it")
+                raise ValueError(f"gate.{bound}: scores are judged as probabilities of `label`; remove this bound")
         return self

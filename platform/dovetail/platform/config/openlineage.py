@@ -29,11 +29,11 @@ class OpenLineageConfig(Section):
     @classmethod
     def _is_a_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not is_web_address(url.get_secret_value()):
-            raise ValueError("write an address that begins with http:// or https:// and has a host")
+            raise ValueError("it is no address; write one that begins with http:// or https:// and has a host")
         return url
 
     @model_validator(mode="after")
     def _one_place(self) -> OpenLineageConfig:
         if sum((self.file is not None, self.url is not None, bool(self.url_env))) > 1:
-            raise ValueError("openlineage.file, url and url_env are places for one thing: give one of them")
+            raise ValueError("file, url and url_env are places for one thing; remove all but one of them")
         return self

@@ -15,5 +15,5 @@ class OrderConfig(Section):
 
     block_rows: int = Field(default=1_000, ge=1, le=500_000)
     #: Of event time: a block ends when its requests span this much.
-    max_delay: DurationUs = 3_600_000_000
+    max_delay: DurationUs = Field(default=3_600_000_000, gt=0)
     seed: int = Field(default=0, ge=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -19,6 +19,8 @@ from dovetail.platform.config.stream import LabelStreamConfig
 
 __all__ = ["LabelConfig", "PolicyConfig", "Reach"]
 
+#: The latest age of a sample: longer than anybody will wait, and far from what a time can hold.
+_MOST_DAYS = 100_000
 #: The keys that belong to one policy alone.
 _OWN_KEYS = {
     "delayed": ("corrections", "unexposed_fraction", "negative_fraction"),
@@ -58,7 +60,7 @@ class PolicyConfig(Section):
     #: positives again before the end of the window.
     emit_after: tuple[DurationUs, ...] = ()
     #: ``return_days``: the ages, in days after ``request_time``, at which a sample says whether it has converted.
-    days: tuple[int, ...] = ()
+    days: tuple[Annotated[int, Field(ge=1, le=_MOST_DAYS)], ...] = ()
     #: How often rows of other settings look at their labels, see :meth:`LabelConfig.reaching`.
     _lanes: int = PrivateAttr(0)
 
@@ -67,19 +69,24 @@ class PolicyConfig(Section):
         for policy, keys in _OWN_KEYS.items():
             for key in keys:
                 if policy != self.policy and getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} belongs to policy {policy!r}, and this is {self.policy!r}; remove one")
+                    raise ValueError(
+                        f"{key}: it belongs to policy {policy!r}, and this is {self.policy!r}; remove it, or set that "
+                        "policy"
+                    )
         if self.exposure == self.positive:
-            raise ValueError(f"exposure and positive are both {self.exposure!r}: every sample would be positive")
+            raise ValueError(
+                f"exposure and positive are both {self.exposure!r}, and every sample would be positive; name two kinds"
+            )
         if self.window == 0:
-            raise ValueError("window is 0: no label could count; give it a duration like 15m")
+            raise ValueError("window: it is 0, and no label could count; give it a duration like 15m")
         if self.policy == "fast_emit" and not self.emit_after:
-            raise ValueError('fast_emit needs emit_after, like ["30s", "5m"]')
+            raise ValueError('emit_after: policy fast_emit needs it; add one, like emit_after = ["30s", "5m"]')
         if self.policy == "return_days" and not self.days:
-            raise ValueError("return_days needs days, like [1, 3, 7]")
+            raise ValueError("days: policy return_days needs them; add some, like days = [1, 3, 7]")
         horizons = self.horizons_us
         if any(later <= earlier for earlier, later in pairwise(horizons)):
             shown = ", ".join(render_duration(us) for us in horizons)
-            raise ValueError(f"{self.policy} would look at {shown} after the request; each must be later than the last")
+            raise ValueError(f"{self.policy} would look at {shown} after the request; make each later than the last")
         return self
 
     @property
@@ -130,11 +137,12 @@ class LabelConfig(PolicyConfig):
 
     @model_validator(mode="after")
     def _roles_are_streams(self) -> LabelConfig:
+        known = ", ".join(sorted(self.streams))
         for target, policy in self.every_target().items():
-            where = f"targets.{target}: " if target else ""
+            where = f"targets.{target}." if target else ""
             for role, name in (("exposure", policy.exposure), ("positive", policy.positive)):
                 if name not in self.streams:
-                    raise ValueError(f"{where}{role} = {name!r} is not one of the label streams {sorted(self.streams)}")
+                    raise ValueError(f"{where}{role}: {name!r} is no label stream; write one of {known}, or declare it")
         return self
 
     @model_validator(mode="after")
@@ -143,26 +151,29 @@ class LabelConfig(PolicyConfig):
         for kind, stream in self.streams.items():
             for column in stream.values:
                 if (name := f"{kind}_{column}") in taken:
-                    raise ValueError(f"streams.{kind}.values: samples have a column {name!r} already; rename {column}")
+                    raise ValueError(
+                        f"streams.{kind}.values: samples have a column {name!r} already; give {column} another name"
+                    )
                 taken.add(name)
         return self
 
     @model_validator(mode="after")
     def _retractions_are_of_kinds(self) -> LabelConfig:
+        known = ", ".join(sorted(self.streams))
         for kind, stream in self.streams.items():
             back = stream.retracts
             if back is None:
                 continue
-            where = f"streams.{kind}.retracts = {back!r}"
+            where = f"streams.{kind}.retracts: {back!r}"
             if back not in self.streams:
-                raise ValueError(f"{where} is not one of the label streams {sorted(self.streams)}")
+                raise ValueError(f"{where}: there is no such label stream; write one of {known}, or declare it")
             if self.streams[back].retracts is not None or back == kind:
-                raise ValueError(f"{where}: a label that takes back cannot be taken back; send the first one again")
+                raise ValueError(f"{where}: a label that takes back cannot be taken back; name another kind")
             for target, policy in self.every_target().items():
                 if back in (policy.exposure, policy.positive) and len(policy.horizons_us) > 1:
                     of = f"target {target}" if target else "the primary target"
                     raise ValueError(
-                        f"{where}, by which {of} makes samples at {len(policy.horizons_us)} times: what was sent at "
+                        f"{where}: {of} makes samples at {len(policy.horizons_us)} times by it, and what was sent at "
                         'one cannot be taken back at the next; use policy = "delayed" without corrections for it'
                     )
         return self

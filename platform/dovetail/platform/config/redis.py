@@ -42,9 +42,9 @@ class RedisConfig(Section):
     @model_validator(mode="after")
     def _goes_together(self) -> RedisConfig:
         if self.password_env and self.password_file is not None:
-            raise ValueError("password_env and password_file are two places for one password; give one of them")
+            raise ValueError("password_env and password_file are two places for one password; remove one of them")
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together: the client's certificate and its private key")
+            raise ValueError("certificate and key go together; give both, the client's certificate and its private key")
         return self
 
     def below(self, root: Path) -> RedisConfig:
@@ -67,5 +67,7 @@ class RedisConfig(Section):
             try:
                 return self.password_file.read_text(encoding="utf-8").rstrip("\n")
             except OSError as error:
-                raise ConfigError(f"redis.password_file: it cannot be read: {error.strerror}") from error
+                raise ConfigError(
+                    f"redis.password_file: it cannot be read: {error.strerror}; name a file with the password"
+                ) from error
         return None

@@ -27,7 +27,9 @@ class EventIdsConfig(Section):
     @model_validator(mode="after")
     def _ids_have_a_window(self) -> EventIdsConfig:
         if self.event_id is not None and self.unique_within is None:
-            raise ValueError('event_id needs unique_within, like "1d": ids are remembered for that long')
+            raise ValueError(
+                'event_id: ids are remembered for unique_within, which is missing; add it, like unique_within = "1d"'
+            )
         return self
 
 
@@ -66,7 +68,7 @@ class RekeyedConfig(Section):
     def _each_view_once(cls, enrich: tuple[str, ...]) -> tuple[str, ...]:
         twice = next((view for view in enrich if enrich.count(view) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} stands twice in enrich; keep one, a row gets its columns once")
+            raise ValueError(f"{twice} stands twice, and a row gets its columns once; remove one")
         return enrich
 
 
@@ -87,5 +89,7 @@ class LabelStreamConfig(EventIdsConfig):
     @model_validator(mode="after")
     def _within_has_a_rule(self) -> LabelStreamConfig:
         if self.attribute is None and self.attribute_within is not None:
-            raise ValueError('attribute_within needs attribute = "latest_request"; add it or remove attribute_within')
+            raise ValueError(
+                'attribute_within: it needs attribute = "latest_request"; add that, or remove attribute_within'
+            )
         return self

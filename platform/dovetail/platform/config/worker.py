@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from dovetail.platform.config.durations import DurationUs
+from dovetail.platform.config.durations import DurationUs, render_duration
 from dovetail.platform.config.section import Section
 from dovetail.platform.logs import Level
 
@@ -42,8 +42,8 @@ class GatherConfig(Section):
         for role, wait_us in self:
             if wait_us > _LONGEST_GATHERED_US:
                 raise ValueError(
-                    f"{role} must be at most {_LONGEST_GATHERED_US // _SECOND_US}s, got "
-                    f"{wait_us / _SECOND_US:g}s: what waits longer than that looks as if it stood still"
+                    f"{role}: what waits for {render_duration(wait_us)} looks as if it stood still; make it at most "
+                    f"{render_duration(_LONGEST_GATHERED_US)}"
                 )
         return self
 
@@ -79,17 +79,17 @@ class WorkerConfig(Section):
     @model_validator(mode="after")
     def _times_fit(self) -> WorkerConfig:
         if self.stop_timeout < _SECOND_US:
-            raise ValueError("stop_timeout must be at least 1s: less would cut every commit off")
+            raise ValueError("stop_timeout: less than 1s would cut every commit off; make it at least that")
         if self.heartbeat <= 0 or self.heartbeat * 3 > self.session_timeout:
             raise ValueError(
-                "heartbeat must be no more than a third of session_timeout, "
-                f"got {self.heartbeat / _SECOND_US:g}s and {self.session_timeout / _SECOND_US:g}s"
+                f"heartbeat: {render_duration(self.heartbeat)} is nothing, or more than a third of session_timeout, "
+                f"{render_duration(self.session_timeout)}; make it a third or less"
             )
         if 0 < self.watchdog_timeout <= (longest := max(wait_us for _, wait_us in self.gather)):
             raise ValueError(
-                f"watchdog_timeout must be longer than anything is gathered for, got "
-                f"{self.watchdog_timeout / _SECOND_US:g}s and {longest / _SECOND_US:g}s: messages that wait for others "
-                "would be taken for a worker that stands still"
+                f"watchdog_timeout: {render_duration(self.watchdog_timeout)} is no longer than messages wait for "
+                f"others, {render_duration(longest)}, and a worker that waits would be taken for one that stands "
+                "still; make it longer"
             )
         return self
 

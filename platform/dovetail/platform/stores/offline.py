@@ -41,7 +41,9 @@ class OfflineStore:
         try:
             self._filesystem, self._root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:
-            raise StoreError(f"offline store {url!r} cannot be used: {error}") from error
+            raise StoreError(
+                f"offline store {url!r} cannot be used: {error}; write a folder, or a URL like s3://BUCKET/PATH"
+            ) from error
 
     def path(self, relative: str) -> str:
         """Where ``relative`` is, as a reader outside Dovetail would open it."""

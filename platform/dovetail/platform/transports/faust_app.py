@@ -184,7 +184,7 @@ def create_app(
 def _broker(url: str) -> str | URL:
     scheme, _, rest = url.partition("://")
     if scheme not in _DRIVERS or not rest:
-        raise ConfigError(f"broker {url!r}: use kafka://HOST:PORT or embedded://PATH")
+        raise ConfigError(f"storage.broker: {url!r} is no broker; write kafka://HOST:PORT or embedded://PATH")
     if scheme == "embedded":
         return URL.build(scheme="embedded", path=str(Path(rest).absolute()))
     return url

@@ -31,7 +31,9 @@ def test_a_password_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_certificate_that_is_nowhere_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ca\.pem: no such file; ca, certificate and key are PEM files"):
+    with pytest.raises(
+        ConfigError, match=r"ca\.pem: no such file; name a PEM file for each of ca, certificate and key"
+    ):
         open_online_store("rediss://localhost", "x", RedisConfig(ca=tmp_path / "ca.pem"))
 
 

@@ -35,10 +35,10 @@ class Gate:
     def __post_init__(self) -> None:
         bounds = [getattr(self, field.name) for field in fields(self)[1:]]
         if any(bound is not None and not math.isfinite(bound) for bound in bounds) or self.min_samples < 0:
-            raise ConfigError(f"gate: bounds must be finite and min_samples not negative, got {self}")
+            raise ConfigError(f"gate: a bound is not finite, or min_samples negative: {self}; write numbers")
         low, high = self.min_calibration, self.max_calibration
         if low is not None and high is not None and low > high:
-            raise ConfigError(f"gate: min_calibration {low:g} is above max_calibration {high:g}")
+            raise ConfigError(f"gate: min_calibration {low:g} is above max_calibration {high:g}; make it smaller")
 
     @property
     def open(self) -> bool:

@@ -26,10 +26,10 @@ def optimizer_named(name: str, hyperparameters: Mapping[str, Any]) -> Optimizer:
     :raises ConfigError: there is no such optimizer, it has no such hyperparameter, or a value is out of range.
     """
     if name not in OPTIMIZERS:
-        raise ConfigError(f"there is no optimizer {name!r}; choose from {', '.join(sorted(OPTIMIZERS))}")
+        raise ConfigError(f"there is no optimizer {name!r}; write one of {', '.join(sorted(OPTIMIZERS))}")
     kind = OPTIMIZERS[name]
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every one is a dataclass
     unknown = sorted(hyperparameters.keys() - set(known))
     if unknown:
-        raise ConfigError(f"{name} has no hyperparameter {unknown[0]!r}; it has {', '.join(known)}")
+        raise ConfigError(f"{name} has no hyperparameter {unknown[0]!r}; remove it, or write one of {', '.join(known)}")
     return kind(**hyperparameters)

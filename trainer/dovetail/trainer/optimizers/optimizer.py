@@ -59,7 +59,7 @@ class Optimizer(ABC):
             allowed = self.ranges.get(name, Range())
             inside = allowed.low <= value <= allowed.high and not (allowed.open and value == allowed.low)
             if not (math.isfinite(value) and inside):
-                raise ConfigError(f"{self.name}: {name} must be finite and {allowed}, got {value}")
+                raise ConfigError(f"{self.name}: {name} = {value} is out of bounds; make it finite and {allowed}")
 
     def describe(self) -> dict[str, Any]:
         """Name and hyperparameters as JSON-ready values; part of every checkpoint."""

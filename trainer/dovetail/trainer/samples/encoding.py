@@ -103,7 +103,7 @@ class Encoder:
         #: The loss as kernels take it.
         self.loss_code = loss_code(loss)
         if not 1 <= bits <= 30:
-            raise ConfigError(f"bits must be 1…30 (2**bits slots of 16 bytes), got {bits}")
+            raise ConfigError(f"bits = {bits} is out of bounds; write 1…30 (2**bits slots of 16 bytes)")
         if not inputs:
             raise ConfigError("a model needs at least one input; declare the feature-set columns it is trained on")
         for position, spec in enumerate(inputs):

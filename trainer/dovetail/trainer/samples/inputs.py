@@ -60,16 +60,19 @@ class InputSpec:
                     f"{owner[setting]}"
                 )
         if (self.kind == "cross") == bool(self.column):
-            raise ConfigError(f"model input {self.name!r} is {self.kind}: only a cross has columns instead of a column")
+            raise ConfigError(
+                f"model input {self.name!r} is {self.kind}, and only a cross has columns instead of a column; "
+                "give a cross columns, and other kinds one column"
+            )
         if self.kind == "bucketed":
             self._check_boundaries()
         if self.kind == "list" and not 1 <= self.length <= 1024:
             raise ConfigError(
-                f"model input {self.column!r} is a list: length must say how many elements are read, 1…1024, "
-                f"got {self.length}"
+                f"model input {self.column!r} is a list, and length = {self.length} does not say how many elements "
+                "are read; write a length from 1 to 1024"
             )
         if self.kind == "cross" and (len(self.columns) < 2 or len(set(self.columns)) != len(self.columns)):
-            raise ConfigError(f"model input {self.name!r}: a cross needs two or more different columns")
+            raise ConfigError(f"model input {self.name!r}: a cross is of different columns; give two or more")
 
     @property
     def name(self) -> str:
@@ -100,6 +103,6 @@ class InputSpec:
         edges = np.asarray(self.boundaries or (), np.float64)
         if len(edges) == 0 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
             raise ConfigError(
-                f"model input {self.column!r}: boundaries must be one or more finite, strictly ascending numbers, "
-                f"got {self.boundaries}"
+                f"model input {self.column!r}: boundaries {self.boundaries} are none; write one or more finite, "
+                "strictly ascending numbers"
             )

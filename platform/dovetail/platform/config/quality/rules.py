@@ -92,19 +92,19 @@ class QualityConfig(Section):
     @classmethod
     def _is_a_url(cls, webhook: SecretStr | None) -> SecretStr | None:
         if webhook is not None and not is_web_address(webhook.get_secret_value()):
-            raise ValueError("write an address that begins with http:// or https:// and has a host")
+            raise ValueError("it is no address; write one that begins with http:// or https:// and has a host")
         return webhook
 
     @model_validator(mode="after")
     def _holds_together(self) -> QualityConfig:
         if self.window < 60_000_000:
-            raise ValueError("quality.window is below a minute; give it a duration like 1h or 1d")
+            raise ValueError("window: it is below a minute; give it a duration like 1h or 1d")
         if self.warmup > self.reference:
             raise ValueError(
-                f"quality.warmup = {self.warmup} is more windows than the reference has ({self.reference})"
+                f"warmup: {self.warmup} is more windows than the reference has; make it at most {self.reference}"
             )
         if self.webhook is not None and self.webhook_env:
-            raise ValueError("quality.webhook and quality.webhook_env are two places for one thing: give one of them")
+            raise ValueError("webhook and webhook_env are two places for one thing; remove one of them")
         return self
 
     def rule(self, measure: Measure, dataset: str, column: str = "") -> QualityRule:

@@ -31,5 +31,5 @@ class ApiConfig(ListeningConfig):
     @model_validator(mode="after")
     def _lasts(self) -> Self:
         if self.timeout <= 0:
-            raise ValueError("timeout must be longer than nothing")
+            raise ValueError("timeout: no call would be answered in no time; make it longer")
         return self

@@ -30,7 +30,7 @@ class ArmConfig(Section):
     def _names_a_model(self) -> ArmConfig:
         if not _MODEL.fullmatch(self.model):
             raise ValueError(
-                f"model = {self.model!r} names none; write serving, @VERSION, DIR, DIR@VERSION or FILE.onnx"
+                f"model: {self.model!r} names none; write serving, @VERSION, DIR, DIR@VERSION or FILE.onnx"
             )
         return self
 
@@ -59,7 +59,7 @@ class ExperimentConfig(Section):
         total = math.fsum(arm.share for arm in self.arms.values())
         if abs(total - 1) > 1e-9:
             shown = " + ".join(f"{arm.share:g}" for arm in self.arms.values())
-            raise ValueError(f"the shares of the arms are {shown} = {total:g}; make them add up to 1")
+            raise ValueError(f"arms: their shares are {shown} = {total:g}; make them add up to 1")
         return self
 
 

@@ -44,7 +44,7 @@ class ListeningConfig(Section):
     @model_validator(mode="after")
     def _pairs(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together: give both, or neither for HTTP")
+            raise ValueError("cert_file and key_file belong together; give both, or neither for HTTP")
         if self.tokens_file is not None and self.tokens_env:
-            raise ValueError("tokens_file and tokens_env are two places for one thing: give one of them")
+            raise ValueError("tokens_file and tokens_env are two places for one thing; remove one of them")
         return self

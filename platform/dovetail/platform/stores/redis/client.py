@@ -160,5 +160,5 @@ def _cluster_of(url: str, options: dict[str, Any]) -> Any:
 
 def _readable(path: Path) -> str:
     if not path.is_file():
-        raise ConfigError(f"[redis]: {path}: no such file; ca, certificate and key are PEM files")
+        raise ConfigError(f"[redis]: {path}: no such file; name a PEM file for each of ca, certificate and key")
     return str(path)

@@ -1,0 +1,1 @@
+"""How ``dovetail.toml`` is refused."""
