@@ -1,4 +1,4 @@
-"""A worker and its API killed at random: all that was acknowledged is there, once, and both verdicts hold."""
+"""A worker and its API killed at random: all that was acknowledged is there, once, and answers are what is recorded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dovetail.api.idempotence import IDEMPOTENCY_KEY
@@ -44,7 +46,8 @@ class Client:
         self.random = np.random.default_rng(seed)
         self.number = 0
         self.acknowledged: set[int] = set()
-        self.scores: dict[str, list[float]] = {}
+        #: By request, the bytes that it was answered with.
+        self.told: dict[str, bytes] = {}
 
     def live(self, url: str, kill: Callable[[], None]) -> None:
         """Calls until the server dies, which is while one of the first few is under way."""
@@ -78,14 +81,34 @@ class Client:
         self.acknowledged.add(number)
         if number % 2 == 0:
             name = f"r{number}"
-            ranked = client.post("/v1/rank", json=request(name, f"u{number % 3}", [1, 2], second))
+            ranked = client.post("/v1/rank?features=true", json=request(name, f"u{number % 3}", [1, 2], second))
             assert ranked.status_code == 200, ranked.text
-            again = self.scores.setdefault(name, ranked.json()["scores"])
-            assert ranked.json()["scores"] == again
+            assert self.told.setdefault(name, ranked.content) == ranked.content
             seen = [exposure(name, item, second + 1) for item in (1, 2)]
             key = {IDEMPOTENCY_KEY: f"x{number}"}
             assert client.post("/v1/labels/exposure", json=seen, headers=key).status_code == 200
             assert client.post("/v1/labels/click", json=click(f"u{number % 3}", 1, second + 2)).status_code == 200
+
+
+def answers_of(snapshots: pa.Table) -> dict[str, bytes]:
+    """By request, the bytes of an answer with features and positions that says what is recorded."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in snapshots.to_pylist():
+        rows.setdefault(row["request_id"], []).append(row)
+    return {
+        name: json.dumps(
+            {
+                "request_id": name,
+                "model_version": mine[0]["model_version"],
+                "items": [row["item_id"] for row in mine],
+                "scores": [row["score"] for row in mine],
+                "features": {"events": [row["events"] for row in mine]},
+                "seen": {"activity": mine[0]["_seen_activity"]},
+            },
+            separators=(",", ":"),
+        ).encode()
+        for name, mine in rows.items()
+    }
 
 
 @pytest.mark.slow
@@ -117,9 +140,7 @@ def test_killed_at_random_nothing_acknowledged_is_lost_and_the_verdicts_hold(
     assert len(client.acknowledged) > LIVES
     assert client.acknowledged <= set(times) <= {*client.acknowledged, client.number}
     assert set(times.values()) == {2}
-    recorded: dict[str, list[float]] = {}
-    for row in snapshots.select(["request_id", "score"]).to_pylist():
-        recorded.setdefault(row["request_id"], []).append(row["score"])
-    assert {name: recorded[name] for name in client.scores} == client.scores
+    recorded = answers_of(snapshots)
+    assert {name: recorded[name] for name in client.told} == client.told
     assert audit.run(folder, "", None, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["balanced"]
