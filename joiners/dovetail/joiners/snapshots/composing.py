@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def snapshot_rows(
     if meaning is not None:
         columns[MEANING_COLUMN] = _constant(pa.scalar(meaning, pa.int64()), len(candidates))
     for view, offsets in served.seen.items():
-        columns[seen_column(view)] = _constant(pa.scalar(list(offsets), pa.list_(pa.int64())), len(candidates))
+        columns[seen_column(view)] = _constant_list(offsets, len(candidates))
     columns |= {name: candidates.column(name) for name in OWN_COLUMNS}
     return with_source_positions(pa.table(columns))
 
@@ -84,3 +85,10 @@ def _scores(candidates: pa.Table, encoded: pa.Table, models: ServingModels) -> d
 
 def _constant(value: pa.Scalar, rows: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.repeat(value, rows)])
+
+
+def _constant_list(values: Sequence[int], rows: int) -> pa.ChunkedArray:
+    """The list of ``values`` in each of ``rows``: :func:`pyarrow.repeat` concatenates lists one by one, 0.2 us each."""
+    ends = np.arange(rows + 1, dtype=np.int32) * np.int32(len(values))
+    repeated = np.tile(np.array(values, dtype=np.int64), rows)
+    return pa.chunked_array([pa.ListArray.from_arrays(pa.array(ends), pa.array(repeated))])

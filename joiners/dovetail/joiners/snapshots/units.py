@@ -22,18 +22,14 @@ Request = tuple[int, int]
 
 def request_starts(rows: pa.Table, position: Sequence[str]) -> list[int]:
     """The index in ``rows`` (not empty) at which each request begins."""
-    if _of_one(rows, position):
-        return [0]
-    at = _packed(rows, position)
-    changes = np.concatenate(([True], at[1:] != at[:-1]))
-    return [int(i) for i in np.flatnonzero(changes)]
+    return [0] if _of_one(rows, position) else _changes(rows, position).tolist()
 
 
 def requests_of(rows: pa.Table, position: Sequence[str] = OWN_COLUMNS) -> set[Request]:
     """The requests that ``rows`` (of one partition) belong to."""
     if rows.num_rows and _of_one(rows, position):
         return {(_at(rows, position[1], 0), _at(rows, position[2], 0))}
-    _, first = np.unique(_packed(rows, position), return_index=True)
+    first = _changes(rows, position)
     offset, row = (rows.column(name).to_numpy()[first] for name in position[1:])
     return set(zip(offset.tolist(), row.tolist(), strict=True))
 
@@ -65,6 +61,12 @@ def by_row(requests: pa.Table, reasons: Mapping[Request, str]) -> dict[int, str]
 def _of_one(rows: pa.Table, position: Sequence[str]) -> bool:
     """Whether ``rows`` (not empty) are of one request, as in most polls: the last is then of the first one's."""
     return all(_at(rows, name, 0) == _at(rows, name, rows.num_rows - 1) for name in position[1:])
+
+
+def _changes(rows: pa.Table, position: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The index of each row that is of another request than the row before it."""
+    at = _packed(rows, position)
+    return np.flatnonzero(np.concatenate((np.ones(min(len(at), 1), dtype=np.bool_), at[1:] != at[:-1])))
 
 
 def _at(rows: pa.Table, name: str, row: int) -> int:

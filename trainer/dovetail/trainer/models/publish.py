@@ -181,7 +181,8 @@ class ModelDirectory:
 
     def latest(self) -> int:
         """The newest version, or 0 when nothing is published."""
-        return max(self._files.latest(), self._deltas.latest())
+        names = self._files.names()  # of both kinds, in one listing
+        return max([*self._files.among(names), *self._deltas.among(names)], default=0)
 
     def publish(self, version: int, model: Model) -> bool:
         """Publish ``model`` as ``version`` in full, durably; False when it was published before, with the same content.

@@ -118,11 +118,11 @@ class Scorer:
             return changed
         if wanted is not None:
             return wanted != self.version and self._take_whole([wanted, *self._below(wanted)])
-        before = self.version
-        if before > directory.latest():
+        before, latest = self.version, directory.latest()
+        if before > latest:
             # The directory was emptied and filled anew: what is there now counts, once it has been loaded.
             return self._take_whole(reversed(directory.fulls()))
-        while (latest := directory.latest()) > self.version:
+        while latest > self.version:
             try:
                 if not self._follow():
                     break
@@ -130,6 +130,7 @@ class Scorer:
                 if directory.latest() == latest:
                     raise
                 # Retention took a file away between two calls; a newer one is there.
+            latest = directory.latest()
         return self.version != before
 
     def predict(self, table: pa.Table) -> Float32:
