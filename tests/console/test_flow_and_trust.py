@@ -19,13 +19,15 @@ from dovetail.console.looked import Looked
 from dovetail.console.pages.flow_page import flow_page
 from dovetail.console.pages.trust_page import MEANINGS, trust_page
 from dovetail.console.rates import Rates
+from dovetail.console.rendering import page
 from dovetail.demo.kept_run import project_of_run
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
 from dovetail.platform.stores.registry.given_verdicts import Verdict
 from dovetail.platform.stores.registry.store import Registry
 from tests.app.small_project import MESSAGES, TOML, live, stores_of, write_project
-from tests.console.shown_run import with_looked
+from tests.app.test_trained_on_shards import REQUESTS, on_shards, one_life, small_project
+from tests.console.shown_run import contents, with_looked
 
 
 async def state_of(looked: Looked) -> FlowState:
@@ -74,6 +76,52 @@ def test_what_is_behind_waits_and_is_dead_is_told(tmp_path: Path) -> None:
         assert all(box.x + box.width <= picture.width and box.y + box.height <= picture.height for box in picture.boxes)
 
     with_looked(load(tmp_path), look)
+
+
+def test_a_model_on_shards_is_shown_from_gatherer_to_versions(tmp_path: Path) -> None:
+    small_project(tmp_path, on_shards(2))
+    one_life(tmp_path)
+    kept = tmp_path / "state" / "checkpoints" / "first"
+    before = contents(tmp_path)
+
+    async def look(looked: Looked) -> None:
+        state = await state_of(looked)
+        stages = {stage.name: stage for stage in state.stages}
+        inside = ("splitter", "shards", "reducer", "versions")
+        assert [stages[name].lag for name in ("trainer", *inside)] == [0] * 5, "a worker that stops has kept all"
+        assert stages["trainer"].read == stages["trainer"].outcomes["trained"] == REQUESTS * 3
+        assert [stage.name for stage in state.stages if not stage.counted] == [*inside]
+        shown = await flow_page(looked)
+        boxes, lines = {box.name: box for box in shown["picture"].boxes}, shown["picture"].lines
+        columns = [boxes[name].x for name in ("order.samples", "trainer", *inside)]
+        assert columns == sorted(set(columns))
+        behind = [line for line in lines if line.x >= boxes["splitter"].x - 6]
+        assert len(behind) == 7, "to splitter, shards (2), reducer (2) and versions (2)"
+        said = page("flow.html", {**shown, "tabs": (), "path": "/flow", "project": "small", "vega": ""})
+        assert "2 of them" in said
+        assert f"version {shown['models']['latest']}" in said
+        trust = await asyncio.to_thread(trust_page, looked)
+        (check,) = [check for check in trust["books"].checks if check.what == "samples: ordered, and trained on"]
+        assert check.holds
+        assert check.left == check.right == REQUESTS * 3
+        # Of a shard that has died the newest file is older; what is behind it is on its way once more.
+        newest = sorted((kept / "shard-1-of-2").glob("checkpoint-*.npz"))
+        newest[-1].rename(tmp_path / "aside")
+        lag = next(stage.lag for stage in (await state_of(looked)).stages if stage.name == "shards")
+        assert lag is not None
+        assert lag > 0
+        (tmp_path / "aside").rename(newest[-1])
+        newest[-1].write_bytes(b"torn")
+        damaged = next(stage for stage in (await state_of(looked)).stages if stage.name == "shards")
+        assert damaged.lag is None
+        assert "shard-1-of-2" in damaged.waits
+        # Another machine has the files.
+        kept.rename(tmp_path / "elsewhere")
+        assert {stage.lag for stage in (await state_of(looked)).stages if stage.name in inside} == {None}
+        assert not kept.exists()
+
+    with_looked(load(tmp_path), look)
+    assert set(before) - set(contents(tmp_path)) == {n for n in before if n.startswith("state/checkpoints/first/")}
 
 
 def test_rates_are_since_the_last_looks() -> None:

@@ -13,6 +13,16 @@ __all__ = ["FlowBox", "FlowLine", "FlowPicture", "flow_picture"]
 _WIDTH, _HEIGHT, _TOPIC_HEIGHT, _GAP, _BETWEEN, _MARGIN, _ABOVE = 178, 58, 34, 16, 70, 8, 42
 
 
+#: The stages of a model on shards behind the gatherer, which has the trainer's place; and to which each hands on.
+_BEHIND = ("splitter", "shards", "reducer", "versions")
+_SHARDED = {
+    "trainer": ("splitter",),
+    "splitter": ("shards", "reducer"),
+    "shards": ("reducer", "versions"),
+    "reducer": ("versions", "shards"),
+}
+
+
 class FlowBox(NamedTuple):
     """A topic or a stage at a place; ``stage`` is None of a topic."""
 
@@ -44,7 +54,10 @@ class FlowPicture(NamedTuple):
 
 
 def flow_picture(project: Project, state: FlowState) -> FlowPicture:
-    """Topics from outside, then feature and label agents, snapshots, samples, the trainer. Archives are not in it."""
+    """Topics from outside, then feature and label agents, snapshots, samples, the trainer. Archives are not in it.
+
+    Of a model on shards the trainer is a gatherer; behind it are splitter, shards, reducer and versions.
+    """
     config = project.config
     stages = {stage.name: stage for stage in state.stages if stage.kind != "archive"}
     outside = [config.request.topic]
@@ -58,7 +71,7 @@ def flow_picture(project: Project, state: FlowState) -> FlowPicture:
         [name for name, kind in kinds.items() if kind in ("snapshots", "labels")],
         [name for name, kind in kinds.items() if kind == "samples"],
         [name for name, kind in kinds.items() if kind == "order"],
-        [name for name, kind in kinds.items() if kind == "trainer"],
+        *([name for name, kind in kinds.items() if kind == part] for part in ("trainer", *_BEHIND)),
     ]
     boxes = _placed([column for column in columns if column], stages, state)
     lines = [_arrow(boxes[a], boxes[b], lag) for a, b, lag in _edges(project, stages, set(columns[0]))]
@@ -92,6 +105,9 @@ def _edges(project: Project, stages: dict[str, StageState], outside: set[str]) -
         if stage.kind in before:
             givers = [other for other, each in stages.items() if each.kind == before[stage.kind]]
             found += [(giver, name, stage.lag if giver == givers[0] else None) for giver in givers]
+        elif stage.kind in _BEHIND:
+            givers = [giver for giver, readers in _SHARDED.items() if name in readers]
+            found += [(giver, name, stage.lag if giver == givers[0] else None) for giver in givers]
         else:
             for reading in stage.reads:
                 giver = reading.topic if reading.topic in outside else made.get(reading.topic, "")
@@ -100,7 +116,7 @@ def _edges(project: Project, stages: dict[str, StageState], outside: set[str]) -
             found.append((name, "snapshots", None))
         if stage.kind == "samples":
             found += [(other, name, None) for other, each in stages.items() if each.kind == "labels"]
-        if stage.kind == "trainer":
+        if stage.kind == ("versions" if _has(stages, "versions") else "trainer"):
             found.append((name, "snapshots", None))
     return found
 
@@ -112,7 +128,7 @@ def _has(stages: dict[str, StageState], kind: str) -> bool:
 def _arrow(a: FlowBox, b: FlowBox, lag: int | None) -> FlowLine:
     if b.x > a.x:
         return FlowLine(curve(a, b), b.x - 6, b.y + b.height // 2 - 6, lag)
-    # Back: the model, which the snapshot agent takes up.
+    # Back: the model, which the snapshot agent takes up, and what the reducer tells the shards.
     x, y, to_x, to_y = a.x + a.width // 2, a.y, b.x + b.width // 2, b.y
     top = min(y, to_y) - _ABOVE
     return FlowLine(f"M{x} {y} C{x} {top} {to_x} {top} {to_x} {to_y}", to_x, top, None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from dovetail.app.storage import Stores
+from dovetail.app.trainer_stage import sharding_of
 from dovetail.features import Project
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.features.plan.sources import place_of
@@ -14,9 +16,13 @@ from dovetail.joiners.label_agent import label_scope
 from dovetail.joiners.progress import label_clocks, label_watermark, request_clocks, request_watermark, sample_lanes
 from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.joiners.watermark import Partitions
+from dovetail.platform.config.load import Config, ModelConfig
+from dovetail.platform.errors import ModelError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.transports.viewing import TopicView
+from dovetail.trainer.models.state_files import newest_head
+from dovetail.trainer.sharded.stages.shard_topics import shard_folder
 
 __all__ = ["FlowState", "Reading", "StageState", "flow_state"]
 
@@ -34,6 +40,7 @@ class StageState(NamedTuple):
     """A stage. ``kind`` is its role, ``newest_us`` the newest event time that its state includes.
 
     ``outcomes`` are its rows by outcome, without those ``read``; ``waits`` says for what, where it is known to wait.
+    Rows are not ``counted`` where a stage keeps no accounts: it hands on what has been counted before.
     """
 
     name: str
@@ -43,6 +50,7 @@ class StageState(NamedTuple):
     outcomes: Mapping[str, int]
     newest_us: int | None
     waits: str
+    counted: bool = True
 
     @property
     def dead(self) -> int:
@@ -115,9 +123,11 @@ def _state(
     if config.labels.order is not None:
         topic = config.labels.samples_topic
         stages.append(books.stage(f"order.{topic}", "order", topic, stores.registry.progress))
-    if config.model is not None:
-        topic = config.labels.training_topic
-        stages.append(StageState("trainer", "trainer", (Reading(topic, None),), 0, {}, None, ""))
+    if config.model is not None and config.trainer.sharded:
+        stages += _on_shards(config, config.model, stores, books)
+    elif config.model is not None:
+        reading = Reading(config.labels.training_topic, None)
+        stages.append(StageState("trainer", "trainer", (reading,), 0, {}, None, "", counted=False))
     stages += [books.stage(f"archive.{name}", "archive", topic, stores.registry.progress) for name, topic in archives]
     return FlowState(
         stages,
@@ -143,10 +153,25 @@ class _Books:
             mine[account.outcome] = mine.get(account.outcome, 0) + account.rows
 
     def stage(self, name: str, kind: str, topic: str, progress_of: _ProgressOf) -> StageState:
-        """A stage that reads one topic, and keeps its progress under its own name."""
+        """A stage that reads one topic, and keeps its progress and its accounts under its own name."""
         progress = progress_of(name)
         at = {number: each.next_offset for number, each in progress.items()}
         return self.made(name, kind, (self.reading(topic, at),), progress)
+
+    def kept(self, name: str, topic: str, folders: Sequence[Path]) -> StageState:
+        """A stage that keeps its positions in files, of partition n in the n-th folder; lag is up to the last file.
+
+        Where none of the folders is here, another machine has them.
+        """
+        unread = ""
+        try:
+            heads = [newest_head(folder) for folder in folders]
+        except ModelError as error:
+            heads, unread = [], str(error)
+        at = {number: int(head["position"]) for number, head in enumerate(heads) if head is not None}
+        known = not unread and any(folder.is_dir() for folder in folders)
+        reading = self.reading(topic, at) if known else Reading(topic, None)
+        return StageState(name, name, (reading,), 0, {}, None, unread, counted=False)
 
     def reading(self, topic: str, at: Mapping[int, int]) -> Reading:
         """The topic, read up to offsets ``at`` by partition."""
@@ -175,6 +200,21 @@ def _views(project: Project, stores: Stores, books: _Books) -> list[StageState]:
         }
         found.append(books.made(f"features.{view.name}", "features", tuple(reads.values()), progress))
     return found
+
+
+def _on_shards(config: Config, model: ModelConfig, stores: Stores, books: _Books) -> list[StageState]:
+    """The stages of a model on shards, from the gatherer of samples to the assembly of versions."""
+    sharding, kept = sharding_of(config, model), stores.checkpoints
+    topics = sharding.topics
+    gatherer = books.stage(sharding.books, "trainer", config.labels.training_topic, stores.registry.progress)
+    shards = [shard_folder(kept, number, sharding.shards) for number in range(sharding.shards)]
+    return [
+        gatherer._replace(name="trainer"),
+        books.kept("splitter", topics.batches, [kept / "splitter"]),
+        books.kept("shards", topics.parts, shards),
+        books.kept("reducer", topics.margins, [kept / "reducer"]),
+        books.kept("versions", topics.versions, [kept / "versions"]),
+    ]
 
 
 def _topic(project: Project, stream: str) -> str:

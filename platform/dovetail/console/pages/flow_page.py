@@ -29,6 +29,8 @@ async def flow_page(looked: Looked) -> dict[str, Any]:
         "state": state,
         "rates": rates,
         "picture": flow_picture(looked.project, state),
+        "shards": config.trainer.shards,
+        "publishes": "versions" if config.trainer.sharded else "trainer",
         "models": await asyncio.to_thread(models_of, looked.project, looked.stores),
         "letters": letters,
         "dead_topic": config.dead_letter_topic,

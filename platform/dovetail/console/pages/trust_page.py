@@ -35,9 +35,10 @@ def trust_page(looked: Looked) -> dict[str, Any]:
     """The books now, and the logged verdicts: the newest whole, those before by time."""
     stores = looked.stores
     accounts = stores.accounts()
-    books = audit_books(
-        looked.project, stores, accounts, {account.stage for account in accounts} - {"trainer"}, settled=False
-    )
+    # A trainer keeps its accounts with its checkpoint; of a model on shards the registry has the gatherer's.
+    sharded = looked.project.config.trainer.sharded
+    stages = {account.stage for account in accounts} - {"trainer"} | ({"trainer"} if sharded else set())
+    books = audit_books(looked.project, stores, accounts, stages, settled=False)
     audits = given_verdicts(stores.registry, AUDIT, _HISTORY)
     consistencies = given_verdicts(stores.registry, CONSISTENCY, _HISTORY)
     return {"books": books, "audits": audits, "consistencies": consistencies, "meanings": MEANINGS}

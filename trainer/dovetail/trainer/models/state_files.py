@@ -10,7 +10,7 @@ from dovetail.platform.errors import ModelError, StaleCommit
 from dovetail.trainer.models.container import Container, create, head, unpack
 from dovetail.trainer.models.numbered import NumberedFiles
 
-__all__ = ["StateFiles", "require_same"]
+__all__ = ["StateFiles", "newest_head", "require_same"]
 
 
 class StateFiles:
@@ -71,6 +71,18 @@ class StateFiles:
         found = self._files.latest()
         if found != expected:
             raise StaleCommit(f"checkpoints in {self._files.directory}", 0, expected=expected, found=found)
+
+
+def newest_head(directory: Path) -> dict[str, Any] | None:
+    """The header of the newest state in ``directory``; None where there is none. It only reads.
+
+    :raises ModelError: it is torn or corrupt.
+    """
+    if not directory.is_dir():
+        return None
+    files = StateFiles(directory)
+    sequence = files.newest()
+    return files.head(sequence) if sequence else None
 
 
 def require_same(what: str, stored: object, configured: object) -> None:

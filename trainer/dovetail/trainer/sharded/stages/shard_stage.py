@@ -22,7 +22,7 @@ from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader, p
 from dovetail.trainer.sharded.ring import Ring
 from dovetail.trainer.sharded.shard import Pending, Shard, ShardState
 from dovetail.trainer.sharded.stages.kept_stage import Done, KeptStage
-from dovetail.trainer.sharded.stages.shard_topics import Sharding
+from dovetail.trainer.sharded.stages.shard_topics import Sharding, shard_folder
 
 __all__ = ["KeptShard", "ShardStage"]
 
@@ -87,7 +87,7 @@ class ShardStage(KeptStage[KeptShard]):
         return range(self._sharding.shards)
 
     def folder(self, partition: int) -> Path:
-        return self._checkpoints.folder / f"shard-{partition}-of-{self._sharding.shards}"
+        return shard_folder(self._checkpoints.folder, partition, self._sharding.shards)
 
     def fresh(self, partition: int) -> KeptShard:
         return KeptShard(Shard(self._ring, partition, self._optimizer, self._sharding.staleness), self._sharding)

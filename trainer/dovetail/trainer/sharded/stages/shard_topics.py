@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["AHEAD", "CREDIT_EVERY_US", "ShardTopics", "Sharding"]
+__all__ = ["AHEAD", "CREDIT_EVERY_US", "ShardTopics", "Sharding", "shard_folder"]
 
 #: Batches that the splitter may be ahead of the last predicted one beyond the staleness: what keeps shards at work.
 AHEAD = 16
@@ -51,3 +52,8 @@ class Sharding:
     def window(self) -> int:
         """How many batches the splitter may be ahead of the last that was predicted."""
         return AHEAD * 4 if self.staleness is None else AHEAD + self.staleness
+
+
+def shard_folder(checkpoints: Path, shard: int, shards: int) -> Path:
+    """The folder of a shard's own checkpoints."""
+    return checkpoints / f"shard-{shard}-of-{shards}"
