@@ -70,7 +70,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "sqlite3": ("dovetail/platform/transports/embedded/",),
     "torch": ("dovetail/torch/",),
     "typer": ("dovetail/cli/",),
-    "vl_convert": ("dovetail/trainer/metrics/plots.py",),
+    "vl_convert": ("dovetail/console/vega_script.py", "dovetail/trainer/metrics/plots.py"),
 }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from dovetail.app.reports.verdict_log import given_verdicts, kind_of_experiment
+from dovetail.app.storage import open_stores
+from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError
 from tests.cli.trained_project import PROJECT, archive, call, samples, show
 
@@ -47,6 +51,16 @@ def test_the_arms_are_shown(tried: Path) -> None:
     text = show("experiment", "trial", "--project", tried)
     assert "less control" in text
     assert "undecided" in text
+
+
+def test_a_report_is_kept_for_the_console_unless_it_is_not_to_be(tried: Path) -> None:
+    found = call("experiment", "--project", tried)
+    call("experiment", "--no-log", "--project", tried)
+    with closing(open_stores(load_config(tried), read_only=True)) as stores:
+        (kept,) = given_verdicts(stores.registry, kind_of_experiment("trial"), 9)
+        assert not kept.holds
+        assert kept.report == found
+        assert given_verdicts(stores.registry, kind_of_experiment("other"), 9) == []
 
 
 def test_a_version_is_promoted_by_verdict_or_by_force(tried: Path) -> None:

@@ -30,13 +30,17 @@ class Browsing:
     def __init__(self, runner: asyncio.Runner, browser: Browser, address: str) -> None:
         self._runner, self._browser, self._address = runner, browser, address
 
-    def on_a_page(self, look: Callable[[Page], Awaitable[None]]) -> None:
-        """``look`` at a page on which nothing is refused and nothing fails."""
+    def on_a_page(self, look: Callable[[Page], Awaitable[None]], *, scripts: bool = True) -> None:
+        """``look`` at a page on which nothing is refused and nothing fails; without ``scripts`` none runs."""
         said: list[str] = []
 
         async def looked() -> None:
             context = await self._browser.new_context(
-                base_url=self._address, viewport=DESK, color_scheme="light", reduced_motion="reduce"
+                base_url=self._address,
+                viewport=DESK,
+                color_scheme="light",
+                reduced_motion="reduce",
+                java_script_enabled=scripts,
             )
             page = await context.new_page()
             page.set_default_timeout(60_000)

@@ -163,3 +163,50 @@ def test_the_content_is_one_key_away(browser: Browsing) -> None:
         assert await page.evaluate("document.activeElement.id") == "main"
 
     browser.on_a_page(walk)
+
+
+def test_charts_are_drawn_by_vega_and_fit_page_and_scheme(browser: Browsing) -> None:
+    """Without a script made of text, which the pages' policy refuses: a refusal would be said, and nothing is."""
+
+    async def walk(page: Page) -> None:
+        await page.goto("/model")
+        charts = page.locator("figure[data-chart]")
+        count = await charts.count()
+        assert count == 13
+        await page.wait_for_function(f"document.querySelectorAll('.drawing svg').length == {count}")
+        for number in range(count):
+            chart = charts.nth(number)
+            assert await chart.locator("svg path[aria-roledescription='line mark']").count() >= 1
+            assert await chart.locator("svg .role-axis text").count() >= 3
+            assert await chart.locator(".drawing").get_attribute("aria-label") == (
+                await chart.locator("figcaption").inner_text()
+            )
+        await page.wait_for_function("!document.querySelector('figure details[open]')")
+        colours = set()
+        for dark in (False, True):
+            await page.emulate_media(color_scheme="dark" if dark else "light")
+            colours.add(
+                await page.evaluate("getComputedStyle(document.querySelector('svg [stroke=\"#0b6e4f\"]')).stroke")
+            )
+        assert len(colours) == 2
+        await page.set_viewport_size(PHONE)
+        await page.wait_for_function("document.querySelector('.drawing svg').clientWidth < 390")
+        await look_over(page)
+        await charts.first.locator("summary").focus()
+        await page.keyboard.press("Enter")
+        assert await charts.first.locator("table.figures tbody tr").first.is_visible()
+
+    browser.on_a_page(walk)
+
+
+def test_without_scripts_the_figures_of_charts_are_read(browser: Browsing) -> None:
+    async def walk(page: Page) -> None:
+        await page.goto("/model")
+        assert await page.locator(".drawing svg").count() == 0
+        chart = page.locator("figure[data-chart]", has_text="log-loss, by time of the request")
+        cells = await chart.locator("table.figures tbody tr").first.locator("td").all_inner_texts()
+        newest = await page.locator("table#windows tbody tr").first.locator("td").all_inner_texts()
+        assert await chart.locator("table.figures").is_visible()
+        assert cells == [newest[0][5:16].replace("T", " "), newest[3]]
+
+    browser.on_a_page(walk, scripts=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from contextlib import closing
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from dovetail.app.looking.model_history import (
 )
 from dovetail.app.looking.shadow_scores import shadow_beside
 from dovetail.app.storage import open_stores
-from dovetail.console.chart_picture import chart_svg
+from dovetail.console.chart_figures import shown_chart
 from dovetail.console.looked import Looked
 from dovetail.console.pages.model_page import charts_of, model_page, ranking_charts
 from dovetail.console.rendering import page
@@ -29,13 +31,13 @@ from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.stores.registry.store import MetricRow
-from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
+from dovetail.trainer.metrics.charts import Chart, ChartLine
 from dovetail.trainer.models.contributions import explain
 from dovetail.trainer.samples.encoding import Encoder
 from tests.console.shown_run import with_looked
 
 #: Of what stands around a page's content.
-SHELL = {"tabs": (), "path": "/model", "project": "demo"}
+SHELL = {"tabs": (), "path": "/model", "project": "demo", "vega": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,8 @@ def test_reliability_is_of_served_scores(project: Project) -> None:
         assert max(line.x) <= 1
         shown = model_page(looked)
         assert shown["total"].samples <= rows
-        assert len(shown["charts"]) == 12
+        assert len(shown["charts"]) == 13
+        assert shown["charts"][-1].title == "observed rate over mean score"
 
     with_looked(project, look)
 
@@ -143,8 +146,7 @@ def test_the_shadow_stands_beside_what_serves(run_folder: Path, tmp_path: Path) 
         assert found.serving.metrics.auc is not None
         assert found.shadow.metrics.auc == pytest.approx(1 - found.serving.metrics.auc, abs=0.01)
         assert found.versions == (sorted(set(scored.column("model_version").to_pylist())), [1])
-        shown = {**model_page(looked), "tabs": (), "path": "/model", "project": "p"}
-        said = page("model.html", shown)
+        said = page("model.html", {**model_page(looked), **SHELL})
         assert re.search(
             r'<table id="shadow">(?s:.)*<td>serving</td>(?s:.)*<td>shadow</td><td class="wide">1</td>', said
         )
@@ -154,40 +156,76 @@ def test_the_shadow_stands_beside_what_serves(run_folder: Path, tmp_path: Path) 
     async def without(looked: Looked) -> None:
         assert looked.project.config.model is not None
         assert shadow_beside(looked.stores, looked.project.config.model, 100_000) is None
-        assert 'id="shadow"' not in page(
-            "model.html", {**model_page(looked), "tabs": (), "path": "/model", "project": "p"}
-        )
+        assert 'id="shadow"' not in page("model.html", {**model_page(looked), **SHELL})
 
     with_looked(project_of_run(run_folder), without)
 
 
-def test_names_of_slices_are_drawn_as_text(project: Project) -> None:
-    hostile = "channel=</svg><script>alert(1)</script>"
-    rows = [MetricRow("m", f"slice:{hostile}", n, n, 1, 1, 0.1 * n, 0.5, None, 1, 1, 1, 0, 0, 0, 0) for n in (1, 2)]
-    charts = charts_of(ModelMetricsHistory([], [], {hostile: rows}), "logistic")
+def hostile_charts(name: str) -> list[Chart]:
+    rows = [MetricRow("m", f"slice:{name}", n, n, 1, 1, 0.1 * n, 0.5, None, 1, 1, 1, 0, 0, 0, 0) for n in (1, 2)]
+    return charts_of(ModelMetricsHistory([], [], {name: rows}), "logistic")
+
+
+def test_names_of_slices_are_text_in_the_page(project: Project) -> None:
+    """A name closes neither the attribute that has the specification nor anything else, and is read as it was."""
+    hostile = "channel='\"</svg></script><script>alert(1)</script>&amp;\\u0027"
+    charts = [shown_chart(chart) for chart in hostile_charts(hostile)]
     assert len(charts) == 4
-    for chart in charts:
-        drawn = chart_svg(chart)
-        assert "<script" not in drawn
-        assert "style=" not in drawn, "the console's policy takes no style in a page"
 
     async def look(looked: Looked) -> None:
-        shown = {**model_page(looked), **SHELL, "slices": {hostile: rows[-1]}, "project": hostile}
+        shown = {**model_page(looked), **SHELL, "charts": charts, "project": hostile}
+        row = next(iter(shown["slices"].values()))
+        shown["slices"] = {hostile: row}
         ranked = shown["ranked"]
         shown["ranked"] = {"all": ranked["all"], hostile: ranked["channel=app"]}
-        assert "<script>" not in page("model.html", shown)
+        said = page("model.html", shown)
+        assert "<script>" not in said
+        assert said.count("<script") == said.count("</script>") == 2
+        figures = Figures()
+        figures.feed(said)
+        assert [json.loads(each) for each in figures.specifications] == [chart.specification for chart in charts]
+        assert all(chart.lines == [hostile] for chart in charts)
 
     with_looked(project, look)
 
 
+class Figures(HTMLParser):
+    """Reads a page as a browser does: what its figures are to be drawn from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specifications: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "figure" and (specification := found.get("data-chart")):
+            self.specifications.append(specification)
+
+
+def test_a_chart_has_its_figures_beside_it_the_newest_first() -> None:
+    lines = [ChartLine("a", [0, 1, 2], [1.0, None, 2.0]), ChartLine("b", [2, 3], [5.0, float("nan")])]
+    shown = shown_chart(Chart("a & b", lines, [(0.0, "<x>")], diagonal=True))
+    assert [place for place, _ in shown.rows] == ["3", "2", "1", "<x>"]
+    assert [values for _, values in shown.rows][1:] == [[2.0, 5.0], [None, None], [1.0, None]]
+    assert shown.specification is not None
+    json.dumps(shown.specification, allow_nan=False)
+    many = shown_chart(Chart("many", [ChartLine("l", list(range(100)), [0.5] * 100)]))
+    assert (len(many.rows), many.left_out, many.rows[0][0]) == (48, 52, "99")
+
+
 def test_a_chart_without_points_says_so() -> None:
-    assert chart_svg(Chart("empty", [ChartLine("l", [0], [None])])) == "<p>nothing to draw</p>"
+    shown = shown_chart(Chart("empty", [ChartLine("l", [0], [None])]))
+    assert shown.specification is None
+    said = page("model.html", {"model": None, **SHELL})
+    assert "data-chart" not in said
 
 
-def test_a_chart_has_its_lines_broken_where_a_point_is_missing() -> None:
-    drawn = chart_svg(Chart("a & b", [ChartLine("l", [0, 1, 2], [1.0, None, 2.0])], [(0.0, "<x>")], diagonal=True))
-    assert drawn.count(f'stroke="{COLOURS[0]}"') == 1
-    assert re.search(r'd="M[\d.,]+M[\d.,]+" fill="none"', drawn)
-    assert 'aria-label="a &amp; b"' in drawn
-    assert "&lt;x&gt;" in drawn
-    assert "stroke-dasharray" in drawn
+def test_without_vega_figures_stand_alone_and_say_what_draws_them(project: Project) -> None:
+    async def look(looked: Looked) -> None:
+        for version, drawn in (("1.9", True), ("", False)):
+            said = page("model.html", {**model_page(looked), **SHELL, "vega": version})
+            assert ('data-vega="/static/vega.js?of=1.9"' in said) is drawn
+            assert ("dovetail-samples[plots]" in said) is not drawn
+            assert said.count("<details open>") == said.count('class="figures"') > 8
+
+    with_looked(project, look)

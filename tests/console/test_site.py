@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+import sys
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -120,9 +121,39 @@ def test_every_answer_keeps_the_browser_to_this_page(project: Project) -> None:
     on_the_console(project, look)
 
 
+def test_the_script_of_charts_is_made_once_for_all_who_ask_and_kept_by_the_browser(project: Project) -> None:
+    async def look(client: httpx.AsyncClient) -> None:
+        first, second = await asyncio.gather(*(client.get("/static/vega.js") for _ in range(2)))
+        plain = await client.get("/static/vega.js", headers={"Accept-Encoding": "identity"})
+        assert first.status_code == 200
+        assert first.headers["content-encoding"] == "gzip"
+        assert "content-encoding" not in plain.headers
+        assert first.content == second.content == plain.content
+        assert "immutable" in first.headers["cache-control"]
+        assert "default-src 'none'" in first.headers["content-security-policy"]
+        assert b"vegaEmbed" in plain.content
+
+    on_the_console(project, look)
+
+
+def test_a_script_that_cannot_be_made_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    async def look(client: httpx.AsyncClient) -> None:
+        for _ in range(2):
+            answer = await client.get("/static/vega.js")
+            assert (answer.status_code, answer.text) == (
+                503,
+                "the script that draws charts was not made: exit code 1",
+            )
+        assert "<details open>" in (await client.get("/model")).text
+
+    on_the_console(project, look)
+
+
 def test_with_tokens_whoever_has_none_sees_the_login_alone(project: Project) -> None:
     async def look(client: httpx.AsyncClient) -> None:
-        for path in [*PAGES, "/sample?id=x", "/nothing"]:
+        for path in [*PAGES, "/sample?id=x", "/nothing", "/static/vega.js"]:
             answer = await client.get(path)
             assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
         for token in ("wrong", "one-that-may-not-read", ""):
@@ -206,7 +237,7 @@ def test_hostile_ids_comments_and_values_are_shown_as_text(hostile: Project) -> 
         missing = await client.get("/sample", params={"id": f"{HOSTILE}?"})
         assert missing.status_code == 404
         for answer in (asked, shown, candidate, value, definition, flow, trust, missing):
-            inside = re.sub(r'<script src="/static/console.js" defer></script>', "", answer.text)
+            inside = re.sub(r'<script src="/static/(console|charts)\.js" defer></script>', "", answer.text)
             assert "<script" not in inside
             assert "<img" not in inside
             assert "49" not in re.findall(r"<h1>(.*?)</h1>", inside, re.DOTALL)[0]

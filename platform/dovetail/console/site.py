@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -14,12 +15,14 @@ from starlette.exceptions import HTTPException
 from dovetail.console.access import HEADERS, Guard, token_of
 from dovetail.console.looked import Looked
 from dovetail.console.pages.catalogue_page import catalogue_page, definition_page, lineage_page
+from dovetail.console.pages.experiments_page import experiments_page
 from dovetail.console.pages.flow_page import flow_page
 from dovetail.console.pages.model_page import model_page
 from dovetail.console.pages.nowhere import Nowhere
 from dovetail.console.pages.request_page import candidate_page, recent_requests, request_page, value_page
 from dovetail.console.pages.trust_page import trust_page
 from dovetail.console.rendering import page
+from dovetail.console.vega_script import VegaScript, VegaUnavailable
 from dovetail.platform.errors import DovetailError
 from dovetail.platform.masking import masked
 
@@ -31,10 +34,12 @@ TABS = (
     ("/definitions", "Definitions"),
     ("/sample", "Sample"),
     ("/model", "Model"),
+    ("/experiments", "Experiments"),
     ("/trust", "Trust"),
 )
 
-_STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8"}
+_SCRIPT = "text/javascript; charset=utf-8"
+_STATIC = {"console.css": "text/css; charset=utf-8", "console.js": _SCRIPT, "charts.js": _SCRIPT}
 _LOGIN_BYTES = 4_096
 #: Pages that are computed at a time: a worker has more to do.
 _AT_ONCE = 2
@@ -49,6 +54,7 @@ def site(looked: Looked, guard: Guard) -> FastAPI:
     for path, show in pages.shown().items():
         app.add_api_route(path, pages.route(path, show), methods=["GET"], response_class=HTMLResponse)
     app.add_api_route("/login", pages.login, methods=["GET", "POST"], response_class=HTMLResponse)
+    app.add_api_route("/static/vega.js", pages.vega, methods=["GET"])
     app.add_api_route("/static/{name}", _static, methods=["GET"])
     app.add_exception_handler(HTTPException, pages.no_route)
     return app
@@ -60,6 +66,7 @@ class _Pages:
     def __init__(self, looked: Looked, guard: Guard) -> None:
         self._looked, self._guard = looked, guard
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._vega = VegaScript()
 
     def shown(self) -> dict[str, Callable[[Request], Awaitable[_Shown]]]:
         """By path, what shows it."""
@@ -73,6 +80,7 @@ class _Pages:
             "/candidate": self._candidate,
             "/value": self._value,
             "/model": self._model,
+            "/experiments": self._experiments,
             "/trust": self._trust,
         }
 
@@ -122,6 +130,21 @@ class _Pages:
             return self._sent_to_login(request)
         return self._failed("", status, f"{request.method} {request.url.path}: there is no such page")
 
+    async def vega(self, request: Request) -> Response:
+        """The script that draws charts, made when it is first asked for; a browser keeps it by its address."""
+        if not self._guard.called_rightly(request) or not self._guard.admits(request):
+            raise HTTPException(404)
+        try:
+            script = await self._vega.compressed()
+        except VegaUnavailable as error:
+            return Response(masked(str(error)), 503, media_type="text/plain; charset=utf-8", headers=HEADERS)
+        headers = {**HEADERS, "Cache-Control": "private, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+        else:
+            script = await asyncio.to_thread(gzip.decompress, script)
+        return Response(script, media_type=_SCRIPT, headers=headers)
+
     def _sent_to_login(self, request: Request) -> Response:
         if "authorization" in request.headers:
             return HTMLResponse("unknown token", 401, headers={**HEADERS, "WWW-Authenticate": "Bearer"})
@@ -136,7 +159,8 @@ class _Pages:
         return HTMLResponse(page("failed.html", shown), status, headers=HEADERS)
 
     def _frame(self, path: str) -> dict[str, Any]:
-        return {"tabs": TABS, "path": path, "project": self._looked.project.config.name}
+        shown = {"tabs": TABS, "path": path, "project": self._looked.project.config.name}
+        return {**shown, "vega": self._vega.version}
 
     async def _flow(self, _request: Request) -> _Shown:
         return "flow.html", await flow_page(self._looked)
@@ -168,6 +192,9 @@ class _Pages:
 
     async def _model(self, _request: Request) -> _Shown:
         return "model.html", await asyncio.to_thread(model_page, self._looked)
+
+    async def _experiments(self, _request: Request) -> _Shown:
+        return "experiments.html", await asyncio.to_thread(experiments_page, self._looked)
 
     async def _trust(self, _request: Request) -> _Shown:
         return "trust.html", await asyncio.to_thread(trust_page, self._looked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,16 @@ class ExperimentReport(NamedTuple):
     moved: int
     arms: Sequence[ArmTotals]
     differences: Sequence[Difference]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as the command prints it."""
+        arms = [arm._asdict() for arm in self.arms]
+        return {**self._asdict(), "arms": arms, "differences": [each._asdict() for each in self.differences]}
+
+    @property
+    def decided(self) -> bool:
+        """Whether some arm is better or worse than the control."""
+        return any(self.verdict(arm.arm) in ("better", "worse") for arm in self.arms)
 
     def verdict(self, arm: str) -> str:
         """The verdict on ``arm`` by the metric that it is about."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from dovetail.app.experiments.arm_metrics import ExperimentReport
 from dovetail.features.batch.witness import Witnessed
 from dovetail.features.stored.consistency import Consistency
 from dovetail.joiners.batch.label_audit import LabelAudit
@@ -13,7 +14,16 @@ from dovetail.platform.rows.audit import Audit
 from dovetail.platform.stores.registry.given_verdicts import Verdict
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["AUDIT", "CONSISTENCY", "GivenVerdict", "given_verdicts", "log_audit", "log_consistency"]
+__all__ = [
+    "AUDIT",
+    "CONSISTENCY",
+    "GivenVerdict",
+    "given_verdicts",
+    "kind_of_experiment",
+    "log_audit",
+    "log_consistency",
+    "log_experiment",
+]
 
 #: The kinds of verdicts.
 AUDIT, CONSISTENCY = "audit", "consistency"
@@ -48,6 +58,17 @@ def log_consistency(
     if witness is not None:
         report["witness"] = witness.to_json()
     registry.add_verdict(Verdict(CONSISTENCY, clock.now_us(), holds, json.dumps(report)))
+
+
+def kind_of_experiment(name: str) -> str:
+    """The kind of the verdicts on an experiment, which hold when it is decided."""
+    return f"experiment.{name}"
+
+
+def log_experiment(registry: Registry, clock: Clock, report: ExperimentReport) -> None:
+    """Log what the samples say of an experiment."""
+    kind = kind_of_experiment(report.name)
+    registry.add_verdict(Verdict(kind, clock.now_us(), report.decided, json.dumps(report.to_json())))
 
 
 def given_verdicts(registry: Registry, kind: str, limit: int) -> list[GivenVerdict]:

@@ -147,12 +147,13 @@ def staleness(
 def experiment(
     name: Annotated[str | None, typer.Argument(help="The experiment; the only one if left out.")] = None,
     project: ProjectOption = Path(),
+    log: Annotated[bool, typer.Option("--log/--no-log", help="Keep the report for the console's history.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """The arms of an experiment, their metrics on archived samples, and how they differ from the control."""
     from dovetail.cli.models.experiment import run
 
-    raise typer.Exit(run(project, name, as_json=as_json))
+    raise typer.Exit(run(project, name, as_json=as_json, log=log))
 
 
 def _check_plot(plot: Path | None) -> None:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from dovetail.app.experiments.arm_metrics import METRICS, Difference, ExperimentReport, experiment_report
-from dovetail.app.storage import open_stores
+from dovetail.app.reports.verdict_log import log_experiment
+from dovetail.app.storage import open_stores, resolved
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.report import number_text
 from dovetail.cli.output import print_json, terminal
+from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.config.served.experiments import ExperimentConfig
 from dovetail.platform.errors import ConfigError
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["promote", "run"]
 
 
-def run(project: Path, name: str | None, *, as_json: bool) -> int:
-    """Measure the arms on the archived samples, and show them."""
-    report = _report(load_config(project), name)
+def run(project: Path, name: str | None, *, as_json: bool, log: bool = True) -> int:
+    """Measure the arms on the archived samples, and show them; ``log``: keep the report, too, for the console."""
+    config = load_config(project)
+    report = _report(config, name)
+    if log:
+        with closing(Registry(resolved(config, config.storage.url("registry")), config.name)) as registry:
+            log_experiment(registry, SystemClock(), report)
     if as_json:
-        arms = [arm._asdict() for arm in report.arms]
-        differences = [each._asdict() for each in report.differences]
-        print_json({**report._asdict(), "arms": arms, "differences": differences})
+        print_json(report.to_json())
         return 0
     console = terminal()
     numbers = ("users", "requests", "samples", *(metric.replace("_", " ") for metric in METRICS))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from markupsafe import Markup
-
 from dovetail.api.describing import models_of
 from dovetail.app.looking.model_history import (
     ModelMetricsHistory,
@@ -16,7 +14,7 @@ from dovetail.app.looking.model_history import (
     recent_reliability,
 )
 from dovetail.app.looking.shadow_scores import shadow_beside
-from dovetail.console.chart_picture import chart_svg
+from dovetail.console.chart_figures import shown_chart
 from dovetail.console.looked import Looked
 from dovetail.platform.errors import ModelError
 from dovetail.platform.stores.registry.ranked import RankingRow
@@ -58,10 +56,10 @@ def model_page(looked: Looked) -> dict[str, Any]:
     except ModelError as error:
         weights, before, after, unread = [], 0, 0, str(error)
     reliable = recent_reliability(looked.stores, model)
-    curve = None
+    charts = [*charts_of(history, model.loss), *ranking_charts(ranked)]
     if reliable is not None:
         observed = "observed rate" if model.loss == "logistic" else f"mean {model.label}"
-        curve = _drawn(Chart(f"{observed} over mean score", [reliable[0]], diagonal=True))
+        charts.append(Chart(f"{observed} over mean score", [reliable[0]], diagonal=True))
     published = models_of(looked.project, looked.stores)
     return {
         "model": model,
@@ -75,10 +73,9 @@ def model_page(looked: Looked) -> dict[str, Any]:
         "total": history.total[-1] if history.total else None,
         "windows": list(history.windows)[::-1],
         "slices": _newest(history),
-        "charts": [_drawn(chart) for chart in (*charts_of(history, model.loss), *ranking_charts(ranked))],
+        "charts": [shown_chart(chart) for chart in charts],
         "rankings": _RANKINGS,
         "ranked": {**({"all": ranked.total[-1]} if ranked.total else {}), **_newest(ranked)},
-        "reliability": curve,
         "scored": 0 if reliable is None else reliable[1],
         "weights": weights,
         "between": (before, after),
@@ -127,12 +124,4 @@ def _by_slice(slices: dict[str, list[MetricRow]], titled: Titled) -> list[Chart]
 
 
 def _ticks(rows: Sequence[MetricRow] | Sequence[RankingRow]) -> list[tuple[float, str]]:
-    step = max(1, len(rows) // 5)
-    return [
-        (float(at), rows[at].scope.removeprefix("time:")[5:16].replace("T", " ")) for at in range(0, len(rows), step)
-    ]
-
-
-def _drawn(chart: Chart) -> dict[str, Any]:
-    # The drawing escapes the texts in it itself.
-    return {"title": chart.title, "svg": Markup(chart_svg(chart))}  # noqa: S704
+    return [(float(at), rows[at].scope.removeprefix("time:")[5:16].replace("T", " ")) for at in range(len(rows))]

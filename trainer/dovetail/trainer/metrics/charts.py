@@ -30,7 +30,10 @@ class ChartLine(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over one pair of axes. ``ticks`` name places on the x axis; ``diagonal`` adds y = x."""
+    """Lines over one pair of axes. ``ticks`` name places on the x axis, some of which are labelled.
+
+    ``diagonal`` adds y = x.
+    """
 
     title: str
     lines: Sequence[ChartLine]
@@ -42,8 +45,7 @@ def windows_charts(series: Sequence[tuple[str, Sequence[tuple[str, Metrics]]]]) 
     """Loss, AUC and calibration over windows, as the models have them: a line per named series of (window, metrics)."""
     labels = sorted({window for _, windows in series for window, _ in windows})
     place = {window: float(number) for number, window in enumerate(labels)}
-    step = max(1, len(labels) // 5)
-    ticks = [(place[window], window.removeprefix("time:")[:16]) for window in labels[::step]]
+    ticks = [(place[window], window.removeprefix("time:")[:16]) for window in labels]
     charts = []
     every = [m for _, windows in series for _, m in windows]
     numbers = any(m.rmse is not None for m in every)

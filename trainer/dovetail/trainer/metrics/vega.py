@@ -1,4 +1,4 @@
-"""Charts as one Vega-Lite specification: what every format of a plot is drawn from."""
+"""Charts as one Vega-Lite specification: what every format of a plot is drawn from, and the console's charts, too."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from dovetail.trainer.metrics.charts import COLOURS, Chart, ChartLine
 
-__all__ = ["specification"]
+__all__ = ["chart_specification", "specification"]
 
 _WIDTH, _HEIGHT = 560, 190
+#: Of the places that are named on an axis, so many are labelled.
+_LABELS = 6
 _CONFIG = {
     "font": "Liberation Sans, Arial, sans-serif",
     "view": {"stroke": None},
@@ -39,17 +41,30 @@ def specification(title: str, charts: Sequence[Chart]) -> dict[str, Any]:
     }
 
 
+def chart_specification(chart: Chart) -> dict[str, Any]:
+    """``chart`` alone, as wide as the element of a page that it is drawn into, which has the title.
+
+    It is drawn as in :func:`specification`, on the page's ground.
+    """
+    fitted = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    ground = {"background": "transparent", "config": _CONFIG, "description": chart.title}
+    return {**ground, **_view(chart), **fitted}
+
+
 def _drawn(chart: Chart) -> dict[str, Any]:
+    return {"title": {"text": chart.title}, "width": _WIDTH, **_view(chart)}
+
+
+def _view(chart: Chart) -> dict[str, Any]:
     points = [point for number, line in enumerate(chart.lines) for point in _points(number, line)]
-    size = {"title": {"text": chart.title}, "width": _WIDTH, "height": _HEIGHT if points else 20}
     if not points:
         mark = {"type": "text", "text": "nothing to draw", "align": "left", "x": 0, "color": "#333"}
-        return {**size, "data": {"values": [{}]}, "mark": mark}
+        return {"height": 20, "data": {"values": [{}]}, "mark": mark}
     layers = [_lines(chart, points)]
     if chart.diagonal:
         # Below the lines, and through the corner (0, 0).
         layers.insert(0, _diagonal(max(max(point["x"], point["y"]) for point in points)))
-    return {**size, "layer": layers}
+    return {"height": _HEIGHT, "layer": layers}
 
 
 def _points(number: int, line: ChartLine) -> Iterator[dict[str, Any]]:
@@ -81,7 +96,8 @@ def _lines(chart: Chart, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _ticks(chart: Chart) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": None, "grid": False}
     if chart.ticks:
-        places, labels = [x for x, _ in chart.ticks], [label for _, label in chart.ticks]
+        shown = chart.ticks[:: -(-len(chart.ticks) // _LABELS)]
+        places, labels = [x for x, _ in shown], [label for _, label in shown]
         # An expression of Vega: both lists are literals in it, so a label is a string whatever is written in it.
         axis |= {"values": places, "labelExpr": f"{json.dumps(labels)}[indexof({json.dumps(places)}, datum.value)]"}
     return axis
