@@ -164,31 +164,6 @@ def test_what_was_served_wrong_is_found(spark: SparkDays, world: World, monkeypa
     assert found.to_json() == expected.to_json()
 
 
-def test_the_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """Last: it ends the session of this process."""
-    world.send(events(90))
-    world.ask(requests(4))
-    world.archive()
-    asked = BackfillRequest("ranking", str(world.folder / "spark"))
-    code = run(
-        world.folder, asked, first=None, last=None, explain=False, as_json=True, engine="spark", master="local[2]"
-    )
-    assert (code, json.loads(capsys.readouterr().out)["rows"]) == (0, 60)
-    made = world.stores.registry.versions("profile")
-    assert made, "by Spark's tasks, which the next reads"
-    job(world).run()
-    assert world.stores.registry.versions("profile") == made
-    assert files_of(world, "spark") == files_of(world)
-    assert ds.dataset(world.folder / "spark", format="parquet").count_rows() == 60
-
-
-def test_a_master_that_is_none_is_refused() -> None:
-    from dovetail.spark.session import open_cluster
-
-    with pytest.raises(ConfigError, match=r"\[batch\] master = 'nowhere': Spark does not start: "):
-        open_cluster("nowhere")
-
-
 def test_a_model_is_evaluated(spark: SparkDays, tmp_path: Path) -> None:
     project = trained(tmp_path)
     (tmp_path / "samples").mkdir()
@@ -214,3 +189,28 @@ def test_tables_of_a_lake_are_read_by_tasks(spark: SparkDays, tmp_path: Path) ->
     places = iceberg_table(tmp_path / "iceberg", log), delta_table(tmp_path / "delta", asked)
     assert backfilled(world, "spark", *places, spark) == backfilled(world, "local", *places)
     world.stores.close()
+
+
+def test_the_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Last: it ends the session of this process."""
+    world.send(events(90))
+    world.ask(requests(4))
+    world.archive()
+    asked = BackfillRequest("ranking", str(world.folder / "spark"))
+    code = run(
+        world.folder, asked, first=None, last=None, explain=False, as_json=True, engine="spark", master="local[2]"
+    )
+    assert (code, json.loads(capsys.readouterr().out)["rows"]) == (0, 60)
+    made = world.stores.registry.versions("profile")
+    assert made, "by Spark's tasks, which the next reads"
+    job(world).run()
+    assert world.stores.registry.versions("profile") == made
+    assert files_of(world, "spark") == files_of(world)
+    assert ds.dataset(world.folder / "spark", format="parquet").count_rows() == 60
+
+
+def test_a_master_that_is_none_is_refused() -> None:
+    from dovetail.spark.session import open_cluster
+
+    with pytest.raises(ConfigError, match=r"\[batch\] master = 'nowhere': Spark does not start: "):
+        open_cluster("nowhere")
