@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -31,11 +32,15 @@ from dovetail.platform.rows.evolution import conformed
 from dovetail.platform.rows.positions import seen_column
 from dovetail.platform.stores.offline import OfflineStore
 
+if TYPE_CHECKING:
+    from dovetail.spark.cluster import Cluster
+
 __all__ = [
     "ARCHIVE",
     "BackfillRequest",
     "archived_events",
     "batch_versions",
+    "cluster_of",
     "day_engine",
     "open_backfill",
     "scratch_folder",
@@ -156,20 +161,33 @@ def scratch_folder(project: Project, what: str) -> Path:
 
 
 @contextmanager
-def day_engine(config: BatchConfig, engine: str | None = None, master: str | None = None) -> Iterator[DayEngine]:
-    """The engine of ``[batch]``, or ``engine`` and ``master`` instead; what it starts is stopped when the block ends.
+def cluster_of(config: BatchConfig, engine: str | None = None, master: str | None = None) -> Iterator[Cluster | None]:
+    """The cluster of ``[batch]``, or of ``engine`` and ``master`` instead; None where this process is to compute.
+
+    What it starts is stopped when the block ends.
 
     Raises:
         ConfigError: Spark is not installed, or does not start.
     """
     if (engine or config.engine) == "local":
-        yield LocalDays()
+        yield None
         return
-    from dovetail.spark import SparkDays  # a command that computes here need not know it
-    from dovetail.spark.session import open_cluster
+    from dovetail.spark.session import open_cluster  # a command that computes here need not know it
 
     cluster = open_cluster(master or config.master, config.spark)
     try:
-        yield SparkDays(cluster, config.span_rows)
+        yield cluster
     finally:
         cluster.stop()
+
+
+@contextmanager
+def day_engine(config: BatchConfig, engine: str | None = None, master: str | None = None) -> Iterator[DayEngine]:
+    """The engine of days on :func:`cluster_of`, or in this process."""
+    with cluster_of(config, engine, master) as cluster:
+        if cluster is None:
+            yield LocalDays()
+            return
+        from dovetail.spark import SparkDays
+
+        yield SparkDays(cluster, config.span_rows)

@@ -19,7 +19,7 @@ import typer
 from dovetail.cli.doors import commands as doors
 from dovetail.cli.looking import commands as looking
 from dovetail.cli.models import commands as models
-from dovetail.cli.options import JsonOption, ProjectOption
+from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
@@ -98,15 +98,21 @@ TargetOption = Annotated[str, typer.Option(help="One of labels.targets; the prim
 @app.command()
 def join(
     project: ProjectOption = Path(),
-    out: Annotated[Path | None, typer.Option(help="Write the samples here, as Parquet by request day.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder (or fsspec URL) that gets the samples, as Parquet by request day.")
+    ] = None,
     target: TargetOption = "",
     compare: Annotated[bool, typer.Option("--compare", help="Compare with the stream's; exit 1 if different.")] = False,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the samples in batch, from archived snapshots and label logs."""
     from dovetail.cli.stored.join import run
 
-    raise typer.Exit(run(project, out, target, compare=compare, as_json=as_json))
+    where = None if engine is None else engine.value
+    code = run(project, out, target, compare=compare, as_json=as_json, engine=where, master=master)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from dovetail.spark.sent import EventPart, RequestPart, SentWork, raised, sent_w
 from dovetail.spark.survey import Survey, found_of
 from dovetail.spark.tasks import Evaluate, Ship
 
-__all__ = ["SparkDays"]
+__all__ = ["SparkDays", "checked"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class SparkDays:
         say("survey", 0, 3)
         seen: list[RequestPart | EventPart] = [*requests, *looked]
         found = found_of(
-            _checked(self.cluster.run(len(seen), [Stage(Survey(sent, seen), min(len(seen), tasks))])),
+            checked(self.cluster.run(len(seen), [Stage(Survey(sent, seen), min(len(seen), tasks))])),
             {name: _rows(work, sent, name) for name in sent.stream},
         )
         routes, tasks = self._routes(sent, found.probes, found.events)
@@ -82,13 +82,13 @@ class SparkDays:
         say("evaluation", 3, 3)
         for number in sorted(results):
             yield days[number], results[number]
-        _checked(frames)
+        checked(frames)
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """As :class:`~dovetail.features.stored.day_engine.DayEngine`, an item a task."""
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any], at_once: int | None = None) -> list[Any]:
+        """As :class:`~dovetail.features.stored.day_engine.DayEngine`, an item a task, or in ``at_once`` tasks."""
         if not items:
             return []
-        frames = _checked(self.cluster.run(len(items), [Stage(Each(function, items), len(items))]))
+        frames = checked(self.cluster.run(len(items), [Stage(Each(function, items), at_once or len(items))]))
         results = {frame.a: frame.value() for frame in frames}
         return [results[number] for number in range(len(items))]
 
@@ -138,7 +138,7 @@ def _some(parts: Sequence[EventPart]) -> list[EventPart]:
     return [parts[number] for number in chosen.tolist()] if parts else []
 
 
-def _checked(frames: Sequence[Frame]) -> Sequence[Frame]:
+def checked(frames: Sequence[Frame]) -> Sequence[Frame]:
     """``frames``, if none of them tells of an error; else the earliest stage's is raised."""
     errors = [frame for frame in frames if frame.kind == ERROR]
     if errors:

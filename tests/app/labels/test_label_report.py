@@ -71,7 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batch_and_stream_make_the_same_samples(
     project: Path, tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert join.run(project, tmp_path / "out", target, compare=True, as_json=True) == 0
+    assert join.run(project, str(tmp_path / "out"), target, compare=True, as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["compared"] == {
         "compared": said["samples"], "only_batch": 0, "only_stream": 0, "columns": {}, "equal": True

@@ -164,7 +164,7 @@ def test_without_a_place_nobody_is_told_and_a_wrong_one_is_refused(
 def test_a_join_is_told_in_the_file_of_the_project(tmp_path: Path) -> None:
     write_project(tmp_path, TOML + '\n[openlineage]\nfile = "lineage.jsonl"\n')
     run(tmp_path)
-    assert run_join(tmp_path, tmp_path / "out", "", compare=False, as_json=True) == 0
+    assert run_join(tmp_path, str(tmp_path / "out"), "", compare=False, as_json=True) == 0
     events = [json.loads(line) for line in (tmp_path / "lineage.jsonl").read_text().splitlines()]
     for event in events:
         checked(event)

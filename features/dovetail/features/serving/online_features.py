@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.features.expressions.feature_rows import FeatureSetEvaluator, RequestValues
-from dovetail.features.plan.definitions import FeatureColumn, FeatureSet, JoinedView, StreamView
+from dovetail.features.plan.definitions import FeatureSet, JoinedView, StreamView
 from dovetail.features.plan.request import CANDIDATE, request_starts
+from dovetail.features.serving.completing import CompletedFeatures, columns_of
 from dovetail.features.serving.stored_states import read_states
 from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stream.engine import StreamEngine
 from dovetail.features.stream.keys import encode_keys
 from dovetail.features.stream.prepare import NO_WATERMARK
 from dovetail.platform.rows.encodings.dictionaries import decoded
-from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_name
 from dovetail.platform.rows.intake import time_us
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.online import OnlineStore
@@ -69,6 +69,7 @@ class OnlineFeatures:
         self._engines = {join.view: StreamEngine(stream_views[join.view]) for join in self._streaming}
         self._store = store
         self._versions = versions
+        self._completed = CompletedFeatures(feature_set, versions.lookup)
         self.snapshot_columns = tuple(column.name for column in feature_set.columns_of(*_SNAPSHOT_ORIGINS))
 
     def warm(self) -> None:
@@ -103,10 +104,10 @@ class OnlineFeatures:
                 max(watermarks, default=NO_WATERMARK),
             )
             answerable &= values.answerable if rows_of[view] is candidates else values.answerable[of_row]
-            found[view] = _columns(values.table, f"{view}.")
+            found[view] = columns_of(values.table, f"{view}.")
         for join in self._joins:
             if join.kind == "batch":
-                found[join.view] = _columns(self._versions.lookup(join.view, rows_of[join.view]), f"{join.view}.")
+                found[join.view] = columns_of(self._versions.lookup(join.view, rows_of[join.view]), f"{join.view}.")
         seen = {view: _dense(states[view].progress) for view in self._engines}
         features = self._evaluate(candidates, requests, starts, found)
         return ServedFeatures(features, self.snapshot_columns, seen, answerable)
@@ -120,12 +121,12 @@ class OnlineFeatures:
     ) -> pa.Table:
         """The feature set's columns, of the rows of requests and candidates, and what was ``found`` of each view."""
         if requests is candidates:
-            columns = _columns(candidates)
+            columns = columns_of(candidates)
             for mine in found.values():
                 columns |= mine
             return self._evaluator.evaluate_columns(columns, candidates.num_rows)
-        shared = _columns(requests)
-        own = {name: column for name, column in _columns(candidates).items() if name not in shared}
+        shared = columns_of(requests)
+        own = {name: column for name, column in columns_of(candidates).items() if name not in shared}
         for join in self._joins:
             (shared if self._feature_set.is_shared(join) else own).update(found[join.view])
         return self._evaluator.evaluate_shared(RequestValues(starts, shared), own, candidates.num_rows)
@@ -143,45 +144,8 @@ class OnlineFeatures:
         return [name for name in candidates.column_names if name in declared]
 
     def complete(self, candidates: pa.Table, snapshot: pa.Table) -> pa.Table:
-        """The snapshot's own features and, looked up now as of each row's request time, the batch features.
-
-        ``candidates`` are the flattened request rows of ``snapshot``, in the same order. Columns are in the feature
-        set's order. A snapshot taken by an earlier feature set has NULL in the columns that it was not served with.
-        What the rows of ``snapshot`` share is shared in the same way (``rows/encodings/shared.py``).
-        """
-        columns = _columns(candidates) | self._batch_columns(candidates)
-        batch = self._evaluator.evaluate_columns(columns, candidates.num_rows, origins=("batch",))
-        found: dict[str, pa.Array | pa.ChunkedArray] = {}
-        for column in self._feature_set.columns:
-            if column.origin == "batch":
-                found[column.name] = batch.column(column.name)
-            else:
-                found |= _served(snapshot, column)
-        if SHARED_BACK in snapshot.column_names:
-            found[SHARED_BACK] = snapshot.column(SHARED_BACK)
-        return pa.table(found)
-
-    def _batch_columns(self, candidates: pa.Table) -> dict[str, pa.Array]:
-        columns: dict[str, pa.Array] = {}
-        for join in self._feature_set.joins:
-            if join.kind == "batch":
-                columns |= _columns(self._versions.lookup(join.view, candidates), f"{join.view}.")
-        return columns
-
-
-def _columns(table: pa.Table, prefix: str = "") -> dict[str, pa.Array]:
-    """The columns of ``table`` by ``prefix`` and name, in one piece each."""
-    return {
-        prefix + name: column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
-
-
-def _served(snapshot: pa.Table, column: FeatureColumn) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """The columns of ``snapshot`` that have the values of ``column``: those of each row, those that rows share."""
-    held = [name for name in (column.name, shared_name(column.name)) if name in snapshot.column_names]
-    found = {name: snapshot.column(name) for name in held if snapshot.column(name).type == column.type}
-    return found or {column.name: pa.nulls(snapshot.num_rows, column.type)}
+        """As :meth:`~dovetail.features.serving.completing.CompletedFeatures.complete`."""
+        return self._completed.complete(candidates, snapshot)
 
 
 def _dense(progress: Mapping[int, Progress]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from dovetail.joiners.values.kind_rules import KindRule
 from dovetail.platform.config.policy import PolicyConfig
 from dovetail.platform.rows.positions import LANE, SOURCE_COLUMNS, with_source_positions
 
-__all__ = ["batch_samples"]
+__all__ = ["batch_samples", "samples_of"]
 
 
 def batch_samples(
@@ -37,14 +37,26 @@ def batch_samples(
     joined = join_samples(
         snapshots, labels, policy, allowed_lateness_us=allowed_lateness_us, early_us=early_us, rules=rules
     )
+    return samples_of(snapshots.take(joined.column("_at")), joined, features, kinds=labels, rules=rules)
+
+
+def samples_of(
+    chosen: pa.Table,
+    joined: pa.Table,
+    features: BatchFeatures,
+    *,
+    kinds: Iterable[str],
+    rules: Mapping[str, KindRule] | None = None,
+) -> pa.Table:
+    """Samples, a row for each of ``joined`` (rows of :func:`join_samples`), of its snapshot row in ``chosen``."""
     lanes = joined.column("_lane").to_numpy()
-    chosen = with_source_positions(snapshots.take(joined.column("_at")).combine_chunks())
+    chosen = with_source_positions(chosen.combine_chunks())
     at = chosen.column_names.index(SOURCE_COLUMNS[0])
     partitions = chosen.column(at).to_numpy() + (lanes * LANE).astype(np.int32)
     chosen = chosen.set_column(at, chosen.schema.field(at), pa.array(partitions, pa.int32()))
     emission = np.array([EMISSIONS.index(name) for name in joined.column("emission").to_pylist()], dtype=np.int8)
     times = {}
-    for kind in labels:
+    for kind in kinds:
         column = joined.column(f"{kind}_time").cast(pa.timestamp("us")).cast(pa.int64())
         times[kind] = column.fill_null(NEVER).to_numpy()
     extra = {}

@@ -28,6 +28,7 @@ __all__ = [
     "archived_samples",
     "archived_snapshots",
     "events_until",
+    "label_columns",
     "released_positions",
     "target_of",
 ]
@@ -53,17 +54,10 @@ def archived_labels(project: Project, stores: Stores, meanings: Meanings) -> dic
 
     Kinds that are not declared any more, which an older meaning has, are there as they were archived.
     """
-    item_type = project.request_schema.field("item_id").type
-    keys = {"request_id": pa.string(), "item_id": item_type, "event_time": pa.timestamp("us")}
-    logs = {}
-    for rule in (rule for meaning in meanings.all() for rule in meaning.rules.values()):
-        if rule.kind not in project.label_schemas:
-            of_values = {value.column: value.declared for value in rule.values}
-            empty = pa.schema([*(keys | of_values).items(), *own_position_columns()])
-            logs[rule.kind] = read_dataset(stores.registry, stores.offline, rule.kind, empty)
-    for kind, schema in project.label_schemas.items():
-        empty = pa.schema([*schema.arrow, *own_position_columns()])
-        logs[kind] = read_dataset(stores.registry, stores.offline, kind, empty)
+    logs = {
+        kind: read_dataset(stores.registry, stores.offline, kind, columns)
+        for kind, columns in label_columns(project, meanings).items()
+    }
     labels = project.config.labels
     if not labels.attributed:
         return logs
@@ -88,6 +82,20 @@ def archived_labels(project: Project, stores: Stores, meanings: Meanings) -> dic
             request_lateness_us=project.config.request.allowed_lateness,
         )
     return logs
+
+
+def label_columns(project: Project, meanings: Meanings) -> dict[str, pa.Schema]:
+    """By kind of any meaning, the columns of its archived log: those declared, own positions last."""
+    item_type = project.request_schema.field("item_id").type
+    keys = {"request_id": pa.string(), "item_id": item_type, "event_time": pa.timestamp("us")}
+    found = {}
+    for rule in (rule for meaning in meanings.all() for rule in meaning.rules.values()):
+        if rule.kind not in project.label_schemas:
+            of_values = {value.column: value.declared for value in rule.values}
+            found[rule.kind] = pa.schema([*(keys | of_values).items(), *own_position_columns()])
+    for kind, schema in project.label_schemas.items():
+        found[kind] = pa.schema([*schema.arrow, *own_position_columns()])
+    return found
 
 
 def archived_letters(stores: Stores) -> pa.Table:

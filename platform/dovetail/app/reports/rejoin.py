@@ -28,7 +28,7 @@ from dovetail.platform.rows.positions import (
     pack,
 )
 
-__all__ = ["JoinDifference", "difference", "join_archived"]
+__all__ = ["JoinDifference", "difference", "difference_between", "join_archived"]
 
 _KEY = [*SOURCE_COLUMNS, "emission"]
 
@@ -79,7 +79,14 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
 
 def difference(stores: Stores, batch: pa.Table, *, target: str = "") -> JoinDifference:
     """Compare the batch join's samples with the archived ones, value by value."""
-    stream = archived_samples(stores, target)
+    return difference_between(batch, archived_samples(stores, target))
+
+
+def difference_between(batch: pa.Table, stream: pa.Table) -> JoinDifference:
+    """Compare samples of the batch join with archived ones, value by value.
+
+    The differences of days add up to that of all of them.
+    """
     if batch.num_rows == 0 or stream.num_rows == 0:
         return JoinDifference(0, batch.num_rows, stream.num_rows, {})
     stream = stream.drop_columns(list(OWN_COLUMNS))

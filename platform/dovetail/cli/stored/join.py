@@ -3,45 +3,77 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dovetail.app.datasets import samples_dataset
+from dovetail.app.jobs import cluster_of
 from dovetail.app.openlineage.emitting import lineage_run
 from dovetail.app.openlineage.named_datasets import archived_datasets, dataset_at
-from dovetail.app.reports import difference, join_archived
-from dovetail.app.storage import open_stores
+from dovetail.app.reports import JoinDifference, difference, join_archived
+from dovetail.app.reports.sample_files import draft_day, keep_days
+from dovetail.app.storage import Stores, open_stores
 from dovetail.app.worker import features_of
 from dovetail.cli.output import print_json, terminal
-from dovetail.features import load
+from dovetail.features import Project, load
+from dovetail.platform.stores.offline import OfflineStore
 
 __all__ = ["run"]
 
 
-def run(project: Path, out: Path | None, target: str, *, compare: bool, as_json: bool) -> int:
-    """Join, write by request day, compare; 1 when compared and different."""
+class _Joined(NamedTuple):
+    rows: int
+    columns: pa.Schema
+    files: list[str]
+    compared: JoinDifference | None
+
+
+def run(
+    project: Path,
+    out: str | None,
+    target: str,
+    *,
+    compare: bool,
+    as_json: bool,
+    engine: str | None = None,
+    master: str | None = None,
+) -> int:
+    """Join, write by request day, compare; 1 when compared and different.
+
+    ``engine`` and ``master`` instead of those of ``[batch]``.
+    """
     loaded = load(project)
     stores = open_stores(loaded.config)
+    store = None if out is None else OfflineStore(out if "://" in out else str(Path(out)))
     try:
         read = ["snapshots", *loaded.config.labels.streams]
         inputs = archived_datasets(stores.offline, read)
-        with lineage_run(loaded.config, f"join.{samples_dataset(target)}", "JOIN", inputs) as told:
-            samples = join_archived(loaded, stores, features_of(loaded, stores), target=target)
-            files = _write(samples, out) if out is not None and samples.num_rows else []
+        with (
+            cluster_of(loaded.config.batch, engine, master) as cluster,
+            lineage_run(loaded.config, f"join.{samples_dataset(target)}", "JOIN", inputs) as told,
+        ):
+            if cluster is None:
+                joined = _here(loaded, stores, store, target, compare=compare)
+            else:
+                from dovetail.app.reports.join_on_cluster import join_on_cluster
+
+                joined = _Joined(*join_on_cluster(loaded, stores, cluster, target=target, out=store, compare=compare))
             if out is not None:
-                told.outputs.append(dataset_at(str(out), samples.schema, samples.num_rows))
-        compared = difference(stores, samples, target=target) if compare else None
+                told.outputs.append(dataset_at(out, joined.columns, joined.rows))
     finally:
         stores.close()
+    compared = joined.compared
     verdict = compared is None or compared.equal
     if as_json:
         against = None if compared is None else {**compared._asdict(), "equal": compared.equal}
-        print_json({"samples": samples.num_rows, "files": [str(file) for file in files], "compared": against})
+        print_json({"samples": joined.rows, "files": joined.files, "compared": against})
         return 0 if verdict else 1
     console = terminal()
-    console.print(f"{samples.num_rows:,} samples" + (f" in {len(files)} files below {out}" if out is not None else ""))
+    console.print(
+        f"{joined.rows:,} samples" + (f" in {len(joined.files)} files below {out}" if out is not None else "")
+    )
     if compared is not None:
         what = "the same as" if compared.equal else "NOT the same as"
         console.print(
@@ -51,15 +83,19 @@ def run(project: Path, out: Path | None, target: str, *, compare: bool, as_json:
     return 0 if verdict else 1
 
 
-def _write(samples: pa.Table, out: Path) -> list[Path]:
+def _here(project: Project, stores: Stores, out: OfflineStore | None, target: str, *, compare: bool) -> _Joined:
+    """The join in this process."""
+    samples = join_archived(project, stores, features_of(project, stores), target=target)
+    files = _write(samples, out) if out is not None and samples.num_rows else []
+    compared = difference(stores, samples, target=target) if compare else None
+    return _Joined(samples.num_rows, samples.schema, files, compared)
+
+
+def _write(samples: pa.Table, out: OfflineStore) -> list[str]:
     """One file per UTC day of the request; an earlier join's file of that day is replaced."""
     days = samples.column("request_time").cast(pa.date32())
-    files = []
-    for day in pc.unique(days).to_pylist():
-        file = out / f"day={day}" / "samples.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        pq.write_table(samples.filter(pc.equal(days, pa.scalar(day, pa.date32()))), partial, compression="zstd")
-        partial.rename(file)
-        files.append(file)
-    return files
+    drafts = []
+    for day in sorted(pc.unique(days).to_pylist()):
+        mine = samples.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+        drafts.append(draft_day(out, str(day), samples.schema, [mine]))
+    return keep_days(out, drafts)
