@@ -62,7 +62,7 @@ Messages = dict[str, list[dict[str, Any] | bytes]]
 
 
 def at(second: int) -> str:
-    return f"2024-01-01T12:{second // 60:02d}:{second % 60:02d}Z"
+    return f"2024-01-01T{12 + second // 3600:02d}:{second % 3600 // 60:02d}:{second % 60:02d}Z"
 
 
 def request(name: str, user: str, items: list[int], second: int) -> dict[str, Any]:

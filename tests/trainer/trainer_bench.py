@@ -16,6 +16,7 @@ from dovetail.platform.stage import Poll
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation, Metrics
 from dovetail.trainer.models.gate import Gate
+from dovetail.trainer.models.handed_over import Bounds, unbounded
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.optimizers.ftrl import Ftrl
 from dovetail.trainer.samples.encoding import Encoder
@@ -71,6 +72,7 @@ class Bench:
         publish_delay_us: int | None = None,
         clock: Clock | None = None,
         on_evaluated: Callable[[int, Sequence[tuple[str, Metrics]]], None] | None = None,
+        bounds: Bounds = unbounded,
     ) -> TrainerStage:
         evaluation = Evaluation(window=16, windows=2)
         directory = ModelDirectory(self.directory / "models", keep=100)
@@ -83,6 +85,7 @@ class Bench:
             ),
             listeners=TrainerListeners(self.versions.append, self.trained.append, on_evaluated),
             clock=clock,
+            bounds=bounds,
         )
 
     def models(self) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
 from dovetail.trainer.models.checkpoint import CheckpointStore
+from dovetail.trainer.models.handed_over import Bounds, unbounded
 from dovetail.trainer.models.state_files import StateFiles
 from dovetail.trainer.sharded.stages.gather_stage import GatherStage
 from dovetail.trainer.sharded.stages.kept_stage import KeptStage
@@ -44,8 +45,15 @@ __all__ = [
 ]
 
 
-def trainer_of(project: Project, stores: Stores, listeners: TrainerListeners | None = None) -> TrainerStage | None:
+def trainer_of(
+    project: Project,
+    stores: Stores,
+    listeners: TrainerListeners | None = None,
+    bounds: Bounds = unbounded,
+) -> TrainerStage | None:
     """The stage that trains the configured model; None for a project without one.
+
+    ``bounds`` tells what the topic of samples has of a partition; it is asked in a thread.
 
     Raises:
         ModelError: the last checkpoint is corrupt, or was written under another configuration.
@@ -60,6 +68,7 @@ def trainer_of(project: Project, stores: Stores, listeners: TrainerListeners | N
         checkpointing_of(model, stores.checkpoints),
         publication_of(model, stores.models, config.broker.max_message_bytes),
         listeners=listeners,
+        bounds=bounds,
     )
 
 
@@ -72,8 +81,15 @@ def sharding_of(config: Config, model: ModelConfig) -> Sharding:
     return Sharding(topics, trainer.shards or 1, staleness, trainer.batch_rows, config.broker.max_message_bytes)
 
 
-def trainer_stages(project: Project, stores: Stores, listeners: TrainerListeners) -> list[Stage]:
+def trainer_stages(
+    project: Project,
+    stores: Stores,
+    listeners: TrainerListeners,
+    bounds: Bounds = unbounded,
+) -> list[Stage]:
     """The stages of the role ``trainer``: one that trains, or those around the shards of a model that is on some.
+
+    ``bounds``: as for :func:`trainer_of`.
 
     Raises:
         ModelError: a checkpoint is corrupt, or was written under another configuration, or with shards and without.
@@ -88,7 +104,7 @@ def trainer_stages(project: Project, stores: Stores, listeners: TrainerListeners
                 f"{kept.folder} has checkpoints of a model on shards, from which one without does not go on; say "
                 "[trainer] shards as before, or give the model another name"
             )
-        stage = trainer_of(project, stores, listeners)
+        stage = trainer_of(project, stores, listeners, bounds)
         return [] if stage is None else [stage]
     if CheckpointStore(kept.folder).newest():
         raise ModelError(

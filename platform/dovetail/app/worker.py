@@ -360,9 +360,9 @@ class _Parts:
         if self.config.model is None:
             return []
         keep = kept_metrics(self.config.model.name, self.stores)
-        return trainer_stages(
-            self.project, self.stores, TrainerListeners(on_trained=self.on_trained, on_evaluated=keep)
-        )
+        listeners = TrainerListeners(on_trained=self.on_trained, on_evaluated=keep)
+        topic = TopicReader(self._consumer, self.config.labels.training_topic)
+        return trainer_stages(self.project, self.stores, listeners, topic.bounds)
 
     def _models(self) -> list[Stage]:
         model = self.config.model

@@ -137,11 +137,16 @@ class Work:
     ``commit`` runs in a thread, after ``outgoing`` is durable; it raises :class:`~dovetail.platform.errors.StaleCommit`
     when the stored position is not the one the stage expected. ``done`` is the offset after the last message that this
     work completes, or None when it completes none.
+
+    ``afresh``: with this commit the stage has put another state in the place of the one it had, and its stored
+    positions may be before or after what it was given. All readers of its topics go on from what they have stored, as
+    after a rebalance. A crash before that changes nothing: the next start does the same.
     """
 
     outgoing: Sequence[Outgoing] = field(default_factory=tuple)
     commit: Callable[[], None] | None = None
     done: int | None = None
+    afresh: bool = False
 
 
 class Stage(ABC):

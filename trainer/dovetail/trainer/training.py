@@ -27,19 +27,23 @@ from dovetail.trainer.models.checkpoint import (
     Checkpoint,
     CheckpointStore,
     TrainerProgress,
+    describe,
     image,
     resume,
 )
+from dovetail.trainer.models.handed_over import Bounds, Mailbox, unbounded
 from dovetail.trainer.models.publish import Model
 from dovetail.trainer.publisher import Publisher
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 
-__all__ = ["DUPLICATE", "TRAINED", "Trained", "TrainerListeners", "TrainerStage"]
+__all__ = ["DUPLICATE", "LEFT_OUT", "TRAINED", "Trained", "TrainerListeners", "TrainerStage"]
 
 _log = logging.getLogger(__name__)
 
 #: Outcome of a row the model was trained on.
 TRAINED = "trained"
+#: Outcome of a row that a model which was laid down or handed over has passed over on purpose.
+LEFT_OUT = "left_out"
 #: Outcome of a row whose source position was seen before: its producer published it again.
 DUPLICATE = "duplicate"
 
@@ -48,7 +52,7 @@ DUPLICATE = "duplicate"
 class Trained:
     """The report to ``on_trained`` after every poll that brought new rows."""
 
-    #: Rows trained on, ever.
+    #: Rows of the topic that count once and are behind the model, ever: those trained on, and those left out.
     trained: int
     #: Rows trained on in this poll.
     rows: int
@@ -88,6 +92,10 @@ class TrainerStage(Stage):
     of that poll, where positions, filter and model agree without remembering half a poll. One is due, too, when the
     oldest poll that is not in any has waited for ``checkpoints.delay_us``. Until then nothing is acknowledged.
 
+    A full model that is handed over (:class:`~dovetail.trainer.models.handed_over.Mailbox`) becomes the next checkpoint
+    as it is, with the positions it includes: the stage goes on from these, and each sample counts in it once. Versions
+    go on by the rows of the topic, so those before the newest one that is published are not published again.
+
     :raises ConfigError: versions or checkpoints are due after less than 1 sample, or full models after less than 1
         version.
     :raises ModelError: the last checkpoint is corrupt or was written under another configuration.
@@ -104,7 +112,9 @@ class TrainerStage(Stage):
         *,
         listeners: TrainerListeners | None = None,
         clock: Clock | None = None,
+        bounds: Bounds = unbounded,
     ) -> None:
+        """``bounds``: what the topic has of a partition; asked in a thread."""
         if min(publication.every, checkpoints.every, publication.full_every) < 1:
             raise ConfigError(
                 "the trainer needs publish_every >= 1 and checkpoint_every >= 1 samples, "
@@ -126,6 +136,8 @@ class TrainerStage(Stage):
         if publication.delay_us is not None:
             self._settings["publish_delay"] = True
         self._store = CheckpointStore(checkpoints.folder)
+        self._mailbox = Mailbox(checkpoints.folder)
+        self._bounds = bounds
         # One poll at a time: partitions share the model.
         self._turn = asyncio.Lock()
         self._committing = threading.Lock()
@@ -151,6 +163,10 @@ class TrainerStage(Stage):
         self._next = dict(self._stored)
         self._filter = SourceFilter(progress.source_filter)
         self._counts = Counter({(a.partition, a.outcome): a.rows for a in progress.accounts})
+        self._handed_over = progress.handed_over
+        # Several passes are rows of one, and what was left out is behind the model: versions go by rows of the topic.
+        behind = sum(rows for (_, outcome), rows in self._counts.items() if outcome in (TRAINED, LEFT_OUT))
+        self._uncounted = behind - self._learner.trained
         # Polls completed by the model in memory, and by the last checkpoint.
         self._polls = self._saved = 0
         # When the oldest poll that is not in a checkpoint came; None while there is none.
@@ -170,6 +186,11 @@ class TrainerStage(Stage):
     def learner(self) -> Learner:
         """The model being trained; look, do not touch."""
         return self._learner
+
+    @property
+    def _rows(self) -> int:
+        """Rows of the topic that count once and are behind the model."""
+        return self._learner.trained + self._uncounted
 
     @property
     def trained_through(self) -> dict[int, int]:
@@ -227,31 +248,34 @@ class TrainerStage(Stage):
             before = self._learner.trained
             table, read = await compute(self._admit, poll)
             while table.num_rows > 0:
-                room = self._publication.every - self._learner.trained % self._publication.every
+                room = self._publication.every - self._rows % self._publication.every
                 await compute(self._learner.learn, table.slice(0, room))
                 table = table.slice(room)
-                version, rest = divmod(self._learner.trained, self._publication.every)
+                version, rest = divmod(self._rows, self._publication.every)
                 if self._publication.delay_us is not None:
-                    version = self._learner.trained
+                    version = self._rows
                     self._wait_for_version(version)
                 if rest == 0 and version > self._publisher.published:
                     async for work in self._offer(version):
                         yield work
             if self._is_overdue():
-                async for work in self._offer(self._learner.trained):
+                async for work in self._offer(self._rows):
                     yield work
             rows = self._learner.trained - before
             self._complete(poll, read, rows)
             if rows and self._listeners.on_trained is not None:
                 evaluation = self._learner.evaluation
-                self._listeners.on_trained(
-                    Trained(self._learner.trained, rows, evaluation.total(), evaluation.recent()[-1])
-                )
+                self._listeners.on_trained(Trained(self._rows, rows, evaluation.total(), evaluation.recent()[-1]))
             if self._learner.trained // self._checkpoints.every > before // self._checkpoints.every:
                 yield await self._checkpoint(done=poll.last + 1)
             self._whole = True
 
     async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        if self._mailbox.waits and not stopping:
+            async for work in self._take_in():
+                yield work
+            if self._gone:  # what is in memory is of the past
+                return
         if self._is_overdue():
             async for work in self.publish_now():
                 yield work
@@ -279,8 +303,28 @@ class TrainerStage(Stage):
         """The works that publish the model as it is, where a row has waited for longer than the delay."""
         async with self._turn:
             if self._whole and self._is_overdue():
-                async for work in self._offer(self._learner.trained):
+                async for work in self._offer(self._rows):
                     yield work
+
+    async def _take_in(self) -> AsyncIterator[Work]:
+        """A work that puts the model that was handed over in the place of this one; none when it does not fit."""
+        async with self._turn:
+            if not self._whole or self._gone:
+                return
+            configured = partial(describe, self._learner, self._settings)
+            content = await asyncio.to_thread(
+                self._mailbox.take, self.topic, configured, self._handed_over, self._next, self._bounds
+            )
+            if content is not None:  # neither refused nor taken in before
+                yield Work(commit=partial(self._replace, content), afresh=True)
+
+    def _replace(self, content: bytes) -> None:
+        with self._committing:
+            self._store.save(content, after=self._sequence)
+            self._gone = True
+        self._mailbox.done()
+        name, number, size = self._models.path.name, self._sequence + 1, len(content)
+        _log.info(Event("full model taken in", model=name, sequence=number, bytes=size))
 
     async def checkpoint_now(self) -> Work:
         """A work that stores a checkpoint of all polls handled so far; without a commit when there is nothing new.
@@ -324,8 +368,9 @@ class TrainerStage(Stage):
         self._unpublished_us = None
         metrics = self._learner.metrics()
         reasons = self._publication.gate.reasons(dict(metrics)["recent"])
-        evaluated = partial(self._evaluated, self._learner.trained, metrics)
-        async for work in self._publisher.offer(version, partial(Model.of, self._learner), reasons, evaluated):
+        evaluated = partial(self._evaluated, self._rows, metrics)
+        model = partial(Model.of, self._learner, self._rows)
+        async for work in self._publisher.offer(version, model, reasons, evaluated):
             yield work
         if not reasons and self._listeners.on_publish is not None:
             self._listeners.on_publish(version)
@@ -336,10 +381,12 @@ class TrainerStage(Stage):
 
     async def _checkpoint(self, *, done: int | None) -> Work:
         """A work that stores the state as it is now, whatever is trained before its commit runs."""
-        progress = TrainerProgress({self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()))
+        progress = TrainerProgress(
+            {self.topic: dict(self._next)}, self._filter.state, tuple(self.accounts()), self._handed_over
+        )
         content = await compute(image, self._learner, progress, self._settings)
         self._since_us = None
-        trained = self._learner.trained
+        trained = self._rows
         return Work(commit=partial(self._commit, content, trained, self._polls, dict(self._next)), done=done)
 
     def _commit(self, content: bytes, trained: int, polls: int, positions: dict[int, int]) -> None:

@@ -69,6 +69,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Publish the model into this folder, as its next version.")] = None,
     seed: Annotated[bool, typer.Option("--seed", help="Lay the model down for the worker to go on from.")] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Hand the model over to the running worker, which goes on from it.")
+    ] = False,
     optimizer: Annotated[str | None, typer.Option(help="ftrl, ogd, adagrad or adamom; the project's.")] = None,
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
     bits: Annotated[int, typer.Option(help="libsvm and vw: 2^bits slots.")] = 22,
@@ -81,8 +84,8 @@ def train(
 
     schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads, shards, _staleness_of(staleness))
     options = Options(
-        project, samples or [], sample_format, from_day, to_day, last_days, schedule, start, out, seed, optimizer,
-        hyperparameters or [], bits, compensation, as_json,
+        project, samples or [], sample_format, from_day, to_day, last_days, schedule, start, out, seed, adopt,
+        optimizer, hyperparameters or [], bits, compensation, as_json,
     )  # fmt: skip
     raise typer.Exit(run(options))
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from dovetail.app.datasets import samples_dataset
 from dovetail.app.modelling import encoder_of, optimizer_of, recipe_of
@@ -27,28 +22,21 @@ from dovetail.cli.models.samples import (
     model_of,
     project_config,
 )
+from dovetail.cli.models.succession import Positions, Successor, checkpoints_of
 from dovetail.cli.output import print_json, terminal
-from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError
-from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.carrying import Carried, carry
-from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, image
 from dovetail.trainer.models.exporting import import_weights
 from dovetail.trainer.models.publish import Model, ModelDirectory
 from dovetail.trainer.optimizers import DelayCompensated, Optimizer, optimizer_named
 from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.settings import Recipe
-from dovetail.trainer.training import TRAINED
 
 __all__ = ["Options", "run"]
-
-#: Outcome, in the trainer's accounts, of rows before the chosen ones: the worker is not to train on them.
-_LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +53,7 @@ class Options:
     start: str | None
     out: Path | None
     seed_checkpoint: bool
+    adopt: bool
     optimizer: str | None
     hyperparameters: list[str]
     bits: int
@@ -78,14 +67,18 @@ def run(options: Options) -> int:
         raise ConfigError(
             f"--compensation {options.compensation:g} is of mini-batches; say how many rows one has: --batch 1024"
         )
-    config = project_config(options.project, needed=options.seed_checkpoint)
+    if options.seed_checkpoint and options.adopt:
+        raise ConfigError(
+            "--seed is for a trainer without checkpoints, --adopt for one that has some; give one of them"
+        )
+    config = project_config(options.project, needed=options.seed_checkpoint or options.adopt)
     name = config.model.name if config is not None and config.model is not None else "model"
     with lineage_run(config, f"train.{name}", "TRAIN", _read(config, options)) as told:
         code = _run(options, config)
         if options.out is not None:
             told.outputs.append(dataset_at(str(options.out)))
-        if options.seed_checkpoint and config is not None:
-            told.outputs.append(dataset_at(str(config.path(config.storage.state) / "checkpoints" / name)))
+        if (options.seed_checkpoint or options.adopt) and config is not None:
+            told.outputs.append(dataset_at(str(checkpoints_of(config))))
     return code
 
 
@@ -98,13 +91,13 @@ def _read(config: Config | None, options: Options) -> list[LineageDataset]:
 
 
 def _run(options: Options, config: Config | None) -> int:
-    unseeded = _unseeded(config) if options.seed_checkpoint and config is not None else None
+    successor = _successor(options, config)
     found = find_samples(
         config, options.samples, format_=options.format, first=options.first, last=options.last, newest=options.newest
     )
     learner, carried = _learner(config, options, found)
     _require_a_place(options)
-    counted = _Positions()
+    counted = Positions()
     seen = Counter[int]()
     ((_, first), *scopes), losses = train_passes(learner, lambda: counted.watch(found.tables()), options.schedule, seen)
     by_slice = [(scope, metrics) for scope, metrics in scopes if scope.startswith("slice:")]
@@ -120,8 +113,8 @@ def _run(options: Options, config: Config | None) -> int:
         answer["staleness"] = {str(lacked): batches for lacked, batches in sorted(seen.items())}
     if carried is not None:
         answer["started_with"] = {"kept": carried.kept, "added": carried.added, "removed": carried.removed}
-    if unseeded is not None and config is not None:  # refused before anything is published
-        answer["checkpoint"] = _lay_down(config, unseeded, learner, counted, found)
+    if successor is not None:  # refused before anything is published
+        answer["checkpoint"] = successor.place(learner, counted, found)
     if options.out is not None:
         directory = ModelDirectory(options.out)
         answer["version"] = directory.latest() + 1
@@ -152,10 +145,18 @@ def _run(options: Options, config: Config | None) -> int:
     return 0
 
 
+def _successor(options: Options, config: Config | None) -> Successor | None:
+    if config is None or not (options.seed_checkpoint or options.adopt):
+        return None
+    return Successor(config, "--adopt" if options.adopt else "--seed")
+
+
 def _require_a_place(options: Options) -> None:
     """Refuse a training that nothing would remain of; last, so that it hides no other wrong argument."""
-    if options.out is None and not options.seed_checkpoint:
-        raise ConfigError("nothing would remain of this training: give --out DIR, or --seed for the project's worker")
+    if options.out is None and not options.seed_checkpoint and not options.adopt:
+        raise ConfigError(
+            "nothing would remain of this training: give --out DIR, or --seed or --adopt for the project's worker"
+        )
 
 
 def _learner(config: Config | None, options: Options, found: Samples) -> tuple[Learner, Carried | None]:
@@ -223,107 +224,3 @@ def _optimizer(config: Config | None, options: Options) -> Optimizer:
     else:
         optimizer = optimizer_of(config.model)
     return DelayCompensated(optimizer, options.compensation) if options.compensation else optimizer
-
-
-class _Positions:
-    """Remembers, of the first pass, where samples stood in their topic: a worker goes on behind them."""
-
-    def __init__(self) -> None:
-        self.next: dict[int, int] = {}
-        self.rows: Counter[int] = Counter()
-        self.filter = SourceFilter()
-        self._done = False
-
-    def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """``tables``, noting the positions of those that have any."""
-        for table in tables:
-            if not self._done and {"_partition", "_offset", "_source_offset"} <= set(table.column_names):
-                self._note(table)
-            yield table
-        self._done = True
-
-    def _note(self, table: pa.Table) -> None:
-        for partition, offsets in _offsets(table):
-            self.pass_over(partition, offsets)
-            self.rows[partition] += len(offsets)
-        self.filter.admit(table)
-
-    def pass_over(self, partition: int, offsets: npt.NDArray[np.int64]) -> None:
-        """Go on behind rows at ``offsets``."""
-        self.next[partition] = max(self.next.get(partition, 0), int(offsets.max()) + 1)
-
-
-def _offsets(table: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """The offsets of the rows, by partition."""
-    partitions, offsets = (table.column(name).to_numpy() for name in ("_partition", "_offset"))
-    for partition in np.unique(partitions).tolist():
-        yield partition, offsets[partitions == partition]
-
-
-def _left_out(counted: _Positions, archive: DayFiles, until_us: int) -> Counter[int]:
-    """The archived rows, by partition, that the worker is not to train on although they were not chosen.
-
-    Those are the rows before the ones that were chosen, and those of earlier days than chosen in partitions that had
-    none; ``counted.next`` is moved behind them.
-    """
-    left: Counter[int] = Counter()
-    for table in archive.read(["_partition", "_offset"], None, until_us):
-        for partition, offsets in _offsets(table):
-            counted.pass_over(partition, offsets)
-    for table in archive.read(["_partition", "_offset"], None, NEVER_US):
-        for partition, offsets in _offsets(table):
-            left[partition] += int(np.count_nonzero(offsets < counted.next.get(partition, 0)))
-    left.subtract(counted.rows)
-    return left
-
-
-def _unseeded(config: Config) -> CheckpointStore:
-    """Where the project's trainer keeps its checkpoints, of which there are none yet.
-
-    Raises:
-        ConfigError: there are some, or the trainer reads another topic than the archive has the positions of.
-    """
-    model, labels = model_of(config), config.labels
-    if labels.order is not None:
-        raise ConfigError(
-            f"--seed: with [labels.order] the worker trains on {labels.training_topic}, and the archive has the "
-            f"positions of {labels.samples_topic}; it would train on the same samples again"
-        )
-    if config.trainer.sharded:
-        raise ConfigError(
-            "--seed: the project's model is on shards ([trainer] shards), which do not go on from a checkpoint of one "
-            "process; remove [trainer], or let the shards train on the samples from the beginning"
-        )
-    store = CheckpointStore(config.path(config.storage.state) / "checkpoints" / model.name)
-    if store.latest() is not None:
-        raise ConfigError(
-            f"--seed: the trainer has checkpoints of {model.name} already and would go on from them; give the model "
-            "another name, or move them away"
-        )
-    return store
-
-
-def _lay_down(config: Config, store: CheckpointStore, learner: Learner, counted: _Positions, found: Samples) -> str:
-    """A checkpoint that the project's worker resumes from, behind the samples this model has seen."""
-    topic = config.labels.samples_topic
-    if not counted.next:
-        raise ConfigError(
-            "--seed needs samples that know their positions (the project's archive has them): without, the worker "
-            "would train on the same samples again; use --out, and --start with the next training"
-        )
-    left = Counter[int]() if found.archive is None else _left_out(counted, found.archive, found.until_us)
-    accounts = tuple(
-        Account("trainer", topic, partition, outcome, rows)
-        for partition in sorted(counted.next)
-        for outcome, rows in (
-            (READ, counted.rows[partition] + left[partition]),
-            (TRAINED, counted.rows[partition]),
-            (_LEFT_OUT, left[partition]),
-        )
-        if rows
-    )
-    settings: Mapping[str, Any] = {"topic": topic, "publish_every": model_of(config).publish_every}
-    progress = TrainerProgress({topic: counted.next}, counted.filter.state, accounts)
-    store.save(image(learner, progress, settings), after=0)
-    older = f", and {left.total():,} that were left out" if left.total() else ""
-    return f"the worker goes on from here, behind {counted.rows.total():,} samples{older}"

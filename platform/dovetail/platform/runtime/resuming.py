@@ -34,6 +34,16 @@ class Resuming(Generic[P]):
         self._offsets = offsets
         self._turns = turns
         self._journal = journal
+        # Stages whose stored positions are those of another state than the one they were given messages for.
+        self._afresh: dict[str, Stage] = {}
+
+    def replaced(self, stage: Stage) -> None:
+        """Note that ``stage`` has replaced its state: its topics are to be resumed."""
+        self._afresh[stage.name] = stage
+
+    def owed(self, stage: Stage) -> bool:
+        """Whether the topics of ``stage`` are to be resumed and have not been yet."""
+        return stage.name in self._afresh
 
     async def positions(self, assigned: set[P]) -> Mapping[P, int]:
         """Take over the partitions that are ``assigned``: for each, the least of what its stages need.
@@ -44,7 +54,9 @@ class Resuming(Generic[P]):
         gone = await self._tenure.change(assigned)
         await self._give_up(gone)
         stored = await asyncio.to_thread(self._read_stored, {tp[0] for tp in assigned})
-        if moved := self._moved(stored):
+        replaced = {topic for stage in self._afresh.values() for topic in stage.topics}
+        self._afresh.clear()
+        if moved := self._moved(stored) | {tp for tp in self._tenure.partitions if tp[0] in replaced}:
             await self._tenure.renew(moved)
             await self._give_up(moved)
             stored = await asyncio.to_thread(self._read_stored, {tp[0] for tp in assigned})

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import cast
 
@@ -44,7 +44,7 @@ from dovetail.platform.runtime.tenure import Gone, Tenure
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.runtime.turns import Turns
 from dovetail.platform.runtime.waiters import Waiters
-from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, check_stages
+from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check_stages
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
 from dovetail.platform.transports.faust_app import App, Resume, create_app
 
@@ -95,11 +95,12 @@ class Runtime:
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
         self._offsets: Offsets[TP] = Offsets(self.stages)
-        self._steps = Steps(self.tenure, self.publish, self._complete, on_step=self._step, observer=observer)
         self._started = StartedStages(self.stages, Computing(local=local))
         self._waiters = Waiters()
         self._journal = Journal()
         self._resuming = Resuming(self._readers, self.tenure, self._offsets, self._turns, self._journal)
+        effects = (self.publish, self._complete, self._resuming.replaced)
+        self._steps = Steps(self.tenure, *effects, on_step=self._step, observer=observer)
         self._gathering = {stage.name: Gathering[TP, Message](stage.gather) for stage in self.stages}
         check_stages(self.stages, app.declared)
         for stage in self.stages:
@@ -282,12 +283,8 @@ class Runtime:
         for tp in sorted(tp for topic in stage.topics for tp in self.tenure.partitions if tp.topic == topic):
             async with self._turns.turn(stage.name, self._key(stage, tp)):
                 tenure = self.tenure.number(tp)
-                if tenure is None or self.failure is not None or not may():
-                    continue
-                works = stage.settle(tp.topic, tp.partition, stopping=stopping)
-                with suppress(Gone):
-                    async with self._turns.at_work(stage.name, tp, tenure):
-                        await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
+                if tenure is not None and self.failure is None and may():
+                    await self._carry(stage, tp, stage.settle(tp.topic, tp.partition, stopping=stopping), tenure)
 
     async def _tick_on(self, stage: Stage) -> None:
         while not self._stopping and self.failure is None:
@@ -367,16 +364,19 @@ class Runtime:
         if len(todo):
             if self._observer is not None:
                 self._observer.polled(stage.name, poll.topic, len(todo))
-            try:
-                async with self._turns.at_work(stage.name, tp, tenure):
-                    # When a stop has begun, up to a point to resume from; the rest is for the next start.
-                    works = tried(stage, todo, self._trial, lambda: self._steps.beat(stage.name, tp))
-                    await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
-            except Gone:
-                return
+            works = tried(stage, todo, self._trial, lambda: self._steps.beat(stage.name, tp))
+            await self._carry(stage, tp, works, tenure)
         if self.tenure.number(tp) == tenure and not self._stopping:
             self.consumer.release(tp, self._offsets.handle(stage.name, tp, after))
             self.notify()
+
+    async def _carry(self, stage: Stage, tp: TP, works: AsyncIterator[Work], tenure: int) -> None:
+        with suppress(Gone):
+            async with self._turns.at_work(stage.name, tp, tenure):
+                # When a stop has begun, up to a point to resume from; the rest is for the next start.
+                await self._steps.take_all(stage, tp, works, tenure, lambda: self._stopping)
+        if self._resuming.owed(stage) and not self._stopping:
+            await self.consumer.seek_again()
 
     def _step(self, stage: Stage, step: str) -> None:
         self._raise_failure()

@@ -34,19 +34,22 @@ class Steps(Generic[P]):
         tenure: Tenure[P],
         publish: Callable[[Sequence[Outgoing]], Awaitable[object]],
         complete: Callable[[Stage, P, int], None],
+        afresh: Callable[[Stage], None],
         *,
         on_step: Callable[[Stage, str], None],
         observer: Observer | None,
     ) -> None:
         """``publish`` returns when the broker has the messages; ``complete`` is told of what is done.
 
-        ``on_step`` is called after each step; what it raises keeps the next from being taken.
+        ``afresh`` is told of a stage that has replaced its state (:attr:`Work.afresh`). ``on_step`` is called after
+        each step; what it raises keeps the next from being taken.
         """
         #: Steps taken in each (stage, topic, partition): whatever is at work, this moves.
         self.taken: Counter[tuple[str, str, int]] = Counter()
         self._tenure = tenure
         self._publish = publish
         self._complete = complete
+        self._afresh = afresh
         self._on_step = on_step
         self._observer = observer
 
@@ -81,6 +84,8 @@ class Steps(Generic[P]):
             self._on_step(stage, "published")
             if work.commit is not None:
                 await self._commit(stage, work.commit)
+            if work.afresh:
+                self._afresh(stage)
             self._on_step(stage, "committed")
             if work.done is not None:
                 self._complete(stage, partition, work.done)

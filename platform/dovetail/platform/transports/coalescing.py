@@ -254,6 +254,12 @@ class CoalescingConsumer(Consumer):
         self._seeking.add_done_callback(lambda seeking: seeking.cancelled() or seeking.exception())
         await asyncio.shield(self._seeking)
 
+    async def seek_again(self) -> None:
+        """Read on from the positions that are stored now, without a rebalance; one that goes on lets the flow go on."""
+        await self.perform_seek()
+        if not (self.app.should_stop or self.app.rebalancing):
+            self.resume_flow()
+
     async def _seek_after(self, earlier: asyncio.Future[None] | None) -> None:
         if earlier is not None:
             await earlier

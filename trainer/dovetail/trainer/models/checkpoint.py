@@ -19,7 +19,7 @@ from dovetail.trainer.models.container import Container, pack
 from dovetail.trainer.models.state_files import StateFiles, require_same
 from dovetail.trainer.models.touched import all_records, touched_records
 
-__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "TrainerProgress", "describe", "image", "resume"]
+__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "TrainerProgress", "describe", "image", "progress_of", "resume"]
 
 #: Version of the file format; a file of another version is refused.
 FORMAT = 2
@@ -34,6 +34,9 @@ class TrainerProgress:
     #: State of the :class:`~dovetail.platform.rows.positions.SourceFilter`.
     source_filter: Mapping[int, int]
     accounts: tuple[Account, ...]
+    #: Of a state that goes on from a model that was handed over: what tells that one from others; see
+    #: :mod:`~dovetail.trainer.models.handed_over`.
+    handed_over: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def image(learner: Learner, progress: TrainerProgress, settings: Mapping[str, An
         "positions": {topic: _keyed(offsets) for topic, offsets in progress.positions.items()},
         "source_filter": _keyed(progress.source_filter),
         "accounts": [list(account) for account in progress.accounts],
+        **({"handed_over": progress.handed_over} if progress.handed_over else {}),
     }
     named = {f"slots_{name}": array for name, array in learner.slots.state().items()} | learner.evaluator.state()
     return pack(header, {**touched, "moments": learner.moments, **named})
@@ -150,11 +154,17 @@ def _parse(path: Path, sequence: int, container: Container) -> Checkpoint:
         groups=part_of(arrays, "groups"),
         slots=part_of(arrays, "slots"),
         rankings=part_of(arrays, "rankings"),
-        progress=TrainerProgress(
-            positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
-            source_filter=_unkeyed(header["source_filter"]),
-            accounts=tuple(Account(*account) for account in header["accounts"]),
-        ),
+        progress=progress_of(header),
+    )
+
+
+def progress_of(header: Mapping[str, Any]) -> TrainerProgress:
+    """The progress in the header of a checkpoint."""
+    return TrainerProgress(
+        positions={topic: _unkeyed(offsets) for topic, offsets in header["positions"].items()},
+        source_filter=_unkeyed(header["source_filter"]),
+        accounts=tuple(Account(*account) for account in header["accounts"]),
+        handed_over=header.get("handed_over", ""),
     )
 
 

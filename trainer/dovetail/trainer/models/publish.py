@@ -47,11 +47,12 @@ class Model(NamedTuple):
     encoder: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, learner: Learner) -> Model:
-        """``learner`` as it is now; a copy."""
+    def of(cls, learner: Learner, rows: int | None = None) -> Model:
+        """``learner`` as it is now, a copy; ``rows`` are those behind it, where they are not those that it has seen."""
         slots, weights = learner.weights()
         encoder = learner.encoder
-        return cls(encoder.fingerprint, encoder.bits, learner.trained, slots, weights, learner.moments.copy(),
+        trained = learner.trained if rows is None else rows
+        return cls(encoder.fingerprint, encoder.bits, trained, slots, weights, learner.moments.copy(),
                    encoder.describe())  # fmt: skip
 
     @classmethod
