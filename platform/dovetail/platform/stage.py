@@ -196,7 +196,8 @@ class Stage(ABC):
         """Drop the memory held of these partitions, which have gone to another worker.
 
         Called in the event loop, before the next :meth:`resume`. A ``handle`` that is busy with one of them is not
-        asked for further works; where it waits for something, it returns.
+        asked for further works; where it waits for something, it returns. As long as one is busy, this is called again
+        and again: it may not have come to where it waits.
         """
 
     def hurry(self) -> None:  # noqa: B027

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from dovetail.platform.runtime.journal import Journal
@@ -13,6 +14,9 @@ from dovetail.platform.runtime.turns import Turns
 from dovetail.platform.stage import Stage
 
 __all__ = ["Resuming"]
+
+# How often a stage that is at work on what has gone is told so, in seconds.
+_TELL_AGAIN_S = 0.1
 
 P = TypeVar("P", bound=tuple[str, int])
 
@@ -82,11 +86,23 @@ class Resuming(Generic[P]):
         return {tp for tp in self._tenure.partitions if tp[0] in moved}
 
     async def _give_up(self, gone: Collection[P]) -> None:
-        """Let the stages forget these, and return when none is at work on them."""
+        """Let the stages forget these, and return when none is at work on them.
+
+        A stage that still computes on what has gone must not be asked to resume meanwhile. It is told until it has
+        ended, and once more then: it may have been told before it came to where it waits, and would wait there for what
+        another worker reads now; and it may have kept something since.
+        """
         self.forget(gone)
-        # A stage that still computes on what has gone must not be asked to resume meanwhile.
-        await self._turns.wait_for(lambda at_work: all(self._tenure.number(tp) == number for tp, number in at_work))
+        while not self._turns.holds(self._ended):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELL_AGAIN_S):
+                    await self._turns.wait_for(self._ended)
+            self.forget(gone)
         self._offsets.forget(gone)
+
+    def _ended(self, at_work: Collection[tuple[P, int]]) -> bool:
+        """Whether all that is at work is at work on what is assigned here."""
+        return all(self._tenure.number(tp) == number for tp, number in at_work)
 
     def _read_stored(self, topics: set[str]) -> Stored:
         for topic in topics:

@@ -46,12 +46,14 @@ class Turns(Generic[P]):
         """A partition that ``stage`` is at work on; None while it is idle."""
         return next((partition for name, partition in self._at_work if name == stage), None)
 
+    def holds(self, condition: Callable[[Collection[tuple[P, int]]], bool]) -> bool:
+        """Whether ``condition`` is true of all that is at work, as (partition, tenure)."""
+        return condition([(partition, tenure) for (_, partition), tenure in self._at_work.items()])
+
     async def wait_for(self, condition: Callable[[Collection[tuple[P, int]]], bool]) -> None:
-        """Wait until ``condition`` is true of all that is at work, as (partition, tenure)."""
+        """Wait until ``condition`` :meth:`holds`."""
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: condition([(partition, tenure) for (_, partition), tenure in self._at_work.items()])
-            )
+            await self._changed.wait_for(lambda: self.holds(condition))
 
     async def notify(self) -> None:
         """Have those who wait look again: something else their conditions look at has changed."""
