@@ -142,6 +142,18 @@ def test_bootstrap_takes_the_past_of_a_stream_from_files(dovetail: Any, world: W
     assert unread.code == 2
     assert "users does not read a stream 'clicks'" in unread.error
     assert "--replace builds it again" in dovetail("bootstrap", "users", "--events", given).error  # and takes no past
+    nullable = pa.schema([field.with_nullable(True) for field in declared])
+    wrong = pa.Table.from_pylist([{**past[0], "user_id": None}], schema=nullable)
+    pq.write_table(wrong, world.folder / "wrong.parquet")
+    (world.folder / "no.parquet").write_bytes(b"no Parquet")
+    for name, why in (
+        ("wrong", "row 1: column user_id is missing"),
+        ("no", "no readable Parquet"),
+        ("gone", "no Parq"),
+    ):
+        path = world.folder / f"{name}.parquet"
+        refused = dovetail("bootstrap", "users", "--events", f"events={path}", "--replace")
+        assert (refused.code, why in refused.error) == (2, True), refused.error
     done = json.loads(dovetail("bootstrap", "users", "--events", given, "--replace", "--json").out)
     assert done["rows"] == 72
     assert done["pasts"] == {"events": {"source": given.removeprefix("events="), "partition": 16, "rows": 12}}

@@ -321,7 +321,7 @@ def test_samples_may_be_archived_at_any_url(project: Path, scheme: str) -> None:
         ("train s.parquet --out m --from-day yesterday", "--from-day: 'yesterday' is not a day"),
         ("train s.parquet --out m --set alpha", "--set alpha: write NAME=NUMBER"),
         ("train s.parquet --out m --set l1=1", "adagrad has no hyperparameter 'l1'"),
-        ("train s.parquet --out m --start none", "none: there is no such model directory"),
+        ("train s.parquet --out m --start none", "--start none: none: there is no such folder of models; name one"),
         ("train bare.parquet --out m --from-day 2024-10-04", "choose by request_time"),
         ("train bare.parquet --seed", "--seed needs samples that know their positions"),
         ("train s.parquet --seed --passes 0", "passes >= 1"),
@@ -331,6 +331,10 @@ def test_samples_may_be_archived_at_any_url(project: Path, scheme: str) -> None:
         ("model compare", "compare what"),
         ("model rollback good", "which version"),
         ("model export w --format onnx good", "exported as parquet, arrow, text"),
+        ("train s.parquet --out m --start good@9", "--start good@9: good has no version 9; there are 1"),
+        ("train s.parquet --out m --start bare.parquet", "--start bare.parquet: bare.parquet: not an exported model"),
+        ("model show good@9", "good has no version 9; there are 1"),
+        ("model rollback none@1", "there is no such folder of models"),
         ("train s.parquet --out m --start other", "it has bits = 22 and this model 12"),
     ],
 )
@@ -374,5 +378,5 @@ def test_models_without_a_description_need_the_project(project: Path) -> None:
     directory.publish(2, directory.load(1)._replace(encoder=None))
     assert call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")["version"] == 2
     directory.publish(3, directory.load(1)._replace(encoder=None, fingerprint="f" * 64))
-    with pytest.raises(ModelError, match="trained with other inputs than the project's model has"):
+    with pytest.raises(ConfigError, match="trained with other inputs than the project's model has"):
         call("evaluate", "-p", project, project / "s.parquet", "-m", project / "m")

@@ -58,8 +58,8 @@ def demo(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep all state here; the same command goes on from it.")] = None,
-    requests: Annotated[int | None, typer.Option(help="Simulator: how many requests.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Simulator: the seed.")] = None,
+    requests: Annotated[int | None, typer.Option(help="Simulator: how many requests.", min=1, max=10_000_000)] = None,
+    seed: Annotated[int | None, typer.Option(help="Simulator: the seed.", min=0, max=2**32 - 1)] = None,
 ) -> None:
     """Run the whole flow, embedded, on a real log or the built-in simulator."""
     from dovetail.cli.demo import run  # imports numba and DuckDB: seconds that --help need not take
@@ -134,7 +134,9 @@ def worker(
     project: ProjectOption = Path(),
     agents: Annotated[str, typer.Option(help="Comma-separated roles of this worker; all if left out.")] = "",
     health_host: Annotated[str | None, typer.Option(help="Address of the health server.")] = None,
-    health_port: Annotated[int | None, typer.Option(help="Its port; 0 takes a free one and says which.")] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="Its port; 0 takes a free one and says which.", min=0, max=65_535)
+    ] = None,
     stop_timeout: Annotated[str | None, typer.Option(help="From a signal to the end, at most: 30s.")] = None,
     watchdog_timeout: Annotated[str | None, typer.Option(help="Stand still this long with data waiting: 5m.")] = None,
     session_timeout: Annotated[str | None, typer.Option(help="Silent this long, out of the Kafka group: 20s.")] = None,
@@ -169,7 +171,9 @@ def worker(
 def serve(
     project: ProjectOption = Path(),
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and says which.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one and says which.", min=0, max=65_535)
+    ] = None,
 ) -> None:
     """Serve the HTTP API of a project whose broker is Kafka; workers run beside it. Options replace those of `api`."""
     from dovetail.cli.serve import run

@@ -177,6 +177,15 @@ def test_a_wrong_row_is_told_with_its_file_and_number(
     assert take(world, write(world, events(9))) == 9
 
 
+def test_a_file_without_a_column_is_told_as_such(world: World) -> None:
+    path = write(world, events(9))
+    for part in [path] if path.is_file() else path.rglob("*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns(["user_id"]), part)
+    says = r"part-0\.parquet has no column user_id, which is NOT NULL in .*Write the file with it"
+    with pytest.raises(WireError, match=says):
+        take(world, path)
+
+
 @pytest.mark.parametrize(
     ("rows", "before", "says"),
     [([], None, "no Parquet file|no row"), (events(5), START - 100 * HOUR, "no row --before")],

@@ -216,6 +216,7 @@ def _checked(stream: Stream, views: Sequence[StreamView], source: HistorySource,
     rows, last_us = 0, -NEVER_US
     for file, log in _files_of(source, None, _end_us(source)):
         at = 0
+        _refuse_without(stream, log, file)
         for table in _read(stream, log, None, NEVER_US):
             bad = _bad_rows(stream, vet, table, now_us)
             if bad:
@@ -232,6 +233,21 @@ def _checked(stream: Stream, views: Sequence[StreamView], source: HistorySource,
     if not rows:
         raise StateError(f"--events {stream.name}={source.name}: no row{_cut_option(source.before_us)}")
     return rows, last_us
+
+
+def _refuse_without(stream: Stream, log: DayFiles, file: DayFile) -> None:
+    """Refuse a file that lacks a column which no row may be without.
+
+    Raises:
+        WireError: it does.
+    """
+    there = log.schema()
+    gone = [] if there is None else [name for name in stream.schema.required if name not in there.names]
+    if there is not None and gone:
+        raise WireError(
+            f"--events {stream.name}: {log.store.path(file.path)} has no column {', '.join(gone)}, which is NOT NULL "
+            f"in {stream.schema.file}, and has {', '.join(there.names)}; nothing was archived. Write the file with it"
+        )
 
 
 def _bad_rows(stream: Stream, vet: Callable[[pa.Table], Vetted], table: pa.Table, now_us: int) -> dict[int, str]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", "-n", help="At most so many rows; 20 in a table, all otherwise.", min=1)
+    int | None,
+    typer.Option("--limit", "-n", help="At most so many rows; 20 in a table, all otherwise.", min=1, max=2**53),
 ]
 KeyOption = Annotated[list[str] | None, typer.Option("--key", help="Only rows of this key; may be repeated.")]
 WhereOption = Annotated[str | None, typer.Option(help="A condition on the columns, in DuckDB's SQL.")]
@@ -129,7 +130,7 @@ def export(
         typer.Option("--sequence", help="tfrecord: a list, COLUMN or COLUMN:LENGTH; repeatable."),
     ] = None,
     label: Annotated[str, typer.Option(help="The label's column; comma-separated several for tfrecord.")] = "label",
-    bits: Annotated[int, typer.Option(help="Hashed values are below 2^bits.")] = 20,
+    bits: Annotated[int, typer.Option(help="Hashed values are below 2^bits.", min=1, max=30)] = 20,
     per_request: Annotated[
         bool, typer.Option("--per-request", help="Parquet: lists that candidates share in the row of the first alone.")
     ] = False,

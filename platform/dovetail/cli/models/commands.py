@@ -50,14 +50,17 @@ def train(
     from_day: _First = None,
     to_day: _Last = None,
     last_days: Annotated[
-        int | None, typer.Option(min=1, help="Instead: so many days up to the last that the project has archived.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Instead: so many days up to the last that the project has archived."),
     ] = None,
-    passes: Annotated[int, typer.Option(help="How often to go through the samples.")] = 1,
-    shuffle_rows: Annotated[int, typer.Option(help="Shuffle each so many rows; 0 keeps the order.")] = 0,
-    random_seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
-    batch: Annotated[int, typer.Option(help="Rows per mini-batch; 0 trains example by example.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads without locks: faster, not deterministic.")] = 0,
-    shards: Annotated[int, typer.Option(help="Train mini-batches on so many shards, in this process; 0 is off.")] = 0,
+    passes: Annotated[int, typer.Option(max=1_000_000, help="How often to go through the samples.")] = 1,
+    shuffle_rows: Annotated[int, typer.Option(max=2**53, help="Shuffle each so many rows; 0 keeps the order.")] = 0,
+    random_seed: Annotated[int, typer.Option(min=0, max=2**53, help="Of the shuffle.")] = 0,
+    batch: Annotated[int, typer.Option(max=100_000, help="Rows per mini-batch; 0 trains example by example.")] = 0,
+    threads: Annotated[int, typer.Option(max=1_024, help="Threads without locks: faster, not deterministic.")] = 0,
+    shards: Annotated[
+        int, typer.Option(min=0, max=255, help="Train mini-batches on so many shards, in this process; 0 is off.")
+    ] = 0,
     staleness: Annotated[
         str, typer.Option(help="Batches before a batch that its weights lack on shards; async is no bound.")
     ] = "0",
@@ -74,7 +77,7 @@ def train(
     ] = False,
     optimizer: Annotated[str | None, typer.Option(help="ftrl, ogd, adagrad or adamom; the project's.")] = None,
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
-    bits: Annotated[int, typer.Option(help="libsvm and vw: 2^bits slots.")] = 22,
+    bits: Annotated[int, typer.Option(min=1, max=30, help="libsvm and vw: 2^bits slots.")] = 22,
     compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches and shards; 0 is off.")] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,7 +110,7 @@ def evaluate(
     to_day: _Last = None,
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, repeatable.")] = None,
     window: Annotated[str, typer.Option(help="Length of the event-time windows.")] = "1h",
-    at: Annotated[int, typer.Option(min=1, help="The k of NDCG@k and hit rate@k.")] = 10,
+    at: Annotated[int, typer.Option(min=1, max=10_000, help="The k of NDCG@k and hit rate@k.")] = 10,
     engine: EngineOption = None,
     master: MasterOption = None,
     plot: _Plot = None,
@@ -263,7 +266,7 @@ def compare(
 def explain(
     model: _Name = None,
     samples: _SamplesOption = None,
-    row: Annotated[int, typer.Option(help="Which sample, counted from 0.")] = 0,
+    row: Annotated[int, typer.Option(min=0, max=2**53, help="Which sample, counted from 0.")] = 0,
     project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
     as_json: JsonOption = False,
@@ -278,7 +281,7 @@ def explain(
 def collisions(
     model: _Name = None,
     samples: _SamplesOption = None,
-    rows: Annotated[int, typer.Option(help="How many samples to look at.")] = 1_000_000,
+    rows: Annotated[int, typer.Option(min=0, max=2**53, help="How many samples to look at.")] = 1_000_000,
     project: ProjectOption = Path(),
     sample_format: _Format = "parquet",
     as_json: JsonOption = False,

@@ -78,6 +78,11 @@ def promote(project: Path, name: str, arm: str, *, force: bool, as_json: bool) -
     version = int(model[1:])
     stores = open_stores(config)
     try:
+        if version not in (there := stores.models.versions()):
+            known = ", ".join(map(str, there)) or "none"
+            raise ConfigError(
+                f"the arm {arm} is scored by version {version}, which is not there any more; there are {known}"
+            )
         stores.models.pin(version)
     finally:
         stores.close()

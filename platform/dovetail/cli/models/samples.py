@@ -232,24 +232,33 @@ def find_model(config: Config | None, name: str | None) -> tuple[ModelDirectory,
     """``DIR``, ``DIR@VERSION``, ``@VERSION`` or nothing: the newest or that version, of DIR or of the project's model.
 
     Raises:
-        ConfigError: the version is no number, or there is neither a folder nor a project.
-        ModelError: there is no such model, or it does not say how its inputs are encoded.
+        ConfigError: the version is no number, there is neither a folder nor a project, no such model, or one that does
+            not say how its inputs are encoded.
+        ModelError: its file is damaged, or of another version of Dovetail.
     """
     folder, _, text = (name or "").partition("@")
     if text and not text.isdecimal():
         raise ConfigError(f"{name}: the version after @ must be a number")
     if folder and not Path(folder).is_dir():
-        raise ModelError(f"{folder}: there is no such model directory")
+        raise ConfigError(
+            f"{folder}: there is no such folder of models; name one that was published into (train --out), or leave it "
+            "out for the project's"
+        )
     path = Path(folder) if folder else _project_models(config)
     directory = ModelDirectory(path)
+    there = directory.versions()
+    if not there:
+        raise ConfigError(
+            f"{path}: no model is published there yet; let the project's worker train, or `dovetail train --out {path}`"
+        )
     version = int(text) if text else directory.latest()
-    if version == 0:
-        raise ModelError(f"{path}: no model is published there yet")
+    if version not in there:
+        raise ConfigError(f"{path} has no version {version}; there are {', '.join(map(str, there))}")
     model = directory.load(version)
     try:
         encoder = encoder_of_stored(model, None if config is None else config.model)
     except ModelError as error:
-        raise ModelError(f"{path}, version {version}: {error}") from None
+        raise ConfigError(f"{path}, version {version}: {error}") from None
     return directory, version, model, encoder
 
 

@@ -25,7 +25,7 @@ from dovetail.cli.models.samples import (
 from dovetail.cli.models.succession import Positions, Successor, checkpoints_of
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.config.load import Config
-from dovetail.platform.errors import ConfigError
+from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.batch_training import Schedule, train_passes
 from dovetail.trainer.learner import Learner
@@ -183,10 +183,10 @@ def _learner(config: Config | None, options: Options, found: Samples) -> tuple[L
             recipe = replace(recipe, groups=recipe.groups.anew(time=None))
     records = carried = None
     if options.start is not None:
-        start, theirs = _start(config, options.start)
         try:
+            start, theirs = _start(config, options.start)
             carried = carry(start.moments, theirs, encoder)
-        except ConfigError as error:
+        except (ConfigError, ModelError) as error:
             raise ConfigError(f"--start {options.start}: {error}") from None
         records = optimizer.hot_start(start.dense())
     label, absent = label_of(None if found.inputs is not None else config)

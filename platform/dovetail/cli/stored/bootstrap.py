@@ -16,7 +16,7 @@ from dovetail.features.stored.day_engine import LocalDays
 from dovetail.features.stored.history import History, HistorySource, archive_history, history_of
 from dovetail.features.stored.registration import register_rebuilt
 from dovetail.platform.archive.dayfiles import DayFiles
-from dovetail.platform.errors import ConfigError
+from dovetail.platform.errors import ConfigError, StateError, StoreError, WireError
 
 __all__ = ["run"]
 
@@ -79,12 +79,18 @@ def _sources(
     for name, path in events.items():
         if name not in names:
             raise ConfigError(f"--events: {view} does not read a stream {name!r}; {nearest(name, list(names))}")
-        yield name, HistorySource(path, DayFiles.at(path, project.streams[name].event_time), before_us)
+        try:
+            yield name, HistorySource(path, DayFiles.at(path, project.streams[name].event_time), before_us)
+        except (StoreError, WireError) as error:
+            raise ConfigError(f"--events {name}={path}: {error}") from error
 
 
 def _take_past(project: Project, stores: Stores, name: str, source: HistorySource, show: DayProgress) -> None:
-    with show:
-        archive_history(project, project.streams[name], stores.registry, stores.offline, source, on_rows=show.rows)
+    try:
+        with show:
+            archive_history(project, project.streams[name], stores.registry, stores.offline, source, on_rows=show.rows)
+    except (StateError, WireError) as error:  # of what was given
+        raise ConfigError(str(error)) from error
 
 
 def _said(result: BootstrapResult, pasts: Mapping[str, History]) -> str:

@@ -46,8 +46,12 @@ def backfill(
     events: Annotated[
         list[str] | None, typer.Option(help="STREAM=PATH: read a stream's events there, not from the archive.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
-    memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1, max=1_024)
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64, max=2**32)
+    ] = 1024,
     engine: EngineOption = None,
     master: MasterOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the SQL that would run, and stop.")] = False,
@@ -104,10 +108,17 @@ def bootstrap(
 
 def consistency(
     days: Annotated[list[str] | None, typer.Option("--day", help="Only this day, YYYY-MM-DD; may be repeated.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1)] = None,
-    memory: Annotated[int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64)] = 1024,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of DuckDB; all cores if left out.", min=1, max=1_024)
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(help="MiB that DuckDB may hold; beyond, it uses files.", min=64, max=2**32)
+    ] = 1024,
     witness: Annotated[
-        int, typer.Option(help="Served rows to compute by the definitions' own text, too, in plain DuckDB.", min=0)
+        int,
+        typer.Option(
+            help="Served rows to compute by the definitions' own text, too, in plain DuckDB.", min=0, max=2**53
+        ),
     ] = 0,
     engine: EngineOption = None,
     master: MasterOption = None,
