@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
 from dovetail.features import load
 from dovetail.features.plan.label_values import unread_columns
+from dovetail.platform.config.load import Config
+from dovetail.platform.config.served.experiments import running
 
 __all__ = ["run", "run_diff"]
 
@@ -49,6 +52,8 @@ def run(project: Path, *, as_json: bool) -> int:
     for d in described:
         for advice in d.details.get("advice", ()):
             print(f"warning: {advice}")
+    for absent in _absent_models(loaded.config):
+        print(f"warning: {absent}")
     for kind, stream in loaded.config.labels.streams.items():
         if unread := unread_columns(loaded.label_schemas[kind], [*stream.values, stream.event_id]):
             print(
@@ -56,6 +61,14 @@ def run(project: Path, *, as_json: bool) -> int:
                 f'[labels.streams.{kind}] values = {{ {unread[0]} = "last" }} (or "first", "sum", "min", "max")'
             )
     return 0
+
+
+def _absent_models(config: Config) -> Iterable[str]:
+    if running(config.experiments) is None:
+        return ()
+    from dovetail.app.experiments.arm_scorers import absent_models  # models, which definitions alone do not need
+
+    return absent_models(config)
 
 
 def run_diff(project: Path, *, as_json: bool) -> int:

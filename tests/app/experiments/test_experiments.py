@@ -94,6 +94,7 @@ def test_arms_are_served_side_by_side_and_recorded_up_to_the_sample(tmp_path: Pa
     assert difference(stores, batch) == (batch.num_rows, 0, 0, {})
     report = experiment_report(stores, "trial", project.config.experiments["trial"])
     assert sum(arm.users for arm in report.arms) == len(USERS)
+    assert "warning: [experiments" not in show("check", "-p", tmp_path / "project")
     assert {arm.arm: list(arm.versions) for arm in report.arms} == {"control": [2], "new": [1]}
     assert {each.verdict for each in report.differences} == {"too few users"}
     stores.close()
@@ -200,6 +201,9 @@ def test_an_arm_whose_model_is_not_there_keeps_a_worker_from_starting(tmp_path: 
     with pytest.raises((ConfigError, ImportError), match=words):
         scoring_of(project_in(folder), stores, beside=False)
     stores.close()
+    assert f"warning: [experiments.trial.arms.new] model = '{model}': it is not at {folder}" in show(
+        "check", "-p", folder
+    )
 
 
 def test_a_feature_of_a_name_that_samples_need_is_refused(tmp_path: Path) -> None:

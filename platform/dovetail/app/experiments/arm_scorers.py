@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.contracts import ServingModel
 from dovetail.joiners.snapshots.arms import Experiment, Split
-from dovetail.platform.config.load import ScorerConfig
+from dovetail.platform.config.load import Config, ScorerConfig
 from dovetail.platform.config.served.experiments import ExperimentConfig, running
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.metrics.telemetry import ModelMetrics
@@ -22,12 +22,37 @@ from dovetail.trainer.models.beside import Loadable, LoadedBeside
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.models.scorer import Scorer
 
-__all__ = ["experiment_of", "split_of", "without_experiments"]
+__all__ = ["absent_models", "experiment_of", "split_of", "without_experiments"]
 
 
 def without_experiments(project: Project) -> Project:
     """The project for a reader of what is stored, who scores nothing: the models of arms need not be there any more."""
     return replace(project, config=project.config.model_copy(update={"experiments": {}}))
+
+
+def absent_models(config: Config) -> Iterator[str]:
+    """Tells of the models of the running experiment's arms that are not there now: a worker would not start.
+
+    Files are looked for, not read, and nothing is made.
+    """
+    found = running(config.experiments)
+    if found is None:
+        return
+    for arm, declared in found[1].arms.items():
+        folder, _, version = declared.model.partition("@")
+        if declared.model == "serving":
+            continue
+        path = config.path(folder or config.storage.state / "models" / (config.model.name if config.model else ""))
+        if declared.model.endswith(".onnx"):
+            there = path.is_file()
+        else:
+            versions = ModelDirectory(path).versions() if path.is_dir() else []
+            there = int(version) in versions if version else bool(versions)
+        if not there:
+            yield (
+                f"[experiments.{found[0]}.arms.{arm}] model = {declared.model!r}: it is not at {path}, and a worker "
+                "does not start without it; put it there, or name another model"
+            )
 
 
 def split_of(name: str, declared: ExperimentConfig) -> Split:
