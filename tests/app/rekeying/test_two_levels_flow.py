@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
 from dovetail.app.reports import audit_worker, consistency_of
@@ -42,6 +43,13 @@ SENT: Messages = {
     "exposure": [],
     "click": [],
 }
+
+
+def by_hand(sql: str) -> object:
+    """The value that the script gives in a DuckDB that knows nothing else."""
+    with duckdb.connect() as connection:
+        (value,) = connection.execute(sql).fetchall()[0]
+    return value
 
 
 def test_a_view_of_items_by_what_their_visitors_did(tmp_path: Path) -> None:
@@ -88,6 +96,8 @@ def test_a_view_of_items_by_what_their_visitors_did(tmp_path: Path) -> None:
         assert {example.where.partition(" (")[2] for example in wrong["by_item.clicks"].examples} == {
             f"partition/offset/row) of behaviour, key {item}" for item in (1, 2)
         }
+        for example in wrong["by_item.clicks"].examples:
+            assert str(by_hand(example.sql)) == example.recomputed, example.sql
         assert witness_of(project, stores, 5).mismatched >= 5
     finally:
         worker.stores.close()

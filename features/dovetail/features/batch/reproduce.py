@@ -24,6 +24,9 @@ from dovetail.platform.rows.positions import own_position_columns, seen_column, 
 
 __all__ = ["reproduce"]
 
+#: A row's place in its partition, of the columns of the archive, as :func:`pack` makes it.
+_PLACE = f"_offset * {1 << 20} + _row"
+
 
 def reproduce(
     definitions: Definitions,
@@ -31,18 +34,23 @@ def reproduce(
     request: pa.Table,
     events: Mapping[str, DayFiles],
     visibility: Visibility = "as_served",
+    *,
+    begins: Mapping[int, int] | None = None,
 ) -> str:
     """The script for ``column`` of one request row; its last statement gives the value.
 
     ``as_served`` reads the events that the request had seen, by the positions it recorded; ``event_time`` all up to its
-    time. Per streaming view come a table of the exact parts of every aggregate, then one of the view's values; then the
+    time. With ``begins``, the first offset that is known of each partition, these positions are places of rows
+    (:func:`~dovetail.platform.rows.positions.pack`), as a row has them that is enriched as of itself.
+
+    Per streaming view come a table of the exact parts of every aggregate, then one of the view's values; then the
     feature's expression over them.
     """
     relations = dict.fromkeys(relation for relation, _ in column.references)
     views = [definitions.stream_views[relation] for relation in relations if relation in definitions.stream_views]
     script = [f"{macro};" for macro in (*MACROS, *FINISHERS)] if views else []
     for view in views:
-        script += _view(view, request, events, visibility)
+        script += _view(view, request, events, visibility, begins)
     seen = set(seen_columns(request.column_names))
     names = [name for name in request.column_names if name not in seen]
     literals = [f"{text} AS {quoted(name)}" for name, text in zip(names, _literals(request, names), strict=True)]
@@ -54,7 +62,13 @@ def _values(view: StreamView) -> str:
     return quoted(f"values of {view.name}")
 
 
-def _view(view: StreamView, request: pa.Table, events: Mapping[str, DayFiles], visibility: Visibility) -> list[str]:
+def _view(
+    view: StreamView,
+    request: pa.Table,
+    events: Mapping[str, DayFiles],
+    visibility: Visibility,
+    begins: Mapping[int, int] | None,
+) -> list[str]:
     time_us = int(request.column("request_time")[0].cast(pa.timestamp("us")).value)
     keys = _literals(request, view.entity)
     probe = ", ".join(f"{key} AS k{index}" for index, key in enumerate(keys))
@@ -63,7 +77,7 @@ def _view(view: StreamView, request: pa.Table, events: Mapping[str, DayFiles], v
         seen = request.column(seen_column(view.name))[0].as_py() or []
     return [
         f"-- {view.name} ({view.file}:{view.line}) for {', '.join(keys)} at {request.column('request_time')[0]}",
-        *(_given_events(view, number, keys, time_us, seen, events) for number in range(len(view.reads))),
+        *(_given_events(view, number, keys, time_us, seen, events, begins) for number in range(len(view.reads))),
         f"CREATE OR REPLACE TABLE given_probes AS SELECT 0::BIGINT AS number, {probe}, make_timestamp({time_us}) AS t;",
         *_parts(view),
         *_finish(view),
@@ -77,10 +91,12 @@ def _given_events(
     time_us: int,
     seen: Sequence[int | None] | None,
     events: Mapping[str, DayFiles],
+    begins: Mapping[int, int] | None,
 ) -> str:
     """The events of a branch that the request may see, from the files that may have some.
 
-    ``seen`` is the first offset it did not see, by source; None where it may see all up to its time.
+    ``seen`` is the first offset it did not see, by source; None where it may see all up to its time. With ``begins`` it
+    is the first place.
     """
     branch, low = view.reads[number], earliest_read(view, time_us)
     time = quoted(branch.stream.event_time)
@@ -92,7 +108,12 @@ def _given_events(
     if seen is not None:
         until = [(place_of(view, source), offset) for source, offset in enumerate(seen) if offset]
         mine = [(place.partition, offset) for place, offset in until if place.branch == number]
-        visible = [f"(_partition = {partition} AND _offset < {offset})" for partition, offset in mine]
+        visible = [
+            f"(_partition = {partition} AND _offset < {offset})"
+            if begins is None
+            else f"(_partition = {partition} AND _offset >= {begins.get(partition, 0)} AND {_PLACE} < {offset})"
+            for partition, offset in mine
+        ]
         conditions.append(f"({' OR '.join(visible) or 'false'})")
     positions = own_position_columns()[: len(positions_read(view, "event_time"))]
     read = {*columns_read(view, branch), *(field.name for field in positions)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,9 @@ from dovetail.features import Project
 from dovetail.features.at_events.kept_views import began_at
 from dovetail.features.at_events.rows_as_requests import Newest, Since, as_feature_set, as_requests, views_at_events
 from dovetail.features.batch.pieces import Limits, PieceEvaluator, Span
+from dovetail.features.batch.reproduce import reproduce
 from dovetail.features.batch.witness import Witness, Witnessed
-from dovetail.features.plan.definitions import Stream
+from dovetail.features.plan.definitions import FeatureColumn, Stream
 from dovetail.features.stored.consistency import Consistency, FeatureConsistency, compare
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, day_of, day_start_us
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, pack, seen_column
@@ -42,7 +44,8 @@ class RekeyedRows:
         self._rows, self._log = logs[stream.name], logs[self._source]
         self._features, self._views = as_feature_set(stream), views_at_events(stream)
         first = next(iter(self._views))
-        self._events = {self._source: Since(self._log, began_at(stores.online, stream.name, first))}
+        self._begins = began_at(stores.online, stream.name, first)
+        self._events = {self._source: Since(self._log, self._begins)}
         archived = stores.registry.progress(f"archive.{self._source}")
         self._ends = {partition: progress.next_offset for partition, progress in archived.items()}
 
@@ -81,10 +84,21 @@ class RekeyedRows:
             given = part.select(list(columns)).cast(values.schema)
             for name in ("request_id", "item_id", "request_time"):
                 given = given.append_column(f"_{name}", asked.column(name).cast(pa.string()))
-            found = compare(
-                given, values.take(kept), None, list(columns), keys=("_request_id", "_item_id", "_request_time")
-            )
+            keys = ("_request_id", "_item_id", "_request_time")
+            found = compare(given, values.take(kept), None, list(columns), asked, keys=keys)
             yield Consistency(tuple(map(self._of_rows, found.features)))
+
+    def writers(self) -> dict[str, Callable[[pa.Table], str]]:
+        """By feature, what makes the SQL by which the value of a row, given as its request, is computed by hand."""
+        return {
+            f"{self._stream.name}.{column.name}": partial(self._written, column) for column in self._features.columns
+        }
+
+    def _written(self, column: FeatureColumn, request: pa.Table) -> str:
+        lateness_s = self._project.streams[self._source].allowed_lateness_us / 1_000_000
+        head = f"-- as of the row itself; one that came more than {lateness_s:g} s late has NULL\n"
+        log = {self._source: self._log}
+        return head + reproduce(self._project, column, request, log, begins=self._begins)
 
     def _of_rows(self, found: FeatureConsistency) -> FeatureConsistency:
         """What was found of a column, named as one of the stream, its examples as rows."""

@@ -71,13 +71,22 @@ def consistency_of(
                 if on_day is not None and not left[day]:
                     on_day(day, sum(not count for count in left.values()), len(chosen))
     events = archived_events(project, stores)
-    columns = {shown: column for one in compared.values() for shown, column in one.shown().items()}
+    writers: dict[str, Callable[[pa.Table], str]] = {
+        shown: partial(_by_hand, project, column, events)
+        for one in compared.values()
+        for shown, column in one.shown().items()
+    }
     verdicts = [found[day][name] for day in chosen for name in sorted(found[day])]
     for stream in rekeyed_from_views(project):
         rows = RekeyedRows(project, stores, stream, limits or Limits())
+        writers |= rows.writers()
         verdicts += [merged(rows.day(day)) for day in rows.days() if days is None or day in days]
     whole = merged(verdicts)
-    return whole.written(lambda feature, request: reproduce(project, columns[feature], request, events))
+    return whole.written(lambda feature, request: writers[feature](request))
+
+
+def _by_hand(project: Project, column: FeatureColumn, events: Mapping[str, DayFiles], request: pa.Table) -> str:
+    return reproduce(project, column, request, events)
 
 
 def _sets_of(project: Project, snapshots: DayFiles, day: str) -> set[str]:
