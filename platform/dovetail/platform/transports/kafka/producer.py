@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,7 @@ from faust.transport.drivers import aiokafka as stock
 
 from dovetail.platform.errors import TransportError
 from dovetail.platform.stage import Outgoing
+from dovetail.platform.transports.kafka.partition_queue import PartitionQueue
 from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Producer"]
@@ -25,6 +27,7 @@ class Producer(stock.Producer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._turns: defaultdict[str, Any] = defaultdict(count)
+        self._queues: dict[tuple[str, int], PartitionQueue] = {}
 
     def _settings_extra(self) -> Mapping[str, Any]:
         # A batch that is sent again because its answer got lost is in the topic once, and order survives a retry.
@@ -32,6 +35,8 @@ class Producer(stock.Producer):
 
     async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Send all messages, in order within a partition; ``(partition, offset)`` of each, when the broker has them.
+
+        What is published to a partition while a batch of it is under way shares the next one (``partition_queue.py``).
 
         Raises TransportError when it has not, in twice ``producer_request_timeout`` at most: aiokafka gives up a batch
         after it, but asks for metadata and for a producer's id without end. Part of the messages may be in the topics:
@@ -72,25 +77,23 @@ class Producer(stock.Producer):
 
     async def _publish_run(self, topic: str, partition: int, run: Sequence[Outgoing]) -> list[int]:
         """The offsets of ``run``, in order."""
-        offsets: list[int] = []
-        producer = self._ensure_producer()
-        now_ms = time.time_ns() // 1_000_000
-        batch = producer.create_batch()
-        for message in run:
-            record = {
-                "key": message.key,
-                "value": message.value,
-                "timestamp": now_ms if message.timestamp_ms is None else message.timestamp_ms,
-                "headers": list(message.headers),
-            }
-            if batch.append(**record) is None:  # full; an empty batch takes a message of any size
-                offsets += await self._send(batch, topic, partition)
-                batch = producer.create_batch()
-                batch.append(**record)
-        return offsets + list(await self._send(batch, topic, partition))
+        queue = self._queues.get((topic, partition))
+        if queue is None:
+            create, send = self._ensure_producer().create_batch, partial(self._send, topic, partition)
+            queue = self._queues[topic, partition] = PartitionQueue(create, send, _now_ms)
+        return await queue.put(run)
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> range:
-        """Send a batch; its offsets, when the broker has it. No time is lost: aiokafka sends them in turn."""
-        count = batch.record_count()
+    async def _send(self, topic: str, partition: int, batch: Any) -> int:
+        """Send a batch; the offset of its first message, when the broker has it."""
         sent = await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
-        return range(sent.offset, sent.offset + count)
+        return int(sent.offset)
+
+    async def on_stop(self) -> None:
+        """Stop aiokafka, which sends what it has been given, then whatever waits."""
+        await super().on_stop()
+        for queue in self._queues.values():
+            queue.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
