@@ -73,20 +73,29 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
     assert snapshots == {0: 2}
 
 
-def test_it_stops_in_good_order_and_speaks_tls(tmp_path: Path) -> None:
+def test_it_stops_in_good_order_speaks_tls_and_says_nothing_of_tokens(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, is not here")
     make_certificates(tmp_path / "tls")
-    cert = f'cert_file = "{tmp_path}/tls/server.pem"\nkey_file = "{tmp_path}/tls/server.key"'
-    folder = project_folder(tmp_path / "project", cert)
+    known, unknown = "0123456789-of-ours", "9876543210-of-nobody"
+    (tmp_path / "tokens").write_text(f"{known} read\n")
+    tls = f'cert_file = "{tmp_path}/tls/server.pem"\nkey_file = "{tmp_path}/tls/server.key"'
+    folder = project_folder(tmp_path / "project", f'{tls}\ntokens_file = "{tmp_path}/tokens"')
     trusting = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.pem"))
     with serving(folder, "worker") as (process, url):
         assert url.startswith("https://127.0.0.1:")
         assert httpx.get(f"{url}/readyz", verify=trusting).json()["ready"]
+        for token, path, status in ((known, "freshness", 200), (unknown, "freshness", 401), (known, known, 404)):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert httpx.get(f"{url}/v1/{path}", verify=trusting, headers=headers).status_code == status
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http"))
         process.terminate()
         assert process.wait(60) == 0
+    (said,) = (path.read_text() for path in folder.glob("*.log"))
+    assert "process: api: url=https" in said
+    assert known not in said
+    assert unknown not in said
 
 
 def test_calls_that_wait_when_it_stops_are_told_so(tmp_path: Path) -> None:
