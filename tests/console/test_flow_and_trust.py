@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from dovetail.console.rendering import page
 from dovetail.demo.kept_run import project_of_run
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
+from dovetail.joiners.batch import label_audit
 from dovetail.platform.stores.registry.given_verdicts import Verdict
 from dovetail.platform.stores.registry.store import Registry
 from tests.app.small_project import MESSAGES, TOML, live, stores_of, write_project
@@ -67,12 +70,17 @@ def test_what_is_behind_waits_and_is_dead_is_told(tmp_path: Path) -> None:
         letters = await newest_letters(looked.topics, looked.project.config.dead_letter_topic, 50)
         assert {"{", "not json"} <= {letter["value"] for letter in letters}
         assert len(await newest_letters(looked.topics, looked.project.config.dead_letter_topic, 1)) == 1
-        picture = flow_picture(looked.project, state)
+        picture = flow_picture(looked.project, state, {("labels.click", "click"): 2.5})
         assert {box.name for box in picture.boxes} == {
             "behaviour", "requests", "exposure", "click", "features.activity", "snapshots", "labels.exposure",
             "labels.click", "samples", "samples.1", "order.samples",
         }  # fmt: skip
-        assert state.topics["snapshots"] in {line.lag for line in picture.lines}
+        read = {line.read.topic: line.read for line in picture.lines if line.read}
+        assert read["snapshots"].lag == state.topics["snapshots"]
+        assert {topic for topic, reading in read.items() if reading.dead} == {"click", "exposure", "requests"}
+        assert sum(reading.dead for reading in read.values()) == state.dead_letters
+        assert [line.rate for line in picture.lines if line.read and line.read.topic == "click"] == [2.5]
+        assert {line.rate for line in picture.lines} == {None, 2.5}
         assert all(box.x + box.width <= picture.width and box.y + box.height <= picture.height for box in picture.boxes)
 
     with_looked(load(tmp_path), look)
@@ -95,7 +103,7 @@ def test_a_model_on_shards_is_shown_from_gatherer_to_versions(tmp_path: Path) ->
         boxes, lines = {box.name: box for box in shown["picture"].boxes}, shown["picture"].lines
         columns = [boxes[name].x for name in ("order.samples", "trainer", *inside)]
         assert columns == sorted(set(columns))
-        behind = [line for line in lines if line.x >= boxes["splitter"].x - 6]
+        behind = [line for line in lines if line.x > boxes["trainer"].x + boxes["trainer"].width]
         assert len(behind) == 7, "to splitter, shards (2), reducer (2) and versions (2)"
         said = page("flow.html", {**shown, "tabs": (), "path": "/flow", "project": "small", "vega": ""})
         assert "2 of them" in said
@@ -126,7 +134,7 @@ def test_a_model_on_shards_is_shown_from_gatherer_to_versions(tmp_path: Path) ->
 
 def test_rates_are_since_the_last_looks() -> None:
     now = [100.0]
-    rates = Rates(lambda: now[0])
+    rates = Rates[str](lambda: now[0])
     assert rates.of({"a": 10}) == {}
     now[0] += 0.5
     assert rates.of({"a": 90}) == {}, "too soon to say"
@@ -134,6 +142,13 @@ def test_rates_are_since_the_last_looks() -> None:
     assert rates.of({"a": 30, "b": 4}) == {"a": 10.0, "b": 2.0}
     now[0] += 100
     assert rates.of({"a": 1_000}) == {}, "nobody has looked for long"
+
+
+def test_every_outcome_of_the_audit_has_a_meaning() -> None:
+    """The words are those of its SQL, for there is no list of them."""
+    words = set(re.findall(r"(?:THEN|ELSE|SELECT '[^']*',) '([a-z_]+)'", inspect.getsource(label_audit)))
+    assert {"lost", "orphaned", "down_sampled", "unexposed_sampled", "retracted"} <= words
+    assert words - {"sampled"} <= set(MEANINGS)
 
 
 def test_commands_log_their_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

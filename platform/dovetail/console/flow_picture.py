@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
-from dovetail.app.looking.flow_state import FlowState, StageState
+from dovetail.app.looking.flow_state import FlowState, Reading, StageState
 from dovetail.console.layered import curve
 from dovetail.features import Project
 
 __all__ = ["FlowBox", "FlowLine", "FlowPicture", "flow_picture"]
 
-_WIDTH, _HEIGHT, _TOPIC_HEIGHT, _GAP, _BETWEEN, _MARGIN, _ABOVE = 178, 58, 34, 16, 70, 8, 42
+_WIDTH, _HEIGHT, _TOPIC_HEIGHT, _GAP, _BETWEEN, _MARGIN, _ABOVE = 178, 58, 34, 16, 84, 8, 42
+#: Nothing is read: a stage hands on what it has by itself.
+_Edge: TypeAlias = tuple[str, str, Reading | None]
 
 
 #: The stages of a model on shards behind the gatherer, which has the trainer's place; and to which each hands on.
@@ -36,12 +39,16 @@ class FlowBox(NamedTuple):
 
 
 class FlowLine(NamedTuple):
-    """An arrow; ``lag`` is how many messages are on it, None where nothing is read from a topic."""
+    """An arrow. What is ``read`` along it says how many messages are on it; None where nothing is read from a topic.
+
+    ``rate`` is rows a second, None where it is not known. Both stand around (``x``, ``y``).
+    """
 
     path: str
     x: int
     y: int
-    lag: int | None
+    read: Reading | None
+    rate: float | None
 
 
 class FlowPicture(NamedTuple):
@@ -53,10 +60,11 @@ class FlowPicture(NamedTuple):
     lines: list[FlowLine]
 
 
-def flow_picture(project: Project, state: FlowState) -> FlowPicture:
+def flow_picture(project: Project, state: FlowState, rates: Mapping[tuple[str, str], float]) -> FlowPicture:
     """Topics from outside, then feature and label agents, snapshots, samples, the trainer. Archives are not in it.
 
-    Of a model on shards the trainer is a gatherer; behind it are splitter, shards, reducer and versions.
+    ``rates`` are rows a second by stage and topic. Of a model on shards the trainer is a gatherer;
+    behind it are splitter, shards, reducer and versions.
     """
     config = project.config
     stages = {stage.name: stage for stage in state.stages if stage.kind != "archive"}
@@ -74,7 +82,8 @@ def flow_picture(project: Project, state: FlowState) -> FlowPicture:
         *([name for name, kind in kinds.items() if kind == part] for part in ("trainer", *_BEHIND)),
     ]
     boxes = _placed([column for column in columns if column], stages, state)
-    lines = [_arrow(boxes[a], boxes[b], lag) for a, b, lag in _edges(project, stages, set(columns[0]))]
+    edges = _edges(project, stages, set(columns[0]))
+    lines = [_arrow(boxes[a], boxes[b], read, rates.get((b, read.topic)) if read else None) for a, b, read in edges]
     width = max(box.x + box.width for box in boxes.values()) + _MARGIN
     height = max(box.y + box.height for box in boxes.values()) + _MARGIN
     return FlowPicture(width, height, list(boxes.values()), lines)
@@ -96,22 +105,22 @@ def _tall(name: str, stages: dict[str, StageState]) -> int:
     return _HEIGHT if name in stages else _TOPIC_HEIGHT
 
 
-def _edges(project: Project, stages: dict[str, StageState], outside: set[str]) -> list[tuple[str, str, int | None]]:
-    """From where to where, with the lag of the reader where a topic is read."""
+def _edges(project: Project, stages: dict[str, StageState], outside: set[str]) -> list[_Edge]:
+    """From where to where, with what the reader says of it where a topic is read."""
     made = {stream.topic: f"rekey.{name}" for name, stream in project.streams.items() if stream.rekeyed_from}
-    found: list[tuple[str, str, int | None]] = []
+    found: list[_Edge] = []
     before = {"samples": "snapshots", "order": "samples", "trainer": "order" if _has(stages, "order") else "samples"}
     for name, stage in stages.items():
         if stage.kind in before:
             givers = [other for other, each in stages.items() if each.kind == before[stage.kind]]
-            found += [(giver, name, stage.lag if giver == givers[0] else None) for giver in givers]
+            found += [(giver, name, stage.reads[0] if giver == givers[0] else None) for giver in givers]
         elif stage.kind in _BEHIND:
             givers = [giver for giver, readers in _SHARDED.items() if name in readers]
-            found += [(giver, name, stage.lag if giver == givers[0] else None) for giver in givers]
+            found += [(giver, name, stage.reads[0] if giver == givers[0] else None) for giver in givers]
         else:
             for reading in stage.reads:
                 giver = reading.topic if reading.topic in outside else made.get(reading.topic, "")
-                found += [(giver, name, reading.lag)] if giver in outside or giver in stages else []
+                found += [(giver, name, reading)] if giver in outside or giver in stages else []
         if stage.kind == "features":
             found.append((name, "snapshots", None))
         if stage.kind == "samples":
@@ -125,10 +134,11 @@ def _has(stages: dict[str, StageState], kind: str) -> bool:
     return any(stage.kind == kind for stage in stages.values())
 
 
-def _arrow(a: FlowBox, b: FlowBox, lag: int | None) -> FlowLine:
+def _arrow(a: FlowBox, b: FlowBox, read: Reading | None, rate: float | None) -> FlowLine:
     if b.x > a.x:
-        return FlowLine(curve(a, b), b.x - 6, b.y + b.height // 2 - 6, lag)
+        middle = (a.x + a.width + b.x) // 2, (a.y + a.height // 2 + b.y + b.height // 2) // 2
+        return FlowLine(curve(a, b), *middle, read, rate)
     # Back: the model, which the snapshot agent takes up, and what the reducer tells the shards.
     x, y, to_x, to_y = a.x + a.width // 2, a.y, b.x + b.width // 2, b.y
     top = min(y, to_y) - _ABOVE
-    return FlowLine(f"M{x} {y} C{x} {top} {to_x} {top} {to_x} {to_y}", to_x, top, None)
+    return FlowLine(f"M{x} {y} C{x} {top} {to_x} {top} {to_x} {to_y}", to_x, top, read, rate)

@@ -28,7 +28,8 @@ class Looked:
     topics: TopicView
     fates: LabelFates
     scores: Scores
-    rates: Rates
+    #: By stage and topic, of which "" is all that the stage reads.
+    rates: Rates[tuple[str, str]]
     #: The datasets of the archive by name, each with its topic.
     archives: Sequence[tuple[str, str]]
     #: By name of a stage that runs in this process, what it waits for.

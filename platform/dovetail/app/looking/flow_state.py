@@ -30,10 +30,15 @@ DEAD = "dead_letter"
 
 
 class Reading(NamedTuple):
-    """A topic that a stage reads: messages in it that the stage's state does not include yet; None: not known."""
+    """A topic that a stage reads: messages in it that the stage's state does not include yet; None: not known.
+
+    Of its rows so many were ``read``, and so many of those are ``dead`` letters.
+    """
 
     topic: str
     lag: int | None
+    read: int = 0
+    dead: int = 0
 
 
 class StageState(NamedTuple):
@@ -148,15 +153,18 @@ class _Books:
     def __init__(self, accounts: list[Account], ends: Mapping[str, Mapping[int, int]]) -> None:
         self.ends = ends
         self._outcomes: dict[str, dict[str, int]] = {}
+        self._of_topics: dict[tuple[str, str, str], int] = {}
         for account in accounts:
             mine = self._outcomes.setdefault(account.stage, {})
             mine[account.outcome] = mine.get(account.outcome, 0) + account.rows
+            key = (account.stage, account.topic, account.outcome)
+            self._of_topics[key] = self._of_topics.get(key, 0) + account.rows
 
     def stage(self, name: str, kind: str, topic: str, progress_of: _ProgressOf) -> StageState:
         """A stage that reads one topic, and keeps its progress and its accounts under its own name."""
         progress = progress_of(name)
         at = {number: each.next_offset for number, each in progress.items()}
-        return self.made(name, kind, (self.reading(topic, at),), progress)
+        return self.made(name, kind, (self.reading(name, topic, at),), progress)
 
     def kept(self, name: str, topic: str, folders: Sequence[Path]) -> StageState:
         """A stage that keeps its positions in files, of partition n in the n-th folder; lag is up to the last file.
@@ -170,13 +178,14 @@ class _Books:
             heads, unread = [], str(error)
         at = {number: int(head["position"]) for number, head in enumerate(heads) if head is not None}
         known = not unread and any(folder.is_dir() for folder in folders)
-        reading = self.reading(topic, at) if known else Reading(topic, None)
+        reading = self.reading(name, topic, at) if known else Reading(topic, None)
         return StageState(name, name, (reading,), 0, {}, None, unread, counted=False)
 
-    def reading(self, topic: str, at: Mapping[int, int]) -> Reading:
-        """The topic, read up to offsets ``at`` by partition."""
-        ends = self.ends.get(topic, {})
-        return Reading(topic, sum(max(0, end - at.get(number, 0)) for number, end in ends.items()))
+    def reading(self, name: str, topic: str, at: Mapping[int, int]) -> Reading:
+        """The topic, read by stage ``name`` up to offsets ``at`` by partition."""
+        lag = sum(max(0, end - at.get(number, 0)) for number, end in self.ends.get(topic, {}).items())
+        read, dead = (self._of_topics.get((name, topic, outcome), 0) for outcome in (READ, DEAD))
+        return Reading(topic, lag, read, dead)
 
     def made(self, name: str, kind: str, reads: tuple[Reading, ...], progress: Mapping[int, Progress]) -> StageState:
         """A stage with what its accounts say."""
@@ -195,7 +204,7 @@ def _views(project: Project, stores: Stores, books: _Books) -> list[StageState]:
             place = place_of(view, source)
             at.setdefault(place.branch, {})[place.partition] = each.next_offset
         reads = {
-            branch.stream.topic: books.reading(branch.stream.topic, at.get(number, {}))
+            branch.stream.topic: books.reading(f"features.{view.name}", branch.stream.topic, at.get(number, {}))
             for number, branch in enumerate(view.reads)
         }
         found.append(books.made(f"features.{view.name}", "features", tuple(reads.values()), progress))

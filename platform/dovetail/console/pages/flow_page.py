@@ -22,13 +22,14 @@ async def flow_page(looked: Looked) -> dict[str, Any]:
     said = looked.waits()
     stages = [stage._replace(waits=said.get(stage.name, stage.waits)) for stage in state.stages]
     state = state._replace(stages=stages)
-    rates = looked.rates.of({stage.name: stage.read for stage in stages})
+    read = {(stage.name, reading.topic): reading.read for stage in stages for reading in stage.reads}
+    rates = looked.rates.of({(stage.name, ""): stage.read for stage in stages if stage.counted} | read)
     config = looked.project.config
     letters = await newest_letters(looked.topics, config.dead_letter_topic, _LETTERS)
     return {
         "state": state,
-        "rates": rates,
-        "picture": flow_picture(looked.project, state),
+        "rates": {stage: rate for (stage, topic), rate in rates.items() if not topic},
+        "picture": flow_picture(looked.project, state, {key: rate for key, rate in rates.items() if rate}),
         "shards": config.trainer.shards,
         "publishes": "versions" if config.trainer.sharded else "trainer",
         "models": await asyncio.to_thread(models_of, looked.project, looked.stores),
