@@ -44,7 +44,7 @@ from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stores.registry.store import DataFile
 
 NAMED = ("request_id", "user_id")
-PAGES = ("/flow", "/definitions", "/lineage", "/sample", "/model", "/trust")
+PAGES = ("/flow", "/definitions", "/lineage", "/sample", "/model", "/experiments", "/trust")
 
 
 def copied(rows: pa.Table, copy: int, offsets: int, sources: int) -> pa.Table:

@@ -34,6 +34,8 @@ FOLDER = DOCUMENTS / "pictures"
 PLOT = DOCUMENTS / "plots" / "demo-model.svg"
 WIDTH, HEIGHT = 1000, 640
 REQUESTS = 1_000
+#: Whether every chart of a page is drawn, and its figures are closed.
+DRAWN = "![...document.querySelectorAll('figure[data-chart]')].some((one) => one.querySelector('details').open)"
 
 
 async def make_run(keep: Path) -> Project:
@@ -89,6 +91,7 @@ async def take(page: Page, address: str, pages: dict[str, str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, path in pages.items():
         await page.goto(f"{address.rstrip('/')}{path}")
+        await page.wait_for_function(DRAWN, timeout=120_000)
         await page.screenshot(path=FOLDER / f"{name}.png")
 
 

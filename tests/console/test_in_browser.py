@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PAGES = {
     "/flow": ("Flow", ["stages"]),
     "/model": ("Model ranking", ["slices", "rankings", "windows", "versions", "weights"]),
+    "/experiments": ("Experiments", []),
     "/trust": ("Trust", ["features", "equations", "checks", "audits", "consistencies"]),
     "/definitions": ("Definitions", ["definitions", "streams"]),
     "/definition?name=user_activity": ("user_activity", ["columns"]),
@@ -36,8 +37,23 @@ def browser(run_folder: Path) -> Iterator[Browsing]:
         yield found
 
 
+#: The blocks of a page that lie on one another, by their first words; rounded, for a border may be half a pixel.
+_ON_TOP = """() => {
+  const blocks = [...document.querySelectorAll("header, h1, h2, h3, main p, main dl, main .scroll, main pre")]
+    .filter((block) => !block.closest("figure, details") && block.getClientRects().length)
+    .map((block) => [block.textContent.trim().slice(0, 30), block.getBoundingClientRect()]);
+  const on = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  return blocks.flatMap(([one, a], at) => blocks.slice(at + 1)
+    .filter(([, b]) => on(a, b)).map(([other]) => `${one} | ${other}`));
+}"""
+
+
 async def look_over(page: Page) -> None:
-    """See what holds of every page: a heading, tables with heads, nothing broader than the window, links with names."""
+    """See what holds of every page: a heading, tables with heads, nothing broader than the window, links with names.
+
+    What is on it lies below one another, or beside, and nowhere on top.
+    """
     assert await page.locator("h1").count() == 1
     assert await page.locator("main#main").count() == 1
     heads = await page.locator("table > thead > tr > th:first-child").count()
@@ -45,6 +61,7 @@ async def look_over(page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert await page.locator("header nav a").count() >= 2
     assert await page.evaluate("[...document.querySelectorAll('a')].every((link) => link.textContent.trim())")
+    assert await page.evaluate(_ON_TOP) == []
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -211,7 +211,15 @@ def test_from_a_requests_id_to_rows_of_the_log_on_servers(shop: Shop) -> None:
         for place in places:
             assert log[place]["user_id"] == asked["user_id"]
             assert log[place]["event_time"] <= asked["request_time"]
-        for address in ("/flow", "/definitions", "/definition?name=user_activity", "/lineage", "/model", "/trust"):
+        for address in (
+            "/flow",
+            "/definitions",
+            "/definition?name=user_activity",
+            "/lineage",
+            "/model",
+            "/experiments",
+            "/trust",
+        ):
             await walk.page(address)
 
     shop.live(in_topics)

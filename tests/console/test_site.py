@@ -34,6 +34,7 @@ PAGES = [
     "/flow",
     "/trust",
     "/model",
+    "/experiments",
     "/definitions",
     "/definition?name=ranking",
     "/definition?name=user_activity",

@@ -67,7 +67,7 @@ async def _made() -> bytes:
 
 
 def _make() -> None:
-    os.nice(10)
+    os.nice(5)
     import vl_convert
 
     sys.stdout.buffer.write(

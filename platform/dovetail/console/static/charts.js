@@ -15,8 +15,11 @@ const draw = async (figure) => {
 };
 const vega = document.querySelector("[data-vega]")?.dataset.vega;
 if (charts.length && vega) {
-  const script = document.createElement("script");
-  script.src = vega;
-  script.addEventListener("load", () => charts.forEach(draw));
-  document.head.append(script);
+  // The first who asks waits for the script to be made; the page is whole before.
+  addEventListener("load", () => {
+    const script = document.createElement("script");
+    script.src = vega;
+    script.addEventListener("load", () => charts.forEach(draw));
+    document.head.append(script);
+  });
 }
