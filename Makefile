@@ -54,10 +54,11 @@ spark-test:  ## the tests of dovetail.spark with PySpark, which is large, in .ve
 wheel-test:  ## build the wheel and run the demo from it, where there is no checkout
 	scripts/wheel-test $(PYTHON)
 
-nightly: $(STAMP)  ## all tests, 80 times as many generated cases, new ones each time, 40 crashes, 5,000 calls, 10,000 rankings and 200,000 damaged messages of each kind; servers' tests with 25 cases
+nightly: $(STAMP)  ## all tests, 80 times as many generated cases, new ones each time, 40 crashes, 5,000 calls, 10,000 rankings and 200,000 damaged messages of each kind; servers' tests with 25 cases; then notebooks and docs
 	HYPOTHESIS_PROFILE=nightly DOVETAIL_WHOLE_LOGS=1 DOVETAIL_KILL_SEEDS=40 DOVETAIL_FUZZ=200000 DOVETAIL_CLEAN_WEEKS=20 \
 	$(BIN)/python -m pytest -m "not services" $(SPREAD) $(ARGS)
 	$(MAKE) services-test ARGS="--ignore=tests/faults"
+	$(MAKE) notebooks docs
 
 kernels: $(STAMP)  ## compile the kernels of the demo and of views once, before several processes need them at the same time
 	$(BIN)/python -m tests.e2e.warmed demo views > /dev/null
