@@ -15,6 +15,7 @@ import pytest
 
 from dovetail.api.tokens import Scope, Tokens, tokens_of
 from dovetail.app.reports.verdict_log import log_audit, log_consistency
+from dovetail.console import vega_script
 from dovetail.console.access import COOKIE
 from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project, load
@@ -137,16 +138,17 @@ def test_the_script_of_charts_is_made_once_for_all_who_ask_and_kept_by_the_brows
     on_the_console(project, look)
 
 
-def test_a_script_that_cannot_be_made_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at_most_s", "why"), [(60, ": exit code 1"), (0, " within 0 s")])
+def test_a_script_that_cannot_be_made_is_tried_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, at_most_s: float, why: str
+) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(vega_script, "_AT_MOST_S", at_most_s)
 
     async def look(client: httpx.AsyncClient) -> None:
         for _ in range(2):
             answer = await client.get("/static/vega.js")
-            assert (answer.status_code, answer.text) == (
-                503,
-                "the script that draws charts was not made: exit code 1",
-            )
+            assert (answer.status_code, answer.text) == (503, f"the script that draws charts was not made{why}")
         assert "<details open>" in (await client.get("/model")).text
 
     on_the_console(project, look)

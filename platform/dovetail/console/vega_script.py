@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = ["VegaScript", "VegaUnavailable"]
 
 _MADE_BY = "vl-convert-python"
+#: Of the clock; it takes 2 to 3 s of a processor, which others may have.
+_AT_MOST_S = 180
 
 
 class VegaUnavailable(Exception):
@@ -55,11 +57,15 @@ async def _made() -> bytes:
         sys.executable, "-m", __name__, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        made, said = await child.communicate()
+        async with asyncio.timeout(_AT_MOST_S):
+            made, said = await child.communicate()
+    except TimeoutError:
+        raise VegaUnavailable(f"the script that draws charts was not made within {_AT_MOST_S} s") from None
     finally:
         if child.returncode is None:
             with suppress(ProcessLookupError):
                 child.kill()
+            await child.wait()
     if child.returncode:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise VegaUnavailable(f"the script that draws charts was not made: {last or f'exit code {child.returncode}'}")
