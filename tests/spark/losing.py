@@ -14,14 +14,14 @@ __all__ = ["Losing"]
 
 
 class Losing(InProcess):
-    """Loses the first frame of a kind that evaluation gives."""
+    """Loses the first frame of a kind that a stage gives."""
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, stage: str, kind: int) -> None:
         super().__init__()
-        self._kind = kind
+        self._stage, self._kind = stage, kind
 
     def _tasks(self, stage: Stage, given: Sequence[Sequence[pa.RecordBatch]]) -> list[Frame]:
         frames = super()._tasks(stage, given)
-        if type(stage.function).__name__ == "Evaluate":
+        if type(stage.function).__name__ == self._stage:
             frames.remove(next(frame for frame in frames if frame.kind == self._kind))
         return frames

@@ -179,4 +179,4 @@ def test_values_that_do_not_come_back_are_missed(project: Project, tmp_path: Pat
 
     work = work_of_project(project, log, rows, tmp_path / "work")
     with pytest.raises(StateError, match=r"of 4 requests, values of (acts|users) came back for"):
-        made_by(SparkDays(Losing(VALUES)), work, "cluster")
+        made_by(SparkDays(Losing("Evaluate", VALUES)), work, "cluster")

@@ -47,4 +47,4 @@ def test_the_verdict_is_the_one_of_one_machine(lived: World) -> None:
 
 def test_values_by_event_time_that_do_not_come_back_are_missed(lived: World) -> None:
     with pytest.raises(StateError, match=r"values of users by event time, \d+ came back; nothing of the day is kept"):
-        consistency_of(lived.project, lived.stores, engine=SparkDays(Losing(HAPPENED)))
+        consistency_of(lived.project, lived.stores, engine=SparkDays(Losing("Evaluate", HAPPENED)))

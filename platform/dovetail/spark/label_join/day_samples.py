@@ -43,15 +43,8 @@ class FinishDays:
                 if errors := [frame for frame in head if frame.kind == ERROR]:
                     yield from errors
                     continue
-                wanted = sum(frame.value() for frame in head)
-                samples = _Samples(self.plan, features, work.days[to])
-                result = self.consume(work.days[to], self.plan.samples, samples.of(rest))
-                if samples.rows != wanted:
-                    raise StateError(
-                        f"{work.days[to]}: {samples.rows} of {wanted} joined rows came back, or found their snapshots; "
-                        "nothing of the day is kept. Files changed meanwhile: run it again"
-                    )
-                yield Frame.of(to, RESULT, result)
+                samples = _Samples(self.plan, features, work.days[to], sum(frame.value() for frame in head))
+                yield Frame.of(to, RESULT, self.consume(work.days[to], self.plan.samples, samples.of(rest)))
 
 
 def _head(frames: Iterator[Frame]) -> tuple[list[Frame], Iterator[Frame]]:
@@ -65,18 +58,27 @@ def _head(frames: Iterator[Frame]) -> tuple[list[Frame], Iterator[Frame]]:
 
 
 class _Samples:
-    """Makes samples of the frames of one day; ``rows`` are those made."""
+    """Makes samples of the frames of one day, of so many rows."""
 
-    def __init__(self, plan: JoinPlan, features: CompletedFeatures, day: str) -> None:
+    def __init__(self, plan: JoinPlan, features: CompletedFeatures, day: str, rows: int) -> None:
         self._plan, self._features, self._day = plan, features, day
-        self.rows = 0
+        self._missing = rows
 
     def of(self, frames: Iterator[Frame]) -> Iterator[pa.Table]:
-        """The samples, in parts."""
+        """The samples, in parts.
+
+        Raises:
+            StateError: rows did not come, or their snapshots are gone.
+        """
         for which, mine in groupby(frames, key=lambda frame: frame.a):
             schema = self._plan.sent[which // LANES]
             rows = pa.concat_tables([schema.empty_table(), *(rows_of(frame, schema) for frame in mine)])
             yield from self._of_lane(which // LANES, rows)
+        if self._missing:  # raised to the consumer, which then keeps nothing of what it has written
+            raise StateError(
+                f"{self._day}: {self._missing} joined rows did not come, or found no snapshot; nothing of the day is "
+                "kept. Files changed meanwhile: run it again"
+            )
 
     def _of_lane(self, number: int, rows: pa.Table) -> Iterator[pa.Table]:
         """The samples of one meaning and lane, by partition and position; those of one row in the order they have."""
@@ -98,7 +100,7 @@ class _Samples:
                 continue
             joined = rows.slice(low, high - low).filter(pa.array(known))
             chosen = self._plan.whole(snapshots, sorter[place[known]])
-            self.rows += joined.num_rows
+            self._missing -= joined.num_rows
             meaning = self._plan.meanings[number]
             made = samples_of(chosen, joined, self._features, kinds=meaning.kinds, rules=meaning.rules)
             yield pa.concat_tables([self._plan.samples.empty_table(), made], promote_options="permissive")
