@@ -204,9 +204,22 @@ def rollback(
     model: _Name = None,
     project: ProjectOption = Path(),
     release: Annotated[bool, typer.Option("--release", help="Serve the newest version again.")] = False,
+    experiment: Annotated[
+        str | None, typer.Option(help="Instead: serve the control's model of this experiment, if --arm is worse.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="The arm whose model serves now.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the verdict on the arm is.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a named version until it is released."""
+    """Serve a named version until it is released, or what the control of an experiment is scored with."""
+    if (experiment is None) != (arm is None) or (experiment is not None and (model is not None or release)):
+        raise ConfigError("by verdict: model rollback --experiment EXPERIMENT --arm ARM, without a model and --release")
+    if experiment is not None and arm is not None:
+        from dovetail.cli.models.experiment import roll_back
+
+        raise typer.Exit(roll_back(project, experiment, arm, force=force, as_json=as_json))
+    if force:
+        raise ConfigError("--force is of a verdict: model rollback --experiment EXPERIMENT --arm ARM --force")
     from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.rollback(project, model, release=release, as_json=as_json))

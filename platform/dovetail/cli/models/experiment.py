@@ -1,4 +1,4 @@
-"""``dovetail experiment`` and ``dovetail model promote``: the arms, the verdict, and what follows from it."""
+"""``dovetail experiment``, ``model promote`` and ``rollback`` by verdict: what an experiment says, and what follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dovetail.platform.config.served.experiments import ExperimentConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["promote", "run"]
+__all__ = ["promote", "roll_back", "run"]
 
 
 def run(project: Path, name: str | None, *, as_json: bool, log: bool = True) -> int:
@@ -69,12 +69,7 @@ def promote(project: Path, name: str, arm: str, *, force: bool, as_json: bool) -
             "declare it in [model] or [scorer], or publish it there"
         )
     report = _report(config, name)
-    if report.verdict(arm) != "better" and not force:
-        found = next(d for d in report.differences if (d.arm, d.metric) == (arm, report.metric)) if (
-            arm != report.control
-        ) else None  # fmt: skip
-        why = "it is the control" if found is None else f"{found.verdict}, {report.metric} {_bounds(found)}"
-        raise ConfigError(f"{name} has no verdict for {arm} ({why}); wait for one, or promote it with --force")
+    _require_verdict(report, arm, "better", force=force)
     version = int(model[1:])
     stores = open_stores(config)
     try:
@@ -93,6 +88,57 @@ def promote(project: Path, name: str, arm: str, *, force: bool, as_json: bool) -
             f"scorers take up version {version} with their next request; end the experiment by active = false"
         )
     return 0
+
+
+def roll_back(project: Path, name: str, arm: str, *, force: bool, as_json: bool) -> int:
+    """Let the control's model serve instead of the arm's, if the verdict is against it."""
+    config = load_config(project)
+    name, declared = _declared(config, name)
+    control = next(iter(declared.arms))
+    if arm not in declared.arms or arm == control:
+        others = ", ".join(other for other in declared.arms if other != control)
+        raise ConfigError(f"{name} compares {others} with its control {control}; there is no verdict on {arm}")
+    report = _report(config, name)
+    _require_verdict(report, arm, "worse", force=force)
+    stores = open_stores(config)
+    try:
+        version = _before(name, declared, control, arm, stores.models.pinned)
+        stores.models.pin(version)
+        serving = version or stores.models.latest()
+    finally:
+        stores.close()
+    if as_json:
+        answer = {"serving": serving, "pinned": version is not None, "verdict": report.verdict(arm), "forced": force}
+        print_json(answer)
+    else:
+        terminal().print(f"scorers take up version {serving}, that of {control}, with their next request")
+    return 0
+
+
+def _before(name: str, declared: ExperimentConfig, control: str, arm: str, pinned: int | None) -> int | None:
+    """The version to pin so that the control's model serves; None where that is the newest."""
+    mine, theirs = declared.arms[arm].model, declared.arms[control].model
+    if mine != "serving" and mine != f"@{pinned}":
+        raise ConfigError(
+            f"the arm {arm} of {name} is scored by {mine}, which serves nobody else: there is nothing to roll back; "
+            "end the experiment by active = false"
+        )
+    if theirs == "serving":
+        return None
+    if not theirs.startswith("@"):
+        raise ConfigError(
+            f"the control of {name} is scored by {theirs}, which is no version of the project's own model; to serve "
+            "it, declare it in [model] or [scorer], or publish it there"
+        )
+    return int(theirs[1:])
+
+
+def _require_verdict(report: ExperimentReport, arm: str, verdict: str, *, force: bool) -> None:
+    if force or report.verdict(arm) == verdict:
+        return
+    found = [d for d in report.differences if (d.arm, d.metric) == (arm, report.metric)]
+    why = f"{found[0].verdict}, {report.metric} {_bounds(found[0])}" if found else "it is the control"
+    raise ConfigError(f"{report.name} has no verdict that {arm} is {verdict} ({why}); wait for one, or use --force")
 
 
 def _report(config: Config, name: str | None) -> ExperimentReport:
