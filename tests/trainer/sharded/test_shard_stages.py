@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.platform.errors import ModelError, StaleCommit, WireError
-from dovetail.platform.stage import Outgoing, Poll
+from dovetail.platform.stage import Outgoing, Poll, Stage
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.optimizers import AdaGrad, AdaMom, DelayCompensated, Ftrl, Ogd, Optimizer
 from dovetail.trainer.settings import Checkpointing
@@ -105,6 +105,32 @@ def test_the_bound_holds_on_topics(staleness: int | None, seed: int) -> None:
     state = reducer.state(0)
     assert state is not None
     assert state.evaluator.evaluation.samples == learner.trained
+
+
+@pytest.mark.parametrize(("name", "topic"), [("splitter", "b"), ("reducer", "m"), ("versions", "v"), ("shard 0", "p")])
+def test_what_was_kept_in_another_folder_is_not_begun_anew(name: str, topic: str) -> None:
+    """Retention has removed the beginning; a worker without the state, or with an old one, would make another model."""
+    there = world(7, AdaGrad(), 1)
+
+    async def handle(stage: Stage, poll: Poll) -> None:
+        async for _ in stage.handle(poll):
+            pass
+
+    async def run() -> None:
+        there.feed(400)
+        await there.run()
+        messages = there.topics[topic, 0]
+        offsets = np.arange(len(messages))
+        keys, values, headers = zip(*((m.key, m.value, m.headers) for m in messages), strict=True)
+        poll = Poll(topic, 0, offsets, offsets, keys, values, headers)
+        stage = world(7, AdaGrad(), 1).members[name].stage  # with folders of its own
+        with pytest.raises(ModelError, match=r"has offset 2, and the state in .* includes none.*share storage\.state"):
+            await handle(stage, poll.since(2))
+        await handle(stage, poll.before(1))
+        with pytest.raises(ModelError, match=r"has offset 2, and the state in .* includes those before offset 1"):
+            await handle(stage, poll.since(2))
+
+    asyncio.run(run())
 
 
 def test_the_splitter_is_no_further_ahead_than_its_window() -> None:

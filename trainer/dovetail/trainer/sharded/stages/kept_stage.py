@@ -149,9 +149,11 @@ class KeptStage(Stage, Generic[S]):
     async def handle(self, poll: Poll) -> AsyncIterator[Work]:
         """Take ``poll`` in; yields what is sent because of it, and a checkpoint if one is due.
 
-        :raises ModelError: messages do not fit the model, or a model has diverged.
+        :raises ModelError: messages do not fit the model, a model has diverged, or messages are missing between those
+            that the state includes and these: another worker has kept what came of them in a folder of its own.
         """
         kept = await self._here(poll.partition)
+        self._require_next(poll, kept)
         if len(poll.since(kept.state.next)):
             async for work in self.taken(kept.state, poll):
                 yield work
@@ -179,6 +181,19 @@ class KeptStage(Stage, Generic[S]):
         if topic == self.topic and partition in self._kept:
             async for work in self._checkpoint_if(partition, lambda kept: stopping or self._is_due(kept)):
                 yield work
+
+    def _require_next(self, poll: Poll, kept: _Kept[S]) -> None:
+        # Nobody else writes here, and in no transactions: offsets have no holes.
+        if poll.first <= kept.state.next:
+            return
+        folder, included = self.folder(poll.partition), kept.state.next
+        here = f"includes those before offset {included}" if included else "includes none"
+        raise ModelError(
+            f"{poll.topic}, partition {poll.partition}: the first message that is still there has offset {poll.first}, "
+            f"and the state in {folder} {here}. Had another worker the shards or the trainer before, with a state "
+            "folder of its own? Let all workers with the roles trainer and shards share storage.state; where the state "
+            "is lost, give the model another name: it begins anew with the samples that the topic has"
+        )
 
     async def _here(self, partition: int) -> _Kept[S]:
         if partition not in self._kept:
