@@ -181,11 +181,25 @@ def refusal(folder: Path, toml: str) -> str:
     return str(refused.value)
 
 
+def called(command: str, name: str, folder: Path, toml: str) -> str:
+    (folder / "dovetail.toml").write_text(toml)
+    result = CliRunner().invoke(app, [command, name, "--project", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     small_project(folder, on_shards(2))
     one_life(folder)
     assert "shards: stored 2, configured 3" in refusal(folder, on_shards(3))
+    with pytest.raises(ConfigError, match="say how many shards the model is to be on"):
+        called("model", "reshard", folder, declared(""))
+    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3: ")
+    (folder / "dovetail.toml").write_text(on_shards(3))
+    assemble(load(folder)).stores.close()
+    assert called("model", "reshard", folder, on_shards(3)) == "the model is on 3 shards\n"
+    assert "shards: stored 3, configured 2" in refusal(folder, on_shards(2))
     assert "has checkpoints of a model on shards, from which one without does not go on" in refusal(
         folder, declared("")
     )

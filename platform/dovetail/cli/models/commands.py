@@ -240,6 +240,14 @@ def promote(
 
 
 @_model.command()
+def reshard(project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
+    """Place a model on as many shards as [trainer] shards says now; its workers have stopped."""
+    from dovetail.cli.models import model as commands
+
+    raise typer.Exit(commands.reshard(project, as_json=as_json))
+
+
+@_model.command()
 def shadow(
     model: _Name = None,
     project: ProjectOption = Path(),

@@ -16,15 +16,19 @@ from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
 from dovetail.cli.models.report import metrics_dict, print_metrics
 from dovetail.cli.models.samples import find_model, label_of, model_of, project_config
+from dovetail.cli.models.succession import checkpoints_of
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
+from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.metrics.charts import Chart, reliability
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.plots import write_plots
 from dovetail.trainer.models.exporting import export_model
+from dovetail.trainer.sharded.ring import Ring
+from dovetail.trainer.sharded.stages.resharding import reshard as resharded
 
-__all__ = ["compare", "compare_live", "export", "list_models", "rollback", "shadow", "show"]
+__all__ = ["compare", "compare_live", "export", "list_models", "reshard", "rollback", "shadow", "show"]
 
 
 def list_models(project: Path, name: str | None, *, as_json: bool) -> int:
@@ -125,6 +129,26 @@ def rollback(project: Path, name: str | None, *, release: bool, as_json: bool) -
         print_json({"serving": serving, "pinned": not release})
     else:
         terminal().print(f"scorers take up version {serving} with their next request")
+    return 0
+
+
+def reshard(project: Path, *, as_json: bool) -> int:
+    """Place the model that is kept on another number of shards."""
+    config = load_config(project)
+    model, shards = model_of(config), config.trainer.shards
+    if shards is None:
+        raise ConfigError("[trainer] shards: say how many shards the model is to be on from now on")
+    Ring(shards, model.bits)  # refuses more shards than there can be, before anything is read
+    done = resharded(checkpoints_of(config), shards)
+    if as_json:
+        print_json(done._asdict())
+    elif done.before == done.after:
+        terminal().print(f"the model is on {done.after} shards")
+    else:
+        share = done.moved / (1 << model.bits)
+        terminal().print(
+            f"from {done.before} shards to {done.after}: {done.moved:,} slots have moved, {share:.0%}; start workers"
+        )
     return 0
 
 

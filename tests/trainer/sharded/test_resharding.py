@@ -1,0 +1,126 @@
+"""Another number of shards for a model that has learnt: its bits stay, and only the slots move that the rings say."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from dovetail.platform.errors import ModelError
+from dovetail.trainer.models.state_files import StateFiles
+from dovetail.trainer.optimizers import AdaGrad
+from dovetail.trainer.sharded.ring import Ring, moves
+from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
+from dovetail.trainer.sharded.stages.resharding import reshard
+from tests.trainer.sharded.stage_world import ENCODER, PUBLISH_EVERY, World
+from tests.trainer.sharded.test_shard_stages import records_of_all
+
+
+class Killed(Exception):
+    """Raised where the process ends."""
+
+
+def learnt(folder: Path, shards: int, seed: int) -> World:
+    """A model on shards that has come to the end of its topics, and whose workers have stopped."""
+    there = World(folder, AdaGrad(), Random(seed), shards=shards)
+
+    async def run() -> None:
+        there.feed(180)
+        await there.run()
+        await there.settle()
+
+    asyncio.run(run())
+    return there
+
+
+def goes_on(before: World, folder: Path, shards: int) -> World:
+    """Workers with other shards, whose mailboxes are a topic of its own, over the same topics and states."""
+    there = World(folder, AdaGrad(), before.random, shards=shards)
+    for tp, messages in before.topics.items():
+        if tp[0] != "p":
+            there.topics[tp] = messages
+    there._made = before._made
+    for member in there.members.values():
+        member.start()
+
+    async def run() -> None:
+        there.feed(120)
+        await there.run(0.02)
+        await there.settle()
+
+    asyncio.run(run())
+    return there
+
+
+@pytest.mark.parametrize(("shards", "others"), [(2, 3), (4, 2)])
+def test_the_model_goes_on_to_the_bit_wherever_the_command_dies(
+    tmp_path: Path, shards: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = learnt(tmp_path, shards, seed=shards)
+    save, left = StateFiles.save, 0
+
+    def dying(self: StateFiles, content: bytes, *, after: int) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return save(self, content, after=after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFiles, "save", dying)
+        for _ in range(others + 3):
+            left = 1  # one more state each time
+            with suppress(Killed):
+                reshard(tmp_path / "checkpoints", others)
+    moved = sum(len(move.cells) for move in moves(Ring(shards, ENCODER.bits), Ring(others, ENCODER.bits)))
+    assert reshard(tmp_path / "checkpoints", others) == (others, others, 0)
+    assert 0 < moved < 1 << ENCODER.bits
+    there = goes_on(first, tmp_path, others)
+    learner, versions = there.expected()
+    assert learner.trained >= 300
+    assert records_of_all(there, AdaGrad()).tobytes() == learner.records.tobytes()
+    reducer = there.members["reducer"].stage
+    assert isinstance(reducer, ReduceStage)
+    assert reducer.stored_evaluation().total() == learner.evaluation.total()
+    assert there.models.versions() == sorted(versions) == list(range(1, learner.trained // PUBLISH_EVERY + 1))
+    for version, model in versions.items():
+        assert there.models.load_full(version).content(version) == model.content(version)
+
+
+def test_what_was_done_is_told(tmp_path: Path) -> None:
+    learnt(tmp_path, 2, seed=1)
+    moved = sum(len(move.cells) for move in moves(Ring(2, ENCODER.bits), Ring(3, ENCODER.bits)))
+    assert reshard(tmp_path / "checkpoints", 3) == (2, 3, moved)
+    with pytest.raises(ModelError, match="shard-0-of-2: the model was on so many shards before"):
+        reshard(tmp_path / "checkpoints", 2)
+
+
+def test_a_model_with_messages_on_their_way_is_refused(tmp_path: Path) -> None:
+    there = World(tmp_path, AdaGrad(), Random(5), shards=2)
+    gone = {name: there.members.pop(name) for name in ("shard 1", "versions")}
+
+    async def run() -> None:
+        there.feed(180)
+        await there.run()
+        for task in there.members["splitter"].blocked.values():
+            task.cancel()
+        there.members |= gone
+        await there.settle()
+
+    asyncio.run(run())
+    with pytest.raises(ModelError, match="has no state: let the workers run with the shards that there were"):
+        reshard(tmp_path / "checkpoints", 3)
+
+
+def test_a_shard_that_is_behind_is_refused(tmp_path: Path) -> None:
+    learnt(tmp_path, 2, seed=6)
+    files = StateFiles(tmp_path / "checkpoints/shard-1-of-2")
+    assert files.newest() > 1
+    files.path(files.newest()).unlink()
+    with pytest.raises(
+        ModelError, match=r"on its way between the shards \(batches that shard 1 has answered: \d+ of \d+"
+    ):
+        reshard(tmp_path / "checkpoints", 3)
