@@ -15,8 +15,8 @@ from dovetail.trainer.metrics.charts import Chart, ChartLine
 
 __all__ = ["ShownExperiment", "experiments_page"]
 
-#: So many archived samples, in so many files, are measured while a page is waited for, in 0.15 s of a processor; they are
-#: read once for each experiment.
+#: So many archived samples, in so many files, are measured while a page is waited for, in 0.15 s of a processor; they
+#: are read once for each experiment.
 _MEASURED, _FILES = 100_000, 40
 _HISTORY = 200
 
