@@ -41,6 +41,8 @@ _T = TypeVar("_T")
 _POLL_TIMEOUT_MS = 1000
 # How long a stop waits for the others of the group to join, when it meets a rebalance.
 _JOIN_PATIENCE_S = 1.0
+# How long it waits then for the broker to take leave; one that is away lets the session time out instead.
+_LEAVE_PATIENCE_S = 5.0
 
 
 class ConsumerThread(stock.AIOKafkaConsumerThread):
@@ -68,6 +70,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
         That lets a rebalance end before it leaves the group, and the rebalance asks the main thread: where that would
         ask here again, nobody would ever be answered, and neither would end. A rebalance that waits for others is left.
+        A broker that answers nothing is left, too: connections are closed, and what waits for an answer is told so.
         """
         await self.method_queue.stop()
         self.parent_loop.call_soon_threadsafe(self._deaf.set)
@@ -75,8 +78,21 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         closing = asyncio.ensure_future(super().on_thread_stop())
         await asyncio.wait({closing}, timeout=_JOIN_PATIENCE_S)
         if not closing.done():
-            await self._leave()
-        await closing
+            leaving = asyncio.ensure_future(self._leave())
+            await asyncio.wait({closing, leaving}, timeout=_LEAVE_PATIENCE_S)
+            if not (closing.done() and leaving.done()):
+                self.log.warning("the broker does not answer: the group's others wait for the session time-out")
+                await self._disconnect()
+            await asyncio.wait({closing, leaving})
+            leaving.result()
+        if closing.cancelled():  # by itself: aiokafka lets out that it has cancelled a fetch that was to be tried again
+            await self._disconnect()
+        else:
+            closing.result()
+
+    async def _disconnect(self) -> None:
+        """Close all connections; whoever waits for an answer is told so."""
+        await self._ensure_consumer()._client.close()  # noqa: SLF001 - there is no public way
 
     async def _leave(self) -> None:
         """Leave the group while it is being joined: the broker answers the join too, then, and aiokafka can close.

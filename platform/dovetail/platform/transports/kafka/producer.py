@@ -20,6 +20,9 @@ from dovetail.platform.transports.partitioning import partition_of_key
 
 __all__ = ["Producer"]
 
+# After a crash, how long one waits for what is on its way.
+_DROP_PATIENCE_S = 1.0
+
 
 class Producer(stock.Producer):
     """Publishes to Kafka by batches."""
@@ -32,6 +35,26 @@ class Producer(stock.Producer):
     def _settings_extra(self) -> Mapping[str, Any]:
         # A batch that is sent again because its answer got lost is in the topic once, and order survives a retry.
         return {"acks": "all", "enable_idempotence": True}
+
+    async def flush(self) -> None:
+        """Wait for what is being sent. Not after a crash: a broker that is away would be waited for until it is back.
+
+        Who has published has waited for the broker to have it, and has been told where it had not.
+        """
+        if self.app.crash_reason is None:
+            await super().flush()
+
+    async def on_stop(self) -> None:
+        """Stop aiokafka, which sends first what it has; after a crash it has a moment for it, and connections close."""
+        producer = self._producer
+        if self.app.crash_reason is None or producer is None:
+            await super().on_stop()
+            return
+        try:
+            async with asyncio.timeout(_DROP_PATIENCE_S):
+                await super().on_stop()
+        except TimeoutError:
+            await producer.client.close()
 
     async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Send all messages, in order within a partition; ``(partition, offset)`` of each, when the broker has them.
