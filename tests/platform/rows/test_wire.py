@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.schema import TableSchema, parse_statements, parse_table
+from dovetail.platform.stage import Poll
 from tests.platform.polls import poll_of
 
 DDL = """
@@ -42,6 +43,7 @@ BAD = {
     b'{"user_id":"a","event_time":1704067200}': "changed from string to number",
     b'{"user_id":1,"event_time":"2024-01-01"}': "changed from string to number",
     b'{"user_id":"a","event_time":"2024-01-01","price":1.255}': "requires scale 3",
+    b'{"user_id":"a","event_time":"2024-01-01","price":10000000000}': "1000000000000 does not fit in precision of",
     b'{"user_id":"a","event_time":"2024-01-01","n":1.5}': "couldn't parse:1.5",
     b'{"user_id":"a","event_time":"2024-01-01","n":9223372036854775808}': "couldn't parse",
     b'{"user_id":"a\xff","event_time":"2024-01-01"}': "not valid JSON: 'utf-8' codec can't decode",
@@ -126,6 +128,29 @@ def test_dead_letters_carry_value_reason_and_source() -> None:
     head = wire.letter_of(out.headers)
     assert head[:6] == ("features", "behaviour", 2, 7, 1, 0)
     assert head.reason.startswith("not valid JSON")
+
+
+SENT = st.tuples(
+    st.none() | st.binary(max_size=6),
+    st.sampled_from([b"{", b"", None, b"\xff\xff\xff\xff"]) | st.binary(max_size=6),
+    st.lists(st.tuples(st.text(max_size=4) | st.sampled_from(["dovetail-source"]), st.none() | st.binary(max_size=4))),
+)
+
+
+@given(st.lists(SENT, min_size=1, max_size=5))
+def test_a_dead_letter_has_key_headers_and_bytes_as_they_came(
+    messages: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]],
+) -> None:
+    keys, values = [key for key, _, _ in messages], [value for _, value, _ in messages]
+    headers, n = [tuple(came) for _, _, came in messages], len(messages)
+    stamps = np.full(n, 1_704_067_200_000, dtype=np.int64)
+    poll = Poll("t", 0, np.arange(n, dtype=np.int64), stamps, keys, values, headers)
+    dead = wire.decode(poll, schema()).dead
+    assert [letter.offset for letter in dead] == list(range(n))
+    for out, (key, value, came) in zip(wire.letters_to_outgoing("dead", poll, dead, "features"), messages, strict=True):
+        assert (out.key, out.value) == (key, value or b"")
+        assert list(out.headers[: len(came)]) == came
+        assert wire.letter_of(out.headers).topic == "t"  # our own come behind them, and are those that count
 
 
 @pytest.mark.parametrize("headers", [(), (("dovetail-source", b"behaviour"),), (("dovetail-source", b"b[0]@1"),)])
