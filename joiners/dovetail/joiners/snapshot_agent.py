@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from dovetail.joiners.attribution import asked_rows
 from dovetail.joiners.contracts import TOO_OLD, FeatureServer, Served, ServingModel
+from dovetail.joiners.snapshots.answered import Answered, Counts
 from dovetail.joiners.snapshots.arms import Experiment
 from dovetail.joiners.snapshots.composing import ServingModels, snapshot_rows
 from dovetail.joiners.snapshots.kept import NOTHING_KEPT, Behind, Kept, SnapshotLog, find_snapshots
@@ -30,7 +31,6 @@ from dovetail.joiners.snapshots.units import Request, among, by_row, only, reque
 from dovetail.joiners.watermark import known_times_us, progress_after
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.halving import halved
 from dovetail.platform.rows.intake import Intake, Received
 from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, Progress
@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 _NOBODY: Request = (-1, 0)
+#: Nobody has looked yet whether there are snapshots behind the committed position.
+_UNKNOWN = object()
 #: Name of the snapshot agent; also of its positions and accounts.
 SNAPSHOT_SCOPE = "snapshots"
 
@@ -100,23 +102,12 @@ class Remembering:
     moved: Signal
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """A poll's answers.
+class _Ahead(NamedTuple):
+    """What was answered of a poll while it waited: of what was received of it, in replies that it asks for."""
 
-    ``messages`` are the snapshots to publish; ``scored``, what replies are made of, for the answered requests, in
-    order, None when there are none; ``refused``, why the others are refused; ``candidates``, how many rows there were.
-    """
-
-    messages: list[Outgoing]
-    scored: pa.Table | None
-    refused: dict[Request, str]
-    candidates: int
-
-    @property
-    def requests(self) -> set[Request]:
-        """The answered requests."""
-        return set() if self.scored is None else requests_of(self.scored, SOURCE_COLUMNS)
+    received: Received
+    replies: Replies
+    answered: Answered
 
 
 class _Told(NamedTuple):
@@ -125,30 +116,6 @@ class _Told(NamedTuple):
     replies: dict[Request, Outgoing]
     refused: dict[Request, str]
     silent: set[Request]
-
-
-class _Counts(NamedTuple):
-    """A poll in numbers: requests that became dead letters, and duplicates."""
-
-    received: Received
-    answered: _Answered
-    dead: int
-    duplicates: int
-
-    def accounts(self, scope: str, poll: Poll) -> list[Account]:
-        """Requests and candidates by outcome."""
-        requests = self.received.table.num_rows + self.received.dead_rows
-        scored = 0 if self.answered.scored is None else self.answered.scored.num_rows
-        counts = {
-            (scope, READ): requests,
-            (scope, "snapshotted"): requests - self.dead - self.duplicates,
-            (scope, "dead_letter"): self.dead,
-            (scope, "duplicate"): self.duplicates,
-            (f"{scope}.candidates", READ): self.answered.candidates,
-            (f"{scope}.candidates", "snapshotted"): scored,
-            (f"{scope}.candidates", "dead_letter"): self.answered.candidates - scored,
-        }
-        return [Account(stage, poll.topic, poll.partition, what, rows) for (stage, what), rows in counts.items()]
 
 
 class SnapshotStage(Stage):
@@ -168,6 +135,8 @@ class SnapshotStage(Stage):
     A poll is answered in parts of so many candidates, each committed by itself: who asks for much delays nobody for
     longer than that, and the memory it takes is bounded.
     """
+
+    looks_ahead = True
 
     def __init__(
         self,
@@ -223,6 +192,17 @@ class SnapshotStage(Stage):
         for part, received in self._parts(poll):
             self._works(part, received, NOTHING_KEPT)
 
+    def ahead(self, poll: Poll) -> None:
+        """Answer a poll in one part, where no ids that came before and no snapshots of an earlier life matter."""
+        behind = None if self._snapshots is None else self._behind.get(poll.partition, _UNKNOWN)
+        if behind is not None or self._unique_within_us is not None:
+            return
+        (_, received), *further = self._parts(poll)
+        if not further:
+            replies = Replies(poll, self._answers)
+            answered = self._answer(poll.partition, received.table, replies, NOTHING_KEPT)
+            poll.shared[SnapshotStage.ahead] = _Ahead(received, replies, answered)
+
     def _parts(self, poll: Poll) -> list[tuple[Poll, Received]]:
         return parts_of(poll, self._intake.read(poll), self._answers.rows_per_commit)
 
@@ -237,10 +217,14 @@ class SnapshotStage(Stage):
     def _works(self, poll: Poll, received: Received, kept: Kept) -> list[Work]:
         """Snapshots, if new ones are made; then, when the broker has them, replies and dead letters, and the commit."""
         before = self._progress.get(poll.partition, Progress())
-        replies = Replies(poll, self._answers)
         repeats = self._repeats(poll.partition, received, before, kept)
         firsts = without(received.table, repeats.requests, OWN_COLUMNS)
-        answered = self._answer(poll.partition, firsts, replies, kept)
+        known: _Ahead | None = poll.shared.pop(SnapshotStage.ahead, None)
+        if known is not None and known.received is received and kept is NOTHING_KEPT and repeats is NO_REPEATS:
+            replies, answered = known.replies, known.answered
+        else:
+            replies = Replies(poll, self._answers)
+            answered = self._answer(poll.partition, firsts, replies, kept)
         told = self._tell_again(poll.partition, repeats, answered, replies)
         sent = replies.of(answered.scored) | told.replies
         refused = by_row(received.table, answered.refused | told.refused)
@@ -248,7 +232,7 @@ class SnapshotStage(Stage):
         outgoing = [reply for _, reply in sorted(sent.items())]
         outgoing += wire.letters_to_outgoing(self._answers.dead_letter_topic, poll, dead, self.name)
         outgoing += replies.refusals(received.dead, received.table, answered.refused | told.refused)
-        counts = _Counts(received, answered, sum(letter.rows for letter in dead), len(told.replies) + len(told.silent))
+        counts = Counts(received, answered, sum(letter.rows for letter in dead), len(told.replies) + len(told.silent))
         accounts = counts.accounts(self.name, poll)
         progress = progress_after(poll, received, "request_time", before)
         memory: RequestMemory | None = None
@@ -303,7 +287,7 @@ class SnapshotStage(Stage):
         itself = () if kept.rows is None else requests_of(kept.rows, SOURCE_COLUMNS)
         return find_repeats(received.table, known_us, self._unique_within_us, recall, itself)
 
-    def _tell_again(self, partition: int, repeats: Repeats, answered: _Answered, replies: Replies) -> _Told:
+    def _tell_again(self, partition: int, repeats: Repeats, answered: Answered, replies: Replies) -> _Told:
         """Answer repetitions as their firsts were: by replies, or by refusing them."""
         told = _Told({}, {}, set())
         firsts = repeats.first_of(answered.requests)
@@ -334,7 +318,7 @@ class SnapshotStage(Stage):
             return None
         return find_snapshots(self._snapshots, partition, requests)
 
-    def _answer(self, partition: int, requests: pa.Table, replies: Replies, kept: Kept) -> _Answered:
+    def _answer(self, partition: int, requests: pa.Table, replies: Replies, kept: Kept) -> Answered:
         """The answers to ``requests``: as they are kept, or else made now."""
         everyone = self._flatten(requests)
         again = set() if kept.rows is None else requests_of(kept.rows, SOURCE_COLUMNS)
@@ -367,7 +351,7 @@ class SnapshotStage(Stage):
         if len(scored) > 1:
             together = pa.concat_tables(scored, promote_options="permissive")
         together = None if together is None else together.combine_chunks()
-        return _Answered(made.messages, together, refused, everyone.num_rows)
+        return Answered(made.messages, together, refused, everyone.num_rows)
 
     def _serve(self, candidates: pa.Table) -> tuple[pa.Table, Served | None, dict[Request, str]]:
         """Serve all requests but those for which an expression has no value; these are found by halving."""

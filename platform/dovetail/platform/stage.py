@@ -169,6 +169,8 @@ class Stage(ABC):
     #: Whether its partitions are handled each by itself: while the works of one are published and committed, another
     #: one's poll is computed. Computing still is one after the other, where it is done by ``compute``.
     by_partition: bool = False
+    #: Whether :meth:`ahead` computes something.
+    looks_ahead: bool = False
 
     @abstractmethod
     def resume(self, topic: str) -> Mapping[int, int]:
@@ -183,6 +185,14 @@ class Stage(ABC):
 
         Asked of stages with :attr:`refusals`, in a thread or another process, to find the message that cannot be
         computed. The part need not go on where the stage is.
+        """
+
+    def ahead(self, poll: Poll) -> None:  # noqa: B027 - of those that look ahead
+        """Compute what :meth:`handle` would of a poll that waits, without what any before it says; keep it in the poll.
+
+        Asked of stages that look ahead (:attr:`looks_ahead`), where they compute, while they handle a poll of the same
+        partition. The poll may be handled whole, in part, or never. What is raised counts for nothing: ``handle``
+        raises it again. It has no effect, and no result may depend on whether it was called.
         """
 
     async def start(self) -> None:  # noqa: B027 - most stages have nothing to prepare

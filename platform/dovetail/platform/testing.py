@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -72,19 +73,22 @@ async def run_stage(
     """Feed ``stage`` everything its topics hold from its stored positions on, and carry out its works.
 
     Outgoing messages are appended to ``log`` when it has their topic. Between works the event loop gets a turn, so
-    stages that wait for each other can run side by side. ``on_step(stage, step)`` is called after each of the runtime's
-    four steps; what it raises is a crash there. ``drain``: at the end it settles, as a worker that stops in good order.
+    stages that wait for each other can run side by side. A stage that looks ahead looks at the poll that follows.
+    ``on_step(stage, step)`` is called after each of the runtime's four steps; what it raises is a crash there.
+    ``drain``: at the end it settles, as a worker that stops in good order.
     """
     await stage.start()
     for topic in stage.topics:
         position = dict.fromkeys(log.end_offsets(topic), 0) | dict(stage.resume(topic))
+        waiting: dict[int, Poll | None] = {}
         while any(position[p] < end for p, end in log.end_offsets(topic).items()):
             for partition in log.end_offsets(topic):
-                poll = log.poll(topic, partition, position[partition], max_records())
+                poll = waiting.pop(partition, None) or log.poll(topic, partition, position[partition], max_records())
                 if poll is None:
                     continue
-                async for work in stage.handle(poll):
-                    await _carry_out(work, log, partial(on_step, stage.name))
+                if stage.looks_ahead:
+                    waiting[partition] = log.poll(topic, partition, poll.last + 1, max_records())
+                await _handle(stage, poll, waiting.get(partition), log, partial(on_step, stage.name))
                 position[partition] = poll.last + 1
     if drain:
         for topic in stage.topics:
@@ -92,6 +96,18 @@ async def run_stage(
                 async for work in stage.settle(topic, partition, stopping=True):
                     await _carry_out(work, log, partial(on_step, stage.name))
     await stage.stop()
+
+
+async def _handle(
+    stage: Stage, poll: Poll, following: Poll | None, log: MemoryLog, step: Callable[[str], None]
+) -> None:
+    """Carry out the works for ``poll``; when the first is computed, the stage looks at the poll that follows."""
+    async for work in stage.handle(poll):
+        if following is not None:
+            with suppress(Exception):  # it raises again in its turn
+                stage.ahead(following)
+            following = None
+        await _carry_out(work, log, step)
 
 
 async def _carry_out(work: Work, log: MemoryLog, step: Callable[[str], None]) -> None:

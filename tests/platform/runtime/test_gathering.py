@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.platform.runtime.gathering import Gathering
+from dovetail.platform.runtime.waiting.gathering import Gathering
 from dovetail.platform.stage import AT_ONCE, Gather, Poll
 from tests.virtual_time import run_in_virtual_time
 

@@ -68,6 +68,13 @@ class TracedStage(Stage):
     def probe(self, poll: Poll) -> None:
         self._stage.probe(poll)
 
+    @property
+    def looks_ahead(self) -> bool:  # type: ignore[override]
+        return self._stage.looks_ahead
+
+    def ahead(self, poll: Poll) -> None:
+        self._stage.ahead(poll)
+
     async def start(self) -> None:
         await self._stage.start()
 

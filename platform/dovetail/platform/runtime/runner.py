@@ -4,13 +4,12 @@ Guarantees:
 
 - Polls of a partition reach a stage in order, each message once per life of the runtime; the part of a poll the
   stage's stored position includes is cut off, and a poll that is cut off entirely is acknowledged at once. A stage that
-  lets its messages be gathered (``Stage.gather``) is given several polls as one (``gathering.py``).
+  lets its messages be gathered (``Stage.gather``) is given several polls as one (``waiting/gathering.py``).
 - A stage does one thing at a time, in all or in each partition (``Stage.by_partition``): it handles a poll, or
   settles (:meth:`Stage.settle`), which it is asked to every ``tick_s`` seconds for each partition it has here,
   between two polls and by the same four steps. While its ``handle`` generator is open, up to ``max_unhandled_polls``
-  further polls of that partition wait; other partitions and stages go on. A poll whose generator has ended but which
-  no work has completed holds nothing back: what a stage keeps for later is the stage's to bound, and it stays
-  unacknowledged.
+  further polls of that partition wait, which a stage may look at (``waiting/ahead.py``); others go on. A poll whose
+  generator has ended but which no work has completed holds nothing back and stays unacknowledged.
 - A rebalance waits for works that are being published or committed, and begins no further one before the new positions
   are known. What has gone to another worker is given up without an effect; what stays goes on.
 - A stop in good order has what is gathered handled first. Then it lets each stage go on to the next point it can resume
@@ -33,7 +32,6 @@ from faust.types import TP, EventT, Message, StreamT
 from dovetail.platform.errors import EngineFailed
 from dovetail.platform.rows.fitting import fitting
 from dovetail.platform.runtime.computing import URGENT, Computing
-from dovetail.platform.runtime.gathering import Gathering, taken
 from dovetail.platform.runtime.journal import Journal
 from dovetail.platform.runtime.offsets import Offsets, Progress
 from dovetail.platform.runtime.refusing import tried
@@ -44,6 +42,8 @@ from dovetail.platform.runtime.tenure import Gone, Tenure
 from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.runtime.turns import Turns
 from dovetail.platform.runtime.waiters import Waiters
+from dovetail.platform.runtime.waiting.ahead import Ahead
+from dovetail.platform.runtime.waiting.gathering import Gathering, taken
 from dovetail.platform.stage import Observer, Outgoing, Poll, Stage, Work, check_stages
 from dovetail.platform.transports.coalescing import CoalescingConsumer, PollSchema
 from dovetail.platform.transports.faust_app import App, Resume, create_app
@@ -92,6 +92,7 @@ class Runtime:
         self._trial = trial
         self._ticking: list[asyncio.Task[None]] = []
         self._turns: Turns[TP] = Turns()
+        self._ahead = Ahead(self._turns, trial, local=local)
         self._stopping = False
         self._readers: dict[str, list[Stage]] = {}
         self._offsets: Offsets[TP] = Offsets(self.stages)
@@ -176,8 +177,6 @@ class Runtime:
     def notify(self) -> None:
         """Have predicates tried again: something they look at, outside the runtime, has changed. From any thread."""
         self._waiters.notify(self.failure)
-
-    # --- what the app calls --------------------------------------------------------------------------------------
 
     async def before_start(self) -> None:
         """Start the stages, in their order."""
@@ -338,6 +337,7 @@ class Runtime:
             return  # somebody else reads it, the next start does, or it is handed out once more
         if self._gathering[stage.name].add(tp, poll, message):
             self.consumer.release(tp, self._offsets.release(stage.name, tp, poll.last + 1))
+        self._ahead.look(stage, tp, poll)
 
     def _key(self, stage: Stage, tp: TP) -> TP | None:
         return tp if stage.by_partition else None

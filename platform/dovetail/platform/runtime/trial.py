@@ -59,18 +59,21 @@ class TrialFile:
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.trial"
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
-        self._slots: dict[tuple[str, int | None], int] = {}
+        self._slots: dict[tuple[str, int | None, bool], int] = {}
 
-    def write(self, mark: Mark, *, by_partition: bool = False) -> None:
-        """The stage of ``mark`` begins to compute; beside other polls, where it handles partitions each by itself."""
-        self._put(mark.stage, mark.partition if by_partition else None, json.dumps(mark).encode())
+    def write(self, mark: Mark, *, by_partition: bool = False, ahead: bool = False) -> None:
+        """The stage of ``mark`` begins to compute; beside other polls, where it handles partitions each by itself.
 
-    def clear(self, stage: str, partition: int | None = None) -> None:
+        ``ahead``: beside the poll that it handles, one that waits.
+        """
+        self._put(mark.stage, mark.partition if by_partition else None, json.dumps(mark).encode(), ahead=ahead)
+
+    def clear(self, stage: str, partition: int | None = None, *, ahead: bool = False) -> None:
         """The stage has computed what it had, of one partition where it handles each by itself."""
-        self._put(stage, partition, b"")
+        self._put(stage, partition, b"", ahead=ahead)
 
-    def _put(self, stage: str, partition: int | None, said: bytes) -> None:
-        slot = self._slots.setdefault((stage, partition), len(self._slots))
+    def _put(self, stage: str, partition: int | None, said: bytes, *, ahead: bool) -> None:
+        slot = self._slots.setdefault((stage, partition, ahead), len(self._slots))
         os.pwrite(self._handle, said[:_SLOT_BYTES].ljust(_SLOT_BYTES), slot * _SLOT_BYTES)
 
     def close(self, *, keep: bool) -> None:
@@ -98,6 +101,16 @@ class TrialFile:
                 os.close(handle)
             marks += _marks(said)
         return marks
+
+
+def _suspects(mark: Mark, poll: Poll) -> Poll:
+    """The messages of ``poll`` that ``mark`` is of, which may be none."""
+    end = mark.last + 1 if (mark.topic, mark.partition) == (poll.topic, poll.partition) else mark.first
+    return poll.since(mark.first).before(end)
+
+
+def _mark(stage: Stage, poll: Poll) -> Mark:
+    return Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last)
 
 
 def _marks(said: bytes) -> list[Mark]:
@@ -134,9 +147,7 @@ class Trial:
     async def begin(self, stage: Stage, poll: Poll, beat: Callable[[], None]) -> None:
         """``stage`` is about to compute ``poll``; returns when what a process died at in it has been looked at."""
         for mark in self._left:
-            if (mark.topic, mark.partition) != (poll.topic, poll.partition):
-                continue
-            suspects = poll.since(mark.first).before(mark.last + 1)
+            suspects = _suspects(mark, poll)
             if len(suspects):
                 key = mark, suspects.first, suspects.last
                 if key not in self._looks:
@@ -144,13 +155,28 @@ class Trial:
                     self._looks[key] = asyncio.create_task(self._look_at(by, stage.refusals, suspects, beat))
                 await asyncio.shield(self._looks[key])
         if self._file is not None:
-            mark = Mark(stage.name, poll.topic, poll.partition, poll.first, poll.last)
-            self._file.write(mark, by_partition=stage.by_partition)
+            self._file.write(_mark(stage, poll), by_partition=stage.by_partition)
 
     def end(self, stage: Stage, poll: Poll) -> None:
         """``stage`` has computed what it began with."""
         if self._file is not None:
             self._file.clear(stage.name, poll.partition if stage.by_partition else None)
+
+    def begin_ahead(self, stage: Stage, poll: Poll) -> bool:
+        """``stage`` is about to compute ``poll`` while another is handled, of each partition one at a time.
+
+        False where it is not to, because a process died at messages of it: :meth:`begin` has them looked at.
+        """
+        if any(len(_suspects(mark, poll)) for mark in self._left):
+            return False
+        if self._file is not None:
+            self._file.write(_mark(stage, poll), by_partition=True, ahead=True)
+        return True
+
+    def end_ahead(self, stage: Stage, poll: Poll) -> None:
+        """``stage`` has computed what :meth:`begin_ahead` was told of."""
+        if self._file is not None:
+            self._file.clear(stage.name, poll.partition, ahead=True)
 
     def close(self, *, keep: bool) -> None:
         """The runtime stops. ``keep`` what is being computed for the next start to look at."""

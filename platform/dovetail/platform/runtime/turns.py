@@ -31,6 +31,10 @@ class Turns(Generic[P]):
         async with self._locks[stage, partition]:
             yield
 
+    def taken(self, stage: str, partition: P | None = None) -> bool:
+        """Whether somebody has a turn of ``stage``, with ``partition`` one of it."""
+        return self._locks[stage, partition].locked()
+
     @asynccontextmanager
     async def at_work(self, stage: str, partition: P, tenure: int) -> AsyncIterator[None]:
         """In here ``stage`` is at work on ``partition``; in a turn of its own."""
