@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,6 @@ from dovetail.app.storage import open_stores
 from dovetail.console.looked import Looked
 from dovetail.console.pages import experiments_page as pages
 from dovetail.console.pages.experiments_page import ShownExperiment, experiments_page
-from dovetail.demo.kept_run import project_of_run
 from dovetail.features import Project, load
 from dovetail.platform.stores.registry.given_verdicts import Verdict
 from dovetail.platform.testing import ManualClock
@@ -103,25 +103,19 @@ def test_many_samples_are_told_by_the_last_report(tried: Project, monkeypatch: p
     assert "nobody has measured them" in said
 
 
-def test_names_in_a_report_are_shown_as_text(tmp_path: Path) -> None:
+def test_names_in_a_report_are_shown_as_text(tried: Project, tmp_path: Path) -> None:
     """An arm that a report of another configuration had may have had any name."""
-    folder = folder_with(tmp_path / "project")
-    with EmbeddedFlow(folder) as flow:
-        flow.until_idle()
-    project = load(folder)
+    shutil.copytree(tried.config.root, tmp_path / "project")
+    project = load(tmp_path / "project")
+    report = report_of(made_samples(400, (0.1, 0.3)), "trial", declared())
+    text = json.dumps(report.to_json()).replace('"new"', json.dumps(HOSTILE))
     with closing(open_stores(project.config)) as stores:
         for at in (1, 2):
-            report = report_of(made_samples(400, (0.1, 0.3)), "trial", declared())
-            text = json.dumps(report.to_json()).replace('"new"', json.dumps(HOSTILE))
-            stores.registry.add_verdict(Verdict(kind_of_experiment("trial"), at, True, text))
+            stores.registry.add_verdict(Verdict(kind_of_experiment("before"), at, True, text))
     said = text_of(project)
     assert "&lt;script&gt;alert(1)" in said
     assert "<script>" not in said
     assert "{{ 7 * 7 }}" in said
-
-
-def test_without_experiments_the_page_says_how_to_declare_one(run_folder: Path) -> None:
-    assert "[experiments.NAME]" in text_of(project_of_run(run_folder))
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def test_every_page_is_there_and_looking_changes_nothing(project: Project, run_f
         texts = {page: await client.get(page) for page in PAGES}
         assert {page: answer.status_code for page, answer in texts.items()} == dict.fromkeys(PAGES, 200)
         assert "What a user did lately" in texts["/definition?name=user_activity"].text.replace("what a", "What a")
+        assert "[experiments.NAME]" in texts["/experiments"].text, "how to declare one"
         asked = links(texts["/sample"].text, "/sample")[0]
         shown = await client.get(asked)
         assert shown.status_code == 200
