@@ -219,7 +219,7 @@ def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
     )
     (folder / "dovetail.toml").write_text(on_shards(2).replace("[labels.order]\nblock_rows = 2\n", ""))
     result = CliRunner().invoke(app, ["train", "--project", str(folder), "--seed"])
-    assert "--seed: the project's model is on shards" in str(result.exception)
+    assert "--seed: the trainer has checkpoints of first already" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dovetail.app.modelling import (
@@ -16,28 +18,34 @@ from dovetail.app.modelling import (
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.platform.config.load import Config, ModelConfig
-from dovetail.platform.errors import ModelError
+from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.rows.accounts import Account
+from dovetail.platform.rows.positions import Progress
 from dovetail.platform.stage import Stage
+from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.progressive import Evaluation
 from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, ranking_rows
 from dovetail.trainer.models.checkpoint import CheckpointStore
 from dovetail.trainer.models.handed_over import Bounds, unbounded
 from dovetail.trainer.models.state_files import StateFiles
+from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.sharded.stages.gather_stage import GatherStage
 from dovetail.trainer.sharded.stages.kept_stage import KeptStage
+from dovetail.trainer.sharded.stages.laying_down import lay_down
 from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
 from dovetail.trainer.sharded.stages.shard_stage import ShardStage
 from dovetail.trainer.sharded.stages.shard_topics import Sharding, ShardTopics
 from dovetail.trainer.sharded.stages.sharded_recipe import ShardedRecipe
 from dovetail.trainer.sharded.stages.split_stage import SplitStage
 from dovetail.trainer.sharded.stages.version_stage import VersionStage
-from dovetail.trainer.training import TrainerListeners, TrainerStage
+from dovetail.trainer.training import LEFT_OUT, TRAINED, TrainerListeners, TrainerStage
 
 __all__ = [
     "checkpoint_refusal",
     "evaluation_of",
     "kept_metrics",
+    "lay_down_on_shards",
     "shard_stages",
     "sharding_of",
     "trainer_of",
@@ -137,6 +145,52 @@ def shard_stages(project: Project, stores: Stores) -> list[Stage]:
         return []
     kept = checkpointing_of(model, stores.checkpoints)
     return _resumable(ShardStage(encoder_of(model), optimizer_of(model), sharding_of(config, model), kept))
+
+
+def lay_down_on_shards(
+    config: Config, stores: Stores, learner: Learner, counted: Mapping[int, Progress], accounts: Sequence[Account]
+) -> None:
+    """Store a trained model as the first state of the project's model on shards.
+
+    ``counted``: the samples that it includes, by partition; ``accounts`` are of them. All states are there at once;
+    before the positions are in the registry, samples that come again are dropped, so a crash then counts none twice.
+
+    Raises:
+        ConfigError: the model has states, or a position.
+        ModelError: the model has diverged.
+    """
+    model = config.model
+    if model is None:
+        raise ConfigError("the project has no [model]")
+    folder, sharding = checkpointing_of(model, stores.checkpoints).folder, sharding_of(config, model)
+    if (folder.exists() and any(folder.iterdir())) or stores.registry.progress(sharding.books):
+        raise ConfigError(
+            f"{folder}: the trainer has states of {model.name} already and would go on from them; give the model "
+            "another name"
+        )
+    draft = folder.with_name(f".{folder.name}.laid-down")
+    if draft.exists():
+        shutil.rmtree(draft)  # of a call that was cut short
+    kept = checkpointing_of(model, stores.checkpoints)
+    kept = replace(kept, folder=draft)
+    samples = SampleTopic(config.labels.training_topic, label=model.label, absent=model.absent_label or "refuse")
+    recipe = ShardedRecipe(recipe_of(model), samples)
+    publication = publication_of(model, stores.models, config.broker.max_message_bytes)
+    encoder = encoder_of(model)
+    lay_down(
+        learner,
+        {partition: progress.next_offset for partition, progress in counted.items()},
+        sum(account.rows for account in accounts if account.outcome in (TRAINED, LEFT_OUT)),
+        model.publish_every,
+        splitter=SplitStage(recipe, sharding, samples, publication.every, kept),
+        reducer=ReduceStage(recipe, sharding, publication.gate, kept),
+        versions=VersionStage(encoder, sharding, publication, kept),
+        shards=ShardStage(encoder, optimizer_of(model), sharding, kept),
+    )
+    draft.rename(folder)
+    for partition, progress in counted.items():
+        books = [account._replace(stage=sharding.books) for account in accounts if account.partition == partition]
+        stores.registry.commit(sharding.books, partition, expected=0, progress=progress, accounts=books)
 
 
 def evaluation_of(stages: Mapping[str, Stage]) -> Evaluation | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dovetail.app.modelling import recipe_of
+from dovetail.app.storage import open_stores
+from dovetail.app.trainer_stage import lay_down_on_shards
 from dovetail.cli.models.samples import Samples, label_of, model_of
 from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.config.load import Config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.rows.accounts import READ, Account
-from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, describe, image
 from dovetail.trainer.models.handed_over import Mailbox
@@ -41,7 +43,8 @@ class Positions:
     def __init__(self) -> None:
         self.next: dict[int, int] = {}
         self.rows: Counter[int] = Counter()
-        self.filter = SourceFilter()
+        #: By partition: rows of other ones are no repetitions of its own.
+        self.sources: defaultdict[int, SourceFilter] = defaultdict(SourceFilter)
         self._done = False
 
     def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -56,7 +59,22 @@ class Positions:
         for partition, offsets in _offsets(table):
             self.pass_over(partition, offsets)
             self.rows[partition] += len(offsets)
-        self.filter.admit(table)
+        self.admit(table)
+
+    def admit(self, table: pa.Table) -> None:
+        """Let the rows be repetitions when they are published again."""
+        partitions = table.column("_partition").to_numpy()
+        for partition in np.unique(partitions).tolist():
+            self.sources[partition].admit(table.filter(pa.array(partitions == partition)))
+
+    @property
+    def source_filter(self) -> dict[int, int]:
+        """State of the source filter of all partitions together."""
+        last: dict[int, int] = {}
+        for sources in self.sources.values():
+            for partition, position in sources.state.items():
+                last[partition] = max(position, last.get(partition, -1))
+        return last
 
     def pass_over(self, partition: int, offsets: npt.NDArray[np.int64]) -> None:
         """Go on behind rows at ``offsets``."""
@@ -86,7 +104,7 @@ def _left_out(counted: Positions, archive: DayFiles, until_us: int) -> Counter[i
         for partition, after in counted.next.items():
             passed |= (partitions == partition) & (offsets < after)
         left.update(partitions[passed].tolist())
-        counted.filter.admit(table.filter(pa.array(passed)))  # published again, they are repetitions, too
+        counted.admit(table.filter(pa.array(passed)))  # published again, they are repetitions, too
     left.subtract(counted.rows)
     return left
 
@@ -111,10 +129,10 @@ class Successor:
                 f"{self.option}: with [labels.order] the worker trains on {labels.training_topic}, and the archive has "
                 f"the positions of {labels.samples_topic}; it would train on the same samples again"
             )
-        if self.config.trainer.sharded:
+        if self.config.trainer.sharded and self.option == "--adopt":
             raise ConfigError(
-                f"{self.option}: the project's model is on shards ([trainer] shards), which do not go on from a "
-                "checkpoint of one process; remove [trainer], or let the shards train on the samples from the beginning"
+                "--adopt: the project's model is on shards ([trainer] shards), and a running one takes no other in; "
+                "lay it down under another name by --seed"
             )
         if self.option == "--seed" and CheckpointStore(checkpoints_of(self.config)).latest() is not None:
             raise ConfigError(
@@ -147,13 +165,24 @@ class Successor:
             if rows
         )
         settings = self._settings(topic)
-        self._require_declared(learner, settings)
-        adopted = uuid4().hex if self.option == "--adopt" else ""
-        content = image(
-            learner, TrainerProgress({topic: counted.next}, counted.filter.state, accounts, adopted), settings
-        )
         older = f", and {left.total():,} that were left out" if left.total() else ""
         behind = f"behind {counted.rows.total():,} samples{older}"
+        self._require_declared(learner, settings)
+        if self.config.trainer.sharded:
+            progress = {
+                partition: Progress(after, sources=counted.sources[partition].state)
+                for partition, after in counted.next.items()
+            }
+            stores = open_stores(self.config)
+            try:
+                lay_down_on_shards(self.config, stores, learner, progress, accounts)
+            finally:
+                stores.close()
+            return f"the shards go on from here, {behind}"
+        adopted = uuid4().hex if self.option == "--adopt" else ""
+        content = image(
+            learner, TrainerProgress({topic: counted.next}, counted.source_filter, accounts, adopted), settings
+        )
         if adopted:
             Mailbox(checkpoints_of(self.config)).put(content)
             return f"the running trainer takes it in within seconds and goes on from here, {behind}"

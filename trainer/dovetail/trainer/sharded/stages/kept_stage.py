@@ -142,6 +142,13 @@ class KeptStage(Stage, Generic[S]):
         """
         return self._load(partition).state
 
+    def lay_down(self, partition: int, state: S) -> None:
+        """Store ``state``, which includes no message, as the first one of a partition.
+
+        :raises StaleCommit: there is one.
+        """
+        self._files_of(partition).save(self._image(state, 0), after=0)
+
     async def here(self, partition: int) -> S:
         """The state of a partition, in memory from now on."""
         return (await self._here(partition)).state
