@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -35,8 +36,10 @@ class Killed(Exception):
     """Raised where the process ends."""
 
 
-def archived(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose archive has the samples of one wave, and no trainer yet."""
+    folder = tmp_path_factory.mktemp("archived") / "project"
     write_project(folder, on_shards(2).replace("[labels.order]\nblock_rows = 2\n", ""), {})
     (folder / "sql" / "tables.sql").write_text(TABLES)
     send(folder, 0)
@@ -61,28 +64,35 @@ async def to_the_end(folder: Path) -> None:
         worker.stores.close()
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_shards_go_on_from_a_model_of_the_archive(tmp_path: Path, dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before the positions are stored, too: the samples come again, and are dropped."""
-    folder = archived(tmp_path / "project")
-    if dies:
-
-        def killed(*_: object, **__: object) -> None:
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Registry, "commit", killed)
-            with pytest.raises(Killed):
-                call("train", "-p", folder, "--seed")
-    else:
-        assert (
-            f"the shards go on from here, behind {ROWS // 2} samples"
-            in call("train", "-p", folder, "--seed")["checkpoint"]
-        )
-    with pytest.raises(ConfigError, match="the trainer has states of first already"):
-        call("train", "-p", folder, "--seed")
+def test_what_is_laid_down_has_the_positions_of_the_archive(archived: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(archived, tmp_path / "project")
     with pytest.raises(ConfigError, match="--adopt: the project's model is on shards"):
         call("train", "-p", folder, "--adopt")
+    told = call("train", "-p", folder, "--seed", "--last-days", 1)["checkpoint"]
+    assert f"the shards go on from here, behind {ROWS // 2} samples" in told
+    with closing(open_stores(load(folder).config)) as stores:
+        (progress,) = stores.registry.progress("trainer.first-batches").values()
+        assert progress.next_offset > 0
+        assert progress.sources
+        books = [a for a in stores.registry.accounts() if a.stage == "trainer.first-batches"]
+        assert {account.outcome: account.rows for account in books} == {"read": ROWS // 2, "trained": ROWS // 2}
+    with pytest.raises(ConfigError, match="the trainer has states of first already"):
+        call("train", "-p", folder, "--seed")
+
+
+def test_killed_before_the_positions_are_stored_no_sample_counts_twice(
+    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples come again, and the splitter drops them; the model goes on to the bit."""
+    folder = shutil.copytree(archived, tmp_path / "project")
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "commit", killed)
+        with pytest.raises(Killed):
+            call("train", "-p", folder, "--seed")
     send(folder, 1)
     asyncio.run(to_the_end(folder))
     project = load(folder)
