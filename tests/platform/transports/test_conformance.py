@@ -323,3 +323,44 @@ def test_resume_given_to_the_app_decides_for_ordinary_agents(broker: Broker, top
 
     run(main)
     assert seen == [7, 8, 9]
+
+
+class Replaced(Recorder):
+    """Goes on from other positions than those that it was given messages for, when it is told to."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__("replaced", [topic])
+        self.to: dict[int, int] = {}
+
+    async def settle(self, topic: str, partition: int, *, stopping: bool = False) -> AsyncIterator[Work]:
+        if self.to:
+            positions = {(topic, number): offset for number, offset in self.to.items()}
+            self.to = {}
+            yield Work(commit=lambda: self.store.update(positions), afresh=True)
+
+
+def test_a_stage_that_has_replaced_its_state_is_given_messages_from_there_on(broker: Broker, topic: str) -> None:
+    """Before and at where it is, by partition; a bystander of the same topic is given each message once."""
+
+    async def main() -> None:
+        stage, bystander = Replaced(topic), Recorder("bystander", [topic])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(topic)), [stage, bystander], tick_s=0)
+        await runtime.start()
+        for partition in range(PARTITIONS):
+            await runtime.publish(numbered(topic, 6, partition=partition))
+        await runtime.wait_for(lambda: sum(runtime.completed.values()) == 2 * 6 * PARTITIONS)
+        again = {0: 0, 1: 2, 2: 6, 3: 5}
+        stage.to = dict(again)
+        await runtime.tick()
+        for partition in range(PARTITIONS):
+            await runtime.publish(numbered(topic, 2, start=6, partition=partition))
+        await runtime.wait_for(lambda: sum(runtime.completed.values()) == 2 * 8 * PARTITIONS)
+        await runtime.stop()
+        assert runtime.failure is None
+        for partition, start in again.items():
+            seen = [row.offset for row in stage.rows[topic] if row.partition == partition]
+            assert seen == [*range(6), *range(start, 8)]
+            once = [row.offset for row in bystander.rows[topic] if row.partition == partition]
+            assert once == list(range(8))
+
+    run(main)
