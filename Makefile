@@ -9,7 +9,7 @@ SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --dura
 # Most modules of most packages nobody imports: Python compiles what is imported then, if it may keep it.
 LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
-.PHONY: demo test check kernels newest lowest torch-test spark-test wheel-test nightly bench services-test faults pictures docs notebooks format clean
+.PHONY: demo test check kernels newest lowest torch-test spark-test wheel-test nightly bench peers services-test faults pictures docs notebooks format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -98,6 +98,9 @@ format: $(STAMP)
 bench: $(STAMP)  ## all benchmarks, ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+peers: $(STAMP)  ## Dovetail beside its peers, each in .venv-peers, into docs/benchmarks-peers.md; ARGS=NAME for one comparison
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 services-test: $(STAMP)  ## tests against real Kafka, Redis and PostgreSQL, started and stopped here; INSTALL=--install
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services --durations 25 $(ARGS)
 
@@ -106,4 +109,4 @@ faults: $(STAMP)  ## every fault under load with 20 seeds; DOVETAIL_FAULT_SEEDS=
 	$(BIN)/python scripts/services run $(INSTALL) -- $(BIN)/python -m pytest -m services tests/faults $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .venv-spark .venv-docs .venv-notebooks .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-torch .venv-spark .venv-docs .venv-notebooks .venv-peers .dovetail .services .pytest_cache .mypy_cache .ruff_cache .hypothesis

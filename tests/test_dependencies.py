@@ -26,11 +26,13 @@ EXTRAS = ("postgresql", "redis", "plots", "api", "console", "torch", "onnx", "ot
 NOT_IMPORTED = {"cramjam": "aiokafka reads and writes snappy, lz4 and zstd with it"}
 #: What tests of an extra import where it is installed, in an environment of its own.
 APART = ("spark",)
+#: Modules of peers that are not installed here and have another name than their distribution.
+PEERS = {"pyflink": "apache-flink"}
 #: Dovetail reaches into these, or proves what they mean: a newer one may differ without being wrong. PySpark warns of a
 #: newer pandas than it knows.
 BOUNDED_ABOVE = {"aiokafka", "duckdb", "faust-streaming", "mode-streaming", "pandas", "sqlglot"}
-#: The folders in which programs of this checkout look for modules of their own.
-OWN = {"dovetail", "tests", "scripts", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
+#: The folders in which programs of this checkout look for modules of their own; "" is where a relative import begins.
+OWN = {"", "dovetail", "tests", "scripts", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
 
 
 def declared(*extras: str) -> dict[NormalizedName, Requirement]:
@@ -53,7 +55,7 @@ def imported(folders: Iterable[str]) -> dict[NormalizedName, str]:
 
 def distribution(module: str) -> NormalizedName:
     """Who provides a module, one that is declared where several do; its own name where nobody does who is installed."""
-    names = [canonicalize_name(name) for name in providers().get(module, [module])]
+    names = [canonicalize_name(name) for name in providers().get(module, [PEERS.get(module, module)])]
     return next((name for name in names if name in declared(*EXTRAS, "dev")), names[0])
 
 
@@ -78,7 +80,26 @@ def test_what_is_declared_is_imported_or_has_a_reason() -> None:
 
 def test_what_tests_scripts_and_benchmarks_import_is_declared() -> None:
     found = imported(("tests", "scripts", "benchmarks"))
-    assert not {name: where for name, where in found.items() if name not in declared("dev", "bench", *APART)}
+    known = {*declared("dev", "bench", *APART), *pinned_for_peers()}
+    assert not {name: where for name, where in found.items() if name not in known}
+
+
+def test_what_a_peer_imports_is_in_its_requirements() -> None:
+    found = imported(("benchmarks/peers",))
+    undeclared = {name: where for name, where in found.items() if name not in declared("dev", "bench", *APART)}
+    assert undeclared, "peers that nothing else here needs have environments of their own"
+    assert not {name: where for name, where in undeclared.items() if name not in pinned_for_peers()}
+
+
+def pinned_for_peers() -> set[NormalizedName]:
+    """The distributions that environments of peers are made of, each in one version."""
+    lines = [
+        line
+        for path in (ROOT / "benchmarks" / "peers" / "requirements").glob("*.txt")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.\[\]-]+==[0-9a-z.]+", line)] == []
+    return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
 def test_bounds_are_given() -> None:

@@ -17,7 +17,7 @@ GENERATED = {
 _FIRST = ("docs/your-first-samples.md", "docs/installing.md", "docs/demo-logs.md")
 _CONCEPTS = ("docs/concepts.md", "docs/glossary.md", "ARCHITECTURE.md")
 _MEANING = ("docs/semantics.md", "docs/types.md")
-_OPERATIONS = ("docs/operations.md", "deploy/README.md", "docs/benchmarks.md")
+_OPERATIONS = ("docs/operations.md", "deploy/README.md", "docs/benchmarks.md", "docs/benchmarks-peers.md")
 _PROJECT = ("CHANGELOG.md", "CONTRIBUTING.md", "docs/kinds-of-faults.md", "docs/releasing.md", "LICENSE.md")
 #: How-to pages in the order of a row's way; a page that stands nowhere comes behind them.
 _HOW_TO = (

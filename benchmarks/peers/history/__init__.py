@@ -1,0 +1,1 @@
+"""History: features of many requests at once, out of Parquet files."""
