@@ -45,16 +45,21 @@ class Producer(stock.Producer):
             await super().flush()
 
     async def on_stop(self) -> None:
-        """Stop aiokafka, which sends first what it has; after a crash it has a moment for it, and connections close."""
+        """Stop aiokafka, which sends first what it has been given, and then whatever waits.
+
+        After a crash it has a moment for that, and connections close.
+        """
         producer = self._producer
         if self.app.crash_reason is None or producer is None:
             await super().on_stop()
-            return
-        try:
-            async with asyncio.timeout(_DROP_PATIENCE_S):
-                await super().on_stop()
-        except TimeoutError:
-            await producer.client.close()
+        else:
+            try:
+                async with asyncio.timeout(_DROP_PATIENCE_S):
+                    await super().on_stop()
+            except TimeoutError:
+                await producer.client.close()
+        for queue in self._queues.values():
+            queue.close()
 
     async def publish(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Send all messages, in order within a partition; ``(partition, offset)`` of each, when the broker has them.
@@ -110,12 +115,6 @@ class Producer(stock.Producer):
         """Send a batch; the offset of its first message, when the broker has it."""
         sent = await (await self._ensure_producer().send_batch(batch, topic, partition=partition))
         return int(sent.offset)
-
-    async def on_stop(self) -> None:
-        """Stop aiokafka, which sends what it has been given, then whatever waits."""
-        await super().on_stop()
-        for queue in self._queues.values():
-            queue.close()
 
 
 def _now_ms() -> int:
