@@ -34,8 +34,6 @@ FOLDER = DOCUMENTS / "pictures"
 PLOT = DOCUMENTS / "plots" / "demo-model.svg"
 WIDTH, HEIGHT = 1000, 640
 REQUESTS = 1_000
-#: Whether every chart of a page is drawn, and its figures are closed.
-DRAWN = "![...document.querySelectorAll('figure[data-chart]')].some((one) => one.querySelector('details').open)"
 
 
 async def make_run(keep: Path) -> Project:
@@ -91,7 +89,8 @@ async def take(page: Page, address: str, pages: dict[str, str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, path in pages.items():
         await page.goto(f"{address.rstrip('/')}{path}")
-        await page.wait_for_function(DRAWN, timeout=120_000)
+        # Figures are closed when their chart is drawn.
+        await page.locator("figure details[open]").first.wait_for(state="detached", timeout=120_000)
         await page.screenshot(path=FOLDER / f"{name}.png")
 
 

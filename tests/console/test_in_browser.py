@@ -190,7 +190,9 @@ def test_charts_are_drawn_by_vega_and_fit_page_and_scheme(browser: Browsing) -> 
         charts = page.locator("figure[data-chart]")
         count = await charts.count()
         assert count == 13
-        await page.wait_for_function(f"document.querySelectorAll('.drawing svg').length == {count}")
+        await page.locator(".drawing svg").nth(count - 1).wait_for()
+        # Figures are closed when their chart is drawn.
+        await page.locator("figure details[open]").first.wait_for(state="detached")
         for number in range(count):
             chart = charts.nth(number)
             assert await chart.locator("svg path[aria-roledescription='line mark']").count() >= 1
@@ -198,7 +200,6 @@ def test_charts_are_drawn_by_vega_and_fit_page_and_scheme(browser: Browsing) -> 
             assert await chart.locator(".drawing").get_attribute("aria-label") == (
                 await chart.locator("figcaption").inner_text()
             )
-        await page.wait_for_function("!document.querySelector('figure details[open]')")
         colours = set()
         for dark in (False, True):
             await page.emulate_media(color_scheme="dark" if dark else "light")
@@ -207,7 +208,8 @@ def test_charts_are_drawn_by_vega_and_fit_page_and_scheme(browser: Browsing) -> 
             )
         assert len(colours) == 2
         await page.set_viewport_size(PHONE)
-        await page.wait_for_function("document.querySelector('.drawing svg').clientWidth < 390")
+        while await page.locator(".drawing svg").first.evaluate("(drawing) => drawing.clientWidth") >= PHONE["width"]:
+            pass
         await look_over(page)
         await charts.first.locator("summary").focus()
         await page.keyboard.press("Enter")
