@@ -64,10 +64,23 @@ class ArchivedWorld:
     bounds: dict[tuple[int, int], int]
 
 
-def archived_world(folder: Path, seed: int, *, requests: int = 12, labels: int = 60, hot: float = 0.0) -> ArchivedWorld:
-    """The world of a seed; a share ``hot`` of its labels is of one request, user and item."""
+def archived_world(
+    folder: Path,
+    seed: int,
+    *,
+    requests: int = 12,
+    labels: int = 90,
+    hot: float = 0.0,
+    attributed: bool | None = None,
+    cuts: int = 3,
+) -> ArchivedWorld:
+    """The world of a seed; a share ``hot`` of its labels is of one request, user and item.
+
+    ``attributed``: whether clicks name no request; drawn if left out. ``cuts``: between a partition's flushes, at most.
+    """
     chance = random.Random(seed)
-    attributed = chance.random() < 0.6
+    if attributed is None:
+        attributed = chance.random() < 0.6
     toml = TOML.replace('window = "15m"\ncorrections = "15m"\n', f"{POLICIES[seed % 3]}\n")
     toml = toml.replace('attribute = "latest_request"\nattribute_within = "10m"\n', ATTRIBUTED if attributed else "")
     toml = toml.replace("[labels.order]\nblock_rows = 2\n", "").replace(
@@ -79,7 +92,7 @@ def archived_world(folder: Path, seed: int, *, requests: int = 12, labels: int =
         tables.write_text(tables.read_text().replace("click (user_id VARCHAR", "click (request_id VARCHAR"))
     project = load(folder)
     stores = open_stores(project.config)
-    world = _Writer(stores, chance)
+    world = _Writer(stores, chance, cuts)
     marks = [0, *_meanings(project, stores, folder)]
     asked = [_asked(number, chance) for number in range(requests)]
     if chance.random() < 0.7:
@@ -93,7 +106,7 @@ def archived_world(folder: Path, seed: int, *, requests: int = 12, labels: int =
     for kind, schema in (("exposure", EXPOSURE), ("click", CLICK if attributed else EXPOSURE)):
         of = [asked[0] if chance.random() < hot else chance.choice(asked) for _ in range(labels)]
         rows = [_label(schema, one, chance, hot) for one in of]
-        jitter = chance.choice([1, 60, 600]) * SECOND  # how far rows come out of order
+        jitter = chance.choice([60, 600, 1_200]) * SECOND  # how far rows come out of order
         world.archive(
             kind, schema, sorted(rows, key=lambda row: row["event_time"] + chance.randrange(jitter)), "event_time"
         )
@@ -157,8 +170,8 @@ def _label(schema: pa.Schema, asked: dict[str, Any], chance: random.Random, hot:
 class _Writer:
     """Writes rows as the archive does: by partition, a file a day and flush."""
 
-    def __init__(self, stores: Stores, chance: random.Random) -> None:
-        self._stores, self._chance = stores, chance
+    def __init__(self, stores: Stores, chance: random.Random, cuts: int) -> None:
+        self._stores, self._chance, self._cuts = stores, chance, cuts
 
     def archive(self, dataset: str, schema: pa.Schema, messages: Iterable[Any], time: str, first: int = 0) -> None:
         """Write messages, each a row or rows, to partitions drawn for each, offsets from ``first`` on."""
@@ -171,7 +184,9 @@ class _Writer:
                 logs[partition].append({**values, **at})
             offsets[partition] += 1
         for partition, rows in logs.items():
-            cuts = sorted({0, offsets[partition], *(self._chance.randrange(first, first + 70) for _ in range(2))})
+            cuts = sorted(
+                {0, offsets[partition], *(self._chance.randrange(first, first + 60) for _ in range(self._cuts))}
+            )
             for low, high in itertools.pairwise(cuts):
                 self._flush(dataset, schema, [row for row in rows if low <= row["_offset"] < high], time)
 

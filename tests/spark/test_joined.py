@@ -89,7 +89,7 @@ def both(world: ArchivedWorld, cluster: Cluster) -> dict[str, bytes]:
     return expected
 
 
-@settings(max_examples=tries(5), deadline=None)
+@settings(max_examples=tries(4), deadline=None)
 @given(seed=st.integers(0, 1 << 20), unsteady=st.none() | st.integers(0, 9))
 def test_generated_archives_give_the_files_of_one_machine(seed: int, unsteady: int | None) -> None:
     with TemporaryDirectory() as name:
@@ -105,7 +105,7 @@ def test_a_request_and_a_pair_with_a_third_of_all_labels(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join_run, "_LEAST_PER_TASK", 40)
-    world = archived_world(tmp_path / "project", seed, requests=40, labels=400, hot=0.34)
+    world = archived_world(tmp_path / "project", seed, requests=40, labels=300, hot=0.34)
     assert both(world, InProcess())
     world.stores.close()
 

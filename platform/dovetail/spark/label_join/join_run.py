@@ -72,7 +72,7 @@ class SparkJoin:
         checked(frames)
 
     def _partitions(self, items: int) -> int:
-        return max(1, min(items, 16 * self.cluster.tasks_at_once))
+        return max(1, min(items, 4 * self.cluster.tasks_at_once))
 
     def _plan(self, work: JoinWork, meanings: Meanings, looked: Sequence[Looked], stored: VersionTables) -> JoinPlan:
         try:
