@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import signal
 import sys
 
 from .comparisons import COMPARISONS
@@ -21,6 +22,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(COMPARISONS)):
         parser.error(f"there is no comparison {unknown[0]!r}; there are {', '.join(COMPARISONS)}")
+    # So that a run that is ended removes its servers and files, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     today = dt.datetime.now(dt.UTC).date()
     for name in options.names or COMPARISONS:
         outcome = run(COMPARISONS[name], options.rounds, options.scale, lambda line: print(line, file=sys.stderr))

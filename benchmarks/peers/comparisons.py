@@ -7,6 +7,7 @@ from .history import data as history
 from .learners import data as learners
 from .online import data as online
 from .streams import data as streams
+from .streams import on_kafka
 
 COMPARISONS = {
     each.name: each
@@ -82,6 +83,22 @@ COMPARISONS = {
                 Contestant("Flink SQL, heap", "streams.with_flink", "hashmap", "flink", streams.equal),
                 Contestant("Flink SQL, RocksDB", "streams.with_flink", "rocksdb", "flink", streams.equal),
             ),
+        ),
+        Comparison(
+            "kafka",
+            "The same from Kafka",
+            "events",
+            on_kafka.prepare,
+            (
+                Contestant("Dovetail, SQLite", "streams.with_dovetail_on_kafka"),
+                Contestant(
+                    "Quix Streams, RocksDB and changelog",
+                    "streams.with_quixstreams",
+                    environment="quixstreams",
+                    agrees=on_kafka.same_last_hour,
+                ),
+            ),
+            servers=("kafka",),
         ),
         Comparison(
             "online",

@@ -10,6 +10,8 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from dovetail.features.stream.vetting import vet_events
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.online import OnlineStore
 from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.platform.testing import MemoryLog, run_stage
@@ -54,46 +57,60 @@ def _batched(messages: list[bytes], size: int) -> Iterator[list[bytes]]:
         yield messages[at : at + size]
 
 
+@dataclass(frozen=True)
+class Served:
+    """A store and what is answered from it."""
+
+    project: Project
+    store: OnlineStore
+    online: OnlineFeatures
+
+    def values(self, users: pa.Array, hour: int) -> pa.Table:
+        """The rows of these users for an hour, asked for at its end; of the columns of answers."""
+        end = START_US + (hour + 1) * HOUR_US
+        rows = pa.table(
+            {
+                "request_id": pa.array(np.arange(len(users))).cast(pa.string()),
+                "item_id": np.zeros(len(users), np.int64),
+                "user_id": users,
+                "request_time": pa.array(np.full(len(users), end)).cast(pa.timestamp("us")),
+            }
+        )
+        served = self.online.serve(rows)
+        assert served.answerable.all(), "each hour is asked for before its state may leave"
+        features = served.features
+        columns = [users, np.full(len(users), hour), *(features.column(name) for name in COLUMNS[2:])]
+        return pa.table(columns, names=list(COLUMNS))
+
+
+@contextmanager
+def opened(project: Project, folder: str) -> Iterator[Served]:
+    """An empty store in SQLite."""
+    store = open_online_store(f"sqlite:///{folder}/online.sqlite", "peers")
+    registry = Registry(f"sqlite:///{folder}/registry.sqlite")
+    try:
+        versions = BatchVersions(project.batch_views, registry, OfflineStore(f"{folder}/offline"), _no_table)
+        yield Served(project, store, OnlineFeatures(project.feature_set, project.stream_views, store, versions))
+    finally:
+        store.close()
+        registry.close()
+
+
 def _run(project: Project, polls: list[list[bytes]], asked: list[pa.Array] | None) -> pa.Table:
     stream, views = project.streams["events"], list(project.stream_views.values())
-    with tempfile.TemporaryDirectory(prefix="dovetail-peers-state-") as name:
-        store = open_online_store(f"sqlite:///{name}/online.sqlite", "peers")
-        registry = Registry(f"sqlite:///{name}/registry.sqlite")
-        versions = BatchVersions(project.batch_views, registry, OfflineStore(f"{name}/offline"), _no_table)
-        online = OnlineFeatures(project.feature_set, project.stream_views, store, versions)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="dovetail-peers-state-") as name, opened(project, name) as served:
         intake = Intake(stream.schema, stream.event_time, None, vet_events(stream, views))
-        stage = FeatureStage(stream, views, intake, store, dead_letter_topic="dead")
+        stage = FeatureStage(stream, views, intake, served.store, dead_letter_topic="dead")
         log = MemoryLog({stream.topic: 1, "dead": 1})
-        try:
-            found = []
-            for hour, poll in enumerate(polls):
-                log.append([Outgoing(stream.topic, message, partition=0) for message in poll])
-                asyncio.run(run_stage(stage, log))
-                if asked is not None:
-                    found.append(_values(online, asked[hour], hour))
-        finally:
-            store.close()
-            registry.close()
+        for hour, poll in enumerate(polls):
+            log.append([Outgoing(stream.topic, message, partition=0) for message in poll])
+            asyncio.run(run_stage(stage, log))
+            if asked is not None:
+                found.append(served.values(asked[hour], hour))
     if not found:
         return pa.table({name: pa.array([]) for name in COLUMNS})
     return pa.concat_tables(found).sort_by([("user_id", "ascending"), ("hour", "ascending")])
-
-
-def _values(online: OnlineFeatures, users: pa.Array, hour: int) -> pa.Table:
-    end = START_US + (hour + 1) * HOUR_US
-    rows = pa.table(
-        {
-            "request_id": pa.array(np.arange(len(users))).cast(pa.string()),
-            "item_id": np.zeros(len(users), np.int64),
-            "user_id": users,
-            "request_time": pa.array(np.full(len(users), end)).cast(pa.timestamp("us")),
-        }
-    )
-    served = online.serve(rows)
-    assert served.answerable.all(), "each hour is asked for before its state may leave"
-    features = served.features
-    columns = [users, np.full(len(users), hour), *(features.column(name) for name in COLUMNS[2:])]
-    return pa.table(columns, names=list(COLUMNS))
 
 
 def _no_table(view: object) -> pa.Table:
