@@ -89,6 +89,34 @@ def test_a_publication_that_fails_is_an_error(mock_kafka: Broker, topic: str) ->
     run(main())
 
 
+def test_calls_at_the_same_time_share_batches_and_are_sent_in_order(mock_kafka: Broker, topic: str) -> None:
+    batches: list[int] = []
+    places: list[list[tuple[int, int]]] = []
+
+    async def main() -> None:
+        app = create_app("test", mock_kafka.url, topics=mock_kafka.create(topic))
+        producer: Any = app.producer
+        await producer.start()
+        send = producer._producer.send_batch
+
+        async def noted(batch: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
+            batches.append(batch.record_count())
+            answer: asyncio.Future[Any] = await send(batch, topic, partition=partition)
+            return answer
+
+        producer._producer.send_batch = noted
+        calls = [producer.publish([Outgoing(topic, b"%d" % number, partition=0)]) for number in range(50)]
+        try:
+            places.extend(await asyncio.gather(*calls))
+        finally:
+            await producer.stop()
+
+    run(main())
+    assert places == [[(0, offset)] for offset in range(50)]
+    assert sum(batches) == 50
+    assert len(batches) <= 3
+
+
 def test_behind_a_message_that_did_not_arrive_none_of_its_partition_is_sent(mock_kafka: Broker, topic: str) -> None:
     """Readers drop by position: what came behind a gap would have the gap's own messages dropped, published again."""
     sent: list[int] = []

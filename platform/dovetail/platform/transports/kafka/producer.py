@@ -107,9 +107,12 @@ class Producer(stock.Producer):
         """The offsets of ``run``, in order."""
         queue = self._queues.get((topic, partition))
         if queue is None:
-            create, send = self._ensure_producer().create_batch, partial(self._send, topic, partition)
-            queue = self._queues[topic, partition] = PartitionQueue(create, send, _now_ms)
+            send = partial(self._send, topic, partition)
+            queue = self._queues[topic, partition] = PartitionQueue(self._create, send, _now_ms)
         return await queue.put(run)
+
+    def _create(self) -> Any:
+        return self._ensure_producer().create_batch()
 
     async def _send(self, topic: str, partition: int, batch: Any) -> int:
         """Send a batch; the offset of its first message, when the broker has it."""
