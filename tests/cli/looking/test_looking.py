@@ -6,19 +6,25 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from dovetail.app.broker import broker_app
 from dovetail.app.flow import Flow
+from dovetail.app.looking.chosen import Asked, chosen
+from dovetail.app.looking.made import made_rows, of_requests
+from dovetail.app.storage import open_stores
 from dovetail.app.worker import assemble
 from dovetail.cli import main
 from dovetail.features import load
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
+from dovetail.platform.transports.viewing import view_topics
 from tests.app.doors.news import make_log, write_project
 
 Run = Callable[..., tuple[int, str, str]]
@@ -178,3 +184,47 @@ def test_misuse_is_explained(dovetail: Run, arguments: list[str], message: str) 
     code, _, err = dovetail(*arguments)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [None, 1])
+def test_following_shows_what_comes_from_now_on(world: Path, limit: int | None) -> None:
+    config = load(world).config
+    name, newest = f"followed {limit}", max(row["event_time"] for row in make_log(12).reads.to_pylist())
+    items = ["N1", "N2", "N3"]
+    candidates = [{"item_id": item} for item in items]
+    asked = {"request_id": name, "user_id": "U1", "request_time": f"{newest.isoformat()}Z", "candidates": candidates}
+
+    async def main() -> list[dict[str, Any]]:
+        stores = open_stores(config)
+        shown: list[dict[str, Any]] = []
+        async with view_topics(broker_app(config, "follower")) as view:
+            looking, bounds = asyncio.Event(), view.bounds
+
+            async def told(topic: str) -> Any:
+                found = await bounds(topic)
+                looking.set()
+                return found
+
+            view.bounds = told  # type: ignore[method-assign]
+
+            async def follow() -> None:
+                made = made_rows(stores, view, "snapshots", config.request.snapshots_topic, following=True)
+                async with aclosing(chosen(made, Asked(limit=limit), of_requests)) as rows:  # type: ignore[type-var]
+                    async for table in rows:
+                        shown.extend(table.to_pylist())
+                        if len(shown) == len(items):
+                            return
+
+            following = asyncio.create_task(follow())
+            await looking.wait()
+            with EmbeddedLog.open(world / ".dovetail" / "log.sqlite") as log:
+                log.append([Outgoing("requests", json.dumps(asked).encode(), b"U1", 0)])
+            await asyncio.to_thread(work, world)
+            async with asyncio.timeout(60):
+                await following
+        stores.close()
+        return shown
+
+    shown = asyncio.run(main())
+    assert [(row["request_id"], row["item_id"]) for row in shown] == [(name, item) for item in items[:limit]]
