@@ -24,7 +24,7 @@ from dovetail.features.stored.day_engine import DayEngine, LocalDays
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.features.stored.read_columns import struct_members
 from dovetail.features.stored.registration import register
-from dovetail.joiners.snapshots.shape import request_rows
+from dovetail.joiners.snapshots.shape import REQUEST_COLUMNS, request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.config.features import BatchConfig
 from dovetail.platform.errors import ConfigError
@@ -43,6 +43,7 @@ __all__ = [
     "cluster_of",
     "day_engine",
     "open_backfill",
+    "read_of",
     "scratch_folder",
     "served_rows",
 ]
@@ -110,7 +111,8 @@ def _requests(
         samples = _files(stores, asked.samples, "samples")
     if asked.requests == ARCHIVE and asked.visibility == "as_served":
         snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
-        return RequestLog(snapshots, needed, shape=partial(served_rows, features), samples=samples)
+        shape, reads = partial(served_rows, features), read_of(features)
+        return RequestLog(snapshots, needed, shape=shape, reads=reads, samples=samples)
     return RequestLog(_files(stores, asked.requests, "requests", declared), needed, samples=samples)
 
 
@@ -132,6 +134,11 @@ def served_rows(features: FeatureSet, snapshots: pa.Table) -> pa.Table:
         if seen in snapshots.column_names:
             rows = rows.append_column(seen, snapshots.column(seen))
     return rows
+
+
+def read_of(features: FeatureSet) -> list[str]:
+    """The columns of snapshots that :func:`served_rows` reads where they are there."""
+    return [*REQUEST_COLUMNS, *(seen_column(join.view) for join in features.joins)]
 
 
 def archived_events(project: Project, stores: Stores) -> dict[str, DayFiles]:

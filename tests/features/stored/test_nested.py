@@ -29,6 +29,7 @@ from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget,
 from dovetail.joiners.values.kind_rules import KindRule, LabelNeeds
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows import wire
+from dovetail.platform.rows.encodings import shared as shared_values
 from dovetail.platform.rows.encodings.shared import SHARED_BACK, shared_names, spread
 from dovetail.platform.rows.intake import Intake
 from dovetail.platform.runtime.signal import Signal
@@ -141,6 +142,14 @@ def test_the_archive_keeps_once_what_candidates_share(nested: World) -> None:
     lighter = archived_snapshots(stores, shared=False)
     assert lighter.num_rows == snapshots_of(nested).num_rows
     assert set(snapshots_of(nested).column_names) - set(lighter.column_names) == set(shared)
+
+
+def test_the_verdict_does_not_depend_on_where_shared_values_are_cut(
+    nested: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = consistency_of(nested.project, nested.stores)
+    monkeypatch.setattr(shared_values, "_BYTES_AT_ONCE", 2_000)
+    assert consistency_of(nested.project, nested.stores).to_json() == whole.to_json()
 
 
 def test_a_value_changed_inside_a_list_or_map_is_found(nested: World) -> None:

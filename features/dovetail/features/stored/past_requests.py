@@ -37,6 +37,7 @@ class RequestLog:
         needed: the flat request's fields that features read, which every row has. Others need not be there.
         shape: from rows of the files to flat request rows, at most one of each; by default nested requests are
             flattened.
+        reads: with ``shape``, the columns that it reads of files that have them. Default: all.
         samples: when given, the rows are those of the samples, in their order.
     """
 
@@ -46,12 +47,14 @@ class RequestLog:
         needed: pa.Schema,
         *,
         shape: Callable[[pa.Table], pa.Table] | None = None,
+        reads: Sequence[str] | None = None,
         samples: DayFiles | None = None,
     ) -> None:
         self.files = files
         self.samples = samples
         self.needed = needed
         self._shape = shape
+        self._reads = reads
 
     def days(self) -> list[str]:
         """The days that have rows."""
@@ -82,7 +85,7 @@ class RequestLog:
     def portable(self) -> RequestLog:
         """The same rows, as a value that other processes can be sent."""
         samples = None if self.samples is None else self.samples.portable()
-        return RequestLog(self.files.portable(), self.needed, shape=self._shape, samples=samples)
+        return RequestLog(self.files.portable(), self.needed, shape=self._shape, reads=self._reads, samples=samples)
 
     def splits(self, day: str) -> int:
         """In how many parts :meth:`split` gives the day; samples are matched with all requests of their day."""
@@ -95,7 +98,7 @@ class RequestLog:
         return self._requests(day, self.files.alone(self.files.touching(*_bounds(day))[number]))
 
     def _requests(self, day: str, files: DayFiles) -> Iterator[pa.Table]:
-        for table in files.read(None, *_bounds(day)):
+        for table in files.read(None if self._reads is None else (), *_bounds(day), optional=self._reads or ()):
             rows = _flat(table) if self._shape is None else self._shape(table)
             missing = [field.name for field in self.needed if field.name not in rows.column_names]
             if missing:

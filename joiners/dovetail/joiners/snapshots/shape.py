@@ -14,7 +14,16 @@ import pyarrow as pa
 
 from dovetail.platform.rows.encodings.shared import spread
 
-__all__ = ["KEYS", "MEANING_COLUMN", "REQUEST_COLUMN", "SET_COLUMN", "flat_snapshots", "named_as_now", "request_rows"]
+__all__ = [
+    "KEYS",
+    "MEANING_COLUMN",
+    "REQUEST_COLUMN",
+    "REQUEST_COLUMNS",
+    "SET_COLUMN",
+    "flat_snapshots",
+    "named_as_now",
+    "request_rows",
+]
 
 #: The columns of the request that a snapshot has beside its struct.
 KEYS = ("request_id", "item_id", "request_time")
@@ -25,6 +34,8 @@ SET_COLUMN = "_feature_set"
 #: The column of a snapshot, int64, with the fingerprint of the label meaning by which it is judged.
 MEANING_COLUMN = "_label_meaning"
 _FORMER = "request"
+#: The columns of a snapshot, however old, that :func:`request_rows` reads.
+REQUEST_COLUMNS = (*KEYS, REQUEST_COLUMN, _FORMER)
 
 
 def named_as_now(snapshots: pa.Table) -> pa.Table:

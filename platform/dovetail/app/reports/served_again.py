@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dovetail.app.jobs import archived_events, batch_versions, scratch_folder, served_rows
+from dovetail.app.jobs import archived_events, batch_versions, read_of, scratch_folder, served_rows
 from dovetail.app.reports.rekeyed_rows import RekeyedRows, rekeyed_from_views
 from dovetail.app.storage import Stores
 from dovetail.features import Project
@@ -23,7 +23,7 @@ from dovetail.features.stored.consistency import Consistency, compare, merged
 from dovetail.features.stored.day_engine import DayEngine, DayWork, LocalDays, Part
 from dovetail.features.stored.past_requests import RequestLog
 from dovetail.features.stored.registration import refuse_changed
-from dovetail.joiners.snapshots.shape import SET_COLUMN
+from dovetail.joiners.snapshots.shape import KEYS, SET_COLUMN
 from dovetail.platform.archive.dayfiles import DAY_US, DayFiles, day_start_us
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.evolution import conformed
@@ -127,13 +127,14 @@ class _Compared:
         """The recomputation of what snapshots hold, with what they had seen and by event time."""
         project, stores, features = self._project, self._stores, self._features
         needed = needed_fields(project, features, self._columns)
+        shape = partial(_rows_of, features, project.feature_set.name)
         return DayWork(
             features,
             self._columns,
             project.stream_views,
             project.batch_views,
             archived_events(project, stores),
-            RequestLog(self._snapshots, needed, shape=partial(_rows_of, features, project.feature_set.name)),
+            RequestLog(self._snapshots, needed, shape=shape, reads=[*read_of(features), SET_COLUMN]),
             batch_versions(project, stores),
             scratch_folder(project, f"consistency-{os.getpid()}"),
             "as_served",
@@ -170,22 +171,51 @@ class _Comparing:
     prefix: str
 
     def __call__(self, day: str, parts: Iterator[Part]) -> Consistency:
+        served = _Cut(self._served(day))
         found = merged(
-            compare(rows, part.values, part.happened, self.given.names, part.requests)
-            for rows, part in zip(self._served(day), parts, strict=True)
+            compare(served.next(part.requests.num_rows), part.values, part.happened, self.given.names, part.requests)
+            for part in parts
         )
+        served.require_end(day)
         return Consistency(tuple(replace(f, feature=f"{self.prefix}{f.feature}") for f in found.features))
 
     def _served(self, day: str) -> Iterator[pa.Table]:
         low = day_start_us(day)
-        for part in self.snapshots.read(None, low, low + DAY_US - 1):
+        for part in self.snapshots.read((), low, low + DAY_US - 1, optional=[*KEYS, SET_COLUMN, *self.given.names]):
             mine = _of_set(part, self.features, self.default)
             if mine.num_rows:  # those of before a column became wider have the same values
                 yield conformed(mine, self.given, called="the snapshots", strict=False)
 
 
+class _Cut:
+    """Tables one after the other, given out in pieces of other sizes: where a file is cut depends on what is read."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._rest: list[pa.Table] = []
+        self._rows = 0
+
+    def next(self, rows: int) -> pa.Table:
+        """The next ``rows``, at least one. Raises ValueError if there are not so many."""
+        while self._rows < rows:
+            if (table := next(self._tables, None)) is None:
+                raise ValueError(f"{rows} rows have been recomputed, of {self._rows} snapshots")
+            self._rest.append(table)
+            self._rows += table.num_rows
+        whole = self._rest[0] if len(self._rest) == 1 else pa.concat_tables(self._rest, promote_options="permissive")
+        self._rows -= rows
+        self._rest = [whole.slice(rows)] if self._rows else []
+        return whole.slice(0, rows)
+
+    def require_end(self, day: str) -> None:
+        """Raise ValueError if rows are left."""
+        if self._rows or any(table.num_rows for table in self._tables):
+            raise ValueError(f"snapshots of {day} have not been recomputed")
+
+
 def _of_set(snapshots: pa.Table, features: str, default: str) -> pa.Table:
-    return snapshots.filter(pc.equal(_made_by(snapshots, default), features))
+    mine = pc.equal(_made_by(snapshots, default), features)
+    return snapshots if pc.sum(mine).as_py() == snapshots.num_rows else snapshots.filter(mine)
 
 
 def _rows_of(features: FeatureSet, default: str, snapshots: pa.Table) -> pa.Table:

@@ -164,17 +164,22 @@ class DayFiles:
         """Where the files are that may hold rows of ``[low, high]``, as a reader outside Dovetail would open them."""
         return [self.store.path(file.path) for file in self.touching(low_us, high_us)]
 
-    def read(self, columns: Sequence[str] | None, low_us: int | None, high_us: int) -> Iterator[pa.Table]:
+    def read(
+        self, columns: Sequence[str] | None, low_us: int | None, high_us: int, *, optional: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
         """Rows with ``low <= time <= high`` in bounded parts; all columns, or those named.
+
+        Of those named, the ``optional`` ones are read of files that have them. Where parts are cut depends on what is
+        read.
 
         Raises:
             WireError: a file lacks a column that is not declared, or has one that was declared otherwise.
         """
         needed = [self.time_column, *(OWN_COLUMNS[:2] if self.refused else ())]
-        wanted = None if columns is None else list(dict.fromkeys([*columns, self.time_column]))
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *optional, self.time_column]))
         fetched = None if wanted is None else list(dict.fromkeys([*wanted, *needed]))
         declared = [f for f in self.declared or () if fetched is None or f.name in fetched]
-        own = {field.name for field in declared}
+        own = {*(field.name for field in declared), *(name for name in optional if name not in needed)}
         for file in self.touching(low_us, high_us):
             path = self.store.path(file.path)
             with self.store.open(file.path) as parquet:
@@ -196,7 +201,11 @@ class DayFiles:
                                 strict=wanted is not None,
                                 read=self.struct_members,
                             )
-                            yield table if wanted is None else table.select(wanted)
+                            yield (
+                                table
+                                if wanted is None
+                                else table.select([n for n in wanted if n in table.schema.names])
+                            )
 
     def alone(self, file: DayFile) -> DayFiles:
         """The rows of one of the files, as a value that can be sent."""

@@ -154,6 +154,9 @@ def test_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert pa.concat_tables(files.read(None, None, 1_000)).drop_columns(["time"]).combine_chunks().equals(flat)
     later = pa.concat_tables(files.read(["others", "history"], 5, 10)).select(["others", "history"]).combine_chunks()
     assert later.equals(flat.select(["others", "history"]).slice(5, 6).combine_chunks())
+    there = pa.concat_tables(files.read((), 5, 10, optional=["other", "history"]))
+    assert there.column_names == ["history", "time"]
+    assert there.column("history").combine_chunks().equals(later.column("history").combine_chunks())
     with pytest.raises(WireError, match="no column 'other'"):
         list(files.read(["other"], None, 1_000))
 
