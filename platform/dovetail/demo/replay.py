@@ -34,6 +34,8 @@ __all__ = ["LABELS_EVERY_US", "Batch", "Replay", "slice_ends"]
 LABELS_EVERY_US = HOUR_US
 
 _REQUESTS_PER_MESSAGE = 64
+#: A slice has a handful of events and labels; encoding these takes as long as encoding hundreds.
+_ENCODED_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,15 @@ class Replay:
         every slice.
         """
         self._config = config
-        (self._stream_name, stream), *others = config.streams.items()
+        (name, stream), *others = config.streams.items()
         if others:
             raise ValueError("a replay feeds one behaviour stream")
-        self._stream = stream
-        self._events = _Source(log.events, skew_us)
+        self._events = _JsonSource(log.events, skew_us, stream.topic or name, stream.key)
         self._requests = _Source(log.requests, 0)
-        self._labels = {kind: _Source(log.labels[kind], 0) for kind in config.labels.streams}
+        self._labels = {
+            kind: _JsonSource(log.labels[kind], 0, declared.topic or kind, "request_id")
+            for kind, declared in config.labels.streams.items()
+        }
         ends = slice_ends(
             self._events.arrival,
             time_us(log.events, stream.event_time),
@@ -130,12 +134,11 @@ class Replay:
             is_last = number == len(self.ends) - 1
             for kind, messages in waiting.items():
                 messages += self._label_messages(kind, end, self.end_of_time_us if is_last else end)
-            events = [self._batch(sent, self._stream.topic or self._stream_name, self._event_messages(end))]
+            events = [self._batch(sent, self._events.topic, self._events.messages_until(end))]
             requests = [self._batch(sent, self._config.request.topic, self._request_messages(end))]
             labels: list[Batch] = []
             if self.labelled[number]:
-                topics = {kind: self._config.labels.streams[kind].topic or kind for kind in waiting}
-                labels = [self._batch(sent, topics[kind], messages) for kind, messages in waiting.items()]
+                labels = [self._batch(sent, self._labels[kind].topic, messages) for kind, messages in waiting.items()]
                 waiting = {kind: [] for kind in waiting}
             yield end, [[b for b in phase if b.messages] for phase in (events, requests, labels)]
 
@@ -144,19 +147,6 @@ class Replay:
         first = sent.get(topic, 0)
         sent[topic] = first + len(messages)
         return Batch(topic, first, messages)
-
-    def _event_messages(self, end: int) -> list[Outgoing]:
-        rows, arrival = self._events.until(end)
-        if rows.num_rows == 0:
-            return []
-        topic = self._stream.topic or self._stream_name
-        keys = [str(key).encode() for key in rows.column(self._stream.key).to_pylist()]
-        values = wire.encode_json(rows)
-        stamps = (arrival // 1_000).tolist()
-        return [
-            Outgoing(topic, value, key=key, timestamp_ms=stamp)
-            for key, value, stamp in zip(keys, values, stamps, strict=True)
-        ]
 
     def _request_messages(self, end: int) -> list[Outgoing]:
         rows, arrival = self._requests.until(end)
@@ -172,23 +162,12 @@ class Replay:
         return messages
 
     def _label_messages(self, kind: str, end: int, announce: int) -> list[Outgoing]:
-        rows, arrival = self._labels[kind].until(end)
-        declared = self._config.labels.streams[kind]
-        topic = declared.topic or kind
-        stamps = (arrival // 1_000).tolist()
-        messages = []
-        if rows.num_rows:
-            keys = [str(key).encode() for key in rows.column("request_id").to_pylist()]
-            messages = [
-                Outgoing(topic, value, key=key, timestamp_ms=stamp)
-                for key, value, stamp in zip(keys, wire.encode_json(rows), stamps, strict=True)
-            ]
-        header = ((WATERMARK_HEADER, str(announce).encode()),)
-        messages += [
-            Outgoing(topic, b"", partition=partition, timestamp_ms=end // 1_000, headers=header)
-            for partition in range(declared.partitions)
+        source, header = self._labels[kind], ((WATERMARK_HEADER, str(announce).encode()),)
+        announcements = [
+            Outgoing(source.topic, b"", partition=partition, timestamp_ms=end // 1_000, headers=header)
+            for partition in range(self._config.labels.streams[kind].partitions)
         ]
-        return messages
+        return [*source.messages_until(end), *announcements]
 
 
 def _labelled(ends: npt.NDArray[np.int64], every_us: int) -> npt.NDArray[np.bool_]:
@@ -209,6 +188,39 @@ class _Source:
         self._at = 0
 
     def until(self, end: int) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        start, stop = self._advance(end)
+        return self._rows.slice(start, stop - start), self.arrival[start:stop]
+
+    def _advance(self, end: int) -> tuple[int, int]:
         stop = int(np.searchsorted(self.arrival, end, side="left"))
         start, self._at = self._at, max(stop, self._at)
-        return self._rows.slice(start, self._at - start), self.arrival[start : self._at]
+        return start, self._at
+
+
+class _JsonSource(_Source):
+    """A table whose rows are sent to ``topic`` as JSON, each by itself, by the value of the column ``key``."""
+
+    def __init__(self, table: pa.Table, delay_us: int, topic: str, key: str) -> None:
+        super().__init__(table, delay_us)
+        self.topic = topic
+        self._key = key
+        # Messages that are encoded and not yet handed out, and how many rows are encoded.
+        self._ahead: list[Outgoing] = []
+        self._encoded = 0
+
+    def messages_until(self, end: int) -> list[Outgoing]:
+        start, stop = self._advance(end)
+        while self._encoded < stop:
+            self._ahead += self._next_messages()
+        given, self._ahead = self._ahead[: stop - start], self._ahead[stop - start :]
+        return given
+
+    def _next_messages(self) -> list[Outgoing]:
+        rows = self._rows.slice(self._encoded, _ENCODED_AT_ONCE)
+        stamps = (self.arrival[self._encoded : self._encoded + rows.num_rows] // 1_000).tolist()
+        self._encoded += rows.num_rows
+        keys = [str(key).encode() for key in rows.column(self._key).to_pylist()]
+        return [
+            Outgoing(self.topic, value, key=key, timestamp_ms=stamp)
+            for key, value, stamp in zip(keys, wire.encode_json(rows), stamps, strict=True)
+        ]

@@ -37,13 +37,14 @@ class CompletedFeatures:
         columns = columns_of(candidates) | self._batch_columns(candidates)
         batch = self._evaluator.evaluate_columns(columns, candidates.num_rows, origins=("batch",))
         found: dict[str, pa.Array | pa.ChunkedArray] = {}
+        held = dict(zip(snapshot.column_names, snapshot.columns, strict=True))
         for column in self._feature_set.columns:
             if column.origin == "batch":
                 found[column.name] = batch.column(column.name)
             else:
-                found |= _served(snapshot, column)
-        if SHARED_BACK in snapshot.column_names:
-            found[SHARED_BACK] = snapshot.column(SHARED_BACK)
+                found |= _served(held, column, snapshot.num_rows)
+        if SHARED_BACK in held:
+            found[SHARED_BACK] = held[SHARED_BACK]
         return pa.table(found)
 
     def _batch_columns(self, candidates: pa.Table) -> dict[str, pa.Array]:
@@ -82,8 +83,10 @@ def columns_of(table: pa.Table, prefix: str = "") -> dict[str, pa.Array]:
     }
 
 
-def _served(snapshot: pa.Table, column: FeatureColumn) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """The columns of ``snapshot`` that have the values of ``column``: those of each row, those that rows share."""
-    held = [name for name in (column.name, shared_name(column.name)) if name in snapshot.column_names]
-    found = {name: snapshot.column(name) for name in held if snapshot.column(name).type == column.type}
-    return found or {column.name: pa.nulls(snapshot.num_rows, column.type)}
+def _served(
+    held: Mapping[str, pa.ChunkedArray], column: FeatureColumn, rows: int
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """The columns ``held`` by snapshots with the values of ``column``: those of each row, those that rows share."""
+    names = (column.name, shared_name(column.name))
+    found = {name: held[name] for name in names if name in held and held[name].type == column.type}
+    return found or {column.name: pa.nulls(rows, column.type)}

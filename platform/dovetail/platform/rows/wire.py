@@ -56,6 +56,8 @@ _BRACE, _END_BRACE = b"{}"
 # One thread: a message is small, and handing its columns to a pool costs five times what encoding them does.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
+# Made once: json.dumps() makes another encoder for each row.
+_JSON = json.JSONEncoder(separators=(",", ":")).encode
 # A reason may quote what it found, which may be megabytes; a broker bounds headers with the message.
 _MAX_REASON_BYTES = 2_000
 
@@ -135,7 +137,7 @@ def encode_json(table: pa.Table) -> list[bytes]:
         else:
             columns.append(column)
     rows = pa.table(columns, names=table.column_names).to_pylist()
-    return [json.dumps(row, separators=(",", ":")).encode() for row in rows]
+    return [_JSON(row).encode() for row in rows]
 
 
 def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -259,7 +261,8 @@ def _arrow_decoded(poll: Poll, each: Callable[[pa.Table], pa.Table]) -> pa.Table
         tables.append(table)
         lengths.append(table.num_rows)
     message_index = np.repeat(np.arange(len(tables), dtype=np.int64), lengths)
-    merged = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    merged = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    merged = merged.combine_chunks()
     return with_own_positions(merged, poll.partition, poll.offsets[message_index], _row_in_message(message_index))
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import fields
+from operator import attrgetter
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
 from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.store import MetricRow
-from dovetail.trainer.metrics.measures import Metrics
+from dovetail.trainer.metrics.measures import Confusion, Metrics
+from dovetail.trainer.metrics.requests import RankingMetrics
 
 __all__ = ["ModelMetrics", "metric_rows", "ranking_rows"]
 
 _GAUGES = ("samples", "log_loss", "auc", "auc_error", "normalised_entropy", "calibration", "accuracy", "rmse", "mae",
            "poisson_deviance")  # fmt: skip
+# Numbers as they are: astuple() copies each of them, which takes longer than all else in a row.
+_confused = attrgetter(*(field.name for field in fields(Confusion)))
+_ranked = attrgetter(*(field.name for field in fields(RankingMetrics)))
 _RANKING = {
     "requests": "ranked_requests", "without_positive": "requests_without_positive",
     "without_negative": "requests_without_negative", "gauc": "gauc", "ndcg": "ndcg", "mrr": "mrr",
@@ -29,7 +34,7 @@ def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]
         numbers = (m.samples, m.weight, m.positive, m.log_loss, m.auc, m.auc_error, m.normalised_entropy,
                    m.calibration, m.accuracy)  # fmt: skip
         at = 0 if scope.startswith("time:") else trained
-        row = MetricRow(model, scope, at, *numbers, *astuple(m.confusion))
+        row = MetricRow(model, scope, at, *numbers, *_confused(m.confusion))
         rows.append(row._replace(rmse=m.rmse, mae=m.mae, poisson_deviance=m.poisson_deviance))
     return rows
 
@@ -37,7 +42,7 @@ def metric_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]
 def ranking_rows(model: str, trained: int, metrics: Sequence[tuple[str, Metrics]]) -> list[RankingRow]:
     """Those of ``metrics`` that have rankings, as rows of the registry, kept as :func:`metric_rows` are."""
     return [
-        RankingRow(model, scope, 0 if scope.startswith("time:") else trained, *astuple(m.ranking))
+        RankingRow(model, scope, 0 if scope.startswith("time:") else trained, *_ranked(m.ranking))
         for scope, m in metrics
         if m.ranking is not None
     ]

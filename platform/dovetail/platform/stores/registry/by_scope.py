@@ -11,7 +11,7 @@ from dovetail.platform.stores.sql.bulk import Upsert, columns_of
 from dovetail.platform.stores.sql.database import Database
 from dovetail.platform.stores.sql.keys import storable, unescaped
 
-__all__ = ["SCOPE_KEYS", "newest_by_scope", "put_by_scope", "read_by_scope", "scope_table"]
+__all__ = ["SCOPE_KEYS", "ScopeUpsert", "newest_by_scope", "read_by_scope", "scope_table"]
 
 #: The first fields of every row, and what they are.
 SCOPE_KEYS = {"model": sa.Text, "scope": sa.Text, "trained": sa.BigInteger}
@@ -25,16 +25,25 @@ def scope_table(name: str, metadata: sa.MetaData, *values: sa.Column[Any]) -> sa
     return sa.Table(name, metadata, *keys, *values)
 
 
-def put_by_scope(connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[Any]) -> None:
-    """Store what ``rows``, named tuples, have of the table's columns; what has the same keys is replaced."""
-    if not rows:
-        return
-    if database.postgresql:  # a slice is named by a value
-        rows = [row._replace(scope=storable(row.scope)) for row in rows]
-    upsert = Upsert(database, table)
-    upsert.replacing({column.name: upsert.excluded[column.name] for column in table.c if not column.primary_key})
-    given = columns_of(rows)
-    upsert.execute(connection, {column.name: given[column.name] for column in table.c})
+class ScopeUpsert:
+    """Stores rows in a table of :func:`scope_table`, by a statement that is compiled once."""
+
+    def __init__(self, table: sa.Table) -> None:
+        self._table = table
+        self._upsert: Upsert | None = None
+
+    def put(self, connection: sa.Connection, database: Database, rows: Sequence[Any]) -> None:
+        """Store what ``rows``, named tuples, have of the table's columns; what has the same keys is replaced."""
+        if not rows:
+            return
+        if database.postgresql:  # a slice is named by a value
+            rows = [row._replace(scope=storable(row.scope)) for row in rows]
+        columns = self._table.c
+        if self._upsert is None:
+            upsert = Upsert(database, self._table)
+            self._upsert = upsert.replacing({c.name: upsert.excluded[c.name] for c in columns if not c.primary_key})
+        given = columns_of(rows)
+        self._upsert.execute(connection, {column.name: given[column.name] for column in columns})
 
 
 def read_by_scope(connection: sa.Connection, database: Database, asked: sa.Select[Any], kind: type[R]) -> list[R]:

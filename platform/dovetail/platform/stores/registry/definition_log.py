@@ -83,6 +83,7 @@ class DefinitionTables:
             metadata,
             *(sa.Column(name, sa.Text, primary_key=True) for name in DefinitionUse._fields),
         )
+        self._use: Upsert | None = None
         self._backfills = sa.Table(
             "backfills",
             metadata,
@@ -169,7 +170,9 @@ class DefinitionTables:
     def use(self, connection: sa.Connection, database: Database, uses: Sequence[DefinitionUse]) -> None:
         """Note uses; those noted before are left alone."""
         if uses:
-            Upsert(database, self._uses).execute(connection, columns_of(sorted(set(uses))))
+            if self._use is None:
+                self._use = Upsert(database, self._uses)
+            self._use.execute(connection, columns_of(sorted(set(uses))))
 
     def backfill(self, connection: sa.Connection, out: str) -> tuple[str | None, Mapping[str, BackfillDay]]:
         """The backfill into ``out`` as it was asked for (None: there is none), and the days that are done."""

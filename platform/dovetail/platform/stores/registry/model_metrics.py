@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from dovetail.platform.stores.registry.by_scope import (
     SCOPE_KEYS,
+    ScopeUpsert,
     newest_by_scope,
-    put_by_scope,
     read_by_scope,
     scope_table,
 )
@@ -63,12 +63,13 @@ class MetricTables:
             *(sa.Column(name, sa.Double) for name in MetricRow._fields[4:] if name not in _LATER),
         )
         self._numbers = scope_table("model_number_metrics", metadata, *(sa.Column(name, sa.Double) for name in _LATER))
+        self._put_metrics, self._put_numbers = ScopeUpsert(self._metrics), ScopeUpsert(self._numbers)
 
     def add(self, connection: sa.Connection, database: Database, rows: Sequence[MetricRow]) -> None:
         """Store metrics; the same model, scope and ``trained`` again replaces them."""
         of_numbers = [row for row in rows if any(getattr(row, name) is not None for name in _LATER)]
-        put_by_scope(connection, database, self._metrics, rows)
-        put_by_scope(connection, database, self._numbers, of_numbers)
+        self._put_metrics.put(connection, database, rows)
+        self._put_numbers.put(connection, database, of_numbers)
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[MetricRow]:
         """The metrics of ``model``, by samples trained on, then scope."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dovetail.platform.stores.registry.by_scope import newest_by_scope, put_by_scope, read_by_scope, scope_table
+from dovetail.platform.stores.registry.by_scope import ScopeUpsert, newest_by_scope, read_by_scope, scope_table
 from dovetail.platform.stores.sql.database import Database
 
 __all__ = ["RankingRow", "RankingTable"]
@@ -43,10 +43,11 @@ class RankingTable:
             *(sa.Column(name, sa.BigInteger, nullable=False) for name in RankingRow._fields[3:8]),
             *(sa.Column(name, sa.Double) for name in RankingRow._fields[8:]),
         )
+        self._upsert = ScopeUpsert(self._table)
 
     def add(self, connection: sa.Connection, database: Database, rows: Sequence[RankingRow]) -> None:
         """Store rows; the same model, scope and ``trained`` again replaces them."""
-        put_by_scope(connection, database, self._table, rows)
+        self._upsert.put(connection, database, rows)
 
     def of(self, connection: sa.Connection, database: Database, model: str) -> list[RankingRow]:
         """The rows of ``model``, by samples trained on, then scope."""
