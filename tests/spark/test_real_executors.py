@@ -18,11 +18,14 @@ from dovetail.features.batch.pieces import Limits
 from dovetail.features.stored.day_engine import Consumer, Part
 from dovetail.spark import SparkDays, Stage
 from dovetail.spark.frames import Frame
+from dovetail.spark.label_join.join_work import Consumer as SampleConsumer
 from tests.features.stored.stored_world import World, events, requests
 from tests.features.stored.test_backfill import files_of, job
 from tests.seeds import SEEDS
+from tests.spark.archived_worlds import archived_world
 from tests.spark.given_work import assert_same, work_of_case
 from tests.spark.spark_cases import drawn_cases
+from tests.spark.test_joined import both
 
 if TYPE_CHECKING:
     from dovetail.spark.session import SparkCluster
@@ -34,6 +37,8 @@ pytest.importorskip(
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 #: Where an executor is killed: between the frames that a stage gives, or while a day's file is being written.
 PLACES = ("Evaluate", "writing", "Ship", "Finish", "Survey")
+#: The same for a join of labels that name no request.
+JOIN_PLACES = ("JoinRequests", "writing samples", "Attribute", "FinishDays", "ShipByPair", "Each")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,21 @@ class LethalWriter:
 
 
 @dataclass(frozen=True)
+class LethalSamples:
+    """A consumer of joined days, in the same way."""
+
+    consume: SampleConsumer
+    trap: Trap
+
+    def __call__(self, day: str, columns: pa.Schema, parts: Iterator[pa.Table]) -> Any:
+        return self.consume(day, columns, self._parts(parts))
+
+    def _parts(self, parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        yield from parts
+        self.trap()
+
+
+@dataclass(frozen=True)
 class Killing:
     """A cluster of which an executor is killed once, at a place."""
 
@@ -119,6 +139,8 @@ class Killing:
     def _lethal(self, function: Any) -> Any:
         if self.place == "writing" and hasattr(function, "consume"):
             return replace(function, consume=LethalWriter(function.consume, self.trap))
+        if self.place == "writing samples" and hasattr(function, "consume"):
+            return replace(function, consume=LethalSamples(function.consume, self.trap))
         if type(function).__name__ == self.place:
             return LethalStage(function, self.trap, self.after)
         return function
@@ -157,3 +179,13 @@ def test_an_executor_that_is_killed_changes_nothing(cluster: SparkCluster, asked
     assert (len(result.written), result.rows) == (4, 60)
     assert files_of(asked, "killed-out") == files_of(asked), f"{killing}: no byte differs, no draft is left"
     assert registered(asked, "killed-out") == registered(asked, "out")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_an_executor_that_is_killed_changes_no_joined_sample(cluster: SparkCluster, tmp_path: Path, seed: int) -> None:
+    world = archived_world(tmp_path / "project", seed, attributed=True, cuts=1)
+    trap = Trap(tmp_path / "killed")
+    killing = Killing(cluster, trap, JOIN_PLACES[seed % len(JOIN_PLACES)], random.Random(seed).randrange(1, 3))
+    assert both(world, killing), f"{killing}: no byte differs, no draft is left"
+    assert trap.marker.exists(), "an executor was killed"
+    world.stores.close()
