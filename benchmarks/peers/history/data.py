@@ -108,5 +108,18 @@ def equal(ours: pa.Table, theirs: pa.Table) -> str:
     return f"all {ours.num_rows * ours.num_columns:,} values equal Dovetail's"
 
 
+def equal_where_any(ours: pa.Table, theirs: pa.Table) -> str:
+    """The values of each ``row`` there is are the same, and of the rows left out Dovetail's are all NULL."""
+    there = theirs.column("row").to_numpy()
+    missing = np.setdiff1d(np.arange(ours.num_rows), there)
+    left = ours.take(pa.array(missing))
+    if any(column.null_count < len(missing) for column in left.columns):
+        raise DifferentError(f"{len(missing):,} rows are left out, and some of them have values")
+    said = equal(ours.take(pa.array(there)), theirs.drop_columns("row"))
+    return (
+        f"{said}; {len(missing):,} requests, of users whose events all come later, get no row, where Dovetail has NULL"
+    )
+
+
 class DifferentError(Exception):
     """Answers that should be equal are not."""

@@ -47,9 +47,8 @@ def begin(folder: Path, way: str) -> Callable[[], pa.Table]:
     def answered() -> pa.Table:
         job = store.get_historical_features(entity_df=asked, features=["newest:action", "newest:cents"])
         table = job.to_arrow()
-        order = table.column("request_id").cast(pa.int64())
-        table = table.append_column("number", order).sort_by("number")
         # Of an integer that may be missing pandas makes a floating number.
-        return pa.table({"action": table.column("action"), "cents": table.column("cents").cast(pa.int64())})
+        values = {"action": table.column("action"), "cents": table.column("cents").cast(pa.int64())}
+        return pa.table({"row": table.column("request_id").cast(pa.int64()), **values}).sort_by("row")
 
     return answered
