@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from dovetail.app.reports import audit_worker, consistency_of, difference, join_archived
 from dovetail.app.worker import Worker, assemble, features_of
+from dovetail.cli.main import app
 from dovetail.cli.stored import audit
 from tests.app.small_project import (
     TOML,
@@ -93,6 +95,21 @@ def test_within_the_declared_window_it_is_one_request_and_the_second_is_a_duplic
         counted = {a.outcome: a.rows for a in worker.accounts() if a.stage == "snapshots"}
         assert counted == {"read": 4, "snapshotted": 2, "duplicate": 2}
         assert consistency_of(worker.project, worker.stores).mismatched == 0
+    assert audit.run(folder, "", None, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["balanced"]
+
+
+def test_where_candidates_are_declared_unique_a_request_that_repeats_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "project"
+    toml = TOML.replace("[request]\n", "[request]\nunique_candidates = true\n")
+    write_project(folder, toml, messages(request("a", "u", [1, 2, 2, 1], 10), request("b", "v", [1, 2], 20)))
+    run(folder)
+    assert {row[:2] for row in samples_in(folder)} == {("b", 1)}
+    shown = CliRunner().invoke(app, ["dead-letters", "-p", str(folder), "--format", "jsonl"], catch_exceptions=False)
+    (letter,) = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert letter["reason"] == "candidate 2 (from 0) has item_id 2, as another before it; leave one of them out"
     assert audit.run(folder, "", None, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["balanced"]
 

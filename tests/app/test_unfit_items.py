@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dovetail.app.datasets import label_intake, request_intake
 from dovetail.cli.main import app
-from dovetail.platform.rows.intake import LONGEST_ITEM, unfit_items
+from dovetail.platform.rows.intake import LONGEST_ITEM, repeated_candidates, unfit_items
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.testing import MemoryLog
 from tests.app.small_project import request, run, write_project
@@ -58,6 +60,26 @@ def test_what_has_no_item_is_ranked_and_audited(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "n/1, n/NULL" in result.output
     assert "audit holds" in result.output
+
+
+@given(
+    st.lists(st.none() | st.lists(st.none() | st.sampled_from([{"item_id": n} for n in (1, 2, 3, None)]))),
+    st.integers(0, 2),
+    st.sampled_from([pa.int64(), pa.string(), pa.decimal128(21, 2)]),
+)
+def test_the_first_item_that_comes_again_is_told_by_its_place(
+    requests: list[list[dict[str, int | None] | None] | None], skipped: int, type_: pa.DataType
+) -> None:
+    nested = pa.array(requests, pa.list_(pa.struct([("item_id", pa.int64())])))
+    nested = nested.cast(pa.list_(pa.struct([("item_id", type_)]))).slice(skipped)
+    expected = {}
+    for row, candidates in enumerate(nested.to_pylist()):
+        items = [None if one is None else one["item_id"] for one in candidates or []]
+        again = [place for place, item in enumerate(items) if item is not None and item in items[:place]]
+        if again:
+            expected[row] = f"candidate {again[0]} (from 0) has item_id {items[again[0]]!r}, as another before it"
+    found = repeated_candidates(pa.table({"candidates": nested}))
+    assert {row: reason.split(";")[0] for row, reason in found.items()} == expected
 
 
 def test_items_that_are_no_text_have_no_length() -> None:

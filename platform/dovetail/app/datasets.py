@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from dovetail.platform.rows import wire
 from dovetail.platform.rows.conversion import MAX_TIME_US, MIN_TIME_US
 from dovetail.platform.rows.encodings.shared import as_dictionaries, stored_as
 from dovetail.platform.rows.identity import EventIds, EventMemory
-from dovetail.platform.rows.intake import Intake, Received, unfit_items
+from dovetail.platform.rows.intake import Intake, Received, repeated_candidates, unfit_items
 from dovetail.platform.rows.positions import OWN_COLUMNS
 from dovetail.platform.rows.refusals import Refusals
 from dovetail.platform.stage import Poll
@@ -78,9 +78,14 @@ def stream_intake(project: Project, name: str, gate: Gate = OPEN) -> Intake:
 
 def request_intake(project: Project, gate: Gate = OPEN) -> Intake:
     """The intake of requests, for the snapshot agent and the archive."""
-    ahead = project.config.request.max_ahead
+    declared = project.config.request
     known = gate._replace(memory=None)  # a request is known by its request_id, to the snapshot agent
-    return Intake(project.request, "request_time", ahead, unfit_items, **known._asdict())
+    vet = _unfit_or_repeated if declared.unique_candidates else unfit_items
+    return Intake(project.request, "request_time", declared.max_ahead, vet, **known._asdict())
+
+
+def _unfit_or_repeated(requests: pa.Table) -> Mapping[int, str]:
+    return {**repeated_candidates(requests), **unfit_items(requests)}
 
 
 def label_intake(project: Project, kind: str, gate: Gate = OPEN) -> Intake:

@@ -24,5 +24,8 @@ class RequestConfig(Section):
     #: A request whose id was in its partition no longer than this before is that one again: it is answered like it and
     #: makes no samples. None: ids are not looked at, and each request is one of its own.
     unique_within: DurationUs | None = None
+    #: Whether a request whose candidates have an ``item_id`` twice is refused; else each of them is a row of its own,
+    #: with a sample of its own.
+    unique_candidates: bool = False
     #: Topics that scores may be asked for in, by the header ``dovetail-reply-to`` of a request.
     reply_topics: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ __all__ = [
     "Vetted",
     "announcement",
     "believable",
+    "repeated_candidates",
     "spoken_ms",
     "time_us",
     "unfit_items",
@@ -156,6 +157,25 @@ def unfit_items(table: pa.Table) -> Mapping[int, str]:
         int(rows[at]): f"item_id has {int(lengths[at])} bytes, more than the {LONGEST_ITEM} that every store holds"
         for at in long
     } | absent
+
+
+def repeated_candidates(table: pa.Table) -> Mapping[int, str]:
+    """Rows whose ``candidates`` have an ``item_id`` twice, NULL aside: the first that comes again, and where."""
+    nested = table.column("candidates").combine_chunks()
+    rows = np.asarray(pc.list_parent_indices(nested).to_numpy(), dtype=np.int64)
+    items = pc.dictionary_encode(pc.struct_field(nested.flatten(), "item_id"))
+    codes = pc.fill_null(items.indices, -1).to_numpy(zero_copy_only=False)
+    at = np.lexsort((codes, rows))  # candidates of one request and item side by side, in their order
+    follows = (rows[at][1:] == rows[at][:-1]) & (codes[at][1:] == codes[at][:-1]) & (codes[at][1:] >= 0)
+    again = np.sort(at[1:][follows])
+    first_of, index = np.unique(rows[again], return_index=True)
+    place = again[index]
+    found = zip(first_of.tolist(), place.tolist(), np.searchsorted(rows, first_of).tolist(), strict=True)
+    return {
+        row: f"candidate {number - start} (from 0) has item_id {items[number].as_py()!r}, as another before it; leave "
+        "one of them out"
+        for row, number, start in found
+    }
 
 
 def _absent(candidates: pa.Array, rows: npt.NDArray[np.int64]) -> dict[int, str]:
