@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dovetail.app.looking.model_history import recent_reliability
+from dovetail.console.chart_figures import ShownChart
 from dovetail.console.looked import Looked
 from dovetail.console.pages.model_page import model_page
 from dovetail.console.pages.request_page import candidate_page
@@ -62,9 +63,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _measure(chart: dict[str, Any]) -> str:
-    title: str = chart["title"]
-    return title.split(" by ")[0].split(",")[0].removesuffix(" (Σp / Σy)")
+def _measure(chart: ShownChart) -> str:
+    return chart.title.split(" by ")[0].split(",")[0].removesuffix(" (Σp / Σy)")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_metrics_are_those_of_the_loss(folder: Path, loss: str, titles: list[str
         assert total.positive == pytest.approx(REQUESTS * 3.5 + 7 * (REQUESTS // 2))
         drawn = {_measure(chart) for chart in shown["charts"]}
         assert drawn == {*titles, "GAUC", "NDCG@10", "MRR", "hit rate@10"}
-        assert shown["reliability"]["title"] == "mean order_amount over mean score"
+        assert shown["reliability"].title == "mean order_amount over mean score"
         text = page("model.html", {**shown, **SHELL})
         for title in titles:
             assert f"<dt>{title}</dt>" in text
