@@ -42,7 +42,7 @@ CREATE TABLE "order" (request_id VARCHAR NOT NULL, item_id BIGINT NOT NULL, even
 """
 ITEMS, REQUESTS = 3, 6
 #: Of what stands around a page's content.
-SHELL = {"tabs": (), "path": "/model", "project": "small"}
+SHELL = {"tabs": (), "path": "/model", "project": "small", "vega": "1"}
 
 
 @pytest.fixture(scope="module")
