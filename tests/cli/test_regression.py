@@ -139,8 +139,8 @@ def test_the_workers_stage_trains_gates_and_serves_it(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "no such column": (MODEL.replace("order_amount", "order_price"), r"model.label = 'order_price' is no number of a"),
-    "no absent": (MODEL.replace('absent_label = "zero"', ""), r'say absent_label = "zero" or "skip"'),
+    "no such column": (MODEL.replace("order_amount", "order_price"), r"model.label: 'order_price' is no number of a"),
+    "no absent": (MODEL.replace('absent_label = "zero"', ""), r'add absent_label = "zero" or "skip"'),
     "absent label": (MODEL.replace('label = "order_amount"', ""), "absent_label: every sample has a label"),
     "bound of a classifier": (MODEL + "[model.gate]\nmin_auc = 0.6\n", "gate.min_auc: a model of poisson loss has no"),
     "no such loss": (MODEL.replace("poisson", "hinge"), "model.loss: .*'logistic', 'squared' or 'poisson'"),

@@ -248,9 +248,9 @@ def test_other_views_to_enrich_from_are_another_stream(shop: Shop) -> None:
         ),
         (('key = "category"', 'key = "kind"'), None, DefinitionError, "the key of re-keyed stream event_by_category"),
         (("enrich", "enriched"), None, ConfigError, "did you mean 'enrich'"),
-        (('["item"]', '"item"'), None, ConfigError, r'a list is wanted; write \["item"\]'),
-        (('["item"]', '["item", "item"]'), None, ConfigError, "item stands twice in enrich; keep one"),
-        (('["item"]', "[3]"), None, ConfigError, "a text is wanted, in quotes"),
+        (('["item"]', '"item"'), None, ConfigError, r"enrich: 'item' is no list; write \[\"item\"\]"),
+        (('["item"]', '["item", "item"]'), None, ConfigError, "enrich: item stands twice, .*; remove one"),
+        (('["item"]', "[3]"), None, ConfigError, "enrich.0: 3 is no text; write it in quotes"),
         (
             None,
             ("item_id BIGINT, category", "item_id INTEGER, category"),
