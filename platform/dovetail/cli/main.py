@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from dovetail.cli.doors import commands as doors
 from dovetail.cli.looking import commands as looking
@@ -224,16 +225,16 @@ def main() -> None:
     try:
         app()
     except (ConfigError, DefinitionError) as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        _say("error", error)
         sys.exit(2)
     except DovetailError as error:
-        errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        _say(type(error).__name__, error)
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from here if its state was kept")
         sys.exit(130)
 
 
-def _plain(error: Exception) -> str:
-    """The message with rich's markup switched off."""
-    return str(error).replace("[", r"\[")
+def _say(kind: str, error: Exception) -> None:
+    """Write an error as it is: nothing of its text is taken for markup, emoji or a number to colour."""
+    errors.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), highlight=False, soft_wrap=True)
