@@ -20,7 +20,7 @@ from rich.text import Text
 from dovetail.cli.doors import commands as doors
 from dovetail.cli.looking import commands as looking
 from dovetail.cli.models import commands as models
-from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption
+from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption, file_target, folder_target
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
@@ -57,8 +57,12 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="A recorded log to replay; the built-in simulator if left out.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Keep all state here; the same command goes on from it.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result to this file.", callback=file_target)
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep all state here; the same command goes on from it.", callback=folder_target)
+    ] = None,
     requests: Annotated[int | None, typer.Option(help="Simulator: how many requests.", min=1, max=10_000_000)] = None,
     seed: Annotated[int | None, typer.Option(help="Simulator: the seed.", min=0, max=2**32 - 1)] = None,
 ) -> None:
@@ -72,7 +76,7 @@ def demo(
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The new project's folder.")],
+    folder: Annotated[Path, typer.Argument(help="The new project's folder.", callback=folder_target)],
     minimal: Annotated[bool, typer.Option("--minimal", help="Five small files, and no more than it takes.")] = False,
 ) -> None:
     """Start a new project: dovetail.toml, sql/, one sample of each kind of definition."""
@@ -100,7 +104,10 @@ TargetOption = Annotated[str, typer.Option(help="One of labels.targets; the prim
 def join(
     project: ProjectOption = Path(),
     out: Annotated[
-        str | None, typer.Option(help="Folder (or fsspec URL) that gets the samples, as Parquet by request day.")
+        str | None,
+        typer.Option(
+            help="Folder (or fsspec URL) that gets the samples, as Parquet by request day.", callback=folder_target
+        ),
     ] = None,
     target: TargetOption = "",
     compare: Annotated[bool, typer.Option("--compare", help="Compare with the stream's; exit 1 if different.")] = False,
@@ -120,7 +127,9 @@ def join(
 def audit(
     project: ProjectOption = Path(),
     target: TargetOption = "",
-    keys: Annotated[Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.", callback=file_target)
+    ] = None,
     outcome: Annotated[str, typer.Option("--list", help="List every row with this outcome, like dead_letter.")] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-__all__ = ["Engine", "EngineOption", "JsonOption", "MasterOption", "ProjectOption"]
+from dovetail.platform.targets import require_file_target, require_folder_target
+
+__all__ = ["Engine", "EngineOption", "JsonOption", "MasterOption", "ProjectOption", "file_target", "folder_target"]
+
+
+def file_target(path: Path | None) -> Path | None:
+    """Callback of an option or argument that names a file to write.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if path is not None:
+        require_file_target(path)
+    return path
+
+
+_Folder = TypeVar("_Folder", str, Path)
+
+
+def folder_target(path: _Folder | None) -> _Folder | None:
+    """Callback of an option or argument that names a folder, or an fsspec URL, to write into.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written into.
+    """
+    if path is not None:
+        require_folder_target(path)
+    return path
 
 
 class Engine(StrEnum):

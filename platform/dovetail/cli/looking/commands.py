@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dovetail.cli.options import JsonOption, ProjectOption
+from dovetail.cli.options import JsonOption, ProjectOption, file_target, folder_target
 from dovetail.platform.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ KeyOption = Annotated[list[str] | None, typer.Option("--key", help="Only rows of
 WhereOption = Annotated[str | None, typer.Option(help="A condition on the columns, in DuckDB's SQL.")]
 ColumnsOption = Annotated[str, typer.Option(help="Comma-separated columns; all if left out.")]
 FormatOption = Annotated[str | None, typer.Option("--format", help="table, jsonl or parquet.")]
-OutOption = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
+OutOption = Annotated[Path | None, typer.Option(help="The Parquet file to write.", callback=file_target)]
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Rows as they come, from now on, until stopped.")]
 
 
@@ -116,7 +116,9 @@ def online(
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder; a file for each day of request_time goes there.")],
+    out: Annotated[
+        Path, typer.Argument(help="The folder; a file for each day of request_time goes there.", callback=folder_target)
+    ],
     form: Annotated[str, typer.Option("--format", help="parquet, libsvm or tfrecord.")] = "parquet",
     target: Annotated[str, typer.Option(help="One of labels.targets; the primary one if left out.")] = "",
     from_day: Annotated[str | None, typer.Option(help="First day of request_time, YYYY-MM-DD, UTC.")] = None,

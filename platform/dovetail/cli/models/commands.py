@@ -7,11 +7,25 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption
+from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption, file_target, folder_target
 from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
-__all__ = ["register"]
+__all__ = ["plot_target", "register"]
+
+
+def plot_target(path: Path | None) -> Path | None:
+    """Callback of an option that names a plot to write.
+
+    Raises:
+        ConfigError: it cannot be written, or not as a plot.
+    """
+    from dovetail.trainer.metrics.plots import check_plot
+
+    if path is not None:
+        check_plot(path)
+    return path
+
 
 _Samples = Annotated[
     list[str] | None, typer.Argument(help="Files, folders or URLs; the project's archived samples if left out.")
@@ -25,7 +39,9 @@ _First = Annotated[str | None, typer.Option("--from-day", help="First day of req
 _Last = Annotated[str | None, typer.Option("--to-day", help="Last day of request_time, included.")]
 _Plot = Annotated[
     Path | None,
-    typer.Option("--plot", help="Write plots to this .html, .svg or .png file; needs the extra plots."),
+    typer.Option(
+        "--plot", help="Write plots to this .html, .svg or .png file; needs the extra plots.", callback=plot_target
+    ),
 ]
 _Name = Annotated[str | None, typer.Argument(help="DIR, DIR@VERSION or @VERSION; the project's newest if left out.")]
 
@@ -70,7 +86,10 @@ def train(
             help="Hot start: DIR@VERSION, or an exported .parquet/.arrow; inputs in common keep their weights."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Publish the model into this folder, as its next version.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Publish the model into this folder, as its next version.", callback=folder_target),
+    ] = None,
     seed: Annotated[bool, typer.Option("--seed", help="Lay the model down for the worker to go on from.")] = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Hand the model over to the running worker, which goes on from it.")
@@ -117,7 +136,6 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a stored model on stored samples; nothing is trained."""
-    _check_plot(plot)
     from dovetail.cli.models.evaluate import run
 
     window_us = duration_us_of("--window", window)
@@ -141,7 +159,6 @@ def staleness(
     as_json: JsonOption = False,
 ) -> None:
     """The loss of the model by its age: stored samples replayed, scored by models of each age."""
-    _check_plot(plot)
     from dovetail.cli.models.staleness import run
 
     ages_us = list(dict.fromkeys(duration_us_of("--age", text) for text in ages or []))
@@ -162,13 +179,6 @@ def experiment(
     raise typer.Exit(run(project, name, as_json=as_json, log=log))
 
 
-def _check_plot(plot: Path | None) -> None:
-    from dovetail.trainer.metrics.plots import check_plot
-
-    if plot is not None:
-        check_plot(plot)
-
-
 @_model.command("list")
 def list_models(model: _Name = None, project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
     """Versions, which one serves, and candidates refused with the reason."""
@@ -187,7 +197,7 @@ def show(model: _Name = None, project: ProjectOption = Path(), as_json: JsonOpti
 
 @_model.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write.")],
+    out: Annotated[Path, typer.Argument(help="File to write.", callback=file_target)],
     model: _Name = None,
     project: ProjectOption = Path(),
     file_format: Annotated[str, typer.Option("--format", help="parquet, arrow or text.")] = "parquet",
@@ -271,7 +281,6 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare models on the same samples, or the shadow with the serving model on live requests."""
-    _check_plot(plot)
     from dovetail.cli.models import model as commands
 
     if live == bool(models):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import EngineOption, MasterOption, ProjectOption
+from dovetail.cli.options import EngineOption, MasterOption, ProjectOption, folder_target
 from dovetail.cli.times import duration_us_of, time_us_of
 from dovetail.platform.errors import ConfigError
 
@@ -32,7 +32,9 @@ class Visibility(StrEnum):
 
 def backfill(
     features: Annotated[str, typer.Argument(help="The feature set: a file of sql/, without .sql.")],
-    out: Annotated[str, typer.Option(help="Folder (or fsspec URL) that gets day=YYYY-MM-DD/….parquet.")],
+    out: Annotated[
+        str, typer.Option(help="Folder (or fsspec URL) that gets day=YYYY-MM-DD/….parquet.", callback=folder_target)
+    ],
     requests: Annotated[str, typer.Option(help="Past requests: `archive`, or a Parquet file or folder.")] = "archive",
     samples: Annotated[
         str | None, typer.Option(help="Add the columns to these samples: `archive`, or a Parquet file or folder.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.extras import needs_extra
+from dovetail.platform.targets import require_file_target
 from dovetail.trainer.metrics.charts import Chart
 from dovetail.trainer.metrics.vega import specification
 
@@ -21,12 +22,11 @@ def check_plot(path: Path) -> None:
     """Refuse what :func:`write_plots` could not write, before anything has been computed for it.
 
     Raises:
-        ConfigError: the suffix is none of a plot's, there is no such folder, or vl-convert is not installed.
+        ConfigError: the suffix is none of a plot's, it cannot be written, or vl-convert is not installed.
     """
     if path.suffix not in (".html", ".svg", ".png"):
         raise ConfigError(f"{path}: plots are written as .html, .svg or .png; name such a file")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; make it, or name a file elsewhere")
+    require_file_target(path)
     with needs_extra(f"{path}: a plot", "plots"):
         import vl_convert  # noqa: F401
 
