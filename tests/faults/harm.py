@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.random import Generator
@@ -17,7 +17,7 @@ from dovetail.platform.process.lifecycle import FAILED
 from tests.faults.fleet import Fleet, until
 from tests.faults.trial import Trial
 
-__all__ = ["FAULTS", "Fault", "redis_loses_its_last_writes"]
+__all__ = ["FAULTS", "ON_SHARDS", "Fault", "redis_loses_its_last_writes"]
 
 KILLED = -signal.SIGKILL.value
 #: Steps of a work after which a worker dies: in mid-batch, published and not stored, stored and not acknowledged.
@@ -71,6 +71,23 @@ def _killed_at(step: str) -> Callable[[Generator], Sequence[str]]:
 def _until_it_has_died(trial: Trial, _: Generator) -> None:
     trial.load.let_go(len(trial.world.portions))
     until(lambda: KILLED in trial.fleet.ended, "the worker has killed itself", say=trial.fleet.logs)
+
+
+def _twice_until_healed(trial: Trial, _: Generator) -> None:
+    """Whoever has the stage that is to die, and whoever has it then."""
+    trial.load.let_go(len(trial.world.portions))
+    until(lambda: trial.fleet.ended.count(KILLED) >= 2, "two workers have killed themselves", say=trial.fleet.logs)
+    trial.fleet.heal()
+
+
+def _on_shards(stage: str, shards: int = 2, staleness: str = "0", *, works: int = 4) -> Fault:
+    """A stage of a model on shards that dies in every worker, at a step and after up to ``works`` of its own."""
+
+    def faults(rng: Generator) -> Sequence[str]:
+        return [f"die:{stage}:{rng.choice(sorted(STEPS.values()))}:{int(rng.integers(1, works + 1))}"]
+
+    world = {"shards": shards, "staleness": staleness}
+    return Fault(_twice_until_healed, workers=faults, world=world, ends=_DIES, forever=True)
 
 
 def _killed_at_start(trial: Trial, rng: Generator) -> None:
@@ -247,4 +264,18 @@ FAULTS: Mapping[str, Fault] = {
         _api_and_workers_killed, world={"over_http": True, "requests": 120}, ends=_DIES | _FAILS
     ),
     "poison_and_skewed_clocks": Fault(world={"poison": 12, "skew_us": 20 * 60_000_000}),
+}
+
+#: More of them, on a model on shards: tried where several seeds of each are, as in `make faults`.
+ON_SHARDS: Mapping[str, Fault] = {
+    "shard_killed": _on_shards("shards"),
+    "trainer_of_shards_killed": _on_shards("trainer", works=1),  # it takes many samples at once
+    **{f"{stage}_of_shards_killed": _on_shards(stage) for stage in ("splitter", "reducer", "versions")},
+    "shard_of_4_killed": _on_shards("shards", 4),
+    "shard_killed_stale": _on_shards("shards", 3, "4"),
+    "splitter_killed_async": _on_shards("splitter", 3, '"async"'),
+    **{
+        f"{name}_on_shards": replace(FAULTS[name], world={"shards": 2})
+        for name in ("killed_at_random", "paused_beyond_its_session", "added_and_removed", "broker_killed")
+    },
 }

@@ -1,6 +1,7 @@
 """Every fault under load, on real Kafka, Redis and PostgreSQL with two workers: nothing lost, nothing twice.
 
-``DOVETAIL_FAULT_SEEDS`` is how many seeds of each fault are run, one if not said; see `make faults`.
+``DOVETAIL_FAULT_SEEDS`` is how many seeds of each fault are run, one if not said; see `make faults`. With more,
+there are more faults of a model on shards, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from scripts.servers import Kafka, PostgreSQL, Redis
 from tests.faults.broker import Broker
 from tests.faults.fleet import ApiProcess, Fleet
-from tests.faults.harm import FAULTS, Fault, redis_loses_its_last_writes
+from tests.faults.harm import FAULTS, ON_SHARDS, Fault, redis_loses_its_last_writes
 from tests.faults.over_http import HttpLoad, judge_told, kept_of
 from tests.faults.trial import Load, Servers, Trial
 from tests.faults.verdict import Verdict
@@ -27,6 +28,8 @@ from tests.faults.world import Urls, make_world
 
 SEEDS = int(os.environ.get("DOVETAIL_FAULT_SEEDS", "1"))
 FIRST = int(os.environ.get("DOVETAIL_FAULT_FIRST_SEED", "0"))
+
+ALL = {**FAULTS, **ON_SHARDS} if SEEDS > 1 else FAULTS
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -84,12 +87,14 @@ def attempt(kafka_server: Kafka, redis_server: Redis, postgresql_server: Postgre
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ALL)
 def test_nothing_is_lost_and_nothing_counted_twice(attempt: Try, fault: str, seed: int) -> None:
-    verdict = attempt(FAULTS[fault], seed, ())
+    verdict = attempt(ALL[fault], seed, ())
     assert not verdict.wrong, "\n".join(verdict.wrong)
     assert verdict.counts["samples"] > 500
     assert verdict.counts["state values that are not NULL"] > 5_000
+    if ALL[fault].world.get("staleness", "0") == "0" and ALL[fault].world.get("shards"):
+        assert verdict.counts["models compared"] == 1
 
 
 @pytest.mark.parametrize("broken", ["no-cas", "broker-positions"])

@@ -159,8 +159,10 @@ class Stored:
         """Stored position and end, by stage and partition, where they differ.
 
         The archive and the trainer store in large steps, and when they are told to stop: ``buffering`` counts them.
+        Credits of a model on shards are read by nobody but a splitter that runs.
         """
-        ends = self._trial.broker.ends(self._trial.world.project.config.topics())
+        topics = self._trial.world.project.config.topics()
+        ends = self._trial.broker.ends({name: count for name, count in topics.items() if not name.endswith("-credits")})
         found, positions = {}, self.positions()
         for stage in self._worker.stages.values():
             if not buffering and stage.name.startswith(("archive.", "trainer")):

@@ -12,25 +12,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dovetail.app.modelling import checkpointing_of, publication_of, recipe_of
+from dovetail.app.modelling import checkpointing_of, publication_of, recipe_of, sample_topic_of
 from dovetail.app.reports import (
     audit_worker,
     consistency_of,
     difference,
     join_archived,
 )
+from dovetail.app.storage import open_stores
+from dovetail.app.trainer_stage import evaluation_of, shard_stages, trainer_stages
 from dovetail.app.worker import Worker, assemble, features_of
 from dovetail.features.plan.request import flatten_requests
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.errors import DovetailError
 from dovetail.platform.rows.intake import time_us
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
+from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS, SourceFilter
 from dovetail.platform.stage import Poll
 from dovetail.trainer.models.publish import ModelDirectory
 from dovetail.trainer.settings import SampleTopic
-from dovetail.trainer.training import TrainerStage
+from dovetail.trainer.sharded.assembly import gather_records
+from dovetail.trainer.sharded.stages.shard_stage import ShardStage
+from dovetail.trainer.training import TrainerListeners, TrainerStage
 from tests.faults.broker import Broker
 from tests.faults.world import POISON, World
+from tests.trainer.sharded.stage_world import learned
 
 __all__ = ["Verdict", "judge"]
 
@@ -177,6 +182,8 @@ def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
 def _model(world: World, broker: Broker, verdict: Verdict) -> None:
     """The trainer's last checkpoint, and a trainer that reads the samples once, undisturbed."""
     config = world.project.config
+    if config.trainer.sharded:
+        return _model_on_shards(world, broker, verdict)
     topic = config.labels.training_topic
     polls = broker.read(topic, config.topics()[topic])
     disturbed = _trainer(world, config.path(config.storage.state))
@@ -191,6 +198,42 @@ def _model(world: World, broker: Broker, verdict: Verdict) -> None:
             same = np.array_equal(disturbed.learner.weights(), undisturbed.learner.weights())
             verdict.expect("the model's bits are those of one pass", same, True)
             verdict.counts["models compared"] = 1
+    return None
+
+
+def _model_on_shards(world: World, broker: Broker, verdict: Verdict) -> None:
+    """The shards, and the trainer of mini-batches in one process, given the batches that are in the log."""
+    config, model = world.project.config, world.project.config.model
+    assert model is not None
+    samples = sample_topic_of(config, model, world.project.feature_set.schema)
+    learner, seen, batches = recipe_of(model).untrained(samples), SourceFilter(), f"{model.name}-batches"
+    for poll in broker.read(batches, 1):
+        for offset in poll.offsets.tolist():
+            rows = samples.decode(poll.since(offset).before(offset + 1))
+            learned(learner, rows.filter(pa.array(seen.admit(rows))), model.publish_every)
+    stores = open_stores(config, read_only=True)
+    try:
+        archived = sum(file.rows for file in stores.registry.files("samples"))
+        stages = {stage.name: stage for stage in trainer_stages(world.project, stores, TrainerListeners())}
+        (shards,) = shard_stages(world.project, stores)
+        evaluation = evaluation_of(stages)
+        assert isinstance(shards, ShardStage)
+        assert evaluation is not None
+        verdict.counts["trained"] = learner.trained
+        verdict.expect("samples in batches", learner.trained, archived)
+        verdict.expect("samples predicted by the reducer", evaluation.samples, archived)
+        kept = learner.optimizer.new_records(model.bits)
+        for number in range(config.trainer.shards or 0):
+            shard = shards.stored(number).shard
+            verdict.expect(f"batches of shard {number} without errors", len(shard.pending), 0)
+            gather_records(shard.ring, number, shard.records, kept)
+        if config.trainer.staleness == 0:
+            same = kept.tobytes() == learner.records.tobytes()
+            verdict.expect("the model's bits are those of one process", same, True)
+            verdict.expect("its metrics", evaluation.total(), learner.evaluation.total())
+            verdict.counts["models compared"] = 1
+    finally:
+        stores.close()
 
 
 def _trainer(world: World, folder: Path) -> TrainerStage:

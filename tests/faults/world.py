@@ -136,6 +136,13 @@ _API = """
 port = 0
 reply_topic = "{name}-replies"
 """
+#: For a world whose model is on shards. Small batches, so that each stage has many works to die at.
+_TRAINER = """
+[trainer]
+shards = {shards}
+staleness = {staleness}
+batch_rows = 32
+"""
 _NAMED = ("[streams.behaviour]", "[request]", "[labels.streams.exposure]", "[labels.streams.click]")
 
 
@@ -194,13 +201,16 @@ def make_world(
     spread: bool = False,
     partitions: int = 3,
     over_http: bool = False,
+    shards: int = 0,
+    staleness: str = "0",
 ) -> World:
     """Write the project into ``folder`` and make what is sent.
 
     ``poison`` messages are strewn over the input topics; ``skew_us`` is how far the clock of every second producer is
     behind: the timestamps of its messages, not their event times. ``spread`` sends requests to all partitions in turn;
     without, they are all in one, the samples too, and so the model is a function of the world. ``partitions`` are those
-    of events. ``over_http``: the project has an API, and looks at the ids of what is sent.
+    of events. ``over_http``: the project has an API, and looks at the ids of what is sent. With
+    ``shards``, the model is on so many, with ``staleness`` as in ``dovetail.toml``.
     """
     log = simulate(
         SimulatorConfig(
@@ -224,7 +234,9 @@ def make_world(
         shutil.copy(_SHIPPED / f"{shared}.sql", folder / "sql")
     _without_conversion(folder / "sql" / "labels.sql")
     pq.write_table(log.items, folder / "item.parquet")
-    text = (_TOML + _API if over_http else _TOML).format(
+    text = (_TOML + (_API if over_http else "") + (_TRAINER if shards else "")).format(
+        shards=shards,
+        staleness=staleness,
         name=name,
         state=".dovetail",
         broker=urls.broker,
@@ -234,6 +246,8 @@ def make_world(
         session=session,
         partitions=partitions,
     )
+    if shards:  # topics of its own
+        text = text.replace("[model]\n", f'[model]\nname = "{name}"\n')
     for section in _NAMED if over_http else ():
         text = text.replace(f"{section}\n", f'{section}\nunique_within = "30d"\n')
     (folder / "dovetail.toml").write_text(text)
