@@ -110,10 +110,20 @@ REFUSED = [
     more('[storage]\nstate = "a\\u0000b"\n'),
     more(f"{MODEL}optimizer = {{ alpha = inf }}\n"),
     more(f"{MODEL}publish_every = 99999999999999999999\n"),
+    more("[request]\npartitions = true\n"),
+    more('[request]\nunique_candidates = "true"\n'),
+    more('[storage]\nstate = ""\n'),
+    *(more(f'[request]\ntopic = "{topic}"\n') for topic in ("", "a b", "é", "..", "a" * 250)),
+    more('[request]\nreply_topics = ["a/b"]\n'),
+    within(CLICK, 'topic = "a:b"\n'),
 ]
 #: Settings that the types of the sections refuse, one by one, and files that are read as no sections.
 OTHERS = [
     "[labels",
+    more(f"{MODEL}gate = {{ min_auc = 1.5 }}\n"),
+    more(f"{MODEL}gate = {{ max_calibration = -1 }}\n"),
+    more('[tables.one]\npath = ""\n'),
+    more('[console]\nhost = ""\n'),
     "a = " + "[" * 5_000,
     f"a = {'9' * 5_000}",
     "",
@@ -186,6 +196,22 @@ def test_a_refusal_says_where_what_and_what_to_do(text: str, tmp_path: Path) -> 
             assert keys & set(re.findall(r"\w+", written)), f"{said}: that line says {written!r}"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[request]\npartitions = 1979-05-27\n", "8: request.partitions: 1979-05-27 is no whole number;"),
+        ("[request]\nreply_topics = [07:32:00]\n", "8: request.reply_topics.0: 07:32:00 is no text;"),
+        ("[worker]\nheartbeat = 1979-05-27\n", "8: worker.heartbeat: 1979-05-27 is not a duration;"),
+        ("[[model]]\nbits = 3\n", "7: model: it is a list, and a section is wanted; write [model]"),
+        ("[request]\npartitions = 1\npartitions = 2\n", "9: not valid TOML: the key partitions is there twice;"),
+        ("[api]\n[api]\n", "8: not valid TOML: [api] is there twice;"),
+        (f"{MODEL}[model.gate]\n[model.gate]\n", "10: not valid TOML: [model.gate] is there twice;"),
+    ],
+)
+def test_a_refusal_has_the_words_of_the_file(text: str, said: str, tmp_path: Path) -> None:
+    assert f"dovetail.toml:{said}" in lines_of(tmp_path, more(text))[1][0]
+
+
 def test_a_file_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "dovetail.toml").write_bytes(b'name = "x"\nsql = "\xff"\n')
     with pytest.raises(ConfigError, match=r"dovetail\.toml:2: not valid TOML: it is not UTF-8; write it as UTF-8"):
@@ -221,11 +247,12 @@ WHOLE = more(MODEL + ARMS.format(0.5, "serving") + '[scorer]\nonnx = "m.onnx"\n[
 )
 #: What TOML can say.
 VALUES = st.one_of(
+    st.booleans(),
     st.sampled_from(
         ["", "x", "a b", "0s", "1h", "-1h", "99999999999999999999d", "100000d", "\0", "é", "h://[", "../.."]
     ),
     st.text(max_size=6),
-    st.sampled_from([0, -1, 7, 2**31, 2**53, 2**63, 10**30, True, False, 0.5, -0.0, 1e308, math.nan, math.inf]),
+    st.sampled_from([0, -1, 7, 2**31, 2**53, 2**63, 10**30, 0.5, -0.0, 1e308, math.nan, math.inf]),
     st.recursive(
         st.one_of(st.integers(), st.text(max_size=3), st.booleans()),
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
@@ -251,11 +278,16 @@ def test_a_setting_that_is_drawn_is_taken_or_refused(
         inner = inner[part]
     inner[key[-1]] = value
     try:
-        load_config(file, **sections)
+        taken: Any = load_config(file, **sections)
     except ConfigError as error:
         for said in str(error).splitlines():
             assert REMEDY.match(said.rpartition("; ")[2]), said
             assert not re.search(r"Input should|Value error|<class|\[key\]", said), said
+        return
+    if isinstance(value, bool):
+        for part in key:
+            taken = taken[part] if isinstance(taken, dict | tuple) else getattr(taken, part)
+        assert taken is value, "true and false are no numbers"
 
 
 @settings(max_examples=tries(200))

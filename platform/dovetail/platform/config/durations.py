@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
 
+from dovetail.platform.config.refusals.written import written
+
 __all__ = ["DAY_US", "LONGEST_US", "DurationUs", "parse_duration", "render_duration"]
 
 #: A day, in microseconds.
@@ -31,7 +33,8 @@ def parse_duration(text: object) -> int:
         if us > LONGEST_US:
             raise ValueError(f"it is longer than {render_duration(LONGEST_US)}; write a shorter duration")
         return us
-    raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "90s", "15m", "1h" or "7d"')
+    shown = written(text)
+    raise ValueError(f'{shown} is not a duration; write a whole number and a unit, like "90s", "15m", "1h" or "7d"')
 
 
 def render_duration(us: int) -> str:

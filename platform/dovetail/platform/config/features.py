@@ -23,7 +23,7 @@ class FeaturesConfig(Section):
 class TableConfig(Section):
     """An offline table (Parquet, Iceberg, Delta) that batch views read; schema from ``CREATE TABLE`` in ``sql/``."""
 
-    path: str
+    path: str = Field(min_length=1)
     #: When a row became known. A run as of V sees rows with ``available_at <= V`` and nothing later.
     available_at: Name = "available_at"
 

@@ -76,6 +76,12 @@ __all__ = [
 ]
 
 
+#: What the parser says of a section that is declared again.
+_TWICE = re.compile(r"Cannot declare \('(.*?)',?\) twice")
+#: What Kafka takes as a topic's name.
+_TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
+
+
 class StorageConfig(Section):
     """URLs of the broker and the stores. Empty means embedded, below ``state``."""
 
@@ -190,6 +196,11 @@ class Config(Section):
                 raise ValueError(
                     f"topic {topic!r} is declared twice, by {owners[topic]} and by {where}, and each needs one of "
                     f"its own; give {where} another"
+                )
+            if not _TOPIC.fullmatch(topic):
+                raise ValueError(
+                    f"topic {topic!r}, of {where}, is no name that Kafka takes; write 1 to 249 letters, digits, "
+                    "dots, _ and -"
                 )
             topics[topic], owners[topic] = partitions, where
         return topics
@@ -312,6 +323,10 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in a thousand lists
         where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
         what = str(error).replace(where[0], "") if where else str(error)
+        what = _TWICE.sub(r"[\1] is there twice", what).replace("', '", ".")
+        if what == "Cannot overwrite a value" and where and where[1]:
+            key = text.splitlines()[int(where[1]) - 1].partition("=")[0].strip()
+            what = f"the key {key} is there twice"
         at = f"{file}:{where[1] or text.count(chr(10)) + 1}" if where else f"{file}"
         remedy = 'write sections as [name] and settings as key = value, texts in "quotes"'
         raise ConfigError(f"{at}: not valid TOML: {what}; {remedy}") from error

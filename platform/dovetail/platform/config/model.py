@@ -82,14 +82,14 @@ class GateConfig(Section):
     """Bounds that a candidate's recent metrics must keep before it serves; there are none by default."""
 
     min_samples: int = Field(default=0, ge=0)
-    max_log_loss: float | None = None
-    max_normalised_entropy: float | None = None
-    min_auc: float | None = None
-    min_calibration: float | None = None
-    max_calibration: float | None = None
-    max_rmse: float | None = None
-    max_mae: float | None = None
-    max_poisson_deviance: float | None = None
+    max_log_loss: float | None = Field(default=None, ge=0)
+    max_normalised_entropy: float | None = Field(default=None, ge=0)
+    min_auc: float | None = Field(default=None, ge=0, le=1)
+    min_calibration: float | None = Field(default=None, ge=0)
+    max_calibration: float | None = Field(default=None, ge=0)
+    max_rmse: float | None = Field(default=None, ge=0)
+    max_mae: float | None = Field(default=None, ge=0)
+    max_poisson_deviance: float | None = Field(default=None, ge=0)
 
 
 #: The bounds of a gate that belong to one kind of loss.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from dovetail.platform.config.refusals.written import KINDS, written
 
 __all__ = ["AnyNumber", "Name", "Section"]
 
@@ -24,12 +26,60 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if not any(isinstance(each, BeforeValidator) for each in field.metadata):
+            _require_kind(value, set(_kinds(field.annotation)))
+        return value
+
     @field_validator("*", mode="after")
     @classmethod
     def _usable(cls, value: Any, info: ValidationInfo) -> Any:
         marked = info.field_name is not None and AnyNumber in cls.model_fields[info.field_name].metadata
         _refuse(value, any_number=marked)
         return value
+
+
+def _kinds(annotation: object) -> Iterator[object]:
+    """The types that a value, or an entry of it, may have; ``object`` where a check of its own reads it."""
+    inner = get_args(annotation)
+    if any(isinstance(each, BeforeValidator) for each in inner):
+        yield object
+    elif not inner:
+        yield annotation
+    for each in inner:
+        yield from _kinds(each)
+
+
+def _not_of_kind(value: object, kind: str) -> str:
+    what, remedy = KINDS[kind]
+    return f"{written(value)} is {what}; {remedy}"
+
+
+def _require_kind(value: object, kinds: set[object]) -> None:
+    """Refuse true and false for numbers, numbers for true and false, texts for either, and the empty path.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    numbers = kinds & {int, float}
+    if object in kinds or not kinds & {bool, int, float, Path}:
+        return
+    if value == "" and Path in kinds:
+        raise ValueError('it is empty; write a path, like "data"')
+    text = isinstance(value, str) and not any(isinstance(kind, str) or kind in (str, Path) for kind in kinds)
+    if numbers and (text or (isinstance(value, bool) and bool not in kinds)):
+        raise ValueError(_not_of_kind(value, "float" if float in kinds else "int"))
+    if bool in kinds and not numbers and (text or (isinstance(value, int | float) and not isinstance(value, bool))):
+        raise ValueError(_not_of_kind(value, "bool"))
+    if isinstance(value, list | tuple):
+        for each in value:
+            _require_kind(each, kinds)
+    if isinstance(value, Mapping) and dict not in kinds:
+        for each in value.values():
+            _require_kind(each, kinds - {str})
 
 
 def _refuse(value: object, *, any_number: bool) -> None:

@@ -56,7 +56,7 @@ class GatherConfig(Section):
 class WorkerConfig(Section):
     """Health server, time-outs, membership in the Kafka consumer group, and the log."""
 
-    health_host: str = "127.0.0.1"
+    health_host: str = Field(default="127.0.0.1", min_length=1)
     #: Port of ``/healthz``, ``/readyz`` and ``/metrics``; 0 takes a free one and says which; None: no server.
     health_port: int | None = Field(default=None, ge=0, le=65_535)
     #: From a signal to the end of the process, at most.

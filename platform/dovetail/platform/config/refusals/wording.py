@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dovetail.platform.config.durations import render_duration
+from dovetail.platform.config.refusals.written import KINDS, written
 
 __all__ = ["explained"]
 
@@ -22,17 +23,6 @@ _SAID_FIRST = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)(: )?")
 _SAID = re.compile(r"\[(\w+(?:\.\w+)*)\](?: (\w+))?")
 #: How much of a value is shown.
 _SHOWN = 80
-
-_KINDS = {
-    "string": ("no text", 'write it in quotes, like "name"'),
-    "path": ("no path", 'write it in quotes, like "data/items"'),
-    "dict": ("no section", "write a section with keys of its own"),
-    "model": ("no section", "write a section with keys of its own"),
-    "bool": ("neither true nor false", "write one of them, without quotes"),
-    "int": ("no whole number", "write one without quotes, like 3"),
-    "float": ("no number", "write one without quotes, like 0.5"),
-    "finite": ("no whole number", "write one without quotes, like 3"),
-}
 
 
 def explained(root: type[BaseModel], file: Path, text: str, problem: Any) -> str:
@@ -47,6 +37,8 @@ def explained(root: type[BaseModel], file: Path, text: str, problem: Any) -> str
         return f"{_at(file, text, location)}: unknown key {location[-1]!r}; {_known(root, location)}"
     if problem["type"] == "missing":
         return f"{_at(file, text, location)}: required, but missing; {_addition(location)}"
+    if problem["type"] in ("model_type", "dict_type") and isinstance(given, list) and given:
+        return f"{_at(file, text, location)}: it is a list, and a section is wanted; write [{'.'.join(location)}]"
     if problem["type"] != "value_error":
         what, remedy = _in_words(problem, _shown(location, given), given)
         return f"{_at(file, text, location)}: {what}; {remedy}"
@@ -54,7 +46,7 @@ def explained(root: type[BaseModel], file: Path, text: str, problem: Any) -> str
     if isinstance(given, Mapping | BaseModel):
         where, message = _of_section(root, location, message)
         return f"{file}:{_line(text, where)}: {message}"
-    if _SECRET.search(".".join(location)) or repr(given) in message:
+    if _SECRET.search(".".join(location)) or written(given) in message:
         return f"{_at(file, text, location)}: {message}"
     what, _, remedy = message.rpartition("; ")
     return f"{_at(file, text, location)}: {what} (got {_shown(location, given)}); {remedy}"
@@ -95,7 +87,7 @@ def _shown(location: Sequence[str], given: object) -> str:
         return "a section"
     if _SECRET.search(".".join(location)):
         return "the value"
-    shown = repr(given)
+    shown = written(given)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
@@ -123,7 +115,7 @@ def _in_words(problem: Any, shown: str, given: object) -> tuple[str, str]:
             limit = bounds[bound]
             said = json.dumps(render_duration(limit)) if isinstance(given, str) and limit >= 1_000 else limit
             return f"{shown} is out of bounds", f"write {wanted.format(said)}"
-    what, remedy = _KINDS.get(kind.partition("_")[0], (str(problem["msg"]), "write another value"))
+    what, remedy = KINDS.get(kind.partition("_")[0], (str(problem["msg"]), "write another value"))
     return f"{shown} is {what}", remedy
 
 

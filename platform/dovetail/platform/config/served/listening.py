@@ -19,7 +19,7 @@ class ListeningConfig(Section):
     #: The section's name in ``dovetail.toml``, for messages.
     section: ClassVar[str]
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     #: 0 takes a free one and says which.
     port: int = Field(ge=0, le=65_535)
     #: Lines of a token, a space and its scopes out of send, rank and read, with commas between; or a variable of them.
