@@ -192,9 +192,21 @@ def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     small_project(folder, on_shards(2))
     one_life(folder)
-    assert "shards: stored 2, configured 3" in refusal(folder, on_shards(3))
+    assert "shards: stored 2, configured 3. Stop all workers and run dovetail model reshard, which" in refusal(
+        folder, on_shards(3)
+    )
     with pytest.raises(ConfigError, match="say how many shards the model is to be on"):
         called("model", "reshard", folder, declared(""))
+    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3: ")
+    max((folder / "state/checkpoints/first/splitter").glob("checkpoint-*")).unlink()  # as if killed before the splitter
+    assert "shards: stored 3, configured 2. Stop all workers and run dovetail model reshard, which" in refusal(
+        folder, on_shards(2)
+    )
+    assert called("model", "reshard", folder, on_shards(2)) == (
+        "a change to 3 shards was interrupted; it is taken back\nthe model is on 2 shards\n"
+    )
+    (folder / "dovetail.toml").write_text(on_shards(2))
+    assemble(load(folder)).stores.close()
     assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3: ")
     (folder / "dovetail.toml").write_text(on_shards(3))
     assemble(load(folder)).stores.close()

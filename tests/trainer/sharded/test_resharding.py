@@ -37,10 +37,10 @@ def learnt(folder: Path, shards: int, seed: int) -> World:
 
 
 def goes_on(before: World, folder: Path, shards: int) -> World:
-    """Workers with other shards, whose mailboxes are a topic of its own, over the same topics and states."""
+    """Workers over the same topics and states; the mailboxes of another number of shards are a topic of its own."""
     there = World(folder, AdaGrad(), before.random, shards=shards)
     for tp, messages in before.topics.items():
-        if tp[0] != "p":
+        if tp[0] != "p" or shards == before.sharding.shards:
             there.topics[tp] = messages
     there._made = before._made
     for member in there.members.values():
@@ -55,12 +55,9 @@ def goes_on(before: World, folder: Path, shards: int) -> World:
     return there
 
 
-@pytest.mark.parametrize(("shards", "others"), [(2, 3), (4, 2)])
-def test_the_model_goes_on_to_the_bit_wherever_the_command_dies(
-    tmp_path: Path, shards: int, others: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = learnt(tmp_path, shards, seed=shards)
-    save, left = StateFiles.save, 0
+def killed_after(states: int, folder: Path, shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change to so many shards, killed when it has stored so many states."""
+    save, left = StateFiles.save, states
 
     def dying(self: StateFiles, content: bytes, *, after: int) -> int:
         nonlocal left
@@ -69,16 +66,13 @@ def test_the_model_goes_on_to_the_bit_wherever_the_command_dies(
             raise Killed
         return save(self, content, after=after)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr(StateFiles, "save", dying)
-        for _ in range(others + 3):
-            left = 1  # one more state each time
-            with suppress(Killed):
-                reshard(tmp_path / "checkpoints", others)
-    moved = sum(len(move.cells) for move in moves(Ring(shards, ENCODER.bits), Ring(others, ENCODER.bits)))
-    assert reshard(tmp_path / "checkpoints", others) == (others, others, 0)
-    assert 0 < moved < 1 << ENCODER.bits
-    there = goes_on(first, tmp_path, others)
+        reshard(folder / "checkpoints", shards)
+
+
+def require_one_process(there: World) -> None:
+    """The model, its evaluation and its versions are those of one process, to the bit."""
     learner, versions = there.expected()
     assert learner.trained >= 300
     assert records_of_all(there, AdaGrad()).tobytes() == learner.records.tobytes()
@@ -90,11 +84,41 @@ def test_the_model_goes_on_to_the_bit_wherever_the_command_dies(
         assert there.models.load_full(version).content(version) == model.content(version)
 
 
+@pytest.mark.parametrize(("shards", "others"), [(2, 3), (4, 2)])
+def test_the_model_goes_on_to_the_bit_wherever_the_command_dies(
+    tmp_path: Path, shards: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = learnt(tmp_path, shards, seed=shards)
+    for _ in range(others + 3):  # one more state each time
+        killed_after(1, tmp_path, others, monkeypatch)
+    moved = sum(len(move.cells) for move in moves(Ring(shards, ENCODER.bits), Ring(others, ENCODER.bits)))
+    assert reshard(tmp_path / "checkpoints", others) == (others, others, 0, 0)
+    assert 0 < moved < 1 << ENCODER.bits
+    there = goes_on(first, tmp_path, others)
+    require_one_process(there)
+
+
+@pytest.mark.parametrize("states", [2, 4, 5])
+def test_one_that_was_cut_short_is_taken_back_with_the_number_before(
+    tmp_path: Path, states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short before the last shard, after the versions, and after the reducer."""
+    first = learnt(tmp_path, 2, seed=8)
+    killed_after(states, tmp_path, 3, monkeypatch)
+    assert reshard(tmp_path / "checkpoints", 2) == (2, 2, 0, 3 if states > 3 else 0)
+    assert reshard(tmp_path / "checkpoints", 2) == (2, 2, 0, 0)
+    require_one_process(goes_on(first, tmp_path, 2))
+    with pytest.raises(ModelError, match="from a change to this number that was not finished"):
+        reshard(tmp_path / "checkpoints", 3)
+
+
 def test_what_was_done_is_told(tmp_path: Path) -> None:
     learnt(tmp_path, 2, seed=1)
     moved = sum(len(move.cells) for move in moves(Ring(2, ENCODER.bits), Ring(3, ENCODER.bits)))
-    assert reshard(tmp_path / "checkpoints", 3) == (2, 3, moved)
-    with pytest.raises(ModelError, match="shard-0-of-2: the model was on so many shards before"):
+    assert reshard(tmp_path / "checkpoints", 3) == (2, 3, moved, 0)
+    with pytest.raises(
+        ModelError, match=r"shard-0-of-2: there are states of so many shards.*samples were trained since"
+    ):
         reshard(tmp_path / "checkpoints", 2)
 
 
@@ -124,3 +148,20 @@ def test_a_shard_that_is_behind_is_refused(tmp_path: Path) -> None:
         ModelError, match=r"on its way between the shards \(batches that shard 1 has answered: \d+ of \d+"
     ):
         reshard(tmp_path / "checkpoints", 3)
+
+
+def test_a_splitter_with_an_older_state_is_refused_in_plain_words(tmp_path: Path) -> None:
+    learnt(tmp_path, 2, seed=6)
+    files = StateFiles(tmp_path / "checkpoints/splitter")
+    assert files.newest() > 1
+    files.path(files.newest()).unlink()
+    with pytest.raises(
+        ModelError, match=r"splitter is older than others: .*versions that are out: \d+, of which it knows \d+"
+    ):
+        reshard(tmp_path / "checkpoints", 3)
+
+
+def test_where_there_is_no_model_on_shards_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no model on shards yet, .*: start the workers"):
+        reshard(tmp_path / "checkpoints", 3)
+    assert not (tmp_path / "checkpoints").exists()

@@ -142,6 +142,9 @@ def reshard(project: Path, *, as_json: bool) -> int:
     done = resharded(checkpoints_of(config), shards)
     if as_json:
         print_json(done._asdict())
+    elif done.taken_back:
+        terminal().print(f"a change to {done.taken_back} shards was interrupted; it is taken back")
+        terminal().print(f"the model is on {done.after} shards")
     elif done.before == done.after:
         terminal().print(f"the model is on {done.after} shards")
     else:

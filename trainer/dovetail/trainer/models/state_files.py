@@ -10,7 +10,7 @@ from dovetail.platform.errors import ModelError, StaleCommit
 from dovetail.trainer.models.container import Container, create, head, unpack
 from dovetail.trainer.models.numbered import NumberedFiles
 
-__all__ = ["StateFiles", "newest_head", "require_same"]
+__all__ = ["StateFiles", "differences", "newest_head", "require_same"]
 
 
 class StateFiles:
@@ -85,26 +85,28 @@ def newest_head(directory: Path) -> dict[str, Any] | None:
     return files.head(sequence) if sequence else None
 
 
-def require_same(what: str, stored: object, configured: object) -> None:
-    """Refuse to go on from ``what``, which was written under another configuration.
+def require_same(
+    what: str,
+    stored: object,
+    configured: object,
+    *,
+    remedy: str = "Restore the stored values, or train a new model in another checkpoint directory",
+) -> None:
+    """Refuse to go on from ``what``, which was written under another configuration; ``remedy`` says what to do.
 
     :raises ModelError: the configurations differ; names every field that does.
     """
-    differences = list(_differences(stored, configured))
-    if differences:
-        raise ModelError(
-            f"{what} was written under another configuration: {'; '.join(differences)}. "
-            "Restore the stored values, or train a new model in another checkpoint directory"
-        )
+    if found := [f"{field}: stored {old!r}, configured {new!r}" for field, old, new in differences(stored, configured)]:
+        raise ModelError(f"{what} was written under another configuration: {'; '.join(found)}. {remedy}")
 
 
-def _differences(stored: object, configured: object, field: str = "") -> Iterator[str]:
-    """``field: stored A, configured B`` for every leaf that differs."""
+def differences(stored: object, configured: object, field: str = "") -> Iterator[tuple[str, object, object]]:
+    """The path of every leaf that differs, with both values; None where one of them lacks it."""
     if isinstance(stored, dict) and isinstance(configured, dict):
         for key in sorted(stored.keys() | configured.keys()):
-            yield from _differences(stored.get(key), configured.get(key), f"{field}.{key}" if field else str(key))
+            yield from differences(stored.get(key), configured.get(key), f"{field}.{key}" if field else str(key))
     elif isinstance(stored, list) and isinstance(configured, list) and len(stored) == len(configured):
         for index, (one, other) in enumerate(zip(stored, configured, strict=True)):
-            yield from _differences(one, other, f"{field}[{index}]")
+            yield from differences(one, other, f"{field}[{index}]")
     elif stored != configured:
-        yield f"{field}: stored {stored!r}, configured {configured!r}"
+        yield field, stored, configured

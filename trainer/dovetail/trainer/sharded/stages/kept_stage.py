@@ -20,7 +20,7 @@ from dovetail.trainer.models.container import Container, pack
 from dovetail.trainer.models.state_files import StateFiles, require_same
 from dovetail.trainer.settings import Checkpointing
 
-__all__ = ["FORMAT", "Done", "KeptStage", "KeptState"]
+__all__ = ["FORMAT", "Done", "KeptStage", "KeptState", "shards_of", "with_shards"]
 
 _log = logging.getLogger(__name__)
 
@@ -261,5 +261,25 @@ class KeptStage(Stage, Generic[S]):
                 f"{path}: this is a {header.get('kind')} of format {header.get('format')}, expected {self.name} of "
                 f"format {FORMAT}; read it with the Dovetail version that wrote it, or train anew elsewhere"
             )
-        require_same(str(path), header["configuration"], self._configuration)
+        shards = shards_of(self._configuration)
+        require_same(str(path), with_shards(header["configuration"], shards), self._configuration)
+        require_same(
+            str(path),
+            header["configuration"],
+            self._configuration,
+            remedy=f"Stop all workers and run dovetail model reshard, which places the model on {shards} shards "
+            "(it also finishes a change that was interrupted, or takes it back); or restore [trainer] shards",
+        )
         return header
+
+
+def shards_of(configuration: Mapping[str, Any]) -> int:
+    """How many shards the model is on by the configuration of a stage."""
+    return int(configuration.get("settings", configuration)["shards"])
+
+
+def with_shards(configuration: Mapping[str, Any], shards: int) -> dict[str, Any]:
+    """The configuration of a stage for another number of shards."""
+    if "settings" in configuration:
+        return {**configuration, "settings": {**configuration["settings"], "shards": shards}}
+    return {**configuration, "shards": shards}
