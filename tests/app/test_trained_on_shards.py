@@ -230,8 +230,32 @@ def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
         folder, on_shards(2)
     )
     (folder / "dovetail.toml").write_text(on_shards(2).replace("[labels.order]\nblock_rows = 2\n", ""))
-    result = CliRunner().invoke(app, ["train", "--project", str(folder), "--seed"])
-    assert "--seed: the trainer has checkpoints of first already" in str(result.exception)
+    for option in ("--seed", "--adopt"):
+        result = CliRunner().invoke(app, ["train", "--project", str(folder), option])
+        said = (
+            f"{option}: the trainer has checkpoints of first without shards, from which shards do not go on; give the"
+        )
+        assert said in str(result.exception)
+    kept = sorted((folder / "state/checkpoints").rglob("*"))
+    result = CliRunner().invoke(app, ["model", "reshard", "--project", str(folder)])
+    assert "has checkpoints of a trainer without shards, which cannot be placed on shards; remove" in str(
+        result.exception
+    )
+    assert sorted((folder / "state/checkpoints").rglob("*")) == kept
+    # The way that is told: another name.
+    (folder / "dovetail.toml").write_text(
+        on_shards(2).replace("[labels.order]\nblock_rows = 2\n", "").replace('"first"', '"second"')
+    )
+    result = CliRunner().invoke(app, ["train", "--project", str(folder), "--seed"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (folder / "dovetail.toml").write_text(
+        declared("").replace("[labels.order]\nblock_rows = 2\n", "").replace('"first"', '"second"')
+    )
+    for option in ("--seed", "--adopt"):
+        result = CliRunner().invoke(app, ["train", "--project", str(folder), option])
+        assert f"{option}: second is a model on shards, from which a trainer without does not go on" in str(
+            result.exception
+        )
 
 
 @pytest.mark.parametrize(

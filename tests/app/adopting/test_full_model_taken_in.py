@@ -115,8 +115,12 @@ def test_killed_at_any_step_no_sample_counts_twice_and_none_is_lost(lived: Path,
 def test_one_that_the_trainer_would_not_go_on_from_is_refused(lived: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(lived, tmp_path / "project")
     where = ("-p", folder, "--adopt")
-    with pytest.raises(ConfigError, match=r"would not go on from this model.*optimizer\.alpha: stored"):
+    with pytest.raises(
+        ConfigError, match=r"trained with alpha = 0\.7, where the project has 0\.05\. Leave out .*--seed$"
+    ):
         call("train", *where, "--set", "alpha=0.7")
+    with pytest.raises(ConfigError, match=r"it was trained with adagrad, where the project has ftrl\. Leave out"):
+        call("train", *where, "--optimizer", "adagrad")
     with pytest.raises(ConfigError, match="--seed is for a trainer without checkpoints, --adopt for one that has some"):
         call("train", *where, "--seed")
     with pytest.raises(ConfigError, match="hand this model over to it by --adopt"):

@@ -19,13 +19,13 @@ from dovetail.app.trainer_stage import lay_down_on_shards
 from dovetail.cli.models.samples import Samples, label_of, model_of
 from dovetail.platform.archive.dayfiles import NEVER_US, DayFiles
 from dovetail.platform.config.load import Config
-from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, describe, image
 from dovetail.trainer.models.handed_over import Mailbox
-from dovetail.trainer.models.state_files import require_same
+from dovetail.trainer.models.state_files import differences, newest_head
 from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.training import LEFT_OUT, TRAINED
 
@@ -115,7 +115,8 @@ class Successor:
 
     Raises:
         ConfigError: of the first, there are some; the trainer reads another topic than the archive has the positions
-            of; or the model is on shards.
+            of; of the next, the model is on shards; or the checkpoints are with shards and the project without, or the
+            other way round.
     """
 
     config: Config
@@ -129,12 +130,25 @@ class Successor:
                 f"{self.option}: with [labels.order] the worker trains on {labels.training_topic}, and the archive has "
                 f"the positions of {labels.samples_topic}; it would train on the same samples again"
             )
-        if self.config.trainer.sharded and self.option == "--adopt":
+        folder, sharded = checkpoints_of(self.config), self.config.trainer.sharded
+        without_shards = newest_head(folder) is not None
+        if sharded and without_shards:
+            raise ConfigError(
+                f"{self.option}: the trainer has checkpoints of {name} without shards, from which shards do not go on; "
+                "give the model another name and lay it down by --seed, or remove [trainer] shards and hand it over by "
+                "--adopt"
+            )
+        if sharded and self.option == "--adopt":
             raise ConfigError(
                 "--adopt: the project's model is on shards ([trainer] shards), and a running one takes no other in; "
-                "lay it down under another name by --seed"
+                "give the model another name and lay it down by --seed"
             )
-        if self.option == "--seed" and CheckpointStore(checkpoints_of(self.config)).latest() is not None:
+        if not sharded and newest_head(folder / "splitter") is not None:
+            raise ConfigError(
+                f"{self.option}: {name} is a model on shards, from which a trainer without does not go on; give the "
+                "model another name and lay it down by --seed"
+            )
+        if self.option == "--seed" and without_shards:
             raise ConfigError(
                 f"--seed: the trainer has checkpoints of {name} already and would go on from them; hand this model "
                 "over to it by --adopt, give the model another name, or move them away"
@@ -144,8 +158,9 @@ class Successor:
         """Put the trained model there, with the positions of the samples that it has seen; says what becomes of it.
 
         Raises:
-            ConfigError: the samples have no positions, or an earlier model has not been taken in yet.
-            ModelError: it is not the model that the project declares, or it has diverged.
+            ConfigError: the samples have no positions, an earlier model has not been taken in yet, or it is not the
+                model that the project declares.
+            ModelError: it has diverged.
         """
         topic = self.config.labels.samples_topic
         if not counted.next:
@@ -198,9 +213,21 @@ class Successor:
         """Refuse a model that the trainer would not go on from: of other inputs, rules or hyperparameters."""
         label, absent = label_of(self.config)
         declared = recipe_of(model_of(self.config)).untrained(SampleTopic("", label=label, absent=absent))
-        try:
-            require_same("the model", describe(declared, settings), describe(learner, settings))
-        except ModelError as error:
+        ours, theirs = describe(declared, settings), describe(learner, settings)
+        refused = f"{self.option}: the project's trainer would not go on from this model"
+        if found := [*differences(ours.pop("optimizer"), theirs.pop("optimizer"))]:
+            names = [(old, new) for field, old, new in found if field == "name"]
+            told = [f"with {new}, where the project has {old}" for old, new in names] or [
+                f"with {field} = {new}, where the project has {old}" for field, old, new in found
+            ]
+            another = "" if self.option == "--seed" else ", give the model another name and lay it down by --seed"
             raise ConfigError(
-                f"{self.option}: the project's trainer would not go on from this model: {error}"
-            ) from None
+                f"{refused}: it was trained {'; '.join(told)}. Leave out --optimizer, --set and --compensation, or "
+                f"write the optimizer into [model.optimizer]{another}"
+            )
+        if found := [*differences(ours, theirs)]:
+            told = [f"{field} is {new!r}, where the project has {old!r}" for field, old, new in found]
+            raise ConfigError(
+                f"{refused}: {'; '.join(told)}. Train it on the archive with the inputs and rules of "
+                "the project's [model]"
+            )
