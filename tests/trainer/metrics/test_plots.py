@@ -77,7 +77,7 @@ def test_plots_are_the_same_to_the_byte(written: Path, tmp_path: Path) -> None:
     assert (tmp_path / "x.svg").read_bytes() == (written / "x.svg").read_bytes()
 
 
-def test_names_are_drawn_as_text_and_whole(tmp_path: Path) -> None:
+def test_names_are_drawn_as_text(tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="vl-convert is not installed (the plots extra)")
     hostile = "</svg><script>alert(1)</script>\"'\\];" + "x" * 200
     lines = [ChartLine(hostile, [0, 1], [1.0, 2.0]), ChartLine("two", [0, 1], [2.0, 1.0])]
@@ -85,7 +85,9 @@ def test_names_are_drawn_as_text_and_whole(tmp_path: Path) -> None:
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "<script" not in page
     shown = texts_of(page[page.index("<svg") : page.index("</svg>") + 6])
-    assert shown.count(hostile) >= 3, "the title of the page, that of the chart, and the line's name"
+    assert shown.count(hostile) >= 2, "the title of the page, and that of the chart"
+    (of_the_line,) = [text for text in shown if text.startswith(hostile[:30]) and "…x" in text]
+    assert len(of_the_line) > 70
     assert {"two", "b"} <= set(shown)
 
 
