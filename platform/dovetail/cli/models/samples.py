@@ -15,7 +15,7 @@ from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import open_stores
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
 from dovetail.platform.config.load import Config, ModelConfig, load_config
-from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.platform.rows.encodings.shared import Spreader
 from dovetail.platform.stores.offline import OfflineStore
 from dovetail.trainer.models.publish import Model, ModelDirectory
@@ -97,7 +97,8 @@ def find_samples(
     Raises:
         ConfigError: an unknown format, a path that is not there, a day that is none, or neither paths nor a project.
         StoreError: a URL cannot be used, or an archived file is gone.
-        WireError: a file cannot be read.
+
+    Tables raise a ConfigError, too, when a file that was named cannot be read.
     """
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; choose from {', '.join(FORMATS)}")
@@ -112,11 +113,11 @@ def find_samples(
         if not names or any(days):
             raise ConfigError(f"--format {format_} needs files, and text has no days to choose from")
         read = read_libsvm if format_ == "libsvm" else read_vw
-        tables = [table for name in names for table in read(Path(name))]
+        tables = [table for name in names for table in _as_argument(read, Path(name))]
         longest = max(
             (pc.max(pc.list_value_length(table.column(FEATURES))).as_py() or 0 for table in tables), default=0
         )
-        parts: list[Callable[[], Iterable[pa.Table]]] = [partial(read, Path(name)) for name in names]
+        parts: list[Callable[[], Iterable[pa.Table]]] = [partial(_as_argument, read, Path(name)) for name in names]
         return Samples(lambda: parts, [InputSpec(FEATURES, "list", length=max(1, min(longest, 1024)))])
     if names:
         return Samples(lambda: [part for name in names for part in _named(name, *days)])
@@ -140,6 +141,8 @@ def _named(name: str, first: date | None, last: date | None) -> Sequence[Callabl
     if "://" not in name:
         path = Path(name)
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else []
+        if path.is_dir() and not files:
+            raise ConfigError(f"{name}: no Parquet file there; name a .parquet file or a folder that holds some")
         return [partial(_of_file, file.absolute(), first, last) for file in files or [path]]
     folder, _, leaf = name.rpartition("/")
     alone = leaf.endswith(".parquet")
@@ -151,8 +154,24 @@ def _named(name: str, first: date | None, last: date | None) -> Sequence[Callabl
 
 
 def _of_file(path: Path, first: date | None, last: date | None) -> Iterator[pa.Table]:
-    for table in read_parquet([path]):
+    for table in _as_argument(_read_one, path):
         yield _between(table, first, last)
+
+
+def _read_one(path: Path) -> Iterator[pa.Table]:
+    return read_parquet([path])
+
+
+def _as_argument(read: Callable[[Path], Iterator[pa.Table]], path: Path) -> Iterator[pa.Table]:
+    """Tables of a file that the command line names.
+
+    Raises:
+        ConfigError: it cannot be read as what ``--format`` says.
+    """
+    try:
+        yield from read(path)
+    except WireError as error:
+        raise ConfigError(f"{error}; name another file, or say by --format what it is") from error
 
 
 def _of_url(root: str, path: str, first: date | None, last: date | None) -> Iterator[pa.Table]:

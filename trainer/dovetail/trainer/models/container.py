@@ -107,7 +107,8 @@ def _read(where: object, source: _Source, parse: Callable[[_Source], T]) -> T:
         RuntimeError,
     ) as error:  # fmt: skip
         raise Damaged(
-            f"{where}: torn or corrupt ({type(error).__name__}: {error}). Delete it to fall back to the file before it"
+            f"{where}: torn or corrupt ({type(error).__name__}: {error}). Restore it from a copy, or delete it: "
+            "the file before it is used then, if there is one"
         ) from error
 
 

@@ -83,6 +83,8 @@ def _read(path: Path, rows: int, parse: Callable[[pa.Array, Callable[[int, str],
 
                 yield parse(text.filter(kept), wrong)
                 first += len(lines)
+    except UnicodeDecodeError as error:
+        raise WireError(f"{path}: cannot be read: it is not UTF-8") from error
     except OSError as error:
         raise WireError(f"{path}: cannot be read: {error}") from error
 
