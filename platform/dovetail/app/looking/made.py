@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 
 from dovetail.app.storage import Stores
 from dovetail.platform.rows import wire
-from dovetail.platform.rows.encodings.shared import Spreader, some_rows
+from dovetail.platform.rows.encodings.shared import Spreader, some_rows, spread_schema
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter, without_messages
 from dovetail.platform.stage import Poll
 from dovetail.platform.transports.viewing import TopicView, follow, read_all
@@ -56,9 +55,7 @@ async def _newest_columns(stores: Stores, view: TopicView, dataset: str, topic: 
     known: dict[str, pa.DataType] = {}
     for path in newest.values():
         with stores.offline.open(path) as opened:
-            for batch in islice(opened.iter_batches(batch_size=1), 1):
-                for part in Spreader().parts(pa.Table.from_batches([batch])):
-                    known |= {field.name: field.type for field in part.schema}
+            known |= {field.name: field.type for field in spread_schema(opened.schema_arrow)}
     last = {number: end - 1 for number, (begin, end) in (await view.bounds(topic)).items() if end > begin}
     async for part in _rows(read_all(view, topic, last), {}):
         known |= {field.name: field.type for field in part.schema}
