@@ -20,7 +20,7 @@ from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import PolicyConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.encodings.shared import without_shared
-from dovetail.platform.rows.positions import OWN_COLUMNS, own_position_columns
+from dovetail.platform.rows.positions import OWN_COLUMNS, POSITIONS_PER_OFFSET, own_position_columns
 
 __all__ = [
     "archived_labels",
@@ -32,8 +32,6 @@ __all__ = [
     "released_positions",
     "target_of",
 ]
-
-_POSITIONS_PER_OFFSET = 1 << 20
 
 
 def target_of(project: Project, name: str) -> PolicyConfig:
@@ -133,7 +131,7 @@ def released_positions(project: Project, stores: Stores, target: str) -> dict[tu
     for lane in lanes_of(target, project.config.request.snapshots_topic, declared.held_topics):
         for partition, progress in stores.labels.progress(lane.name).items():
             if lane.number == 0:
-                bounds[0, partition] = progress.next_offset * _POSITIONS_PER_OFFSET
+                bounds[0, partition] = progress.next_offset * POSITIONS_PER_OFFSET
             else:  # it has seen every row forwarded up to its last source; what was not forwarded gives no sample
                 bounds |= {(lane.number, source): last + 1 for source, last in progress.sources.items()}
     return bounds

@@ -28,6 +28,7 @@ from dovetail.platform.errors import WireError
 __all__ = [
     "LANE",
     "OWN_COLUMNS",
+    "POSITIONS_PER_OFFSET",
     "SOURCE_COLUMNS",
     "Progress",
     "SourceFilter",
@@ -49,6 +50,8 @@ SOURCE_COLUMNS = ("_source_partition", "_source_offset", "_source_row")
 LANE = 1 << 16
 
 _SEEN = "_seen_"
+#: Packed positions of a message: its rows are below this. See :func:`pack`.
+POSITIONS_PER_OFFSET = 1 << 20
 _TYPES = (pa.int32(), pa.int64(), pa.int32())
 _OWN_FIELDS = tuple(pa.field(name, type_, nullable=False) for name, type_ in zip(OWN_COLUMNS, _TYPES, strict=True))
 
@@ -177,6 +180,9 @@ class SourceFilter:
 
 
 def pack(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """``(offset, row)`` as one int64 with the same order. Rows per message are below 2**20, offsets below 2**43."""
-    packed: npt.NDArray[np.int64] = offsets.astype(np.int64) * (1 << 20) + rows
+    """``(offset, row)`` as one int64 with the same order.
+
+    Rows per message are below :data:`POSITIONS_PER_OFFSET`, 2**20, offsets below 2**43.
+    """
+    packed: npt.NDArray[np.int64] = offsets.astype(np.int64) * POSITIONS_PER_OFFSET + rows
     return packed

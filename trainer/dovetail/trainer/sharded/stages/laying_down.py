@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dovetail.platform.rows.positions import SourceFilter
+from dovetail.platform.rows.positions import POSITIONS_PER_OFFSET, SourceFilter
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.sharded.assembly import records_of
 from dovetail.trainer.sharded.ring import Ring
@@ -14,9 +14,6 @@ from dovetail.trainer.sharded.stages.split_stage import SplitStage
 from dovetail.trainer.sharded.stages.version_stage import VersionStage
 
 __all__ = ["lay_down"]
-
-#: Rows of a message are below this, see :func:`~dovetail.platform.rows.positions.pack`.
-_ROWS = 1 << 20
 
 
 def lay_down(
@@ -42,7 +39,7 @@ def lay_down(
     cut.preparation.prepared = rows
     cut.preparation.moments[...] = learner.moments
     cut.preparation.slots.restore(learner.slots.state())
-    cut.filter = SourceFilter({partition: after * _ROWS - 1 for partition, after in included.items()})
+    cut.filter = SourceFilter({partition: after * POSITIONS_PER_OFFSET - 1 for partition, after in included.items()})
     predicted = reducer.fresh(0)
     predicted.evaluator = predicted.evaluator.resumed(learner.evaluator.state())
     out = versions.fresh(0)
