@@ -5,7 +5,7 @@ Two stages that read the same topic (an agent and its archive) use the same inta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -167,14 +167,10 @@ def repeated_candidates(table: pa.Table) -> Mapping[int, str]:
     codes = pc.fill_null(items.indices, -1).to_numpy(zero_copy_only=False)
     at = np.lexsort((codes, rows))  # candidates of one request and item side by side, in their order
     follows = (rows[at][1:] == rows[at][:-1]) & (codes[at][1:] == codes[at][:-1]) & (codes[at][1:] >= 0)
-    again = np.sort(at[1:][follows])
-    first_of, index = np.unique(rows[again], return_index=True)
-    place = again[index]
-    found = zip(first_of.tolist(), place.tolist(), np.searchsorted(rows, first_of).tolist(), strict=True)
     return {
-        row: f"candidate {number - start} (from 0) has item_id {items[number].as_py()!r}, as another before it; leave "
-        "one of them out"
-        for row, number, start in found
+        row: f"candidate {number} (from 0) has item_id {items[place].as_py()!r}, as another before it; leave one of "
+        "them out"
+        for row, number, place in _firsts(rows, np.sort(at[1:][follows]))
     }
 
 
@@ -183,12 +179,18 @@ def _absent(candidates: pa.Array, rows: npt.NDArray[np.int64]) -> dict[int, str]
     if not candidates.null_count:
         return {}
     lost = np.flatnonzero(np.asarray(candidates.is_null()))
-    first_of, index = np.unique(rows[lost], return_index=True)
-    place = lost[index] - np.searchsorted(rows, first_of)
-    return {
-        int(row): f"candidate {int(number)} (from 0) is NULL; leave it out"
-        for row, number in zip(first_of, place, strict=True)
-    }
+    return {row: f"candidate {number} (from 0) is NULL; leave it out" for row, number, _ in _firsts(rows, lost)}
+
+
+def _firsts(rows: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """The first of the ``chosen`` candidates (indices, ascending) of each row: row, number in the row, index.
+
+    ``rows`` are those of all candidates.
+    """
+    first_of, at = np.unique(rows[chosen], return_index=True)
+    index = chosen[at]
+    numbers = index - np.searchsorted(rows, first_of)
+    return zip(first_of.tolist(), numbers.tolist(), index.tolist(), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
