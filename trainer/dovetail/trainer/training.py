@@ -30,6 +30,7 @@ from dovetail.trainer.models.checkpoint import (
     describe,
     image,
     resume,
+    settings_of,
 )
 from dovetail.trainer.models.handed_over import Bounds, Mailbox, unbounded
 from dovetail.trainer.models.publish import Model
@@ -132,9 +133,7 @@ class TrainerStage(Stage):
         self._clock = clock or SystemClock()
         # How often checkpoints are taken may change from run to run; publish_every may not, it is what a version number
         # means.
-        self._settings: dict[str, Any] = {"topic": samples.topic, "publish_every": publication.every}
-        if publication.delay_us is not None:
-            self._settings["publish_delay"] = True
+        self._settings = settings_of(samples.topic, publication.every, delayed=publication.delay_us is not None)
         self._store = CheckpointStore(checkpoints.folder)
         self._mailbox = Mailbox(checkpoints.folder)
         self._bounds = bounds

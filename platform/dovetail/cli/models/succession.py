@@ -23,7 +23,7 @@ from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import SOURCE_COLUMNS, Progress, SourceFilter
 from dovetail.trainer.learner import Learner
-from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, describe, image
+from dovetail.trainer.models.checkpoint import CheckpointStore, TrainerProgress, describe, image, settings_of
 from dovetail.trainer.models.handed_over import Mailbox
 from dovetail.trainer.models.state_files import differences, newest_head
 from dovetail.trainer.settings import SampleTopic
@@ -179,7 +179,8 @@ class Successor:
             )
             if rows
         )
-        settings = self._settings(topic)
+        model = model_of(self.config)
+        settings = settings_of(topic, model.publish_every, delayed=model.publish_delay is not None)
         older = f", and {left.total():,} that were left out" if left.total() else ""
         behind = f"behind {counted.rows.total():,} samples{older}"
         self._require_declared(learner, settings)
@@ -203,11 +204,6 @@ class Successor:
             return f"the running trainer takes it in within seconds and goes on from here, {behind}"
         CheckpointStore(checkpoints_of(self.config)).save(content, after=0)
         return f"the worker goes on from here, {behind}"
-
-    def _settings(self, topic: str) -> dict[str, Any]:
-        model = model_of(self.config)
-        delay = {} if model.publish_delay is None else {"publish_delay": True}
-        return {"topic": topic, "publish_every": model.publish_every, **delay}
 
     def _require_declared(self, learner: Learner, settings: dict[str, Any]) -> None:
         """Refuse a model that the trainer would not go on from: of other inputs, rules or hyperparameters."""

@@ -19,7 +19,17 @@ from dovetail.trainer.models.container import Container, pack
 from dovetail.trainer.models.state_files import StateFiles, require_same
 from dovetail.trainer.models.touched import all_records, touched_records
 
-__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "TrainerProgress", "describe", "image", "progress_of", "resume"]
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "CheckpointStore",
+    "TrainerProgress",
+    "describe",
+    "image",
+    "progress_of",
+    "resume",
+    "settings_of",
+]
 
 #: Version of the file format; a file of another version is refused.
 FORMAT = 2
@@ -69,6 +79,11 @@ class CheckpointStore(StateFiles):
         """
         sequence = self.newest()
         return None if sequence == 0 else _parse(self.path(sequence), sequence, self.read(sequence))
+
+
+def settings_of(topic: str, publish_every: int, *, delayed: bool) -> dict[str, Any]:
+    """The settings of a trainer that its checkpoints have; ``delayed``: versions are published by time, too."""
+    return {"topic": topic, "publish_every": publish_every, **({"publish_delay": True} if delayed else {})}
 
 
 def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:
