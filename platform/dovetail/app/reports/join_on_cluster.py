@@ -14,7 +14,7 @@ from dovetail.app.datasets import ANNOUNCED, samples_dataset
 from dovetail.app.jobs import batch_versions
 from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports.archived import label_columns, released_positions, target_of
-from dovetail.app.reports.rejoin import JoinDifference, difference_between
+from dovetail.app.reports.rejoin import JoinDifference, JoinedDays, difference_between
 from dovetail.app.reports.sample_files import DayDraft, draft_day, keep_days
 from dovetail.app.storage import Stores
 from dovetail.features import Project
@@ -27,16 +27,7 @@ from dovetail.platform.stores.registry.store import DataFile
 from dovetail.spark.cluster import Cluster
 from dovetail.spark.label_join import JoinWork, Log, LogPart, SnapshotFile, SparkJoin
 
-__all__ = ["JoinedDays", "join_on_cluster"]
-
-
-class JoinedDays(NamedTuple):
-    """The rows of a join, their columns, the files written, and, if asked for, how they differ from the stream's."""
-
-    rows: int
-    columns: pa.Schema
-    files: list[str]
-    compared: JoinDifference | None
+__all__ = ["join_on_cluster"]
 
 
 class _DayResult(NamedTuple):

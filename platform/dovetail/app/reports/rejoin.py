@@ -28,7 +28,7 @@ from dovetail.platform.rows.positions import (
     pack,
 )
 
-__all__ = ["JoinDifference", "difference", "difference_between", "join_archived"]
+__all__ = ["JoinDifference", "JoinedDays", "difference", "difference_between", "join_archived"]
 
 _KEY = [*SOURCE_COLUMNS, "emission"]
 
@@ -45,6 +45,15 @@ class JoinDifference(NamedTuple):
     def equal(self) -> bool:
         """Whether there is no difference."""
         return not (self.only_batch or self.only_stream or self.columns)
+
+
+class JoinedDays(NamedTuple):
+    """The rows of a join, their columns, the files written, and, if asked for, how they differ from the stream's."""
+
+    rows: int
+    columns: pa.Schema
+    files: list[str]
+    compared: JoinDifference | None
 
 
 def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, target: str = "") -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +11,7 @@ from dovetail.app.datasets import samples_dataset
 from dovetail.app.jobs import cluster_of
 from dovetail.app.openlineage.emitting import lineage_run
 from dovetail.app.openlineage.named_datasets import archived_datasets, dataset_at
-from dovetail.app.reports import JoinDifference, difference, join_archived
+from dovetail.app.reports import JoinedDays, difference, join_archived
 from dovetail.app.reports.sample_files import draft_day, keep_days
 from dovetail.app.storage import Stores, open_stores
 from dovetail.app.worker import features_of
@@ -21,13 +20,6 @@ from dovetail.features import Project, load
 from dovetail.platform.stores.offline import OfflineStore
 
 __all__ = ["run"]
-
-
-class _Joined(NamedTuple):
-    rows: int
-    columns: pa.Schema
-    files: list[str]
-    compared: JoinDifference | None
 
 
 def run(
@@ -59,7 +51,7 @@ def run(
             else:
                 from dovetail.app.reports.join_on_cluster import join_on_cluster
 
-                joined = _Joined(*join_on_cluster(loaded, stores, cluster, target=target, out=store, compare=compare))
+                joined = join_on_cluster(loaded, stores, cluster, target=target, out=store, compare=compare)
             if out is not None:
                 told.outputs.append(dataset_at(out, joined.columns, joined.rows))
     finally:
@@ -83,12 +75,12 @@ def run(
     return 0 if verdict else 1
 
 
-def _here(project: Project, stores: Stores, out: OfflineStore | None, target: str, *, compare: bool) -> _Joined:
+def _here(project: Project, stores: Stores, out: OfflineStore | None, target: str, *, compare: bool) -> JoinedDays:
     """The join in this process."""
     samples = join_archived(project, stores, features_of(project, stores), target=target)
     files = _write(samples, out) if out is not None and samples.num_rows else []
     compared = difference(stores, samples, target=target) if compare else None
-    return _Joined(samples.num_rows, samples.schema, files, compared)
+    return JoinedDays(samples.num_rows, samples.schema, files, compared)
 
 
 def _write(samples: pa.Table, out: OfflineStore) -> list[str]:
