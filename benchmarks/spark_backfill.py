@@ -141,6 +141,17 @@ def shuffled(log: Path) -> int:
     return total
 
 
+def logging_into(log: Path) -> dict[str, str]:
+    """Settings by which Spark writes what its tasks have done into the folder ``log``, which is made."""
+    log.mkdir()
+    return {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": log.as_uri(),
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.rolling.enabled": "false",
+    }
+
+
 def one(what: str, folder: Path) -> dict[str, float]:
     if what == "local":
         return timed(LocalDays(), work_of(folder, 2), folder / "local")
@@ -148,13 +159,7 @@ def one(what: str, folder: Path) -> dict[str, float]:
     from dovetail.spark.session import open_cluster
 
     log = folder / "event-log"
-    log.mkdir()
-    settings = {
-        "spark.eventLog.enabled": "true",
-        "spark.eventLog.dir": log.as_uri(),
-        "spark.eventLog.compress": "false",
-        "spark.eventLog.rolling.enabled": "false",
-    }
+    settings = logging_into(log)
     began = time.perf_counter()
     cluster = open_cluster("local[2]", settings)
     small = work_of(folder / "small", 1)

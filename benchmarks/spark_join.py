@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from spark_backfill import below, cpu_of_tree, shuffled
+from spark_backfill import below, cpu_of_tree, logging_into, shuffled
 
 from dovetail.app.reports import join_on_cluster as on_cluster
 from dovetail.app.reports import rejoin
@@ -158,13 +158,7 @@ def one(what: str, folder: Path) -> dict[str, float]:
     from dovetail.spark.session import open_cluster
 
     log = folder / "event-log"
-    log.mkdir()
-    settings = {
-        "spark.eventLog.enabled": "true",
-        "spark.eventLog.dir": log.as_uri(),
-        "spark.eventLog.compress": "false",
-        "spark.eventLog.rolling.enabled": "false",
-    }
+    settings = logging_into(log)
     cluster = open_cluster("local[2]", settings)
     joined(folder / "small", folder / "small-spark", cluster)
     found = joined(folder, folder / "spark", cluster) | below()
