@@ -216,9 +216,11 @@ def test_a_member_that_has_nothing_to_poll_for_longer_than_any_limit_stays(
         if held:
             stage.gate.clear()
             await runtime.publish(numbers(topic, 0, PARTITIONS))
-            await until_broker(lambda: not runtime.app.consumer._fetchable())  # type: ignore[attr-defined]
+            consumer = runtime.app.consumer
+            await until_broker(lambda: consumer._fetching.locked() and not consumer._fetchable())  # type: ignore[attr-defined]
             # aiokafka takes a poll that was cancelled for one that still goes on, which would hide what is tested here.
-            runtime.app.consumer._thread._consumer._subscription._fetch_count = 0  # type: ignore[attr-defined]
+            # One does go on: it sets aside what comes.
+            consumer._thread._consumer._subscription._fetch_count = 1  # type: ignore[attr-defined]
         before = await asyncio.to_thread(member_ids, real_kafka.address, topic)
         await asyncio.to_thread(longer_than_a_session, real_kafka, topic)
         assert await asyncio.to_thread(member_ids, real_kafka.address, topic) == before

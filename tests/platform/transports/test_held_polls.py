@@ -91,6 +91,25 @@ def test_a_stage_that_holds_its_poll_holds_up_nobody_else(broker: Broker, topic:
     run(main)
 
 
+def test_what_comes_while_a_stage_is_at_work_is_one_poll(broker: Broker, topic: str) -> None:
+    held, free = f"{topic}-held", f"{topic}-free"
+
+    async def main() -> None:
+        gate, recorder = Gate([held]), Recorder("recorder", [free])
+        runtime = Runtime(app_for(broker, topic, topics=broker.create(held, free)), [gate, recorder])
+        await runtime.start()
+        for n in range(10):
+            await runtime.publish([Outgoing(held, b"%d" % n, partition=0)])
+            await runtime.publish([Outgoing(free, b"%d" % n)])
+            await until(runtime, recorder, n + 1)  # a fetch that brought this has brought the other, too
+        gate.opened.set()
+        await until(runtime, gate, 10)
+        assert gate.polls == [(held, 0, 0, 0), (held, 0, 1, 1), (held, 0, 2, 9)]
+        await runtime.stop()
+
+    run(main)
+
+
 def test_a_stage_that_never_finishes_can_be_stopped(broker: Broker, topic: str) -> None:
     async def main() -> None:
         gate = Gate([topic])

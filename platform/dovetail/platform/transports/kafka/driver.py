@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP
@@ -24,8 +24,8 @@ from dovetail.platform.stage import Poll
 from dovetail.platform.transports.coalescing import CoalescingConsumer
 from dovetail.platform.transports.kafka.assignment import Assignor
 from dovetail.platform.transports.kafka.fetched import coalesced
+from dovetail.platform.transports.kafka.fetching import Fetching, assignment_of, set_wait, touch
 from dovetail.platform.transports.kafka.looking_back import LookingBack, answer_of
-from dovetail.platform.transports.kafka.prefetched import Prefetched
 from dovetail.platform.transports.kafka.producer import Producer
 from dovetail.platform.transports.kafka.security import client_settings
 from dovetail.platform.transports.kafka.topics import TopicPlan, declare
@@ -34,11 +34,7 @@ from dovetail.platform.transports.kafka.visible import VisibleEnds
 
 __all__ = ["Consumer", "Transport"]
 
-# How long the broker may hold a fetch that finds nothing. A partition that becomes fetchable again joins the next
-# fetch only, so this bounds what a released partition waits; the stock driver's 1.5 s would stall it that long.
-_FETCH_WAIT_MS = 100
 _T = TypeVar("_T")
-_POLL_TIMEOUT_MS = 1000
 # How long a stop waits for the others of the group to join, when it meets a rebalance.
 _JOIN_PATIENCE_S = 1.0
 # How long it waits then for the broker to take leave; one that is away lets the session time out instead.
@@ -50,20 +46,18 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._wakeup = asyncio.Event()
         # Set when calls are no longer answered; waited for in the parent's loop only.
         self._deaf = asyncio.Event()
         # These belong to the thread's own loop.
         self._visible: VisibleEnds[TP] = VisibleEnds()
         self._back = LookingBack(self._consumer_aside)
-        # The assignment in which a partition was last sought: each rebalance brings a new one, with no position in it.
-        self._sought: dict[TP, object] = {}
-        self._prefetched = Prefetched()
+        conf = self.app.conf
+        self._fetching = Fetching(conf.consumer_max_fetch_size, conf.broker_max_poll_records, self._visible)
 
     async def on_start(self) -> None:
         """Start aiokafka."""
         await super().on_start()
-        self._ensure_consumer()._fetcher._records = self._prefetched  # noqa: SLF001 - nothing is fetched yet
+        self._fetching.start(self._ensure_consumer())
 
     async def on_thread_stop(self) -> None:
         """Stop answering, then stop aiokafka.
@@ -153,62 +147,26 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     def wake(self) -> None:
         """End a :meth:`poll` that is waiting, or the next one. From any thread."""
         if not self.thread_loop.is_closed():
-            self.thread_loop.call_soon_threadsafe(self._wakeup.set)
+            self.thread_loop.call_soon_threadsafe(self._fetching.wake)
 
     async def poll(self, tps: set[TP]) -> list[Poll]:
-        """One poll of each of ``tps`` that has messages; none when woken or after a second."""
+        """One poll of each of ``tps`` that has messages; none when woken or after a second.
+
+        Meanwhile records of the partitions that are not in ``tps`` are set aside.
+        """
         polls: list[Poll] = await self.call_thread(self._poll, tps)
         return polls
 
     async def _poll(self, tps: set[TP]) -> list[Poll]:
-        consumer = self._ensure_consumer()
-        partitions = stock.ensure_aiokafka_TPset(tps)
-        if self._prefetched.hold(consumer.assignment() - set(partitions)):
-            fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
-            fetcher._notify(fetcher._wait_consume_future)  # noqa: SLF001
-        fetch = asyncio.ensure_future(consumer.getmany(*partitions, timeout_ms=_POLL_TIMEOUT_MS))
-        woken = asyncio.ensure_future(self._wakeup.wait())
-        try:
-            await asyncio.wait({fetch, woken}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()
-            self._wakeup.clear()
-            if not fetch.done():
-                # Loses nothing: getmany takes records out of aiokafka's buffer and returns them in one go.
-                fetch.cancel()
-        await asyncio.wait({fetch})
-        try:
-            records = {} if fetch.cancelled() else fetch.result()
-        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
-            if not self._before_seek(error):
-                raise
-            await asyncio.sleep(_FETCH_WAIT_MS / 1000)  # the seek waits for this poll to end
-            return []
-        polls = [coalesced(batch) for batch in records.values()]
-        self._visible.read({TP(poll.topic, poll.partition): poll.last + 1 for poll in polls})
-        return polls
-
-    def _before_seek(self, error: NoOffsetForPartitionError | OffsetOutOfRangeError) -> bool:
-        """Whether an error is about a position that aiokafka looked for itself, before it was told ours.
-
-        After a rebalance it begins with the group's committed offsets, and a poll may be under way. They are a hint:
-        that there is none, or that the broker no longer has it, is no error where the stores know the position.
-        """
-        if isinstance(error, NoOffsetForPartitionError):
-            return True  # what has been sought has a position
-        return any(self._sought.get(TP(*tp)) is not self._assignment for tp in error.args[0])
-
-    @property
-    def _assignment(self) -> Any:
-        return getattr(self._ensure_consumer()._subscription.subscription, "assignment", None)  # noqa: SLF001
+        found = await self._fetching.poll(self._ensure_consumer(), stock.ensure_aiokafka_TPset(tps))
+        return [coalesced(records) for records in found.values()]
 
     async def touch(self) -> None:
         """Count as having polled: who polls nothing for ``broker_max_poll_interval`` is taken out of the group."""
         await self.call_thread(self._touch)
 
     async def _touch(self) -> None:
-        with self._ensure_consumer()._subscription.fetch_context():  # noqa: SLF001 - the public way reads messages
-            pass
+        touch(self._ensure_consumer())
 
     async def bounds(self, tps: set[TP]) -> dict[TP, tuple[int, int]]:
         """First kept and next offset."""
@@ -233,7 +191,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         except KafkaError as error:
             self.log.warning("the broker does not say where topics end: %r", error)
             return {}
-        assignment = self._assignment
+        assignment = assignment_of(self._ensure_consumer())
         at = assignment.all_consumed_offsets() if assignment is not None else {}
         positions = {TP(*tp): position.offset for tp, position in at.items()}
         return self._visible.ends({TP(*tp): end for tp, end in found.items()}, positions)
@@ -265,10 +223,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         await self.call_thread(self._seek_all, positions)
 
     async def _seek_all(self, positions: Mapping[TP, int]) -> None:
-        self._visible.sought(positions)
-        self._sought = dict.fromkeys(positions, self._assignment)
-        for tp, offset in positions.items():
-            self._ensure_consumer().seek(stock.ensure_aiokafka_TP(tp), offset)
+        self._fetching.seek(
+            self._ensure_consumer(), {stock.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
+        )
 
 
 class Consumer(CoalescingConsumer, stock.Consumer):
@@ -289,8 +246,12 @@ class Consumer(CoalescingConsumer, stock.Consumer):
         awake = asyncio.ensure_future(self._awake.wait())
         try:
             while not awake.done():
-                await self._thread.touch()
-                await asyncio.wait({awake}, timeout=self.app.conf.broker_max_poll_interval / 3)
+                if self.flow_active:
+                    async with self._fetching:
+                        await self._thread.poll(set())
+                else:
+                    await self._thread.touch()
+                    await asyncio.wait({awake}, timeout=self.app.conf.broker_max_poll_interval / 3)
         finally:
             awake.cancel()
 
@@ -374,7 +335,7 @@ class Transport(stock.Transport):
 
 def _set_up(consumer: aiokafka.AIOKafkaConsumer) -> aiokafka.AIOKafkaConsumer:
     # The stock driver has no settings for these.
-    consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+    set_wait(consumer)
     # Rows of a transaction that was aborted never were; those of one still open hold back what lies behind them.
     consumer._isolation_level = "read_committed"  # noqa: SLF001
     return consumer
