@@ -2,8 +2,7 @@
 
 Run it with ``python benchmarks/profile.py [--requests N] [--flow phased|backlog|both|servers]``. ``phased`` is the
 demo's replay, slice after slice, without the verdicts; ``backlog`` has everything in the log before the worker starts;
-``servers`` sends everything at once to a worker on Kafka, Redis and PostgreSQL, started for it and removed.
-Both compute the same snapshots, in many polls and in few, so that the two runs give
+``servers`` is the same on Kafka, Redis and PostgreSQL, started for it and removed. The first two compute the same snapshots, in many polls and in few, so that the two runs give
 
     cost = a * polls + b * rows
 
@@ -45,6 +44,8 @@ from dovetail.demo.shipped import project_folder  # noqa: E402 - found by the li
 from dovetail.features import Project, load  # noqa: E402 - found by the line above
 from dovetail.platform.stage import Stage  # noqa: E402 - found by the line above
 from dovetail.platform.transports.embedded.log import EmbeddedLog  # noqa: E402 - found by the line above
+from dovetail.platform.transports.faust_app import App  # noqa: E402 - found by the line above
+from dovetail.platform.transports.publishing import publisher  # noqa: E402 - found by the line above
 from scripts.servers import remove, start  # noqa: E402 - found by the line above
 
 _EVERY_S = 0.002
@@ -194,6 +195,13 @@ def fill(project: Project, log: RecordedLog) -> None:
                     messages.append(batch.messages)
 
 
+async def send(app: App, project: Project, log: RecordedLog) -> None:
+    """Put the whole recorded log into the topics of a broker."""
+    async with publisher(app) as sender:
+        for _, phases in Replay(log, project.config).phases():
+            await sender.publish([m for phase in phases for batch in phase for m in batch.messages])
+
+
 def served(folder: Path) -> dict[str, str]:
     """Servers started in ``folder``, as a project's storage."""
     kafka, redis, postgresql = (server.url for server in start(folder))
@@ -216,14 +224,13 @@ async def run(
         fill(project, log)
     worker = assemble(project, observer=polls)
     try:
+        if flow == "servers":
+            await send(worker.runtime.app, project, log)
         with sampling(sampled) if sample else contextlib.nullcontext():
             began, clock = time.process_time(), time.perf_counter()
             await worker.runtime.start()
             if flow == "phased":
                 await _Conductor(worker, log, lambda _: None, []).run()
-            elif flow == "servers":
-                for _, phases in Replay(log, project.config).phases():
-                    await worker.runtime.publish([m for phase in phases for batch in phase for m in batch.messages])
             if flow != "phased":
                 await Flow(worker).until_idle(release=False)
             await worker.runtime.stop()
