@@ -2,7 +2,8 @@
 
 Run it with ``python benchmarks/profile.py [--requests N] [--flow phased|backlog|both|servers]``. ``phased`` is the
 demo's replay, slice after slice, without the verdicts; ``backlog`` has everything in the log before the worker starts;
-``servers`` is the same on Kafka, Redis and PostgreSQL, started for it and removed. The first two compute the same snapshots, in many polls and in few, so that the two runs give
+``servers`` is the same on Kafka, Redis and PostgreSQL, started for it and removed. The first two compute the same
+snapshots, in many polls and in few, so that the two runs give
 
     cost = a * polls + b * rows
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import shutil
 import sys
 import tempfile
@@ -208,6 +210,9 @@ def served(folder: Path) -> dict[str, str]:
     return {"broker": kafka, "online_store": redis, "label_store": redis, "registry": postgresql}
 
 
+gc.set_threshold(50_000)  # as `dovetail` does
+
+
 async def run(
     flow: str,
     log: RecordedLog,
@@ -229,6 +234,8 @@ async def run(
         with sampling(sampled) if sample else contextlib.nullcontext():
             began, clock = time.process_time(), time.perf_counter()
             await worker.runtime.start()
+            gc.collect()
+            gc.freeze()  # as a worker's process does
             if flow == "phased":
                 await _Conductor(worker, log, lambda _: None, []).run()
             if flow != "phased":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+
+from dovetail.platform.stage import Poll
 from dovetail.platform.transports.kafka.fetching import Fetching
 from dovetail.platform.transports.kafka.visible import VisibleEnds
 from tests.platform.transports.limited import run
@@ -15,10 +18,10 @@ from tests.platform.transports.limited import run
 READ, HELD = ("read", 0), ("held", 0)
 
 
-class Record(NamedTuple):
-    offset: int
-    key: bytes | None = None
-    value: bytes | None = b"12345"
+def poll_of(partition: tuple[str, int], offsets: Sequence[int]) -> Poll:
+    """Messages of five bytes."""
+    at = np.array(offsets, dtype=np.int64)
+    return Poll(*partition, at, at, [None] * len(at), [b"12345"] * len(at), [()] * len(at))
 
 
 class Consumer:
@@ -27,7 +30,7 @@ class Consumer:
     def __init__(self) -> None:
         self._subscription: Any = SimpleNamespace(fetch_context=nullcontext, subscription=None)
         self._fetcher: Any = SimpleNamespace(_records=None, _wait_consume_future=None, _notify=lambda _: None)
-        self.there: dict[Any, list[Record]] = {}
+        self.there: dict[Any, list[int]] = {}
         self.arrived = asyncio.Event()
         self.asked: list[set[Any]] = []
         self.at: dict[Any, int] = {}
@@ -39,19 +42,19 @@ class Consumer:
         self.at[partition] = offset
 
     def arrive(self, partition: Any, *offsets: int) -> None:
-        self.there.setdefault(partition, []).extend(map(Record, offsets))
+        self.there.setdefault(partition, []).extend(offsets)
         self.arrived.set()
 
-    async def getmany(self, *partitions: Any, timeout_ms: int) -> dict[Any, list[Record]]:
+    async def getmany(self, *partitions: Any, timeout_ms: int) -> dict[Any, Poll]:
         assert partitions, "all partitions would be read"
         assert timeout_ms > 0
         self.asked.append(set(partitions))
         while not self.there.keys() & set(partitions):
             self.arrived.clear()
             await self.arrived.wait()
-        found = {partition: self.there.pop(partition) for partition in self.there.keys() & set(partitions)}
-        self.at |= {partition: records[-1].offset + 1 for partition, records in found.items()}
-        return found
+        there = {partition: self.there.pop(partition) for partition in self.there.keys() & set(partitions)}
+        self.at |= {partition: offsets[-1] + 1 for partition, offsets in there.items()}
+        return {partition: poll_of(partition, offsets) for partition, offsets in there.items()}
 
 
 class Over:
@@ -64,7 +67,7 @@ class Over:
 
     async def poll(self, *wanted: Any) -> dict[Any, list[int]]:
         found = await self.fetching.poll(self.consumer, set(wanted))
-        return {partition: [record.offset for record in records] for partition, records in found.items()}
+        return {partition: poll.offsets.tolist() for partition, poll in found.items()}
 
     def ends(self, **broker: int) -> dict[Any, int]:
         return self.visible.ends({(name, 0): end for name, end in broker.items()}, self.consumer.at)

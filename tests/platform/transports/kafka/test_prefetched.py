@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 
@@ -11,7 +13,7 @@ READ, HELD = TopicPartition("read", 0), TopicPartition("held", 0)
 
 
 def fetched(partition: TopicPartition) -> FetchResult:
-    return FetchResult(partition, assignment=None, partition_records=None, backoff=3600)
+    return FetchResult(partition, assignment=None, partition_records=SimpleNamespace(), backoff=3600)
 
 
 def test_records_of_partitions_that_are_held_back_are_waited_for_by_no_fetch() -> None:

@@ -9,8 +9,11 @@ every partition in it. What came in the meantime is one poll, which costs less t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Generic, TypeVar
+
+from dovetail.platform.stage import Poll
 
 __all__ = ["Aside"]
 
@@ -18,44 +21,44 @@ P = TypeVar("P")
 
 
 class Aside(Generic[P]):
-    """Consecutive records by partition. Belongs to the event loop that fetches.
+    """Consecutive polls by partition. Belongs to the event loop that fetches.
 
     A partition has room until its keys and values have ``most_bytes``; what one fetch brought is set aside whole.
     """
 
-    def __init__(self, most_bytes: int, most_records: int) -> None:
-        self._most_bytes, self._most_records = most_bytes, most_records
-        self._records: dict[P, list[Any]] = {}
-        self._bytes: dict[P, int] = {}
+    def __init__(self, most_bytes: int, most_messages: int) -> None:
+        self._most_bytes, self._most_messages = most_bytes, most_messages
+        self._polls: defaultdict[P, list[Poll]] = defaultdict(list)
+        self._bytes: defaultdict[P, int] = defaultdict(int)
 
-    def put(self, records: Mapping[P, Sequence[Any]]) -> None:
-        """Set these aside, behind those of their partitions that are there."""
-        for partition, some in records.items():
-            if not some:
-                continue
-            self._records.setdefault(partition, []).extend(some)
-            self._bytes[partition] = self._bytes.get(partition, 0) + _size(some)
+    def put(self, polls: Mapping[P, Poll]) -> None:
+        """Set these aside, each behind those of its partition that are there."""
+        for partition, poll in polls.items():
+            self._polls[partition].append(poll)
+            self._bytes[partition] += _size(poll)
 
     def with_room(self, partitions: Collection[P]) -> set[P]:
         """Those of ``partitions`` that more may be fetched of."""
         return {partition for partition in partitions if self._bytes.get(partition, 0) < self._most_bytes}
 
-    def take(self, partitions: Collection[P]) -> dict[P, list[Any]]:
-        """The oldest records of each of ``partitions`` that has some, at most ``most_records``."""
+    def take(self, partitions: Collection[P]) -> dict[P, Poll]:
+        """The oldest messages of each of ``partitions`` that has some, at most ``most_messages`` of it, as one poll."""
         found = {}
-        for partition in self._records.keys() & partitions:
-            records = self._records.pop(partition)
-            found[partition], left = records[: self._most_records], records[self._most_records :]
+        for partition in self._polls.keys() & partitions:
+            poll = Poll.joined(self._polls.pop(partition))
             del self._bytes[partition]
-            if left:
-                self.put({partition: left})
+            if len(poll) > self._most_messages:
+                after = int(poll.offsets[self._most_messages])
+                self.put({partition: poll.since(after)})
+                poll = poll.before(after)
+            found[partition] = poll
         return found
 
     def clear(self) -> None:
         """Forget all: it is fetched again from where its partition is read next."""
-        self._records.clear()
+        self._polls.clear()
         self._bytes.clear()
 
 
-def _size(records: Sequence[Any]) -> int:
-    return sum(len(record.key or b"") + len(record.value or b"") for record in records)
+def _size(poll: Poll) -> int:
+    return sum(map(len, filter(None, poll.values))) + sum(map(len, filter(None, poll.keys)))

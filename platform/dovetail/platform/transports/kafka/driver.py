@@ -159,7 +159,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     async def _poll(self, tps: set[TP]) -> list[Poll]:
         found = await self._fetching.poll(self._ensure_consumer(), stock.ensure_aiokafka_TPset(tps))
-        return [coalesced(records) for records in found.values()]
+        return list(found.values())
 
     async def touch(self) -> None:
         """Count as having polled: who polls nothing for ``broker_max_poll_interval`` is taken out of the group."""
@@ -275,7 +275,7 @@ class Consumer(CoalescingConsumer, stock.Consumer):
     def look_back(self, tp: TP, offset: int) -> Poll | None:
         """Messages fetched by a consumer of no group."""
         records = self._thread.look_back(lambda back: back.read(stock.ensure_aiokafka_TP(tp), offset))
-        return coalesced(records) if records else None
+        return coalesced(tp.topic, tp.partition, records) if records else None
 
     async def _bounds(self, tps: set[TP]) -> Mapping[TP, tuple[int, int]]:
         return await self._thread.bounds(tps)

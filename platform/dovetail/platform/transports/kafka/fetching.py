@@ -12,6 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from dovetail.platform.stage import Poll
 from dovetail.platform.transports.kafka.aside import Aside
 from dovetail.platform.transports.kafka.prefetched import Prefetched
 from dovetail.platform.transports.kafka.visible import VisibleEnds
@@ -27,12 +28,12 @@ _POLL_TIMEOUT_S = 1.0
 class Fetching:
     """Fetches for a consumer. What one partition has set aside is bounded by ``most_bytes`` and one fetch more.
 
-    A poll has at most ``most_records`` of a partition. ``visible`` is told what has been fetched.
+    A poll has at most ``most_messages`` of a partition. ``visible`` is told what has been fetched.
     """
 
-    def __init__(self, most_bytes: int, most_records: int, visible: VisibleEnds[Any]) -> None:
+    def __init__(self, most_bytes: int, most_messages: int, visible: VisibleEnds[Any]) -> None:
         self._visible = visible
-        self._aside: Aside[Any] = Aside(most_bytes, most_records)
+        self._aside: Aside[Any] = Aside(most_bytes, most_messages)
         self._prefetched = Prefetched()
         self._wakeup = asyncio.Event()
         # The assignment in which a partition was last sought: each rebalance brings a new one, with no position in it.
@@ -54,18 +55,18 @@ class Fetching:
         for partition, offset in positions.items():
             consumer.seek(partition, offset)
 
-    async def poll(self, consumer: AIOKafkaConsumer, wanted: set[Any]) -> dict[Any, list[Any]]:
-        """Records of ``wanted``; none when woken or after a second. Records of other partitions are set aside."""
+    async def poll(self, consumer: AIOKafkaConsumer, wanted: set[Any]) -> dict[Any, Poll]:
+        """A poll of each of ``wanted``; none when woken or after a second. Those of others are set aside."""
         clock = asyncio.get_running_loop().time
-        records, until = self._aside.take(wanted), clock() + _POLL_TIMEOUT_S
-        while not (records or self._wakeup.is_set()) and (left_s := until - clock()) > 0:
+        polls, until = self._aside.take(wanted), clock() + _POLL_TIMEOUT_S
+        while not (polls or self._wakeup.is_set()) and (left_s := until - clock()) > 0:
             fetched = await self._fetch(consumer, wanted, left_s)
-            self._aside.put({partition: some for partition, some in fetched.items() if partition not in wanted})
-            records = {partition: some for partition, some in fetched.items() if partition in wanted}
+            self._aside.put({partition: poll for partition, poll in fetched.items() if partition not in wanted})
+            polls = {partition: poll for partition, poll in fetched.items() if partition in wanted}
         self._wakeup.clear()
-        return records
+        return polls
 
-    async def _fetch(self, consumer: AIOKafkaConsumer, wanted: set[Any], wait_s: float) -> dict[Any, list[Any]]:
+    async def _fetch(self, consumer: AIOKafkaConsumer, wanted: set[Any], wait_s: float) -> dict[Any, Poll]:
         """What there is of ``wanted`` and of all others with room, waited for until woken."""
         others = consumer.assignment() - wanted
         spare = self._aside.with_room(others)
@@ -91,14 +92,14 @@ class Fetching:
             self.wake()  # the seek waits for this poll to end
             return {}
 
-    async def _getmany(self, consumer: AIOKafkaConsumer, partitions: set[Any], wait_s: float) -> dict[Any, list[Any]]:
+    async def _getmany(self, consumer: AIOKafkaConsumer, partitions: set[Any], wait_s: float) -> dict[Any, Poll]:
         if not partitions:  # aiokafka would read all
             touch(consumer)
             await asyncio.sleep(wait_s)
             return {}
-        found: dict[Any, list[Any]] = await consumer.getmany(*partitions, timeout_ms=int(wait_s * 1000))
+        found: dict[Any, Any] = await consumer.getmany(*partitions, timeout_ms=int(wait_s * 1000))
         # At once: who asks next where topics end finds aiokafka's positions moved, and these records before the end.
-        self._visible.read({partition: some[-1].offset + 1 for partition, some in found.items()})
+        self._visible.read({partition: poll.last + 1 for partition, poll in found.items()})
         return found
 
     def _before_seek(

@@ -12,17 +12,26 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any
 
+from aiokafka.consumer.fetcher import FetchResult
+
+from dovetail.platform.transports.kafka.fetched import as_polls
+
 __all__ = ["Prefetched"]
 
 
 class Prefetched(OrderedDict[Any, Any]):
-    """Keeps what aiokafka has fetched, by partition. Takes the place of its own buffer (``Fetcher._records``)."""
+    """Keeps what aiokafka has fetched, by partition, and gives it out as polls.
+
+    Takes the place of its own buffer (``Fetcher._records``).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._held: Collection[Any] = frozenset()
 
     def __setitem__(self, partition: Any, fetched: Any) -> None:
+        if isinstance(fetched, FetchResult):
+            as_polls(fetched)
         if partition in self._held:
             _wait_for_nobody(fetched)
         super().__setitem__(partition, fetched)

@@ -94,4 +94,4 @@ class KafkaView:
                 raise TransportError(f"cannot read {topic} at {self._servers}: {error!r}") from error
             records = found.get(place)
             self._at = (place, records[-1].offset + 1 if records else offset)
-        return coalesced(records) if records else None
+        return coalesced(topic, partition, records) if records else None
