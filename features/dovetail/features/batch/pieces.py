@@ -32,7 +32,7 @@ from dovetail.features.batch.point_in_time import RowAssembly
 from dovetail.features.batch.streaming import Visibility
 from dovetail.features.duck.scratch import Buckets, Cursor, KeyHash
 from dovetail.features.plan.definitions import BatchView, FeatureColumn, FeatureSet, StreamView
-from dovetail.platform.duck.hermetic import Resources, resources
+from dovetail.platform.duck.hermetic import Grant, Resources
 
 __all__ = ["KEY_FILTER", "Limits", "OnStep", "PieceEvaluator", "Rows", "Span"]
 
@@ -144,16 +144,16 @@ class PieceEvaluator:
     def _evaluated(self, rows: Rows, span: Span, *, both: bool) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        granted = Resources(self._limits.threads, self._limits.memory_bytes, self._scratch / "duckdb")
+        grant = Grant(Resources(self._limits.threads, self._limits.memory_bytes, self._scratch / "duckdb"))
         try:
-            with resources(granted):
+            with grant.given():
                 asked = self._cut_probes(rows, span)
                 cursors = {name: self._view(view, span, asked.pop(name)) for name, view in self._stream.items()}
             assembly, start = self._assembly(), 0
             for table in rows():
                 end = start + table.num_rows
                 # A generator must not hold the grant while its caller runs.
-                with resources(granted):
+                with grant.given():
                     inputs = assembly.inputs(table, _values_below(end, cursors) if table.num_rows else {})
                     values = assembly.evaluate(inputs)
                     late = _late_below(start, end, cursors) if both else {}
@@ -164,6 +164,7 @@ class PieceEvaluator:
                 for cursor in [*opened.values, *opened.happened]:
                     cursor.close()
         finally:
+            grant.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     # --- one view ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from dovetail.features.duck.connection import connect
+from dovetail.features.duck.connection import shared_cursor
 
 __all__ = ["Buckets", "Cursor", "KeyHash"]
 
@@ -27,7 +27,7 @@ class KeyHash:
     def __init__(self, types: Sequence[pa.DataType], buckets: int) -> None:
         self.buckets = buckets
         self._types = list(types)
-        self._connection = connect(threads=1)
+        self._connection = shared_cursor()
         names = ", ".join(f"k{i}" for i in range(len(self._types)))
         self._query = f"SELECT hash({names}) AS h FROM keys"
 

@@ -17,12 +17,12 @@ import duckdb
 
 from dovetail.platform.duck.trace import TracedConnection
 
-__all__ = ["Resources", "hermetic_connection", "resources"]
+__all__ = ["Grant", "Resources", "hermetic_connection", "resources"]
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Limits of the connections opened in a :func:`resources` block; None leaves DuckDB's default.
+    """Limits of the connections opened in a block of a :class:`Grant`; None leaves DuckDB's default.
 
     ``memory_bytes`` bounds DuckDB's own buffers; beyond it DuckDB writes to files in ``spill``, by default a folder of
     this process in the system's temporary one. Every statement is appended to ``script``, when there is one.
@@ -69,18 +69,38 @@ atexit.register(_OF_THE_PROCESS.close)
 _GRANTED: ContextVar[tuple[Resources, _Databases]] = ContextVar("granted", default=(Resources(), _OF_THE_PROCESS))
 
 
+class Grant:
+    """Resources for several blocks one after the other, whose connections share databases until the grant is closed."""
+
+    def __init__(self, granted: Resources) -> None:
+        self._granted = granted
+        self._databases = _Databases(replace(granted, script=None))
+
+    @contextmanager
+    def given(self) -> Iterator[None]:
+        """Connections opened inside, in this thread or task, use what is granted. No value depends on it."""
+        _, outer = _GRANTED.get()
+        databases = outer if self._databases.limits == outer.limits else self._databases
+        token = _GRANTED.set((self._granted, databases))
+        try:
+            yield
+        finally:
+            _GRANTED.reset(token)
+
+    def close(self) -> None:
+        """Let go of the databases; each closes with the last of its connections."""
+        self._databases.close()
+
+
 @contextmanager
 def resources(granted: Resources) -> Iterator[None]:
     """Connections opened inside, in this thread or task, use what is ``granted``. No value depends on it."""
-    limits, (_, outer) = replace(granted, script=None), _GRANTED.get()
-    databases = outer if limits == outer.limits else _Databases(limits)
-    token = _GRANTED.set((granted, databases))
+    grant = Grant(granted)
     try:
-        yield
+        with grant.given():
+            yield
     finally:
-        _GRANTED.reset(token)
-        if databases is not outer:
-            databases.close()
+        grant.close()
 
 
 def hermetic_connection(*, threads: int | None = None, prepared: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
