@@ -1,8 +1,9 @@
-"""``dovetail worker`` from the command line: what it answers while it runs, and how it ends."""
+"""A worker from the command line, ``dovetail worker`` and Faust's own: what it says while it runs, and how it ends."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.app.reports import audit_worker, consistency_of
+from dovetail.app.worker import assemble
 from dovetail.cli import main
 from dovetail.features import load
+from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.stage import Outgoing
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 
@@ -57,6 +61,8 @@ FROM request LEFT JOIN users USING (user_id)
 """,
 }
 WORKER = (sys.executable, "-c", "from dovetail.cli import main; main()", "worker")
+FAUST = str(Path(sys.executable).parent / "faust")
+BY_FAUST = (FAUST, "-A", "dovetail.app", "worker", "--without-web", "--loglevel", "info")
 NOON_MS = 1_767_268_800_000
 
 
@@ -160,6 +166,42 @@ def test_a_worker_tells_its_health_and_metrics_and_stops_when_told(project: Path
     assert {line["level"] for line in lines} == {"info"}
     assert lines[-1]["message"] == "stopped"
     assert lines[-1]["fields"] == {"group": "dovetail-shop"}
+
+
+@pytest.mark.slow
+def test_fausts_own_command_runs_the_project_and_stops_when_told(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    feed(project)
+    with subprocess.Popen(
+        BY_FAUST,
+        cwd=tmp_path_factory.mktemp("elsewhere"),  # Faust writes a folder of its own there
+        env={**os.environ, "DOVETAIL_PROJECT": str(project)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # Faust logs there
+        text=True,
+    ) as worker:
+        try:
+            said(worker, r"(first dead letter of its kind): stage=features.events topic=events partition=0 offset=1 ")
+            said(worker, r"(model published): model=clicks version=1 kind=full trained=4 ")
+            worker.send_signal(signal.SIGTERM)
+            out, _ = worker.communicate(timeout=60)
+        finally:
+            if worker.poll() is None:
+                worker.kill()
+    assert worker.returncode == 0, out
+    assert "archive flushed: dataset=samples partition=0 rows=6 " in out
+    left = assemble(load(project))
+    try:
+        books = audit_worker(left)
+        assert books.balanced, books.unbalanced
+        checked = consistency_of(left.project, left.stores)
+        assert (checked.compared, checked.mismatched) == (12, 0)  # two features of six candidates
+        samples = read_dataset(left.stores.registry, left.stores.offline, "samples").to_pylist()
+        clicked = {(row["request_id"], row["item_id"]): row["label"] for row in samples}
+        assert clicked == {(name, item): int((name, item) == ("a", 1)) for name in ("a", "b") for item in range(3)}
+    finally:
+        left.stores.close()
 
 
 @pytest.mark.slow
