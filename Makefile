@@ -9,7 +9,7 @@ SPREAD := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --dura
 # Most modules of most packages nobody imports: Python compiles what is imported then, if it may keep it.
 LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
-.PHONY: demo test check kernels newest lowest torch-test spark-test wheel-test nightly bench peers services-test faults pictures docs notebooks format clean
+.PHONY: demo test check kernels modules newest lowest torch-test spark-test wheel-test nightly bench peers services-test faults pictures docs notebooks format clean
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -62,6 +62,9 @@ nightly: $(STAMP)  ## all tests, 80 times as many generated cases, new ones each
 
 kernels: $(STAMP)  ## compile the kernels of the demo and of views once, before several processes need them at the same time
 	$(BIN)/python -m tests.e2e.warmed demo views > /dev/null
+
+modules: $(STAMP)  ## compile the tests and what they import once, before several processes need them at the same time
+	$(BIN)/python -m pytest --collect-only -qq > /dev/null
 
 check: $(STAMP)  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

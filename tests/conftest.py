@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def recorded_logs() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: with several processes, one that begins last would be waited for at the end."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """Spare what was imported and collected, two million objects: no test looks for garbage in it."""
+    gc.collect()
+    gc.freeze()
 
 
 #: Tests left out because they need servers, of this process, or with several processes of each of them.

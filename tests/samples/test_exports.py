@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.datasets import load_svmlight_file
 
 from dovetail.platform.errors import ConfigError
 from dovetail.samples.exports import crc32c, write_libsvm, write_tfrecord
@@ -20,6 +19,8 @@ LABELLED = ROWS.set_column(0, "label", pa.array([0, 1, 1], pa.int8()))
 
 
 def test_libsvm_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    from sklearn.datasets import load_svmlight_file
+
     columns = Columns(dense=["price", "clicks"], sparse=["city", "tags"], bits=8)
     assert write_libsvm([LABELLED.slice(0, 2), LABELLED.slice(2)], columns, tmp_path / "s.svm") == 3
     found, labels = load_svmlight_file(str(tmp_path / "s.svm"), n_features=2 + 256)

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import PoissonRegressor
-from sklearn.metrics import mean_absolute_error, mean_poisson_deviance, mean_squared_error
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.trainer.arithmetic import Float32, Float64
@@ -135,6 +133,9 @@ def test_metrics_are_the_formulas_however_examples_are_cut(loss: Loss, cuts: lis
 
 
 def test_metrics_and_fits_are_those_of_scikit_learn() -> None:
+    from sklearn.linear_model import PoissonRegressor
+    from sklearn.metrics import mean_absolute_error, mean_poisson_deviance, mean_squared_error
+
     table, design, labels = world("poisson", 1_000)
     theirs = PoissonRegressor(alpha=0.0, fit_intercept=False, max_iter=1_000, tol=1e-8).fit(design, labels)
     assert design @ theirs.coef_ == pytest.approx(design @ fitted("poisson", design, labels), abs=1e-4)

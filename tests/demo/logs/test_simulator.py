@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from dovetail.demo.logs.recorded import MINUTE_US, SECOND_US, RecordedLog
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
@@ -77,6 +76,8 @@ def test_every_item_has_a_version_per_day(simulated: RecordedLog) -> None:
 
 
 def test_what_the_caller_knows_predicts_clicks_but_does_not_settle_them(simulated: RecordedLog) -> None:
+    from sklearn.metrics import roc_auc_score
+
     candidates = simulated.requests["candidates"].combine_chunks()
     flat, parent = candidates.flatten(), pc.list_parent_indices(candidates)
     rows = pa.table(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.trainer.arithmetic import Float32
@@ -26,6 +25,8 @@ def examples(n: int, seed: int) -> tuple[Float32, Float32, Float32]:
 
 
 def check(mine: Metrics, predictions: Float32, labels: Float32, weights: Float32) -> None:
+    from sklearn import metrics as sk
+
     p, y, c = predictions.astype(np.float64), labels.astype(int), weights.astype(np.float64)
     rate = float((y * c).sum() / c.sum())
     log_loss = sk.log_loss(y, p, sample_weight=c, labels=[0, 1])
@@ -54,6 +55,8 @@ def test_agrees_with_scikit_learn(n: int, seed: int) -> None:
 
 
 def test_auc_is_within_a_thousandth_on_many_examples() -> None:
+    from sklearn import metrics as sk
+
     evaluation = Evaluation()
     predictions, labels, weights = examples(50_000, 1)
     evaluation.add(predictions, labels, weights)

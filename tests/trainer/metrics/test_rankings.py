@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 
 from dovetail.platform.errors import ConfigError, WireError
 from dovetail.trainer.arithmetic import Bool, Float32, Float64
@@ -43,6 +42,8 @@ def served(requests: int, seed: int, *, levels: int = 6, largest: int = 40) -> t
 
 def by_scikit_learn(requests: list[object], p: Float32, y: Float32, at: int) -> RankingMetrics:
     """The same metrics, a request at a time."""
+    from sklearn import metrics as sk
+
     numbers: list[tuple[int, float, float, float, float]] = []
     no_positive = no_negative = 0
     of = np.array([str(request) for request in requests])
@@ -64,6 +65,8 @@ def by_scikit_learn(requests: list[object], p: Float32, y: Float32, at: int) -> 
 
 def _first_positive(scores: Float64, labels: Bool, at: int) -> tuple[float, float]:
     """Reciprocal rank and hit of the best positive alone among the negatives, as scikit-learn has them."""
+    from sklearn import metrics as sk
+
     # The last one, below all, makes them more than two, which scikit-learn would take for binary labels.
     candidates = np.concatenate(([scores[labels].max()], scores[~labels], [-1.0]))
     classes = np.arange(len(candidates))

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
-from sklearn.datasets import dump_svmlight_file
 
 from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.trainer.learner import Learner
@@ -48,6 +47,8 @@ def test_libsvm_lines(tmp_path: Path) -> None:
 
 
 def test_libsvm_as_scikit_learn_writes_it(tmp_path: Path) -> None:
+    from sklearn.datasets import dump_svmlight_file
+
     rng = np.random.default_rng(1)
     x = rng.normal(size=(20, 6)) * (rng.random((20, 6)) < 0.5)
     y = rng.integers(0, 2, 20)
