@@ -124,6 +124,12 @@ def test_a_child_that_was_ended_is_replaced() -> None:
     assert lane.evaluate(rows(2))[0].to_pylist() == ["aa"]
 
 
+def test_a_child_starts_without_what_only_definitions_need() -> None:
+    program = "import sys, dovetail.features.duck.bounded_child; print({'sqlglot', 'pydantic'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
+
+
 def test_no_child_is_no_fault_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     bounded._child().stop()
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")

@@ -2,7 +2,7 @@
 
 DuckDB bounds its tables, not the values of expressions, and nothing but the end of its process stops a function that is
 at work. So the child is ended when it takes too long, and refuses itself memory beyond the limit. The next question
-starts another. It needs a second to start, and ends with its parent.
+starts another. It needs a quarter of a second of processor time to start, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "bounded_query",
     "read_exactly",
     "read_within",
+    "stream_of",
 ]
 
 #: Sizes of the two parts of a message: what is said of it, and its rows.
@@ -99,7 +100,7 @@ def bounded_bind(sql: str, tables: Mapping[str, pa.Schema]) -> tuple[pa.Schema, 
         BindError: DuckDB refuses it, or it does not keep within them.
         EngineFailed: no child process starts.
     """
-    empty = {name: _stream(schema.empty_table()) for name, schema in tables.items()}
+    empty = {name: stream_of(schema.empty_table()) for name, schema in tables.items()}
     try:
         answer = _child().ask(Question("bind", sql, empty, BOUNDS))
     except OutOfBounds as error:
@@ -125,7 +126,7 @@ def bounded_query(
         ValueError: DuckDB's error.
         EngineFailed: no child process starts.
     """
-    child, streams = _Child() if apart else _child(), {name: _stream(table) for name, table in tables.items()}
+    child, streams = _Child() if apart else _child(), {name: stream_of(table) for name, table in tables.items()}
     try:
         answer = child.ask(Question("query", sql, streams, bounds or BOUNDS))
     finally:
@@ -246,7 +247,8 @@ def read_exactly(pipe: IO[bytes], size: int) -> bytes:
     return found
 
 
-def _stream(table: pa.Table) -> bytes:
+def stream_of(table: pa.Table) -> bytes:
+    """``table`` as a question has it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
