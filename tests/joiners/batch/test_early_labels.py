@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from dovetail.platform.runtime.signal import Signal
 from dovetail.platform.testing import run_stage
+from tests.generated import some
 from tests.joiners.batch.lives import (
     check_audit,
     live_through,
@@ -66,28 +69,33 @@ def test_a_label_that_came_in_the_window_is_early_all_the_same_when_it_happened_
     assert outcomes[("click", "early")] == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("first", [1, HOUR, 30 * 365 * DAY])
-@pytest.mark.parametrize("lateness", [0, 600])
+def _arrivals() -> Iterator[tuple[str, int, int, str]]:
+    """Each kind, distance and lateness with each order of arrival; the first of three is another one each time."""
+    orders = ("before", "after", "around")
+    for number, (kind, first, lateness) in enumerate(product(KINDS, (1, HOUR, 30 * 365 * DAY), (0, 600))):
+        yield from ((kind, first, lateness, orders[(number + turn) % 3]) for turn in range(3))
+
+
+@pytest.mark.parametrize(("kind", "first", "lateness", "arrival"), some(list(_arrivals())))
 def test_where_the_first_label_is_early_the_next_one_counts(
-    new_store: Factory, kind: str, first: int, lateness: int
+    new_store: Factory, kind: str, first: int, lateness: int, arrival: str
 ) -> None:
     """Also where it comes after the next one, from a partition whose clock knows no better."""
     now = 40 * 365 * DAY
     right = [Label(k, 0, 0, now + at_s, 0) for at_s, k in enumerate(KINDS, 1)]
     hiding = [Label(kind, 0, 0, now - first, partition) for partition in range(PARTITIONS)]
-    for labels in (hiding + right, right + hiding, hiding[1:] + right + hiding[:1]):
-        store = new_store()
-        world = World((now,), 2, tuple(labels), delayed(900), lateness=lateness)
-        log = world.log()
-        asyncio.run(live_through(world, log, store, seed=0, crashes=0))
-        made = samples_of(log)
-        assert [(s["item_id"], s["label"], s["click_time"]) for s in made.to_pylist()] == [(0, 1, at(now + 2))]
-        assert made.to_pylist() == oracle(world, log).to_pylist()
-        check_audit(store, world, log, made, all_stored=True, tamper=False)
-        totals = {(account.stage, account.outcome): account.rows for account in store.accounts()}
-        marked = store.outcomes().get(("exposure", "sampled"), 0)
-        assert totals["samples", "sampled"] == marked + totals.get(("samples.stood_in", "stood_in"), 0)
+    orders = {"before": hiding + right, "after": right + hiding, "around": hiding[1:] + right + hiding[:1]}
+    store = new_store()
+    world = World((now,), 2, tuple(orders[arrival]), delayed(900), lateness=lateness)
+    log = world.log()
+    asyncio.run(live_through(world, log, store, seed=0, crashes=0))
+    made = samples_of(log)
+    assert [(s["item_id"], s["label"], s["click_time"]) for s in made.to_pylist()] == [(0, 1, at(now + 2))]
+    assert made.to_pylist() == oracle(world, log).to_pylist()
+    check_audit(store, world, log, made, all_stored=True, tamper=False)
+    totals = {(account.stage, account.outcome): account.rows for account in store.accounts()}
+    marked = store.outcomes().get(("exposure", "sampled"), 0)
+    assert totals["samples", "sampled"] == marked + totals.get(("samples.stood_in", "stood_in"), 0)
 
 
 def test_what_stands_in_for_a_label_that_has_left_counts(new_store: Factory) -> None:
