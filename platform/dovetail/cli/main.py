@@ -227,9 +227,8 @@ def unforeseen(kind: type[BaseException], error: BaseException, trace: Traceback
 def main() -> None:
     """Entry point of the ``dovetail`` command."""
     sys.excepthook = unforeseen
-    # Imports and definitions make much and let go of little; looking for garbage after each 700 objects takes a
-    # fifteenth of a short command's time, and looking through all of it once more at the end another tenth.
-    gc.set_threshold(50_000)
+    # Looking for garbage in all that was imported, as a process does when it ends, takes a tenth of a short command's
+    # time.
     atexit.register(gc.freeze)
     try:
         app()

@@ -7,17 +7,19 @@ from typing import Any
 
 __all__ = ["nodes", "without_places"]
 
+_WITH_PARTS = (dict, list)
+
 
 def nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every node of ``tree``, parents before their parts, in the order of the text."""
+    """Every node of ``tree``, which is a node or a list, parents before their parts, in the order of the text."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
             yield part
-            waiting.extend(reversed(part.values()))
-        elif isinstance(part, list):
-            waiting.extend(reversed(part))
+            part = part.values()
+        # Most parts are names, numbers and NULLs: those do not wait.
+        waiting += [inner for inner in reversed(part) if isinstance(inner, _WITH_PARTS)]
 
 
 def without_places(tree: Any) -> Any:
