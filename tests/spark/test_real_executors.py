@@ -22,10 +22,10 @@ from dovetail.spark.label_join.join_work import Consumer as SampleConsumer
 from tests.features.stored.stored_world import World, events, requests
 from tests.features.stored.test_backfill import files_of, job
 from tests.seeds import SEEDS
-from tests.spark.archived_worlds import archived_world
 from tests.spark.given_work import assert_same, work_of_case
+from tests.spark.label_join.archived_worlds import archived_world
+from tests.spark.label_join.test_joined import both
 from tests.spark.spark_cases import drawn_cases
-from tests.spark.test_joined import both
 
 if TYPE_CHECKING:
     from dovetail.spark.session import SparkCluster

@@ -19,7 +19,20 @@ from dovetail.platform.rows.positions import Progress, own_position_columns
 from dovetail.platform.stores.registry.store import DataFile
 from tests.app.small_project import TOML, write_project
 
-__all__ = ["ArchivedWorld", "archived_world"]
+__all__ = [
+    "ATTRIBUTED",
+    "CLICK",
+    "EXPOSURE",
+    "PARTITIONS",
+    "REQUESTS",
+    "SECOND",
+    "SNAPSHOTS",
+    "START_US",
+    "ArchivedWorld",
+    "archived_world",
+    "write_flush",
+    "write_settings",
+]
 
 SECOND = 1_000_000
 #: Ten minutes before the end of 2024-01-01 UTC.
@@ -81,15 +94,7 @@ def archived_world(
     chance = random.Random(seed)
     if attributed is None:
         attributed = chance.random() < 0.6
-    toml = TOML.replace('window = "15m"\ncorrections = "15m"\n', f"{POLICIES[seed % 3]}\n")
-    toml = toml.replace('attribute = "latest_request"\nattribute_within = "10m"\n', ATTRIBUTED if attributed else "")
-    toml = toml.replace("[labels.order]\nblock_rows = 2\n", "").replace(
-        "[labels]\n", f'[labels]\nallowed_lateness = "{chance.choice([0, 30])}s"\n'
-    )
-    write_project(folder, toml, messages={})
-    if not attributed:
-        tables = folder / "sql" / "tables.sql"
-        tables.write_text(tables.read_text().replace("click (user_id VARCHAR", "click (request_id VARCHAR"))
+    write_settings(folder, POLICIES[seed % 3], f"{chance.choice([0, 30])}s", attributed=attributed)
     project = load(folder)
     stores = open_stores(project.config)
     world = _Writer(stores, chance, cuts)
@@ -114,6 +119,37 @@ def archived_world(
         (lane, partition): chance.choice([3, 400, 400]) << 20 for lane in range(3) for partition in range(PARTITIONS)
     }
     return ArchivedWorld(folder, project, stores, bounds)
+
+
+def write_settings(folder: Path, policy: str, lateness: str, *, attributed: bool) -> None:
+    """A project whose samples are made by ``policy``; clicks name a user and no request where they are attributed."""
+    toml = TOML.replace('window = "15m"\ncorrections = "15m"\n', f"{policy}\n")
+    toml = toml.replace('attribute = "latest_request"\nattribute_within = "10m"\n', ATTRIBUTED if attributed else "")
+    toml = toml.replace("[labels.order]\nblock_rows = 2\n", "").replace(
+        "[labels]\n", f'[labels]\nallowed_lateness = "{lateness}"\n'
+    )
+    write_project(folder, toml, messages={})
+    if not attributed:
+        tables = folder / "sql" / "tables.sql"
+        tables.write_text(tables.read_text().replace("click (user_id VARCHAR", "click (request_id VARCHAR"))
+
+
+def write_flush(stores: Stores, dataset: str, table: pa.Table, time: str) -> None:
+    """Archive rows of a partition, which have own positions, as a flush does: a file a day."""
+    days = table.column(time).cast(pa.date32())
+    partition, last = table.column("_partition")[0].as_py(), pc.max(table.column("_offset")).as_py()
+    files = []
+    for day in pc.unique(days).to_pylist():
+        mine = table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+        of = mine.column("_offset").to_pylist()
+        path = f"{dataset}/day={day}/{partition:05d}-{min(of):012d}-{max(of):012d}.parquet"
+        stores.offline.write(path, mine)
+        files.append(DataFile(dataset, str(day), path, mine.num_rows, partition, min(of), max(of)))
+    scope = f"archive.{dataset}"
+    progress = stores.registry.progress(scope).get(partition, Progress())
+    stores.registry.commit(
+        scope, partition, expected=progress.next_offset, progress=Progress(last + 1), accounts=[], files=files
+    )
 
 
 def _meanings(project: Project, stores: Stores, folder: Path) -> list[int]:
@@ -193,23 +229,10 @@ class _Writer:
     def _flush(self, dataset: str, schema: pa.Schema, rows: list[dict[str, Any]], time: str) -> None:
         if not rows:
             return
-        partition, last = rows[0]["_partition"], rows[-1]["_offset"]
         table = pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in schema]))
         if dataset == "snapshots" and self._chance.random() < 0.3:  # written before there were several settings
             table = table.drop_columns(["_label_meaning"])
         if dataset == "snapshots" and self._chance.random() < 0.3:  # written before the column was wider
             at = table.column_names.index("events")
             table = table.set_column(at, "events", table.column("events").cast(pa.int32()))
-        days = table.column(time).cast(pa.date32())
-        files = []
-        for day in pc.unique(days).to_pylist():
-            mine = table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
-            of = mine.column("_offset").to_pylist()
-            path = f"{dataset}/day={day}/{partition:05d}-{min(of):012d}-{max(of):012d}.parquet"
-            self._stores.offline.write(path, mine)
-            files.append(DataFile(dataset, str(day), path, mine.num_rows, partition, min(of), max(of)))
-        scope = f"archive.{dataset}"
-        progress = self._stores.registry.progress(scope).get(partition, Progress())
-        self._stores.registry.commit(
-            scope, partition, expected=progress.next_offset, progress=Progress(last + 1), accounts=[], files=files
-        )
+        write_flush(self._stores, dataset, table, time)

@@ -26,8 +26,8 @@ from dovetail.spark.sent import told
 from tests.app.small_project import run, stores_of, write_project
 from tests.generated import tries
 from tests.seeds import SEEDS
-from tests.spark.archived_worlds import ArchivedWorld, archived_world
 from tests.spark.in_process import InProcess
+from tests.spark.label_join.archived_worlds import ArchivedWorld, archived_world
 from tests.spark.losing import Losing
 
 
