@@ -26,6 +26,7 @@ from dovetail.features.stored.read_columns import struct_members
 from dovetail.features.stored.registration import register
 from dovetail.joiners.snapshots.shape import REQUEST_COLUMNS, request_rows
 from dovetail.platform.archive.dayfiles import DayFiles
+from dovetail.platform.archive.joined_days import joined_name, settle_joins
 from dovetail.platform.config.features import BatchConfig
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.evolution import conformed
@@ -108,6 +109,8 @@ def _requests(
 ) -> RequestLog:
     samples = None
     if asked.samples is not None:
+        if asked.samples != ARCHIVE:
+            settle_joins(stores.registry, joined_name(asked.samples))
         samples = _files(stores, asked.samples, "samples")
     if asked.requests == ARCHIVE and asked.visibility == "as_served":
         snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ MOMENTS: list[tuple[type, str]] = [
 ]
 
 
-def mortal(die_at: int) -> Callable[[], int]:
-    """Make every one of MOMENTS deadly at the right count; gives the count."""
+def mortal(die_at: int, where: Sequence[tuple[type, str]]) -> Callable[[], int]:
+    """Make every one of the moments ``where`` deadly at the right count; gives the count."""
     moments = 0
 
     def moment() -> None:
@@ -59,7 +59,7 @@ def mortal(die_at: int) -> Callable[[], int]:
 
         return around
 
-    for owner, name in MOMENTS:
+    for owner, name in where:
         setattr(owner, name, deadly(getattr(owner, name)))
     return lambda: moments
 
@@ -78,22 +78,23 @@ def batch_view(project: Path, version_us: int) -> int:
     return 0
 
 
-def one(project: str, what: str | int, die_at: int, answer: int) -> None:
-    """One run; says into the descriptor ``answer`` how many moments it had."""
-    count = mortal(die_at)
-    code = backfill(Path(project), what) if isinstance(what, str) else batch_view(Path(project), what)
-    os.write(answer, json.dumps({"moments": count(), "code": code}).encode())
+def one(project: str, what: str | int) -> int:
+    """One run."""
+    return backfill(Path(project), what) if isinstance(what, str) else batch_view(Path(project), what)
 
 
-def main() -> None:
+def serve(run_one: Callable[..., int], where: Sequence[tuple[type, str]]) -> None:
+    """Call ``run_one`` for each line, JSON ``[…, DIE_AT]``, in a process of its own; answer each with a line."""
     gc.freeze()  # what has been imported is nobody's garbage: to look for some in it copies its pages
     for line in sys.stdin:
         answers, answer = os.pipe()
         child = os.fork()
         if child == 0:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the command prints is no answer
-            project, what, die_at = json.loads(line)
-            one(project, what, die_at, answer)
+            *asked, die_at = json.loads(line)
+            count = mortal(die_at, where)
+            code = run_one(*asked)
+            os.write(answer, json.dumps({"moments": count(), "code": code}).encode())
             os._exit(0)
         os.close(answer)
         with os.fdopen(answers) as said:
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(one, MOMENTS)

@@ -16,28 +16,37 @@ import pytest
 
 from dovetail.platform.stores.registry.store import Registry
 from tests.features.stored.stored_world import START, World, events, requests
+from tests.places import ROOT
 from tests.seeds import SEEDS
 
-MORTAL = Path(__file__).parent / "mortal_backfill.py"
+MORTAL = "tests.features.stored.mortal_backfill"
 KILLED = {"moments": None, "code": None, "signal": int(signal.SIGKILL)}
 
 
 class Runs:
-    """Backfills and runs of batch views, in processes of their own."""
+    """Runs of a script that serves (``mortal_backfill.serve``), of backfills and batch views if not said otherwise."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, script: str = MORTAL) -> None:
         self._log = log
         with log.open("wb") as errors:
             self._server = subprocess.Popen(
-                [sys.executable, str(MORTAL)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                [sys.executable, "-m", script],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
             )
 
     def run(self, shop: Path, die_at: int, version_us: int | None = None) -> int | None:
-        """How many moments it had; None when it was killed. A version is run alone, without a backfill."""
+        """As ``ask``. A version is run alone, without a backfill."""
+        return self.ask(str(shop), str(shop / "out") if version_us is None else version_us, die_at)
+
+    def ask(self, *asked: str | int) -> int | None:
+        """How many moments it had; None when it was killed. The last one asked for is where it dies."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        what = str(shop / "out") if version_us is None else version_us
-        print(json.dumps([str(shop), what, die_at]), file=self._server.stdin, flush=True)
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
         said: dict[str, int | None] = json.loads(self._server.stdout.readline() or "{}")
         assert said in ({"moments": said.get("moments"), "code": 0, "signal": 0}, KILLED), self._log.read_text()[-4000:]
         return said["moments"]

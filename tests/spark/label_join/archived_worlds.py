@@ -36,7 +36,7 @@ __all__ = [
 
 SECOND = 1_000_000
 #: Ten minutes before the end of 2024-01-01 UTC.
-START_US = 1_704_152_400_000_000
+START_US = 1_704_153_000_000_000
 PARTITIONS = 2
 ATTRIBUTED = 'attribute = "latest_request"\nattribute_within = "4m"\n'
 POLICIES = (

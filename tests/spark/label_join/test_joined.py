@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -79,11 +80,18 @@ def test_the_files_are_those_of_one_machine(lived: Path, tmp_path: Path, seed: i
     assert joined(lived, tmp_path / "cluster", InProcess(seed), compare=True) == expected
 
 
-def both(world: ArchivedWorld, cluster: Cluster) -> dict[str, bytes]:
-    """The files of one machine, which are those of ``cluster``."""
+@contextmanager
+def of_world(world: ArchivedWorld) -> Iterator[None]:
+    """What the stream has released is what ``world`` says."""
     with pytest.MonkeyPatch.context() as patched:
         for module in (rejoin, on_cluster):
             patched.setattr(module, "released_positions", lambda *_: world.bounds)
+        yield
+
+
+def both(world: ArchivedWorld, cluster: Cluster) -> dict[str, bytes]:
+    """The files of one machine, which are those of ``cluster``."""
+    with of_world(world):
         expected = joined(world.folder, world.folder / "local", None)
         assert joined(world.folder, world.folder / "cluster", cluster) == expected
     return expected
@@ -98,6 +106,15 @@ def test_generated_archives_give_the_files_of_one_machine(seed: int, unsteady: i
             both(world, InProcess(unsteady))
         finally:
             world.stores.close()
+
+
+@pytest.mark.parametrize("seed", [4, 7])
+def test_a_day_of_which_nothing_is_released_has_no_file(tmp_path: Path, seed: int) -> None:
+    world = archived_world(tmp_path / "project", seed, requests=20)
+    ends = {0: 3 << 20, 1: 1 << 40, 2: 1 << 40}
+    bounds = {(lane, partition): end for lane, end in ends.items() for partition in range(2)}
+    assert len(both(replace(world, bounds=bounds), InProcess())) < 2
+    world.stores.close()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -15,11 +15,11 @@ from dovetail.app.jobs import batch_versions
 from dovetail.app.label_meanings import with_meanings
 from dovetail.app.reports.archived import label_columns, released_positions, target_of
 from dovetail.app.reports.rejoin import JoinDifference, JoinedDays, difference_between
-from dovetail.app.reports.sample_files import DayDraft, draft_day, keep_days
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.features.plan.request import CANDIDATES
 from dovetail.joiners.meanings.known import Meanings
+from dovetail.platform.archive.joined_days import DayDraft, draft_day, keep_days
 from dovetail.platform.rows.encodings.shared import spread
 from dovetail.platform.rows.positions import own_position_columns
 from dovetail.platform.stores.offline import OfflineStore
@@ -60,11 +60,12 @@ class _TakeDay:
 
 
 def join_on_cluster(
-    project: Project, stores: Stores, cluster: Cluster, *, target: str = "", out: OfflineStore | None, compare: bool
+    project: Project, stores: Stores, cluster: Cluster, *, target: str = "", out: str | None, compare: bool
 ) -> JoinedDays:
     """The samples of :func:`~dovetail.app.reports.rejoin.join_archived`, by day below ``out``, if given.
 
-    Files are put in place when every task has done its work; until then, and where one fails, there are none.
+    ``out`` is a folder or URL by the name that the registry knows it by. Files count, all at once, when every task has
+    done its work; until then, and where one fails, there are none.
 
     Raises:
         ConfigError: there is no such target.
@@ -77,19 +78,20 @@ def join_on_cluster(
         archived.setdefault(file.day, []).append(file)
     work = _work(project, stores, meanings, target)
     found: dict[str, _DayResult] = {}
+    store = None if out is None else OfflineStore(out)
     if work.snapshots:
         take = _TakeDay(
-            out,
+            store,
             stores.offline,
             {day: [file.path for file in files] for day, files in archived.items()} if compare else None,
         )
         try:
             found.update(SparkJoin(cluster).days(work, meanings, batch_versions(project, stores), take))
         except BaseException:
-            _remove(out, (one.draft for one in found.values()))
+            _remove(store, (one.draft for one in found.values()))
             raise
     drafts = [one.draft for one in found.values() if one.draft is not None]
-    files = keep_days(out, drafts) if out is not None else []
+    files = keep_days(stores.registry, out, drafts) if out is not None else []
     columns = next((one.columns for one in found.values()), pa.schema([]))
     only_stream = sum(file.rows for day, files_ in archived.items() if day not in found for file in files_)
     rest = JoinDifference(0, 0, only_stream, {})

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from dovetail.app.modelling import encoder_of_stored
 from dovetail.app.storage import open_stores
 from dovetail.platform.archive.dayfiles import DAY_US, NEVER_US, DayFiles, day_start_us
+from dovetail.platform.archive.joined_days import JOINED, joined_name, settle_joins
 from dovetail.platform.config.load import Config, ModelConfig, load_config
 from dovetail.platform.errors import ConfigError, ModelError, WireError
 from dovetail.platform.rows.encodings.shared import Spreader
@@ -120,6 +121,8 @@ def find_samples(
         parts: list[Callable[[], Iterable[pa.Table]]] = [partial(_as_argument, read, Path(name)) for name in names]
         return Samples(lambda: parts, [InputSpec(FEATURES, "list", length=max(1, min(longest, 1024)))])
     if names:
+        for name in names:
+            _settle(config, name)
         return Samples(lambda: [part for name in names for part in _named(name, *days)])
     if config is None:
         raise ConfigError("no samples: name files or folders, or run in a project whose worker has archived some")
@@ -151,6 +154,17 @@ def _named(name: str, first: date | None, last: date | None) -> Sequence[Callabl
     if not found:
         raise ConfigError(f"{name}: no Parquet file there; name a .parquet file or a folder that holds some")
     return [partial(_of_url, root, path, first, last) for path in found]
+
+
+def _settle(config: Config | None, name: str) -> None:
+    """Put in place what a join that was ended on the way has left in the folder ``name``, where it has files of one."""
+    if config is None or ("://" not in name and not any(Path(name).rglob(f"*{JOINED}*"))):
+        return
+    stores = open_stores(config)
+    try:
+        settle_joins(stores.registry, joined_name(name))
+    finally:
+        stores.close()
 
 
 def _of_file(path: Path, first: date | None, last: date | None) -> Iterator[pa.Table]:

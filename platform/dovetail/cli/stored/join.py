@@ -12,12 +12,13 @@ from dovetail.app.jobs import cluster_of
 from dovetail.app.openlineage.emitting import lineage_run
 from dovetail.app.openlineage.named_datasets import archived_datasets, dataset_at
 from dovetail.app.reports import JoinedDays, difference, join_archived
-from dovetail.app.reports.sample_files import draft_day, keep_days
 from dovetail.app.storage import Stores, open_stores
 from dovetail.app.worker import features_of
 from dovetail.cli.output import print_json, terminal
 from dovetail.features import Project, load
+from dovetail.platform.archive.joined_days import draft_day, joined_name, keep_days
 from dovetail.platform.stores.offline import OfflineStore
+from dovetail.platform.stores.registry.store import Registry
 
 __all__ = ["run"]
 
@@ -38,7 +39,7 @@ def run(
     """
     loaded = load(project)
     stores = open_stores(loaded.config)
-    store = None if out is None else OfflineStore(out if "://" in out else str(Path(out)))
+    name = None if out is None else joined_name(out)
     try:
         read = ["snapshots", *loaded.config.labels.streams]
         inputs = archived_datasets(stores.offline, read)
@@ -47,11 +48,11 @@ def run(
             lineage_run(loaded.config, f"join.{samples_dataset(target)}", "JOIN", inputs) as told,
         ):
             if cluster is None:
-                joined = _here(loaded, stores, store, target, compare=compare)
+                joined = _here(loaded, stores, name, target, compare=compare)
             else:
                 from dovetail.app.reports.join_on_cluster import join_on_cluster
 
-                joined = join_on_cluster(loaded, stores, cluster, target=target, out=store, compare=compare)
+                joined = join_on_cluster(loaded, stores, cluster, target=target, out=name, compare=compare)
             if out is not None:
                 told.outputs.append(dataset_at(out, joined.columns, joined.rows))
     finally:
@@ -75,19 +76,20 @@ def run(
     return 0 if verdict else 1
 
 
-def _here(project: Project, stores: Stores, out: OfflineStore | None, target: str, *, compare: bool) -> JoinedDays:
+def _here(project: Project, stores: Stores, out: str | None, target: str, *, compare: bool) -> JoinedDays:
     """The join in this process."""
     samples = join_archived(project, stores, features_of(project, stores), target=target)
-    files = _write(samples, out) if out is not None and samples.num_rows else []
+    files = _write(samples, stores.registry, out) if out is not None else []
     compared = difference(stores, samples, target=target) if compare else None
     return JoinedDays(samples.num_rows, samples.schema, files, compared)
 
 
-def _write(samples: pa.Table, out: OfflineStore) -> list[str]:
-    """One file per UTC day of the request; an earlier join's file of that day is replaced."""
-    days = samples.column("request_time").cast(pa.date32())
-    drafts = []
-    for day in sorted(pc.unique(days).to_pylist()):
-        mine = samples.filter(pc.equal(days, pa.scalar(day, pa.date32())))
-        drafts.append(draft_day(out, str(day), samples.schema, [mine]))
-    return keep_days(out, drafts)
+def _write(samples: pa.Table, registry: Registry, out: str) -> list[str]:
+    """One file per UTC day of the request; an earlier join's files are replaced."""
+    store, drafts = OfflineStore(out), []
+    if samples.num_rows:
+        days = samples.column("request_time").cast(pa.date32())
+        for day in sorted(pc.unique(days).to_pylist()):
+            mine = samples.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+            drafts.append(draft_day(store, str(day), samples.schema, [mine]))
+    return keep_days(registry, out, drafts)

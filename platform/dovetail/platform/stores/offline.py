@@ -14,7 +14,7 @@ from __future__ import annotations
 import posixpath
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import fsspec
@@ -96,16 +96,25 @@ class OfflineStore:
             StoreError: the draft has been cleared away, by somebody who has gone further; or the store refuses.
         """
         folder, name = posixpath.split(relative)
-        final = self.path(relative)
-        there = posixpath.join(posixpath.dirname(final), draft)
-        with self._refusing(final):
-            try:
-                self._put(there, final)
-            except BaseException:
-                with suppress(OSError):
-                    self._filesystem.rm(there)
-                raise
+        try:
+            self.put(draft, relative)
+        except BaseException:
+            with suppress(OSError):
+                self._filesystem.rm(self.path(posixpath.join(folder, draft)))
+            raise
         self.clear(folder, lambda other: other == name)
+
+    def put(self, draft: str, relative: str) -> None:
+        """Put a draft of ``relative`` in place, and do no more: it stays if the store refuses, and so do other drafts.
+
+        A draft that is not there any more, where there is a file, has been put in place.
+
+        Raises:
+            StoreError: there is neither; or the store refuses.
+        """
+        final = self.path(relative)
+        with self._refusing(final):
+            self._put(posixpath.join(posixpath.dirname(final), draft), final)
 
     @contextmanager
     def writer(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
@@ -139,14 +148,17 @@ class OfflineStore:
                     "and this one's rows no longer count; start it again"
                 ) from error
 
-    def clear(self, folder: str, superseded: Callable[[str], bool]) -> None:
-        """Remove the drafts in ``folder`` of files with a ``superseded`` name, whoever writes or wrote them."""
+    def clear(self, folder: str, superseded: Callable[[str], bool], but: Collection[str] = ()) -> None:
+        """Remove the drafts in ``folder`` of files with a ``superseded`` name, whoever writes or wrote them.
+
+        Those that are named in ``but`` stay.
+        """
         path = self.path(folder)
         with self._refusing(path):
             self._filesystem.invalidate_cache(path)  # drafts are other processes'
             for file in self._filesystem.ls(path, detail=False):
                 draft = _DRAFT.fullmatch(posixpath.basename(file))
-                if draft is not None and superseded(draft["name"]):
+                if draft is not None and superseded(draft["name"]) and draft[0] not in but:
                     with suppress(FileNotFoundError):  # somebody else was faster
                         self._filesystem.rm(file)
 

@@ -98,10 +98,11 @@ class JoinRequests:
         days = time_us(joined, "request_time") // _DAY_US
         numbers = {day: place for place, day in enumerate(work.days)}
         rows = joined.select(self.plan.sent[number].names)
-        for day in np.unique(days).tolist():
+        released = at < bounds
+        for day in np.unique(days[released]).tolist():
             place = numbers[day_of(day * _DAY_US)]
-            for lane in np.unique(lanes[days == day]).tolist():
-                mine = np.flatnonzero((days == day) & (lanes == lane) & (at < bounds))
+            for lane in np.unique(lanes[released & (days == day)]).tolist():
+                mine = np.flatnonzero(released & (days == day) & (lanes == lane))
                 for part, payload in enumerate(sealed(rows.take(pa.array(mine)))):
                     yield Frame(place, ROWS, number * LANES + lane, (task << 16) + part, payload)
                 sent[place] = sent.get(place, 0) + len(mine)

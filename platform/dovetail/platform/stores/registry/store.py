@@ -32,6 +32,7 @@ from dovetail.platform.stores.registry.model_metrics import MetricRow
 from dovetail.platform.stores.registry.ranked import RankingRow
 from dovetail.platform.stores.registry.remembered import RememberedRequest, RequestMemory
 from dovetail.platform.stores.registry.resent import Resent
+from dovetail.platform.stores.registry.results.joined_files import JoinLog
 from dovetail.platform.stores.registry.tables import registry_tables
 from dovetail.platform.stores.sql.alone import alone
 from dovetail.platform.stores.sql.committed import Committed
@@ -78,6 +79,8 @@ class Registry:
         self.events = RegistryEvents(tables.event_ids, self._database, self._committed)
         #: Archived rows by window, sketched.
         self.windows = WindowLog(self._sketches, self._database)
+        #: The files of joins.
+        self.joins = JoinLog(tables.joined, self._database)
         #: Answers of the HTTP API to calls with a key.
         self.calls = AnsweredCalls(tables.calls, self._database)
 

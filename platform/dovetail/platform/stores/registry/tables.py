@@ -19,6 +19,7 @@ from dovetail.platform.stores.registry.ranked import RankingTable
 from dovetail.platform.stores.registry.refused import RefusedTable
 from dovetail.platform.stores.registry.remembered import RememberedTable
 from dovetail.platform.stores.registry.resent import ResentTable
+from dovetail.platform.stores.registry.results.joined_files import JoinedFileTable
 from dovetail.platform.stores.sql.ledger import Ledger
 
 __all__ = ["RegistryTables", "registry_tables"]
@@ -40,6 +41,7 @@ class RegistryTables:
         self.event_ids = EventIdTables(metadata)
         self.calls = AnsweredCallTable(metadata)
         self.verdicts = VerdictTable(metadata)
+        self.joined = JoinedFileTable(metadata)
         self.files = sa.Table(
             "data_files",
             metadata,

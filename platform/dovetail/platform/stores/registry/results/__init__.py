@@ -1,0 +1,1 @@
+"""Results that commands have put in folders of their own, as the registry knows them."""
