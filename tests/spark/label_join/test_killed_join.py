@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.app.jobs import BackfillRequest, open_backfill
 from dovetail.app.reports import rejoin
+from dovetail.app.storage import open_stores
 from dovetail.cli.models.samples import find_samples
+from dovetail.features import load
 from dovetail.platform.config.load import load_config
 from tests.features.stored.test_killed import Runs
 from tests.spark.label_join.archived_worlds import archived_world
@@ -32,6 +35,23 @@ def visible(project: Path) -> Files:
 
 def left(project: Path) -> list[Path]:
     return list((project / "out").rglob("*.partial"))
+
+
+def evaluated(project: Path) -> None:
+    """Read as by ``train`` and ``evaluate``."""
+    names = [str(project / "out")]
+    list(find_samples(load_config(project), names, format_="parquet", first=None, last=None).tables())
+
+
+def backfilled(project: Path) -> None:
+    """Read as by ``backfill --samples``."""
+    loaded = load(project)
+    stores = open_stores(loaded.config)
+    open_backfill(loaded, stores, BackfillRequest("ranking", str(project / "more"), samples=str(project / "out")))
+    stores.close()
+
+
+READERS = (evaluated, backfilled)
 
 
 @pytest.fixture
@@ -72,11 +92,7 @@ def test_killed_at_any_moment_it_has_given_all_or_nothing(
         assert runs.ask(engine, str(restored(project)), die_at) is None
         seen = visible(project)
         assert all(seen[name] in (before[name], after.get(name)) for name in seen), "no file is half"
-        list(
-            find_samples(
-                load_config(project), [str(project / "out")], format_="parquet", first=None, last=None
-            ).tables()
-        )
+        READERS[die_at % 2](project)
         assert visible(project) in (before, after), f"{die_at}: read by a command, it is one join or the other"
         turned.append(visible(project) == after)
         assert runs.ask(engine, str(project), 0) is not None
