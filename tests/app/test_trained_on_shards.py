@@ -267,10 +267,6 @@ def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
         (declared('[trainer]\nshards = 2\nstaleness = "soon"\n'), "trainer.staleness"),
         (TOML + "[trainer]\nshards = 2\n", r"trainer.shards: there is no [model] to be trained"),
         (
-            declared('[trainer]\nshards = 2\n').replace("publish_every", 'publish_delay = "10s"\npublish_every'),
-            "model.publish_delay: a model on shards is published by samples",
-        ),
-        (
             declared('[trainer]\nshards = 2\n').replace("[labels]\n", '[labels]\nsamples_topic = "first-margins"\n'),
             "topic 'first-margins' is declared twice, by [labels] samples_topic and by [trainer] shards",
         ),

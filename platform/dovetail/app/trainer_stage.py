@@ -127,7 +127,7 @@ def trainer_stages(
     return [
         GatherStage(samples, sharding, stores.registry),
         *_resumable(
-            SplitStage(recipe, sharding, samples, publication.every, kept),
+            SplitStage(recipe, sharding, samples, publication, kept),
             ReduceStage(recipe, sharding, publication.gate, kept, on_evaluated=listeners.on_evaluated),
             VersionStage(encoder_of(model), sharding, publication, kept, on_publish=listeners.on_publish),
         ),
@@ -181,8 +181,7 @@ def lay_down_on_shards(
         learner,
         {partition: progress.next_offset for partition, progress in counted.items()},
         sum(account.rows for account in accounts if account.outcome in (TRAINED, LEFT_OUT)),
-        model.publish_every,
-        splitter=SplitStage(recipe, sharding, samples, publication.every, kept),
+        splitter=SplitStage(recipe, sharding, samples, publication, kept),
         reducer=ReduceStage(recipe, sharding, publication.gate, kept),
         versions=VersionStage(encoder, sharding, publication, kept),
         shards=ShardStage(encoder, optimizer_of(model), sharding, kept),

@@ -78,7 +78,6 @@ REFUSED = [
     more(f"{MODEL}[trainer]\nstaleness = -1\n"),
     more(f"{MODEL}[trainer]\nbatch_rows = 5\n"),
     more("[trainer]\nshards = 2\n"),
-    more(f'{MODEL}publish_delay = "1m"\n[trainer]\nshards = 2\n'),
     more('[scorer]\nonnx = "m.onnx"\ngate = { max_mae = 1.0 }\n'),
     within(LABELS, 'emit_after = ["1m"]\n'),
     within(LABELS, 'positive = "exposure"\n'),

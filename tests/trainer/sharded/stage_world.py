@@ -18,6 +18,7 @@ from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.runtime.computing import Computing, install
 from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.platform.stores.registry.store import Registry
+from dovetail.platform.testing import ManualClock
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.groups import Groups
 from dovetail.trainer.metrics.progressive import Evaluation
@@ -39,6 +40,8 @@ TOPICS = ShardTopics("b", "p", "m", "c", "v")
 SAMPLES = SampleTopic("samples", label="label", weight="weight")
 ENCODER = Encoder([InputSpec("city"), InputSpec("user"), InputSpec("price", "standardised")], bits=8)
 PUBLISH_EVERY = 50
+#: The header of a message to the splitter that asks for a version.
+ASKED = "dovetail-version-after"
 
 
 def recipe_for(optimizer: Optimizer) -> Recipe:
@@ -114,8 +117,12 @@ class World:
         limit: int = 1 << 20,
         full_every: int = 1,
         gate: Gate | None = None,
+        delay_us: int | None = None,
     ) -> None:
+        """``delay_us``: versions are due by time, too; then time passes between steps."""
         self.random = random
+        self.clock = ManualClock()
+        self._delay_us = delay_us
         self._made = defaultdict[int, int](int)
         self.topics: dict[tuple[str, int], list[Outgoing]] = defaultdict(list)
         self.sharding = Sharding(TOPICS, shards, staleness, batch_rows=16, max_message_bytes=limit)
@@ -124,11 +131,11 @@ class World:
         self.models = ModelDirectory(folder / "models", keep=100)
         recipe, sharding = ShardedRecipe(self.recipe, SAMPLES), self.sharding
         kept = Checkpointing(folder / "checkpoints", every)
-        publication = Publication(self.models, PUBLISH_EVERY, full_every)
+        publication = Publication(self.models, PUBLISH_EVERY, full_every, delay_us=delay_us)
         self.members = {
             "trainer": Member(lambda: GatherStage(SAMPLES, sharding, self.registry), {"samples": [0, 1]}),
             "splitter": Member(
-                lambda: SplitStage(recipe, sharding, SAMPLES, PUBLISH_EVERY, kept), {"b": [0], "c": [0]}
+                lambda: SplitStage(recipe, sharding, SAMPLES, publication, kept, self.clock), {"b": [0], "c": [0]}
             ),
             "reducer": Member(lambda: ReduceStage(recipe, sharding, gate or Gate(), kept), {"m": [0]}),
             "versions": Member(lambda: VersionStage(ENCODER, sharding, publication, kept), {"v": [0]}),
@@ -148,6 +155,17 @@ class World:
         while choices := [(name, tp) for name in self.members for tp in self._ready(self.members[name])]:
             name, tp = self.random.choice(choices)
             await self._step(self.members[name], tp, dies=self.random.random() < deaths)
+            if self._delay_us is not None and self.random.random() < 0.05:
+                await self.wait(self.random.randrange(self._delay_us))
+
+    async def wait(self, time_us: int) -> None:
+        """Let time pass: the splitter may find that it is time for a version."""
+        self.clock.advance(time_us)
+        if not self.members["splitter"].open:
+            async for work in self.members["splitter"].stage.settle("b", 0):
+                self.topics["b", 0] += work.outgoing
+                if work.commit is not None:
+                    work.commit()
 
     async def settle(self) -> None:
         for member in self.members.values():
@@ -167,6 +185,8 @@ class World:
             member.open[tp] = (member.stage.handle(poll), poll.last + 1)
         works, after = member.open[tp]
         task = member.blocked.pop(tp, None) or asyncio.ensure_future(_next(works))
+        # One that waits in a partition is told in another one.
+        await asyncio.wait({task}, timeout=0.001)
         while not task.done() and not member.stage.waiting:
             await asyncio.wait({task}, timeout=0.001)
         if not task.done():
@@ -202,10 +222,15 @@ class World:
         """The trainer of mini-batches in one process, given the batches that are in the log; and its versions."""
         learner, seen, versions = self.recipe.untrained(SAMPLES), SourceFilter(), dict[int, Model]()
         for offset in range(len(self.topics["b", 0])):
-            message = self.topics["b", 0][offset : offset + 1]
-            poll = Poll("b", 0, np.array([offset]), np.array([0]), [None], [message[0].value], [()])
+            message = self.topics["b", 0][offset]
+            if message.headers:  # asks for a version of what is in none, if no other came since
+                if message.headers == ((ASKED, b"%d" % max(versions, default=0)),):
+                    versions.setdefault(learner.trained, Model.of(learner))
+                continue
+            poll = Poll("b", 0, np.array([offset]), np.array([0]), [None], [message.value], [()])
             rows = SAMPLES.decode(poll)
-            versions |= learned(learner, rows.filter(pa.array(seen.admit(rows))), PUBLISH_EVERY)
+            due = learned(learner, rows.filter(pa.array(seen.admit(rows))), PUBLISH_EVERY)
+            versions |= due if self._delay_us is None else {model.trained: model for model in due.values()}
         return learner, versions
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
@@ -24,12 +23,12 @@ from dovetail.platform.stage import Poll, Stage, Work
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.metrics.progressive import Metrics
 from dovetail.trainer.models.checkpoint import (
-    Checkpoint,
     CheckpointStore,
     TrainerProgress,
     describe,
     image,
     resume,
+    settings_after,
     settings_of,
 )
 from dovetail.trainer.models.handed_over import Bounds, Mailbox, unbounded
@@ -155,7 +154,8 @@ class TrainerStage(Stage):
         progress = TrainerProgress({}, {}, ())
         checkpoint = self._store.latest()
         if checkpoint is not None:
-            self._learner = resume(checkpoint, self._learner, self._settings_at(checkpoint))
+            settings = settings_after(checkpoint.configuration["settings"], self._settings)
+            self._learner = resume(checkpoint, self._learner, settings)
             self._sequence = checkpoint.sequence
             progress = checkpoint.progress
         self._stored = dict(progress.positions.get(self.topic, {}))
@@ -174,12 +174,6 @@ class TrainerStage(Stage):
         self._unpublished_us: int | None = None
         # By partition, what the runtime knows to be in a checkpoint.
         self._told = dict(self._stored)
-
-    def _settings_at(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        """The settings to go on from a checkpoint with: numbers by samples are above all that count versions."""
-        if "publish_delay" in checkpoint.configuration["settings"]:
-            return self._settings
-        return {name: value for name, value in self._settings.items() if name != "publish_delay"}
 
     @property
     def learner(self) -> Learner:

@@ -201,16 +201,12 @@ class TrainerConfig(Section):
         """Refuse shards of a model that cannot be on them.
 
         Raises:
-            ValueError: there is no model, or it is published by time.
+            ValueError: there is no model.
         """
         if not self.sharded:
             return
         if model is None:
             raise ValueError("trainer.shards: there is no [model] to be trained; add one, or remove [trainer]")
-        if model.publish_delay is not None:
-            raise ValueError(
-                "model.publish_delay: a model on shards is published by samples; remove it, or trainer.shards"
-            )
 
 
 class ScorerConfig(Section):

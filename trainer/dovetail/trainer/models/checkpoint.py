@@ -28,6 +28,7 @@ __all__ = [
     "image",
     "progress_of",
     "resume",
+    "settings_after",
     "settings_of",
 ]
 
@@ -84,6 +85,14 @@ class CheckpointStore(StateFiles):
 def settings_of(topic: str, publish_every: int, *, delayed: bool) -> dict[str, Any]:
     """The settings of a trainer that its checkpoints have; ``delayed``: versions are published by time, too."""
     return {"topic": topic, "publish_every": publish_every, **({"publish_delay": True} if delayed else {})}
+
+
+def settings_after(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``settings``, see :func:`settings_of`, that ``stored`` ones must equal: for a trainer to go on with them.
+
+    One that counted versions may go on by time: numbers by samples are above all of those.
+    """
+    return {name: value for name, value in settings.items() if name != "publish_delay" or name in stored}
 
 
 def describe(learner: Learner, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,13 +42,19 @@ class Splitter:
         self._forgotten = np.concatenate((self._forgotten, slots))
 
     def split(self, encoded: Encoded, labels: Float32, weights: Float32, version: int = 0) -> Split:
-        """The messages of the next batch, of at least one example; ``version`` is that of the model after it, if any.
+        """The messages of the next batch; ``version`` is that of the model after it, if any.
+
+        One without examples is there for its version alone.
 
         :raises ModelError: shapes or dtypes do not fit, or a slot is none of the ring's.
         """
         slots, values = encoded
         shape = (len(labels), *slots.shape[1:2])
-        if len(labels) == 0 or {slots.shape, values.shape} != {shape} or weights.shape != labels.shape:
+        if (
+            (len(labels) == 0 and not version)
+            or {slots.shape, values.shape} != {shape}
+            or weights.shape != labels.shape
+        ):
             raise ModelError(
                 f"cannot split: need one or more examples, as slots and values of one shape and as many labels and "
                 f"weights; got {slots.shape}, {values.shape}, {labels.shape} and {weights.shape}"

@@ -86,7 +86,8 @@ class KeptStage(Stage, Generic[S]):
         self.topic = topic
         self.topics: Sequence[str] = (topic,)
         self._checkpoints = checkpoints
-        self._configuration = dict(configuration)
+        #: What its checkpoints are bound to.
+        self.configuration = dict(configuration)
         self._clock = clock or SystemClock()
         self._files: dict[int, StateFiles] = {}
         self._kept: dict[int, _Kept[S]] = {}
@@ -103,6 +104,10 @@ class KeptStage(Stage, Generic[S]):
     @abstractmethod
     def folder(self, partition: int) -> Path:
         """Where the checkpoints of a partition are."""
+
+    def comparable(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The configuration that ``stored``, that of a checkpoint, must equal for the stage to go on from there."""
+        return self.configuration
 
     @abstractmethod
     def partitions(self) -> Collection[int]:
@@ -238,7 +243,7 @@ class KeptStage(Stage, Generic[S]):
     def _image(self, state: S, position: int) -> bytes:
         values, arrays = state.image()
         header = {
-            "format": FORMAT, "kind": self.name, "configuration": self._configuration, "position": position,
+            "format": FORMAT, "kind": self.name, "configuration": self.configuration, "position": position,
             "state": dict(values),
         }  # fmt: skip
         return pack(header, arrays)
@@ -261,12 +266,12 @@ class KeptStage(Stage, Generic[S]):
                 f"{path}: this is a {header.get('kind')} of format {header.get('format')}, expected {self.name} of "
                 f"format {FORMAT}; read it with the Dovetail version that wrote it, or train anew elsewhere"
             )
-        shards = shards_of(self._configuration)
-        require_same(str(path), with_shards(header["configuration"], shards), self._configuration)
+        shards, stored = shards_of(self.configuration), header["configuration"]
+        require_same(str(path), with_shards(stored, shards), self.comparable(stored))
         require_same(
             str(path),
-            header["configuration"],
-            self._configuration,
+            stored,
+            self.comparable(stored),
             remedy=f"Stop all workers and run dovetail model reshard, which places the model on {shards} shards "
             "(it also finishes a change that was interrupted, or takes it back); or restore [trainer] shards",
         )

@@ -20,7 +20,6 @@ def lay_down(
     learner: Learner,
     included: Mapping[int, int],
     rows: int,
-    publish_every: int,
     *,
     splitter: SplitStage,
     reducer: ReduceStage,
@@ -36,14 +35,14 @@ def lay_down(
     :raises StaleCommit: a stage has a state.
     """
     cut = splitter.fresh(0)
-    cut.preparation.prepared = rows
+    cut.preparation.prepared = cut.versioned = rows
     cut.preparation.moments[...] = learner.moments
     cut.preparation.slots.restore(learner.slots.state())
     cut.filter = SourceFilter({partition: after * POSITIONS_PER_OFFSET - 1 for partition, after in included.items()})
     predicted = reducer.fresh(0)
     predicted.evaluator = predicted.evaluator.resumed(learner.evaluator.state())
     out = versions.fresh(0)
-    out.given = rows // publish_every
+    out.given = cut.version_of(rows)
     for number in shards.partitions():
         kept = shards.fresh(number)
         ring: Ring = kept.shard.ring

@@ -79,7 +79,8 @@ class ReduceState(MailboxReader):
     def _judge(self, reduced: Reduced, done: Done) -> None:
         topics, limit, number = self._sharding.topics, self._sharding.max_message_bytes, reduced.errors.number
         rows, labels = self._rows.pop(number), self._labels.pop(number)
-        self.evaluator.add(rows.table, reduced.predictions, labels, rows.weights)
+        if len(labels):
+            self.evaluator.add(rows.table, reduced.predictions, labels, rows.weights)
         done.samples += len(labels)
         for shard in range(self._sharding.shards):
             done.outgoing += posted(topics.parts, shard, reduced.errors, limit)

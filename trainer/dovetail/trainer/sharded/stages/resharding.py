@@ -95,7 +95,9 @@ def _require_idle(
     checkpoints: Path, around: Mapping[str, tuple[int, Container]], shards: list[Container], batch: int
 ) -> None:
     splitter = around["splitter"][1].header
-    due = splitter["state"]["prepared"] // splitter["configuration"]["settings"]["publish_every"]
+    settings = splitter["configuration"]["settings"]
+    delayed = settings.get("publish_delay", False)
+    due = splitter["state"]["versioned"] if delayed else splitter["state"]["prepared"] // settings["publish_every"]
     found = {
         "batches that are predicted": (around["reducer"][1].header["state"]["reduced"], batch),
         "versions that are out": (around["versions"][1].header["state"]["given"], due),
