@@ -12,7 +12,7 @@ from dovetail.platform.errors import ConfigError
 from tests.places import ROOT
 
 #: What only some projects have something for.
-OPTIONAL = ("rekey", "shards", "models")
+OPTIONAL = ("rekey", "shards", "gradients", "models")
 
 
 def config(**overrides: Any) -> Config:
@@ -21,7 +21,10 @@ def config(**overrides: Any) -> Config:
 
 def test_the_group_is_named_after_the_roles_unless_they_are_all() -> None:
     rekeyed = {"by_item": {"stream": "behaviour", "key": "item_id"}}
-    plain, mirrored = config(), config(model={"topic": "models"}, rekeyed=rekeyed, trainer={"shards": 2})
+    plain, mirrored = (
+        config(),
+        config(model={"topic": "models"}, rekeyed=rekeyed, trainer={"shards": 2, "by": "samples"}),
+    )
     assert roles_of(plain, []) == tuple(role for role in ROLES if role not in OPTIONAL)
     assert roles_of(mirrored, []) == ROLES
     assert group_of(plain, roles_of(plain, [])) == "dovetail-demo"
@@ -39,6 +42,8 @@ def test_roles_that_are_not_there_are_refused() -> None:
         roles_of(config(), ["rekey"])
     with pytest.raises(ConfigError, match=r"--agents: shards needs \[trainer\] shards"):
         roles_of(config(), ["shards"])
+    with pytest.raises(ConfigError, match='--agents: gradients needs \\[trainer\\] by = "samples"'):
+        roles_of(config(trainer={"shards": 2}), ["gradients"])
     with pytest.raises(ConfigError, match="--agents: trainer needs a \\[model\\] section"):
         roles_of(config().model_copy(update={"model": None}), ["trainer"])
 

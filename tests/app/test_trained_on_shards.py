@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -55,8 +56,9 @@ def declared(trainer: str) -> str:
     return PLAIN + MODEL + trainer
 
 
-def on_shards(shards: int) -> str:
-    return declared(f"[trainer]\nshards = {shards}\nbatch_rows = 16\n")
+def on_shards(shards: int, workers: int = 0) -> str:
+    by = f'by = "samples"\nworkers = {workers}\n' if workers else ""
+    return declared(f"[trainer]\nshards = {shards}\nbatch_rows = 16\n{by}")
 
 
 def messages() -> Messages:
@@ -137,12 +139,19 @@ def one_process(folder: Path) -> tuple[Learner, dict[int, Model]]:
 
 
 @pytest.mark.parametrize(
-    ("shards", "dies_at"),
-    [(1, ("shards", "published", 3)), (2, ("reducer", "published", 3)), (2, ("splitter", "published", 4))],
+    ("shards", "workers", "dies_at"),
+    [
+        (1, 0, ("shards", "published", 3)),
+        (2, 0, ("reducer", "published", 3)),
+        (2, 0, ("splitter", "published", 4)),
+        (2, 3, ("gradients", "published", 5)),
+    ],
 )
-def test_a_worker_trains_what_one_process_would(tmp_path: Path, shards: int, dies_at: tuple[str, str, int]) -> None:
+def test_a_worker_trains_what_one_process_would(
+    tmp_path: Path, shards: int, workers: int, dies_at: tuple[str, str, int]
+) -> None:
     folder = tmp_path / "project"
-    small_project(folder, on_shards(shards))
+    small_project(folder, on_shards(shards, workers))
     with pytest.raises(Killed):
         one_life(folder, dies_at)
     worker = one_life(folder)
@@ -197,7 +206,7 @@ def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="say how many shards the model is to be on"):
         called("model", "reshard", folder, declared(""))
-    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3: ")
+    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3 shards: ")
     max((folder / "state/checkpoints/first/splitter").glob("checkpoint-*")).unlink()  # as if killed before the splitter
     assert "shards: stored 3, configured 2. Stop all workers and run dovetail model reshard, which" in refusal(
         folder, on_shards(2)
@@ -207,7 +216,7 @@ def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     )
     (folder / "dovetail.toml").write_text(on_shards(2))
     assemble(load(folder)).stores.close()
-    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3: ")
+    assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3 shards: ")
     (folder / "dovetail.toml").write_text(on_shards(3))
     assemble(load(folder)).stores.close()
     assert called("model", "reshard", folder, on_shards(3)) == "the model is on 3 shards\n"
@@ -215,6 +224,21 @@ def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     assert "has checkpoints of a model on shards, from which one without does not go on" in refusal(
         folder, declared("")
     )
+    # By samples, with as many workers as shards.
+    by_samples = on_shards(3).replace("shards = 3\n", 'shards = 3\nby = "samples"\n')
+    said = "workers: stored None, configured 3. Stop all workers and run dovetail model reshard, which places the model"
+    assert said in refusal(folder, by_samples)
+    assert called("model", "reshard", folder, by_samples) == (
+        "from 3 shards to 3 shards and 3 workers: 0 slots have moved, 0%; start workers\n"
+    )
+    (folder / "dovetail.toml").write_text(by_samples)
+    with closing(open_stores(load(folder).config)) as stores:
+        assert checkpoint_refusal(load(folder), stores) is None
+    assert "workers: stored 3, configured None" in refusal(folder, on_shards(3))
+    assert "; or restore [trainer] shards, by and workers" in refusal(folder, on_shards(3, 2))
+    result = CliRunner().invoke(app, ["model", "reshard", "--project", str(folder), "--json"], catch_exceptions=False)
+    told = {"before": 3, "after": 3, "moved": 0, "workers_before": 3, "workers": 2, "taken_back": 0}
+    assert json.loads(result.output) == told
     # Another model begins anew, not from another one's position.
     (folder / "dovetail.toml").write_text(on_shards(3).replace('"first"', '"second"'))
     evaluation = evaluation_of(one_life(folder).stages)
@@ -266,6 +290,12 @@ def test_shards_do_not_go_on_from_a_trainer_without(tmp_path: Path) -> None:
         (declared("[trainer]\nshards = 2\nstaleness = -1\n"), "trainer.staleness: it is no number of batches (got -1)"),
         (declared('[trainer]\nshards = 2\nstaleness = "soon"\n'), "trainer.staleness"),
         (TOML + "[trainer]\nshards = 2\n", r"trainer.shards: there is no [model] to be trained"),
+        (declared("[trainer]\nshards = 2\nworkers = 2\n"), "workers: batches are dealt to workers by samples only"),
+        (declared("[trainer]\nshards = 2\ncompensation = 0.1\n"), "compensation: with a staleness of 0 no weight"),
+        (
+            declared('[trainer]\nshards = 2\nby = "samples"\n').replace("bits", "slots = { admit_after = 2 }\nbits"),
+            "model.slots: which values are admitted depends on all samples before, and by samples each worker knows",
+        ),
         (
             declared('[trainer]\nshards = 2\n').replace("[labels]\n", '[labels]\nsamples_topic = "first-margins"\n'),
             "topic 'first-margins' is declared twice, by [labels] samples_topic and by [trainer] shards",
@@ -291,3 +321,14 @@ def test_topics_between_shards(tmp_path: Path) -> None:
     kept = {topic: config.retention()[topic] for topic in more}
     assert kept.pop("first-credits") == Retention(3_600_000)
     assert set(kept.values()) == {Retention(7 * 86_400_000)}
+    (tmp_path / "dovetail.toml").write_text(declared('[trainer]\nshards = 5\nby = "samples"\nworkers = 3\n'))
+    assert load_config(tmp_path).topics() == without | more | {"first-dealt-3": 3}
+
+
+def test_delays_are_compensated_where_the_configuration_says_so(tmp_path: Path) -> None:
+    small_project(tmp_path, declared("[trainer]\nshards = 2\nstaleness = 4\ncompensation = 0.25\n"))
+    project = load(tmp_path)
+    with closing(open_stores(project.config)) as stores:
+        (stage,) = shard_stages(project, stores)
+        assert isinstance(stage, ShardStage)
+        assert stage.fresh(0).shard.optimizer.describe()["strength"] == 0.25

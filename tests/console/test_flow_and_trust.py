@@ -86,6 +86,24 @@ def test_what_is_behind_waits_and_is_dead_is_told(tmp_path: Path) -> None:
     with_looked(load(tmp_path), look)
 
 
+def test_of_a_model_by_samples_the_workers_are_shown(tmp_path: Path) -> None:
+    small_project(tmp_path, on_shards(2, workers=3))
+    one_life(tmp_path)
+
+    async def look(looked: Looked) -> None:
+        stages = {stage.name: stage for stage in (await state_of(looked)).stages}
+        inside = ("splitter", "gradients", "shards", "reducer", "versions")
+        assert [stages[name].lag for name in inside] == [0] * 5, "a worker that stops has kept all"
+        picture = (await flow_page(looked))["picture"]
+        boxes = {box.name: box for box in picture.boxes}
+        columns = [boxes[name].x for name in ("trainer", *inside)]
+        assert columns == sorted(set(columns))
+        behind = [line for line in picture.lines if line.x > boxes["trainer"].x + boxes["trainer"].width]
+        assert len(behind) == 7, "to splitter, gradients (2), shards, reducer and versions (2)"
+
+    with_looked(load(tmp_path), look)
+
+
 def test_a_model_on_shards_is_shown_from_gatherer_to_versions(tmp_path: Path) -> None:
     small_project(tmp_path, on_shards(2))
     one_life(tmp_path)

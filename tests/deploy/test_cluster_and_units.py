@@ -47,7 +47,9 @@ def test_every_command_of_the_chart_is_one() -> None:
 
 def test_each_role_is_in_one_group_but_for_models() -> None:
     roles = [role for group in VALUES["roles"].values() for role in group["agents"].split(",")]
-    assert set(roles) == set(ROLES) - {"rekey", "shards"}, "without [rekeyed] and [trainer] there is nothing for them"
+    assert set(roles) == set(ROLES) - {"rekey", "shards", "gradients"}, (
+        "without [rekeyed] and [trainer] there is nothing for them"
+    )
     assert len(roles) == len(set(roles))
 
 

@@ -80,7 +80,7 @@ class Flow:
             if await self.ends(read) == ends:  # a lane forwards to the next
                 break
         await self.handled(name for name in self._worker.stages if name.startswith("order."))
-        training = ("trainer", "splitter", "shards", "reducer", "versions")
+        training = ("trainer", "splitter", "gradients", "shards", "reducer", "versions")
         await self.handled(name for name in training if name in self._worker.stages)
 
     async def until_idle(self, *, release: bool = True) -> int:

@@ -10,7 +10,7 @@ from dovetail.platform.errors import ConfigError
 __all__ = ["ROLES", "all_roles", "group_of", "roles_of"]
 
 #: What ``--agents`` chooses from.
-ROLES = ("rekey", "features", "snapshots", "labels", "samples", "trainer", "shards", "models", "archive")
+ROLES = ("rekey", "features", "snapshots", "labels", "samples", "trainer", "shards", "gradients", "models", "archive")
 
 
 def all_roles(config: Config) -> tuple[str, ...]:
@@ -19,6 +19,7 @@ def all_roles(config: Config) -> tuple[str, ...]:
     without = {"trainer", "models"} if model is None else set() if model.topic else {"models"}
     without |= set() if config.rekeyed else {"rekey"}
     without |= set() if config.trainer.sharded else {"shards"}
+    without |= set() if config.trainer.gradient_workers else {"gradients"}
     return tuple(role for role in ROLES if role not in without)
 
 
@@ -35,6 +36,8 @@ def roles_of(config: Config, agents: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
     if "shards" in agents and not config.trainer.sharded:
         raise ConfigError("--agents: shards needs [trainer] shards in dovetail.toml, and there is none")
+    if "gradients" in agents and not config.trainer.gradient_workers:
+        raise ConfigError('--agents: gradients needs [trainer] by = "samples" in dovetail.toml')
     if "rekey" in agents and not config.rekeyed:
         raise ConfigError("--agents: rekey needs a [rekeyed.NAME] section in dovetail.toml, and there is none")
     there = all_roles(config)

@@ -29,8 +29,10 @@ from dovetail.trainer.metrics.telemetry import ModelMetrics, metric_rows, rankin
 from dovetail.trainer.models.checkpoint import CheckpointStore
 from dovetail.trainer.models.handed_over import Bounds, unbounded
 from dovetail.trainer.models.state_files import StateFiles
+from dovetail.trainer.optimizers import DelayCompensated, Optimizer
 from dovetail.trainer.settings import SampleTopic
 from dovetail.trainer.sharded.stages.gather_stage import GatherStage
+from dovetail.trainer.sharded.stages.gradient_stage import GradientStage
 from dovetail.trainer.sharded.stages.kept_stage import KeptStage
 from dovetail.trainer.sharded.stages.laying_down import lay_down
 from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
@@ -44,6 +46,7 @@ from dovetail.trainer.training import LEFT_OUT, TRAINED, TrainerListeners, Train
 __all__ = [
     "checkpoint_refusal",
     "evaluation_of",
+    "gradient_stages",
     "kept_metrics",
     "lay_down_on_shards",
     "shard_stages",
@@ -84,9 +87,14 @@ def sharding_of(config: Config, model: ModelConfig) -> Sharding:
     """The shards that the configured model is on, and the topics between them."""
     trainer = config.trainer
     staleness = None if isinstance(trainer.staleness, str) else trainer.staleness
-    batches, parts, margins, credits_, versions = trainer.topics(model.name)
-    topics = ShardTopics(batches, parts, margins, credits_, versions)
-    return Sharding(topics, trainer.shards or 1, staleness, trainer.batch_rows, config.broker.max_message_bytes)
+    return Sharding(
+        ShardTopics(*trainer.topics(model.name)),
+        trainer.shards or 1,
+        staleness,
+        trainer.batch_rows,
+        config.broker.max_message_bytes,
+        trainer.gradient_workers,
+    )
 
 
 def trainer_stages(
@@ -120,9 +128,8 @@ def trainer_stages(
             "[trainer] shards, or give the model another name"
         )
     sharding = sharding_of(config, model)
-    samples = sample_topic_of(config, model, project.feature_set.schema)
-    order = config.labels.order
-    recipe = ShardedRecipe(recipe_of(model, mixed=order.block_rows if order else 0), samples)
+    recipe = _sharded_recipe(project, model)
+    samples = recipe.samples
     publication = publication_of(model, stores.models, config.broker.max_message_bytes)
     return [
         GatherStage(samples, sharding, stores.registry),
@@ -144,7 +151,32 @@ def shard_stages(project: Project, stores: Stores) -> list[Stage]:
     if model is None or not config.trainer.sharded:
         return []
     kept = checkpointing_of(model, stores.checkpoints)
-    return _resumable(ShardStage(encoder_of(model), optimizer_of(model), sharding_of(config, model), kept))
+    return _resumable(ShardStage(encoder_of(model), _shard_optimizer(config, model), sharding_of(config, model), kept))
+
+
+def gradient_stages(project: Project, stores: Stores) -> list[Stage]:
+    """The stage of the role ``gradients``; none for a model that is not by samples.
+
+    Raises:
+        ModelError: a checkpoint is corrupt, or was written under another configuration.
+    """
+    config, model = project.config, project.config.model
+    if model is None or not config.trainer.gradient_workers:
+        return []
+    kept = checkpointing_of(model, stores.checkpoints)
+    return _resumable(GradientStage(_sharded_recipe(project, model), sharding_of(config, model), kept))
+
+
+def _sharded_recipe(project: Project, model: ModelConfig) -> ShardedRecipe:
+    config, order = project.config, project.config.labels.order
+    samples = sample_topic_of(config, model, project.feature_set.schema)
+    return ShardedRecipe(recipe_of(model, mixed=order.block_rows if order else 0), samples)
+
+
+def _shard_optimizer(config: Config, model: ModelConfig) -> Optimizer:
+    """The optimizer of the shards, which may compensate delays."""
+    strength = config.trainer.compensation
+    return DelayCompensated(optimizer_of(model), strength) if strength else optimizer_of(model)
 
 
 def lay_down_on_shards(
@@ -184,7 +216,7 @@ def lay_down_on_shards(
         splitter=SplitStage(recipe, sharding, samples, publication, kept),
         reducer=ReduceStage(recipe, sharding, publication.gate, kept),
         versions=VersionStage(encoder, sharding, publication, kept),
-        shards=ShardStage(encoder, optimizer_of(model), sharding, kept),
+        shards=ShardStage(encoder, _shard_optimizer(config, model), sharding, kept),
     )
     draft.rename(folder)
     for partition, progress in counted.items():
@@ -225,6 +257,7 @@ def checkpoint_refusal(project: Project, stores: Stores) -> str | None:
     try:
         trainer_stages(project, stores, TrainerListeners())
         shard_stages(project, stores)
+        gradient_stages(project, stores)
     except ModelError as error:
         return str(error)
     return None

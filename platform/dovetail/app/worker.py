@@ -24,7 +24,7 @@ from dovetail.app.storage import Stores, open_stores
 from dovetail.app.tracing.phases import Phases, TimedFeatures, TimedModel
 from dovetail.app.tracing.spans import Spans
 from dovetail.app.tracing.traced_stage import TracedStage
-from dovetail.app.trainer_stage import kept_metrics, shard_stages, sharding_of, trainer_stages
+from dovetail.app.trainer_stage import gradient_stages, kept_metrics, shard_stages, sharding_of, trainer_stages
 from dovetail.features.at_events.kept_views import KeptViews
 from dovetail.features.plan.definitions import Stream, StreamView
 from dovetail.features.plan.request import flatten_requests
@@ -199,6 +199,7 @@ class _Parts:
             "samples": self._samples,
             "trainer": self._trainer,
             "shards": lambda: shard_stages(self.project, self.stores),
+            "gradients": lambda: gradient_stages(self.project, self.stores),
             "models": self._models,
             "archive": self._archive,
         }

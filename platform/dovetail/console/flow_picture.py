@@ -17,12 +17,20 @@ _Edge: TypeAlias = tuple[str, str, Reading | None]
 
 
 #: The stages of a model on shards behind the gatherer, which has the trainer's place; and to which each hands on.
-_BEHIND = ("splitter", "shards", "reducer", "versions")
+_BEHIND = ("splitter", "gradients", "shards", "reducer", "versions")
 _SHARDED = {
     "trainer": ("splitter",),
     "splitter": ("shards", "reducer"),
     "shards": ("reducer", "versions"),
     "reducer": ("versions", "shards"),
+}
+#: By samples, where workers compute the gradients.
+_BY_SAMPLES = {
+    "trainer": ("splitter",),
+    "splitter": ("gradients",),
+    "gradients": ("shards", "reducer"),
+    "shards": ("gradients", "versions"),
+    "reducer": ("versions",),
 }
 
 
@@ -64,7 +72,7 @@ def flow_picture(project: Project, state: FlowState, rates: Mapping[tuple[str, s
     """Topics from outside, then feature and label agents, snapshots, samples, the trainer. Archives are not in it.
 
     ``rates`` are rows a second by stage and topic. Of a model on shards the trainer is a gatherer;
-    behind it are splitter, shards, reducer and versions.
+    behind it are splitter, shards, reducer and versions, and by samples the workers that compute gradients.
     """
     config = project.config
     stages = {stage.name: stage for stage in state.stages if stage.kind != "archive"}
@@ -115,7 +123,8 @@ def _edges(project: Project, stages: dict[str, StageState], outside: set[str]) -
             givers = [other for other, each in stages.items() if each.kind == before[stage.kind]]
             found += [(giver, name, stage.reads[0] if giver == givers[0] else None) for giver in givers]
         elif stage.kind in _BEHIND:
-            givers = [giver for giver, readers in _SHARDED.items() if name in readers]
+            ways = _BY_SAMPLES if _has(stages, "gradients") else _SHARDED
+            givers = [giver for giver, readers in ways.items() if name in readers]
             found += [(giver, name, stage.reads[0] if giver == givers[0] else None) for giver in givers]
         else:
             for reading in stage.reads:
@@ -138,7 +147,7 @@ def _arrow(a: FlowBox, b: FlowBox, read: Reading | None, rate: float | None) -> 
     if b.x > a.x:
         middle = (a.x + a.width + b.x) // 2, (a.y + a.height // 2 + b.y + b.height // 2) // 2
         return FlowLine(curve(a, b), *middle, read, rate)
-    # Back: the model, which the snapshot agent takes up, and what the reducer tells the shards.
+    # Back: the model, which the snapshot agent takes up, and what shards are told or tell.
     x, y, to_x, to_y = a.x + a.width // 2, a.y, b.x + b.width // 2, b.y
     top = min(y, to_y) - _ABOVE
     return FlowLine(f"M{x} {y} C{x} {top} {to_x} {top} {to_x} {to_y}", to_x, top, read, rate)

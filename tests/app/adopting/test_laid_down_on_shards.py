@@ -36,11 +36,15 @@ class Killed(Exception):
     """Raised where the process ends."""
 
 
+def unordered(workers: int = 0) -> str:
+    return on_shards(2, workers).replace("[labels.order]\nblock_rows = 2\n", "")
+
+
 @pytest.fixture(scope="module")
 def archived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose archive has the samples of one wave, and no trainer yet."""
     folder = tmp_path_factory.mktemp("archived") / "project"
-    write_project(folder, on_shards(2).replace("[labels.order]\nblock_rows = 2\n", ""), {})
+    write_project(folder, unordered(), {})
     (folder / "sql" / "tables.sql").write_text(TABLES)
     send(folder, 0)
     run(folder)
@@ -80,11 +84,13 @@ def test_what_is_laid_down_has_the_positions_of_the_archive(archived: Path, tmp_
         call("train", "-p", folder, "--seed")
 
 
+@pytest.mark.parametrize("workers", [0, 3], ids=["by features", "by samples"])
 def test_killed_before_the_positions_are_stored_no_sample_counts_twice(
-    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """The samples come again, and the splitter drops them; the model goes on to the bit."""
     folder = shutil.copytree(archived, tmp_path / "project")
+    (folder / "dovetail.toml").write_text(unordered(workers))
 
     def killed(*_: object, **__: object) -> None:
         raise Killed

@@ -28,6 +28,7 @@ from dovetail.trainer.optimizers import Optimizer
 from dovetail.trainer.samples.encoding import Encoder, InputSpec
 from dovetail.trainer.settings import Checkpointing, Publication, Recipe, SampleTopic
 from dovetail.trainer.sharded.stages.gather_stage import GatherStage
+from dovetail.trainer.sharded.stages.gradient_stage import GradientStage
 from dovetail.trainer.sharded.stages.reduce_stage import ReduceStage
 from dovetail.trainer.sharded.stages.shard_stage import ShardStage
 from dovetail.trainer.sharded.stages.shard_topics import Sharding, ShardTopics
@@ -36,7 +37,7 @@ from dovetail.trainer.sharded.stages.split_stage import SplitStage
 from dovetail.trainer.sharded.stages.version_stage import VersionStage
 from dovetail.trainer.slots import SlotPolicy
 
-TOPICS = ShardTopics("b", "p", "m", "c", "v")
+TOPICS = ShardTopics("b", "p", "m", "c", "v", "d")
 SAMPLES = SampleTopic("samples", label="label", weight="weight")
 ENCODER = Encoder([InputSpec("city"), InputSpec("user"), InputSpec("price", "standardised")], bits=8)
 PUBLISH_EVERY = 50
@@ -44,9 +45,9 @@ PUBLISH_EVERY = 50
 ASKED = "dovetail-version-after"
 
 
-def recipe_for(optimizer: Optimizer) -> Recipe:
+def recipe_for(optimizer: Optimizer, slots: SlotPolicy) -> Recipe:
     return Recipe(
-        ENCODER, optimizer, slots=SlotPolicy(admit_after=2), evaluation=Evaluation(window=30, windows=3),
+        ENCODER, optimizer, slots=slots, evaluation=Evaluation(window=30, windows=3),
         groups=Groups(slices=("city",)),
     )  # fmt: skip
 
@@ -118,15 +119,20 @@ class World:
         full_every: int = 1,
         gate: Gate | None = None,
         delay_us: int | None = None,
+        workers: int = 0,
+        plain: bool = False,
     ) -> None:
-        """``delay_us``: versions are due by time, too; then time passes between steps."""
+        """``delay_us``: versions are due by time, too; then time passes between steps. With ``workers``, by samples.
+
+        By samples, and where the model is ``plain``, every slot is admitted at once.
+        """
         self.random = random
         self.clock = ManualClock()
         self._delay_us = delay_us
         self._made = defaultdict[int, int](int)
         self.topics: dict[tuple[str, int], list[Outgoing]] = defaultdict(list)
-        self.sharding = Sharding(TOPICS, shards, staleness, batch_rows=16, max_message_bytes=limit)
-        self.recipe = recipe_for(optimizer)
+        self.sharding = Sharding(TOPICS, shards, staleness, batch_rows=16, max_message_bytes=limit, workers=workers)
+        self.recipe = recipe_for(optimizer, SlotPolicy(admit_after=0 if workers or plain else 2))
         self.registry = Registry(f"sqlite:///{folder}/registry.sqlite")
         self.models = ModelDirectory(folder / "models", keep=100)
         recipe, sharding = ShardedRecipe(self.recipe, SAMPLES), self.sharding
@@ -142,6 +148,10 @@ class World:
             **{
                 f"shard {number}": Member(lambda: ShardStage(ENCODER, optimizer, sharding, kept), {"p": [number]})
                 for number in range(shards)
+            },
+            **{
+                f"worker {number}": Member(lambda: GradientStage(recipe, sharding, kept), {"d": [number]})
+                for number in range(workers)
             },
         }
 

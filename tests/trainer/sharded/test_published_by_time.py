@@ -16,6 +16,7 @@ from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.optimizers import AdaMom
 from dovetail.trainer.sharded.ring import Ring, moves
 from dovetail.trainer.sharded.stages.resharding import reshard
+from dovetail.trainer.sharded.stages.shard_topics import Placement
 from tests.generated import tries
 from tests.trainer.sharded.stage_world import ASKED, ENCODER, PUBLISH_EVERY, World
 from tests.trainer.sharded.test_shard_stages import live, records_of_all, world
@@ -119,7 +120,7 @@ def test_a_model_whose_versions_were_counted_goes_on_by_time_and_not_the_other_w
     before = counted.models.versions()
     assert before == list(range(1, trained(counted) // PUBLISH_EVERY + 1))
     moved = sum(len(move.cells) for move in moves(Ring(2, ENCODER.bits), Ring(3, ENCODER.bits)))
-    assert reshard(tmp_path / "checkpoints", 3) == (2, 3, moved, 0)
+    assert reshard(tmp_path / "checkpoints", Placement(3)) == ((2, 0), (3, 0), moved, None)
     timed = World(tmp_path, AdaMom(), Random(7), shards=3, delay_us=DELAY)
     timed._made = counted._made
     timed.topics |= {tp: messages for tp, messages in counted.topics.items() if tp[0] != "p"}
@@ -128,7 +129,7 @@ def test_a_model_whose_versions_were_counted_goes_on_by_time_and_not_the_other_w
     again(timed)
     assert timed.models.versions()[: len(before)] == before
     assert timed.models.versions()[-1] == trained(timed) > 200
-    assert reshard(tmp_path / "checkpoints", 4)[:2] == (3, 4)  # nothing is on its way
+    assert reshard(tmp_path / "checkpoints", Placement(4))[:2] == ((3, 0), (4, 0))  # nothing is on its way
     with pytest.raises(ModelError, match=r"settings\.publish_delay: stored True, configured None"):
         World(tmp_path, AdaMom(), Random(7), shards=4)
 

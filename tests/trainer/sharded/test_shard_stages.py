@@ -68,8 +68,13 @@ def live(there: World, deaths: float, rows: int = 150) -> None:
 @given(seed=st.integers(0, 2**32))
 def test_synchronous_stages_are_one_process_whoever_dies(optimizer: Optimizer, shards: int, seed: int) -> None:
     # Messages of a part of this limit are in several pieces, some of which are out when their writer dies.
-    there = world(seed, optimizer, shards, limit=2000)
+    require_one_process(world(seed, optimizer, shards, limit=2000))
+
+
+def require_one_process(there: World) -> None:
+    """Stages that live, and die now and then, make the model of one process, its versions and its metrics."""
     live(there, deaths=0.03)
+    optimizer = there.recipe.optimizer
     learner, versions = there.expected()
     assert learner.trained == sum(a.rows for a in there.registry.accounts() if a.outcome == "trained") >= 200
     assert records_of_all(there, optimizer).tobytes() == learner.records.tobytes()
@@ -133,8 +138,9 @@ def test_what_was_kept_in_another_folder_is_not_begun_anew(name: str, topic: str
     asyncio.run(run())
 
 
-def test_the_splitter_is_no_further_ahead_than_its_window() -> None:
-    there = world(3, AdaGrad(), 2)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_splitter_is_no_further_ahead_than_its_window(workers: int) -> None:
+    there = world(3, AdaGrad(), 2, workers=workers)
     for name in ("reducer", "versions", "shard 0", "shard 1"):
         del there.members[name]
 
@@ -146,7 +152,7 @@ def test_the_splitter_is_no_further_ahead_than_its_window() -> None:
         splitter = there.members["splitter"].stage
         assert isinstance(splitter, KeptStage)
         assert splitter.waiting == "a batch after 0 to be predicted by the shards"
-        return int(splitter.state(0).splitter.number)  # type: ignore[union-attr]
+        return int(splitter.state(0).number)  # type: ignore[union-attr]
 
     ahead = asyncio.run(run())
     assert there.sharding.window == 16
@@ -190,23 +196,24 @@ def test_deltas_and_refusals_are_as_in_one_process() -> None:
     assert "auc is" in refused.models.refused()[2][0]
 
 
-def test_a_shard_that_was_taken_over_cannot_write() -> None:
-    there = world(6, AdaGrad(), 2)
+@pytest.mark.parametrize(("name", "topic"), [("shard 1", "p"), ("worker 1", "d")])
+def test_one_that_was_taken_over_cannot_write(name: str, topic: str) -> None:
+    there = world(6, AdaGrad(), 2, workers=2 if topic == "d" else 0)
     live(there, deaths=0.0, rows=120)
-    zombie = there.members["shard 1"].stage
+    zombie = there.members[name].stage
 
     async def both() -> None:
-        there.members["shard 1"].start()
+        there.members[name].start()
         there.feed(60)
         await there.run()
         await there.settle()
-        async for work in zombie.settle("p", 1, stopping=True):
+        async for work in zombie.settle(topic, 1, stopping=True):
             assert work.commit is not None
             with pytest.raises(StaleCommit):
                 work.commit()
 
     asyncio.run(both())
-    assert zombie.resume("p") == there.members["shard 1"].stage.resume("p")
+    assert zombie.resume(topic) == there.members[name].stage.resume(topic)
 
 
 def test_checkpoints_of_other_shards_are_refused() -> None:

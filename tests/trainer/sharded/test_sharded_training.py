@@ -34,12 +34,17 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda op
 @settings(max_examples=tries(6))
 @given(seed=st.integers(0, 2**32))
 def test_synchronous_shards_are_one_process_bit_for_bit(optimizer: Optimizer, shards: int, seed: int) -> None:
-    order, workers = Random(seed), Workers(optimizer, shards, staleness=0)
+    require_one_process(Workers(optimizer, shards, staleness=0), seed)
+
+
+def require_one_process(workers: Workers, seed: int) -> None:
+    """Batches that these workers are dealt make the model of one process, with messages in an order from ``seed``."""
+    order, optimizer = Random(seed), workers.optimizer
     one = optimizer.new_records(BITS)
     expected = []
     for number, batch in enumerate(some_batches(8, seed), 1):
         expected.append(train_batch(optimizer, one, *batch))
-        workers.send(workers.splitter.split(*batch, version=number if number % 4 == 0 else 0))
+        workers.deal(batch, version=number if number % 4 == 0 else 0)
         if number == 4:
             at_4 = one[:, 0].copy()
     workers.run(order.randrange, lambda: order.random() < 0.2)
@@ -55,13 +60,18 @@ def test_synchronous_shards_are_one_process_bit_for_bit(optimizer: Optimizer, sh
 @settings(max_examples=tries(25))
 @given(seed=st.integers(0, 2**32), shards=st.integers(1, 5))
 def test_the_bound_holds_however_messages_are_delayed(staleness: int | None, seed: int, shards: int) -> None:
-    order, workers = Random(seed), Workers(AdaGrad(), shards, staleness)
-    batches = some_batches(12, seed, rows=3)
-    for batch in batches:
-        workers.send(workers.splitter.split(*batch))
+    require_bound(Workers(AdaGrad(), shards, staleness), seed)
+
+
+def require_bound(workers: Workers, seed: int) -> None:
+    """No answer lacks more batches than the bound lets, by the trace, with messages in an order from ``seed``."""
+    order, staleness = Random(seed), workers.staleness
+    for batch in some_batches(12, seed, rows=3):
+        workers.deal(batch)
     workers.run(order.randrange, lambda: order.random() < 0.3)
     lacked = Counter(workers.lacked.values())
-    assert len(workers.lacked) == 12 * shards
+    assert len(workers.lacked) == 12 * workers.shards
+    assert min(lacked) >= 0
     assert max(lacked) <= (11 if staleness is None else staleness)
     assert all(shard.answered == shard.applied == 12 and not shard.state().pending for shard in workers.members)
     assert sorted(workers.predictions) == list(range(1, 13))

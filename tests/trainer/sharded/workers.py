@@ -1,4 +1,4 @@
-"""Splitter, shards and reducer as workers that exchange messages, in an order that a test draws."""
+"""Who trains a model on shards, by features or by samples, exchanging messages in an order that a test draws."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from dovetail.trainer.sharded.batch_messages import (
     decode,
     encode,
 )
+from dovetail.trainer.sharded.collector import Collector
+from dovetail.trainer.sharded.dealt_rows import BatchPredictions
 from dovetail.trainer.sharded.reducer import Reducer
 from dovetail.trainer.sharded.ring import Ring
+from dovetail.trainer.sharded.sample_worker import SampleWorker, worker_of
 from dovetail.trainer.sharded.shard import Shard
 from dovetail.trainer.sharded.splitter import Split, Splitter
 
@@ -73,6 +76,10 @@ class Workers:
         #: Everything that was ever sent to a shard, in order: its topics.
         self.log: list[list[bytes]] = [[] for _ in range(self.shards)]
 
+    def deal(self, batch: Batch, version: int = 0) -> None:
+        """Give the next batch to whoever is to have it first; ``version`` is that of the model after it."""
+        self.send(self.splitter.split(*batch, version=version))
+
     def send(self, split: Split) -> None:
         """Put the messages of a batch into their boxes."""
         self._post(-1, split.header)
@@ -107,7 +114,11 @@ class Workers:
                     self.versions[whole[0]] = whole[1]
                 continue
             self.lacked.setdefault((sent.number, sent.shard), sent.number - 1 - sent.applied)
-            self._post(-1, sent)
+            self._post(self.answered_to(sent), sent)
+
+    def answered_to(self, answer: PartWeights) -> int:
+        """The box that the answer of a shard goes to."""
+        return -1
 
     def run(self, choose: Callable[[int], int], repeat: Callable[[], bool] = lambda: False) -> None:
         """Deliver all that is under way; ``choose(n)`` says which of n messages is next."""
@@ -120,3 +131,53 @@ class Workers:
         for shard in self.members:
             gather_records(self.ring, shard.number, shard.records, whole)
         return whole
+
+
+@dataclass
+class WorkersBySamples(Workers):
+    """Batches are dealt to workers in turns, whose boxes are -2, -3 and so on; what they predict goes to box -1."""
+
+    workers: int = 2
+    #: By number, batches and the version after each.
+    batches: dict[int, tuple[Batch, int]] = field(default_factory=dict)
+    #: By worker, everything that was ever sent to it.
+    sent: list[list[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_work = [SampleWorker(self.ring, number, self.workers) for number in range(self.workers)]
+        self.sent = [[] for _ in range(self.workers)]
+        self.collector = Collector()
+
+    def deal(self, batch: Batch, version: int = 0) -> None:
+        number = len(self.batches) + 1
+        self.batches[number] = (batch, version)
+        worker, data = worker_of(number, self.workers), b"%d" % number
+        self.sent[worker].append(data)
+        self.boxes.append((-2 - worker, data))
+
+    def answered_to(self, answer: PartWeights) -> int:
+        worker = worker_of(answer.number, self.workers)
+        self.sent[worker].append(encode(answer))
+        return -2 - worker
+
+    def hand_over(self, to: int, data: bytes) -> None:
+        if to >= 0:
+            super().hand_over(to, data)
+        elif to == -1:
+            message = decode(data)
+            assert isinstance(message, BatchPredictions)
+            for made in self.collector.take(message):
+                self.predictions[made.number] = made.predictions
+        elif data.isdigit():
+            batch, version = self.batches[int(data)]
+            for part in self.at_work[-2 - to].begin(int(data), *batch, version):
+                self._post(part.shard, part)
+        else:
+            message = decode(data)
+            assert isinstance(message, PartWeights)
+            for computed in self.at_work[-2 - to].take(message):
+                labels = self.batches[computed.number][0][1]
+                for shard, errors in enumerate(computed.errors):
+                    self._post(shard, errors)
+                self._post(-1, BatchPredictions(computed.number, computed.predictions, labels))

@@ -16,7 +16,7 @@ from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoded
 from dovetail.trainer.samples.memory import AHEAD
 
-__all__ = ["train_batch", "train_hogwild"]
+__all__ = ["gradients_of", "train_batch", "train_hogwild"]
 
 
 def train_batch(
@@ -33,14 +33,26 @@ def train_batch(
     """
     slots, values = encoded
     optimizer.require_shapes(records, slots, values, labels, weights)
+    predictions, gradients = gradients_of(records, encoded, labels, weights, loss)
+    if len(labels):
+        optimizer.apply_stale(records, slots.ravel(), gradients.ravel())
+    return predictions
+
+
+def gradients_of(
+    records: Float32, encoded: Encoded, labels: Float32, weights: Float32, loss: int = LOGISTIC
+) -> tuple[Float32, Float32]:
+    """The predictions of all examples at the weights that ``records`` have, [n], and each input's gradient, [n, k].
+
+    :raises ModelError: as :meth:`Optimizer.train`.
+    """
+    slots, values = encoded
     predictions = np.empty(len(labels), np.float32)
     gradients = np.empty(slots.shape, np.float32)
     done = _gradients(records, slots, values, labels, weights, predictions, gradients, loss)
     if done < len(labels):
-        raise optimizer.refusal(len(records), encoded, labels, weights, done, loss)
-    if len(labels):
-        optimizer.apply_stale(records, slots.ravel(), gradients.ravel())
-    return predictions
+        raise Optimizer.refusal(len(records), encoded, labels, weights, done, loss)
+    return predictions, gradients
 
 
 def train_hogwild(

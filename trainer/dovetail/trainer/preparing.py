@@ -70,6 +70,13 @@ class Preparation:
         self.prepared = prepared
         self._room: Room | None = None
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns of rows that are read, where they are there."""
+        inputs = {name for spec in self.encoder.inputs for name in spec.reads}
+        others = {self.label, self.weight or "", self.holdout.reads, self.slots.policy.reads} - {""}
+        return frozenset(inputs | others)
+
     def describe(self) -> dict[str, Any]:
         """As JSON-ready values; part of every checkpoint."""
         return {

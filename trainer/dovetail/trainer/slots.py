@@ -76,6 +76,11 @@ class SlotPolicy:
         """Neither rule is on."""
         return self.admits_all and not self.expire_days
 
+    @property
+    def reads(self) -> str:
+        """The column that days are taken from; empty where nothing expires."""
+        return self.time if self.expire_days else ""
+
     def describe(self) -> dict[str, Any]:
         """As JSON-ready values; part of every checkpoint."""
         return asdict(self)

@@ -22,7 +22,7 @@ from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.positions import Progress
 from dovetail.platform.transports.viewing import TopicView
 from dovetail.trainer.models.state_files import newest_head
-from dovetail.trainer.sharded.stages.shard_topics import shard_folder
+from dovetail.trainer.sharded.stages.shard_topics import shard_folder, worker_folder
 
 __all__ = ["FlowState", "Reading", "StageState", "flow_state"]
 
@@ -217,9 +217,11 @@ def _on_shards(config: Config, model: ModelConfig, stores: Stores, books: _Books
     topics = sharding.topics
     gatherer = books.stage(sharding.books, "trainer", config.labels.training_topic, stores.registry.progress)
     shards = [shard_folder(kept, number, sharding.shards) for number in range(sharding.shards)]
+    workers = [worker_folder(kept, number, sharding.workers) for number in range(sharding.workers)]
     return [
         gatherer._replace(name="trainer"),
         books.kept("splitter", topics.batches, [kept / "splitter"]),
+        *([books.kept("gradients", topics.dealt, workers)] if workers else []),
         books.kept("shards", topics.parts, shards),
         books.kept("reducer", topics.margins, [kept / "reducer"]),
         books.kept("versions", topics.versions, [kept / "versions"]),

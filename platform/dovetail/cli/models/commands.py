@@ -251,7 +251,7 @@ def promote(
 
 @_model.command()
 def reshard(project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
-    """Place a model on as many shards as the configuration says now (shards of trainer); its workers have stopped."""
+    """Place a model as the configuration says now (shards, by and workers of trainer); its workers have stopped."""
     from dovetail.cli.models import model as commands
 
     raise typer.Exit(commands.reshard(project, as_json=as_json))

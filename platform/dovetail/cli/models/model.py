@@ -12,6 +12,7 @@ import pyarrow as pa
 from dovetail.app.looking.shadow_scores import measured_beside, scored_twice
 from dovetail.app.reports.archived import archived_snapshots
 from dovetail.app.storage import open_stores
+from dovetail.app.trainer_stage import sharding_of
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
 from dovetail.cli.models.report import metrics_dict, print_metrics
@@ -133,24 +134,25 @@ def rollback(project: Path, name: str | None, *, release: bool, as_json: bool) -
 
 
 def reshard(project: Path, *, as_json: bool) -> int:
-    """Place the model that is kept on another number of shards."""
+    """Place the model that is kept as the configuration says now."""
     config = load_config(project)
     model, shards = model_of(config), config.trainer.shards
     if shards is None:
         raise ConfigError("[trainer] shards: say how many shards the model is to be on from now on")
     Ring(shards, model.bits)  # refuses more shards than there can be, before anything is read
-    done = resharded(checkpoints_of(config), shards)
+    done = resharded(checkpoints_of(config), sharding_of(config, model).placement)
     if as_json:
-        print_json(done._asdict())
-    elif done.taken_back:
-        terminal().print(f"a change to {done.taken_back} shards was interrupted; it is taken back")
-        terminal().print(f"the model is on {done.after} shards")
+        workers = {name: each.workers for name, each in (("workers_before", done.before), ("workers", done.after))}
+        told = {"before": done.before.shards, "after": done.after.shards, "moved": done.moved, **workers}
+        print_json({**told, "taken_back": done.taken_back.shards if done.taken_back else 0})
     elif done.before == done.after:
-        terminal().print(f"the model is on {done.after} shards")
+        if done.taken_back:
+            terminal().print(f"a change to {done.taken_back} was interrupted; it is taken back")
+        terminal().print(f"the model is on {done.after}")
     else:
         share = done.moved / (1 << model.bits)
         terminal().print(
-            f"from {done.before} shards to {done.after}: {done.moved:,} slots have moved, {share:.0%}; start workers"
+            f"from {done.before} to {done.after}: {done.moved:,} slots have moved, {share:.0%}; start workers"
         )
     return 0
 

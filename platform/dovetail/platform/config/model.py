@@ -167,6 +167,12 @@ class TrainerConfig(Section):
     shards: int | None = Field(default=None, ge=1, le=255)
     #: Batches before a batch that its weights may lack; ``async`` is no bound.
     staleness: Staleness = 0
+    #: Who computes: by ``features`` one reducer, from the shards' weights; by ``samples`` the workers of batches.
+    by: Literal["features", "samples"] = "features"
+    #: By samples, how many workers batches are dealt to in turns; as many as shards if left out.
+    workers: int | None = Field(default=None, ge=1, le=255)
+    #: Delay compensation of gradients whose weights have moved since; 0 is off. It needs a staleness above 0.
+    compensation: float = Field(default=0.0, ge=0)
     #: Samples in a batch at most; it waits for them as long as ``worker.gather.trainer`` says.
     batch_rows: int = Field(default=1_024, ge=1, le=100_000)
 
@@ -176,7 +182,19 @@ class TrainerConfig(Section):
             raise ValueError(
                 f"{given[0]}: without shards the model is trained sample by sample; add shards, or remove it"
             )
+        if self.workers is not None and self.by != "samples":
+            raise ValueError('workers: batches are dealt to workers by samples only; add by = "samples", or remove it')
+        if self.compensation and self.staleness == 0:
+            raise ValueError(
+                "compensation: with a staleness of 0 no weight moves before its gradients come; remove it, or allow "
+                "some staleness"
+            )
         return self
+
+    @property
+    def gradient_workers(self) -> int:
+        """How many workers compute gradients: none by features."""
+        return (self.workers or self.shards or 0) if self.by == "samples" else 0
 
     @property
     def sharded(self) -> bool:
@@ -186,11 +204,15 @@ class TrainerConfig(Section):
     def topics(self, model: str) -> dict[str, int]:
         """The topics between the shards of ``model``, and their partitions: batches, parts, margins, credits, versions.
 
-        That of the parts has the number of shards in its name: a partition is a shard.
+        By samples, also that of the batches that are dealt. It and that of the parts have their partitions in their
+        names: each is a worker, or a shard.
         """
+        if not self.sharded:
+            return {}
         names = (f"{model}-batches", f"{model}-parts-{self.shards}", f"{model}-margins", f"{model}-credits")
-        partitions = (1, self.shards or 0, 1, 1, 1)
-        return dict(zip((*names, f"{model}-versions"), partitions, strict=True)) if self.sharded else {}
+        found = dict(zip((*names, f"{model}-versions"), (1, self.shards or 0, 1, 1, 1), strict=True))
+        workers = self.gradient_workers
+        return found | ({f"{model}-dealt-{workers}": workers} if workers else {})
 
     def retention(self, model: str, samples_ms: int | None) -> dict[str, Retention]:
         """How long each of :meth:`topics` is kept: as samples are, but for credits, which are said again and again."""
@@ -201,12 +223,17 @@ class TrainerConfig(Section):
         """Refuse shards of a model that cannot be on them.
 
         Raises:
-            ValueError: there is no model.
+            ValueError: there is no model, or it depends on all samples before and is by samples.
         """
         if not self.sharded:
             return
         if model is None:
             raise ValueError("trainer.shards: there is no [model] to be trained; add one, or remove [trainer]")
+        if self.by == "samples" and model.slots != SlotConfig():
+            raise ValueError(
+                "model.slots: which values are admitted depends on all samples before, and by samples each worker "
+                'knows its own; remove it, or write trainer.by = "features"'
+            )
 
 
 class ScorerConfig(Section):

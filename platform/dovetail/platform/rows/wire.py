@@ -231,24 +231,26 @@ def _as_it_is(table: pa.Table) -> pa.Table:
     return table
 
 
-def decode_arrow(poll: Poll, each: Callable[[pa.Table], pa.Table] = _as_it_is) -> pa.Table:
+def decode_arrow(
+    poll: Poll, each: Callable[[pa.Table], pa.Table] = _as_it_is, columns: frozenset[str] | None = None
+) -> pa.Table:
     """Decode an internal topic's poll (not empty), once for all its readers: every message Arrow, all of one schema.
 
     ``each`` is applied to the rows of every message before they are put together; the readers of one topic give the
-    same one.
+    same one. With ``columns`` no others are decoded, and those that a message lacks are not there.
 
     Raises:
         WireError: a message is not Arrow, naming topic, partition and offset. On an internal topic that is not bad
             input but a broken deployment, so it stops the worker instead of going to the dead letters.
     """
-    key = (decode_arrow, each)
+    key = (decode_arrow, each, columns)
     if key not in poll.shared:
-        poll.shared[key] = _arrow_decoded(poll, each)
+        poll.shared[key] = _arrow_decoded(poll, each, columns)
     table: pa.Table = poll.shared[key]
     return table
 
 
-def _arrow_decoded(poll: Poll, each: Callable[[pa.Table], pa.Table]) -> pa.Table:
+def _arrow_decoded(poll: Poll, each: Callable[[pa.Table], pa.Table], columns: frozenset[str] | None) -> pa.Table:
     tables = []
     lengths = []
     for index, value in enumerate(poll.values):
@@ -257,13 +259,20 @@ def _arrow_decoded(poll: Poll, each: Callable[[pa.Table], pa.Table]) -> pa.Table
                 f"{poll.topic}[{poll.partition}]@{int(poll.offsets[index])}: not an Arrow IPC stream; "
                 "only Dovetail may write to this topic"
             )
-        table = each(pa.ipc.open_stream(value, options=_READ).read_all())
+        table = each(pa.ipc.open_stream(value, options=_reading(value, columns)).read_all())
         tables.append(table)
         lengths.append(table.num_rows)
     message_index = np.repeat(np.arange(len(tables), dtype=np.int64), lengths)
     merged = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
     merged = merged.combine_chunks()
     return with_own_positions(merged, poll.partition, poll.offsets[message_index], _row_in_message(message_index))
+
+
+def _reading(value: bytes, columns: frozenset[str] | None) -> pa.ipc.IpcReadOptions:
+    if columns is None:
+        return _READ
+    wanted = [at for at, name in enumerate(pa.ipc.open_stream(value).schema.names) if name in columns]
+    return pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
 
 
 def letters_to_outgoing(topic: str, poll: Poll, letters: Sequence[DeadLetter], stage: str) -> list[Outgoing]:

@@ -38,6 +38,11 @@ class Holdout(NamedTuple):
             raise ConfigError(f"holdout: {share:g} is no share of the requests; give a number from 0 up to below 1")
         return cls(share)
 
+    @property
+    def reads(self) -> str:
+        """The column that it goes by; empty where nothing is held out."""
+        return _REQUEST if self.share else ""
+
     def mark(self, table: pa.Table) -> tuple[pa.Table, Bool]:
         """``table`` with the column :data:`COLUMN` where something is held out, and a mask of the rows that are.
 

@@ -14,6 +14,14 @@ import pyarrow as pa
 
 from dovetail.platform.errors import WireError
 from dovetail.trainer.arithmetic import Float32, Int32, UInt8, UInt32
+from dovetail.trainer.sharded.dealt_rows import (
+    BatchPredictions,
+    BatchSamples,
+    predictions_batch,
+    read_predictions,
+    read_samples,
+    samples_batch,
+)
 from dovetail.trainer.sharded.evaluated_rows import (
     BatchRows,
     Verdict,
@@ -37,13 +45,15 @@ _NONE = np.empty(0, np.uint32)
 class BatchPart(NamedTuple):
     """The inputs of a batch's n examples that one shard keeps: from the splitter to the shard.
 
-    Inputs stand example by example, in their order in the example; those of value 0 are left out.
+    Inputs stand example by example, in their order in the example; those of value 0 are left out. From a worker that
+    sums gradients by slot there are no examples: its part is each slot once, and so are its errors.
     """
 
     number: int
     shard: int
-    #: int32 [n + 1]: the inputs of example i are those from ``offsets[i]`` to before ``offsets[i + 1]``.
-    offsets: Int32
+    #: int32 [n + 1]: the inputs of example i are those from ``offsets[i]`` to before ``offsets[i + 1]``. None: each
+    #: slot is there once, and what comes back is its gradient.
+    offsets: Int32 | None
     #: Their local slots: uint32 [m].
     slots: UInt32
     #: Their values, float32 [m]; None when all are 1.
@@ -86,11 +96,11 @@ class PartWeights(NamedTuple):
 class BatchErrors(NamedTuple):
     """The common factor of a batch's gradients, (prediction - label)·weight by example: from the reducer to all shards.
 
-    The gradient of an input is this times its value.
+    The gradient of an input is this times its value. From a worker to one shard: the gradients of its part's slots.
     """
 
     number: int
-    #: float32 [n].
+    #: float32 [n], or one per slot of the part.
     errors: Float32
 
 
@@ -105,7 +115,10 @@ class ModelPiece(NamedTuple):
     weights: Float32
 
 
-BatchMessage = BatchPart | BatchHeader | BatchRows | PartWeights | BatchErrors | ModelPiece | Verdict
+BatchMessage = (
+    BatchPart | BatchHeader | BatchRows | PartWeights | BatchErrors | ModelPiece | Verdict | BatchSamples
+    | BatchPredictions
+)  # fmt: skip
 
 
 def encode(message: BatchMessage) -> bytes:
@@ -114,13 +127,7 @@ def encode(message: BatchMessage) -> bytes:
     told: dict[str, int | str] = {}
     match message:
         case BatchPart():
-            columns["slots"] = _lists(message.offsets, message.slots)
-            if message.values is not None:
-                columns["values"] = _lists(message.offsets, message.values)
-            if len(message.forgotten):
-                ends = np.full(len(message.offsets), len(message.forgotten), np.int32)
-                ends[0] = 0
-                columns["forgotten"] = _lists(ends, message.forgotten)
+            columns = _part_columns(message, message.offsets)
             told = {"number": message.number, "shard": message.shard, "version": message.version}
         case BatchHeader():
             columns = {"labels": pa.array(message.labels), "weights": pa.array(message.weights)}
@@ -141,6 +148,10 @@ def encode(message: BatchMessage) -> bytes:
             columns, told = rows_batch(message)
         case Verdict():
             columns, told = verdict_batch(message)
+        case BatchSamples():
+            columns, told = samples_batch(message)
+        case BatchPredictions():
+            columns, told = predictions_batch(message)
     metadata = {"kind": type(message).__name__, **{name: str(number) for name, number in told.items()}}
     batch = pa.record_batch(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
@@ -165,15 +176,30 @@ def decode(data: bytes) -> BatchMessage:
         raise WireError(f"a message of {len(data)} bytes is none of a sharded model's: {error}") from error
 
 
+def _part_columns(part: BatchPart, offsets: Int32 | None) -> dict[str, pa.Array]:
+    if offsets is None:
+        return {"slots": pa.array(part.slots)}
+    columns = {"slots": _lists(offsets, part.slots)}
+    if part.values is not None:
+        columns["values"] = _lists(offsets, part.values)
+    if len(part.forgotten):
+        ends = np.full(len(offsets), len(part.forgotten), np.int32)
+        ends[0] = 0
+        columns["forgotten"] = _lists(ends, part.forgotten)
+    return columns
+
+
 def _part(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchPart:
     slots = batch.column("slots")
+    told_of = int(told["number"]), int(told["shard"])
+    if not pa.types.is_list(slots.type):
+        return BatchPart(*told_of, None, slots.to_numpy(), None, version=int(told["version"]))
     names = batch.schema.names
     values = batch.column("values").values.to_numpy() if "values" in names else None
     forgotten = batch.column("forgotten").values.to_numpy() if "forgotten" in names else _NONE
     return BatchPart(
-        int(told["number"]), int(told["shard"]), slots.offsets.to_numpy(), slots.values.to_numpy(), values, forgotten,
-        int(told["version"]),
-    )  # fmt: skip
+        *told_of, slots.offsets.to_numpy(), slots.values.to_numpy(), values, forgotten, int(told["version"])
+    )
 
 
 def _header(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchHeader:
@@ -207,7 +233,7 @@ def _piece(batch: pa.RecordBatch, told: Mapping[str, str]) -> ModelPiece:
 
 _READERS: dict[str, Callable[[pa.RecordBatch, Mapping[str, str]], BatchMessage]] = {
     "BatchPart": _part, "BatchHeader": _header, "PartWeights": _weights, "BatchErrors": _errors, "ModelPiece": _piece,
-    "BatchRows": read_rows, "Verdict": read_verdict,
+    "BatchRows": read_rows, "Verdict": read_verdict, "BatchSamples": read_samples, "BatchPredictions": read_predictions,
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from dovetail.trainer.arithmetic import Float32, Float64
 
-__all__ = ["BatchRows", "Verdict", "read_rows", "read_verdict", "rows_batch", "verdict_batch"]
+__all__ = [
+    "BatchRows", "Verdict", "moments_of", "read_rows", "read_verdict", "rows_batch", "text_of", "verdict_batch",
+]  # fmt: skip
 
 _COLUMN = "row "
 
@@ -45,7 +47,7 @@ class Verdict(NamedTuple):
 def rows_batch(rows: BatchRows) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     """The columns and the metadata of ``rows``."""
     columns = {f"{_COLUMN}{name}": rows.table.column(name).combine_chunks() for name in rows.table.column_names}
-    told = {"number": rows.number, "version": rows.version, "moments": _text(rows.moments)}
+    told = {"number": rows.number, "version": rows.version, "moments": text_of(rows.moments)}
     return {"weights": pa.array(rows.weights), **columns}, told
 
 
@@ -54,27 +56,28 @@ def read_rows(batch: pa.RecordBatch, told: Mapping[str, str]) -> BatchRows:
     names = [name for name in batch.schema.names if name.startswith(_COLUMN)]
     columns = {name.removeprefix(_COLUMN): batch.column(name) for name in names}
     weights = batch.column("weights").to_numpy()
-    moments = _moments(told["moments"])
+    moments = moments_of(told["moments"])
     return BatchRows(int(told["number"]), weights, pa.table(columns), int(told["version"]), moments)
 
 
 def verdict_batch(verdict: Verdict) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     """The columns and the metadata of ``verdict``."""
-    told = {"version": verdict.version, "trained": verdict.trained, "moments": _text(verdict.moments)}
+    told = {"version": verdict.version, "trained": verdict.trained, "moments": text_of(verdict.moments)}
     return {"reasons": pa.array(verdict.reasons, pa.string())}, told
 
 
 def read_verdict(batch: pa.RecordBatch, told: Mapping[str, str]) -> Verdict:
     """The verdict that :func:`verdict_batch` was given."""
     reasons = tuple(batch.column("reasons").to_pylist())
-    return Verdict(int(told["version"]), int(told["trained"]), _moments(told["moments"]), reasons)
+    return Verdict(int(told["version"]), int(told["trained"]), moments_of(told["moments"]), reasons)
 
 
-def _text(moments: Float64) -> str:
+def text_of(moments: Float64) -> str:
     """Exactly these numbers, as JSON."""
     return json.dumps([[number.hex() for number in row] for row in moments.tolist()])
 
 
-def _moments(text: str) -> Float64:
+def moments_of(text: str) -> Float64:
+    """The numbers that :func:`text_of` was given."""
     rows = [[float.fromhex(number) for number in row] for row in json.loads(text)]
     return np.array(rows, np.float64).reshape(-1, 3)

@@ -141,11 +141,12 @@ class Shard:
             return False
         errors = self._errors.pop(number).errors
         part, pulled = self._pending.pop(number)
-        lengths = np.diff(part.offsets)
+        lengths = np.ones(len(part.slots), np.int32) if part.offsets is None else np.diff(part.offsets)
         if len(lengths) != len(errors):
-            raise ModelError(f"batch {number} has {len(lengths)} examples here, and {len(errors)} errors came back")
+            rows = "slots" if part.offsets is None else "examples"
+            raise ModelError(f"batch {number} has {len(lengths)} {rows} here, and {len(errors)} errors came back")
         if len(part.slots):
-            gradients = np.repeat(errors, lengths)
+            gradients = errors if part.offsets is None else np.repeat(errors, lengths)
             if part.values is not None:
                 gradients *= part.values
             self.optimizer.apply_stale(self.records, part.slots, gradients, pulled)

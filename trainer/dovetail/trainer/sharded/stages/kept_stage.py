@@ -19,8 +19,9 @@ from dovetail.platform.stage import Outgoing, Poll, Stage, Work
 from dovetail.trainer.models.container import Container, pack
 from dovetail.trainer.models.state_files import StateFiles, require_same
 from dovetail.trainer.settings import Checkpointing
+from dovetail.trainer.sharded.stages.shard_topics import Placement
 
-__all__ = ["FORMAT", "Done", "KeptStage", "KeptState", "shards_of", "with_shards"]
+__all__ = ["FORMAT", "Done", "KeptStage", "KeptState"]
 
 _log = logging.getLogger(__name__)
 
@@ -266,25 +267,14 @@ class KeptStage(Stage, Generic[S]):
                 f"{path}: this is a {header.get('kind')} of format {header.get('format')}, expected {self.name} of "
                 f"format {FORMAT}; read it with the Dovetail version that wrote it, or train anew elsewhere"
             )
-        shards, stored = shards_of(self.configuration), header["configuration"]
-        require_same(str(path), with_shards(stored, shards), self.comparable(stored))
+        placement, stored = Placement.of(self.configuration), header["configuration"]
+        require_same(str(path), placement.within(stored), self.comparable(stored))
         require_same(
             str(path),
             stored,
             self.comparable(stored),
-            remedy=f"Stop all workers and run dovetail model reshard, which places the model on {shards} shards "
-            "(it also finishes a change that was interrupted, or takes it back); or restore [trainer] shards",
+            remedy=f"Stop all workers and run dovetail model reshard, which places the model on {placement} "
+            "(it also finishes a change that was interrupted, or takes it back); or restore [trainer] shards"
+            + (", by and workers" if placement.workers or Placement.of(stored).workers else ""),
         )
         return header
-
-
-def shards_of(configuration: Mapping[str, Any]) -> int:
-    """How many shards the model is on by the configuration of a stage."""
-    return int(configuration.get("settings", configuration)["shards"])
-
-
-def with_shards(configuration: Mapping[str, Any], shards: int) -> dict[str, Any]:
-    """The configuration of a stage for another number of shards."""
-    if "settings" in configuration:
-        return {**configuration, "settings": {**configuration["settings"], "shards": shards}}
-    return {**configuration, "shards": shards}

@@ -18,6 +18,8 @@ from dovetail.trainer.models.container import Container
 from dovetail.trainer.models.gate import Gate
 from dovetail.trainer.settings import Checkpointing
 from dovetail.trainer.sharded.batch_messages import BatchHeader, PartWeights
+from dovetail.trainer.sharded.collector import Collector
+from dovetail.trainer.sharded.dealt_rows import BatchPredictions
 from dovetail.trainer.sharded.evaluated_rows import BatchRows, Verdict
 from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader, posted
 from dovetail.trainer.sharded.reducer import Reduced, Reducer
@@ -37,7 +39,7 @@ class ReduceState(MailboxReader):
     def __init__(
         self,
         evaluator: Evaluator,
-        reducer: Reducer,
+        reducer: Reducer | Collector,
         sharding: Sharding,
         gate: Gate,
         on_evaluated: Evaluated | None,
@@ -62,12 +64,18 @@ class ReduceState(MailboxReader):
             if isinstance(message, BatchRows):
                 self._rows.setdefault(message.number, message)
                 continue
-            if not isinstance(message, BatchHeader | PartWeights):
+            if isinstance(message, BatchPredictions) and isinstance(self.reducer, Collector):
+                for made in self.reducer.take(message):
+                    self._judge(made.number, made.predictions, made.labels, done)
+            elif isinstance(message, BatchHeader | PartWeights) and isinstance(self.reducer, Reducer):
+                if isinstance(message, BatchHeader):
+                    self._labels.setdefault(message.number, message.labels)
+                for reduced in self.reducer.take(message):
+                    done.outgoing += self._answered(reduced)
+                    number = reduced.errors.number
+                    self._judge(number, reduced.predictions, self._labels.pop(number), done)
+            else:
                 raise ModelError(f"the reducer was sent a {type(message).__name__}")
-            if isinstance(message, BatchHeader):
-                self._labels.setdefault(message.number, message.labels)
-            for reduced in self.reducer.take(message):
-                self._judge(reduced, done)
         if self.reducer.reduced > before:
             done.outgoing.append(self.credit())
         return done
@@ -76,14 +84,16 @@ class ReduceState(MailboxReader):
         """The number of the last batch predicted, to the splitter."""
         return Outgoing(self._sharding.topics.credits, b"%d" % self.reducer.reduced, partition=0)
 
-    def _judge(self, reduced: Reduced, done: Done) -> None:
-        topics, limit, number = self._sharding.topics, self._sharding.max_message_bytes, reduced.errors.number
-        rows, labels = self._rows.pop(number), self._labels.pop(number)
+    def _answered(self, reduced: Reduced) -> list[Outgoing]:
+        """The errors of a batch, to every shard."""
+        topic, limit = self._sharding.topics.parts, self._sharding.max_message_bytes
+        return [out for shard in range(self._sharding.shards) for out in posted(topic, shard, reduced.errors, limit)]
+
+    def _judge(self, number: int, predictions: Float32, labels: Float32, done: Done) -> None:
+        topics, limit, rows = self._sharding.topics, self._sharding.max_message_bytes, self._rows.pop(number)
         if len(labels):
-            self.evaluator.add(rows.table, reduced.predictions, labels, rows.weights)
+            self.evaluator.add(rows.table, predictions, labels, rows.weights)
         done.samples += len(labels)
-        for shard in range(self._sharding.shards):
-            done.outgoing += posted(topics.parts, shard, reduced.errors, limit)
         if rows.version:
             metrics, trained = self.evaluator.metrics(), self.evaluator.evaluation.samples
             reasons = tuple(self._gate.reasons(dict(metrics)["recent"]))
@@ -100,7 +110,10 @@ class ReduceState(MailboxReader):
 
 
 class ReduceStage(KeptStage[ReduceState]):
-    """Predicts in the order of batches, from one partition, and evaluates as one process does."""
+    """Predicts in the order of batches, from one partition, and evaluates as one process does.
+
+    By samples the workers predict: then it has their predictions in the order of batches.
+    """
 
     def __init__(
         self,
@@ -113,7 +126,8 @@ class ReduceStage(KeptStage[ReduceState]):
         clock: Clock | None = None,
     ) -> None:
         evaluator = recipe.evaluator()
-        configuration = {**evaluator.describe(), "loss": recipe.recipe.encoder.loss, "shards": sharding.shards}
+        loss = recipe.recipe.encoder.loss
+        configuration = {**evaluator.describe(), "loss": loss, **sharding.placement.describe()}
         super().__init__("reducer", sharding.topics.margins, checkpoints, configuration, clock)
         self._recipe = recipe
         self._given = (sharding, gate, on_evaluated)
@@ -145,9 +159,13 @@ class ReduceStage(KeptStage[ReduceState]):
         return self._checkpoints.folder / "reducer"
 
     def fresh(self, partition: int) -> ReduceState:
-        return ReduceState(self._recipe.evaluator(), Reducer(self._recipe.recipe.encoder.loss_code), *self._given)
+        return ReduceState(self._recipe.evaluator(), self._reducer(0), *self._given)
 
     def loaded(self, partition: int, stored: Container) -> ReduceState:
         evaluator = self._recipe.evaluator().resumed(stored.arrays)
-        reducer = Reducer(self._recipe.recipe.encoder.loss_code, stored.header["state"]["reduced"])
+        reducer = self._reducer(stored.header["state"]["reduced"])
         return ReduceState(evaluator, reducer, *self._given, stored.header["position"])
+
+    def _reducer(self, reduced: int) -> Reducer | Collector:
+        sharding, *_ = self._given
+        return Collector(reduced) if sharding.workers else Reducer(self._recipe.recipe.encoder.loss_code, reduced)

@@ -1,10 +1,10 @@
-"""The kept state of a model on shards, made that of another number: slots move as the rings say, and no others."""
+"""The kept state of a model on shards, placed otherwise: slots move as the rings say, and no others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dovetail.platform.errors import ModelError
 from dovetail.trainer.models.container import Container, pack
@@ -12,8 +12,8 @@ from dovetail.trainer.models.state_files import StateFiles, newest_head
 from dovetail.trainer.models.touched import all_records, touched_records
 from dovetail.trainer.sharded.assembly import place_again
 from dovetail.trainer.sharded.ring import Ring, moves
-from dovetail.trainer.sharded.stages.kept_stage import shards_of, with_shards
-from dovetail.trainer.sharded.stages.shard_topics import shard_folder
+from dovetail.trainer.sharded.stages.kept_stage import FORMAT
+from dovetail.trainer.sharded.stages.shard_topics import Placement, shard_folder, worker_folder
 
 __all__ = ["Resharded", "reshard"]
 
@@ -22,48 +22,72 @@ _AROUND = ("versions", "reducer", "splitter")
 
 
 class Resharded(NamedTuple):
-    """A change of shards that was done: their number before and after, and how many slots have moved to another one.
+    """A change of placement that was done: the placements before and after, and how many slots have moved.
 
-    ``taken_back``: a change to so many shards had been cut short, and was taken back; 0 where there was none.
+    ``taken_back``: a change to this had been cut short, and was taken back; None where there was none.
     """
 
-    before: int
-    after: int
+    before: Placement
+    after: Placement
     moved: int
-    taken_back: int = 0
+    taken_back: Placement | None = None
 
 
-def reshard(checkpoints: Path, after: int) -> Resharded:
-    """Place the model whose states are in the folder ``checkpoints`` on ``after`` shards.
+def reshard(checkpoints: Path, after: Placement) -> Resharded:
+    """Place the model whose states are in the folder ``checkpoints`` as ``after`` says.
 
     All its workers have stopped, and nothing was on the way between its stages: every batch that was cut is applied by
     every shard and predicted, and every version is out. Each state is replaced by compare-and-set, the splitter's last,
-    which says how many shards there are: killed in between, it is done by calling it again, or taken back by calling it
-    with the number before, and until then no worker starts.
+    which says what the placement is: killed in between, it is done by calling it again, or taken back by calling it
+    with the placement before, and until then no worker starts.
 
     :raises ModelError: there is no such model, a state is torn or corrupt, something is on the way, or the model was on
-        ``after`` shards before, and samples were trained since.
+        so many shards before, and samples were trained since.
     """
     _require_on_shards(checkpoints)
     around = {name: _newest(checkpoints / name) for name in _AROUND}
     splitter = around["splitter"][1].header
-    before, batch = int(splitter["configuration"]["settings"]["shards"]), int(splitter["state"]["number"])
+    before, batch = Placement.of(splitter["configuration"]), int(splitter["state"]["number"])
     bits = int(splitter["configuration"]["encoder"]["bits"])
-    rings = Ring(before, bits), Ring(after, bits)
+    rings = Ring(before.shards, bits), Ring(after.shards, bits)
     moved = sum(len(move.cells) for move in moves(*rings)) * rings[1].cell_size
+    folders = [shard_folder(checkpoints, number, before.shards) for number in range(before.shards)]
     if before != after:
-        shards = [_newest(shard_folder(checkpoints, number, before))[1] for number in range(before)]
+        shards = [_newest(folder)[1] for folder in folders]
         _require_idle(checkpoints, around, shards, batch)
-        _begin_shards(checkpoints, rings, shards, batch)
-    taken_back = 0
-    for name, (sequence, stored) in around.items():
-        if (found := shards_of(stored.header["configuration"])) != after:
-            taken_back = found if before == after else 0
-            content = pack(
-                {**stored.header, "configuration": with_shards(stored.header["configuration"], after)}, stored.arrays
-            )
-            StateFiles(checkpoints / name).save(content, after=sequence)
-    return Resharded(before, after, moved, taken_back)
+        if before.shards != after.shards:
+            _begin_shards(checkpoints, rings, shards, batch, after)
+        _begin_workers(checkpoints, splitter["configuration"], batch, after)
+    beside = [worker_folder(checkpoints, number, after.workers) for number in range(after.workers)]
+    if before.shards == after.shards:
+        beside += folders
+    states = [(folder, *_newest(folder)) for folder in beside if StateFiles(folder).newest()]
+    states += [(checkpoints / name, *kept) for name, kept in around.items()]
+    found = {_place(folder, sequence, stored, after) for folder, sequence, stored in states} - {after}
+    return Resharded(before, after, moved, min(found, default=None) if before == after else None)
+
+
+def _place(folder: Path, sequence: int, stored: Container, placement: Placement) -> Placement:
+    """Replace a state by the same one of ``placement``, unless it is; returns the one that it was of."""
+    configuration = stored.header["configuration"]
+    if (found := Placement.of(configuration)) != placement:
+        header = {**stored.header, "configuration": placement.within(configuration)}
+        StateFiles(folder).save(pack(header, stored.arrays), after=sequence)
+    return found
+
+
+def _begin_workers(checkpoints: Path, splitter: Mapping[str, Any], batch: int, after: Placement) -> None:
+    """Have every worker go on behind ``batch``, in its mailbox where it was; what is in there before is done."""
+    described = {name: value for name, value in splitter.items() if name != "settings"}
+    for number in range(after.workers):
+        files = StateFiles(worker_folder(checkpoints, number, after.workers))
+        sequence = files.newest()
+        position = int(files.head(sequence)["position"]) if sequence else 0
+        header = {
+            "format": FORMAT, "kind": "gradients", "configuration": {**described, **after.describe()},
+            "position": position, "state": {"done": batch},
+        }  # fmt: skip
+        files.save(pack(header, {}), after=sequence)
 
 
 def _require_on_shards(checkpoints: Path) -> None:
@@ -116,12 +140,14 @@ def _require_idle(
         )
 
 
-def _begin_shards(checkpoints: Path, rings: tuple[Ring, Ring], shards: list[Container], batch: int) -> None:
+def _begin_shards(
+    checkpoints: Path, rings: tuple[Ring, Ring], shards: list[Container], batch: int, placement: Placement
+) -> None:
     before, after = rings
     records = [all_records(before.size(number), stored.arrays) for number, stored in enumerate(shards)]
     for number, placed in enumerate(place_again(before, after, records)):
         header = {
-            **shards[0].header, "configuration": with_shards(shards[0].header["configuration"], after.shards),
+            **shards[0].header, "configuration": placement.within(shards[0].header["configuration"]),
             "position": 0, "state": {"answered": batch, "applied": batch, "pending": []},
         }  # fmt: skip
         content = pack(header, touched_records(placed, shards[0].arrays["blank"]))

@@ -17,7 +17,7 @@ from dovetail.trainer.models.touched import all_records, touched_records
 from dovetail.trainer.optimizers.optimizer import Optimizer
 from dovetail.trainer.samples.encoding import Encoder
 from dovetail.trainer.settings import Checkpointing
-from dovetail.trainer.sharded.batch_messages import BatchErrors, BatchPart, ModelPiece, decode, encode
+from dovetail.trainer.sharded.batch_messages import BatchErrors, BatchPart, decode, encode
 from dovetail.trainer.sharded.mailbox import Identity, Mailbox, MailboxReader, posted
 from dovetail.trainer.sharded.ring import Ring
 from dovetail.trainer.sharded.shard import Pending, Shard, ShardState
@@ -40,14 +40,13 @@ class KeptShard(MailboxReader):
 
         :raises ModelError: a message does not fit the shard.
         """
-        done, topics, limit = Done(), self._sharding.topics, self._sharding.max_message_bytes
+        done, limit = Done(), self._sharding.max_message_bytes
         for message in self._mailbox.take(poll):
             if not isinstance(message, BatchPart | BatchErrors):
                 raise ModelError(f"shard {self.shard.number} was sent a {type(message).__name__}")
             done.samples += len(message.errors) if isinstance(message, BatchErrors) else 0
             for answer in self.shard.take(message):
-                topic = topics.versions if isinstance(answer, ModelPiece) else topics.margins
-                done.outgoing += posted(topic, 0, answer, limit)
+                done.outgoing += posted(*self._sharding.box_of(answer), answer, limit)
         return done
 
     def image(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -76,7 +75,7 @@ class ShardStage(KeptStage[KeptShard]):
     ) -> None:
         configuration = {
             "optimizer": optimizer.describe(), "fingerprint": encoder.fingerprint, "bits": encoder.bits,
-            "shards": sharding.shards,
+            **sharding.placement.describe(),
         }  # fmt: skip
         super().__init__("shards", sharding.topics.parts, checkpoints, configuration, clock)
         self._optimizer = optimizer

@@ -82,7 +82,7 @@ class VersionStage(KeptStage[VersionState]):
         on_publish: Callable[[int], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        configuration = {"fingerprint": encoder.fingerprint, "shards": sharding.shards}
+        configuration = {"fingerprint": encoder.fingerprint, **sharding.placement.describe()}
         super().__init__("versions", sharding.topics.versions, checkpoints, configuration, clock)
         self._encoder = encoder
         self._sharding = sharding
