@@ -80,13 +80,13 @@ def _twice_until_healed(trial: Trial, _: Generator) -> None:
     trial.fleet.heal()
 
 
-def _on_shards(stage: str, shards: int = 2, staleness: str = "0", *, works: int = 4) -> Fault:
+def _on_shards(stage: str, shards: int = 2, staleness: str = "0", *, works: int = 4, workers: int = 0) -> Fault:
     """A stage of a model on shards that dies in every worker, at a step and after up to ``works`` of its own."""
 
     def faults(rng: Generator) -> Sequence[str]:
         return [f"die:{stage}:{rng.choice(sorted(STEPS.values()))}:{int(rng.integers(1, works + 1))}"]
 
-    world = {"shards": shards, "staleness": staleness}
+    world = {"shards": shards, "staleness": staleness, "workers": workers}
     return Fault(_twice_until_healed, workers=faults, world=world, ends=_DIES, forever=True)
 
 
@@ -276,6 +276,16 @@ ON_SHARDS: Mapping[str, Fault] = {
     "splitter_killed_async": _on_shards("splitter", 3, '"async"'),
     **{
         f"{name}_on_shards": replace(FAULTS[name], world={"shards": 2})
+        for name in ("killed_at_random", "paused_beyond_its_session", "added_and_removed", "broker_killed")
+    },
+    **{
+        f"{stage}_killed_by_samples": _on_shards(stage, workers=3)
+        for stage in ("gradients", "shards", "splitter", "reducer", "versions")
+    },
+    "gradients_killed_stale": _on_shards("gradients", 3, "4", workers=4),
+    "gradients_killed_async": _on_shards("gradients", 3, '"async"', workers=2),
+    **{
+        f"{name}_by_samples": replace(FAULTS[name], world={"shards": 2, "workers": 3})
         for name in ("killed_at_random", "paused_beyond_its_session", "added_and_removed", "broker_killed")
     },
 }

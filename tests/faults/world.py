@@ -143,6 +143,10 @@ shards = {shards}
 staleness = {staleness}
 batch_rows = 32
 """
+#: For one by samples.
+_BY_SAMPLES = """by = "samples"
+workers = {workers}
+"""
 _NAMED = ("[streams.behaviour]", "[request]", "[labels.streams.exposure]", "[labels.streams.click]")
 
 
@@ -203,6 +207,7 @@ def make_world(
     over_http: bool = False,
     shards: int = 0,
     staleness: str = "0",
+    workers: int = 0,
 ) -> World:
     """Write the project into ``folder`` and make what is sent.
 
@@ -210,7 +215,7 @@ def make_world(
     behind: the timestamps of its messages, not their event times. ``spread`` sends requests to all partitions in turn;
     without, they are all in one, the samples too, and so the model is a function of the world. ``partitions`` are those
     of events. ``over_http``: the project has an API, and looks at the ids of what is sent. With
-    ``shards``, the model is on so many, with ``staleness`` as in ``dovetail.toml``.
+    ``shards``, the model is on so many, with ``staleness`` as in ``dovetail.toml``; by samples with ``workers``.
     """
     log = simulate(
         SimulatorConfig(
@@ -234,8 +239,10 @@ def make_world(
         shutil.copy(_SHIPPED / f"{shared}.sql", folder / "sql")
     _without_conversion(folder / "sql" / "labels.sql")
     pq.write_table(log.items, folder / "item.parquet")
-    text = (_TOML + (_API if over_http else "") + (_TRAINER if shards else "")).format(
+    trainer = (_TRAINER if shards else "") + (_BY_SAMPLES if workers else "")
+    text = (_TOML + (_API if over_http else "") + trainer).format(
         shards=shards,
+        workers=workers,
         staleness=staleness,
         name=name,
         state=".dovetail",
