@@ -6,7 +6,6 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -42,7 +41,8 @@ def declared(*extras: str) -> dict[NormalizedName, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, texts)}
 
 
-def imported(folders: Iterable[str]) -> dict[NormalizedName, str]:
+@cache
+def imported(folders: tuple[str, ...]) -> dict[NormalizedName, str]:
     """By distribution, a file that imports from it."""
     found: dict[NormalizedName, str] = {}
     for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
