@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 
 from tests.generated import load_profile
 from tests.places import ROOT
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 load_profile()
+# Typer's runner makes the command of an app anew at each call, in 0.05 s: the same one, of hundreds of calls.
+vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
 
 @pytest.fixture(scope="session")
