@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from backfill import NAMES, write_log, write_project
+from backfill import DAYS, NAMES, write_log, write_project
 
 from dovetail.features import load
 from dovetail.features.batch.pieces import Limits
@@ -172,6 +172,23 @@ def one(what: str, folder: Path) -> dict[str, float]:
     return found | start | {"shuffled": shuffled(log)}
 
 
+def both_engines(script: str, folder: Path, rows: int, *asked: str) -> dict[str, dict[str, float]]:
+    """What ``script --one ENGINE FOLDER`` says of ``local`` and ``spark``, in processes of their own; it is shown."""
+    taken: dict[str, dict[str, float]] = {}
+    for what in ("local", "spark"):
+        command = [sys.executable, script, "--one", what, str(folder), *asked]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        taken[what] = found = json.loads(said.splitlines()[-1])
+        each = 1e6 * found["cpu"] / rows
+        print(f"  {what:<6}{found['seconds']:8.1f} s {found['cpu']:8.1f} CPU s {each:8.2f} µs/row", flush=True)
+    ratio = {what: taken["spark"][what] / taken["local"][what] for what in ("seconds", "cpu")}
+    print(f"  spark / local: {ratio['seconds']:.2f} wall, {ratio['cpu']:.2f} CPU")
+    spark = taken["spark"]
+    print(f"  shuffled: {spark['shuffled'] / rows:.1f} bytes/row; of Spark's CPU s, the JVM's: {spark['jvm_cpu']:.1f}")
+    print(f"  most memory: JVM {spark['jvm']:,.0f} MiB, a Python worker {spark['python']:,.0f} MiB")
+    return taken
+
+
 def main(events: int, requests: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -180,23 +197,12 @@ def main(events: int, requests: int) -> None:
             write_project(place)
             write_log(place, *sizes)
         print(f"{events:,} events x {requests:,} requests, {len(NAMES)} aggregates over 3 windows, two cores")
-        taken = {}
-        for what in ("local", "spark"):
-            command = [sys.executable, __file__, "--one", what, str(folder)]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            taken[what] = found = json.loads(said.splitlines()[-1])
-            rows = events + found["rows"]
-            each = 1e6 * found["cpu"] / rows
-            print(f"  {what:<6}{found['seconds']:8.1f} s {found['cpu']:8.1f} CPU s {each:8.2f} µs/row", flush=True)
+        rows = events + requests // DAYS * DAYS
+        taken = both_engines(__file__, folder, rows)
         same = all(
             path.read_bytes() == (folder / "spark" / path.name).read_bytes() for path in (folder / "local").iterdir()
         )
-        ratio = {what: taken["spark"][what] / taken["local"][what] for what in ("seconds", "cpu")}
-        start, bytes_ = taken["spark"]["start"], taken["spark"]["shuffled"] / rows
-        print(f"  spark / local: {ratio['seconds']:.2f} wall, {ratio['cpu']:.2f} CPU; Spark started in {start:.0f} s")
-        print(f"  shuffled: {bytes_:.1f} bytes/row; equal files: {same}")
-        print("  of Spark's CPU s, the JVM's: {jvm_cpu:.1f}".format(**taken["spark"]))
-        print("  most memory: JVM {jvm:,.0f} MiB, a Python worker {python:,.0f} MiB".format(**taken["spark"]))
+        print(f"  Spark started in {taken['spark']['start']:.0f} s; equal files: {same}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ those of Spark's event log. A row is one of a snapshot or of a label.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from spark_backfill import below, cpu_of_tree, logging_into, shuffled
+from spark_backfill import below, both_engines, cpu_of_tree, logging_into, shuffled
 
 from dovetail.app.reports import join_on_cluster as on_cluster
 from dovetail.app.reports import rejoin
@@ -31,7 +30,6 @@ from dovetail.features import Project, load
 from dovetail.joiners.snapshots.shape import REQUEST_COLUMN
 from dovetail.platform.duck.hermetic import Resources, resources
 from dovetail.platform.rows.positions import Progress, with_own_positions
-from dovetail.platform.stores.offline import OfflineStore
 from dovetail.platform.stores.registry.store import DataFile
 from dovetail.spark.cluster import Cluster
 
@@ -125,11 +123,11 @@ def _flush(stores: Stores, dataset: str, table: pa.Table, time_: str, first: int
     stores.registry.commit(f"archive.{dataset}", 0, expected=first, progress=Progress(last), accounts=[], files=files)
 
 
-def _here(project: Project, stores: Stores, out: OfflineStore) -> int:
+def _here(project: Project, stores: Stores, out: Path) -> int:
     from dovetail.cli.stored.join import _here as join_here
 
     with resources(Resources(threads=2)):
-        return join_here(project, stores, out, "", compare=False).rows
+        return join_here(project, stores, str(out), "", compare=False).rows
 
 
 def joined(folder: Path, out: Path, cluster: Cluster | None) -> dict[str, float]:
@@ -138,12 +136,11 @@ def joined(folder: Path, out: Path, cluster: Cluster | None) -> dict[str, float]
         vars(module)["released_positions"] = lambda *_: {(0, 0): 1 << 62}
     project = load(folder)
     stores = open_stores(project.config)
-    store = OfflineStore(str(out))
     began, cpu = time.perf_counter(), cpu_of_tree()
     if cluster is None:
-        rows = _here(project, stores, store)
+        rows = _here(project, stores, out)
     else:
-        rows = on_cluster.join_on_cluster(project, stores, cluster, out=store, compare=False).rows
+        rows = on_cluster.join_on_cluster(project, stores, cluster, out=str(out), compare=False).rows
     found = {"seconds": time.perf_counter() - began, "cpu": cpu_of_tree() - cpu, "samples": rows}
     stores.close()
     return found
@@ -161,7 +158,9 @@ def one(what: str, folder: Path) -> dict[str, float]:
     settings = logging_into(log)
     cluster = open_cluster("local[2]", settings)
     joined(folder / "small", folder / "small-spark", cluster)
+    jvm = below()["jvm_cpu"]
     found = joined(folder, folder / "spark", cluster) | below()
+    found["jvm_cpu"] -= jvm
     cluster.stop()
     return found | {"shuffled": shuffled(log)}
 
@@ -173,19 +172,10 @@ def main(requests: int) -> None:
         rows = write_project(folder, requests)
         write_project(folder / "small", 20)
         print(f"{requests:,} requests x {CANDIDATES} candidates, {rows:,} rows with labels, two cores")
-        taken = {}
-        for what in ("local", "spark"):
-            command = [sys.executable, __file__, "--one", what, str(folder)]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            taken[what] = found = json.loads(said.splitlines()[-1])
-            each = 1e6 * found["cpu"] / rows
-            print(f"  {what:<6}{found['seconds']:8.1f} s {found['cpu']:8.1f} CPU s {each:8.2f} µs/row", flush=True)
+        taken = both_engines(__file__, folder, rows)
         files = list((folder / "local").rglob("*.parquet"))
         same = all(p.read_bytes() == (folder / "spark" / p.relative_to(folder / "local")).read_bytes() for p in files)
-        ratio = taken["spark"]["cpu"] / taken["local"]["cpu"]
-        print(f"  spark / local: {ratio:.2f} CPU; shuffled: {taken['spark']['shuffled'] / rows:.1f} bytes/row")
-        print(f"  {found['samples']:,} samples in {len(files)} files; equal: {same}")
-        print("  most memory: JVM {jvm:,.0f} MiB, a Python worker {python:,.0f} MiB".format(**taken["spark"]))
+        print(f"  {taken['spark']['samples']:,} samples in {len(files)} files; equal: {same}")
 
 
 if __name__ == "__main__":
