@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import pytest
-import sqlalchemy as sa
 
 from dovetail.platform.stores.registry.store import Registry
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.sqlite'}"
-    server, schema = str(request.getfixturevalue("postgresql_url")), "label_settings"
-    engine = sa.create_engine(server)
-    with engine.begin() as connection:
-        connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
-    engine.dispose()
-    return f"{server}?options=-csearch_path%3D{schema}"
-
-
-@pytest.fixture
-def registries(url: str) -> Iterator[list[Registry]]:
-    """Those of four workers."""
-    made = [Registry(url) for _ in range(4)]
-    yield made
-    for registry in made:
-        registry.close()
 
 
 def test_workers_that_register_at_once_get_numbers_of_their_own(registries: list[Registry]) -> None:

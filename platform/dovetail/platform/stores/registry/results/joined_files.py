@@ -85,6 +85,9 @@ class JoinLog:
         """
 
         def work(connection: sa.Connection) -> bool:
+            if self._database.postgresql:  # a folder without files has no row that could be held
+                held = sa.func.hashtext("joined_files"), sa.func.hashtext(out)
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*held)))
             if self._table.of(connection, out) != list(known):
                 return False
             self._table.replace(connection, out, files)
