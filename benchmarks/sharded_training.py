@@ -3,13 +3,15 @@
 **Cost.** Examples of 39 Zipf-distributed categorical inputs, 2^22 slots, batches of 1,024. Every role runs here, in
 turns, with its messages as Arrow bytes; the processor time of each is its own, so that the slowest says what a pipeline
 of machines would do (staleness above 0), and reducer and slowest shard together what it would do when each batch waits
-for the one before (staleness 0). The time of networks is not in it.
+for the one before (staleness 0). The time of networks is not in it. Two designs: by features (splitter, shards,
+reducer), and by samples (a splitter that deals batches, workers in turns, shards). Reading rows, which is decoding and
+hashing them, is measured by itself, and is the splitter's by features, the workers' by samples.
 
 **Loss.** Progressive log-loss of exposures in order, batches of 8 and of 32 on 4 shards, as late as the bound allows,
 beside that of staleness 0: of all exposures, from a model that knows nothing, and of the second half of them. Of the
 simulator's shop, and of logs that ``dovetail demo`` can read, if their folders are given.
 
-Run: ``python benchmarks/sharded_training.py [LOG…] [--plot FILE]``.
+Run: ``python benchmarks/sharded_training.py [LOG…] [--plot FILE]``; with ``--cost`` without losses.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ import pyarrow.compute as pc
 from dovetail.demo.logs.find import find_log
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.demo.logs.simulator import SimulatorConfig, simulate
+from dovetail.platform.rows import wire
+from dovetail.platform.rows.positions import SOURCE_COLUMNS, SourceFilter
+from dovetail.platform.stage import Poll
 from dovetail.trainer.arithmetic import Float32
 from dovetail.trainer.metrics.charts import Chart, ChartLine
 from dovetail.trainer.metrics.plots import write_plots
@@ -36,9 +41,11 @@ from dovetail.trainer.optimizers import DelayCompensated, Ftrl, Optimizer
 from dovetail.trainer.samples.encoding import Encoded, Encoder, InputSpec
 from dovetail.trainer.sharded.assembly import records_of
 from dovetail.trainer.sharded.batch_messages import BatchErrors, BatchHeader, BatchPart, PartWeights, decode, encode
+from dovetail.trainer.sharded.dealt_rows import BatchPredictions, BatchSamples
 from dovetail.trainer.sharded.one_process import ShardedTrainer
 from dovetail.trainer.sharded.reducer import Reducer
 from dovetail.trainer.sharded.ring import Ring
+from dovetail.trainer.sharded.sample_worker import SampleWorker
 from dovetail.trainer.sharded.shard import Shard
 from dovetail.trainer.sharded.splitter import Splitter
 
@@ -48,6 +55,8 @@ WARM = 5
 #: Batches that a batch's weights lack; None is no bound.
 STALENESS = (0, 1, 4, None)
 SHARDS = (1, 2, 4, 7, 20)
+#: By samples; with a staleness of one less than these, all of them are at work.
+WORKERS = (4, 20)
 SMALL_BITS = 18
 PLAIN = Ftrl(l1=0.01)
 #: Name, optimizer and rows of a batch.
@@ -87,8 +96,8 @@ def examples(rows: int, seed: int) -> tuple[Encoded, Float32, Float32]:
     return Encoded(slots & np.uint32((1 << BITS) - 1), np.ones((rows, INPUTS), np.float32)), labels, labels * 0 + 1
 
 
-def cost(shards: int, batches: list[tuple[Encoded, Float32, Float32]]) -> dict[str, float]:
-    """Nanoseconds of processor time per example by role, and bytes per example by message."""
+def cost(shards: int, batches: list[tuple[Encoded, Float32, Float32]], read: float) -> dict[str, float]:
+    """Nanoseconds of processor time per example by role, and bytes by message; ``read`` is what reading rows takes."""
     optimizer, ring = Ftrl(l1=0.01), Ring(shards, BITS)
     blank = optimizer.new_records(BITS)
     members = [Shard(ring, number, optimizer, 0, records_of(ring, number, blank)) for number in range(shards)]
@@ -120,11 +129,94 @@ def cost(shards: int, batches: list[tuple[Encoded, Float32, Float32]]) -> dict[s
     trained = (len(batches) - WARM) * ROWS
     per = {role: seconds / trained * 1e9 for role, seconds in clock.seconds.items()}
     slowest = max(value for role, value in per.items() if role.startswith("shard"))
+    splits, reduces = per["splitter"] + read, per["reducer"]
     return {
-        "splitter": per["splitter"], "slowest shard": slowest, "reducer": per["reducer"],
-        "s = 0": 1e9 / (slowest + per["reducer"]), "s > 0": 1e9 / max(slowest, per["reducer"], per["splitter"]),
+        "splitter": splits, "slowest shard": slowest, "reducer": reduces,
+        "s = 0": 1e9 / max(slowest + reduces, splits), "s > 0": 1e9 / max(slowest, reduces, splits),
         **{f"{name} B": count / trained for name, count in sent.items()}, "B": sent.total() / trained,
     }  # fmt: skip
+
+
+def rows_of(seed: int) -> pa.Table:
+    """The samples of such a batch, before they are encoded."""
+    rng = np.random.default_rng(seed)
+    values = rng.zipf(1.2, (ROWS, INPUTS)).astype(np.uint64).view(np.int64)
+    columns = {f"c{number}": values[:, number] for number in range(INPUTS)}
+    numbers = np.arange(ROWS, dtype=np.int32)
+    source = dict(zip(SOURCE_COLUMNS, (numbers * 0, numbers.astype(np.int64), numbers * 0), strict=True))
+    return pa.table({**columns, "label": (rng.random(ROWS) < 0.2).astype(np.int8), **source})
+
+
+def _message(content: bytes) -> Poll:
+    at = np.zeros(1, np.int64)
+    return Poll("batches", 0, at, at, [None], [content], [()])
+
+
+def reading(tables: list[pa.Table]) -> float:
+    """Nanoseconds of processor time per example of decoding rows and hashing them: the splitter's, or the worker's."""
+    encoder, clock = Encoder([InputSpec(f"c{number}") for number in range(INPUTS)], BITS), Clock()
+    room = encoder.room(ROWS)
+    for number, content in enumerate(map(wire.encode, tables)):
+        if number == WARM:
+            clock = Clock()
+        with clock.of("all"):
+            encoder.encode(wire.decode_arrow(_message(content)), room=room)
+    return clock.seconds["all"] / ((len(tables) - WARM) * ROWS) * 1e9
+
+
+def cost_by_samples(
+    shards: int, batches: list[tuple[Encoded, Float32, Float32]], tables: list[pa.Table], read: float
+) -> dict[str, float]:
+    """As :func:`cost`, by samples; one worker has all batches, and so what each of several has of its own."""
+    optimizer, ring = Ftrl(l1=0.01), Ring(shards, BITS)
+    blank = optimizer.new_records(BITS)
+    members = [Shard(ring, number, optimizer, 0, records_of(ring, number, blank)) for number in range(shards)]
+    worker, clock, sent = SampleWorker(ring, 0, 1), Clock(), Counter[str]()
+    contents = [wire.encode(table) for table in tables]
+    for number, (batch, content) in enumerate(zip(batches, contents, strict=True)):
+        if number == WARM:
+            clock, sent = Clock(), Counter[str]()
+        with clock.of("splitter"):
+            SourceFilter().admit(wire.decode_arrow(_message(content), columns=frozenset(SOURCE_COLUMNS)))
+            dealt = encode(BatchSamples(number + 1, content, None, np.zeros((0, 3))))
+        with clock.of("worker asks"):
+            decode(dealt)
+            parts = [encode(part) for part in worker.begin(number + 1, *batch)]
+        answers = []
+        for shard, part in zip(members, parts, strict=True):
+            with clock.of(f"shard {shard.number}"):
+                answers += [encode(message) for message in shard.take(_for_shard(part))]
+        with clock.of("worker computes"):
+            done = [computed for answer in answers for computed in worker.take(_answer(answer))]
+            errors = [encode(each) for each in done[0].errors]
+            predictions = encode(BatchPredictions(number + 1, done[0].predictions, batch[1]))
+        for shard, gradients in zip(members, errors, strict=True):
+            with clock.of(f"shard {shard.number}"):
+                shard.take(_for_shard(gradients))
+        sent["rows"] += len(dealt)
+        sent["predictions"] += len(predictions)
+        for name, messages in (("parts", parts), ("weights", answers), ("gradients", errors)):
+            sent[name] += sum(map(len, messages))
+    trained = (len(batches) - WARM) * ROWS
+    per = {role: seconds / trained * 1e9 for role, seconds in clock.seconds.items()}
+    slowest = max(value for role, value in per.items() if role.startswith("shard"))
+    splits, asks, computes = per["splitter"], per["worker asks"] + read, per["worker computes"]
+    bounds = {
+        workers: (max(slowest + computes, asks / workers, splits), max(slowest, (asks + computes) / workers, splits))
+        for workers in WORKERS
+    }
+    return {
+        "splitter": splits, "slowest shard": slowest, "worker asks": asks, "worker computes": computes,
+        **{f"s = 0, {workers} workers": 1e9 / synchronous for workers, (synchronous, _) in bounds.items()},
+        **{f"s = {workers - 1}, {workers} workers": 1e9 / stale for workers, (_, stale) in bounds.items()},
+        **{f"{name} B": count / trained for name, count in sent.items()}, "B": sent.total() / trained,
+    }  # fmt: skip
+
+
+def _answer(data: bytes) -> PartWeights:
+    message = decode(data)
+    assert isinstance(message, PartWeights)
+    return message
 
 
 def _for_reducer(data: bytes) -> BatchHeader | PartWeights:
@@ -191,12 +283,20 @@ def main() -> None:
     """Print both tables; draw the losses if asked to."""
     arguments = sys.argv[1:]
     plot = arguments[arguments.index("--plot") + 1] if "--plot" in arguments else None
-    folders = [name for name in arguments if name not in ("--plot", plot)]
+    folders = [name for name in arguments if name not in ("--plot", "--cost", plot)]
     batches = [examples(ROWS, seed) for seed in range(BATCHES)]
     print(f"one process: {one_process(batches):,.0f} ns per example")
+    tables = [rows_of(seed) for seed in range(BATCHES)]
+    read = reading(tables)
+    print(f"reading rows: {read:,.0f} ns per example")
     for shards in SHARDS:
-        found = cost(shards, batches)
+        found = cost(shards, batches, read)
         print(f"{shards:2} shards: " + ", ".join(f"{name} {value:,.0f}" for name, value in found.items()))
+    for shards in SHARDS:
+        found = cost_by_samples(shards, batches, tables, read)
+        print(f"{shards:2} shards by samples: " + ", ".join(f"{name} {value:,.0f}" for name, value in found.items()))
+    if "--cost" in arguments:
+        return
     logs = {"simulator": simulate(SimulatorConfig(seed=5, days=3, requests=20_000, users=2_000, items=400))}
     logs |= {Path(folder).name: find_log(folder) for folder in folders}
     charts = []
