@@ -29,6 +29,7 @@ _HOW_TO = (
     "docs/training.md",
     "docs/scoring.md",
     "docs/experiments.md",
+    "docs/scenes.md",
     "docs/backfill.md",
     "docs/spark.md",
     "docs/quality.md",

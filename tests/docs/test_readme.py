@@ -23,6 +23,7 @@ ELSEWHERE = {
     "labels.md": "tests/docs/test_labels_page.py",
     "training.md": "tests/docs/test_training_page.py",
     "semantics.md": "tests/docs/test_semantics_page.py",
+    "scenes.md": "tests/app/scenes/test_scenes_page.py",
     "backfill.md": "tests/docs/test_backfill_page.py",
     "samples.md": "tests/docs/test_samples_page.py",
     "python.md": "tests/docs/test_python_page.py",

@@ -40,7 +40,7 @@ def evaluate(
     tables: Mapping[str, pa.Table] | None = None,
 ) -> pa.Table:
     """See :meth:`~dovetail.features.project.Project.evaluate`; ``name`` is the feature set's."""
-    known = definitions.feature_sets
+    known = definitions.answering
     if name not in known:
         raise ConfigError(f"there is no feature set {name!r}; {nearest(name, list(known))}")
     if engine not in ("batch", "stream"):

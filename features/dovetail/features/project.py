@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ from dovetail.features.plan.reserved import OF_EXPERIMENTS
 from dovetail.features.stream.footprint import state_of
 from dovetail.platform.config.load import Config, load_config
 from dovetail.platform.config.model import EvaluationConfig, ModelConfig
+from dovetail.platform.config.refusals.wording import line_of_key
 from dovetail.platform.errors import ConfigError
 
 __all__ = ["Description", "Project", "load"]
@@ -42,9 +43,33 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Project(Definitions):
-    """Everything declared, by name, consistent with itself: the definitions, and the configuration that they serve."""
+    """Everything declared, by name, consistent with itself: the definitions, and the configuration that they serve.
+
+    It is the project as one of its scenes has it: as loaded, the one without a name.
+    """
 
     config: Config
+
+    def scene(self, name: str) -> Self:
+        """The project as the scene ``[scenes.NAME]`` has it: its own requests, feature set, label policy and model.
+
+        All else is shared. What takes a project takes it, too: ``Reader(project.scene("feed"))``.
+
+        Raises:
+            ConfigError: there is no such scene.
+        """
+        config = self.config.of_scene(name)
+        return replace(self, config=config, request=self.requests[config.request_table])
+
+    @property
+    def whole(self) -> Self:
+        """The project with all its scenes, of which this may be one."""
+        return replace(self, config=self.config.whole, request=self.requests[self.config.whole.request_table])
+
+    @property
+    def scenes(self) -> tuple[Self, ...]:
+        """The project as each of its scenes has it, the one without a name first."""
+        return (self, *(self.scene(name) for name in self.config.scenes))
 
     @property
     def request_schema(self) -> pa.Schema:
@@ -54,7 +79,7 @@ class Project(Definitions):
     @property
     def feature_set(self) -> FeatureSet:
         """The feature set that requests are answered with."""
-        return self.feature_sets[self.config.request.feature_set]
+        return self.answering[self.config.request.feature_set]
 
     def evaluate(
         self,
@@ -111,26 +136,44 @@ def load(path: str | Path, **overrides: Any) -> Project:
     config = load_config(path, **overrides)
     found = load_definitions(config.path(config.sql), config)
     project = Project(**{field.name: getattr(found, field.name) for field in fields(found)}, config=config)
-    _check_names(project)
+    for scene in project.scenes:
+        if (name := scene.config.scene) in project.stream_views:
+            raise ConfigError(
+                f"{_place(scene.config)}: a streaming view has this name, and over HTTP /v1/features/{name} "
+                "gives its values; give the scene another name"
+            )
+        _check_names(scene)
     return project
 
 
+def _place(config: Config, key: str = "") -> str:
+    """Where a ``key`` of this scene, or the scene, is declared: ``FILE: KEY``, with the line where one is named."""
+    file = config.root / "dovetail.toml"
+    if not config.scene:
+        return f"{file}: {key}"
+    whole = f"scenes.{config.scene}.{key}".rstrip(".")
+    return f"{file}:{line_of_key(file.read_text(encoding='utf-8') if file.is_file() else '', whole)}: {whole}"
+
+
 def _check_names(project: Project) -> None:
-    file, wanted = project.config.root / "dovetail.toml", project.config.request.feature_set
-    if wanted not in project.feature_sets:
-        raise ConfigError(
-            f"{file}: request.feature_set: there is no feature set {wanted!r}; "
-            f"{nearest(wanted, list(project.feature_sets))}"
-        )
-    if project.config.model is not None:
-        _check_inputs(file, project.config.model, project.feature_set)
-        _check_slices(file, project.config, project.config.model.evaluation, project.feature_set)
+    config, wanted = project.config, project.config.request.feature_set
+    if wanted not in project.answering:
+        where, over = _place(config, "request.feature_set"), project.feature_sets.get(wanted)
+        if over is not None:
+            raise ConfigError(
+                f"{where}: feature set {wanted!r} is over {over.over}, and these requests are declared by "
+                f"{project.request.name}; {nearest(wanted, list(project.answering))}"
+            )
+        raise ConfigError(f"{where}: there is no feature set {wanted!r}; {nearest(wanted, list(project.answering))}")
+    if config.model is not None:
+        _check_inputs(config, config.model, project.feature_set)
+        _check_slices(config, config.model.evaluation, project.feature_set)
 
 
-def _check_inputs(file: Path, model: ModelConfig, features: FeatureSet) -> None:
+def _check_inputs(config: Config, model: ModelConfig, features: FeatureSet) -> None:
     schema = features.schema
     for number, declared in enumerate(model.inputs):
-        where = f"{file}: model.inputs.{number}"
+        where = _place(config, f"model.inputs.{number}")
         for column in declared.columns or (declared.column,):
             if column not in schema.names:
                 hint = nearest(column, schema.names)
@@ -138,14 +181,14 @@ def _check_inputs(file: Path, model: ModelConfig, features: FeatureSet) -> None:
             _check_kind(where, declared.kind, column, schema.field(column).type)
 
 
-def _check_slices(file: Path, config: Config, evaluation: EvaluationConfig, features: FeatureSet) -> None:
+def _check_slices(config: Config, evaluation: EvaluationConfig, features: FeatureSet) -> None:
     """Refuse to slice by a column that no sample has, or by one whose values are no names."""
     schema = features.schema
     own = config.labels.sample_columns(config.labels.streams, config.labels.value_columns)
     arms = OF_EXPERIMENTS if config.experiments else ()
     known = list(dict.fromkeys([*schema.names, *own, *arms]))
     for column in evaluation.slices:
-        where = f"{file}: model.evaluation.slices"
+        where = _place(config, "model.evaluation.slices")
         if column not in known:
             raise ConfigError(
                 f"{where}: {column!r} is neither an output of feature set {features.name} nor another column of its "

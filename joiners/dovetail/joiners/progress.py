@@ -65,7 +65,7 @@ def newest_label_ms(config: Config, store: LabelStore) -> int | None:
 
 def request_clocks(config: Config, registry: Registry, end_offset: EndOffset) -> Partitions:
     """The partitions of the requests as the registry has them."""
-    progress, topic = registry.progress(SNAPSHOT_SCOPE), config.request.topic
+    progress, topic = registry.progress(config.in_scene(SNAPSHOT_SCOPE)), config.request.topic
     return {
         (topic, number): PartitionClock(progress.get(number), partial(_end, end_offset, topic, number))
         for number in range(config.request.partitions)
@@ -104,20 +104,28 @@ def forget_requests(config: Config, store: LabelStore, registry: Registry) -> No
 
 
 def sample_lanes(config: Config) -> list[tuple[Lane, PolicyConfig]]:
-    """The lanes of every target of the configuration."""
+    """The lanes of every target of this scene."""
     snapshots = config.request.snapshots_topic
     return [
         (lane, declared)
         for target, declared in config.labels.every_target().items()
-        for lane in lanes_of(target, snapshots, declared.held_topics)
+        for lane in lanes_of(target, snapshots, declared.held_topics, config.scene)
     ]
 
 
 def retire_labels(config: Config, store: LabelStore, registry: Registry, end_offset: EndOffset) -> None:
-    """Let the label rows go that no snapshot still to be taken or sampled can ask for."""
+    """Let the label rows go that no snapshot still to be taken or sampled can ask for, in any scene."""
+    found = [_boundary_of(scene, store, registry, end_offset) for scene in config.every_scene()]
+    known = [boundary for boundary in found if boundary is not None]
+    while len(known) == len(found) and store.retire(min(known)):
+        pass
+
+
+def _boundary_of(config: Config, store: LabelStore, registry: Registry, end_offset: EndOffset) -> int | None:
+    """Label rows that took effect before this (µs) no snapshot of this scene can ask for."""
     requests = request_clocks(config, registry, end_offset)
     progress = LaneProgress(store, [lane for lane, _ in sample_lanes(config)], range(config.request.partitions))
-    boundary = boundary_us(
+    return boundary_us(
         requests.values(),
         progress,
         end_offset,
@@ -125,8 +133,6 @@ def retire_labels(config: Config, store: LabelStore, registry: Registry, end_off
         longest_us=config.labels.longest_us,
         retention_us=max(config.labels.retention, config.labels.furthest_early_us),
     )
-    while boundary is not None and store.retire(boundary):
-        pass
 
 
 class Retirement:

@@ -44,9 +44,12 @@ from dovetail.platform.stores.labels import LabelStore
 __all__ = ["LabelClock", "Lane", "SampleStage", "SampleTarget", "lanes_of", "sample_scope"]
 
 
-def sample_scope(target: str, lane: int) -> str:
-    """Name of the sample agent of a target (empty for the primary one) and lane; also of its positions and accounts."""
-    return ".".join(["samples", *([target] if target else []), *([str(lane)] if lane else [])])
+def sample_scope(target: str, lane: int, scene: str = "") -> str:
+    """Name of the sample agent of a target and lane of a scene; also of its positions and accounts.
+
+    Target and scene are empty for the primary one and for the one without a name.
+    """
+    return ".".join(["samples", *filter(None, (scene, target)), *([str(lane)] if lane else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,18 @@ class Lane:
     number: int
     topic: str
     held_topic: str | None
+    scene: str = ""
 
     @property
     def name(self) -> str:
         """Name of its agent."""
-        return sample_scope(self.target, self.number)
+        return sample_scope(self.target, self.number, self.scene)
 
 
-def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str]) -> list[Lane]:
+def lanes_of(target: str, snapshots_topic: str, held_topics: Sequence[str], scene: str = "") -> list[Lane]:
     """The lanes of a target, whose agents read the snapshots and then each held topic."""
-    topics = [snapshots_topic, *held_topics]
-    return [Lane(target, k, topic, topics[k + 1] if k + 1 < len(topics) else None) for k, topic in enumerate(topics)]
+    topics = [snapshots_topic, *held_topics, None]
+    return [Lane(target, k, topic, then, scene) for k, (topic, then) in enumerate(pairwise(topics)) if topic]
 
 
 @dataclass(frozen=True, slots=True)

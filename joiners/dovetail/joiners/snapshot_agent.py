@@ -148,11 +148,14 @@ class SnapshotStage(Stage):
         remembering: Remembering | None = None,
         snapshots: SnapshotLog | None = None,
         unique_within_us: int | None = None,
+        scene: str = "",
     ) -> None:
         """``snapshots``: the topic they go to, to be read again after a crash. Without it, requests that are read
         again are answered anew. ``unique_within_us``: how long a request is known by its id; None: each is another.
+        ``scene``: whose requests they are; its positions and accounts have its name.
         """
-        self.name = SNAPSHOT_SCOPE
+        self.name = f"{SNAPSHOT_SCOPE}.{scene}" if scene else SNAPSHOT_SCOPE
+        self._scene = scene
         self.topics = (requests.topic,)
         self._intake = requests.intake
         self.refusals = requests.intake.refusals
@@ -238,6 +241,7 @@ class SnapshotStage(Stage):
         memory: RequestMemory | None = None
         if self._unique_within_us is not None and progress.watermark_us is not None:
             memory = repeats.memory(answered.requests, progress.watermark_us - self._unique_within_us)
+            memory = memory._replace(scene=self._scene)
         remembered: pa.Table | None = None
         if self._remembering is not None:
             known_us = known_times_us(received, "request_time", before, self._remembering.allowed_lateness_us)
@@ -283,7 +287,7 @@ class SnapshotStage(Stage):
         if self._unique_within_us is None:
             return NO_REPEATS
         known_us = known_times_us(received, "request_time", before, 0)
-        recall = partial(self._registry.remembered, partition)
+        recall = partial(self._registry.remembered, partition, scene=self._scene)
         itself = () if kept.rows is None else requests_of(kept.rows, SOURCE_COLUMNS)
         return find_repeats(received.table, known_us, self._unique_within_us, recall, itself)
 

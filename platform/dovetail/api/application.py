@@ -81,9 +81,10 @@ def application(
     for door in gateway.doors.values():
         if door.kind == "requests":
             schema = door.intake.schema
-            flags = _parameters("features", door)
-            calls.route(app, "/v1/rank", Scope.rank, calls.rank, _RANK, rows=schema, parameters=flags)
-            calls.route(app, "/v1/features", Scope.rank, calls.features, _FEATURES, rows=schema)
+            flags, of = _parameters("features", door), f"/{door.scene}" if door.scene else ""
+            rank, features = partial(calls.rank, door), partial(calls.features, door)
+            calls.route(app, f"/v1/rank{of}", Scope.rank, rank, _RANK, rows=schema, parameters=flags)
+            calls.route(app, f"/v1/features{of}", Scope.rank, features, _FEATURES, rows=schema)
         else:
             folder = "events" if door.kind == "stream" else "labels"
             said = _SEND.format(what="events" if door.kind == "stream" else "labels", topic=door.topic)
@@ -236,19 +237,19 @@ class _Calls:
         headers = {"Idempotency-Replayed": "true"} if again else {}
         return JSONResponse(answer, status_code=200 if answer["accepted"] else 422, headers=headers)
 
-    async def rank(self, request: Request) -> Response:
+    async def rank(self, door: Door, request: Request) -> Response:
         """Rank the candidates of requests."""
-        call_of(self._gateway.doors["requests"], request.headers.getlist(IDEMPOTENCY_KEY), (), atomic=False)
+        call_of(door, request.headers.getlist(IDEMPOTENCY_KEY), (), atomic=False)
         whole = _flag(request, "features")
         arrow = wants_arrow(request.headers.get("accept", ""))
-        rows = await self._rows(request, self._gateway.doors["requests"].intake.schema)
-        return await rank_answer(self._gateway, rows, whole=whole, arrow=arrow, timeout_s=self._timeout_s)
+        rows = await self._rows(request, door.intake.schema)
+        return await rank_answer(self._gateway, door, rows, whole=whole, arrow=arrow, timeout_s=self._timeout_s)
 
-    async def features(self, request: Request) -> Response:
+    async def features(self, door: Door, request: Request) -> Response:
         """Give the features of requests."""
         arrow = wants_arrow(request.headers.get("accept", ""))
-        rows = await self._rows(request, self._gateway.doors["requests"].intake.schema)
-        return await compute(features_answer, self._gateway, rows, arrow=arrow)
+        rows = await self._rows(request, door.intake.schema)
+        return await compute(features_answer, self._gateway, door, rows, arrow=arrow)
 
     async def keys(self, keys: KeyCalls, request: Request) -> Response:
         """Give what a view has for bare keys."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dovetail.app.storage import Stores
+from dovetail.app.storage import Stores, stores_of
 from dovetail.app.worker import label_watermark
 from dovetail.features import Project
 from dovetail.joiners.progress import request_watermark
@@ -22,7 +22,15 @@ def definitions_of(project: Project) -> list[dict[str, Any]]:
 
 
 def models_of(project: Project, stores: Stores) -> dict[str, Any]:
-    """The published versions of the project's model, the newest last, with what was decided about them."""
+    """The published versions of the project's model, the newest last, with what was decided about them.
+
+    ``scenes`` has those of other scenes, by name, where there are some.
+    """
+    others = {one.config.scene: _models_of(one, stores_of(one.config, stores)) for one in project.scenes[1:]}
+    return _models_of(project, stores) | ({"scenes": others} if others else {})
+
+
+def _models_of(project: Project, stores: Stores) -> dict[str, Any]:
     model = project.config.model
     if model is None:
         return {"model": None, "versions": []}
@@ -37,7 +45,10 @@ def models_of(project: Project, stores: Stores) -> dict[str, Any]:
 
 
 def freshness_of(project: Project, stores: Stores) -> dict[str, Any]:
-    """The event time up to which each view, the labels and the requests are known, in ISO 8601; null: nothing yet."""
+    """The event time up to which each view, the labels and the requests are known, in ISO 8601; null: nothing yet.
+
+    ``scenes`` has the requests of other scenes, by name, where there are some.
+    """
     views = {}
     for name in project.stream_views:
         progress = stores.online.progress(name)
@@ -46,10 +57,15 @@ def freshness_of(project: Project, stores: Stores) -> dict[str, Any]:
             "newest_event": _time(max(newest, default=None)),
             "positions": {str(partition): each.next_offset for partition, each in sorted(progress.items())},
         }
+    requests = {
+        scene.scene: {"watermark": _time(request_watermark(scene, stores.registry))}
+        for scene in project.config.every_scene()
+    }
     return {
         "views": views,
         "labels": {"watermark": _time(label_watermark(project.config, stores.labels))},
-        "requests": {"watermark": _time(request_watermark(project.config, stores.registry))},
+        "requests": requests.pop(""),
+        **({"scenes": requests} if requests else {}),
     }
 
 

@@ -54,9 +54,7 @@ class Gateway:
         self._replies = replies
         replies.end_offset = runtime.end_offset
         self.clock = clock
-        self._features = features_of(project, stores)
-        #: The names of the features that a snapshot keeps.
-        self.snapshot_columns = self._features.snapshot_columns
+        self._features = {scene.config.in_scene("requests"): features_of(scene, stores) for scene in project.scenes}
 
     def check(self, door: Door, rows: Sequence[bytes], call: str | None = None) -> CheckedRows:
         """Check ``rows``, messages of one row each, as the agents of the topic would. From any thread.
@@ -67,13 +65,17 @@ class Gateway:
         limit = self.project.config.broker.max_message_bytes
         return check_messages(door, rows, self.clock.now_us() // 1_000, limit, call)
 
-    def check_requests(self, rows: Sequence[bytes]) -> CheckedRows:
+    def snapshot_columns(self, door: Door) -> Sequence[str]:
+        """The names of the features that a snapshot of these requests keeps."""
+        return self._features[door.name].snapshot_columns
+
+    def check_requests(self, door: Door, rows: Sequence[bytes]) -> CheckedRows:
         """Check requests, and that they have no more candidates together than a call may have. From any thread.
 
         Raises:
             BadBody: they have more.
         """
-        checked, most = self.check(self.doors["requests"], rows), self._api.max_candidates
+        checked, most = self.check(door, rows), self._api.max_candidates
         candidates = pc.sum(pc.list_value_length(checked.table.column("candidates"))).as_py() or 0
         if candidates > most:
             raise BadBody(413, f"{candidates} candidates, {most} are ranked at a time ([api] max_candidates)")
@@ -120,7 +122,7 @@ class Gateway:
         finally:
             self._replies.drop(name)
 
-    def features(self, requests: pa.Table) -> tuple[pa.Table, ServedFeatures | None]:
+    def features(self, door: Door, requests: pa.Table) -> tuple[pa.Table, ServedFeatures | None]:
         """The candidates of checked ``requests`` and their features now, without a snapshot. From any thread.
 
         None where there is no candidate.
@@ -129,4 +131,4 @@ class Gateway:
             WireError: an expression has no value for a candidate.
         """
         candidates = flatten_requests(requests)
-        return candidates, self._features.serve(candidates) if candidates.num_rows else None
+        return candidates, self._features[door.name].serve(candidates) if candidates.num_rows else None

@@ -15,6 +15,7 @@ from dovetail.api.bodies import ARROW
 from dovetail.api.gateway import Gateway
 from dovetail.api.json_columns import columns_of, json_value
 from dovetail.api.replies import Reply
+from dovetail.app.doors.door import Door
 from dovetail.app.looking.online_values import values_of_keys
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.serving.online_features import ServedFeatures
@@ -37,7 +38,7 @@ _SMALL_BYTES = 32 << 10
 
 
 async def rank_answer(
-    gateway: Gateway, rows: Sequence[bytes], *, whole: bool, arrow: bool, timeout_s: float
+    gateway: Gateway, door: Door, rows: Sequence[bytes], *, whole: bool, arrow: bool, timeout_s: float
 ) -> Response:
     """The scores of the requests in ``rows``; 422 where one is refused, and then nothing is asked for any of them.
 
@@ -49,7 +50,7 @@ async def rank_answer(
         TransportError: the broker has not taken the requests.
     """
     small = sum(map(len, rows)) < _SMALL_BYTES
-    checked = gateway.check_requests(rows) if small else await compute(gateway.check_requests, rows)
+    checked = gateway.check_requests(door, rows) if small else await compute(gateway.check_requests, door, rows)
     if checked.bad:
         return _all_refused(checked.bad)
     asked = [gateway.ask(message, whole=whole or arrow, timeout_s=timeout_s) for message in checked.messages.values()]
@@ -61,21 +62,21 @@ async def rank_answer(
         snapshots = [reply.snapshot for reply in replies if reply.snapshot is not None]
         return Response(wire.encode(pa.concat_tables(snapshots, promote_options="permissive")), media_type=ARROW)
     if len(replies) == 1:
-        return _all_refused(refused) if refused else JSONResponse(_scores(replies[0], gateway.snapshot_columns))
+        return _all_refused(refused) if refused else JSONResponse(_scores(replies[0], gateway.snapshot_columns(door)))
     answers = [
-        _scores(reply, gateway.snapshot_columns) if reply.refused is None else {"error": reply.refused}
+        _scores(reply, gateway.snapshot_columns(door)) if reply.refused is None else {"error": reply.refused}
         for reply in replies
     ]
     return JSONResponse({"answers": answers}, status_code=422 if len(refused) == len(replies) else 200)
 
 
-def features_answer(gateway: Gateway, rows: Sequence[bytes], *, arrow: bool) -> Response:
+def features_answer(gateway: Gateway, door: Door, rows: Sequence[bytes], *, arrow: bool) -> Response:
     """The features of the requests in ``rows``; 422 where one is refused. Computes: for a thread."""
-    checked = gateway.check_requests(rows)
+    checked = gateway.check_requests(door, rows)
     if checked.bad:
         return _all_refused(checked.bad)
     try:
-        candidates, served = gateway.features(checked.table)
+        candidates, served = gateway.features(door, checked.table)
     except WireError as error:
         return JSONResponse({"error": str(error)}, status_code=422)
     if served is None:

@@ -114,36 +114,15 @@ def newest_samples(stores: Stores, columns: Sequence[str] | None = None) -> Iter
             yield as_dictionaries(parquet.read(there))
 
 
-def samples_dataset(target: str) -> str:
-    """Name of the archive of a target's samples; the primary target is the empty name."""
-    return f"samples.{target}" if target else "samples"
+def samples_dataset(target: str, scene: str = "") -> str:
+    """Name of the archive of a target's samples; the primary target is the empty name, as is the scene without one."""
+    return ".".join(filter(None, ("samples", scene, target)))
 
 
 def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
     """Every dataset that the archive agents write. They leave the clock of ``gate`` to the other agents."""
     config, gate = project.config, gate._replace(clock=None)
-    topic, requests = config.request.topic, request_intake(project, gate)
-
-    def from_outside(
-        name: str,
-        topic: str,
-        day_of: str,
-        of: Callable[[Received, int], Decoded],
-        by: Intake,
-        keys: Sequence[str] = ("request_id",),
-    ) -> Dataset:
-        return Dataset(
-            name,
-            topic,
-            day_of,
-            lambda poll: of(by.admit(poll), poll.partition),
-            derived=False,
-            refusals=gate.refusals,
-            probe=lambda poll: of(by.read(poll), poll.partition),
-            keys=keys,
-        )
-
-    found = []
+    from_outside, found = partial(_from_outside, gate.refusals), []
     for name, stream in project.streams.items():
         intake = stream_intake(project, name, gate)
         views = [view for view in project.stream_views.values() if name in view.stream_names]
@@ -155,19 +134,57 @@ def datasets(project: Project, gate: Gate = OPEN) -> list[Dataset]:
             found.append(derived)
         else:
             found.append(from_outside(name, stream.topic, stream.event_time, _outside, intake, keys))
-    found.append(from_outside("requests", topic, "request_time", _outside, requests))
-    if config.labels.attributed:  # when requests were known is told by what was announced among them, too
-        found.append(from_outside(ANNOUNCED, topic, "request_time", _announced, requests))
+    found += _requests(project, gate)
     found += [
         from_outside(kind, stream.topic or kind, "event_time", _labels, label_intake(project, kind, gate))
         for kind, stream in config.labels.streams.items()
     ]
     found.append(Dataset(DEAD_LETTERS, config.dead_letter_topic, "sent", _letters, derived=False))
-    by_request = ("request_id",)
+    found += _made(project)
+    for scene in project.scenes[1:]:
+        found += [*_requests(scene, gate), *_made(scene)]
+    return found
+
+
+def _from_outside(
+    refusals: Refusals | None,
+    name: str,
+    topic: str,
+    day_of: str,
+    of: Callable[[Received, int], Decoded],
+    by: Intake,
+    keys: Sequence[str] = ("request_id",),
+) -> Dataset:
+    return Dataset(
+        name,
+        topic,
+        day_of,
+        lambda poll: of(by.admit(poll), poll.partition),
+        derived=False,
+        refusals=refusals,
+        probe=lambda poll: of(by.read(poll), poll.partition),
+        keys=keys,
+    )
+
+
+def _requests(project: Project, gate: Gate) -> list[Dataset]:
+    """The requests of one scene, and what was announced among them."""
+    config, intake = project.config, request_intake(project, gate)
+    make = partial(_from_outside, gate.refusals, topic=config.request.topic, day_of="request_time", by=intake)
+    found = [make(config.in_scene("requests"), of=_outside)]
+    if config.labels.attributed:  # when requests were known is told by what was announced among them, too
+        found.append(make(ANNOUNCED, of=_announced))
+    return found
+
+
+def _made(project: Project) -> list[Dataset]:
+    """The snapshots and samples of one scene."""
+    config, by_request = project.config, ("request_id",)
     snapshots, uses = config.request.snapshots_topic, _uses(project, batch=False)
-    found.append(Dataset("snapshots", snapshots, "request_time", _snapshots, derived=True, uses=uses, keys=by_request))
+    name = config.in_scene("snapshots")
+    found = [Dataset(name, snapshots, "request_time", _snapshots, derived=True, uses=uses, keys=by_request)]
     for target, declared in config.labels.every_target().items():
-        name, of_topic = samples_dataset(target), declared.samples_topic
+        name, of_topic = samples_dataset(target, config.scene), declared.samples_topic
         uses = _uses(project, batch=True)
         found.append(Dataset(name, of_topic, "request_time", _inside, derived=True, uses=uses, keys=by_request))
     return found

@@ -81,7 +81,7 @@ class Flow:
                 break
         await self.handled(name for name in self._worker.stages if name.startswith("order."))
         training = ("trainer", "splitter", "gradients", "shards", "reducer", "versions")
-        await self.handled(name for name in training if name in self._worker.stages)
+        await self.handled(name for part in training for name in self._worker.stages if name.split(".")[0] == part)
 
     async def until_idle(self, *, release: bool = True) -> int:
         """Wait until all that the topics hold is handled, by every stage; returns how many watermarks were announced.
@@ -192,8 +192,8 @@ class Flow:
         if reached is not None and reached > max(held.values()):
             return []
         # As far as the last window, so that it is said once.
-        newest = request_newest_us(self._config, registry)
-        last = max(held.values()) if newest is None else max(*held.values(), newest + self._config.labels.longest_us)
+        newest = [(request_newest_us(scene, registry), scene.labels.longest_us) for scene in self._config.every_scene()]
+        last = max([*held.values(), *(at + longest for at, longest in newest if at is not None)])
         says = last + 1 + self._config.labels.allowed_lateness
         return [
             announcement(stream.topic or kind, number, says)

@@ -75,10 +75,14 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         DefinitionError: a definition that has data means something else now.
     """
     register(project, stores.registry, stores.online)
-    if asked.features not in project.feature_sets:
-        hint = nearest(asked.features, list(project.feature_sets))
-        raise ConfigError(f"FEATURES: there is no feature set {asked.features!r}; {hint}")
-    features = project.feature_sets[asked.features]
+    if asked.features not in project.answering:
+        hint = nearest(asked.features, list(project.answering))
+        over = project.feature_sets.get(asked.features)
+        what = f"there is no feature set {asked.features!r}"
+        if over is not None:
+            what = f"feature set {asked.features!r} is over {over.over}, and requests of this scene are not (--scene)"
+        raise ConfigError(f"FEATURES: {what}; {hint}")
+    features = project.answering[asked.features]
     columns = chosen_columns(features, asked.columns)
     out = asked.out if "://" in asked.out else str(Path(asked.out).absolute())
     given = dict(asked.events or {})
@@ -91,7 +95,7 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
         project=project,
         features=features,
         columns=columns,
-        requests=_requests(stores, features, asked, needed_fields(project, features, columns), project.request.arrow),
+        requests=_requests(project, stores, features, asked, needed_fields(project, features, columns)),
         events=events,
         versions=batch_versions(project, stores),
         registry=stores.registry,
@@ -105,18 +109,20 @@ def open_backfill(project: Project, stores: Stores, asked: BackfillRequest) -> B
 
 
 def _requests(
-    stores: Stores, features: FeatureSet, asked: BackfillRequest, needed: pa.Schema, declared: pa.Schema
+    project: Project, stores: Stores, features: FeatureSet, asked: BackfillRequest, needed: pa.Schema
 ) -> RequestLog:
-    samples = None
+    samples, in_scene = None, project.config.in_scene
     if asked.samples is not None:
         if asked.samples != ARCHIVE:
             settle_joins(stores.registry, joined_name(asked.samples))
-        samples = _files(stores, asked.samples, "samples")
+        samples = _files(stores, asked.samples, in_scene("samples"))
     if asked.requests == ARCHIVE and asked.visibility == "as_served":
-        snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+        snapshots = DayFiles.archived(stores.registry, stores.offline, in_scene("snapshots"), "request_time")
         shape, reads = partial(served_rows, features), read_of(features)
         return RequestLog(snapshots, needed, shape=shape, reads=reads, samples=samples)
-    return RequestLog(_files(stores, asked.requests, "requests", declared), needed, samples=samples)
+    return RequestLog(
+        _files(stores, asked.requests, in_scene("requests"), project.request.arrow), needed, samples=samples
+    )
 
 
 def _files(stores: Stores, where: str, dataset: str, declared: pa.Schema | None = None) -> DayFiles:

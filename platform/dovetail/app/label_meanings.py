@@ -15,7 +15,7 @@ __all__ = ["in_force", "with_meanings"]
 def in_force(project: Project, meanings: Meanings) -> Project:
     """``project`` with what its rows of every meaning need: held topics, and the longest wait for labels."""
     labels = meanings.in_force(project.config.labels)
-    return replace(project, config=project.config.model_copy(update={"labels": labels}))
+    return replace(project, config=project.config.reaching(labels, meanings.reaches()))
 
 
 def with_meanings(project: Project, stores: Stores) -> tuple[Project, Meanings]:

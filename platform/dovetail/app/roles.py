@@ -15,8 +15,8 @@ ROLES = ("rekey", "features", "snapshots", "labels", "samples", "trainer", "shar
 
 def all_roles(config: Config) -> tuple[str, ...]:
     """Every role that the configuration has something for: those of a worker that is not told otherwise."""
-    model = config.model
-    without = {"trainer", "models"} if model is None else set() if model.topic else {"models"}
+    models = [scene.model for scene in config.every_scene() if scene.model is not None]
+    without = {"trainer", "models"} if not models else set() if any(model.topic for model in models) else {"models"}
     without |= set() if config.rekeyed else {"rekey"}
     without |= set() if config.trainer.sharded else {"shards"}
     without |= set() if config.trainer.gradient_workers else {"gradients"}
@@ -32,7 +32,7 @@ def roles_of(config: Config, agents: Sequence[str]) -> tuple[str, ...]:
     unknown = sorted(set(agents) - set(ROLES))
     if unknown:
         raise ConfigError(f"--agents: there is no agent {unknown[0]!r}; choose from {', '.join(ROLES)}")
-    if "trainer" in agents and config.model is None:
+    if "trainer" in agents and all(scene.model is None for scene in config.every_scene()):
         raise ConfigError("--agents: trainer needs a [model] section in dovetail.toml, and there is none")
     if "shards" in agents and not config.trainer.sharded:
         raise ConfigError("--agents: shards needs [trainer] shards in dovetail.toml, and there is none")

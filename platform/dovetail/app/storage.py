@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dovetail.platform.stores.online_stores import open_online_store
 from dovetail.platform.stores.registry.store import Registry
 from dovetail.trainer.models.publish import ModelDirectory
 
-__all__ = ["Stores", "load_table", "open_stores", "place_of_table", "resolved", "unopened"]
+__all__ = ["Stores", "load_table", "open_stores", "place_of_table", "resolved", "stores_of", "unopened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,6 @@ def open_stores(config: Config, *, read_only: bool = False) -> Stores:
         StoreError: a store cannot be reached, or, with ``read_only``, is not there.
     """
     urls = config.storage
-    model = config.model.name if config.model else "none"
     state = config.path(urls.state)
     if not read_only:
         owned_folder(state)
@@ -69,9 +68,24 @@ def open_stores(config: Config, *, read_only: bool = False) -> Stores:
         open_label_store(resolved(config, urls.url("label_store")), config.name, redis, read_only=read_only),
         Registry(resolved(config, urls.url("registry")), config.name, read_only=read_only),
         OfflineStore(resolved(config, urls.url("offline_store"))),
-        ModelDirectory(state / "models" / model, used=own_versions(config.experiments)),
-        state / "checkpoints" / model,
+        *_of_model(config),
     )
+
+
+def stores_of(config: Config, stores: Stores) -> Stores:
+    """``stores`` as the scene of ``config`` has them: with the folders of its own model, and all else shared."""
+    if not config.scene:
+        return stores
+    models, checkpoints = _of_model(config)
+    return replace(stores, models=models, checkpoints=checkpoints)
+
+
+def _of_model(config: Config) -> tuple[ModelDirectory, Path]:
+    """The folder of the model's versions, and that of its checkpoints."""
+    state, model = config.path(config.storage.state), config.model.name if config.model else "none"
+    return ModelDirectory(
+        state / "models" / model, used=own_versions(config.experiments)
+    ), state / "checkpoints" / model
 
 
 def unopened(config: Config) -> list[str]:

@@ -80,6 +80,7 @@ def trainer_of(
         publication_of(model, stores.models, config.broker.max_message_bytes),
         listeners=listeners,
         bounds=bounds,
+        name=config.in_scene("trainer"),
     )
 
 

@@ -13,34 +13,31 @@ from dataclasses import dataclass
 from functools import partial
 
 from dovetail.app.broker import broker_app
-from dovetail.app.datasets import datasets, label_intake, request_intake, stream_intake
+from dovetail.app.datasets import datasets, label_intake, stream_intake
 from dovetail.app.gates import opened_gate
 from dovetail.app.jobs import batch_versions
 from dovetail.app.label_meanings import in_force
 from dovetail.app.quality.live import sketched
 from dovetail.app.roles import ROLES, group_of, roles_of
-from dovetail.app.scoring import scoring_of
+from dovetail.app.scenes.scene_stages import SceneStages, Shared
 from dovetail.app.storage import Stores, open_stores
-from dovetail.app.tracing.phases import Phases, TimedFeatures, TimedModel
+from dovetail.app.tracing.phases import Phases
 from dovetail.app.tracing.spans import Spans
 from dovetail.app.tracing.traced_stage import TracedStage
-from dovetail.app.trainer_stage import gradient_stages, kept_metrics, shard_stages, sharding_of, trainer_stages
+from dovetail.app.trainer_stage import sharding_of
 from dovetail.features.at_events.kept_views import KeptViews
 from dovetail.features.plan.definitions import Stream, StreamView
-from dovetail.features.plan.request import flatten_requests
 from dovetail.features.project import Project, load
 from dovetail.features.serving.feature_agent import FeatureStage
 from dovetail.features.serving.online_features import OnlineFeatures
 from dovetail.features.serving.rekeying import RekeyStage
+from dovetail.features.serving.versions import BatchVersions
 from dovetail.features.stored.fingerprints import mark_of
 from dovetail.features.stored.registration import as_registered, register
 from dovetail.joiners.attribution import Attribution
-from dovetail.joiners.contracts import FeatureServer
 from dovetail.joiners.label_agent import LabelStage
-from dovetail.joiners.meanings.judging import rules_for
 from dovetail.joiners.meanings.known import Meanings
 from dovetail.joiners.meanings.registered import register_labels
-from dovetail.joiners.order import OrderStage
 from dovetail.joiners.progress import (
     Retirement,
     forget_requests,
@@ -50,15 +47,12 @@ from dovetail.joiners.progress import (
     request_clocks,
     request_watermark,
     retire_labels,
-    sample_lanes,
 )
-from dovetail.joiners.sample_agent import LabelClock, SampleStage, SampleTarget
-from dovetail.joiners.snapshot_agent import Ranking, Remembering, RequestTopic, SnapshotStage
-from dovetail.joiners.snapshots.messages import Answers
+from dovetail.joiners.sample_agent import SampleStage
 from dovetail.joiners.watermark import SilentPartitions
 from dovetail.platform.archive.writer import ArchiveStage
 from dovetail.platform.clock import Clock, SystemClock
-from dovetail.platform.errors import DovetailError
+from dovetail.platform.errors import ConfigError, DovetailError
 from dovetail.platform.process.probing import ChildProber
 from dovetail.platform.rows.accounts import Account
 from dovetail.platform.runtime.runner import App, Runtime
@@ -67,10 +61,8 @@ from dovetail.platform.runtime.trial import Trial
 from dovetail.platform.stage import Gather, Observer, Stage
 from dovetail.platform.stores.progress_view import ProgressView
 from dovetail.platform.transports.coalescing import CoalescingConsumer
-from dovetail.platform.transports.topic_reader import TopicReader
-from dovetail.trainer.models.mirror import ModelMirror
 from dovetail.trainer.sharded.stages.kept_stage import KeptStage
-from dovetail.trainer.training import Trained, TrainerListeners, TrainerStage
+from dovetail.trainer.training import Trained, TrainerStage
 
 __all__ = [
     "ROLES",
@@ -94,18 +86,19 @@ class Worker:
 
     @property
     def samples(self) -> list[SampleStage]:
-        """The sample stages of this worker: every lane of every target."""
+        """The sample stages of this worker: every lane of every target of every scene."""
         return [stage for stage in self.stages.values() if isinstance(stage, SampleStage)]
 
     @property
     def trainer(self) -> TrainerStage | None:
-        """The trainer stage, when this worker has it."""
+        """The trainer stage of the scene without a name, when this worker has it."""
         stage = self.stages.get("trainer")
         return stage if isinstance(stage, TrainerStage) else None
 
     def accounts(self) -> list[Account]:
-        """All accounts of all stores, and the trainer's."""
-        return self.stores.accounts() + (self.trainer.accounts() if self.trainer is not None else [])
+        """All accounts of all stores, and the trainers'."""
+        trainers = [stage for stage in self.stages.values() if isinstance(stage, TrainerStage)]
+        return [*self.stores.accounts(), *(account for trainer in trainers for account in trainer.accounts())]
 
 
 def assemble(
@@ -129,9 +122,11 @@ def assemble(
     stages, of this process alone: it reads all of their topics. ``spans``: where messages that bring a trace are told.
 
     Raises:
-        ConfigError: an unknown role, or a role that the configuration has nothing for.
+        ConfigError: an unknown role, a role that the configuration has nothing for, or one scene of a project alone.
         DefinitionError: a definition that has data means something else now.
     """
+    if project.config.scene:
+        raise ConfigError(f"a worker runs all scenes; give the project that {project.config.scene} is a scene of")
     roles = roles_of(project.config, roles)
     stores = open_stores(project.config)
     try:
@@ -143,13 +138,15 @@ def assemble(
     except DovetailError:
         stores.close()
         raise
-    if config.model is not None:
+    for scene in config.every_scene():
+        if scene.model is None:
+            continue
         # Each process has its own directory of models; the trainer's state is one, whatever the partitions.
-        app.shared |= frozenset({config.model.topic} - {""})
-        one = "trainer" in roles and not config.trainer.sharded
-        app.whole = frozenset({config.labels.training_topic} if one else ())
-        if config.trainer.sharded:
-            app.shared |= {sharding_of(config, config.model).topics.credits}
+        app.shared |= frozenset({scene.model.topic} - {""})
+        one = "trainer" in roles and not scene.trainer.sharded
+        app.whole |= frozenset({scene.labels.training_topic} if one else ())
+        if scene.trainer.sharded:
+            app.shared |= {sharding_of(scene, scene.model).topics.credits}
     parts = _Parts(
         project, stores, app, labels, on_trained, clock or SystemClock(), load_beside=load_beside, spans=spans
     )
@@ -179,28 +176,45 @@ class _Parts:
         load_beside: bool,
         spans: Spans | None,
     ) -> None:
-        self.load_beside, self.spans = load_beside, spans
+        self.spans = spans
         self.project, self.config, self.stores, self.app = project, project.config, stores, app
-        self.on_trained = on_trained
         self.runtime: Runtime | None = None
         self.moved = Signal()
         self.label_progress = ProgressView(stores.labels.progress)
         self.gate = opened_gate(project, stores, clock)
-        self.features = features_of(project, stores)
         self.labels = labels
+        shared = Shared(
+            stores,
+            self.gate,
+            self.moved,
+            self.label_progress,
+            self._silent_labels(),
+            Retirement(self._retire, SystemClock()),
+            self._notify,
+            self._consumer,
+            self._ends,
+            on_trained,
+            load_beside,
+            spans,
+        )
+        versions = batch_versions(project, stores)
+        self.scenes = [
+            SceneStages(scene, labels.of_scene(scene.config.scene), features_of(scene, stores, versions), shared)
+            for scene in project.scenes
+        ]
 
     def make(self, role: str) -> list[Stage]:
         """The stages of one role."""
         makers: dict[str, Callable[[], list[Stage]]] = {
             "rekey": self._rekey,
             "features": self._features,
-            "snapshots": self._snapshots,
+            "snapshots": partial(self._of_scenes, SceneStages.snapshots),
             "labels": self._labels,
-            "samples": self._samples,
-            "trainer": self._trainer,
-            "shards": lambda: shard_stages(self.project, self.stores),
-            "gradients": lambda: gradient_stages(self.project, self.stores),
-            "models": self._models,
+            "samples": partial(self._of_scenes, SceneStages.samples),
+            "trainer": partial(self._of_scenes, SceneStages.trainer),
+            "shards": partial(self._of_scenes, SceneStages.shards),
+            "gradients": partial(self._of_scenes, SceneStages.gradients),
+            "models": partial(self._of_scenes, SceneStages.models),
             "archive": self._archive,
         }
         stages = makers[role]()
@@ -211,6 +225,9 @@ class _Parts:
             if role == "snapshots":  # embedded nothing waits for servers, and a run is the same each time
                 stage.by_partition = not self.config.storage.local
         return stages
+
+    def _of_scenes(self, make: Callable[[SceneStages], list[Stage]]) -> list[Stage]:
+        return [stage for scene in self.scenes for stage in make(scene)]
 
     def _rekey(self) -> list[Stage]:
         streams = self.project.streams
@@ -249,42 +266,9 @@ class _Parts:
                 intake = stream_intake(self.project, name, self.gate)
                 dead = self.config.dead_letter_topic
                 stages.append(FeatureStage(stream, views, intake, self.stores.online, dead_letter_topic=dead))
-        return [self._traced(stage, Phases(), root="event", last="state") for stage in stages]
-
-    def _traced(self, stage: Stage, phases: Phases, *, root: str, last: str) -> Stage:
-        return stage if self.spans is None else TracedStage(stage, self.spans, phases, root=root, last=last)
-
-    def _snapshots(self) -> list[Stage]:
-        scoring = scoring_of(self.project, self.stores, beside=self.load_beside)
-        warm = [self.features.warm, *scoring.warm]
-        request = self.config.request
-        attributed, phases = bool(self.config.labels.attributed), Phases()
-        features: FeatureServer = self.features
-        if self.spans is not None:
-            features, scoring = TimedFeatures(features, phases), scoring.each(lambda model: TimedModel(model, phases))
-        stage = SnapshotStage(
-            RequestTopic(request.topic, request_intake(self.project, self.gate), flatten_requests),
-            Ranking(
-                features,
-                scoring.serving,
-                scoring.shadow,
-                scoring.experiment,
-                feature_set=self.project.feature_set.name,
-                meaning=self.labels.current.fingerprint,
-                warm=warm,
-            ),
-            Answers(
-                request.snapshots_topic,
-                self.config.dead_letter_topic,
-                reply_topics=self.config.reply_topics,
-                max_message_bytes=self.config.broker.max_message_bytes,
-            ),
-            self.stores.registry,
-            remembering=Remembering(request.allowed_lateness, self.moved) if attributed else None,
-            snapshots=TopicReader(self._consumer, request.snapshots_topic),
-            unique_within_us=request.unique_within,
-        )
-        return [self._traced(stage, phases, root="request", last="snapshot")]
+        if self.spans is None:
+            return stages
+        return [TracedStage(stage, self.spans, Phases(), root="event", last="state") for stage in stages]
 
     def _labels(self) -> list[Stage]:
         labels = self.config.labels
@@ -319,56 +303,6 @@ class _Parts:
     def _forget_requests(self) -> None:
         forget_requests(self.config, self.stores.labels, self.stores.registry)
 
-    def _samples(self) -> list[Stage]:
-        labels = self.config.labels
-        silent = SilentPartitions(
-            lambda: label_clocks(self.config, self.label_progress, self._ends()),
-            allowed_lateness_us=labels.allowed_lateness,
-            idle_timeout_us=labels.idle_timeout,
-        )
-        retirement = Retirement(
-            lambda: retire_labels(
-                in_force(self.project, self.labels).config, self.stores.labels, self.stores.registry, self._ends()
-            ),
-            SystemClock(),
-        )
-        watermark = partial(label_watermark, self.config, self.label_progress)
-        clock = LabelClock(watermark, self.moved, silent.announcements)
-        stages: list[Stage] = [
-            SampleStage(
-                SampleTarget(lane, declared.samples_topic, rules_for(self.labels, lane.target)),
-                self.stores.labels,
-                self.features,
-                clock,
-                on_blocked=lambda: self.runtime.notify() if self.runtime is not None else None,
-                on_released=retirement,
-            )
-            for lane, declared in sample_lanes(self.config)
-        ]
-        if (order := labels.order) is not None:
-            repair = OrderStage(
-                labels.samples_topic,
-                labels.training_topic,
-                self.stores.registry,
-                block_rows=order.block_rows,
-                max_delay_us=order.max_delay,
-                seed=order.seed,
-            )
-            stages.append(repair)
-        return stages
-
-    def _trainer(self) -> list[Stage]:
-        if self.config.model is None:
-            return []
-        keep = kept_metrics(self.config.model.name, self.stores)
-        listeners = TrainerListeners(on_trained=self.on_trained, on_evaluated=keep)
-        topic = TopicReader(self._consumer, self.config.labels.training_topic)
-        return trainer_stages(self.project, self.stores, listeners, topic.bounds)
-
-    def _models(self) -> list[Stage]:
-        model = self.config.model
-        return [ModelMirror(model.topic, self.stores.models)] if model is not None and model.topic else []
-
     def _archive(self) -> list[Stage]:
         archive = self.config.archive
         make = partial(ArchiveStage, max_rows=archive.max_rows, max_delay_us=archive.max_delay)
@@ -376,6 +310,21 @@ class _Parts:
         if self.config.quality.live:
             kept = [sketched(self.project, dataset) for dataset in kept]
         return [make(dataset, self.stores.registry, self.stores.offline) for dataset in kept]
+
+    def _silent_labels(self) -> SilentPartitions:
+        return SilentPartitions(
+            lambda: label_clocks(self.config, self.label_progress, self._ends()),
+            allowed_lateness_us=self.config.labels.allowed_lateness,
+            idle_timeout_us=self.config.labels.idle_timeout,
+        )
+
+    def _retire(self) -> None:
+        config = in_force(self.project, self.labels).config
+        retire_labels(config, self.stores.labels, self.stores.registry, self._ends())
+
+    def _notify(self) -> None:
+        if self.runtime is not None:
+            self.runtime.notify()
 
     def _consumer(self) -> CoalescingConsumer:
         assert self.runtime is not None  # noqa: S101 - stages that run have one
@@ -385,9 +334,12 @@ class _Parts:
         return self.runtime.ends() if self.runtime is not None else lambda _topic, _number: None
 
 
-def features_of(project: Project, stores: Stores) -> OnlineFeatures:
-    """The features as agents have them: served from the online store, batch features looked up as of the request."""
-    versions = batch_versions(project, stores)
+def features_of(project: Project, stores: Stores, versions: BatchVersions | None = None) -> OnlineFeatures:
+    """The features as agents have them: served from the online store, batch features looked up as of the request.
+
+    ``versions``: those of batch views, where others read them, too.
+    """
+    versions = versions or batch_versions(project, stores)
     views = as_registered(project, stores.registry).stream_views
     return OnlineFeatures(project.feature_set, views, stores.online, versions)
 

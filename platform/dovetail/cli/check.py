@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.output import print_json, terminal
-from dovetail.features import load
+from dovetail.features import Project, load
 from dovetail.features.plan.label_values import unread_columns
 from dovetail.platform.config.load import Config
 from dovetail.platform.config.served.experiments import running
@@ -49,6 +49,8 @@ def run(project: Path, *, as_json: bool) -> int:
             what = f"{len(lanes)} columns: {lanes.count('compiled')} compiled, {lanes.count('duckdb')} in DuckDB"
         table.add(d.name, d.kind, ", ".join(d.entity), f"{d.file}:{d.line}", what)
     table.print(terminal())
+    if loaded.config.scenes:
+        _scenes(loaded).print(terminal())
     for d in described:
         for advice in d.details.get("advice", ()):
             print(f"warning: {advice}")
@@ -63,6 +65,24 @@ def run(project: Path, *, as_json: bool) -> int:
     return 0
 
 
+def _scenes(project: Project) -> Listing:
+    """The scenes of a project, the one without a name first."""
+    titles = ("scene", "requests", "feature set", "samples", "model")
+    table = Listing("scenes", [Column(title) for title in titles])
+    for scene in project.scenes:
+        config = scene.config
+        labels, model = config.labels, config.model.name if config.model is not None else "none"
+        samples = ", ".join(policy.samples_topic for policy in labels.every_target().values())
+        table.add(
+            config.scene or "(without a name)",
+            f"{config.request.topic}: {scene.request.name}",
+            scene.feature_set.name,
+            f"{samples}: {labels.policy} by {labels.positive}",
+            model,
+        )
+    return table
+
+
 def _absent_models(config: Config) -> Iterable[str]:
     if running(config.experiments) is None:
         return ()
@@ -73,7 +93,7 @@ def _absent_models(config: Config) -> Iterable[str]:
 
 def run_diff(project: Path, *, as_json: bool) -> int:
     """Show what is not as registered; 1 when a worker would refuse to start."""
-    from dovetail.app.storage import open_stores  # databases and models, which definitions alone do not need
+    from dovetail.app.storage import open_stores, stores_of  # databases and models, which definitions alone do not need
     from dovetail.app.trainer_stage import checkpoint_refusal
     from dovetail.features.stored.registration import changes
     from dovetail.joiners.meanings.registered import label_changes
@@ -83,15 +103,19 @@ def run_diff(project: Path, *, as_json: bool) -> int:
     try:
         found = changes(loaded, stores.registry, stores.online)
         labels = label_changes(loaded.config, loaded.label_schemas, stores.registry, stores.labels)
-        refusal = checkpoint_refusal(loaded, stores)
+        refusals = {
+            scene.config.model.name: refusal
+            for scene in loaded.scenes
+            if scene.config.model is not None
+            and (refusal := checkpoint_refusal(scene, stores_of(scene.config, stores))) is not None
+        }
     finally:
         stores.close()
-    refused = [*(change.refused for change in found), *(one.refused for one in labels), refusal is not None]
+    refused = [*(change.refused for change in found), *(one.refused for one in labels), bool(refusals)]
     code = 1 if any(refused) else 0
-    model = loaded.config.model.name if loaded.config.model is not None else ""
     if as_json:
         said = [*(change.to_json() for change in found), *(one.to_json() for one in labels)]
-        if refusal is not None:
+        for model, refusal in refusals.items():
             said.append(
                 {"name": model, "kind": "model", "change": "changed", "differences": [refusal], "refused": True}
             )
@@ -110,7 +134,7 @@ def run_diff(project: Path, *, as_json: bool) -> int:
         verdict = "refuse to start" if one.refused else "start"
         differences = "\n".join(map(str, one.differences))
         table.add(one.name, "labels", one.what, verdict, "", differences, "\n".join(one.data), one.effect)
-    if refusal is not None:
+    for model, refusal in refusals.items():
         table.add(model, "model", "changed", "refuse to start", "", refusal, "a checkpoint", "")
     table.print(terminal())
     return code

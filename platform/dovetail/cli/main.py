@@ -20,7 +20,15 @@ from rich.text import Text
 from dovetail.cli.doors import commands as doors
 from dovetail.cli.looking import commands as looking
 from dovetail.cli.models import commands as models
-from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption, file_target, folder_target
+from dovetail.cli.options import (
+    EngineOption,
+    JsonOption,
+    MasterOption,
+    ProjectOption,
+    SceneOption,
+    file_target,
+    folder_target,
+)
 from dovetail.cli.output import errors
 from dovetail.cli.stored import commands as stored
 from dovetail.platform.errors import ConfigError, DefinitionError, DovetailError
@@ -110,6 +118,7 @@ def join(
         ),
     ] = None,
     target: TargetOption = "",
+    scene: SceneOption = "",
     compare: Annotated[bool, typer.Option("--compare", help="Compare with the stream's; exit 1 if different.")] = False,
     engine: EngineOption = None,
     master: MasterOption = None,
@@ -119,7 +128,7 @@ def join(
     from dovetail.cli.stored.join import run
 
     where = None if engine is None else engine.value
-    code = run(project, out, target, compare=compare, as_json=as_json, engine=where, master=master)
+    code = run(project, out, target, compare=compare, as_json=as_json, engine=where, master=master, scene=scene)
     raise typer.Exit(code)
 
 
@@ -127,6 +136,7 @@ def join(
 def audit(
     project: ProjectOption = Path(),
     target: TargetOption = "",
+    scene: SceneOption = "",
     keys: Annotated[
         Path | None, typer.Option(help="Write every row with its outcome to this Parquet file.", callback=file_target)
     ] = None,
@@ -136,7 +146,7 @@ def audit(
     """Account for every row of a stopped worker: each label and snapshot by outcome, sums that must agree."""
     from dovetail.cli.stored.audit import run
 
-    raise typer.Exit(run(project, target, keys, as_json=as_json, outcome=outcome))
+    raise typer.Exit(run(project, target, keys, as_json=as_json, outcome=outcome, scene=scene))
 
 
 @app.command()

@@ -10,7 +10,16 @@ import typer
 
 from dovetail.platform.targets import require_file_target, require_folder_target
 
-__all__ = ["Engine", "EngineOption", "JsonOption", "MasterOption", "ProjectOption", "file_target", "folder_target"]
+__all__ = [
+    "Engine",
+    "EngineOption",
+    "JsonOption",
+    "MasterOption",
+    "ProjectOption",
+    "SceneOption",
+    "file_target",
+    "folder_target",
+]
 
 
 def file_target(path: Path | None) -> Path | None:
@@ -47,6 +56,7 @@ class Engine(StrEnum):
 
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SceneOption = Annotated[str, typer.Option(help="One of scenes; the one without a name if left out.")]
 EngineOption = Annotated[
     Engine | None, typer.Option(help="Where it is computed; as the batch section says if left out.", show_default=False)
 ]

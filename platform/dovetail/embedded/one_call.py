@@ -20,6 +20,7 @@ __all__ = ["rank", "send"]
 
 def send(project: Project, topic: str, rows: Any, idempotency_key: str | None = None) -> int:
     """See :meth:`~dovetail.embedded.project_client.ProjectClient.send`."""
+    project = project.whole
     flow = flow_of(project)
     if flow is not None:
         return flow.send(topic, rows, idempotency_key=idempotency_key)
@@ -34,12 +35,13 @@ def send(project: Project, topic: str, rows: Any, idempotency_key: str | None = 
 
 def rank(project: Project, requests: Any) -> pa.Table:
     """See :meth:`~dovetail.embedded.project_client.ProjectClient.rank`."""
+    scene, project = project.config.scene, project.whole
     flow = flow_of(project)
     if flow is not None:
-        return flow.rank(requests)
+        return flow.rank(requests, scene)
     if project.config.storage.url("broker").startswith("embedded://"):
         with EmbeddedFlow(project) as started:
             started.until_idle(release=False)
-            return started.rank(requests)
+            return started.rank(requests, scene)
     with BrokerConnection(project) as connected:
-        return connected.rank(requests)
+        return connected.rank(requests, scene)

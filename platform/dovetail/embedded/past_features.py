@@ -39,12 +39,17 @@ def past_features(
 ) -> pa.Table:
     """See :meth:`~dovetail.embedded.project_client.ProjectClient.features`."""
     name = feature_set or project.config.request.feature_set
-    if name not in project.feature_sets:
-        raise ConfigError(f"there is no feature set {name!r}; {nearest(name, list(project.feature_sets))}")
+    if name not in project.answering:
+        what = (
+            f"feature set {name!r} is of another scene"
+            if name in project.feature_sets
+            else f"there is no feature set {name!r}"
+        )
+        raise ConfigError(f"{what}; {nearest(name, list(project.answering))}")
     unknown = sorted(set(events) - set(project.streams))
     if unknown:
         raise ConfigError(f"events: there is no stream {unknown[0]!r}; {nearest(unknown[0], list(project.streams))}")
-    features = project.feature_sets[name]
+    features = project.answering[name]
     if isinstance(columns, str):
         raise ConfigError(f"columns = {columns!r}: give a list of names")
     chosen = chosen_columns(features, columns, "columns")

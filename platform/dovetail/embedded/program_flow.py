@@ -51,7 +51,9 @@ class EmbeddedFlow:
     """
 
     def __init__(self, project: Project | str | Path = ".") -> None:
-        loaded = load(project) if isinstance(project, str | Path) else project
+        given = load(project) if isinstance(project, str | Path) else project
+        #: The scene of ``rank``, ``features`` and ``samples`` where none is said.
+        self._scene, loaded = given.config.scene, given.whole
         if loaded.config.api is None:
             loaded = replace(loaded, config=loaded.config.model_copy(update={"api": ApiConfig()}))
         #: The project.
@@ -126,8 +128,8 @@ class EmbeddedFlow:
         self._check_running()
         return self._asking.send(topic, rows, idempotency_key=idempotency_key)
 
-    def rank(self, requests: Any) -> pa.Table:
-        """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.
+    def rank(self, requests: Any, scene: str | None = None) -> pa.Table:
+        """Rank the candidates of ``requests`` of a scene: their snapshots as recorded, a row each, when durable.
 
         The columns are the request's keys, the features as served, ``score`` and ``model_version``; what else a
         snapshot keeps begins with an underscore.
@@ -136,16 +138,16 @@ class EmbeddedFlow:
             WireError: some requests are refused: the first of them, and why. The others are recorded.
         """
         self._check_running()
-        return self._asking.rank(requests)
+        return self._asking.rank(requests, self._scene if scene is None else scene)
 
-    def features(self, requests: Any) -> pa.Table:
-        """The features of the candidates of ``requests`` now, one row per candidate. Records nothing.
+    def features(self, requests: Any, scene: str | None = None) -> pa.Table:
+        """The features of the candidates of ``requests`` of a scene now, one row per candidate. Records nothing.
 
         Raises:
             WireError: some requests are not as declared, are too old, or have no value for an expression.
         """
         self._check_running()
-        return self._asking.features(requests)
+        return self._asking.features(requests, self._scene if scene is None else scene)
 
     def until_idle(self, *, release: bool = True) -> None:
         """Wait until all that was sent is handled; with ``release``, let go of what waits for later labels.
@@ -155,9 +157,11 @@ class EmbeddedFlow:
         self._check_running()
         self._loop.run(Flow(self._worker).until_idle(release=release))
 
-    def samples(self, **options: Any) -> pa.Table:
-        """The samples made so far, each once. ``options`` are those of :class:`~dovetail.samples.reader.Reader`."""
-        with Reader(self.project, **options) as reader:
+    def samples(self, *, scene: str | None = None, **options: Any) -> pa.Table:
+        """The samples of a scene made so far, each once. ``options`` are those of a
+        :class:`~dovetail.samples.reader.Reader`.
+        """
+        with Reader(self.project.scene(self._scene if scene is None else scene), **options) as reader:
             batches = list(reader)
         return pa.concat_tables(batches, promote_options="permissive") if batches else pa.table({})
 

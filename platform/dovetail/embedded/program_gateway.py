@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dovetail.api.gateway import Accepted, Gateway
+from dovetail.app.doors.door import Door
 from dovetail.embedded.given_rows import as_messages, refuse
 from dovetail.features.language.source import nearest
 from dovetail.joiners.contracts import TOO_OLD
@@ -52,8 +53,8 @@ class ProgramGateway:
         refuse(accepted.bad, topic)
         return len(accepted.positions)
 
-    def rank(self, requests: Any) -> pa.Table:
-        """Rank the candidates of ``requests``: their snapshots as recorded, one row per candidate, when durable.
+    def rank(self, requests: Any, scene: str = "") -> pa.Table:
+        """Rank the candidates of ``requests`` of a scene: their snapshots as recorded, a row each, when durable.
 
         The columns are the request's keys, the features as served, ``score`` and ``model_version``; what else a
         snapshot keeps begins with an underscore.
@@ -61,8 +62,9 @@ class ProgramGateway:
         Raises:
             WireError: some requests are refused: the first of them, and why. The others are recorded.
         """
-        checked = self._gateway.check(self._gateway.doors["requests"], as_messages(requests))
-        refuse(checked.bad, "requests")
+        door = self._door(scene)
+        checked = self._gateway.check(door, as_messages(requests))
+        refuse(checked.bad, door.name)
         if not checked.messages:
             raise WireError("there are no requests to rank")
 
@@ -71,21 +73,31 @@ class ProgramGateway:
             return await asyncio.gather(*asked)
 
         replies = self._loop.run(ask())
-        refuse({row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}, "requests")
+        refuse({row: reply.refused for row, reply in enumerate(replies) if reply.refused is not None}, door.name)
         return pa.concat_tables([reply.snapshot for reply in replies], promote_options="permissive").combine_chunks()
 
-    def features(self, requests: Any) -> pa.Table:
-        """The features of the candidates of ``requests`` now, one row per candidate. Records nothing.
+    def features(self, requests: Any, scene: str = "") -> pa.Table:
+        """The features of the candidates of ``requests`` of a scene now, one row per candidate. Records nothing.
 
         Raises:
             WireError: some requests are not as declared, are too old, or have no value for an expression.
         """
-        checked = self._gateway.check(self._gateway.doors["requests"], as_messages(requests))
-        refuse(checked.bad, "requests")
-        candidates, served = self._gateway.features(checked.table)
+        door = self._door(scene)
+        checked = self._gateway.check(door, as_messages(requests))
+        refuse(checked.bad, door.name)
+        candidates, served = self._gateway.features(door, checked.table)
         if served is None:
             raise WireError("the requests have no candidates")
         if not served.answerable.all():
             raise WireError(TOO_OLD)
         keys = {name: candidates.column(name) for name in KEYS}
         return pa.table(keys | {name: served.features.column(name) for name in served.features.column_names})
+
+    def _door(self, scene: str) -> Door:
+        """The door of the requests of a scene.
+
+        Raises:
+            ConfigError: there is no such scene.
+        """
+        config = self._gateway.project.config
+        return self._gateway.doors[config.of_scene(scene).in_scene("requests")]

@@ -110,7 +110,7 @@ def _archived(project: Project, target: str) -> DayFiles:
     registry = Registry(resolved(config, config.storage.url("registry")), config.name)
     offline = OfflineStore(resolved(config, config.storage.url("offline_store")))
     try:
-        return DayFiles.archived(registry, offline, samples_dataset(target), "request_time")
+        return DayFiles.archived(registry, offline, samples_dataset(target, config.scene), "request_time")
     finally:
         registry.close()
 

@@ -52,7 +52,7 @@ class SampleLog:
             raise ConfigError(f"target {target!r} is not declared in [labels.targets]; there are {known}")
         self._days = days
         self._topic = targets[target].samples_topic
-        self._dataset = samples_dataset(target)
+        self._dataset = samples_dataset(target, config.scene)
         self._registry = Registry(resolved(config, config.storage.url("registry")), config.name)
         self._offline = OfflineStore(resolved(config, config.storage.url("offline_store")))
         self._partitions = config.topics()[self._topic]

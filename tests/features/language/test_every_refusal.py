@@ -45,6 +45,20 @@ share = 0.5
 share = 0.5
 model = "models/other@7"
 """
+SCENE = """[scenes.feed.request]
+table = "{}"
+feature_set = "ranking"
+[scenes.feed.labels]
+window = "1h"
+"""
+
+
+def scene(ids: str, table: str = "feed_request") -> dict[str, str | None]:
+    """The project with a scene whose ``table`` declares requests with these ids."""
+    columns = (
+        f"request_id {ids} NOT NULL, request_time TIMESTAMP NOT NULL, candidates STRUCT(item_id BIGINT)[] NOT NULL"
+    )
+    return {"dovetail.toml": TOML + SCENE.format(table) + MODEL, "sql/x.sql": f"CREATE TABLE feed_request ({columns})"}
 
 
 def enriched(*views: str) -> dict[str, str | None]:
@@ -99,6 +113,8 @@ MORE: list[dict[str, str | None]] = [
     {"dovetail.toml": TOML + MODEL + SPLIT.format("usr_id")},
     {"dovetail.toml": TOML + MODEL + SPLIT.format("tags")},
     {"sql/x.sql": str(PROJECT["sql/items.sql"]), "sql/items.sql": "SELECT item_id FROM items"},
+    scene("BIGINT"),
+    {**scene("VARCHAR", "click"), "sql/x.sql": None},
 ]  # fmt: skip
 
 

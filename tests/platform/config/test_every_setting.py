@@ -41,6 +41,8 @@ LABELS, CLICK = "[labels]\n", "[labels.streams.click]\n"
 ARMS = (
     '[experiments.e]\nby = "u"\n[experiments.e.arms.a]\nshare = {}\n[experiments.e.arms.b]\nshare = 0.5\nmodel = "{}"\n'
 )
+FEED = '[scenes.feed.request]\nfeature_set = "feed"\n[scenes.feed.labels]\nwindow = "1h"\n'
+FEED_MODEL = '[scenes.feed.model]\ninputs = [{ column = "a" }]\n'
 
 
 def more(text: str) -> str:
@@ -81,6 +83,14 @@ REFUSED = [
     more(f"{MODEL}[trainer]\nshards = 2\nworkers = 2\n"),
     more(f"{MODEL}[trainer]\nshards = 2\ncompensation = 0.1\n"),
     more(f'{MODEL}slots = {{ admit_after = 2 }}\n[trainer]\nshards = 2\nby = "samples"\n'),
+    more(FEED.replace("feed", "made")),
+    more(f'{FEED}[labels.targets.feed]\nwindow = "1h"\nsamples_topic = "other"\n'),
+    within(CLICK, 'attribute = "latest_request"\n') + FEED,
+    more(f'{FEED}positive = "like"\n'),
+    within(CLICK, 'retracts = "exposure"\n') + f'{FEED}corrections = "1h"\n',
+    more(f"{MODEL}[trainer]\nshards = 2\n{FEED}{FEED_MODEL}"),
+    more(f"{MODEL}{FEED}{FEED_MODEL}"),
+    more(f'{FEED}{FEED_MODEL}label = "amount"\nabsent_label = "skip"\n'),
     more('[scorer]\nonnx = "m.onnx"\ngate = { max_mae = 1.0 }\n'),
     within(LABELS, 'emit_after = ["1m"]\n'),
     within(LABELS, 'positive = "exposure"\n'),

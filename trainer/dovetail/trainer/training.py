@@ -101,8 +101,6 @@ class TrainerStage(Stage):
     :raises ModelError: the last checkpoint is corrupt or was written under another configuration.
     """
 
-    name = "trainer"
-
     def __init__(
         self,
         samples: SampleTopic,
@@ -113,8 +111,10 @@ class TrainerStage(Stage):
         listeners: TrainerListeners | None = None,
         clock: Clock | None = None,
         bounds: Bounds = unbounded,
+        name: str = "trainer",
     ) -> None:
-        """``bounds``: what the topic has of a partition; asked in a thread."""
+        """``bounds``: what the topic has of a partition; asked in a thread. ``name`` is also that of its accounts."""
+        self.name = name
         if min(publication.every, checkpoints.every, publication.full_every) < 1:
             raise ConfigError(
                 "the trainer needs publish_every >= 1 and checkpoint_every >= 1 samples, "

@@ -96,7 +96,7 @@ class Witness:
         """
         connection, missing = self._connection, set[str]()
         connection.register("_request", request)
-        connection.execute("CREATE OR REPLACE TEMP TABLE request AS FROM _request")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {_quoted(self._features.over)} AS FROM _request")
         for join in self._features.joins:
             view = self._stream.get(join.view) or self._batch[join.view]
             _empty_table(connection, view)
@@ -136,7 +136,9 @@ class Witness:
         visible = " OR ".join(f"(_partition = {p} AND _offset < {o})" for p, o in enumerate(seen)) or "false"
         name = _quoted(stream.name)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM _archived WHERE {visible}")
-        connection.execute(f"INSERT INTO {_quoted(view.name)} {_AtRequest(connection, view, time_us).sql()}")
+        connection.execute(
+            f"INSERT INTO {_quoted(view.name)} {_AtRequest(connection, view, time_us, self._features.over).sql()}"
+        )
         connection.execute(f"DROP TABLE {name}")
 
 
@@ -147,10 +149,10 @@ def _empty_table(connection: duckdb.DuckDBPyConnection, view: StreamView | Batch
 
 
 class _AtRequest:
-    """A view's statement as one about the request in table ``request``."""
+    """A view's statement as one about the request in the table ``request``."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, view: StreamView, time_us: int) -> None:
-        self._connection, self._view = connection, view
+    def __init__(self, connection: duckdb.DuckDBPyConnection, view: StreamView, time_us: int, request: str) -> None:
+        self._connection, self._view, self._request = connection, view, _quoted(request)
         self._moment = f"make_timestamp({time_us - view.strictly_before})"
         self._time = _quoted(view.stream.event_time)
         self._node = _parsed(view.sql.strip().rstrip(";"))
@@ -163,7 +165,7 @@ class _AtRequest:
         node, view = self._node, self._view
         items = [item for item in node["select_list"] if item["class"] != "COLUMN_REF"]
         outputs = [self._text(self._without_windows(item)) for item in items]
-        keys = [f"(SELECT {_quoted(column)} FROM request)" for column in view.entity]
+        keys = [f"(SELECT {_quoted(column)} FROM {self._request})" for column in view.entity]
         mine = [f"{_quoted(column)} = {key}" for column, key in zip(view.entity, keys, strict=True)]
         where = [] if node["where_clause"] is None else [f"({self._text(node['where_clause'])})"]
         inner = dict(node)

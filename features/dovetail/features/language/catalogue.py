@@ -16,7 +16,7 @@ from dovetail.features.duck.binding import Binder
 from dovetail.features.duck.parsing import BindError, functions_called
 from dovetail.features.duck.stability import unstable_functions
 from dovetail.features.language.batch_views import parse_batch_view
-from dovetail.features.language.feature_sets import is_feature_set, parse_feature_set
+from dovetail.features.language.feature_sets import parse_feature_set, request_table_of
 from dovetail.features.language.rekeyed_streams import with_rekeyed
 from dovetail.features.language.remedies import remedy_of
 from dovetail.features.language.source import Source, nearest
@@ -58,14 +58,15 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
     """
     schemas, sources = _read(sql_dir)
     declared = _Declared(sql_dir, config, schemas)
-    streams, tables, request = declared.streams(), declared.tables(), declared.request()
-    labels = declared.labels(request)
+    streams, tables, requests = declared.streams(), declared.tables(), declared.requests()
+    labels = declared.labels(requests[REQUEST])
     declared.refuse_undeclared()
     for name, source in sources.items():
         if name in schemas:
             raise source.refuse(source.select, f"{name} is a table and a view", "rename the file")
         _refuse_unstable(source)
-    sets = {name: source for name, source in sources.items() if is_feature_set(source)}
+    over = {name: request_table_of(source, requests) for name, source in sources.items()}
+    sets = {name: request for name, request in over.items() if request is not None}
     over_streams = {name for name, source in sources.items() if is_streaming(source, {*streams, *config.rekeyed})}
     batch_binder = Binder({name: table.schema.arrow for name, table in tables.items()})
     others = [*schemas, *sources]
@@ -85,10 +86,10 @@ def load_definitions(sql_dir: Path, config: Config) -> Definitions:
     }
     reserved = reserved_outputs(labels, config.labels.value_columns, experiments=bool(config.experiments))
     feature_sets = {
-        name: parse_feature_set(name, source, request, stream_views, batch_views, reserved)
-        for name, source in sets.items()
+        name: parse_feature_set(name, sources[name], request, stream_views, batch_views, reserved)
+        for name, request in sets.items()
     }
-    return Definitions(streams, tables, request, labels, stream_views, batch_views, feature_sets)
+    return Definitions(streams, tables, requests[REQUEST], labels, stream_views, batch_views, feature_sets, requests)
 
 
 def _read(sql_dir: Path) -> tuple[dict[str, TableSchema], dict[str, Source]]:
@@ -157,6 +158,10 @@ def _first_call(source: Source, name: str) -> exp.Expr | int:
     return line if line is not None else source.select
 
 
+def _item_type(request: TableSchema) -> pa.DataType:
+    return request.arrow.field(CANDIDATES).type.value_type.field("item_id").type
+
+
 class _Declared:
     """What ``dovetail.toml`` declares, matched with the schemas in ``sql/``."""
 
@@ -197,7 +202,35 @@ class _Declared:
             found[name] = Table(schema, declared.path, declared.available_at)
         return found
 
-    def request(self) -> TableSchema:
+    def requests(self) -> dict[str, TableSchema]:
+        """The tables of requests by name: that of the scene without a name, and those that other scenes name."""
+        found = {REQUEST: self._request()}
+        for name, scene in self._config.scenes.items():
+            schema = self._schema(scene.request.table, f"scenes.{name}.request")
+            if schema.name in {*self._config.streams, *self._config.tables, *self._config.labels.streams}:
+                raise self.wrong(f"scenes.{name}.request", f"table {schema.name} declares rows that are no requests",
+                                 "name a table of its own")  # fmt: skip
+            if schema.name not in found:
+                check_request(schema)
+                self._same_ids(schema, found[REQUEST])
+            found[schema.name] = schema
+        return found
+
+    def _same_ids(self, schema: TableSchema, request: TableSchema) -> None:
+        """Labels are of any scene, and found by request and item."""
+        for column, mine, theirs in (
+            ("request_id", schema.arrow.field("request_id").type, request.arrow.field("request_id").type),
+            ("candidates.item_id", _item_type(schema), _item_type(request)),
+        ):
+            if mine != theirs:
+                raise DefinitionError(
+                    f"{schema.name}.{column} is {mine}, request's is {theirs}",
+                    file=schema.file,
+                    line=schema.line,
+                    remedy="declare the same type in both: labels are found by it, whatever the scene",
+                )
+
+    def _request(self) -> TableSchema:
         schema = self._schema(REQUEST, "request")
         check_request(schema)
         for name, experiment in self._config.experiments.items():
@@ -216,7 +249,7 @@ class _Declared:
                              "name another column")  # fmt: skip
 
     def labels(self, request: TableSchema) -> dict[str, TableSchema]:
-        item = request.arrow.field(CANDIDATES).type.value_type.field("item_id").type
+        item = _item_type(request)
         found = {}
         for name, stream in self._config.labels.streams.items():
             schema = self._schema(name, f"labels.streams.{name}")
@@ -251,7 +284,8 @@ class _Declared:
         return declared.every if declared is not None else 86_400_000_000
 
     def refuse_undeclared(self) -> None:
-        used = {REQUEST, *self._config.streams, *self._config.tables, *self._config.labels.streams}
+        tables = {scene.request.table for scene in self._config.scenes.values()}
+        used = {REQUEST, *tables, *self._config.streams, *self._config.tables, *self._config.labels.streams}
         for name, schema in self._schemas.items():
             if name not in used:
                 raise DefinitionError(

@@ -30,7 +30,7 @@ from dovetail.features.plan.feature_types import feature_type
 from dovetail.features.plan.request import CANDIDATES, REQUEST, request_schema
 from dovetail.platform.rows.schema import TableSchema
 
-__all__ = ["is_feature_set", "parse_feature_set"]
+__all__ = ["parse_feature_set", "request_table_of"]
 
 Origin = Literal["key", "request", "streaming", "batch"]
 
@@ -38,10 +38,10 @@ _CLAUSES = {"expressions", "from_", "from", "joins", "kind"}
 _KEYS = ("request_id", "item_id")
 
 
-def is_feature_set(source: Source) -> bool:
-    """Whether the statement reads ``FROM request``."""
+def request_table_of(source: Source, requests: Mapping[str, TableSchema]) -> TableSchema | None:
+    """The table of ``requests`` that the statement reads ``FROM``, which makes it a feature set; None for another."""
     table = from_table(source)
-    return table is not None and table.name.lower() == REQUEST
+    return None if table is None else {name.lower(): one for name, one in requests.items()}.get(table.name.lower())
 
 
 def parse_feature_set(
@@ -71,6 +71,7 @@ class _FeatureSetReader:
     ) -> None:
         self.reserved = reserved
         self.name, self.source, self.request = name, source, request_schema(request)
+        self.table = request.name
         self.shared = tuple(column for column in request.arrow.names if column != CANDIDATES)
         self.views = {key.lower(): view for key, view in views.items()}
         #: Relation names as the statement uses them, lower case: None is the request.
@@ -94,7 +95,8 @@ class _FeatureSetReader:
         columns = tuple(self._column(node, span, inputs, binder) for node, span in pairs)
         self._check_outputs(columns)
         self._bind_whole(joins)
-        return FeatureSet(self.name, source.file, source.line(select), source.text, joins, columns, inputs, self.shared)
+        at = (source.file, source.line(select), source.text)
+        return FeatureSet(self.name, *at, joins, columns, inputs, self.shared, self.table)
 
     def _join(self, join: exp.Join) -> JoinedView:
         source, table = self.source, join.this
@@ -125,14 +127,14 @@ class _FeatureSetReader:
         if column not in self.request.names:
             raise self.source.refuse(
                 join,
-                f"view {view.name} is keyed by {column}, which request does not have",
-                f"add {column} to CREATE TABLE request",
+                f"view {view.name} is keyed by {column}, which {self.table} does not have",
+                f"add {column} to CREATE TABLE {self.table}",
             )
         found = self.request.field(column).type
         if found != type_:
             raise self.source.refuse(
                 join,
-                f"{column} is {found} in request and {type_} in view {view.name}",
+                f"{column} is {found} in {self.table} and {type_} in view {view.name}",
                 "declare the same type in both",
             )
 
@@ -150,7 +152,7 @@ class _FeatureSetReader:
         if doubled is not None:
             raise self.source.refuse(
                 self.source.select,
-                f"{doubled} is a column of request, or of one view, and a view's column, written with a dot",
+                f"{doubled} is a column of {self.table}, or of one view, and a view's column, written with a dot",
                 f"rename the column {doubled}",
             )
         return pa.schema(fields)
@@ -204,7 +206,7 @@ class _FeatureSetReader:
 
     def _bind_whole(self, joins: tuple[JoinedView, ...]) -> None:
         """Let DuckDB bind the statement as it stands: what it runs is what is meant."""
-        schemas = {REQUEST: self.request}
+        schemas = {self.table: self.request}
         for join in joins:
             view = self.views[join.view.lower()]
             keys = [pa.field(column, type_) for column, type_ in zip(view.entity, view.entity_types, strict=True)]
@@ -245,7 +247,7 @@ class _FeatureSetReader:
             )
             raise self.source.refuse(column, f"no column {'.'.join(parts)}", nearest(parts[0], known))
         if len(owners) > 1:
-            names = [view.name if view is not None else REQUEST for view in owners]
+            names = [view.name if view is not None else self.table for view in owners]
             raise self.source.refuse(
                 column, f"{parts[0]} is a column of {' and of '.join(names)}", f"write {names[0]}.{parts[0]}"
             )
@@ -261,7 +263,7 @@ class _FeatureSetReader:
         known = self._columns_of(view)
         if view is not None and name.lower() in {key.lower() for key in view.entity}:
             raise self.source.refuse(
-                column, f"{relation}.{name} is the key the view is joined by", f"write request.{name}"
+                column, f"{relation}.{name} is the key the view is joined by", f"write {self.table}.{name}"
             )
         if name.lower() not in known:
             raise self.source.refuse(column, f"{relation} has no column {name}", nearest(name, list(known.values())))

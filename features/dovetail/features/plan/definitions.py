@@ -339,7 +339,7 @@ class FeatureSet:
 
     ``inputs`` is the schema of the rows its expressions read: the flat request's columns, then each joined view's
     value columns, named ``<view>.<column>``. ``request_columns`` are those of them that the request has once, for all
-    its candidates.
+    its candidates. ``over`` is the table that declares the request; references call it ``request``, whatever its name.
     """
 
     name: str
@@ -350,6 +350,7 @@ class FeatureSet:
     columns: tuple[FeatureColumn, ...]
     inputs: pa.Schema
     request_columns: tuple[str, ...] = ()
+    over: str = REQUEST
 
     @property
     def schema(self) -> pa.Schema:
@@ -379,7 +380,10 @@ class FeatureSet:
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """All that ``sql/`` declares, checked against ``dovetail.toml``; names are as declared."""
+    """All that ``sql/`` declares, checked against ``dovetail.toml``; names are as declared.
+
+    ``request`` declares the requests of one scene, ``requests`` by table those of all.
+    """
 
     streams: Mapping[str, Stream]
     tables: Mapping[str, Table]
@@ -388,3 +392,9 @@ class Definitions:
     stream_views: Mapping[str, StreamView]
     batch_views: Mapping[str, BatchView]
     feature_sets: Mapping[str, FeatureSet]
+    requests: Mapping[str, TableSchema]
+
+    @property
+    def answering(self) -> Mapping[str, FeatureSet]:
+        """The feature sets over :attr:`request`, which can answer it."""
+        return {name: one for name, one in self.feature_sets.items() if one.over == self.request.name}

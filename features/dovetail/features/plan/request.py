@@ -1,4 +1,4 @@
-"""The request relation: what ``FROM request`` means.
+"""The request relation: what ``FROM request`` means, or ``FROM`` another table of requests that a scene names.
 
 ``CREATE TABLE request`` declares a ranking call as it travels: ``request_id``, ``request_time``, context columns, and
 ``candidates STRUCT(item_id …, …)[]``. In a feature set it is one row per candidate: the request's columns without
@@ -44,20 +44,20 @@ def check_request(schema: TableSchema) -> None:
     for column, type_ in (("request_id", None), ("request_time", pa.timestamp("us")), (CANDIDATES, None)):
         field = schema.field(column, wanted_by="the request relation")
         if field.nullable:
-            raise refuse(f"request.{column} may be NULL", f"declare {column} NOT NULL")
+            raise refuse(f"{schema.name}.{column} may be NULL", f"declare {column} NOT NULL")
         if type_ is not None and field.type != type_:
-            raise refuse(f"request.{column} is {field.type}", f"declare {column} TIMESTAMP NOT NULL")
+            raise refuse(f"{schema.name}.{column} is {field.type}", f"declare {column} TIMESTAMP NOT NULL")
     candidates = schema.arrow.field(CANDIDATES).type
     if not pa.types.is_list(candidates) or not pa.types.is_struct(candidates.value_type):
-        raise refuse(f"request.candidates is {candidates}", "declare candidates STRUCT(item_id …)[] NOT NULL")
+        raise refuse(f"{schema.name}.candidates is {candidates}", "declare candidates STRUCT(item_id …)[] NOT NULL")
     members = [member.name for member in candidates.value_type]
     if "item_id" not in members:
-        raise refuse("request.candidates has no member item_id", "add item_id to the STRUCT")
+        raise refuse(f"{schema.name}.candidates has no member item_id", "add item_id to the STRUCT")
     outside = {name.lower() for name in schema.arrow.names}
     doubled = [name for name in members if name.lower() in outside]
     own = [name for name in members if name.startswith("_")]
     if own:
-        raise refuse(f"request.candidates has a reserved member {own[0]}", "rename it: such names are positions")
+        raise refuse(f"{schema.name}.candidates has a reserved member {own[0]}", "rename it: such names are positions")
     if doubled:
         raise refuse(f"{doubled[0]} is both a request column and a candidate member", "rename one of them")
 

@@ -55,10 +55,13 @@ def audit_by_meaning(
     *,
     allowed_lateness_us: int,
     released: Mapping[tuple[int, int], int],
+    others: pa.Table | None = None,
+    strays: bool = True,
 ) -> LabelAudit:
     """The audit of a target, as :func:`audit_labels` makes it of the snapshots of each meaning.
 
-    A label is told of by the meaning of the first snapshot row of its key; one without, by that in force.
+    A label is told of by the meaning of the first snapshot row of its key; one without, by that in force, if ``strays``
+    are told of. ``others``: request_id and item_id of snapshots of other scenes, of whose labels nothing is told.
     """
     current = meanings.of(meanings.current.fingerprint, target)
     groups = list(_each(snapshots, meanings, target))
@@ -67,6 +70,8 @@ def audit_by_meaning(
     numbers = {meaning.fingerprint: number for number, (meaning, _) in enumerate(groups)}
     of_row = np.array([numbers[mark] for mark in _fingerprints(snapshots, meanings, target).tolist()], dtype=np.int64)
     heads, owner = _heads(snapshots, of_row)
+    if others is not None:
+        heads, owner = _with_others(heads, owner, others)
     of_sample = _of_samples(samples, snapshots, of_row, numbers[current.fingerprint])
     found = [
         audit_labels(
@@ -78,7 +83,7 @@ def audit_by_meaning(
             early_us=meaning.early_us,
             released=released,
             rules=meaning.rules,
-            owners=Owners(heads, owner == number, strays=meaning.fingerprint == current.fingerprint),
+            owners=Owners(heads, owner == number, strays=strays and meaning.fingerprint == current.fingerprint),
         )
         for number, (meaning, rows) in enumerate(groups)
     ]
@@ -115,13 +120,25 @@ def _heads(
     """
     here = pack(snapshots.column("_offset").to_numpy(), snapshots.column("_row").to_numpy())
     order = np.argsort(here, kind="stable")
-    keys = pc.binary_join_element_wise(
-        snapshots.column("request_id").cast(pa.string()), snapshots.column("item_id").cast(pa.string()), "\x1f"
-    )
-    codes = pc.dictionary_encode(keys.combine_chunks(), null_encoding="encode").indices.to_numpy()
+    codes = pc.dictionary_encode(_keys(snapshots).combine_chunks(), null_encoding="encode").indices.to_numpy()
     _, first = np.unique(codes[order], return_index=True)
     rows = order[first]
     return snapshots.select(["request_id", "item_id"]).take(pa.array(rows)), of_row[rows]
+
+
+def _keys(rows: pa.Table) -> pa.ChunkedArray:
+    columns = [rows.column(name).cast(pa.string()) for name in ("request_id", "item_id")]
+    return pc.binary_join_element_wise(*columns, "\x1f")
+
+
+def _with_others(
+    heads: pa.Table, owner: np.ndarray[tuple[int], np.dtype[np.int64]], others: pa.Table
+) -> tuple[pa.Table, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """The keys of snapshots, with those that only ``others`` have, which belong to no meaning here: -1."""
+    elsewhere = others.select(heads.column_names).group_by(heads.column_names).aggregate([])
+    elsewhere = elsewhere.filter(pc.invert(pc.is_in(_keys(elsewhere), _keys(heads))))
+    nobody = np.full(elsewhere.num_rows, -1, dtype=np.int64)
+    return pa.concat_tables([heads, elsewhere]), np.concatenate([owner, nobody])
 
 
 def _of_samples(

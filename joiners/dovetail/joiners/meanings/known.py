@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -34,15 +34,26 @@ def marks_of(snapshots: pa.Table) -> npt.NDArray[np.int64]:
 
 
 class Meanings:
-    """Every label meaning in the order registered, and which one is in force for new requests. Thread-safe.
+    """Every label meaning of a scene in the order registered, and which is in force for new requests. Thread-safe.
 
     A row that bears no mark is judged by the first. A target that the meaning of a row did not have is judged by the
     first that has it: so what a row means for a target never changes.
     """
 
-    def __init__(self, read: Callable[[], Sequence[LabelMeaning]], current: LabelMeaning, *, shared: bool) -> None:
-        """``read`` gives all that are registered. ``shared``: others may register some while this is in use."""
+    def __init__(
+        self,
+        read: Callable[[], Sequence[LabelMeaning]],
+        current: LabelMeaning,
+        *,
+        shared: bool,
+        scenes: Mapping[str, Meanings] | None = None,
+    ) -> None:
+        """``read`` gives all that are registered. ``shared``: others may register some while this is in use.
+
+        ``scenes``: those of the other scenes, by name, whose snapshots are judged by the same labels.
+        """
         self._read = read
+        self._scenes = scenes or {}
         self.current = current
         self._shared = shared
         self._lock = threading.Lock()
@@ -50,16 +61,24 @@ class Meanings:
         self._look()
 
     @classmethod
-    def registered(cls, registry: Registry, current: LabelMeaning, *, shared: bool) -> Meanings:
-        """Those that the registry has, with the ``current`` one last where it is not registered."""
+    def registered(
+        cls,
+        registry: Registry,
+        current: LabelMeaning,
+        *,
+        shared: bool,
+        scenes: Mapping[str, Meanings] | None = None,
+    ) -> Meanings:
+        """Those that the registry has of a scene, with the ``current`` one last where it is not registered."""
 
         parsed = cache(LabelMeaning.parsed)
 
         def read() -> list[LabelMeaning]:
-            found = [parsed(settings.text) for settings in registry.label_settings()]
+            every = [parsed(settings.text) for settings in registry.label_settings()]
+            found = [one for one in every if one.scene == current.scene]
             return found if any(one.fingerprint == current.fingerprint for one in found) else [*found, current]
 
-        return cls(read, current, shared=shared)
+        return cls(read, current, shared=shared, scenes=scenes)
 
     @classmethod
     def only(cls, meaning: LabelMeaning) -> Meanings:
@@ -67,10 +86,17 @@ class Meanings:
         return cls(lambda: [meaning], meaning, shared=False)
 
     def all(self) -> tuple[LabelMeaning, ...]:
-        """Every meaning that is registered by now, in the order they were."""
+        """Every meaning of the scene that is registered by now, in the order they were."""
         if self._shared:
             self._look()
         return self._all
+
+    def of_scene(self, name: str) -> Meanings:
+        """Those of a scene: these, for the one that these are of."""
+        return self._scenes.get(name, self)
+
+    def _of_every_scene(self) -> tuple[LabelMeaning, ...]:
+        return (*self.all(), *(one for scene in self._scenes.values() for one in scene.all()))
 
     def of(self, mark: int, target: str = "") -> LabelMeaning:
         """The meaning by which a target's rows with this mark are judged.
@@ -87,8 +113,8 @@ class Meanings:
         return found
 
     def kept(self, kind: str, schema: TableSchema) -> KindRule:
-        """The rule by which labels of a kind are kept: for every meaning, by the columns there are."""
-        rules = [one.rules[kind] for one in self.all() if kind in one.rules]
+        """The rule by which labels of a kind are kept: for every meaning of any scene, by the columns there are."""
+        rules = [one.rules[kind] for one in self._of_every_scene() if kind in one.rules]
         there = set(schema.arrow.names)
         columns: dict[str, ValueColumn] = {}
         for value in (value for rule in rules for value in rule.values if value.column in there):
@@ -98,17 +124,25 @@ class Meanings:
         return KindRule(kind, tuple(columns.values()), tuple(sorted(taken_back)), takes)
 
     def needed(self, kind: str, schema: TableSchema, labels: LabelConfig) -> LabelNeeds:
-        """The needs of all meanings of a kind of these ``labels``.
+        """The needs of all meanings of any scene of a kind of these ``labels``.
 
         The request of an attributed one was before it; otherwise clocks may disagree.
         """
-        mine = self.in_force(labels)
+        mine = labels.reaching(_reach(self._of_every_scene()))
         before = 0 if kind in labels.attributed else max(labels.retention, mine.furthest_early_us)
         return LabelNeeds(self.kept(kind, schema), mine.longest_us + before)
 
     def in_force(self, labels: LabelConfig) -> LabelConfig:
         """``labels`` as a worker keeps topics and label rows: for rows of every meaning."""
-        return labels.reaching(_reach(self.all()))
+        return labels.reaching(self.reach())
+
+    def reach(self) -> Reach:
+        """The needs of rows of every meaning."""
+        return _reach(self.all())
+
+    def reaches(self) -> dict[str, Reach]:
+        """As :meth:`reach`, of the other scenes by name."""
+        return {name: scene.reach() for name, scene in self._scenes.items()}
 
     def _marked(self, mark: int) -> LabelMeaning:
         if mark == UNMARKED:

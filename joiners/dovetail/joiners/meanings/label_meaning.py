@@ -33,7 +33,7 @@ class LabelMeaning:
 
     ``fingerprint`` is that of the ``text``, 63 bits, above 0. ``targets``: the policies by name, the primary one under
     the empty name. A label that happened more than ``early_us`` before a request does not count for it. ``rules``, by
-    kind, in the order declared.
+    kind, in the order declared. ``scene``: whose snapshots they are.
     """
 
     fingerprint: int
@@ -41,6 +41,7 @@ class LabelMeaning:
     targets: Mapping[str, PolicyConfig]
     early_us: int
     rules: Mapping[str, KindRule]
+    scene: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -75,11 +76,11 @@ class LabelMeaning:
         }
         targets = {name: PolicyConfig.model_validate(policy) for name, policy in said["targets"].items()}
         early_us: int = said["early_us"]
-        return cls(_hash(said), text, targets, early_us, rules)
+        return cls(_hash(said), text, targets, early_us, rules, said.get("scene", ""))
 
 
-def meaning_of(labels: LabelConfig, schemas: Mapping[str, TableSchema]) -> LabelMeaning:
-    """The meaning that is declared; ``schemas`` are those of the kinds."""
+def meaning_of(labels: LabelConfig, schemas: Mapping[str, TableSchema], scene: str = "") -> LabelMeaning:
+    """The meaning that is declared for a scene; ``schemas`` are those of the kinds."""
     rules = rules_of(labels, schemas)
     streams = {
         kind: {
@@ -90,7 +91,9 @@ def meaning_of(labels: LabelConfig, schemas: Mapping[str, TableSchema]) -> Label
     }
     own = set(PolicyConfig.model_fields) - _PLACES
     targets = {name: _settings(policy, own) for name, policy in labels.every_target().items()}
-    return LabelMeaning.parsed(json.dumps({"early_us": labels.early_us, "streams": streams, "targets": targets}))
+    of_scene = {"scene": scene} if scene else {}
+    said = {"early_us": labels.early_us, "streams": streams, "targets": targets}
+    return LabelMeaning.parsed(json.dumps(said | of_scene))
 
 
 def settings_in(meaning: LabelMeaning) -> dict[str, str]:
@@ -98,7 +101,8 @@ def settings_in(meaning: LabelMeaning) -> dict[str, str]:
     found = {"[labels] max_early": render_duration(meaning.early_us)}
     said = json.loads(meaning.text)
     for name, policy in said["targets"].items():
-        where = f"[labels.targets.{name}]" if name else "[labels]"
+        labels = f"scenes.{meaning.scene}.labels" if meaning.scene else "labels"
+        where = f"[{labels}.targets.{name}]" if name else f"[{labels}]"
         found |= {f"{where} {key}": json.dumps(value) for key, value in policy.items()}
     for kind, stream in said["streams"].items():
         where = f"[labels.streams.{kind}]"

@@ -67,7 +67,7 @@ class LabelChange:
     @property
     def effect(self) -> str:
         """The effect of the change on data that are there."""
-        changed = self.what == "changed" and self.name == "labels"
+        changed = self.what == "changed" and not self.name.startswith("labels.")
         return "counts for requests that are answered from now on" if changed else ""
 
     def to_json(self) -> dict[str, Any]:
@@ -87,14 +87,8 @@ def label_changes(
     config: Config, schemas: Mapping[str, TableSchema], registry: Registry, store: LabelStore
 ) -> list[LabelChange]:
     """The settings of labels as declared beside those registered; ``schemas`` are those of the kinds."""
-    current = meaning_of(config.labels, schemas)
     known = [LabelMeaning.parsed(one.text) for one in registry.label_settings()]
-    found = [LabelChange("labels", "new")]
-    if known:
-        before = settings_in(known[-1])
-        same = current.fingerprint == known[-1].fingerprint
-        changed = () if same else _differences(before, settings_in(current))
-        found = [LabelChange("labels", "same" if same else "changed", changed)]
+    found = [_policy_change(scene, schemas, known) for scene in config.every_scene()]
     logs, registered = _logs(config), registry.label_logs()
     for kind, log in logs.items():
         name = f"labels.{kind}"
@@ -106,6 +100,18 @@ def label_changes(
         found.append(LabelChange(name, what, differences, _read(store, kind)))
     gone = [kind for kind in registered if kind not in logs]
     return found + [LabelChange(f"labels.{kind}", "gone", (), _read(store, kind)) for kind in gone]
+
+
+def _policy_change(config: Config, schemas: Mapping[str, TableSchema], known: Sequence[LabelMeaning]) -> LabelChange:
+    """The policy of a scene as declared beside the last of it that is registered."""
+    name = f"scenes.{config.scene}.labels" if config.scene else "labels"
+    current = _current(config, schemas)
+    before = next((one for one in reversed(known) if one.scene == config.scene), None)
+    if before is None:
+        return LabelChange(name, "new")
+    if current.fingerprint == before.fingerprint:
+        return LabelChange(name, "same")
+    return LabelChange(name, "changed", _differences(settings_in(before), settings_in(current)))
 
 
 def register_labels(
@@ -128,14 +134,21 @@ def register_labels(
         differences = _differences(theirs, json.loads(logs[lost[0]]))
         meanwhile = LabelChange(f"labels.{lost[0]}", "changed", differences, ["what another worker has registered"])
         raise _refusal(config, meanwhile)
-    current = meaning_of(config.labels, schemas)
-    registry.add_label_settings(current.fingerprint, current.text)
+    for scene in config.every_scene():
+        current = _current(scene, schemas)
+        registry.add_label_settings(current.fingerprint, current.text)
     return known_meanings(config, schemas, registry)
 
 
 def known_meanings(config: Config, schemas: Mapping[str, TableSchema], registry: Registry) -> Meanings:
-    """Every label meaning that is registered, and the one that is declared."""
-    return Meanings.registered(registry, meaning_of(config.labels, schemas), shared=not config.storage.local)
+    """Every label meaning of this scene that is registered, and the one that is declared; those of others with it."""
+    scenes = {name: known_meanings(config.of_scene(name), schemas, registry) for name in config.scenes}
+    shared = not config.storage.local
+    return Meanings.registered(registry, _current(config, schemas), shared=shared, scenes=scenes)
+
+
+def _current(config: Config, schemas: Mapping[str, TableSchema]) -> LabelMeaning:
+    return meaning_of(config.labels, schemas, config.scene)
 
 
 def _logs(config: Config) -> dict[str, str]:

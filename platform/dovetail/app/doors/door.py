@@ -25,7 +25,7 @@ class Door:
 
     ``key`` is the column whose rows of one value are kept in order: they share a partition. ``intake`` checks rows as
     the agents of the topic do, but for what needs a running worker (refusals, ids seen before, and the worker's clock).
-    ``ids`` says how rows are known when they come again; None where they are not.
+    ``ids`` says how rows are known when they come again; None where they are not. ``scene`` is that of requests.
     """
 
     kind: Kind
@@ -36,6 +36,7 @@ class Door:
     time_column: str
     intake: Intake
     ids: EventIds | None = None
+    scene: str = ""
 
     def refuse_names(self) -> None:
         """Refuse to name the rows of a call.
@@ -46,15 +47,22 @@ class Door:
         if self.ids is None:
             section = f"labels.streams.{self.name}" if self.kind == "label" else f"streams.{self.name}"
             how = (
-                "a request is known by its request_id, with [request] unique_within"
+                f"a request is known by its request_id, with {self._request_section} unique_within"
                 if self.kind == "requests"
                 else f'declare [{section}] unique_within = "1d", for as long as rows may be sent again'
             )
             raise ConfigError(f"{self.name}: ids of calls are not looked at there; {how}")
 
+    @property
+    def _request_section(self) -> str:
+        return f"[scenes.{self.scene}.request]" if self.scene else "[request]"
+
 
 def doors(project: Project) -> Mapping[str, Door]:
-    """The doors of a project by name: its streams, ``requests``, and its kinds of labels. Re-keyed streams are none."""
+    """The doors of a project by name: its streams, ``requests``, and its kinds of labels. Re-keyed streams are none.
+
+    Those of requests of other scenes are ``requests.NAME``, after all others.
+    """
     config = project.config
     found = [
         Door(
@@ -69,19 +77,22 @@ def doors(project: Project) -> Mapping[str, Door]:
         )
         for name, declared in config.streams.items()
     ]
-    request = config.request
-    found.append(
-        Door(
-            "requests", "requests", request.topic, request.partitions, "request_id", "request_time",
-            request_intake(project),
-        )
-    )  # fmt: skip
+    found.append(_of_requests(project))
     for kind, stream in config.labels.streams.items():
         key = USER_COLUMN if kind in config.labels.attributed else "request_id"
         intake = label_intake(project, kind)
         ids = event_ids(stream)
         found.append(Door("label", kind, stream.topic or kind, stream.partitions, key, "event_time", intake, ids))
+    found += map(_of_requests, project.scenes[1:])
     return {door.name: door for door in found}
+
+
+def _of_requests(project: Project) -> Door:
+    config, request = project.config, project.config.request
+    return Door(
+        "requests", config.in_scene("requests"), request.topic, request.partitions, "request_id", "request_time",
+        request_intake(project), scene=config.scene,
+    )  # fmt: skip
 
 
 def door_of(project: Project, name: str, argument: str) -> Door:

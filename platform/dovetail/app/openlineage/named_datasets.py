@@ -33,7 +33,8 @@ def archived_datasets(offline: OfflineStore, names: Sequence[str]) -> list[Linea
 def of_backfill(backfill: Backfill, asked: BackfillRequest, offline: OfflineStore) -> list[LineageDataset]:
     """The datasets that a backfill reads: requests, samples, the events of streams, offline tables."""
     project, found = backfill.project, []
-    for path, archived in ((asked.requests, _archived_requests(asked)), (asked.samples, "samples")):
+    in_scene = project.config.in_scene
+    for path, archived in ((asked.requests, in_scene(_archived_requests(asked))), (asked.samples, in_scene("samples"))):
         if path == ARCHIVE:
             found += archived_datasets(offline, [archived])
         elif path is not None:

@@ -21,6 +21,7 @@ from dovetail.app.replay.prepared import Plan, ReplayInput, begin_plan, finish_p
 from dovetail.app.replay.slices import next_end
 from dovetail.app.worker import Worker, assemble
 from dovetail.features import Project
+from dovetail.joiners.snapshot_agent import SNAPSHOT_SCOPE
 from dovetail.platform.clock import SystemClock
 from dovetail.platform.config.broker import FOREVER_MS
 from dovetail.platform.config.load import Config
@@ -136,7 +137,8 @@ def _source(folder: Path, given: ReplayInput, config: Config) -> Source:
         rekeyed = [each.allowed_lateness for each in config.made_of(door.name)]
         allowed = min([own, *(each for each in rekeyed if each is not None)])
     else:
-        allowed = (config.request if door.kind == "requests" else config.labels).allowed_lateness
+        of_requests = config.of_scene(door.scene).request
+        allowed = (of_requests if door.kind == "requests" else config.labels).allowed_lateness
     return Source(folder / f"{door.name}.parquet", door, allowed)
 
 
@@ -185,12 +187,13 @@ class _Conductor:
         self._resumed = bool(sent)
         self._streams = [source for source in sources.values() if source.door.kind == "stream"]
         self._requests = sources["requests"]
+        self._of_scenes = [source for source in sources.values() if source.door.scene]
         self._labels = [source for source in sources.values() if source.door.kind == "label"]
         self._attributed = bool(worker.project.config.labels.attributed)
         names = list(worker.stages)
         self._stages = (
             [name for name in names if name.startswith(("rekey.", "features."))],
-            ["snapshots"],
+            [name for name in names if name.split(".")[0] == SNAPSHOT_SCOPE],
             [name for name in names if name.startswith("labels.")],
         )
 
@@ -215,13 +218,16 @@ class _Conductor:
         return slices
 
     def _next_end(self) -> int | None:
-        return next_end(self._streams, self._requests, self._labels, slice_us=self._plan.slice_us, most=_MOST_ROWS)
+        most, of_scenes = _MOST_ROWS, self._of_scenes
+        slice_us = self._plan.slice_us
+        return next_end(self._streams, self._requests, self._labels, slice_us=slice_us, most=most, of_scenes=of_scenes)
 
     def _phases(self, end: int) -> tuple[tuple[list[Outgoing], list[Outgoing], list[Outgoing]], int]:
         """The messages of the slice that ends at ``end`` and are still to be sent, and how many rows it has."""
-        taken = {source.door.name: source.take(end) for source in (*self._streams, self._requests, *self._labels)}
+        asking = (self._requests, *self._of_scenes)
+        taken = {source.door.name: source.take(end) for source in (*self._streams, *asking, *self._labels)}
         events = [m for s in self._streams for m in self._numbered.rows(s.door, taken[s.door.name])]
-        requests = self._numbered.rows(self._requests.door, taken["requests"])
+        requests = [m for s in asking for m in self._numbered.rows(s.door, taken[s.door.name])]
         if self._attributed:
             requests += self._numbered.watermarks(self._requests.door, _reached(self._requests, end), end)
         labels = [m for s in self._labels for m in self._numbered.rows(s.door, taken[s.door.name])]

@@ -42,28 +42,36 @@ def conflict(
 
 
 def next_end(
-    streams: Sequence[Source], requests: Source, labels: Sequence[Source], *, slice_us: int, most: int
+    streams: Sequence[Source],
+    requests: Source,
+    labels: Sequence[Source],
+    *,
+    slice_us: int,
+    most: int,
+    of_scenes: Sequence[Source] = (),
 ) -> int | None:
     """The end (exclusive, arrival in µs) of the slice that begins with the next row; None when there is no row left.
 
-    It spans ``slice_us`` of arrival at most, and about ``most`` rows of each source.
+    It spans ``slice_us`` of arrival at most, and about ``most`` rows of each source. ``of_scenes`` are requests, too.
     """
-    every = [*streams, requests, *labels]
+    asking = (requests, *of_scenes)
+    every = [*streams, *asking, *labels]
     arrivals = [arrival for source in every if (arrival := source.next_arrival) is not None]
     if not arrivals:
         return None
     end = min(arrivals) + slice_us
     for source in every:
         end = source.look(end, most)
-    asked = int(np.searchsorted(requests.arrival, end))
-    for stream in streams:
-        there = int(np.searchsorted(stream.arrival, end))
-        cut = conflict(
-            stream.arrival[:there],
-            stream.times[:there],
-            requests.arrival[:asked],
-            requests.times[:asked],
-            stream.lateness.allowed,
-        )
-        end = end if cut is None else min(end, cut)
+    for asks in asking:
+        asked = int(np.searchsorted(asks.arrival, end))
+        for stream in streams:
+            there = int(np.searchsorted(stream.arrival, end))
+            cut = conflict(
+                stream.arrival[:there],
+                stream.times[:there],
+                asks.arrival[:asked],
+                asks.times[:asked],
+                stream.lateness.allowed,
+            )
+            end = end if cut is None else min(end, cut)
     return end

@@ -43,7 +43,8 @@ def target_of(project: Project, name: str) -> PolicyConfig:
     targets = project.config.labels.every_target()
     if name not in targets:
         known = ", ".join(sorted(filter(None, targets))) or "none but the primary one"
-        raise ConfigError(f"--target {name}: no such target in [labels.targets]; there are: {known}")
+        where = f"[scenes.{project.config.scene}.labels.targets]" if project.config.scene else "[labels.targets]"
+        raise ConfigError(f"--target {name}: no such target in {where}; there are: {known}")
     return targets[name]
 
 
@@ -60,7 +61,7 @@ def archived_labels(project: Project, stores: Stores, meanings: Meanings) -> dic
     if not labels.attributed:
         return logs
     empty = pa.schema([*project.request.arrow, *own_position_columns()])
-    requests = read_dataset(stores.registry, stores.offline, "requests", empty)
+    requests = read_dataset(stores.registry, stores.offline, project.config.in_scene("requests"), empty)
     clock_columns = ["request_time", *OWN_COLUMNS]
     log = pa.concat_tables(
         [
@@ -105,13 +106,15 @@ def archived_letters(stores: Stores) -> pa.Table:
     return grouped.sort_by([(name, "ascending") for name in ("stage", "partition", "offset")])
 
 
-def archived_samples(stores: Stores, target: str) -> pa.Table:
+def archived_samples(stores: Stores, target: str, scene: str = "") -> pa.Table:
     """The samples the stream made; without columns when there are none."""
-    return read_dataset(stores.registry, stores.offline, samples_dataset(target))
+    return read_dataset(stores.registry, stores.offline, samples_dataset(target, scene))
 
 
-def archived_snapshots(stores: Stores, *, shared: bool = True, columns: Sequence[str] | None = None) -> pa.Table:
-    """The snapshots, with the columns they have now, however old they are; without columns when there are none.
+def archived_snapshots(
+    stores: Stores, *, shared: bool = True, columns: Sequence[str] | None = None, scene: str = ""
+) -> pa.Table:
+    """The snapshots of a scene, with the columns they have now, however old they are; no columns when there are none.
 
     Without ``shared`` the features are left out that candidates of a request share: long lists, once for each of them.
     With ``columns`` there are those, where a file has them, and nothing else is held in memory.
@@ -121,14 +124,16 @@ def archived_snapshots(stores: Stores, *, shared: bool = True, columns: Sequence
         flat = flat_snapshots(snapshots if shared else without_shared(snapshots))
         return flat if columns is None else flat.select([name for name in columns if name in flat.column_names])
 
-    return read_dataset(stores.registry, stores.offline, "snapshots", each=each)
+    name = f"snapshots.{scene}" if scene else "snapshots"
+    return read_dataset(stores.registry, stores.offline, name, each=each)
 
 
 def released_positions(project: Project, stores: Stores, target: str) -> dict[tuple[int, int], int]:
     """By lane and snapshot partition: the first packed snapshot position not yet released, from the label store."""
     declared = target_of(project, target)
     bounds: dict[tuple[int, int], int] = {}
-    for lane in lanes_of(target, project.config.request.snapshots_topic, declared.held_topics):
+    config = project.config
+    for lane in lanes_of(target, config.request.snapshots_topic, declared.held_topics, config.scene):
         for partition, progress in stores.labels.progress(lane.name).items():
             if lane.number == 0:
                 bounds[0, partition] = progress.next_offset * POSITIONS_PER_OFFSET

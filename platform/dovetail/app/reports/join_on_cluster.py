@@ -74,7 +74,7 @@ def join_on_cluster(
     project, meanings = with_meanings(project, stores)
     target_of(project, target)
     archived: dict[str, list[DataFile]] = {}
-    for file in stores.registry.files(samples_dataset(target)) if compare else ():
+    for file in stores.registry.files(samples_dataset(target, project.config.scene)) if compare else ():
         archived.setdefault(file.day, []).append(file)
     work = _work(project, stores, meanings, target)
     found: dict[str, _DayResult] = {}
@@ -100,7 +100,7 @@ def join_on_cluster(
 
 
 def _work(project: Project, stores: Stores, meanings: Meanings, target: str) -> JoinWork:
-    registry, labels = stores.registry, project.config.labels
+    registry, labels, dataset = stores.registry, project.config.labels, project.config.in_scene("snapshots")
     logs: list[Log] = []
     parts: list[LogPart] = []
     for kind, columns in label_columns(project, meanings).items():
@@ -114,8 +114,8 @@ def _work(project: Project, stores: Stores, meanings: Meanings, target: str) -> 
         parts += _parts(len(logs) - 1, [file for name in datasets for file in registry.files(name)])
     return JoinWork(
         stores.offline,
-        [SnapshotFile(f.path, f.day, f.partition, f.first_offset, f.rows) for f in registry.files("snapshots")],
-        registry.refused_rows("snapshots"),
+        [SnapshotFile(f.path, f.day, f.partition, f.first_offset, f.rows) for f in registry.files(dataset)],
+        registry.refused_rows(dataset),
         logs,
         parts,
         target,

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dovetail.app.datasets import datasets, samples_dataset
 from dovetail.app.jobs import archived_events
 from dovetail.app.reports.archived import released_positions
-from dovetail.app.storage import Stores
+from dovetail.app.storage import Stores, stores_of
 from dovetail.features import Project
 from dovetail.features.plan.definitions import StreamView
 from dovetail.features.plan.sources import place_of
@@ -53,8 +53,8 @@ def audit_stores(project: Project, stores: Stores) -> KeptStores:
     parts = [
         *_archive(project, stores, archived),
         *_online(project, stores, whole),
-        *_labels(project, stores),
-        *_models(project, stores),
+        *(found for scene in project.scenes for found in _labels(scene, stores)),
+        *(found for scene in project.scenes for found in _models(scene, stores_of(scene.config, stores))),
     ]
     checks = [part for part in parts if isinstance(part, Check)]
     return KeptStores(checks, [part for part in parts if isinstance(part, str)])
@@ -155,7 +155,8 @@ def _sampled(view: StreamView, stores: Stores, events: Mapping[str, DayFiles]) -
 def _most_seen(project: Project, stores: Stores) -> dict[str, dict[int, int]]:
     """By view and source, up to where archived snapshots had seen its events."""
     most: dict[str, dict[int, int]] = {}
-    for file in stores.registry.files("snapshots"):
+    snapshots = [scene.config.in_scene("snapshots") for scene in project.scenes]
+    for file in (file for name in snapshots for file in stores.registry.files(name)):
         try:
             with stores.offline.open(file.path) as parquet:
                 names = set(parquet.schema_arrow.names)
@@ -184,7 +185,7 @@ def _labels(project: Project, stores: Stores) -> Iterator[str]:
     """Samples are made of what the label store has released: it knows of a position where some are archived."""
     for target in project.config.labels.every_target():
         released = released_positions(project, stores, target)
-        dataset = samples_dataset(target)
+        dataset = samples_dataset(target, project.config.scene)
         for file in stores.registry.files(dataset):
             try:
                 sources = pc.unique(stores.offline.read(file.path, ["_source_partition"]).column(0)).to_pylist()
@@ -203,7 +204,7 @@ def _models(project: Project, stores: Stores) -> Iterator[str]:
     """Requests were scored by a version of this model: some version is there. The newest can be read."""
     model = project.config.model
     newest = 0
-    for file in stores.registry.files("snapshots"):
+    for file in stores.registry.files(project.config.in_scene("snapshots")):
         try:
             with stores.offline.open(file.path) as parquet:
                 if "model_version" in parquet.schema_arrow.names:

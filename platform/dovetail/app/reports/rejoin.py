@@ -65,7 +65,7 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
     """
     project, meanings = with_meanings(project, stores)
     target_of(project, target)
-    snapshots = archived_snapshots(stores)
+    snapshots = archived_snapshots(stores, scene=project.config.scene)
     if snapshots.num_rows == 0:
         return pa.table({})
     order = [(name, "ascending") for name in OWN_COLUMNS]
@@ -86,9 +86,9 @@ def join_archived(project: Project, stores: Stores, features: BatchFeatures, *, 
     return samples.filter(pa.array(at < bound))
 
 
-def difference(stores: Stores, batch: pa.Table, *, target: str = "") -> JoinDifference:
+def difference(stores: Stores, batch: pa.Table, *, target: str = "", scene: str = "") -> JoinDifference:
     """Compare the batch join's samples with the archived ones, value by value."""
-    return difference_between(batch, archived_samples(stores, target))
+    return difference_between(batch, archived_samples(stores, target, scene))
 
 
 def difference_between(batch: pa.Table, stream: pa.Table) -> JoinDifference:

@@ -54,7 +54,8 @@ def consistency_of(
         DefinitionError: a definition that has data means something else now.
     """
     refuse_changed(project, stores.registry, stores.online)
-    snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+    name = project.config.in_scene("snapshots")
+    snapshots = DayFiles.archived(stores.registry, stores.offline, name, "request_time")
     chosen = [day for day in snapshots.days() if days is None or day in days]
     sets = {day: _sets_of(project, snapshots, day) for day in chosen}
     engine, left = engine or LocalDays(), Counter({day: len(made_by) for day, made_by in sets.items()})

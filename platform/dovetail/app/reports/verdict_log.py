@@ -38,26 +38,40 @@ class GivenVerdict(NamedTuple):
 
 
 def log_audit(
-    registry: Registry, clock: Clock, result: Audit, labels: LabelAudit | None = None, target: str = ""
+    registry: Registry,
+    clock: Clock,
+    result: Audit,
+    labels: LabelAudit | None = None,
+    target: str = "",
+    scene: str = "",
 ) -> None:
     """Log an audit of a target: its checks, what is wrong, and labels and snapshots by outcome over all days."""
     outcomes: dict[str, dict[str, int]] = {}
     for line in labels.lines if labels is not None else ():
         mine = outcomes.setdefault(line.what, {})
         mine[line.outcome] = mine.get(line.outcome, 0) + line.rows
-    report = {**result.to_json(), "outcomes": outcomes, "target": target}
+    report = {**result.to_json(), "outcomes": outcomes, "target": target, **_of(scene)}
     registry.add_verdict(Verdict(AUDIT, clock.now_us(), result.balanced, json.dumps(report)))
 
 
 def log_consistency(
-    registry: Registry, clock: Clock, found: Consistency, witness: Witnessed | None = None, days: int | None = None
+    registry: Registry,
+    clock: Clock,
+    found: Consistency,
+    witness: Witnessed | None = None,
+    days: int | None = None,
+    scene: str = "",
 ) -> None:
     """Log served against recomputed, and the witness, if it was asked; ``days``: of so many only."""
     holds = found.mismatched == 0 and (witness is None or witness.mismatched == 0)
-    report: dict[str, Any] = {**found.to_json(), "days": days}
+    report: dict[str, Any] = {**found.to_json(), "days": days, **_of(scene)}
     if witness is not None:
         report["witness"] = witness.to_json()
     registry.add_verdict(Verdict(CONSISTENCY, clock.now_us(), holds, json.dumps(report)))
+
+
+def _of(scene: str) -> dict[str, str]:
+    return {"scene": scene} if scene else {}
 
 
 def kind_of_experiment(name: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from dovetail.app.datasets import samples_dataset
 from dovetail.app.storage import Stores
 from dovetail.app.trainer_stage import sharding_of
 from dovetail.app.worker import Worker
 from dovetail.features import Project
 from dovetail.features.plan.rekeyed import stage_name
 from dovetail.joiners.meanings.registered import known_meanings
-from dovetail.joiners.sample_agent import Lane, lanes_of
+from dovetail.joiners.sample_agent import Lane, lanes_of, sample_scope
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
 from dovetail.platform.stores.labels import let_go_scope, repeated_scope
@@ -34,70 +36,85 @@ def audit_books(
     """As :func:`audit_worker`, of the ``accounts`` of ``stages``, wherever they have come from."""
     totals = _totals(list(accounts))
     labels = stores.labels.outcomes()
-    kinds = project.config.labels.streams
-    snapshots = totals.get(("snapshots.candidates", "snapshotted"), 0)
-    archived = totals.get(("archive.snapshots", "archived"), 0)
-    primary = project.config.labels
-    lanes = lanes_of("", primary.samples_topic, primary.held_topics)
-    made = sum(totals.get((f"{lane.name}.made", READ), 0) for lane in lanes)
     checks = [
         Check(
             f"{kind} labels: inserted, and rows in the label store",
             totals.get((f"labels.{kind}", "inserted"), 0),
             sum(rows for (label, _), rows in labels.items() if label == kind),
         )
-        for kind in kinds
+        for kind in project.config.labels.streams
     ]
     checks += _kept_by_themselves(stores, totals)
+    for scene in project.scenes:
+        checks += _of_scene(scene, stores, totals, stages, settled=settled)
     if "samples" in stages:
-        checks += [
-            Check(
-                "snapshot rows: taken, and met by the sample agent",
-                snapshots,
-                _met(totals, lanes[0]),
-                not settled and not (archived == snapshots and _as_far(stores, lanes[0].name, "snapshots")),
-            ),
-        ]
-        checks += [
-            Check(
-                f"rows met by {after.name} that {before.name} has not held",
-                max(0, _met(totals, after) - totals.get((f"{before.name}.held", READ), 0)),
-                0,
-            )
-            for before, after in pairwise(lanes)
-        ]
-        meanings = known_meanings(project.config, project.label_schemas, stores.registry)
-        policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings.all())}
-        rules = [one.rules[primary.exposure] for one in meanings.all() if primary.exposure in one.rules]
-        # Where every label of a kind is kept, a later one may count when the first is marked as early or taken back.
-        if policies == {("delayed", primary.exposure)} and not any(rule.whole for rule in rules):
-            sampled = totals.get(("samples", "sampled"), 0)
-            marked = labels.get((primary.exposure, "sampled"), 0)
-            again = totals.get((repeated_scope(primary.exposure), "sampled"), 0)
-            stood_in = totals.get(("samples.stood_in", "stood_in"), 0)
-            what = "exposed rows: sampled, and exposures marked as sampled, met again or standing in for an early one"
-            checks.append(Check(what, sampled, marked + again + stood_in))
-    if "trainer" in stages:
-        what, given = "made", made  # those that a seeded model was not to be trained on are left out
-        if primary.order is not None:
-            what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
-        name = _trainer_books(project)
-        trained = totals.get((name, "trained"), 0) + totals.get((name, "left_out"), 0)
-        checks.append(Check(f"samples: {what}, and trained on", given, trained, not settled))
+        checks += _sampled_exposures(project, stores, totals)
     if "archive.samples" in stages:
-        checks += [
-            Check("samples: made, and archived", made, totals.get(("archive.samples", "archived"), 0), not settled),
-            Check("snapshot rows: taken, and archived", snapshots, archived, not settled),
-        ]
         checks += [
             _rekeyed(totals, name, declared.stream, settled) for name, declared in project.config.rekeyed.items()
         ]
     return audit(accounts, checks)
 
 
+def _of_scene(
+    project: Project, stores: Stores, totals: Mapping[tuple[str, str], int], stages: Collection[str], *, settled: bool
+) -> Iterator[Check]:
+    """That what one stage of a scene gave is what the next one got."""
+    config, primary = project.config, project.config.labels
+    of = f", scene {config.scene}" if config.scene else ""
+    snapshots = totals.get((f"{config.in_scene('snapshots')}.candidates", "snapshotted"), 0)
+    archived = totals.get((f"archive.{config.in_scene('snapshots')}", "archived"), 0)
+    lanes = lanes_of("", primary.samples_topic, primary.held_topics, config.scene)
+    made = sum(totals.get((f"{lane.name}.made", READ), 0) for lane in lanes)
+    if lanes[0].name in stages:
+        yield Check(
+            f"snapshot rows: taken, and met by the sample agent{of}",
+            snapshots,
+            _met(totals, lanes[0]),
+            not settled
+            and not (archived == snapshots and _as_far(stores, lanes[0].name, config.in_scene("snapshots"))),
+        )
+        for before, after in pairwise(lanes):
+            held = totals.get((f"{before.name}.held", READ), 0)
+            what = f"rows met by {after.name} that {before.name} has not held"
+            yield Check(what, max(0, _met(totals, after) - held), 0)
+    if config.in_scene("trainer") in stages:
+        what, given = "made", made  # those that a seeded model was not to be trained on are left out
+        if primary.order is not None:
+            what, given = "ordered", totals.get((f"order.{primary.samples_topic}", "ordered"), 0)
+        name = _trainer_books(project)
+        trained = totals.get((name, "trained"), 0) + totals.get((name, "left_out"), 0)
+        yield Check(f"samples: {what}, and trained on{of}", given, trained, not settled)
+    kept = f"archive.{samples_dataset('', config.scene)}"
+    if kept in stages:
+        yield Check(f"samples: made, and archived{of}", made, totals.get((kept, "archived"), 0), not settled)
+        yield Check(f"snapshot rows: taken, and archived{of}", snapshots, archived, not settled)
+
+
+def _sampled_exposures(project: Project, stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:
+    """Of each kind of exposure: the rows that were sampled by it, in all scenes, and what the label store has of it."""
+    labels, sampled, stood_in = stores.labels.outcomes(), Counter[str](), Counter[str]()
+    for scene in project.scenes:
+        config, exposure = scene.config, scene.config.labels.exposure
+        meanings = known_meanings(config, scene.label_schemas, stores.registry).all()
+        policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings)}
+        rules = [one.rules[exposure] for one in meanings if exposure in one.rules]
+        # Where every label of a kind is kept, a later one may count when the first is marked as early or taken back.
+        if policies != {("delayed", exposure)} or any(rule.whole for rule in rules):
+            return
+        name = sample_scope("", 0, config.scene)
+        sampled[exposure] += totals.get((name, "sampled"), 0)
+        stood_in[exposure] += totals.get((f"{name}.stood_in", "stood_in"), 0)
+    for kind, rows in sampled.items():
+        marked, again = labels.get((kind, "sampled"), 0), totals.get((repeated_scope(kind), "sampled"), 0)
+        what = "exposed rows: sampled, and exposures marked as sampled, met again or standing in for an early one"
+        yield Check(what, rows, marked + again + stood_in[kind])
+
+
 def _trainer_books(project: Project) -> str:
     config = project.config
-    return sharding_of(config, config.model).books if config.model and config.trainer.sharded else "trainer"
+    sharded = config.model and config.trainer.sharded
+    return sharding_of(config, config.model).books if config.model and sharded else config.in_scene("trainer")
 
 
 def _kept_by_themselves(stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:

@@ -26,15 +26,18 @@ class WholeAudit(NamedTuple):
     labels: LabelAudit
 
 
-def audit_all(project: Project, worker: Worker, target: str = "") -> WholeAudit:
-    """Audit a worker that is assembled and not started; ``target`` chooses the samples.
+def audit_all(project: Project, worker: Worker, target: str = "", scene: str = "") -> WholeAudit:
+    """Audit a worker that is assembled and not started; ``target`` and ``scene`` choose the samples and their lines.
+
+    Stages and stores are those of all scenes.
 
     Raises:
-        ConfigError: there is no such target.
+        ConfigError: there is no such target, or no such scene.
     """
+    project.config.of_scene(scene)
     books = audit_worker(worker, settled=False)
     kept = audit_stores(worker.project, worker.stores)
-    labels, checks, unread = _labels(project, worker.stores, target)
+    labels, checks, unread = _labels(project, worker.stores, target, scene)
     checks = [*checks, *kept.checks]
     wrong = [*books.unbalanced, *(f"{c.what}: {c.left} and {c.right}" for c in checks if not c.holds)]
     wrong += [*kept.wrong, *unread]
@@ -44,9 +47,9 @@ def audit_all(project: Project, worker: Worker, target: str = "") -> WholeAudit:
     return WholeAudit(Audit(books.stages, [*books.checks, *checks], wrong), labels)
 
 
-def _labels(project: Project, stores: Stores, target: str) -> tuple[LabelAudit, list[Check], list[str]]:
+def _labels(project: Project, stores: Stores, target: str, scene: str) -> tuple[LabelAudit, list[Check], list[str]]:
     """The audit of labels; where an archive cannot be read there is none, and why."""
     try:
-        return *audit_archived_labels(project, stores, target=target), []
+        return *audit_archived_labels(project, stores, target=target, scene=scene), []
     except StoreError as error:
         return LabelAudit([], pa.table({})), [], [f"labels and snapshots have no audit: {error}"]

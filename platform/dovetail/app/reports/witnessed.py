@@ -30,7 +30,7 @@ def witness_of(project: Project, stores: Stores, requests: int) -> Witnessed:
     features of batch views the witness says nothing. As many rows of each re-keyed stream that is enriched from
     streaming views are computed in the same way.
     """
-    snapshots = DayFiles.archived(stores.registry, stores.offline, "snapshots", "request_time")
+    snapshots = DayFiles.archived(stores.registry, stores.offline, project.config.in_scene("snapshots"), "request_time")
     verdict, witnesses = Witnessed(), dict[str, Witness]()
     events_of = partial(events_until, archived_events(project, stores))
     for row in _sample(snapshots, requests):

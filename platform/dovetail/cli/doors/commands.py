@@ -20,7 +20,12 @@ def register(app: typer.Typer) -> None:
 
 
 def send(
-    topic: Annotated[str, typer.Argument(help="A stream, `requests`, a kind of labels, or the topic of one.")],
+    topic: Annotated[
+        str,
+        typer.Argument(
+            help="A stream, `requests` (`requests.NAME` of a scene), a kind of labels, or the topic of one."
+        ),
+    ],
     file: Annotated[
         str | None, typer.Argument(help="JSON lines, CSV, Parquet or Arrow; `-` reads standard input.")
     ] = None,
@@ -53,6 +58,9 @@ def replay(
     labels: Annotated[
         list[str] | None, typer.Option("--labels", help="KIND=FILE: labels of a kind. May be repeated.")
     ] = None,
+    scene: Annotated[
+        list[str] | None, typer.Option("--scene", help="NAME=FILE: the requests of a scene. May be repeated.")
+    ] = None,
     arrival: Annotated[str, typer.Option(help="The column that says when a row arrived, if a file has it.")] = (
         "arrival_time"
     ),
@@ -66,9 +74,10 @@ def replay(
     """Replay a historic log from Parquet, CSV or JSON lines in event time; the same command goes on after a crash."""
     from dovetail.cli.doors.replay import run
 
-    files = {"requests": requests} | _pairs("--stream", stream or []) | _pairs("--labels", labels or [])
-    if len(files) != 1 + len(stream or []) + len(labels or []):
-        raise ConfigError("--stream, --labels: a name is given twice; put the rows together with a query")
+    scenes = {f"requests.{name}": file for name, file in _pairs("--scene", scene or []).items()}
+    files = {"requests": requests} | scenes | _pairs("--stream", stream or []) | _pairs("--labels", labels or [])
+    if len(files) != 1 + len(scene or []) + len(stream or []) + len(labels or []):
+        raise ConfigError("--scene, --stream, --labels: a name is given twice; put the rows together with a query")
     raise typer.Exit(run(project, files, arrival, slice_, until_idle=until_idle, as_json=as_json))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dovetail.cli.options import JsonOption, ProjectOption, file_target, folder_target
+from dovetail.cli.options import JsonOption, ProjectOption, SceneOption, file_target, folder_target
 from dovetail.platform.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ def samples(
     form: FormatOption = None,
     out: OutOption = None,
     follow: FollowOption = False,
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
 ) -> None:
     """Show samples, oldest first. A key is REQUEST_ID or REQUEST_ID/ITEM_ID."""
     from dovetail.cli.looking.made import run
 
     shown = _shown(key, where, columns, limit, form, out, follow=follow)
-    raise typer.Exit(run(project, "samples", target, shown))
+    raise typer.Exit(run(project, "samples", target, shown, scene))
 
 
 def snapshots(
@@ -62,13 +63,14 @@ def snapshots(
     form: FormatOption = None,
     out: OutOption = None,
     follow: FollowOption = False,
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
 ) -> None:
     """Show snapshots, oldest first: features as they were served. A key is REQUEST_ID or REQUEST_ID/ITEM_ID."""
     from dovetail.cli.looking.made import run
 
     shown = _shown(key, where, columns, limit, form, out, follow=follow)
-    raise typer.Exit(run(project, "snapshots", "", shown))
+    raise typer.Exit(run(project, "snapshots", "", shown, scene))
 
 
 def dead_letters(
@@ -136,6 +138,7 @@ def export(
     per_request: Annotated[
         bool, typer.Option("--per-request", help="Parquet: lists that candidates share in the row of the first alone.")
     ] = False,
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -145,7 +148,7 @@ def export(
     asked = Asked(
         form, target, from_day, to_day, where, columns, dense, sparse, sequence or [], label, bits, per_request
     )
-    raise typer.Exit(run(project, out, asked, as_json=as_json))
+    raise typer.Exit(run(project, out, asked, as_json=as_json, scene=scene))
 
 
 def _shown(

@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     per_request: bool = False
 
 
-def run(project: Path, out: Path, asked: Asked, *, as_json: bool) -> int:
+def run(project: Path, out: Path, asked: Asked, *, as_json: bool, scene: str = "") -> int:
     """Export, and say so day by day."""
     console = terminal()
 
@@ -41,7 +41,7 @@ def run(project: Path, out: Path, asked: Asked, *, as_json: bool) -> int:
             state = "" if day.fresh else ", there already"
             console.print(f"{day.day}: {day.rows:,} samples{state} ({number} of {of} days)", highlight=False)
 
-    done = export_samples(load(project), _export(asked), out, on_day=say)
+    done = export_samples(load(project).scene(scene), _export(asked), out, on_day=say)
     rows, fresh = sum(day.rows for day in done), sum(day.fresh for day in done)
     if as_json:
         days = [

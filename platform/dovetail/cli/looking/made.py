@@ -20,12 +20,12 @@ from dovetail.platform.transports.viewing import view_topics
 __all__ = ["run"]
 
 
-def run(project: Path, what: Literal["samples", "snapshots"], target: str, shown: Shown) -> int:
+def run(project: Path, what: Literal["samples", "snapshots"], target: str, shown: Shown, scene: str = "") -> int:
     """Show them."""
-    loaded = load(project)
+    loaded = load(project).scene(scene)
     config = loaded.config
     policy = target_of(loaded, target)
-    dataset = samples_dataset(target) if what == "samples" else what
+    dataset = samples_dataset(target, scene) if what == "samples" else config.in_scene(what)
     topic = policy.samples_topic if what == "samples" else config.request.snapshots_topic
     stores = open_stores(config)
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import EngineOption, JsonOption, MasterOption, ProjectOption, file_target, folder_target
+from dovetail.cli.options import (
+    EngineOption,
+    JsonOption,
+    MasterOption,
+    ProjectOption,
+    SceneOption,
+    file_target,
+    folder_target,
+)
 from dovetail.cli.times import duration_us_of
 from dovetail.platform.errors import ConfigError
 
@@ -98,6 +106,7 @@ def train(
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", help="NAME=NUMBER, repeatable.")] = None,
     bits: Annotated[int, typer.Option(min=1, max=30, help="libsvm and vw: 2^bits slots.")] = 22,
     compensation: Annotated[float, typer.Option(help="Delay compensation of mini-batches and shards; 0 is off.")] = 0.0,
+    scene: SceneOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Train on stored samples; every sample is predicted before it is trained on."""
@@ -107,7 +116,7 @@ def train(
     schedule = Schedule(passes, shuffle_rows, random_seed, batch, threads, shards, _staleness_of(staleness))
     options = Options(
         project, samples or [], sample_format, from_day, to_day, last_days, schedule, start, out, seed, adopt,
-        optimizer, hyperparameters or [], bits, compensation, as_json,
+        optimizer, hyperparameters or [], bits, compensation, as_json, scene,
     )  # fmt: skip
     raise typer.Exit(run(options))
 
@@ -132,6 +141,7 @@ def evaluate(
     at: Annotated[int, typer.Option(min=1, max=10_000, help="The k of NDCG@k and hit rate@k.")] = 10,
     engine: EngineOption = None,
     master: MasterOption = None,
+    scene: SceneOption = "",
     plot: _Plot = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -142,6 +152,7 @@ def evaluate(
     choices = {
         "format_": sample_format, "first": from_day, "last": to_day, "slices": slices or [], "window_us": window_us,
         "at": at, "engine": None if engine is None else engine.value, "master": master,
+        "scene": scene,
     }  # fmt: skip
     raise typer.Exit(run(project, model, samples or [], as_json=as_json, plot=plot, **choices))
 

@@ -81,6 +81,7 @@ def evaluate_model(
     at: int = 10,
     engine: str | None = None,
     master: str | None = None,
+    scene: str = "",
 ) -> Evaluated:
     """Predict all samples with one model; AUC in ``total`` is exact.
 
@@ -91,7 +92,7 @@ def evaluate_model(
     Raises:
         ConfigError, ModelError, WireError: what is named cannot be found or does not fit.
     """
-    config = project_config(project)
+    config = project_config(project, scene=scene)
     _, version, model, encoder = find_model(config, name)
     found = find_samples(config, samples, format_=format_, first=first, last=last)
     evaluation = Evaluation(loss=encoder.loss)

@@ -45,14 +45,14 @@ __all__ = [
 FORMATS = ("parquet", "libsvm", "vw")
 
 
-def project_config(project: Path, *, needed: bool = False) -> Config | None:
-    """The project's configuration; None where there is none and none is needed.
+def project_config(project: Path, *, needed: bool = False, scene: str = "") -> Config | None:
+    """The project's configuration, as the ``scene`` has it; None where there is none and none is needed.
 
     Raises:
-        ConfigError: it is wrong, or needed and absent.
+        ConfigError: it is wrong, needed and absent, or has no such scene.
     """
     file = project / "dovetail.toml" if project.is_dir() else project
-    return load_config(project) if needed or file.exists() else None
+    return load_config(project).of_scene(scene) if needed or scene or file.exists() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def archived_days(config: Config) -> DayFiles:
     """
     stores = open_stores(config)
     try:
-        found = DayFiles.archived(stores.registry, stores.offline, "samples", "request_time")
+        found = DayFiles.archived(stores.registry, stores.offline, config.in_scene("samples"), "request_time")
     finally:
         stores.close()
     if not found.files:

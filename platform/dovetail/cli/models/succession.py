@@ -170,7 +170,7 @@ class Successor:
             )
         left = Counter[int]() if found.archive is None else _left_out(counted, found.archive, found.until_us)
         accounts = tuple(
-            Account("trainer", topic, partition, outcome, rows)
+            Account(self.config.in_scene("trainer"), topic, partition, outcome, rows)
             for partition in sorted(counted.next)
             for outcome, rows in (
                 (READ, counted.rows[partition] + left[partition]),

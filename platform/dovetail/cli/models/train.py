@@ -59,6 +59,7 @@ class Options:
     bits: int
     compensation: float
     json: bool
+    scene: str = ""
 
 
 def run(options: Options) -> int:
@@ -71,7 +72,7 @@ def run(options: Options) -> int:
         raise ConfigError(
             "--seed is for a trainer without checkpoints, --adopt for one that has some; give one of them"
         )
-    config = project_config(options.project, needed=options.seed_checkpoint or options.adopt)
+    config = project_config(options.project, needed=options.seed_checkpoint or options.adopt, scene=options.scene)
     name = config.model.name if config is not None and config.model is not None else "model"
     with lineage_run(config, f"train.{name}", "TRAIN", _read(config, options)) as told:
         code = _run(options, config)
@@ -87,7 +88,7 @@ def _read(config: Config | None, options: Options) -> list[LineageDataset]:
     if options.samples or config is None:
         return [dataset_at(name) for name in options.samples]
     store = OfflineStore(resolved(config, config.storage.url("offline_store")))
-    return archived_datasets(store, [samples_dataset("")])
+    return archived_datasets(store, [samples_dataset("", config.scene)])
 
 
 def _run(options: Options, config: Config | None) -> int:

@@ -26,8 +26,11 @@ from dovetail.platform.rows.audit import Audit
 __all__ = ["run"]
 
 
-def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "") -> int:
-    """Audit a stopped worker's stores; 1 when something does not balance. ``outcome``: list every key that has it."""
+def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome: str = "", scene: str = "") -> int:
+    """Audit a stopped worker's stores; 1 when something does not balance.
+
+    ``outcome``: list every key that has it. ``scene``: whose labels and snapshots are told of.
+    """
     loaded = without_experiments(load(folder))
     try:
         worker = assemble(loaded)
@@ -36,8 +39,8 @@ def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome:
             raise
         return _failed(shut, as_json=as_json)
     try:
-        result, labels = audit_all(loaded, worker, target)
-        log_audit(worker.stores.registry, SystemClock(), result, labels, target)
+        result, labels = audit_all(loaded, worker, target, scene)
+        log_audit(worker.stores.registry, SystemClock(), result, labels, target, scene)
     finally:
         worker.stores.close()
     if keys is not None and labels.lines:

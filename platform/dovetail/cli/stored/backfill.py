@@ -29,9 +29,10 @@ def run(
     as_json: bool,
     engine: str | None = None,
     master: str | None = None,
+    scene: str = "",
 ) -> int:
     """Backfill, or show what would run; ``engine`` and ``master`` instead of those of ``[batch]``."""
-    loaded = load(project)
+    loaded = load(project).scene(scene)
     stores = open_stores(loaded.config)
     try:
         backfill = open_backfill(loaded, stores, asked)

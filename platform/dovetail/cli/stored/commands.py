@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dovetail.cli.options import EngineOption, MasterOption, ProjectOption, folder_target
+from dovetail.cli.options import EngineOption, MasterOption, ProjectOption, SceneOption, folder_target
 from dovetail.cli.times import duration_us_of, time_us_of
 from dovetail.platform.errors import ConfigError
 
@@ -57,6 +57,7 @@ def backfill(
     engine: EngineOption = None,
     master: MasterOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the SQL that would run, and stop.")] = False,
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -78,7 +79,8 @@ def backfill(
     for option, day in (("--from", first), ("--to", last)):
         _require_day(option, day)
     where = None if engine is None else engine.value
-    code = run(project, asked, first=first, last=last, explain=explain, as_json=as_json, engine=where, master=master)
+    choices = {"first": first, "last": last, "engine": where, "master": master}
+    code = run(project, asked, explain=explain, as_json=as_json, scene=scene, **choices)
     raise typer.Exit(code)
 
 
@@ -124,6 +126,7 @@ def consistency(
     ] = 0,
     engine: EngineOption = None,
     master: MasterOption = None,
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -135,7 +138,7 @@ def consistency(
         _require_day("--day", day)
     limits = Limits(memory_bytes=memory << 20, threads=threads)
     where = None if engine is None else engine.value
-    code = run(project, days, limits, witness=witness, as_json=as_json, engine=where, master=master)
+    code = run(project, days, limits, witness=witness, as_json=as_json, engine=where, master=master, scene=scene)
     raise typer.Exit(code)
 
 

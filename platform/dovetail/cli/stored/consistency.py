@@ -33,12 +33,13 @@ def run(
     as_json: bool,
     engine: str | None = None,
     master: str | None = None,
+    scene: str = "",
 ) -> int:
     """0 when every value is the one that was served, 1 when one is not; ``witness`` rows are witnessed, too.
 
     ``engine`` and ``master`` instead of those of ``[batch]``; the witness is this process.
     """
-    loaded = load(project)
+    loaded = load(project).scene(scene)
     stores = open_stores(loaded.config)
     console = terminal(stderr=as_json)
     try:
@@ -47,7 +48,7 @@ def run(
                 loaded, stores, days=days, limits=limits, engine=where, on_day=show.day, on_step=show.step
             )
         testimony = witness_of(loaded, stores, witness) if witness else None
-        log_consistency(stores.registry, SystemClock(), found, testimony, None if days is None else len(days))
+        log_consistency(stores.registry, SystemClock(), found, testimony, None if days is None else len(days), scene)
     finally:
         stores.close()
     if as_json:

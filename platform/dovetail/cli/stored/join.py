@@ -32,20 +32,22 @@ def run(
     as_json: bool,
     engine: str | None = None,
     master: str | None = None,
+    scene: str = "",
 ) -> int:
     """Join, write by request day, compare; 1 when compared and different.
 
     ``engine`` and ``master`` instead of those of ``[batch]``.
     """
-    loaded = load(project)
+    loaded = load(project).scene(scene)
+    config = loaded.config
     stores = open_stores(loaded.config)
     name = None if out is None else joined_name(out)
     try:
-        read = ["snapshots", *loaded.config.labels.streams]
+        read = [config.in_scene("snapshots"), *config.labels.streams]
         inputs = archived_datasets(stores.offline, read)
         with (
-            cluster_of(loaded.config.batch, engine, master) as cluster,
-            lineage_run(loaded.config, f"join.{samples_dataset(target)}", "JOIN", inputs) as told,
+            cluster_of(config.batch, engine, master) as cluster,
+            lineage_run(config, f"join.{samples_dataset(target, config.scene)}", "JOIN", inputs) as told,
         ):
             if cluster is None:
                 joined = _here(loaded, stores, name, target, compare=compare)
@@ -80,7 +82,7 @@ def _here(project: Project, stores: Stores, out: str | None, target: str, *, com
     """The join in this process."""
     samples = join_archived(project, stores, features_of(project, stores), target=target)
     files = _write(samples, stores.registry, out) if out is not None else []
-    compared = difference(stores, samples, target=target) if compare else None
+    compared = difference(stores, samples, target=target, scene=project.config.scene) if compare else None
     return JoinedDays(samples.num_rows, samples.schema, files, compared)
 
 

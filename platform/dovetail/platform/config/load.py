@@ -8,12 +8,11 @@ starts; a wrong key or value is refused with its place and, for a misspelt key, 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dovetail.platform.config.archive import ArchiveConfig
 from dovetail.platform.config.broker import FOREVER_MS, BrokerConfig, Retention
@@ -31,15 +30,18 @@ from dovetail.platform.config.model import (
 )
 from dovetail.platform.config.openlineage import OpenLineageConfig
 from dovetail.platform.config.order import OrderConfig
-from dovetail.platform.config.policy import LabelConfig, PolicyConfig
+from dovetail.platform.config.policy import LabelConfig, PolicyConfig, Reach
 from dovetail.platform.config.quality.rules import QualityConfig
 from dovetail.platform.config.redis import RedisConfig
+from dovetail.platform.config.refusals.reading import merged, read_sections
 from dovetail.platform.config.refusals.wording import explained
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.config.served.console import ConsoleConfig
 from dovetail.platform.config.served.experiments import Experiments
+from dovetail.platform.config.served.scenes import SceneRequest, Scenes
+from dovetail.platform.config.storage.urls import StorageConfig
 from dovetail.platform.config.stream import LabelStreamConfig, RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
 from dovetail.platform.errors import ConfigError
@@ -76,38 +78,8 @@ __all__ = [
 ]
 
 
-#: What the parser says of a section that is declared again.
-_TWICE = re.compile(r"Cannot declare \('(.*?)',?\) twice")
 #: What Kafka takes as a topic's name.
 _TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
-
-
-class StorageConfig(Section):
-    """URLs of the broker and the stores. Empty means embedded, below ``state``."""
-
-    state: Path = Path(".dovetail")
-    broker: str = ""
-    online_store: str = ""
-    label_store: str = ""
-    registry: str = ""
-    offline_store: str = ""
-
-    def url(self, kind: Literal["broker", "online_store", "label_store", "registry", "offline_store"]) -> str:
-        """The URL of ``kind``, with the embedded default filled in."""
-        given: str = getattr(self, kind)
-        if given:
-            return given
-        if kind == "broker":
-            return f"embedded://{self.state / 'log.sqlite'}"
-        if kind == "offline_store":
-            return str(self.state / "offline")
-        return f"sqlite:///{self.state / (kind + '.sqlite')}"
-
-    @property
-    def local(self) -> bool:
-        """Whether the broker and all stores are files, so that nothing waits for a server."""
-        given = (self.broker, self.online_store, self.label_store, self.registry, self.offline_store)
-        return all("://" not in url or url.startswith(("embedded://", "sqlite:///", "file://")) for url in given)
 
 
 class Config(Section):
@@ -129,6 +101,7 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     scorer: ScorerConfig | None = None
     experiments: Experiments = Field(default_factory=dict)
+    scenes: Scenes = Field(default_factory=dict)
     archive: ArchiveConfig = ArchiveConfig()
     batch: BatchConfig = BatchConfig()
     quality: QualityConfig = QualityConfig()
@@ -137,6 +110,12 @@ class Config(Section):
     api: ApiConfig | None = None
     console: ConsoleConfig | None = None
     root: Path = Field(default=Path(), exclude=True)
+    #: The scene whose requests, labels and model these are: the one without a name, if empty.
+    _scene: str = PrivateAttr("")
+    #: The configuration that this is a scene of; None for that of the project.
+    _whole: Config | None = PrivateAttr(None)
+    #: By scene, the needs of snapshots that were made under other settings, see :meth:`reaching`.
+    _reaches: Mapping[str, Reach] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _rekeyed_are_of_streams(self) -> Config:
@@ -151,6 +130,39 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _scenes_hold_together(self) -> Config:
+        models = {} if self.model is None else {self.model.name: "[model]"}
+        for name, declared in self.scenes.items():
+            if name in self.labels.targets:
+                raise ValueError(f"scenes.{name}: there is a target of this name; give the scene another name")
+            if self.labels.attributed:
+                kind = next(iter(self.labels.attributed))
+                raise ValueError(
+                    f"labels.streams.{kind}.attribute: labels that name no request are attributed in projects of one "
+                    "scene; remove it, and let them name their request"
+                )
+            try:
+                self.of_scene(name)
+            except ValueError as error:
+                what, _, remedy = str(error).rpartition("; ")
+                if what.startswith("streams."):  # it is said where they are declared
+                    raise ValueError(f"labels.{what}, in scene {name}; {remedy}") from None
+                raise ValueError(f"scenes.{name}.labels.{what}; {remedy}") from None
+            if declared.model is None:
+                continue
+            if self.trainer.sharded:
+                raise ValueError(
+                    f"scenes.{name}.model: models of scenes are trained by one process each; remove [trainer] shards"
+                )
+            if (other := models.get(declared.model.name)) is not None:
+                raise ValueError(
+                    f"scenes.{name}.model.name: {other} has {declared.model.name!r}, and each model has a folder and "
+                    "checkpoints of its own; give it another name"
+                )
+            models[declared.model.name] = f"[scenes.{name}.model]"
+        return self
+
+    @model_validator(mode="after")
     def _topics_are_distinct(self) -> Config:
         self.trainer.require_fit(self.model)
         self.topics()
@@ -161,34 +173,75 @@ class Config(Section):
         first = {name: declared for name, declared in self.rekeyed.items() if declared.stream == stream}
         return [*first.values(), *(more for name in first for more in self.made_of(name))]
 
+    @property
+    def scene(self) -> str:
+        """The scene whose requests, labels and model these are; empty for the one without a name."""
+        return self._scene
+
+    @property
+    def whole(self) -> Config:
+        """The configuration of the project, with all scenes."""
+        return self if self._whole is None else self._whole
+
+    def in_scene(self, what: str) -> str:
+        """The name of a scope or dataset of this scene: of the scene without a name it is ``what``."""
+        return f"{what}.{self._scene}" if self._scene else what
+
+    def of_scene(self, name: str) -> Config:
+        """The configuration as a scene has it: its own requests, labels and model, and all that scenes share.
+
+        Experiments, scorer and shards are of the scene without a name.
+
+        Raises:
+            ConfigError: there is no such scene.
+        """
+        if name == self._scene:
+            return self
+        if name not in self.scenes:
+            known = ", ".join(self.scenes) or "none but the one without a name"
+            raise ConfigError(f"there is no scene {name!r}; [scenes] has {known}")
+        declared = self.scenes[name]
+        own: dict[str, Any] = {
+            "request": declared.request_of(name),
+            "labels": declared.labels_of(name, self.labels).reaching(self._reaches.get(name, Reach())),
+            "model": declared.model,
+            "scenes": {},
+            "experiments": {},
+            "scorer": None,
+            "trainer": TrainerConfig(),
+        }
+        mine = self.model_copy(update=own)
+        mine._scene, mine._whole = name, self  # noqa: SLF001 - its own
+        return mine
+
+    def every_scene(self) -> list[Config]:
+        """The configuration as each scene has it, this one first."""
+        return [self, *map(self.of_scene, self.scenes)]
+
+    def reaching(self, labels: LabelConfig, scenes: Mapping[str, Reach]) -> Config:
+        """This configuration with ``labels``, and labels and held topics of ``scenes`` for rows of other settings."""
+        mine = self.model_copy(update={"labels": labels})
+        mine._reaches = scenes  # noqa: SLF001 - its own
+        return mine
+
+    @property
+    def request_table(self) -> str:
+        """The table in ``sql/`` that declares the requests of this scene."""
+        return self.request.table if isinstance(self.request, SceneRequest) else "request"
+
+    def _section(self, name: str) -> str:
+        return f"[scenes.{self._scene}.{name}]" if self._scene else f"[{name}]"
+
     def topics(self) -> dict[str, int]:
         """Every topic and its number of partitions; derived topics have as many as what they derive from.
 
         But for re-keyed streams, which say how many they have.
         """
-        request, labels = self.request, self.labels
+        labels = self.labels
         declared = [(f"[streams.{name}]", s.topic or name, s.partitions) for name, s in self.streams.items()]
         declared += [(f"[rekeyed.{name}]", s.topic or name, s.partitions) for name, s in self.rekeyed.items()]
         declared += [(f"[labels.streams.{name}]", s.topic or name, s.partitions) for name, s in labels.streams.items()]
-        declared += [
-            ("[request] topic", request.topic, request.partitions),
-            ("[request] snapshots_topic", request.snapshots_topic, request.partitions),
-            ("the dead letters of the project", self.dead_letter_topic, 1),
-            *(("[request] reply_topics", topic, request.partitions) for topic in request.reply_topics),
-        ]
-        for name, policy in labels.every_target().items():
-            where = f"[labels.targets.{name}]" if name else "[labels]"
-            declared.append((f"{where} samples_topic", policy.samples_topic, request.partitions))
-            held = ((f"the held rows of {where}", topic, request.partitions) for topic in policy.held_topics)
-            declared += held
-        if self.model is not None and self.model.topic:
-            declared.append(("[model] topic", self.model.topic, 1))
-        if self.model is not None:
-            declared += [("[trainer] shards", *topic) for topic in self.trainer.topics(self.model.name).items()]
-        if self.api is not None:
-            declared.append(("[api] reply_topic", self.api.reply_topic, 1))
-        if labels.order is not None:
-            declared.append(("[labels.order]", labels.training_topic, request.partitions))
+        declared += [topic for scene in self.every_scene() for topic in scene._own_topics()]  # noqa: SLF001 - its own
         topics: dict[str, int] = {}
         owners: dict[str, str] = {}
         for where, topic, partitions in declared:
@@ -205,41 +258,74 @@ class Config(Section):
             topics[topic], owners[topic] = partitions, where
         return topics
 
+    def _own_topics(self) -> list[tuple[str, str, int]]:
+        """The topics of this scene alone: by whom, the topic, and its partitions."""
+        request, labels = self.request, self.labels
+        of_request, of_labels = self._section("request"), self._section("labels")
+        declared = [
+            (f"{of_request} topic", request.topic, request.partitions),
+            (f"{of_request} snapshots_topic", request.snapshots_topic, request.partitions),
+            *([] if self._scene else [("the dead letters of the project", self.dead_letter_topic, 1)]),
+            *((f"{of_request} reply_topics", topic, request.partitions) for topic in request.reply_topics),
+        ]
+        for name, policy in labels.every_target().items():
+            where = self._section(f"labels.targets.{name}") if name else of_labels
+            declared.append((f"{where} samples_topic", policy.samples_topic, request.partitions))
+            held = ((f"the held rows of {where}", topic, request.partitions) for topic in policy.held_topics)
+            declared += held
+        if self.model is not None and self.model.topic:
+            declared.append((f"{self._section('model')} topic", self.model.topic, 1))
+        if self.model is not None:
+            declared += [("[trainer] shards", *topic) for topic in self.trainer.topics(self.model.name).items()]
+        if self.api is not None and not self._scene:
+            declared.append(("[api] reply_topic", self.api.reply_topic, 1))
+        if labels.order is not None:
+            declared.append((self._section("labels.order"), labels.training_topic, request.partitions))
+        return declared
+
     @model_validator(mode="after")
-    def _the_model_has_its_label(self) -> Config:
+    def _models_have_their_labels(self) -> Config:
+        for scene in self.every_scene():
+            scene._require_label(scene._section("model").strip("[]"))  # noqa: SLF001 - its own
+        return self
+
+    def _require_label(self, where: str) -> None:
+        """Refuse a model of this scene, declared in the section ``where``, that has no label."""
         model, labels = self.model, self.labels
         if model is None or (model.label == "label" and model.loss == "logistic"):
-            return self
+            return
         known = ("label", *labels.value_columns)
         if model.label not in known:
             raise ValueError(
-                f"model.label: {model.label!r} is no number of a sample; write one of {', '.join(known)}, or declare "
+                f"{where}.label: {model.label!r} is no number of a sample; write one of {', '.join(known)}, or declare "
                 "it in values of [labels.streams.KIND]"
             )
         if labels.policy != "delayed" or labels.corrections is not None:
             how = "delayed with corrections" if labels.policy == "delayed" else labels.policy
             raise ValueError(
-                f"model.loss: {model.loss} of {model.label} needs each sample once, and policy {how} sends some "
+                f"{where}.loss: {model.loss} of {model.label} needs each sample once, and policy {how} sends some "
                 f"several times, with weights that correct the rate of {labels.positive}; write policy = "
                 '"delayed" without corrections'
             )
-        return self
 
     @model_validator(mode="after")
     def _snapshots_outlive_their_wait(self) -> Config:
         keep = self.broker.retention.snapshots
         if keep is None or keep == FOREVER_MS:
             return self
-        for needed, why in (
-            (self._wait_ms, "wait in their topic for their labels"),
-            (self._repeated_ms, "answer requests that are repeated (request.unique_within)"),
-        ):
+        needs = [need for scene in self.every_scene() for need in scene._waits()]  # noqa: SLF001 - its own
+        for needed, why in needs:
             if keep < needed:
                 raise ValueError(
                     f"broker.retention.snapshots: it is {render_duration(keep * 1_000)}, but snapshots {why}, "
                     f"{render_duration(needed * 1_000)}; make it as long"
                 )
         return self
+
+    def _waits(self) -> list[tuple[int, str]]:
+        """How long snapshots of this scene must be kept, in milliseconds, and why."""
+        repeated = f"answer requests that are repeated ({self._section('request').strip('[]')}.unique_within)"
+        return [(self._wait_ms, "wait in their topic for their labels"), (self._repeated_ms, repeated)]
 
     @property
     def _wait_ms(self) -> int:
@@ -253,9 +339,15 @@ class Config(Section):
 
     def retention(self) -> dict[str, Retention]:
         """How long each topic of :meth:`topics` is kept, and must be."""
-        kept, wait = self.broker.retention, self._wait_ms
-        kinds = dict.fromkeys(self.topics(), Retention(kept.inputs))
-        kinds[self.dead_letter_topic] = Retention(kept.dead_letters)
+        kinds = dict.fromkeys(self.topics(), Retention(self.broker.retention.inputs))
+        kinds[self.dead_letter_topic] = Retention(self.broker.retention.dead_letters)
+        for scene in self.every_scene():
+            kinds |= scene._own_retention()  # noqa: SLF001 - its own
+        return kinds
+
+    def _own_retention(self) -> dict[str, Retention]:
+        """How long the topics of this scene alone are kept that have no rows from outside."""
+        kept, wait, kinds = self.broker.retention, self._wait_ms, {}
         kinds[self.request.snapshots_topic] = Retention(kept.snapshots, max(wait, self._repeated_ms))
         for policy in self.labels.every_target().values():
             kinds[policy.samples_topic] = Retention(kept.samples)
@@ -294,47 +386,11 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
     file = Path(path)
     if file.is_dir():
         file = file / "dovetail.toml"
-    text, data = _read(file)
-    data = _merged(data, overrides)
+    text, data = read_sections(file)
+    data = merged(data, overrides)
     data["root"] = file.parent
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(explained(Config, file, text, problem) for problem in error.errors())) from error
     return config
-
-
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
-    """The text of ``file``, and its sections.
-
-    Raises:
-        ConfigError: it is not there, cannot be read, or is not TOML.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; run `dovetail init DIR` for a new project") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: it cannot be read: {error.strerror}; make it a file that may be read") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}:{line}: not valid TOML: it is not UTF-8; write it as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in a thousand lists
-        where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        what = str(error).replace(where[0], "") if where else str(error)
-        what = _TWICE.sub(r"[\1] is there twice", what).replace("', '", ".")
-        if what == "Cannot overwrite a value" and where and where[1]:
-            key = text.splitlines()[int(where[1]) - 1].partition("=")[0].strip()
-            what = f"the key {key} is there twice"
-        at = f"{file}:{where[1] or text.count(chr(10)) + 1}" if where else f"{file}"
-        remedy = 'write sections as [name] and settings as key = value, texts in "quotes"'
-        raise ConfigError(f"{at}: not valid TOML: {what}; {remedy}") from error
-
-
-def _merged(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(data)
-    for key, value in overrides.items():
-        before = merged.get(key)
-        merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, Mapping) else value
-    return merged

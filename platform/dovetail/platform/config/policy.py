@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -136,17 +136,24 @@ class LabelConfig(PolicyConfig):
     _reach: Reach = PrivateAttr(Reach())
 
     @model_validator(mode="after")
-    def _roles_are_streams(self) -> LabelConfig:
+    def _streams_fit(self) -> LabelConfig:
+        self._require_fit()
+        return self
+
+    def _require_fit(self) -> None:
+        self._require_roles()
+        self._require_names()
+        self._require_retractions()
+
+    def _require_roles(self) -> None:
         known = ", ".join(sorted(self.streams))
         for target, policy in self.every_target().items():
             where = f"targets.{target}." if target else ""
             for role, name in (("exposure", policy.exposure), ("positive", policy.positive)):
                 if name not in self.streams:
                     raise ValueError(f"{where}{role}: {name!r} is no label stream; write one of {known}, or declare it")
-        return self
 
-    @model_validator(mode="after")
-    def _values_have_names(self) -> LabelConfig:
+    def _require_names(self) -> None:
         taken = {*self.sample_columns(self.streams), "elapsed_days", "return_day"}
         for kind, stream in self.streams.items():
             for column in stream.values:
@@ -155,10 +162,8 @@ class LabelConfig(PolicyConfig):
                         f"streams.{kind}.values: samples have a column {name!r} already; give {column} another name"
                     )
                 taken.add(name)
-        return self
 
-    @model_validator(mode="after")
-    def _retractions_are_of_kinds(self) -> LabelConfig:
+    def _require_retractions(self) -> None:
         known = ", ".join(sorted(self.streams))
         for kind, stream in self.streams.items():
             back = stream.retracts
@@ -176,7 +181,6 @@ class LabelConfig(PolicyConfig):
                         f"{where}: {of} makes samples at {len(policy.horizons_us)} times by it, and what was sent at "
                         'one cannot be taken back at the next; use policy = "delayed" without corrections for it'
                     )
-        return self
 
     @property
     def value_columns(self) -> tuple[str, ...]:
@@ -216,6 +220,16 @@ class LabelConfig(PolicyConfig):
     def furthest_early_us(self) -> int:
         """As :attr:`early_us`, also for rows of other settings."""
         return max(self._reach.early_us, self.early_us)
+
+    def with_policy(self, policy: Mapping[str, Any]) -> LabelConfig:
+        """These label streams, and what they have in common, under another policy: its values by key.
+
+        Raises:
+            ValueError: the streams are not there that it needs, or say what it cannot do.
+        """
+        mine = self.model_copy(update=dict(policy)).reaching(Reach())
+        mine._require_fit()  # noqa: SLF001 - its own
+        return mine
 
     def reaching(self, reach: Reach) -> LabelConfig:
         """These settings, with labels and held topics kept for rows of other settings, too."""

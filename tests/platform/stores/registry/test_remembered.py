@@ -63,3 +63,17 @@ def test_a_commit_from_another_position_remembers_nothing(registry: Registry) ->
     with pytest.raises(StaleCommit):
         commit(registry, 0, 4, 0, a=RememberedRequest(1, 1, 0, answered=True))
     assert registry.remembered(0, ["a"]) == {}
+
+
+def test_each_scene_remembers_and_forgets_its_own(registry: Registry) -> None:
+    mine, other = RememberedRequest(10, 1, 0, True), RememberedRequest(1_000, 7, 2, False)
+    registry.commit("snapshots", 0, expected=0, progress=Progress(1), accounts=[], memory=RequestMemory({"a": mine}, 0))
+    memory = RequestMemory({"a": other, "b": other}, 500, "feed")
+    registry.commit("snapshots.feed", 0, expected=0, progress=Progress(1), accounts=[], memory=memory)
+    assert registry.remembered(0, ["a", "b"]) == {"a": mine}
+    assert registry.remembered(0, ["a", "b"], "feed") == {"a": other, "b": other}
+    assert registry.remembered(0, ["a", "b"], "shop") == {}
+    memory = RequestMemory({}, 2_000, "feed")
+    registry.commit("snapshots.feed", 0, expected=1, progress=Progress(2), accounts=[], memory=memory)
+    assert registry.remembered(0, ["a", "b"], "feed") == {}
+    assert registry.remembered(0, ["a"]) == {"a": mine}

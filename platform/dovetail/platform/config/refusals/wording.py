@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from dovetail.platform.config.durations import render_duration
 from dovetail.platform.config.refusals.written import KINDS, written
 
-__all__ = ["explained"]
+__all__ = ["explained", "line_of_key"]
 
 #: Options that say where a secret is; somebody may write the secret itself there.
 _SECRET = re.compile(r"password|secret|token|credential|webhook|url", re.IGNORECASE)
@@ -140,6 +140,11 @@ def _section_below(section: Any, part: str) -> Any:
             return candidate
         waiting += getattr(candidate, "__args__", ())
     return None
+
+
+def line_of_key(text: str, key: str) -> int:
+    """The line of a key like ``scenes.feed.labels.window``, or of the section that there is of it; else 1."""
+    return _line(text, key.split("."))
 
 
 def _line(text: str, location: Sequence[str]) -> int:

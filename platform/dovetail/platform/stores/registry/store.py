@@ -134,10 +134,12 @@ class Registry:
         with self._database.read() as connection:
             return self._asked.of_users(connection, users, low_us, high_us)
 
-    def remembered(self, partition: int, request_ids: Sequence[str]) -> Mapping[str, RememberedRequest]:
-        """The requests of a partition that are remembered by these ids."""
+    def remembered(
+        self, partition: int, request_ids: Sequence[str], scene: str = ""
+    ) -> Mapping[str, RememberedRequest]:
+        """The requests of a partition of a scene that are remembered by these ids."""
         with self._database.read() as connection:
-            return self._remembered.of(connection, partition, request_ids)
+            return self._remembered.of(connection, partition, request_ids, scene)
 
     def forget_asked(self, before_us: int) -> int:
         """Forget requests older than that; returns how many."""

@@ -1,0 +1,80 @@
+"""``[scenes.NAME]``: a further kind of requests over the same streams and views, with features and a model of its own.
+
+``[request]``, ``[labels]`` and ``[model]`` are the scene without a name, which every project has.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from dovetail.platform.config.model import ModelConfig
+from dovetail.platform.config.order import OrderConfig
+from dovetail.platform.config.policy import LabelConfig, PolicyConfig
+from dovetail.platform.config.request import RequestConfig
+from dovetail.platform.config.section import Name, Section
+
+__all__ = ["SceneConfig", "SceneLabels", "SceneRequest", "Scenes"]
+
+#: What comes after the name of a scope or dataset already: ``requests.announced``, ``samples.made``.
+_TAKEN = ("announced", "candidates", "held", "made", "stood_in")
+
+
+class SceneRequest(RequestConfig):
+    """The requests of a scene."""
+
+    #: The ``CREATE TABLE`` in ``sql/`` that declares them; several scenes may have one.
+    table: Name = "request"
+    feature_set: Name
+    #: ``NAME-requests`` if empty.
+    topic: str = ""
+    #: ``NAME-snapshots`` if empty.
+    snapshots_topic: str = ""
+
+
+class SceneLabels(PolicyConfig):
+    """How samples of a scene are made of the project's label streams."""
+
+    #: ``NAME-samples`` if empty.
+    samples_topic: str = ""
+    #: As ``labels.order``.
+    order: OrderConfig | None = None
+    #: As ``labels.targets``: further samples of the scene's snapshots.
+    targets: dict[Name, PolicyConfig] = Field(default_factory=dict)
+
+
+class SceneConfig(Section):
+    """One scene beside the one without a name."""
+
+    request: SceneRequest
+    labels: SceneLabels
+    #: Its model, whose name no other scene's has.
+    model: ModelConfig | None = None
+
+    def request_of(self, name: str) -> RequestConfig:
+        """The requests of the scene called ``name``, with the topics that it has by its name."""
+        topic, snapshots = self.request.topic, self.request.snapshots_topic
+        return self.request.model_copy(
+            update={"topic": topic or f"{name}-requests", "snapshots_topic": snapshots or f"{name}-snapshots"}
+        )
+
+    def labels_of(self, name: str, shared: LabelConfig) -> LabelConfig:
+        """The policy of the scene called ``name`` over the label streams of ``shared``.
+
+        Raises:
+            ValueError: the two do not go together.
+        """
+        own = {key: getattr(self.labels, key) for key in SceneLabels.model_fields}
+        return shared.with_policy(own | {"samples_topic": self.labels.samples_topic or f"{name}-samples"})
+
+
+def _nameable(scenes: dict[str, SceneConfig]) -> dict[str, SceneConfig]:
+    for name in scenes:
+        if name in _TAKEN:
+            raise ValueError(f"{name}: datasets end in {name} already; give the scene another name")
+    return scenes
+
+
+#: Scenes by name.
+Scenes = Annotated[dict[Name, SceneConfig], AfterValidator(_nameable)]

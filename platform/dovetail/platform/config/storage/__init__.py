@@ -1,0 +1,1 @@
+"""Where broker and stores are."""

@@ -1,0 +1,114 @@
+"""What scenes are refused for: by the loader with its line, by a worker, and by commands that are of one scene."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dovetail.app.worker import assemble
+from dovetail.cli import main
+from dovetail.features import load
+from dovetail.platform.errors import ConfigError
+from tests.app.scenes.two_scenes import small_log, write_scenes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_scenes(tmp_path, small_log())
+    return tmp_path
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    file = folder / "dovetail.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        (
+            'feature_set = "feed"',
+            'feature_set = "fed"',
+            'feature_set = "fed"',
+            "scenes.feed.request.feature_set: there is no feature set 'fed'; did you mean feed?",
+        ),
+        (
+            'feature_set = "feed"',
+            'feature_set = "ranking"',
+            'feature_set = "ranking"\n\n[scenes.feed.labels]',
+            "feature set 'ranking' is over request, and these requests are declared by feed_request; known are feed",
+        ),
+        (
+            '{ column = "rank" }',
+            '{ column = "rnk" }',
+            "[scenes.feed.model]\nname",
+            "scenes.feed.model.inputs.1: 'rnk' is not an output of feature set feed; did you mean rank?",
+        ),
+        (
+            "[scenes.feed.",
+            "[scenes.item_stats.",
+            "[scenes.item_stats.request]",
+            "scenes.item_stats: a streaming view has this name, and over HTTP /v1/features/item_stats gives its",
+        ),
+    ],
+)
+def test_names_of_a_scene_are_looked_up_in_it(folder: Path, old: str, new: str, place: str, said: str) -> None:
+    change(folder, old, new)
+    with pytest.raises(ConfigError) as refused:
+        load(folder)
+    text = (folder / "dovetail.toml").read_text()
+    line = int(str(refused.value).split(":")[1])
+    declared = text[: text.index(place)].count("\n") + 1
+    assert said in str(refused.value)
+    assert line in (declared, declared + 2)  # the key, or the section it would stand in
+
+
+def test_a_worker_runs_all_scenes(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a worker runs all scenes; give the project that feed is a scene of"):
+        assemble(load(folder).scene("feed"))
+
+
+def test_there_is_no_other_scene(folder: Path) -> None:
+    project = load(folder)
+    with pytest.raises(ConfigError, match=r"there is no scene 'food'; \[scenes\] has feed"):
+        project.scene("food")
+    with pytest.raises(ConfigError, match="there is no feature set 'ranking'; known are feed"):
+        project.scene("feed").evaluate("ranking", project.request.arrow.empty_table(), {})
+    assert project.scene("feed").whole.request == project.request
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["consistency", "--scene", "food"], "there is no scene 'food'; [scenes] has feed"),
+        (["evaluate", "--scene", "food"], "there is no scene 'food'"),
+        (["join", "--scene", "feed", "--target", "soon"], "in [scenes.feed.labels.targets]; there are: bought"),
+        (["backfill", "feed", "--out", "out"], "feature set 'feed' is over feed_request"),
+        (["backfill", "ranking", "--out", "out", "--scene", "feed"], "feature set 'ranking' is over request"),
+        (["replay", "--requests", "a", "--scene", "b"], "--scene 'b': write NAME=FILE"),
+        (["send", "requests.food", "a.jsonl"], "no rows are sent to 'requests.food'; did you mean requests.feed?"),
+    ],
+)  # fmt: skip
+def test_commands_of_one_scene_say_what_is_none(
+    folder: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dovetail", *arguments, "-p", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_check_shows_every_scene(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dovetail", "check", "-p", str(folder)])
+    with pytest.raises(SystemExit):
+        main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["feed", "feed-requests:", "feed_request", "feed"] in [line[:4] for line in lines]
