@@ -86,6 +86,8 @@ def test_there_is_no_other_scene(folder: Path) -> None:
     [
         (["consistency", "--scene", "food"], "there is no scene 'food'; [scenes] has feed"),
         (["evaluate", "--scene", "food"], "there is no scene 'food'"),
+        (["labels", "--scene", "food"], "there is no scene 'food'"),
+        (["staleness", "--scene", "food"], "there is no scene 'food'"),
         (["join", "--scene", "feed", "--target", "soon"], "in [scenes.feed.labels.targets]; there are: bought"),
         (["backfill", "feed", "--out", "out"], "feature set 'feed' is over feed_request"),
         (["backfill", "ranking", "--out", "out", "--scene", "feed"], "feature set 'ranking' is over request"),

@@ -122,7 +122,7 @@ def delays_of(
     _, meanings = with_meanings(project, stores)
     return measured_delays(
         project,
-        archived_snapshots(stores, shared=False, columns=columns),
+        archived_snapshots(stores, shared=False, columns=columns, scene=project.config.scene),
         archived_labels(project, stores, meanings),
         target=target, since=since, slices=slices, windows_us=windows_us, wanted=wanted, horizon_us=horizon_us,
     )  # fmt: skip

@@ -163,6 +163,7 @@ def staleness(
     ] = None,
     ages: Annotated[list[str] | None, typer.Option("--age", help="An age to judge, repeatable: 1h.")] = None,
     every: Annotated[str, typer.Option(help="From one version of the model to the next.")] = "1m",
+    scene: SceneOption = "",
     project: ProjectOption = Path(),
     from_day: _First = None,
     to_day: _Last = None,
@@ -175,7 +176,9 @@ def staleness(
     ages_us = list(dict.fromkeys(duration_us_of("--age", text) for text in ages or []))
     step_us = duration_us_of("--every", every)
     chosen = {"first": from_day, "last": to_day}
-    raise typer.Exit(run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, **chosen))
+    raise typer.Exit(
+        run(project, samples, ages_us=ages_us, step_us=step_us, plot=plot, as_json=as_json, scene=scene, **chosen)
+    )
 
 
 def experiment(

@@ -32,11 +32,12 @@ def run(
     last: str | None,
     plot: Path | None,
     as_json: bool,
+    scene: str = "",
 ) -> int:
     """Replay, show, and draw if asked."""
     if step_us < 1:
         raise ConfigError("--every: write a duration above 0, such as 5m")
-    config = project_config(project, needed=True)
+    config = project_config(project, needed=True, scene=scene)
     if config is None:
         return 2
     files = archived_days(config) if samples is None else DayFiles.at(samples, "request_time")

@@ -144,6 +144,7 @@ def consistency(
 
 def labels(
     target: Annotated[str, typer.Option(help="One of labels.targets; the primary one if left out.")] = "",
+    scene: SceneOption = "",
     share: Annotated[float, typer.Option(help="The share of labels that a window shall catch.")] = 0.95,
     windows: Annotated[list[str] | None, typer.Option("--window", help="A window to judge, repeatable: 15m.")] = None,
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A feature to slice by, repeatable.")] = None,
@@ -168,6 +169,7 @@ def labels(
         wanted=share,
         horizon_us=horizon_us,
         as_json=as_json,
+        scene=scene,
     )
     raise typer.Exit(code)
 

@@ -28,9 +28,10 @@ def run(
     wanted: float,
     horizon_us: int | None,
     as_json: bool,
+    scene: str = "",
 ) -> int:
     """Measure and show."""
-    loaded = load(project)
+    loaded = load(project).scene(scene)
     stores = open_stores(loaded.config)
     try:
         found = delays_of(
