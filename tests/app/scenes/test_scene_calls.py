@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dovetail.app.reports import consistency_of
+from dovetail.app.reports import audit_all, consistency_of
 from dovetail.app.storage import open_stores
+from dovetail.app.worker import assemble
 from dovetail.sdk import load
 from tests.api.running import Running, on_a_worker
 
@@ -135,3 +136,20 @@ def test_a_scene_of_a_project_is_a_project(folder: Path) -> None:
             assert (verdict.mismatched, verdict.compared > 0) == (0, True)
     finally:
         stores.close()
+
+
+def test_an_id_that_two_scenes_have_is_found_by_the_audit(folder: Path) -> None:
+    project = load(folder)
+    for name, holds in (("other", True), ("same", False)):
+        with project.embedded() as flow:
+            flow.rank([asked("same", [{"item_id": 1}], query="q")] if holds else [asked("more", [{"item_id": 1}])])
+            flow.rank([asked(name, [{"item_id": 1, "rank": 4}])], "feed")
+            flow.send("exposure", [{"request_id": name, "item_id": 1, "event_time": at(70)}])
+            flow.until_idle()
+        worker = assemble(project)
+        try:
+            wrong = audit_all(project, worker, scene="feed").result.unbalanced
+            assert bool(wrong) != holds
+            assert holds or "exposure labels of partition 0: read, and outcomes: 2 and 3" in wrong
+        finally:
+            worker.stores.close()

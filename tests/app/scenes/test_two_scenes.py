@@ -13,26 +13,20 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dovetail.app.reports import audit_all, consistency_of, difference, join_archived, witness_of
-from dovetail.app.reports.archived import archived_samples, archived_snapshots
-from dovetail.app.storage import stores_of
-from dovetail.app.worker import assemble, features_of
+from dovetail.app.reports.archived import archived_snapshots
+from dovetail.app.worker import assemble
 from dovetail.demo.logs.recorded import RecordedLog
 from dovetail.features import load
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.accounts import READ
-from dovetail.platform.rows.positions import OWN_COLUMNS, SOURCE_COLUMNS
 from tests import forked
+from tests.app.scenes.both_judged import Ended, judged
 from tests.app.scenes.two_scenes import small_log, write_scenes
 from tests.seeds import SEEDS
 
 MORTAL = Path(__file__).parent / "mortal_scenes.py"
-ORDER = [(name, "ascending") for name in ("request_id", "item_id", "emission")]
 #: What depends on how far the model was when a request came.
 SCORED = ("score", "model_version")
-
-#: Samples by dataset, without their positions.
-Ended = dict[str, pa.Table]
 
 
 def lived(folder: Path, rng: random.Random, steps: int = 0) -> Ended:
@@ -42,28 +36,7 @@ def lived(folder: Path, rng: random.Random, steps: int = 0) -> Ended:
         with output.open("wb") as there:
             process = forked.start([MORTAL, folder, str(die_at)], stdout=there, stderr=subprocess.STDOUT)
         assert process.wait(600) in (0, -signal.SIGKILL), output.read_text()[-4_000:]
-    project, found = load(folder), {}
-    worker = assemble(project)
-    stores = worker.stores
-    try:
-        for scene in project.scenes:
-            name = scene.config.scene
-            verdict = consistency_of(scene, stores)
-            assert (verdict.mismatched, verdict.compared > 0) == (0, True)
-            witness = witness_of(scene, stores, 5)
-            assert (witness.mismatched, witness.compared > 0) == (0, True)
-            for target in scene.config.labels.every_target():
-                made = join_archived(scene, stores, features_of(scene, stores), target=target)
-                assert difference(stores, made, target=target, scene=name).equal
-                audit = audit_all(project, worker, target, name)
-                assert audit.result.balanced, audit.result.unbalanced
-                samples = archived_samples(stores, target, name)
-                positions = [c for c in (*OWN_COLUMNS, *SOURCE_COLUMNS) if c in samples.column_names]
-                found[f"{name}.{target}"] = samples.drop_columns(positions).sort_by(ORDER)
-            assert stores_of(scene.config, stores).models.versions(), "its model was trained and published"
-        return found
-    finally:
-        stores.close()
+    return judged(folder)
 
 
 @pytest.fixture(scope="module")

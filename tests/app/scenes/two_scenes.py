@@ -50,9 +50,9 @@ LEFT JOIN item_profile USING (item_id)
 """
 
 
-def small_log() -> RecordedLog:
+def small_log(requests: int = 100) -> RecordedLog:
     """A day of a small shop."""
-    return simulate(SimulatorConfig(days=1, users=40, items=30, requests=160, candidates=12, too_late=0.0))
+    return simulate(SimulatorConfig(days=1, users=40, items=30, requests=requests, candidates=12, too_late=0.0))
 
 
 def write_scenes(folder: Path, log: RecordedLog, *, feed: bool = True) -> tuple[set[str], set[str]]:
