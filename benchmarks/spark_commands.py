@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from backfill import DAYS, write_log, write_project
+from backfill import DAYS, TOML, write_log, write_project
 from spark_backfill import below, both_engines, cpu_of_tree, logging_into, shuffled
 
 from dovetail.app.storage import open_stores
@@ -35,23 +35,13 @@ from dovetail.platform.rows.positions import Progress, with_own_positions
 from dovetail.platform.stores.registry.store import DataFile
 
 SEED, INPUTS, FILES, PARTITIONS = 20240229, 39, 16, 4
-MODEL = """
-name = "ranked"
-[streams.behaviour]
-key = "user_id"
-[labels]
-window = "1h"
-streams = { exposure = {}, click = {} }
-[model]
-bits = 20
-"""
 
 
 def write_samples(folder: Path, rows: int) -> None:
     """A project with a model that was trained on the first of ``FILES`` files of samples."""
     (folder / "samples").mkdir(parents=True)
     inputs = ", ".join(f'{{ column = "c{n}" }}' for n in range(INPUTS))
-    (folder / "dovetail.toml").write_text(f"{MODEL}inputs = [{inputs}]\n")
+    (folder / "dovetail.toml").write_text(f"{TOML}[model]\nbits = 20\ninputs = [{inputs}]\n")
     chance, of = np.random.default_rng(SEED), rows // FILES
     for number in range(FILES):
         columns = {f"c{n}": chance.integers(0, 10 ** (1 + n % 5), of) for n in range(INPUTS)}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from dovetail.platform.errors import StaleCommit
 from dovetail.platform.rows.positions import Progress
@@ -14,17 +12,8 @@ from dovetail.platform.stores.registry.remembered import RememberedRequest, Requ
 from dovetail.platform.stores.registry.store import Registry
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    url = f"sqlite:///{tmp_path / 'registry.sqlite'}"
-    if request.param == "postgresql":
-        server, schema = str(request.getfixturevalue("postgresql_url")), "remembered"
-        engine = sa.create_engine(server)
-        with engine.begin() as connection:
-            connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-            connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
-        engine.dispose()
-        url = f"{server}?options=-csearch_path%3D{schema}"
+@pytest.fixture
+def registry(url: str) -> Iterator[Registry]:
     store = Registry(url)
     yield store
     store.close()
