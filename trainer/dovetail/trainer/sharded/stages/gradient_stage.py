@@ -70,7 +70,8 @@ class GradientState(MailboxReader):
             elif isinstance(message, PartWeights):
                 for computed in self.worker.take(message):
                     done.outgoing += self._send(computed)
-                    done.samples += len(computed.predictions)
+                    # A checkpoint is as often due as of those who have the samples of all workers.
+                    done.samples += len(computed.predictions) * self.worker.workers
             else:
                 raise ModelError(f"worker {self.worker.number} was sent a {type(message).__name__}")
         return done
