@@ -1,6 +1,7 @@
 """A replay that can be told when to die: it kills itself with SIGKILL after the n-th step of any stage.
 
-Usage: mortal_replay.py FOLDER DIE_AT. The project and its files are in FOLDER; DIE_AT 0 lets it live.
+Usage: mortal_replay.py FOLDER DIE_AT MINUTES. The project is in FOLDER, with a file for each of its doors that is
+replayed, in slices of so many minutes; DIE_AT 0 lets it live.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
-from dovetail.app.doors.door import door_of
+from dovetail.app.doors.door import doors
 from dovetail.app.replay.conductor import replay
 from dovetail.app.replay.prepared import ReplayInput
 from dovetail.features import load
 
 
-def main(folder: Path, die_at: int) -> None:
+def main(folder: Path, die_at: int, minutes: int) -> None:
     steps = 0
 
     def on_step(_stage: str, _step: str) -> None:
@@ -27,13 +28,14 @@ def main(folder: Path, die_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     project = load(folder)
-    files = ("requests", "reads", "shown", "click")
     inputs = [
-        ReplayInput(door_of(project, name, name), str(folder / f"{name}.parquet"), "arrival_time") for name in files
+        ReplayInput(door, str(file), "arrival_time")
+        for name, door in doors(project).items()
+        if (file := folder / f"{name}.parquet").exists()
     ]
-    asyncio.run(replay(project, inputs, slice_us=1_800_000_000, until_idle=True, on_step=on_step))
+    asyncio.run(replay(project, inputs, slice_us=minutes * 60_000_000, until_idle=True, on_step=on_step))
     (folder / "steps").write_text(str(steps))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

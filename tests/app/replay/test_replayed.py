@@ -137,7 +137,7 @@ def lived(folder: Path, log: NewsLog, rng: random.Random, steps: int = 0) -> End
     for die_at in [*(rng.randrange(1, steps) for _ in range(3 if steps else 0)), 0]:
         output = folder.parent / "log"
         with output.open("wb") as there:
-            process = forked.start([MORTAL, folder, str(die_at)], stdout=there, stderr=subprocess.STDOUT)
+            process = forked.start([MORTAL, folder, str(die_at), "30"], stdout=there, stderr=subprocess.STDOUT)
         assert process.wait(300) in (0, -signal.SIGKILL), output.read_text()[-4_000:]
     _, samples = verdicts(folder, log)
     with EmbeddedLog.open(folder / ".dovetail" / "log.sqlite") as kept:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.app.replay.mortal_replay import main
 from tests.app.scenes.both_judged import judged
-from tests.app.scenes.mortal_scenes import main
 from tests.app.scenes.two_scenes import small_log, write_scenes
 
 
@@ -28,7 +28,7 @@ def test_two_scenes_are_replayed_through_kafka(tmp_path: Path, kafka_url: str, r
     toml = toml.replace('"feed-bought"', f'"feed-bought-{mark}"')
     storage = f'[storage]\nbroker = "{kafka_url}"\nonline_store = "{redis_url}"'
     file.write_text(toml.replace("[storage]", storage) + '\n[broker.retention]\ninputs = "forever"\n')
-    main(tmp_path, 0)
+    main(tmp_path, 0, 60)
     samples = judged(tmp_path)
     assert {
         name: set(rows.column("request_id").to_pylist()) <= ids

@@ -20,11 +20,12 @@ from dovetail.features import load
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.rows.accounts import READ
 from tests import forked
+from tests.app.replay import mortal_replay
 from tests.app.scenes.both_judged import Ended, judged
 from tests.app.scenes.two_scenes import small_log, write_scenes
 from tests.seeds import SEEDS
 
-MORTAL = Path(__file__).parent / "mortal_scenes.py"
+MORTAL = Path(mortal_replay.__file__)
 #: What depends on how far the model was when a request came.
 SCORED = ("score", "model_version")
 
@@ -34,7 +35,7 @@ def lived(folder: Path, rng: random.Random, steps: int = 0) -> Ended:
     for die_at in [*(rng.randrange(1, steps) for _ in range(3 if steps else 0)), 0]:
         output = folder.parent / "log"
         with output.open("wb") as there:
-            process = forked.start([MORTAL, folder, str(die_at)], stdout=there, stderr=subprocess.STDOUT)
+            process = forked.start([MORTAL, folder, str(die_at), "60"], stdout=there, stderr=subprocess.STDOUT)
         assert process.wait(600) in (0, -signal.SIGKILL), output.read_text()[-4_000:]
     return judged(folder)
 
