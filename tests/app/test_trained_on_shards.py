@@ -27,6 +27,7 @@ from dovetail.platform.config.load import load_config
 from dovetail.platform.errors import ConfigError, ModelError
 from dovetail.platform.rows.positions import SourceFilter
 from dovetail.platform.stage import Poll
+from dovetail.platform.transports.embedded.locking import FileLock
 from dovetail.platform.transports.embedded.log import EmbeddedLog
 from dovetail.trainer.learner import Learner
 from dovetail.trainer.models.publish import Model
@@ -206,6 +207,10 @@ def test_what_shards_do_not_go_on_from_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="say how many shards the model is to be on"):
         called("model", "reshard", folder, declared(""))
+    another_process = FileLock(folder / "state/log.sqlite")
+    with pytest.raises(ConfigError, match="a worker of the project runs, and would go on with the shards it knows"):
+        called("model", "reshard", folder, on_shards(3))
+    another_process.release()
     assert called("model", "reshard", folder, on_shards(3)).startswith("from 2 shards to 3 shards: ")
     max((folder / "state/checkpoints/first/splitter").glob("checkpoint-*")).unlink()  # as if killed before the splitter
     assert "shards: stored 3, configured 2. Stop all workers and run dovetail model reshard, which" in refusal(

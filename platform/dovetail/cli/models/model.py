@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from dovetail.app.looking.shadow_scores import measured_beside, scored_twice
 from dovetail.app.reports.archived import archived_snapshots
-from dovetail.app.storage import open_stores
+from dovetail.app.storage import open_stores, resolved
 from dovetail.app.trainer_stage import sharding_of
 from dovetail.cli.listing import Column, Listing
 from dovetail.cli.models.evaluate import evaluate_model
@@ -20,8 +21,9 @@ from dovetail.cli.models.samples import find_model, label_of, model_of, project_
 from dovetail.cli.models.succession import checkpoints_of
 from dovetail.cli.output import print_json, terminal
 from dovetail.platform.archive.writer import read_dataset
-from dovetail.platform.config.load import load_config
-from dovetail.platform.errors import ConfigError, ModelError
+from dovetail.platform.config.load import Config, load_config
+from dovetail.platform.errors import ConfigError, LogLocked, ModelError
+from dovetail.platform.transports.embedded.log import EmbeddedLog
 from dovetail.trainer.metrics.charts import Chart, reliability
 from dovetail.trainer.metrics.measures import Metrics
 from dovetail.trainer.metrics.plots import write_plots
@@ -140,7 +142,8 @@ def reshard(project: Path, *, as_json: bool) -> int:
     if shards is None:
         raise ConfigError("[trainer] shards: say how many shards the model is to be on from now on")
     Ring(shards, model.bits)  # refuses more shards than there can be, before anything is read
-    done = resharded(checkpoints_of(config), sharding_of(config, model).placement)
+    with _stopped(config):
+        done = resharded(checkpoints_of(config), sharding_of(config, model).placement)
     if as_json:
         workers = {name: each.workers for name, each in (("workers_before", done.before), ("workers", done.after))}
         told = {"before": done.before.shards, "after": done.after.shards, "moved": done.moved, **workers}
@@ -155,6 +158,21 @@ def reshard(project: Path, *, as_json: bool) -> int:
             f"from {done.before} to {done.after}: {done.moved:,} slots have moved, {share:.0%}; start workers"
         )
     return 0
+
+
+@contextmanager
+def _stopped(config: Config) -> Iterator[None]:
+    """Refuse while a worker runs, where that can be seen: an embedded log is open in it, and until the end in none."""
+    scheme, _, place = resolved(config, config.storage.url("broker")).partition("://")
+    if scheme != "embedded" or not Path(place).exists():
+        yield
+        return
+    try:
+        log = EmbeddedLog.open(place)
+    except LogLocked as error:
+        raise ConfigError(f"a worker of the project runs, and would go on with the shards it knows: {error}") from error
+    with log:
+        yield
 
 
 def shadow(project: Path, name: str | None, *, off: bool, as_json: bool) -> int:

@@ -90,7 +90,7 @@ def require_same(
     stored: object,
     configured: object,
     *,
-    remedy: str = "Restore the stored values, or train a new model in another checkpoint directory",
+    remedy: str = "Restore the stored values, or train a new model, with another name or folder for checkpoints",
 ) -> None:
     """Refuse to go on from ``what``, which was written under another configuration; ``remedy`` says what to do.
 

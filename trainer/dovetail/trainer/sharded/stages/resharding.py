@@ -110,7 +110,8 @@ def _newest(folder: Path) -> tuple[int, Container]:
     files = StateFiles(folder)
     if not (sequence := files.newest()):
         raise ModelError(
-            f"{folder} has no state: let the workers run with the shards that there were, until they have stored one"
+            f"{folder} has no state: let the workers run with the shards that there were, until they have stored one "
+            "(all store what they have when they stop), and stop them"
         )
     return sequence, files.read(sequence)
 
