@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _SOON = {"Retry-After": "1"}
 _DIGITS = 19
 #: A body above this is always read in a thread.
 _LONG_BODY = 64 << 10
+#: A call of a scene, or of a view.
+_SCENE_CALL = re.compile(r"/v1/(rank|features)/([^/]+)")
 _FLAGS = frozenset({"atomic", "features"})
 
 
@@ -67,6 +70,7 @@ def application(
     gateway: Gateway, config: ApiConfig, tokens: Tokens, around: Surroundings, closing: asyncio.Event | None = None
 ) -> FastAPI:
     """The API of a project as an ASGI application. When ``closing`` is set, calls that wait are told that it stops."""
+    no_route = partial(_no_route, gateway)
     app = FastAPI(
         title=f"Dovetail: {gateway.project.config.name}",
         version="1",
@@ -74,7 +78,7 @@ def application(
         docs_url="/v1/docs",
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={StarletteHTTPException: _no_route, HTTPException: _no_route},
+        exception_handlers={StarletteHTTPException: no_route, HTTPException: no_route},
     )
     app.add_middleware(TraceHeaders)
     calls = _Calls(gateway, config, tokens, around, closing or asyncio.Event())
@@ -291,11 +295,19 @@ async def _metrics(registry: CollectorRegistry, request: Request) -> Response:
     return Response(text, media_type=content_type)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
+async def _no_route(gateway: Gateway, request: Request, error: Exception) -> Response:
     """There is no such path, or not with this method."""
     status = error.status_code if isinstance(error, StarletteHTTPException) else 500
     headers = getattr(error, "headers", None)
-    said = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /v1/openapi.json lists the calls"
+    what = getattr(error, "detail", error)
+    named = _SCENE_CALL.fullmatch(request.url.path)
+    if status == 404 and named is not None:
+        scenes = ", ".join(gateway.project.config.scenes) or "none but the one without a name"
+        what = f"there is no scene {named[2]!r}; [scenes] has {scenes}"
+        if named[1] == "features":
+            views = ", ".join(gateway.project.stream_views) or "there are none"
+            what = f"there is no scene or streaming view {named[2]!r}; [scenes] has {scenes}; the views are {views}"
+    said = f"{request.method} {request.url.path}: {what}; /v1/openapi.json lists the calls"
     return _refused(_Refusal(status, said, headers=headers))
 
 

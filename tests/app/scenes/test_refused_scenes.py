@@ -10,7 +10,7 @@ import pytest
 from dovetail.app.worker import assemble
 from dovetail.cli import main
 from dovetail.features import load
-from dovetail.platform.errors import ConfigError
+from dovetail.platform.errors import ConfigError, DefinitionError
 from tests.app.scenes.two_scenes import small_log, write_scenes
 
 
@@ -54,6 +54,24 @@ def change(folder: Path, old: str, new: str) -> None:
             "[scenes.item_stats.request]",
             "scenes.item_stats: a streaming view has this name, and over HTTP /v1/features/item_stats gives its",
         ),
+        (
+            'corrections = "1h"\n\n[scenes.feed.labels.targets',
+            'allowed_lateness = "1m"\n\n[scenes.feed.labels.targets',
+            'allowed_lateness = "1m"\n\n[scenes',
+            "scenes.feed.labels.allowed_lateness: it is shared by all scenes, and not of one; declare it in [labels]",
+        ),
+        (
+            "[scenes.feed.model]",
+            "[scenes.feed.labels.streams.click]\n\n[scenes.feed.model]",
+            "[scenes.feed.labels.streams.click]",
+            "scenes.feed.labels.streams: it is shared by all scenes, and not of one; declare it in [labels.streams.",
+        ),
+        (
+            'samples_topic = "feed-bought"',
+            "",
+            "[scenes.feed.labels.targets.bought]",
+            'bought: a target of a scene names the topic of its samples; write samples_topic = "feed-bought"',
+        ),
     ],
 )
 def test_names_of_a_scene_are_looked_up_in_it(folder: Path, old: str, new: str, place: str, said: str) -> None:
@@ -92,6 +110,10 @@ def test_there_is_no_other_scene(folder: Path) -> None:
         (["backfill", "feed", "--out", "out"], "feature set 'feed' is over feed_request"),
         (["backfill", "ranking", "--out", "out", "--scene", "feed"], "feature set 'ranking' is over request"),
         (["replay", "--requests", "a", "--scene", "b"], "--scene 'b': write NAME=FILE"),
+        (["replay", "--requests", "a", "--scene", "food=F"], "there is no scene 'food'; [scenes] has feed"),
+        (["model", "list", "feed"], "feed: a model is given by its folder; write FOLDER/.dovetail/models/feed"),
+        (["model", "show", "feed@3"], "feed: a model is given by its folder; write FOLDER/.dovetail/models/feed@3"),
+        (["model", "list", "food"], "food: there is no such folder of models"),
         (["send", "requests.food", "a.jsonl"], "no rows are sent to 'requests.food'; did you mean requests.feed?"),
     ],
 )  # fmt: skip
@@ -103,7 +125,40 @@ def test_commands_of_one_scene_say_what_is_none(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
+    assert said.replace("FOLDER", str(folder)) in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "requests.parquet", "--out", "m"], "[scenes.feed.model] is missing: the scene feed has no model"),
+        (["evaluate", "requests.parquet"], "[scenes.feed.model] is missing: the scene feed has no model"),
+        (["staleness", "requests.parquet"], "dovetail.toml has no [scenes.feed.model]"),
+    ],
+)
+def test_a_scene_without_a_model_has_none_to_train(
+    folder: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "dovetail.toml").read_text()
+    (folder / "dovetail.toml").write_text(text[: text.index("[scenes.feed.model]")])
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dovetail", *arguments, "--scene", "feed"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("left_out", ["a scene", "its table"])
+def test_a_table_of_requests_that_no_scene_has(folder: Path, left_out: str) -> None:
+    text = (folder / "dovetail.toml").read_text()
+    scene = text.index("[scenes.feed.request]")
+    kept = text[:scene] if left_out == "a scene" else text.replace('table = "feed_request"\n', "")
+    (folder / "dovetail.toml").write_text(kept)
+    with pytest.raises(
+        DefinitionError, match=r'table = "feed_request" in \[scenes\.NAME\.request\] if these are requests'
+    ):
+        load(folder)
 
 
 def test_check_shows_every_scene(

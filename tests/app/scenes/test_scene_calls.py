@@ -94,6 +94,12 @@ def test_each_scene_has_routes(folder: Path) -> None:
         assert again.json()["scores"] == feed.json()["scores"]
         now = await running.post("/v1/features/feed", asked("x", [{"item_id": 1, "rank": 7}]))
         assert now.json()["features"]["place"] == [8]
+        for path, said in (
+            ("rank/nope", "there is no scene 'nope'; [scenes] has feed;"),
+            ("features/nope", "there is no scene or streaming view 'nope'; [scenes] has feed; the views are activity;"),
+        ):
+            unknown = await running.post(f"/v1/{path}", asked("n", [{"item_id": 1}]))
+            assert (unknown.status_code, said in unknown.json()["error"]) == (404, True)
         paths = (await running.client.get("/v1/openapi.json")).json()["paths"]
         assert {"/v1/rank", "/v1/rank/feed", "/v1/features/feed", "/v1/features/activity"} <= set(paths)
         assert (await running.client.get("/v1/models")).json()["scenes"]["feed"]["model"] is None

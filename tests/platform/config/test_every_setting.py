@@ -91,6 +91,7 @@ REFUSED = [
     more(f"{MODEL}[trainer]\nshards = 2\n{FEED}{FEED_MODEL}"),
     more(f"{MODEL}{FEED}{FEED_MODEL}"),
     more(f'{FEED}{FEED_MODEL}label = "amount"\nabsent_label = "skip"\n'),
+    more(f'{FEED}[scenes.feed.labels.targets.x]\nwindow = "1h"\n'),
     more('[scorer]\nonnx = "m.onnx"\ngate = { max_mae = 1.0 }\n'),
     within(LABELS, 'emit_after = ["1m"]\n'),
     within(LABELS, 'positive = "exposure"\n'),

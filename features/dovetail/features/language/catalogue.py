@@ -292,7 +292,8 @@ class _Declared:
                     f"nothing in {self._toml.name} uses table {name}",
                     file=schema.file,
                     line=schema.line,
-                    remedy=f"declare [streams.{name}], [tables.{name}] or [labels.streams.{name}], or remove it",
+                    remedy=f"declare [streams.{name}], [tables.{name}] or [labels.streams.{name}], write "
+                    f'table = "{name}" in [scenes.NAME.request] if these are requests of a scene, or remove it',
                 )
 
     def refuse_unknown_batch_views(self, batch_views: Mapping[str, BatchView]) -> None:

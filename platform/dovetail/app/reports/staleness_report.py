@@ -48,7 +48,7 @@ def staleness_of(
         WireError: samples lack a column that the model reads.
     """
     if config.model is None:
-        raise ConfigError("staleness trains the project's model, and dovetail.toml has no [model]")
+        raise ConfigError(f"staleness trains the model, and dovetail.toml has no {config.section('model')}; declare it")
     high = NEVER_US if last_us is None else last_us
     days = list(samples.days(first_us, high))
     if not days:

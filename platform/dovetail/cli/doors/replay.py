@@ -26,6 +26,10 @@ __all__ = ["run"]
 def run(project: Path, files: Mapping[str, str], arrival: str, slice_: str, *, until_idle: bool, as_json: bool) -> int:
     """Replay; 0 when it is over."""
     loaded = load(project)
+    for name in files:
+        dataset, _, scene = name.partition(".")
+        if dataset == "requests":
+            loaded.config.of_scene(scene)  # refuses a scene that there is not
     inputs = [ReplayInput(door_of(loaded, name, name), source, arrival) for name, source in files.items()]
     slice_us = _slice_us(slice_)
     console = terminal(stderr=as_json)

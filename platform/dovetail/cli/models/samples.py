@@ -251,13 +251,15 @@ def _microseconds(first: date | None, last: date | None) -> tuple[int | None, in
 
 
 def model_of(config: Config | None) -> ModelConfig:
-    """The project's model.
+    """The model of the project, or of the scene that the configuration is of.
 
     Raises:
         ConfigError: there is no project, or it has none.
     """
-    if config is None or config.model is None:
+    if config is None or (config.model is None and not config.scene):
         raise ConfigError("there is no [model] section here; run in a project, or name one with --project")
+    if config.model is None:
+        raise ConfigError(f"{config.section('model')} is missing: the scene {config.scene} has no model; declare it")
     return config.model
 
 
@@ -273,6 +275,9 @@ def find_model(config: Config | None, name: str | None) -> tuple[ModelDirectory,
     if text and not text.isdecimal():
         raise ConfigError(f"{name}: the version after @ must be a number")
     if folder and not Path(folder).is_dir():
+        if (named := _folder_of(config, folder)) is not None:
+            at = f"@{text}" if text else ""
+            raise ConfigError(f"{folder}: a model is given by its folder; write {named}{at}")
         raise ConfigError(
             f"{folder}: there is no such folder of models; name one that was published into (train --out), or leave it "
             "out for the project's"
@@ -297,4 +302,18 @@ def find_model(config: Config | None, name: str | None) -> tuple[ModelDirectory,
 
 def _project_models(config: Config | None) -> Path:
     model = model_of(config)
-    return config.path(config.storage.state) / "models" / model.name if config is not None else Path()
+    return _models(config) / model.name if config is not None else Path()
+
+
+def _models(config: Config) -> Path:
+    return config.path(config.storage.state) / "models"
+
+
+def _folder_of(config: Config | None, name: str) -> Path | None:
+    """The folder of the model that is called ``name``, or of the scene that is; None where none is."""
+    if config is None:
+        return None
+    found = [
+        scene.model.name for scene in config.every_scene() if scene.model and name in (scene.model.name, scene.scene)
+    ]
+    return _models(config) / found[0] if found else None

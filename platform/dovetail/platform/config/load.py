@@ -229,7 +229,8 @@ class Config(Section):
         """The table in ``sql/`` that declares the requests of this scene."""
         return self.request.table if isinstance(self.request, SceneRequest) else "request"
 
-    def _section(self, name: str) -> str:
+    def section(self, name: str) -> str:
+        """The heading in the file of the ``request``, ``labels`` or ``model`` of this scene."""
         return f"[scenes.{self._scene}.{name}]" if self._scene else f"[{name}]"
 
     def topics(self) -> dict[str, int]:
@@ -261,7 +262,7 @@ class Config(Section):
     def _own_topics(self) -> list[tuple[str, str, int]]:
         """The topics of this scene alone: by whom, the topic, and its partitions."""
         request, labels = self.request, self.labels
-        of_request, of_labels = self._section("request"), self._section("labels")
+        of_request, of_labels = self.section("request"), self.section("labels")
         declared = [
             (f"{of_request} topic", request.topic, request.partitions),
             (f"{of_request} snapshots_topic", request.snapshots_topic, request.partitions),
@@ -269,24 +270,24 @@ class Config(Section):
             *((f"{of_request} reply_topics", topic, request.partitions) for topic in request.reply_topics),
         ]
         for name, policy in labels.every_target().items():
-            where = self._section(f"labels.targets.{name}") if name else of_labels
+            where = self.section(f"labels.targets.{name}") if name else of_labels
             declared.append((f"{where} samples_topic", policy.samples_topic, request.partitions))
             held = ((f"the held rows of {where}", topic, request.partitions) for topic in policy.held_topics)
             declared += held
         if self.model is not None and self.model.topic:
-            declared.append((f"{self._section('model')} topic", self.model.topic, 1))
+            declared.append((f"{self.section('model')} topic", self.model.topic, 1))
         if self.model is not None:
             declared += [("[trainer] shards", *topic) for topic in self.trainer.topics(self.model.name).items()]
         if self.api is not None and not self._scene:
             declared.append(("[api] reply_topic", self.api.reply_topic, 1))
         if labels.order is not None:
-            declared.append((self._section("labels.order"), labels.training_topic, request.partitions))
+            declared.append((self.section("labels.order"), labels.training_topic, request.partitions))
         return declared
 
     @model_validator(mode="after")
     def _models_have_their_labels(self) -> Config:
         for scene in self.every_scene():
-            scene._require_label(scene._section("model").strip("[]"))  # noqa: SLF001 - its own
+            scene._require_label(scene.section("model").strip("[]"))  # noqa: SLF001 - its own
         return self
 
     def _require_label(self, where: str) -> None:
@@ -324,7 +325,7 @@ class Config(Section):
 
     def _waits(self) -> list[tuple[int, str]]:
         """How long snapshots of this scene must be kept, in milliseconds, and why."""
-        repeated = f"answer requests that are repeated ({self._section('request').strip('[]')}.unique_within)"
+        repeated = f"answer requests that are repeated ({self.section('request').strip('[]')}.unique_within)"
         return [(self._wait_ms, "wait in their topic for their labels"), (self._repeated_ms, repeated)]
 
     @property

@@ -34,6 +34,8 @@ def explained(root: type[BaseModel], file: Path, text: str, problem: Any) -> str
     location = [_printable(str(part)) for part in problem["loc"] if part != "[key]"]
     given = problem["input"]
     if problem["type"] == "extra_forbidden":
+        if (shared := _shared(root, location)) is not None:
+            return f"{_at(file, text, location)}: {shared}"
         return f"{_at(file, text, location)}: unknown key {location[-1]!r}; {_known(root, location)}"
     if problem["type"] == "missing":
         return f"{_at(file, text, location)}: required, but missing; {_addition(location)}"
@@ -127,6 +129,14 @@ def _known(root: type[BaseModel], location: Sequence[str]) -> str:
     known = [name for name in section.model_fields if name != "root"] if section is not None else []
     near = difflib.get_close_matches(location[-1], known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+
+
+def _shared(root: type[BaseModel], location: Sequence[str]) -> str | None:
+    """What to say of a key of ``[labels]`` that is in the labels of a scene; None for any other key."""
+    if list(location[::2][:2]) != ["scenes", "labels"] or len(location) != 4 or not _has(root, location[2:]):
+        return None
+    section = "labels.streams.KIND" if location[-1] == "streams" else "labels"
+    return f"it is shared by all scenes, and not of one; declare it in [{section}]"
 
 
 def _section_below(section: Any, part: str) -> Any:

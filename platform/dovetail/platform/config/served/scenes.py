@@ -70,9 +70,15 @@ class SceneConfig(Section):
 
 
 def _nameable(scenes: dict[str, SceneConfig]) -> dict[str, SceneConfig]:
-    for name in scenes:
+    for name, declared in scenes.items():
         if name in _TAKEN:
             raise ValueError(f"{name}: datasets end in {name} already; give the scene another name")
+        for target, policy in declared.labels.targets.items():
+            if "samples_topic" not in policy.model_fields_set:
+                raise ValueError(
+                    f"{name}.labels.targets.{target}: a target of a scene names the topic of its samples; write "
+                    f'samples_topic = "{name}-{target}"'
+                )
     return scenes
 
 
