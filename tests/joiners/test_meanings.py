@@ -74,6 +74,20 @@ def test_rows_are_judged_by_their_mark(registry: Registry) -> None:
         known.of(12345)
 
 
+def test_rows_of_another_scene_are_refused_with_its_name(registry: Registry) -> None:
+    mine, theirs = (meaning_of(config(), SCHEMAS, scene) for scene in ("home", "feed"))
+    put(registry, theirs)
+    known = Meanings.registered(registry, mine, shared=False)
+    assert known.all() == (mine,)
+    with pytest.raises(StoreError, match=r"by the scene feed .*rename \[scenes\.home\] to \[scenes\.feed\] again"):
+        known.of(theirs.fingerprint)
+    unnamed = Meanings.registered(registry, meaning(), shared=False)
+    with pytest.raises(StoreError, match=r"that the scene without a name reads were made by the scene feed .*: give"):
+        unnamed.of(theirs.fingerprint)
+    with pytest.raises(StoreError, match="the registry does not have"):
+        known.of(12345)
+
+
 def test_what_others_register_is_looked_for(registry: Registry) -> None:
     mine = meaning(streams={"exposure": {}, "order": {}})
     put(registry, mine)

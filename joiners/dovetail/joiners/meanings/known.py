@@ -48,7 +48,7 @@ class Meanings:
         shared: bool,
         scenes: Mapping[str, Meanings] | None = None,
     ) -> None:
-        """``read`` gives all that are registered. ``shared``: others may register some while this is in use.
+        """``read`` gives all that are registered, of every scene. ``shared``: others may add some while this is in use.
 
         ``scenes``: those of the other scenes, by name, whose snapshots are judged by the same labels.
         """
@@ -75,8 +75,7 @@ class Meanings:
 
         def read() -> list[LabelMeaning]:
             every = [parsed(settings.text) for settings in registry.label_settings()]
-            found = [one for one in every if one.scene == current.scene]
-            return found if any(one.fingerprint == current.fingerprint for one in found) else [*found, current]
+            return every if _with(every, current.fingerprint) else [*every, current]
 
         return cls(read, current, shared=shared, scenes=scenes)
 
@@ -149,15 +148,32 @@ class Meanings:
             return self._all[0]
         found = _with(self._all, mark) or _with(self._look(), mark)
         if found is None:
-            raise StoreError(
+            raise StoreError(self._unknown(mark))
+        return found
+
+    def _unknown(self, mark: int) -> str:
+        """Why rows with this mark are not to be judged here, and what to do."""
+        theirs = _with(self._read(), mark)
+        if theirs is None:
+            return (
                 f"snapshots are to be judged by label settings that the registry does not have (mark {mark}): it was "
                 "deleted, or is another project's; restore it from a copy"
             )
-        return found
+        mine, other = self.current.scene, theirs.scene
+        here, there = (f"the scene {name}" if name else "the scene without a name" for name in (mine, other))
+        cause = f"the snapshots that {here} reads were made by {there} (mark {mark})"
+        topics = "topic, snapshots_topic and samples_topic"
+        if not (mine and other):
+            return f"{cause}, which alone can judge them: give {here} a {topics} that no scene has had"
+        return (
+            f"{cause}: a scene that is renamed is a new one, and cannot judge what another has answered; rename "
+            f"[scenes.{mine}] to [scenes.{other}] again, or, if it has answered requests under its new name, begin "
+            f"anew with a name and with a {topics} that no scene has had"
+        )
 
     def _look(self) -> tuple[LabelMeaning, ...]:
         with self._lock:
-            self._all = tuple(self._read())
+            self._all = tuple(one for one in self._read() if one.scene == self.current.scene)
             return self._all
 
 
