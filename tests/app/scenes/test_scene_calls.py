@@ -154,8 +154,10 @@ def test_an_id_that_two_scenes_have_is_found_by_the_audit(folder: Path) -> None:
             flow.until_idle()
         worker = assemble(project)
         try:
-            wrong = audit_all(project, worker, scene="feed").result.unbalanced
+            result = audit_all(project, worker, scene="feed").result
+            wrong = result.unbalanced
             assert bool(wrong) != holds
             assert holds or "exposure labels of partition 0: read, and outcomes: 2 and 3" in wrong
+            assert ["were read: same;" in note for note in result.notes] == ([] if holds else [True])
         finally:
             worker.stores.close()

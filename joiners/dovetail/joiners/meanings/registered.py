@@ -24,7 +24,7 @@ from dovetail.platform.rows.schema import TableSchema
 from dovetail.platform.stores.labels import LabelStore
 from dovetail.platform.stores.registry.store import Registry
 
-__all__ = ["Difference", "LabelChange", "known_meanings", "label_changes", "register_labels"]
+__all__ = ["Difference", "LabelChange", "known_meanings", "label_changes", "register_labels", "retired_scenes"]
 
 _NOTHING = "none"
 
@@ -145,6 +145,16 @@ def known_meanings(config: Config, schemas: Mapping[str, TableSchema], registry:
     scenes = {name: known_meanings(config.of_scene(name), schemas, registry) for name in config.scenes}
     shared = not config.storage.local
     return Meanings.registered(registry, _current(config, schemas), shared=shared, scenes=scenes)
+
+
+def retired_scenes(config: Config, registry: Registry) -> dict[str, list[LabelMeaning]]:
+    """The scenes that the registry knows and the project does not have any more: their meanings by name, in order."""
+    found: dict[str, list[LabelMeaning]] = {}
+    for settings in registry.label_settings():
+        meaning = LabelMeaning.parsed(settings.text)
+        if meaning.scene and meaning.scene not in config.scenes:
+            found.setdefault(meaning.scene, []).append(meaning)
+    return found
 
 
 def _current(config: Config, schemas: Mapping[str, TableSchema]) -> LabelMeaning:

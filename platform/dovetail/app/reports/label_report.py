@@ -16,6 +16,7 @@ from dovetail.app.reports.archived import (
     released_positions,
     target_of,
 )
+from dovetail.app.reports.scene_notes import with_retired
 from dovetail.app.storage import Stores
 from dovetail.features import Project
 from dovetail.joiners.batch.by_meaning import audit_by_meaning
@@ -48,7 +49,8 @@ def audit_archived_labels(
 ) -> tuple[LabelAudit, list[Check]]:
     """Every archived label and snapshot row of a scene with its outcome, and the checks against the agents' books.
 
-    A label is the scene's whose request has its id; those of no scene's are told of with the scene without a name. Per
+    A label is the scene's whose request has its id; those of no scene's are told of with the scene without a name, as
+    ``retired_scene`` where a scene that the project had before has their request. Per
     kind and partition: rows its agent has read = rows archived, of any scene, + dead letters. A dead letter has no key
     but its position, ``topic[partition]@offset``, and the day its message was sent. Nothing is archived: no lines.
     """
@@ -108,6 +110,8 @@ class _Part:
             else None,
             strays=not self.scene,
         )
+        if not self.scene:
+            result = with_retired(project.config, stores, result, [self.snapshots, *elsewhere])
         letters = _letters(project, stores)
         return LabelAudit([*result.lines, *letters.lines], pa.concat_tables([result.rows, letters.rows]))
 

@@ -12,7 +12,8 @@ from dovetail.app.trainer_stage import sharding_of
 from dovetail.app.worker import Worker
 from dovetail.features import Project
 from dovetail.features.plan.rekeyed import stage_name
-from dovetail.joiners.meanings.registered import known_meanings
+from dovetail.joiners.meanings.label_meaning import LabelMeaning
+from dovetail.joiners.meanings.registered import known_meanings, retired_scenes
 from dovetail.joiners.sample_agent import Lane, lanes_of, sample_scope
 from dovetail.platform.rows.accounts import READ, Account
 from dovetail.platform.rows.audit import Audit, Check, audit
@@ -53,7 +54,11 @@ def audit_books(
         checks += [
             _rekeyed(totals, name, declared.stream, settled) for name, declared in project.config.rekeyed.items()
         ]
-    return audit(accounts, checks)
+    notes = [
+        f"the scene {name} is not in dovetail.toml any more: its labels, samples and accounts are kept and counted"
+        for name in retired_scenes(project.config, stores.registry)
+    ]
+    return audit(accounts, checks, notes)
 
 
 def _of_scene(
@@ -92,17 +97,22 @@ def _of_scene(
 
 
 def _sampled_exposures(project: Project, stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:
-    """Of each kind of exposure: the rows that were sampled by it, in all scenes, and what the label store has of it."""
+    """Of each kind of exposure: the rows that were sampled by it, in all scenes, and what the label store has of it.
+
+    Scenes that the project does not have any more count, too: the label store has theirs as well.
+    """
     labels, sampled, stood_in = stores.labels.outcomes(), Counter[str](), Counter[str]()
-    for scene in project.scenes:
-        config, exposure = scene.config, scene.config.labels.exposure
-        meanings = known_meanings(config, scene.label_schemas, stores.registry).all()
+    scenes: dict[str, Sequence[LabelMeaning]] = {
+        one.config.scene: known_meanings(one.config, one.label_schemas, stores.registry).all() for one in project.scenes
+    }
+    for scene, meanings in (scenes | retired_scenes(project.config, stores.registry)).items():
+        exposure = meanings[-1].targets[""].exposure
         policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings)}
         rules = [one.rules[exposure] for one in meanings if exposure in one.rules]
         # Where every label of a kind is kept, a later one may count when the first is marked as early or taken back.
         if policies != {("delayed", exposure)} or any(rule.whole for rule in rules):
             return
-        name = sample_scope("", 0, config.scene)
+        name = sample_scope("", 0, scene)
         sampled[exposure] += totals.get((name, "sampled"), 0)
         stood_in[exposure] += totals.get((f"{name}.stood_in", "stood_in"), 0)
     for kind, rows in sampled.items():

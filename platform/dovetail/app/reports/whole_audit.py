@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dovetail.app.reports.kept_stores import audit_stores
 from dovetail.app.reports.label_report import audit_archived_labels
+from dovetail.app.reports.scene_notes import shared_ids
 from dovetail.app.reports.verdicts import audit_worker
 from dovetail.app.storage import Stores
 from dovetail.app.worker import Worker
@@ -44,7 +45,17 @@ def audit_all(project: Project, worker: Worker, target: str = "", scene: str = "
     for line in labels.wrong:
         where = f"{line.what} of {line.day}, partition {line.partition}"
         wrong.append(f"{where}: {line.rows} {line.outcome}, such as {', '.join(line.keys)}")
-    return WholeAudit(Audit(books.stages, [*books.checks, *checks], wrong), labels)
+    notes = [*books.notes, *_in_two_scenes(project, worker.stores, checks)]
+    return WholeAudit(Audit(books.stages, [*books.checks, *checks], wrong, notes), labels)
+
+
+def _in_two_scenes(project: Project, stores: Stores, checks: list[Check]) -> list[str]:
+    """The likely cause where labels have more outcomes than rows were read: ids that two scenes have."""
+    if all(check.holds for check in checks) or not (ids := shared_ids(project, stores)):
+        return []
+    shown = ", ".join(ids)
+    note = f"a request id that two scenes have counts in both, so labels have more outcomes than were read: {shown}"
+    return [f"{note}; let ids of requests begin with the name of their scene"]
 
 
 def _labels(project: Project, stores: Stores, target: str, scene: str) -> tuple[LabelAudit, list[Check], list[str]]:

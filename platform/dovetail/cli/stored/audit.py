@@ -69,6 +69,8 @@ def run(folder: Path, target: str, keys: Path | None, *, as_json: bool, outcome:
         console.print(f"{sign} {check.what}: {check.left:,} and {check.right:,}{way}")
     for problem in result.unbalanced:
         console.print(f"does not balance: {problem}")
+    for note in result.notes:
+        console.print(f"note: {note}")
     console.print("audit holds" if result.balanced else "audit FAILS")
     return 0 if result.balanced else 1
 

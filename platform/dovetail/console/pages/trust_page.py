@@ -23,6 +23,7 @@ MEANINGS = {
     "retracted": "it was taken back by a label of another kind",
     "unattributed": "it names no request, and none was found that it may belong to",
     "orphaned": "no snapshot has its request, and every window has passed",
+    "retired_scene": "its request was of a scene that dovetail.toml does not have any more",
     "pending": "its window has not passed yet, or nothing has asked for it",
     "waiting": "a later look at its window is to say",
     "lost": "it should be in a sample and is not: this must not be",

@@ -42,11 +42,12 @@ class Check(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The audit's result; ``balanced`` is the verdict over everything in it."""
+    """The audit's result; ``balanced`` is the verdict over everything in it, ``notes`` help to read it."""
 
     stages: Sequence[StageAccount]
     checks: Sequence[Check]
     unbalanced: Sequence[str]
+    notes: Sequence[str] = ()
 
     @property
     def balanced(self) -> bool:
@@ -60,10 +61,11 @@ class Audit(NamedTuple):
             "stages": [{**stage._asdict(), "difference": stage.difference} for stage in self.stages],
             "checks": [{**check._asdict(), "holds": check.holds} for check in self.checks],
             "unbalanced": list(self.unbalanced),
+            "notes": list(self.notes),
         }
 
 
-def audit(accounts: Iterable[Account], checks: Sequence[Check] = ()) -> Audit:
+def audit(accounts: Iterable[Account], checks: Sequence[Check] = (), notes: Sequence[str] = ()) -> Audit:
     """Add the accounts up, partition by partition, and put them together by stage and topic."""
     accounts = list(accounts)
     wrong = [
@@ -81,4 +83,4 @@ def audit(accounts: Iterable[Account], checks: Sequence[Check] = ()) -> Audit:
         else:
             before.outcomes[account.outcome] = before.outcomes.get(account.outcome, 0) + account.rows
             stages[key] = before
-    return Audit([stages[key] for key in sorted(stages)], list(checks), wrong)
+    return Audit([stages[key] for key in sorted(stages)], list(checks), wrong, list(notes))
