@@ -80,12 +80,12 @@ def export_samples(
     told of each.
 
     Raises:
-        ConfigError: the folder has another export, or a column, condition, day or target is none.
+        ConfigError: the folder has another export, or another scene's, or a column, condition, day or target is none.
     """
     log = _archived(project, export.target)
     first, last = export.days or ("", "9999-12-31")
     chosen = [day for day in log.days() if first <= day <= last]
-    manifest = _Manifest(out, export)
+    manifest = _Manifest(out, export, project.config.scene)
     done: list[ExportedDay] = []
     for number, day in enumerate(chosen, start=1):
         low = day_start_us(day)
@@ -118,16 +118,16 @@ def _archived(project: Project, target: str) -> DayFiles:
 class _Manifest:
     """The file beside the exported ones that says what they are of; changed as a whole."""
 
-    def __init__(self, out: Path, export: SampleExport) -> None:
+    def __init__(self, out: Path, export: SampleExport, scene: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self._path, self._out, self._ending = out / _MANIFEST, out, _ENDINGS[export.form]
-        asked = {"format": 1, **export.describe()}
+        asked = {"format": 1, **export.describe()} | ({"scene": scene} if scene else {})
         self._said: dict[str, Any] = {"export": asked, "days": {}}
         if self._path.is_file():
             said = json.loads(self._path.read_text(encoding="utf-8"))
             if said["export"] != asked:
                 differs = sorted(
-                    name for name in {*asked, "per_request"} if said["export"].get(name) != asked.get(name)
+                    name for name in {*asked, "per_request", "scene"} if said["export"].get(name) != asked.get(name)
                 )
                 raise ConfigError(
                     f"{out} has an export with another {', '.join(differs) or 'form'}: give a folder of its own"

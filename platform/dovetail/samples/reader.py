@@ -86,9 +86,8 @@ class Reader:
             days = _days(days)
         if batch_rows < 1 or shuffle_rows < 0:
             raise ConfigError("batch_rows must be at least 1, and shuffle_rows at least 0")
-        self._log = SampleLog(
-            load(project) if isinstance(project, str | Path) else project, target, topic=topic, days=days
-        )
+        loaded = load(project) if isinstance(project, str | Path) else project
+        self._log = SampleLog(loaded, target, topic=topic, days=days)
         self._columns = tuple(columns)
         self._batch_rows, self._block_rows = batch_rows, max(shuffle_rows, batch_rows)
         self._shuffled, self._seed, self._shard = bool(shuffle_rows), seed, shard
@@ -97,6 +96,7 @@ class Reader:
         #: What decides which rows come in which order: the same for who writes and who reads a state.
         self._identity = {
             "target": target,
+            "scene": loaded.config.scene or None,
             "days": list(days) if days else None,
             "batch_rows": batch_rows,
             "shuffle_rows": shuffle_rows,

@@ -165,7 +165,7 @@ def test_samples_that_have_the_column_are_refused(asked: World) -> None:
 
 def test_a_folder_holds_one_backfill(asked: World) -> None:
     job(asked, columns=["clicks"]).run()
-    with pytest.raises(ConfigError, match="has a backfill with other columns"):
+    with pytest.raises(ConfigError, match="has a backfill that differs in columns"):
         job(asked, columns=["price"]).run()
 
 

@@ -126,7 +126,7 @@ class Backfill:
         """Write what is missing. ``on_day(day, days finished, of)`` is called after each day is committed.
 
         Raises:
-            ConfigError: ``out`` has another backfill's days, or samples have one of the columns already.
+            ConfigError: ``out`` has days of another backfill or scene, or samples have one of the columns already.
             WireError, StateError, DefinitionError: as evaluation.
         """
         self._claim()
@@ -175,6 +175,7 @@ class Backfill:
             "views": {name: mark for name, mark in self._uses().items() if name != self.features.name},
             "visibility": self.visibility,
             "samples": self.requests.samples is not None,
+            "scene": self.project.config.scene or None,
         }
         job, _ = self.registry.backfill(self.name)
         if job is None:
@@ -188,8 +189,8 @@ class Backfill:
         differs = [what for what in mine if mine[what] != found.get(what)]
         if differs:
             raise ConfigError(
-                f"--out {self.name} has a backfill with other {' and '.join(differs)}; choose another folder, "
-                "one has the rows of one definition"
+                f"--out {self.name} has a backfill that differs in {' and '.join(differs)}; choose another folder, "
+                "one has the rows of one definition and scene"
             )
 
     def _refuse_doubled(self, samples: DayFiles) -> None:

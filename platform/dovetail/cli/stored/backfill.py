@@ -41,7 +41,7 @@ def run(
             return 0
         console = terminal(stderr=as_json)
         inputs, made = of_backfill(backfill, asked, stores.offline), [(c.name, c.type) for c in backfill.columns]
-        job = f"backfill.{asked.features}"
+        job = loaded.config.in_scene(f"backfill.{asked.features}")
         with (
             day_engine(loaded.config.batch, engine, master) as days,
             DayProgress(console, asked.features) as show,
