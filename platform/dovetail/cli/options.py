@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from dovetail.platform.errors import ConfigError
 from dovetail.platform.targets import require_file_target, require_folder_target
 
 __all__ = [
@@ -47,6 +48,18 @@ def folder_target(path: _Folder | None) -> _Folder | None:
     return path
 
 
+def _named(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Callback of ``--scene``: a name that is given is not empty, as that of a variable without a value would be.
+
+    Raises:
+        ConfigError: it is.
+    """
+    source = context.get_parameter_source(parameter.name or "")
+    if not value and source is not None and source.name != "DEFAULT":
+        raise ConfigError("--scene '': write the name of a scene; leave --scene out for the one without a name")
+    return value
+
+
 class Engine(StrEnum):
     """Where batch work is computed."""
 
@@ -56,7 +69,7 @@ class Engine(StrEnum):
 
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="Folder with dovetail.toml and sql/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SceneOption = Annotated[str, typer.Option(help="One of scenes; the one without a name if left out.")]
+SceneOption = Annotated[str, typer.Option(help="One of scenes; the one without a name if left out.", callback=_named)]
 EngineOption = Annotated[
     Engine | None, typer.Option(help="Where it is computed; as the batch section says if left out.", show_default=False)
 ]

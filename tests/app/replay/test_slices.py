@@ -47,7 +47,7 @@ def slices_of(
         Source(folder / "r.parquet", known["requests"], 0),
     )
     found = []
-    while (end := next_end([streams], requests, [], slice_us=slice_us, most=most)) is not None:
+    while (end := next_end([streams], [requests], [], slice_us=slice_us, most=most)) is not None:
         taken = [source.take(end) for source in (streams, requests)]
         assert sum(each.rows.num_rows for each in taken)
         pairs = [list(zip(each.arrival.tolist(), each.times.tolist(), strict=True)) for each in taken]

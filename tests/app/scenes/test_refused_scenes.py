@@ -85,6 +85,25 @@ def test_names_of_a_scene_are_looked_up_in_it(folder: Path, old: str, new: str, 
     assert line in (declared, declared + 2)  # the key, or the section it would stand in
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("feed.request", "topic"), ("feed.request", "snapshots_topic"), ("feed.labels", "samples_topic")],
+)
+def test_a_topic_of_a_scene_is_left_out_or_has_a_name(folder: Path, section: str, key: str) -> None:
+    change(folder, f"[scenes.{section}]\n", f'[scenes.{section}]\n{key} = ""\n')
+    with pytest.raises(ConfigError) as refused:
+        load(folder)
+    assert f"topic '', of [scenes.{section}] {key}, is no name that Kafka takes; write" in str(refused.value)
+
+
+def test_names_of_scenes_differ_in_more_than_case(folder: Path) -> None:
+    file = folder / "dovetail.toml"
+    more = '[scenes.Feed.request]\ntable = "feed_request"\nfeature_set = "feed"\n[scenes.Feed.labels]\nwindow = "1h"\n'
+    file.write_text(f"{file.read_text()}\n{more}")
+    with pytest.raises(ConfigError, match=r"Feed: it differs from feed only in case, .*; give the scene another name"):
+        load(folder)
+
+
 def test_a_worker_runs_all_scenes(folder: Path) -> None:
     with pytest.raises(ConfigError, match="a worker runs all scenes; give the project that feed is a scene of"):
         assemble(load(folder).scene("feed"))
@@ -104,6 +123,10 @@ def test_there_is_no_other_scene(folder: Path) -> None:
     [
         (["consistency", "--scene", "food"], "there is no scene 'food'; [scenes] has feed"),
         (["evaluate", "--scene", "food"], "there is no scene 'food'"),
+        *(
+            ([*command, "--scene", ""], "--scene '': write the name of a scene; leave --scene out for the one without")
+            for command in (["consistency"], ["join"], ["samples"], ["train"], ["export", "out"], ["labels"])
+        ),
         (["labels", "--scene", "food"], "there is no scene 'food'"),
         (["staleness", "--scene", "food"], "there is no scene 'food'"),
         (["join", "--scene", "feed", "--target", "soon"], "in [scenes.feed.labels.targets]; there are: bought"),
@@ -114,6 +137,7 @@ def test_there_is_no_other_scene(folder: Path) -> None:
         (["model", "list", "feed"], "feed: a model is given by its folder; write FOLDER/.dovetail/models/feed"),
         (["model", "show", "feed@3"], "feed: a model is given by its folder; write FOLDER/.dovetail/models/feed@3"),
         (["model", "list", "food"], "food: there is no such folder of models"),
+        (["replay", "--stream", "behaviour=a"], "no requests to replay: give --requests FILE, or --scene NAME=FILE"),
         (["send", "requests.food", "a.jsonl"], "no rows are sent to 'requests.food'; did you mean requests.feed?"),
     ],
 )  # fmt: skip

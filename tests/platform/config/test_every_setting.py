@@ -42,6 +42,7 @@ ARMS = (
     '[experiments.e]\nby = "u"\n[experiments.e.arms.a]\nshare = {}\n[experiments.e.arms.b]\nshare = 0.5\nmodel = "{}"\n'
 )
 FEED = '[scenes.feed.request]\nfeature_set = "feed"\n[scenes.feed.labels]\nwindow = "1h"\n'
+ASKED_TOPICS = ("topic", "snapshots_topic")
 FEED_MODEL = '[scenes.feed.model]\ninputs = [{ column = "a" }]\n'
 
 
@@ -84,6 +85,9 @@ REFUSED = [
     more(f"{MODEL}[trainer]\nshards = 2\ncompensation = 0.1\n"),
     more(f'{MODEL}slots = {{ admit_after = 2 }}\n[trainer]\nshards = 2\nby = "samples"\n'),
     more(FEED.replace("feed", "made")),
+    more(FEED + FEED.replace("scenes.feed", "scenes.Feed")),
+    *(more(FEED.replace("[scenes.feed.labels]\n", f'{key} = ""\n[scenes.feed.labels]\n')) for key in ASKED_TOPICS),
+    more(f'{FEED}samples_topic = ""\n'),
     more(f'{FEED}[labels.targets.feed]\nwindow = "1h"\nsamples_topic = "other"\n'),
     within(CLICK, 'attribute = "latest_request"\n') + FEED,
     more(f'{FEED}positive = "like"\n'),

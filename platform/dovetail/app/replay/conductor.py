@@ -186,8 +186,7 @@ class _Conductor:
         self._numbered = Numbered(plan.identity, sent)
         self._resumed = bool(sent)
         self._streams = [source for source in sources.values() if source.door.kind == "stream"]
-        self._requests = sources["requests"]
-        self._of_scenes = [source for source in sources.values() if source.door.scene]
+        self._requests = [source for source in sources.values() if source.door.kind == "requests"]
         self._labels = [source for source in sources.values() if source.door.kind == "label"]
         self._attributed = bool(worker.project.config.labels.attributed)
         names = list(worker.stages)
@@ -218,18 +217,17 @@ class _Conductor:
         return slices
 
     def _next_end(self) -> int | None:
-        most, of_scenes = _MOST_ROWS, self._of_scenes
         slice_us = self._plan.slice_us
-        return next_end(self._streams, self._requests, self._labels, slice_us=slice_us, most=most, of_scenes=of_scenes)
+        return next_end(self._streams, self._requests, self._labels, slice_us=slice_us, most=_MOST_ROWS)
 
     def _phases(self, end: int) -> tuple[tuple[list[Outgoing], list[Outgoing], list[Outgoing]], int]:
         """The messages of the slice that ends at ``end`` and are still to be sent, and how many rows it has."""
-        asking = (self._requests, *self._of_scenes)
-        taken = {source.door.name: source.take(end) for source in (*self._streams, *asking, *self._labels)}
+        every = (*self._streams, *self._requests, *self._labels)
+        taken = {source.door.name: source.take(end) for source in every}
         events = [m for s in self._streams for m in self._numbered.rows(s.door, taken[s.door.name])]
-        requests = [m for s in asking for m in self._numbered.rows(s.door, taken[s.door.name])]
+        requests = [m for s in self._requests for m in self._numbered.rows(s.door, taken[s.door.name])]
         if self._attributed:
-            requests += self._numbered.watermarks(self._requests.door, _reached(self._requests, end), end)
+            requests += [m for s in self._requests for m in self._numbered.watermarks(s.door, _reached(s, end), end)]
         labels = [m for s in self._labels for m in self._numbered.rows(s.door, taken[s.door.name])]
         replayed = {source.door.name: source for source in self._labels}
         for door in self._known.values():

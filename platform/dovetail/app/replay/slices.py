@@ -43,26 +43,24 @@ def conflict(
 
 def next_end(
     streams: Sequence[Source],
-    requests: Source,
+    requests: Sequence[Source],
     labels: Sequence[Source],
     *,
     slice_us: int,
     most: int,
-    of_scenes: Sequence[Source] = (),
 ) -> int | None:
     """The end (exclusive, arrival in µs) of the slice that begins with the next row; None when there is no row left.
 
-    It spans ``slice_us`` of arrival at most, and about ``most`` rows of each source. ``of_scenes`` are requests, too.
+    It spans ``slice_us`` of arrival at most, and about ``most`` rows of each source. ``requests`` are those of scenes.
     """
-    asking = (requests, *of_scenes)
-    every = [*streams, *asking, *labels]
+    every = [*streams, *requests, *labels]
     arrivals = [arrival for source in every if (arrival := source.next_arrival) is not None]
     if not arrivals:
         return None
     end = min(arrivals) + slice_us
     for source in every:
         end = source.look(end, most)
-    for asks in asking:
+    for asks in requests:
         asked = int(np.searchsorted(asks.arrival, end))
         for stream in streams:
             there = int(np.searchsorted(stream.arrival, end))

@@ -51,7 +51,10 @@ def send(
 
 
 def replay(
-    requests: Annotated[str, typer.Option(help="The requests: a file, or a DuckDB query over files.")],
+    requests: Annotated[
+        str | None,
+        typer.Option(help="The requests: a file, or a DuckDB query over files; may be left out beside --scene."),
+    ] = None,
     stream: Annotated[
         list[str] | None, typer.Option("--stream", help="NAME=FILE: the events of a stream. May be repeated.")
     ] = None,
@@ -74,9 +77,12 @@ def replay(
     """Replay a historic log from Parquet, CSV or JSON lines in event time; the same command goes on after a crash."""
     from dovetail.cli.doors.replay import run
 
-    scenes = {f"requests.{name}": file for name, file in _pairs("--scene", scene or []).items()}
-    files = {"requests": requests} | scenes | _pairs("--stream", stream or []) | _pairs("--labels", labels or [])
-    if len(files) != 1 + len(scene or []) + len(stream or []) + len(labels or []):
+    if requests is None and not scene:
+        raise ConfigError("there are no requests to replay: give --requests FILE, or --scene NAME=FILE for a scene's")
+    asked = {} if requests is None else {"requests": requests}
+    asked |= {f"requests.{name}": file for name, file in _pairs("--scene", scene or []).items()}
+    files = asked | _pairs("--stream", stream or []) | _pairs("--labels", labels or [])
+    if len(files) != (requests is not None) + len(scene or []) + len(stream or []) + len(labels or []):
         raise ConfigError("--scene, --stream, --labels: a name is given twice; put the rows together with a query")
     raise typer.Exit(run(project, files, arrival, slice_, until_idle=until_idle, as_json=as_json))
 

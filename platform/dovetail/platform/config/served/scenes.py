@@ -27,16 +27,16 @@ class SceneRequest(RequestConfig):
     #: The ``CREATE TABLE`` in ``sql/`` that declares them; several scenes may have one.
     table: Name = "request"
     feature_set: Name
-    #: ``NAME-requests`` if empty.
+    #: ``NAME-requests`` if left out.
     topic: str = ""
-    #: ``NAME-snapshots`` if empty.
+    #: ``NAME-snapshots`` if left out.
     snapshots_topic: str = ""
 
 
 class SceneLabels(PolicyConfig):
     """How samples of a scene are made of the project's label streams."""
 
-    #: ``NAME-samples`` if empty.
+    #: ``NAME-samples`` if left out.
     samples_topic: str = ""
     #: As ``labels.order``.
     order: OrderConfig | None = None
@@ -54,10 +54,8 @@ class SceneConfig(Section):
 
     def request_of(self, name: str) -> RequestConfig:
         """The requests of the scene called ``name``, with the topics that it has by its name."""
-        topic, snapshots = self.request.topic, self.request.snapshots_topic
-        return self.request.model_copy(
-            update={"topic": topic or f"{name}-requests", "snapshots_topic": snapshots or f"{name}-snapshots"}
-        )
+        by_name = {"topic": f"{name}-requests", "snapshots_topic": f"{name}-snapshots"}
+        return self.request.model_copy(update=_left_out(self.request, by_name))
 
     def labels_of(self, name: str, shared: LabelConfig) -> LabelConfig:
         """The policy of the scene called ``name`` over the label streams of ``shared``.
@@ -66,13 +64,24 @@ class SceneConfig(Section):
             ValueError: the two do not go together.
         """
         own = {key: getattr(self.labels, key) for key in SceneLabels.model_fields}
-        return shared.with_policy(own | {"samples_topic": self.labels.samples_topic or f"{name}-samples"})
+        return shared.with_policy(own | _left_out(self.labels, {"samples_topic": f"{name}-samples"}))
+
+
+def _left_out(section: Section, values: dict[str, str]) -> dict[str, str]:
+    """Those of ``values`` whose keys ``section`` does not have as it is written."""
+    return {key: value for key, value in values.items() if key not in section.model_fields_set}
 
 
 def _nameable(scenes: dict[str, SceneConfig]) -> dict[str, SceneConfig]:
+    known: dict[str, str] = {}
     for name, declared in scenes.items():
         if name in _TAKEN:
             raise ValueError(f"{name}: datasets end in {name} already; give the scene another name")
+        if (other := known.setdefault(name.lower(), name)) != name:
+            raise ValueError(
+                f"{name}: it differs from {other} only in case, and some disks have one folder for both; give the "
+                "scene another name"
+            )
         for target, policy in declared.labels.targets.items():
             if "samples_topic" not in policy.model_fields_set:
                 raise ValueError(
