@@ -13,7 +13,7 @@ from dovetail.app.worker import assemble
 from dovetail.cli.stored.audit import run
 from dovetail.platform.errors import StoreError
 from dovetail.sdk import load
-from tests.app.scenes.test_scene_calls import SQL, TOML, asked, at
+from tests.app.scenes.small_scenes import SQL, TOML, asked, at
 
 TOPICS = 'topic = "ranked"\nsnapshots_topic = "ranked-rows"\n'
 
