@@ -12,6 +12,7 @@ import pytest
 
 from dovetail.app.jobs import BackfillRequest, open_backfill
 from dovetail.app.storage import Stores, open_stores
+from dovetail.cli.stored import backfill
 from dovetail.features import Project
 from dovetail.platform.errors import ConfigError, StateError
 from dovetail.samples.day_exports import SampleExport, export_samples
@@ -34,7 +35,7 @@ def project(tmp_path: Path) -> Project:
     """A project of three scenes, each with a sample that is archived."""
     folder = tmp_path / "project"
     folder.mkdir()
-    write_project(folder, SECOND_FEED)
+    write_project(folder, SECOND_FEED + '[openlineage]\nfile = "lineage.jsonl"\n')
     project = load(folder)
     with project.embedded() as flow:
         flow.rank([asked("s", [{"item_id": 1}], query="q")])
@@ -92,6 +93,17 @@ def test_a_backfill_begun_before_folders_knew_scenes_goes_on(project: Project, s
         without = {name: value for name, value in json.loads(job).items() if name != "scene"}
         registry.execute("UPDATE backfills SET job = ?", (json.dumps(without, sort_keys=True),))
     assert len(open_backfill(project, stores, request).run().done_before) == 1
+
+
+@pytest.mark.parametrize(("scene", "features"), [("", "search"), ("feed", "feed_features"), ("feed2", "feed_features")])
+def test_lineage_has_a_job_for_the_backfill_of_each_scene(
+    project: Project, tmp_path: Path, scene: str, features: str
+) -> None:
+    root = project.config.root
+    request = BackfillRequest(features, str(tmp_path / "out"))
+    assert backfill.run(root, request, first=None, last=None, explain=False, as_json=True, scene=scene) == 0
+    told = [json.loads(line) for line in (root / "lineage.jsonl").read_text().splitlines()]
+    assert {event["job"]["name"] for event in told} == {f"calls.backfill.{features}" + (f".{scene}" if scene else "")}
 
 
 @pytest.mark.parametrize(("first", "other"), [("", "feed"), ("feed", ""), ("feed", "feed2")])
