@@ -46,7 +46,13 @@ def with_retired(config: Config, stores: Stores, audited: LabelAudit, present: S
 
 
 def shared_ids(project: Project, stores: Stores, examples: int = 3) -> list[str]:
-    """Some ids of requests that snapshots of two scenes of the project have, in order; at most ``examples``."""
+    """Some ids of requests that snapshots of two scenes of the project have, in order; at most ``examples``.
+
+    Raises:
+        StoreError: an archive of snapshots cannot be read.
+    """
+    if len(project.scenes) < 2:
+        return []
     connection = hermetic_connection()
     try:
         parts = []

@@ -51,7 +51,13 @@ def audit_all(project: Project, worker: Worker, target: str = "", scene: str = "
 
 def _in_two_scenes(project: Project, stores: Stores, checks: list[Check]) -> list[str]:
     """The likely cause where labels have more outcomes than rows were read: ids that two scenes have."""
-    if all(check.holds for check in checks) or not (ids := shared_ids(project, stores)):
+    if all(check.holds for check in checks):
+        return []
+    try:
+        ids = shared_ids(project, stores)
+    except StoreError:
+        ids = []  # the audit of the stores has said which archive cannot be read
+    if not ids:
         return []
     shown = ", ".join(ids)
     note = f"a request id that two scenes have counts in both, so labels have more outcomes than were read: {shown}"
