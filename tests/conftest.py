@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -53,9 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare what was imported and collected, two million objects: no test looks for garbage in it."""
-    gc.collect()
-    gc.freeze()
+    """Spare what was imported and collected, two million objects: no test looks for garbage in it.
+
+    Not where tests run on servers: a client's connection that is garbage is to be found by the test that left it.
+    """
+    if "DOVETAIL_TEST_SERVICES" not in os.environ:
+        gc.collect()
+        gc.freeze()
 
 
 #: Tests left out because they need servers, of this process, or with several processes of each of them.
