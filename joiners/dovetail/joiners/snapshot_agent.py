@@ -29,6 +29,7 @@ from dovetail.joiners.snapshots.parts import parts_of
 from dovetail.joiners.snapshots.repeats import NO_REPEATS, Repeats, find_repeats
 from dovetail.joiners.snapshots.units import Request, among, by_row, only, request_starts, requests_of, without
 from dovetail.joiners.watermark import known_times_us, progress_after
+from dovetail.platform.config.served.scenes import in_scene
 from dovetail.platform.errors import WireError
 from dovetail.platform.rows import wire
 from dovetail.platform.rows.halving import halved
@@ -154,7 +155,7 @@ class SnapshotStage(Stage):
         again are answered anew. ``unique_within_us``: how long a request is known by its id; None: each is another.
         ``scene``: whose requests they are; its positions and accounts have its name.
         """
-        self.name = f"{SNAPSHOT_SCOPE}.{scene}" if scene else SNAPSHOT_SCOPE
+        self.name = in_scene(SNAPSHOT_SCOPE, scene)
         self._scene = scene
         self.topics = (requests.topic,)
         self._intake = requests.intake

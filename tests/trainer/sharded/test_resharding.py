@@ -141,25 +141,20 @@ def test_a_model_with_messages_on_their_way_is_refused(tmp_path: Path) -> None:
         reshard(tmp_path / "checkpoints", Placement(3))
 
 
-def test_a_shard_that_is_behind_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("older", "said"),
+    [
+        ("shard-1-of-2", r"on its way between the shards \(batches that shard 1 has answered: \d+ of \d+"),
+        ("splitter", r"splitter is older than others: .*versions that are out: \d+, of which it knows \d+"),
+    ],
+    ids=["shard", "splitter"],
+)
+def test_a_stage_with_an_older_state_is_refused_in_plain_words(tmp_path: Path, older: str, said: str) -> None:
     learnt(tmp_path, Placement(2), seed=6)
-    files = StateFiles(tmp_path / "checkpoints/shard-1-of-2")
+    files = StateFiles(tmp_path / "checkpoints" / older)
     assert files.newest() > 1
     files.path(files.newest()).unlink()
-    with pytest.raises(
-        ModelError, match=r"on its way between the shards \(batches that shard 1 has answered: \d+ of \d+"
-    ):
-        reshard(tmp_path / "checkpoints", Placement(3))
-
-
-def test_a_splitter_with_an_older_state_is_refused_in_plain_words(tmp_path: Path) -> None:
-    learnt(tmp_path, Placement(2), seed=6)
-    files = StateFiles(tmp_path / "checkpoints/splitter")
-    assert files.newest() > 1
-    files.path(files.newest()).unlink()
-    with pytest.raises(
-        ModelError, match=r"splitter is older than others: .*versions that are out: \d+, of which it knows \d+"
-    ):
+    with pytest.raises(ModelError, match=said):
         reshard(tmp_path / "checkpoints", Placement(3))
 
 

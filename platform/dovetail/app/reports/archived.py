@@ -18,6 +18,7 @@ from dovetail.joiners.snapshots.shape import flat_snapshots
 from dovetail.platform.archive.dayfiles import DayFiles
 from dovetail.platform.archive.writer import read_dataset
 from dovetail.platform.config.load import PolicyConfig
+from dovetail.platform.config.served.scenes import in_scene
 from dovetail.platform.errors import ConfigError
 from dovetail.platform.rows.encodings.shared import without_shared
 from dovetail.platform.rows.positions import OWN_COLUMNS, POSITIONS_PER_OFFSET, own_position_columns
@@ -124,8 +125,7 @@ def archived_snapshots(
         flat = flat_snapshots(snapshots if shared else without_shared(snapshots))
         return flat if columns is None else flat.select([name for name in columns if name in flat.column_names])
 
-    name = f"snapshots.{scene}" if scene else "snapshots"
-    return read_dataset(stores.registry, stores.offline, name, each=each)
+    return read_dataset(stores.registry, stores.offline, in_scene("snapshots", scene), each=each)
 
 
 def released_positions(project: Project, stores: Stores, target: str) -> dict[tuple[int, int], int]:

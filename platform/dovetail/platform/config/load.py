@@ -40,7 +40,7 @@ from dovetail.platform.config.section import Name, Section
 from dovetail.platform.config.served.api import ApiConfig
 from dovetail.platform.config.served.console import ConsoleConfig
 from dovetail.platform.config.served.experiments import Experiments
-from dovetail.platform.config.served.scenes import SceneRequest, Scenes
+from dovetail.platform.config.served.scenes import SceneRequest, Scenes, in_scene
 from dovetail.platform.config.storage.urls import StorageConfig
 from dovetail.platform.config.stream import LabelStreamConfig, RekeyedConfig, StreamConfig
 from dovetail.platform.config.worker import WorkerConfig
@@ -185,7 +185,7 @@ class Config(Section):
 
     def in_scene(self, what: str) -> str:
         """The name of a scope or dataset of this scene: of the scene without a name it is ``what``."""
-        return f"{what}.{self._scene}" if self._scene else what
+        return in_scene(what, self._scene)
 
     def of_scene(self, name: str) -> Config:
         """The configuration as a scene has it: its own requests, labels and model, and all that scenes share.

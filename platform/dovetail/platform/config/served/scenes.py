@@ -15,10 +15,15 @@ from dovetail.platform.config.policy import LabelConfig, PolicyConfig
 from dovetail.platform.config.request import RequestConfig
 from dovetail.platform.config.section import Name, Section
 
-__all__ = ["SceneConfig", "SceneLabels", "SceneRequest", "Scenes"]
+__all__ = ["SceneConfig", "SceneLabels", "SceneRequest", "Scenes", "in_scene"]
 
 #: What comes after the name of a scope or dataset already: ``requests.announced``, ``samples.made``.
 _TAKEN = ("announced", "candidates", "held", "made", "stood_in")
+
+
+def in_scene(what: str, scene: str) -> str:
+    """The name of a scope or dataset of a scene: of the scene without a name it is ``what``."""
+    return f"{what}.{scene}" if scene else what
 
 
 class SceneRequest(RequestConfig):
