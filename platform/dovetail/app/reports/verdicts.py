@@ -36,7 +36,7 @@ def audit_books(
 ) -> Audit:
     """As :func:`audit_worker`, of the ``accounts`` of ``stages``, wherever they have come from."""
     totals = _totals(list(accounts))
-    labels = stores.labels.outcomes()
+    labels, retired = stores.labels.outcomes(), retired_scenes(project.config, stores.registry)
     checks = [
         Check(
             f"{kind} labels: inserted, and rows in the label store",
@@ -49,14 +49,14 @@ def audit_books(
     for scene in project.scenes:
         checks += _of_scene(scene, stores, totals, stages, settled=settled)
     if "samples" in stages:
-        checks += _sampled_exposures(project, stores, totals)
+        checks += _sampled_exposures(project, stores, totals, labels, retired)
     if "archive.samples" in stages:
         checks += [
             _rekeyed(totals, name, declared.stream, settled) for name, declared in project.config.rekeyed.items()
         ]
     notes = [
         f"the scene {name} is not in dovetail.toml any more: its labels, samples and accounts are kept and counted"
-        for name in retired_scenes(project.config, stores.registry)
+        for name in retired
     ]
     return audit(accounts, checks, notes)
 
@@ -96,16 +96,22 @@ def _of_scene(
         yield Check(f"snapshot rows: taken, and archived{of}", snapshots, archived, not settled)
 
 
-def _sampled_exposures(project: Project, stores: Stores, totals: Mapping[tuple[str, str], int]) -> Iterator[Check]:
+def _sampled_exposures(
+    project: Project,
+    stores: Stores,
+    totals: Mapping[tuple[str, str], int],
+    labels: Mapping[tuple[str, str], int],
+    retired: Mapping[str, Sequence[LabelMeaning]],
+) -> Iterator[Check]:
     """Of each kind of exposure: the rows that were sampled by it, in all scenes, and what the label store has of it.
 
-    Scenes that the project does not have any more count, too: the label store has theirs as well.
+    ``labels`` are the label store's rows by kind and outcome, those of ``retired`` scenes among them: these count, too.
     """
-    labels, sampled, stood_in = stores.labels.outcomes(), Counter[str](), Counter[str]()
+    sampled, stood_in = Counter[str](), Counter[str]()
     scenes: dict[str, Sequence[LabelMeaning]] = {
         one.config.scene: known_meanings(one.config, one.label_schemas, stores.registry).all() for one in project.scenes
     }
-    for scene, meanings in (scenes | retired_scenes(project.config, stores.registry)).items():
+    for scene, meanings in {**scenes, **retired}.items():
         exposure = meanings[-1].targets[""].exposure
         policies = {(one.policy, one.exposure) for one in (meaning.targets[""] for meaning in meanings)}
         rules = [one.rules[exposure] for one in meanings if exposure in one.rules]
